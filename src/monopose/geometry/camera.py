@@ -1,0 +1,91 @@
+"""Projection, rays and the crops that move image and intrinsics together. Pixel centres at integers."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def project(points_cam: Tensor, K: Tensor, z_min: float = 1e-6) -> Tensor:
+    """Pixels of points in the camera frame.
+
+    Args:
+        points_cam: (..., N, 3), metres.
+        K: intrinsics, (..., 3, 3), pixels.
+        z_min: depths are clamped from below to this, metres, so that nothing divides by zero.
+
+    Returns:
+        (..., N, 2), pixels; meaningless, though finite, for points behind the camera.
+    """
+    homogeneous = points_cam @ K.mT
+    return homogeneous[..., :2] / homogeneous[..., 2:].clamp_min(z_min)
+
+
+def unproject(pixels: Tensor, depth: Tensor, K: Tensor) -> Tensor:
+    """Points in the camera frame of pixels with known depth z. (..., N, 2), (..., N), (..., 3, 3) -> (..., N, 3)."""
+    ones = torch.ones_like(pixels[..., :1])
+    return torch.cat([pixels, ones], -1) @ torch.linalg.inv(K).mT * depth[..., None]
+
+
+def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """The centre (u, v) of every pixel of an image of `size` (h, w), (H, W, 2)."""
+    v, u = torch.meshgrid(
+        torch.arange(size[0], device=device, dtype=dtype), torch.arange(size[1], device=device, dtype=dtype), indexing="ij"
+    )
+    return torch.stack([u, v], -1)
+
+
+def rays(K: Tensor, size: tuple[int, int]) -> Tensor:
+    """Directions with z = 1 through every pixel centre. (..., 3, 3) -> (..., H, W, 3)."""
+    pixels = pixel_grid(size, K.device, K.dtype).flatten(0, 1)
+    ones = torch.ones_like(pixels[..., 0])
+    return unproject(pixels.expand(*K.shape[:-2], -1, -1), ones, K).unflatten(-2, size)
+
+
+def K_from_fov(fov_x: float, size: tuple[int, int]) -> Tensor:
+    """Intrinsics of a centred camera with square pixels.
+
+    Args:
+        fov_x: horizontal field of view, radians.
+        size: (height, width), pixels.
+    """
+    if not 0 < fov_x < math.pi:
+        raise ValueError(f"a horizontal field of view lies between 0 and 180 degrees, got {math.degrees(fov_x):.1f}")
+    f = size[1] / 2 / math.tan(fov_x / 2)
+    return torch.tensor([[f, 0.0, (size[1] - 1) / 2], [0.0, f, (size[0] - 1) / 2], [0.0, 0.0, 1.0]])
+
+
+def crop_resize_K(K: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Intrinsics after cutting `boxes` (..., 4), xyxy on pixel edges, and resizing to `size` (h, w).
+
+    c' = (c + 0.5 - corner) s - 0.5 and f' = f s. (..., 3, 3) -> (..., 3, 3).
+    """
+    extent = boxes[..., 2:] - boxes[..., :2]
+    scale = extent.new_tensor([size[1], size[0]]) / extent
+    batch = torch.broadcast_shapes(K.shape[:-2], boxes.shape[:-1])
+    out = K.expand(*batch, 3, 3).clone()
+    out[..., :2, :2] = K[..., :2, :2] * scale[..., None]
+    out[..., :2, 2] = (K[..., :2, 2] + 0.5 - boxes[..., :2]) * scale - 0.5
+    return out
+
+
+def crop_resize(images: Tensor, boxes: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Cut boxes out of images and resize them; outside the image is 0.
+
+    Args:
+        images: (C, H, W), shared by all boxes, or (B, C, H, W).
+        boxes: (B, 4), xyxy on pixel edges; may leave the image.
+        size: (h, w) of the crops.
+        mode: "bilinear" or "nearest", as in `torch.nn.functional.grid_sample`.
+
+    Returns:
+        (B, C, h, w). Bilinear sampling without prefilter: shrink by more than 2 only what is smooth.
+    """
+    height, width = images.shape[-2:]
+    scale = (boxes[:, 2:] - boxes[:, :2]) / boxes.new_tensor([size[1], size[0]])
+    centres = boxes[:, None, None, :2] + (pixel_grid(size, boxes.device, boxes.dtype) + 0.5) * scale[:, None, None]
+    grid = centres / boxes.new_tensor([width, height]) * 2 - 1  # edges of the image at -1 and 1
+    if images.dim() == 3:
+        images = images.expand(len(boxes), *images.shape)
+    return F.grid_sample(images, grid.to(images.dtype), mode=mode, padding_mode="zeros", align_corners=False)

@@ -1,0 +1,90 @@
+"""Rigid motions as matrices (..., 4, 4) named `b_from_a`; tangents (v, omega), translation first."""
+
+import torch
+from torch import Tensor
+
+from .rotation import skew, so3_exp, so3_log
+
+
+def from_rt(R: Tensor, t: Tensor) -> Tensor:
+    """The motion x -> R x + t. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
+    batch = torch.broadcast_shapes(R.shape[:-2], t.shape[:-1])
+    top = torch.cat([R.expand(*batch, 3, 3), t[..., None].expand(*batch, 3, 1)], -1)
+    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)
+    return torch.cat([top, bottom], -2)
+
+
+def transform(b_from_a: Tensor, points_a: Tensor) -> Tensor:
+    """Move points from frame a to frame b. (..., 4, 4), (..., N, 3) -> (..., N, 3)."""
+    return points_a @ b_from_a[..., :3, :3].mT + b_from_a[..., None, :3, 3]
+
+
+def inverse(b_from_a: Tensor) -> Tensor:
+    """a_from_b of a rigid motion, by the transpose. (..., 4, 4) -> (..., 4, 4)."""
+    R = b_from_a[..., :3, :3].mT
+    return from_rt(R, -(R @ b_from_a[..., :3, 3:]).squeeze(-1))
+
+
+def _left_jacobian(omega: Tensor) -> Tensor:
+    """V with translation(exp(v, omega)) = V v. (..., 3) -> (..., 3, 3)."""
+    square = (omega * omega).sum(-1)[..., None, None]
+    near = square < 1e-4
+    theta = torch.where(near, torch.ones_like(square), square).sqrt()
+    b = torch.where(near, 0.5 - square / 24 + square**2 / 720, (1 - theta.cos()) / theta**2)
+    c = torch.where(near, 1 / 6 - square / 120 + square**2 / 5040, (theta - theta.sin()) / theta**3)
+    hat = skew(omega)
+    return torch.eye(3, dtype=omega.dtype, device=omega.device) + b * hat + c * (hat @ hat)
+
+
+def exp(tangent: Tensor) -> Tensor:
+    """The rigid motion of a twist (v, omega). (..., 6), metres and radians -> (..., 4, 4).
+
+    Source: Barfoot, State Estimation for Robotics, eq. 7.86.
+    """
+    v, omega = tangent[..., :3], tangent[..., 3:]
+    return from_rt(so3_exp(omega), (_left_jacobian(omega) @ v[..., None]).squeeze(-1))
+
+
+def log(b_from_a: Tensor) -> Tensor:
+    """The twist (v, omega) of a rigid motion; inverse of `exp` for angles below pi. (..., 4, 4) -> (..., 6)."""
+    omega = so3_log(b_from_a[..., :3, :3])
+    v = torch.linalg.solve(_left_jacobian(omega), b_from_a[..., :3, 3:]).squeeze(-1)
+    return torch.cat([v, omega], -1)
+
+
+def retract(cam_from_obj: Tensor, delta: Tensor) -> Tensor:
+    """Add a small step on the camera side, translation and rotation decoupled: R <- exp(w) R, t <- t + v.
+
+    Args:
+        cam_from_obj: (..., 4, 4).
+        delta: (v, omega), (..., 6), metres and radians, camera frame.
+
+    This is the tangent of every covariance in monopose: rotating does not move the object's origin.
+    """
+    R = so3_exp(delta[..., 3:]) @ cam_from_obj[..., :3, :3]
+    return from_rt(R, cam_from_obj[..., :3, 3] + delta[..., :3])
+
+
+def _rotation_to_ray(t: Tensor) -> Tensor:
+    """The shortest rotation that turns the optical axis (0, 0, 1) to the direction of t. (..., 3) -> (..., 3, 3)."""
+    ray = torch.nn.functional.normalize(t, dim=-1)
+    x, y, z = ray.unbind(-1)
+    axis_angle_cross = torch.stack([-y, x, torch.zeros_like(x)], -1)  # (0, 0, 1) x ray
+    hat = skew(axis_angle_cross)
+    eye = torch.eye(3, dtype=t.dtype, device=t.device)
+    return eye + hat + hat @ hat / (1 + z)[..., None, None].clamp_min(1e-12)
+
+
+def allocentric_from_egocentric(cam_from_obj: Tensor) -> Tensor:
+    """Replace the rotation by the one seen along the viewing ray: equal looks get equal rotations.
+
+    (..., 4, 4) -> (..., 4, 4), the translation kept, z > 0. Source: Kundu et al., 3D-RCNN, sec. 4.1.
+    """
+    t = cam_from_obj[..., :3, 3]
+    return from_rt(_rotation_to_ray(t).mT @ cam_from_obj[..., :3, :3], t)
+
+
+def egocentric_from_allocentric(allocentric: Tensor) -> Tensor:
+    """Inverse of `allocentric_from_egocentric`. (..., 4, 4) -> (..., 4, 4)."""
+    t = allocentric[..., :3, 3]
+    return from_rt(_rotation_to_ray(t) @ allocentric[..., :3, :3], t)
