@@ -1,0 +1,48 @@
+"""Fixtures for all tests: the optional shared data beside the checkout, threads, hypothesis without clocks."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+
+settings.register_profile("monopose", deadline=None, derandomize=True)  # tests never time anything, and repeat exactly
+settings.load_profile("monopose")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, set before torch is imported
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _beside(*parts: str) -> Path:
+    path = ROOT.parent.joinpath("shared", *parts)
+    if not path.is_dir():
+        pytest.skip(f"needs the folder {'/'.join(('shared', *parts))} beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the checkout: data sets and recorded values that are not part of the repository."""
+    return _beside()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data sets: lmo/, meshes/, backgrounds/ and others."""
+    return _beside("data")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Values recorded from other programs."""
+    return _beside("oracles")
