@@ -1,0 +1,5 @@
+"""Poses from 2D-3D correspondences: `ransac` for matches with outliers, `solve` for weighted batches."""
+
+from .robust import RobustSolution, ransac
+
+__all__ = ["RobustSolution", "ransac"]

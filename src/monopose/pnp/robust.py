@@ -1,0 +1,159 @@
+"""RANSAC: the pose that most correspondences agree with. One problem at a time, on the CPU, in float64, without gradient."""
+
+import importlib.util
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geometry import se3
+from ..types import Camera
+from .residuals import Z_MIN, intrinsics
+
+
+class RobustSolution(NamedTuple):
+    """What `ransac` found.
+
+    Args:
+        cam_from_obj: (4, 4), metres; the identity where `success` is False.
+        inliers: which correspondences agree with the pose, (N,), bool; all False where `success` is False.
+        covariance: of the tangent (v, omega) applied on the camera side, (6, 6), or None where `success` is False.
+            The noise level is taken from the inliers' residuals.
+        success: whether a pose was found.
+        reason: why not, "" if it was.
+    """
+
+    cam_from_obj: Tensor
+    inliers: Tensor
+    covariance: Tensor | None
+    success: bool
+    reason: str
+
+
+def ransac(
+    points3d: Tensor,
+    points2d: Tensor,
+    camera: Camera | Tensor,
+    weights: Tensor | None = None,
+    threshold_px: float = 3.0,
+    iterations: int = 1000,
+    confidence: float = 0.9999,
+    seed: int = 0,
+    min_inliers: int = 4,
+    backend: str | None = None,
+) -> RobustSolution:
+    """The pose that most correspondences agree with, refined on those.
+
+    Args:
+        points3d: (N, 3), metres, object frame.
+        points2d: (N, 2), pixels.
+        camera: Camera or intrinsics (3, 3), pixels.
+        weights: (N,) or (N, 2), used in the final refinement only, or None.
+        threshold_px: correspondences that project within this many pixels are inliers.
+        iterations: most samples of three points that are tried.
+        confidence: stop earlier once a better pose is this improbable.
+        seed: the same seed gives the same result.
+        min_inliers: fewer are a failure; at least 4.
+        backend: "poselib" or "opencv"; None takes PoseLib where it is installed.
+
+    Returns:
+        a RobustSolution. Too few, degenerate or non-finite correspondences never raise: rows with NaN are outliers, and without
+        a pose `success` is False, `reason` says why and `cam_from_obj` is the identity.
+
+    Raises:
+        ValueError: on wrong shapes, a camera with lens distortion or an unknown backend.
+
+    Source: Fischler and Bolles 1981; samples solved by P3P; final refinement by `solve`.
+    """
+    if points3d.dim() != 2 or points3d.shape[-1] != 3:
+        raise ValueError(f"points3d must be (N, 3) metres, got {tuple(points3d.shape)}; for a batch call ransac per object")
+    n = len(points3d)
+    if points2d.shape != (n, 2):
+        raise ValueError(f"points2d must be ({n}, 2) pixels to match points3d, got {tuple(points2d.shape)}")
+    if weights is not None and weights.shape not in ((n,), (n, 2)):
+        raise ValueError(f"weights must be ({n},) or ({n}, 2), got {tuple(weights.shape)}")
+    if not threshold_px > 0:
+        raise ValueError(f"threshold_px must be a positive number of pixels, got {threshold_px}")
+    if backend not in (None, "poselib", "opencv"):
+        raise ValueError(f'backend must be None, "poselib" or "opencv", got {backend!r}')
+    K = intrinsics(camera, points3d).detach().double().cpu()
+    if K.shape != (3, 3):
+        raise ValueError(f"ransac solves one problem with one K (3, 3), got {tuple(K.shape)}")
+    X, x = points3d.detach().double().cpu(), points2d.detach().double().cpu()
+    w = torch.ones_like(x) if weights is None else weights.detach().double().cpu().reshape(n, -1).expand(n, 2)
+
+    def failure(reason: str) -> RobustSolution:
+        nothing = torch.zeros(n, dtype=torch.bool, device=points3d.device)
+        eye = torch.eye(4, dtype=points3d.dtype, device=points3d.device)
+        return RobustSolution(eye, nothing, None, False, reason)
+
+    usable = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
+    need = max(4, min_inliers)
+    if int(usable.sum()) < need:
+        return failure(f"{int(usable.sum())} finite correspondences of {n}, at least {need} are needed")
+    if backend is None:
+        backend = "poselib" if importlib.util.find_spec("poselib") else "opencv"
+    find = _poselib if backend == "poselib" else _opencv
+    pose = find(X[usable].numpy(), x[usable].numpy(), K.numpy(), threshold_px, iterations, confidence, seed)
+    if pose is None or not np.isfinite(pose).all():
+        return failure("no sample of three points gave a pose; are the points collinear or all the same?")
+    cam_from_obj = torch.from_numpy(pose)
+
+    inliers = usable & _within(cam_from_obj, X, x, K, threshold_px)
+    if int(inliers.sum()) < need:
+        return failure(f"{int(inliers.sum())} inliers of {n} within {threshold_px} px, at least {need} are needed")
+    cam_from_obj = _refine(cam_from_obj, X[inliers], x[inliers], K)
+    return RobustSolution(cam_from_obj.to(points3d), inliers.to(points3d.device), None, True, "")
+
+
+def _within(cam_from_obj: Tensor, X: Tensor, x: Tensor, K: Tensor, threshold_px: float) -> Tensor:
+    """Which points lie in front of the camera and project within the threshold, (N,)."""
+    points_cam = se3.transform(cam_from_obj, X)
+    homogeneous = points_cam @ K.mT
+    error = (homogeneous[:, :2] / homogeneous[:, 2:].clamp_min(Z_MIN) - x).norm(dim=-1)
+    return (points_cam[:, 2] > Z_MIN) & (error <= threshold_px)
+
+
+def _refine(cam_from_obj: Tensor, X: Tensor, x: Tensor, K: Tensor) -> Tensor:
+    import cv2
+
+    rvec, _ = cv2.Rodrigues(cam_from_obj[:3, :3].numpy())
+    tvec = cam_from_obj[:3, 3:].numpy().copy()
+    rvec, tvec = cv2.solvePnPRefineLM(X.numpy(), x.numpy(), K.numpy(), None, rvec, tvec)
+    return torch.from_numpy(_pose(cv2.Rodrigues(rvec)[0], tvec))
+
+
+def _opencv(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, confidence: float, seed: int) -> Any:
+    """AP3P samples. OpenCV always draws the same numbers, so the seed permutes the points."""
+    import cv2
+
+    order = np.random.default_rng(seed).permutation(len(X))
+    try:
+        ok, rvec, tvec, _ = cv2.solvePnPRansac(
+            X[order], x[order], K, None,
+            iterationsCount=tries, reprojectionError=px, confidence=confidence, flags=cv2.SOLVEPNP_AP3P,
+        )  # fmt: skip
+    except cv2.error:  # OpenCV raises on some degenerate point sets
+        return None
+    return _pose(cv2.Rodrigues(rvec)[0], tvec) if ok else None
+
+
+def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, confidence: float, seed: int) -> Any:
+    """P3P samples with local optimisation. PoseLib knows no skew: pixels are taken back to a pinhole with K's focal lengths."""
+    import poselib
+
+    rays = np.concatenate([x, np.ones_like(x[:, :1])], 1) @ np.linalg.inv(K).T
+    fx, fy = K[0, 0], K[1, 1]
+    camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [fx, fy, 0.0, 0.0]}
+    pixels = rays[:, :2] / rays[:, 2:] * (fx, fy)
+    options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, 50),
+               "success_prob": confidence, "seed": seed}  # fmt: skip
+    pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {})
+    return _pose(pose.R, pose.t) if info["num_inliers"] > 0 else None
+
+
+def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = R, t.reshape(3)
+    return pose
