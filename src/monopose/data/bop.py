@@ -1,78 +1,61 @@
-"""BOP folders and files, in and out: models, scenes, targets, results. The only file that knows millimetres.
+"""BOP folders in and out: models, scenes, targets. With its `bop_*` parts the only place that knows millimetres.
 
-Everything leaves here in metres and arrives here in metres. The JSON, CSV and PLY parts work on numpy alone, so that
-`monopose evaluate` starts without torch; functions that return `ObjectModel`, `Frame` or `Instances` import torch when called.
-Layout and conventions: https://github.com/thodan/bop_toolkit/blob/master/docs/bop_datasets_format.md
+Everything leaves here in metres and arrives here in metres. What scores need (models' vertices, true poses, targets, result
+files) works on numpy alone, so that `monopose evaluate` starts without torch; functions that return `ObjectModel`, `Frame`
+or `Instances` import torch when called.
+
+Source: BOP datasets format, https://github.com/thodan/bop_toolkit/blob/master/docs/bop_datasets_format.md
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .bop_json import MM, Array, PathLike, check_rotations, check_translations, found, numbers, read_json, table
+from .bop_results import (
+    Results,
+    ResultsName,
+    concatenated,
+    detection_rows,
+    detections_of,
+    mask_from_rle,
+    parse_results_name,
+    read_detections,
+    read_results,
+    results_name,
+    results_of,
+    rle_from_mask,
+    write_detections,
+    write_results,
+)
+from .ply import read_ply_vertices
 
 if TYPE_CHECKING:
-    from ..types import ObjectModel, Symmetries
+    from ..types import Camera, Frame, Instances, ObjectModel, Symmetries
 
-PathLike = str | Path
-Array = NDArray[Any]
-MM = 1e-3  # metres in a millimetre
-
-
-# ---------------------------------------------------------------------------------------------------------------- JSON
-
-
-def read_json(path: PathLike) -> Any:
-    """The content of a JSON file; errors name the file, what lies beside it, or the line that is broken."""
-    path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no {path.name} in {path.parent} ({_found(path.parent)})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); was it cut short while written?"
-        ) from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file; expected JSON") from None
-
-
-def _found(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
-    return "found: " + (", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing")
-
-
-def _numbers(record: dict[str, Any], key: str, shape: tuple[int, ...], where: str) -> Array:
-    """`record[key]` as finite float64 of `shape`; the error says file, place and key."""
-    if not isinstance(record, dict) or key not in record:
-        has = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"{where}: key '{key}' is missing (has: {has})")
-    try:
-        value = np.asarray(record[key], np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: '{key}' must be numbers, got {record[key]!r}") from None
-    if value.size != int(np.prod(shape)):
-        raise ValueError(f"{where}: '{key}' must have {int(np.prod(shape))} numbers, got {value.size}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{where}: '{key}' holds NaN or infinity")
-    return value.reshape(shape)
+__all__ = [  # noqa: RUF022  (in the order of use)
+    "read_models_info", "read_models", "read_model_points", "ModelInfo",
+    "open_scene", "scenes", "images", "Scene", "Truth", "read_frame", "read_instances", "scene_camera", "read_camera",
+    "read_targets", "targets_of", "Targets",
+    "read_results", "write_results", "results_of", "results_name", "parse_results_name", "concatenated",
+    "Results", "ResultsName",
+    "read_detections", "detections_of", "detection_rows", "write_detections", "mask_from_rle", "rle_from_mask",
+]  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- models
 
 
 class ModelInfo(NamedTuple):
-    """What models_info.json says of one object, without torch.
+    """What models_info.json says of one object.
 
-    diameter: metres. low, size: corner and extent of the box, (3,), metres, or None.
-    discrete: obj_from_obj, (S, 4, 4), metres, without the identity. axes, offsets: (A, 3), unit and metres.
+    diameter: metres. low, size: corner and extent of its box, (3,), metres, or None.
+    discrete: obj_from_obj, (S, 4, 4), metres, without the identity. axes, offsets: (A, 3), unit vectors and metres.
     """
 
     diameter: float
@@ -100,48 +83,46 @@ def read_models_info(path: PathLike) -> dict[int, ModelInfo]:
     Source: BOP format: symmetries_discrete lists 4x4 row by row, translation in mm, the identity not listed.
     """
     path = Path(path)
-    path = path / "models_info.json" if path.is_dir() or path.suffix != ".json" else path
+    path = path if path.suffix == ".json" else path / "models_info.json"
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must be an object keyed by object id, got a {type(raw).__name__}")
-    infos = {}
-    for key, record in raw.items():
-        where = f"{path}, object {key}"
-        if not key.lstrip("-").isdigit():
-            raise ValueError(f'{path}: keys must be object ids such as "1", got {key!r}')
-        diameter = float(_numbers(record, "diameter", (), where)) * MM
-        if diameter <= 0:
-            raise ValueError(f"{where}: 'diameter' must be positive millimetres, got {diameter / MM}")
-        low = size = None
-        if all(f"{k}_{a}" in record for k in ("min", "size") for a in "xyz"):
-            low, size = (np.array([float(record[f"{k}_{a}"]) for a in "xyz"]) * MM for k in ("min", "size"))
-        discrete = _numbers_list(record.get("symmetries_discrete", []), 16, f"{where}, symmetries_discrete").reshape(-1, 4, 4)
-        discrete[:, :3, 3] *= MM
-        continuous = record.get("symmetries_continuous", [])
-        axes = np.array([_numbers(c, "axis", (3,), f"{where}, symmetries_continuous") for c in continuous]).reshape(-1, 3)
-        offsets = np.array([_numbers(c, "offset", (3,), f"{where}, symmetries_continuous") for c in continuous]).reshape(-1, 3)
-        norms = np.linalg.norm(axes, axis=1, keepdims=True)
-        if (norms < 1e-9).any():
-            raise ValueError(f"{where}, symmetries_continuous: 'axis' must not be zero")
-        infos[int(key)] = ModelInfo(diameter, low, size, discrete, axes / norms if len(axes) else axes, offsets * MM)
-    return infos
+    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
+        raise ValueError(f'{path} must be a JSON object keyed by object ids such as "1"')
+    return {int(key): _model_info(record, f"{path}, object {key}") for key, record in raw.items()}
 
 
-def _numbers_list(rows: Any, n: int, where: str) -> Array:
-    for row in rows:
-        if np.size(row) != n:
-            raise ValueError(f"{where}: each entry must have {n} numbers, got {np.size(row)}")
-    return np.array(rows, np.float64).reshape(len(rows), n)
+def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
+    diameter = float(numbers(record, "diameter", (), where))
+    if diameter < 1:
+        raise ValueError(f"{where}: 'diameter' must be millimetres, got {diameter:g}; were metres written? Multiply by 1000")
+    low = size = None
+    if all(f"{k}_{a}" in record for k in ("min", "size") for a in "xyz"):
+        low, size = (np.array([float(record[f"{k}_{a}"]) for a in "xyz"]) * MM for k in ("min", "size"))
+    listed = record.get("symmetries_discrete", [])
+    discrete = np.array(
+        [
+            numbers({"symmetries_discrete": m}, "symmetries_discrete", (4, 4), f"{where}, entry {n}")
+            for n, m in enumerate(listed)
+        ]
+    ).reshape(-1, 4, 4)
+    check_rotations(discrete[:, :3, :3], where, "symmetries_discrete", 0.05)
+    discrete[:, :3, 3] *= MM
+    lines = record.get("symmetries_continuous", [])
+    axes, offsets = (
+        np.array([numbers(line, key, (3,), f"{where}, symmetries_continuous") for line in lines]).reshape(-1, 3)
+        for key in ("axis", "offset")
+    )
+    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
+    if (lengths < 1e-9).any():
+        raise ValueError(f"{where}, symmetries_continuous: 'axis' must not be zero")
+    return ModelInfo(diameter * MM, low, size, discrete, axes / lengths, offsets * MM)
 
 
-def model_paths(folder: PathLike) -> dict[int, Path]:
-    """The PLY file of each object of a models folder: obj_000001.ply -> 1."""
-    folder = Path(folder)
+def _model_paths(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no models folder {folder} ({_found(folder.parent)})")
+        raise FileNotFoundError(f"no models folder {folder} ({found(folder.parent)})")
     paths = {int(p.stem[4:]): p for p in sorted(folder.glob("obj_*.ply")) if p.stem[4:].isdigit()}
     if not paths:
-        raise FileNotFoundError(f"no obj_000001.ply ... in {folder} ({_found(folder)}); BOP names meshes obj_ plus six digits")
+        raise FileNotFoundError(f"no obj_000001.ply in {folder} ({found(folder)}); BOP names meshes obj_ plus six digits")
     return paths
 
 
@@ -157,16 +138,14 @@ def read_models(
 
     Returns:
         object id -> ObjectModel, sorted by id. Its diameter is the one of models_info.json.
-    """
-    from dataclasses import replace
 
-    try:
-        from ..mesh import load_mesh
-    except ImportError:
-        load_mesh = _interim_load_mesh
+    Raises:
+        FileNotFoundError, ValueError: naming file, object and key; an unknown id lists the known ones.
+    """
+    from ..mesh import load_mesh
 
     folder, names = Path(folder), names or {}
-    paths, infos = model_paths(folder), read_models_info(folder)
+    paths, infos = _model_paths(folder), read_models_info(folder)
     models = {}
     for i in sorted(paths if obj_ids is None else set(obj_ids)):
         if i not in paths or i not in infos:
@@ -177,56 +156,9 @@ def read_models(
     return models
 
 
-_PLY_TYPES = {
-    **dict(zip("char uchar short ushort int uint float double".split(), "i1 u1 i2 u2 i4 u4 f4 f8".split())),
-    **dict(zip("int8 uint8 int16 uint16 int32 uint32 float32 float64".split(), "i1 u1 i2 u2 i4 u4 f4 f8".split())),
-}
-
-
-def read_ply_vertices(path: PathLike) -> Array:
-    """Vertex positions of a PLY file (ascii or binary), (V, 3), float64, in the unit of the file, as fast as numpy reads."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no mesh {path} ({_found(path.parent)})") from None
-    end = data.find(b"end_header")
-    if not data.startswith(b"ply") or end < 0:
-        raise ValueError(f"{path} is not a PLY file: it must start with 'ply' and have an 'end_header' line")
-    header = data[:end].decode("ascii", "replace").splitlines()
-    start = data.index(b"\n", end) + 1
-    fmt, count, columns, element = "", 0, [], ""
-    for words in (line.split() for line in header):
-        if not words:
-            continue
-        if words[0] == "format":
-            fmt = words[1]
-        elif words[0] == "element":
-            if not element and words[1] != "vertex":
-                raise ValueError(f"{path}: the first element must be 'vertex', got '{words[1]}'")
-            element = words[1]
-            count = int(words[2]) if element == "vertex" else count
-        elif words[0] == "property" and element == "vertex":
-            columns.append((words[2], _PLY_TYPES[words[1]]))
-    names = [c[0] for c in columns]
-    if not {"x", "y", "z"} <= set(names) or count < 1:
-        raise ValueError(f"{path}: needs at least one vertex with properties x, y, z, got {count} with {names}")
-    if fmt == "ascii":
-        table = np.array(data[start:].split(None, count * len(columns))[: count * len(columns)], np.float64)
-        if table.size == count * len(columns):
-            return np.ascontiguousarray(table.reshape(count, -1)[:, [names.index(a) for a in "xyz"]])
-    else:
-        order = ">" if fmt == "binary_big_endian" else "<"
-        dtype = np.dtype([(n, order + t) for n, t in columns])
-        if len(data) - start >= count * dtype.itemsize:
-            rows = np.frombuffer(data, dtype, count, start)
-            return np.stack([rows[a] for a in "xyz"], -1).astype(np.float64)
-    raise ValueError(f"{path} is cut short: the header promises {count} vertices")
-
-
 def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) -> dict[int, Array]:
-    """Vertices of the models in a folder, object id -> (V, 3), float64, metres. No torch, no trimesh."""
-    paths = model_paths(folder)
+    """Vertices of the models in a folder, object id -> (V, 3), float64, metres. No torch, no mesh library."""
+    paths = _model_paths(Path(folder))
     ids = sorted(paths if obj_ids is None else set(obj_ids))
     for i in ids:
         if i not in paths:
@@ -234,31 +166,350 @@ def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) ->
     return {i: read_ply_vertices(paths[i]) * MM for i in ids}
 
 
-def _interim_load_mesh(path: Path, unit: str, *, obj_id: int, name: str, symmetries: Symmetries) -> ObjectModel:
-    """Stands in until mesh.py exists."""
+# -------------------------------------------------------------------------------------------------------------- scenes
+
+
+class Truth(NamedTuple):
+    """True objects, one row each, in the order of scene_gt.json.
+
+    im_id, obj_id: (N,), int64. gt_id: place in the image's list, (N,). R: (N, 3, 3), as written, not always orthonormal.
+    t: (N, 3), metres. boxes: amodal, boxes_visible: (N, 4), xyxy pixel edges, zeros where empty; visibility: (N,), in [0, 1].
+    The last three are None without scene_gt_info.json.
+    """
+
+    im_id: Array
+    obj_id: Array
+    gt_id: Array
+    R: Array
+    t: Array
+    boxes: Array | None
+    boxes_visible: Array | None
+    visibility: Array | None
+
+
+class Scene(NamedTuple):
+    """One scene folder with its JSON files read into arrays; pictures stay on the disk.
+
+    sensor: suffix of folders and JSON names in multi-sensor sets, "" otherwise. im_ids: (M,), sorted. K: (M, 3, 3), pixels.
+    depth_unit: metres per stored depth value, (M,). cam_from_world: (M, 4, 4), metres, NaN where not given.
+    truth: None without scene_gt.json.
+    """
+
+    folder: Path
+    scene_id: int
+    sensor: str
+    im_ids: Array
+    K: Array
+    depth_unit: Array
+    cam_from_world: Array
+    truth: Truth | None
+
+
+def open_scene(folder: PathLike, sensor: str = "") -> Scene:
+    """Read the JSON files of a scene folder such as lmo/test/000002.
+
+    Args:
+        folder: holds scene_camera.json and, if the truth is public, scene_gt.json and scene_gt_info.json.
+        sensor: for multi-sensor sets the suffix of the names: "photoneo" reads scene_camera_photoneo.json.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, image, key; says when K is missing and cam_model is there instead.
+    """
+    folder = Path(folder)
+    suffix = f"_{sensor}" if sensor else ""
+    if not folder.name.isdigit():
+        raise ValueError(f"{folder}: a scene folder is named by six digits, e.g. test/000002; to list a split use images(...)")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no scene folder {folder} ({found(folder.parent)})")
+    path = folder / f"scene_camera{suffix}.json"
+    cameras = _by_image(path)
+    im_ids = np.array(sorted(cameras), np.int64)
+    records, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
+    for record, place in zip(records, where):
+        if isinstance(record, dict) and "cam_K" not in record and "cam_model" in record:
+            kind = (record["cam_model"] or {}).get("projection_model_type", "unknown") if record["cam_model"] else "unknown"
+            raise ValueError(
+                f"{place}: has 'cam_model' ({kind}) instead of 'cam_K'; only pinhole cameras are read. "
+                "Undistort the images and write cam_K"
+            )
+    K = table(records, "cam_K", (3, 3), where)
+    unit = np.array([float(r.get("depth_scale", 1.0)) for r in records]) * MM
+    world = np.full((len(im_ids), 4, 4), np.nan)
+    for n, (record, place) in enumerate(zip(records, where)):
+        if "cam_R_w2c" in record and "cam_t_w2c" in record:
+            world[n] = np.eye(4)
+            world[n, :3, :3] = numbers(record, "cam_R_w2c", (3, 3), place)
+            world[n, :3, 3] = numbers(record, "cam_t_w2c", (3,), place) * MM
+    truth = _truth(folder, suffix) if (folder / f"scene_gt{suffix}.json").exists() else None
+    return Scene(folder, int(folder.name), sensor, im_ids, K, unit, world, truth)
+
+
+def _by_image(path: Path) -> dict[int, Any]:
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
+        raise ValueError(f'{path} must be a JSON object keyed by image ids such as "0"')
+    return {int(key): record for key, record in raw.items()}
+
+
+def _truth(folder: Path, suffix: str) -> Truth:
+    path = folder / f"scene_gt{suffix}.json"
+    lists = _by_image(path)
+    rows = [(i, n, record) for i in sorted(lists) for n, record in enumerate(lists[i])]
+    where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
+    records = [record for _, _, record in rows]
+    R = table(records, "cam_R_m2c", (3, 3), where)
+    t = table(records, "cam_t_m2c", (3,), where) * MM
+    check_rotations(R, where, "cam_R_m2c")
+    check_translations(t, str(path), "cam_t_m2c")
+    ids = table(records, "obj_id", (), where).astype(np.int64)
+    im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
+    path = folder / f"scene_gt_info{suffix}.json"
+    if not path.exists():
+        return Truth(im_id, ids, gt_id, R, t, None, None, None)
+    infos = _by_image(path)
+    details = []
+    for i, listed in lists.items():
+        if len(infos.get(i, ())) != len(listed):
+            raise ValueError(
+                f"{path}, image {i}: must describe the {len(listed)} objects of scene_gt, got {len(infos.get(i, ()))}"
+            )
+    where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
+    details = [infos[i][n] for i, n, _ in rows]
+    boxes, visible = (_edges(table(details, key, (4,), where)) for key in ("bbox_obj", "bbox_visib"))
+    return Truth(im_id, ids, gt_id, R, t, boxes, visible, table(details, "visib_fract", (), where))
+
+
+def _edges(boxes: Array) -> Array:
+    """scene_gt_info boxes (x, y, xmax - xmin, ymax - ymin) of pixel indices as xyxy on pixel edges: one wider than they say."""
+    x, y, w, h = boxes.T
+    empty = (w < 0) | (h < 0)
+    return np.where(empty[:, None], 0.0, np.stack([x, y, x + w + 1, y + h + 1], -1))
+
+
+def scenes(split: PathLike, sensor: str = "") -> Iterator[Scene]:
+    """The scenes of a split folder (lmo/test, lmo/train_pbr), one after the other, by number.
+
+    Raises:
+        FileNotFoundError: no such folder, or no scene in it.
+    """
+    split = Path(split)
+    if not split.is_dir():
+        raise FileNotFoundError(f"no split folder {split} ({found(split.parent)})")
+    folders = sorted((p for p in split.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    if not folders:
+        raise FileNotFoundError(f"no scene folder such as 000001 in {split} ({found(split)})")
+    return (open_scene(folder, sensor) for folder in folders)
+
+
+class ImageFile(NamedTuple):
+    """Where one picture lies: its scene, its number, its file."""
+
+    scene: Scene
+    im_id: int
+    path: Path
+
+
+def images(split: PathLike, sensor: str = "", scene_ids: Iterable[int] | None = None) -> list[ImageFile]:
+    """The pictures of a split folder that are on the disk, by scene and number; listed cameras without a picture are skipped.
+
+    Args:
+        split: a split folder (lmo/test) or one scene folder (lmo/test/000002).
+        sensor: suffix of multi-sensor sets.
+        scene_ids: only these scenes.
+    """
+    split = Path(split)
+    opened = [open_scene(split, sensor)] if split.name.isdigit() else scenes(split, sensor)
+    wanted = None if scene_ids is None else set(scene_ids)
+    listed = []
+    for scene in opened:
+        if wanted is None or scene.scene_id in wanted:
+            files = _picture_files(scene)
+            listed += [ImageFile(scene, int(i), files[int(i)]) for i in scene.im_ids if int(i) in files]
+    return listed
+
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def _picture_files(scene: Scene) -> dict[int, Path]:
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    for name in (f"rgb{suffix}", f"gray{suffix}", *((f"{scene.sensor}_rgb",) if scene.sensor else ())):
+        folder = scene.folder / name
+        if folder.is_dir():
+            return {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.stem.isdigit()}
+    return {}
+
+
+def _row(scene: Scene, im_id: int) -> int:
+    n = int(np.searchsorted(scene.im_ids, im_id))
+    if n == len(scene.im_ids) or scene.im_ids[n] != im_id:
+        ids = ", ".join(map(str, scene.im_ids[:6])) + (", ..." if len(scene.im_ids) > 6 else "")
+        raise ValueError(f"{scene.folder}/scene_camera.json: no image {im_id} (has: {ids})")
+    return n
+
+
+def scene_camera(scene: Scene, im_id: int, size: tuple[int, int]) -> Camera:
+    """The camera of one image; BOP does not store the size (height, width), the picture has it."""
     import torch
-    import trimesh
 
-    from ..types import ObjectModel
+    from ..types import Camera
 
-    mesh: Any = trimesh.load(path, process=False, force="mesh")
-    visual, texture, uv, colors = mesh.visual, None, None, None
-    if visual.kind == "texture" and getattr(visual, "material", None) is not None:
-        image = getattr(visual.material, "image", None) or getattr(visual.material, "baseColorTexture", None)
-        if image is not None and visual.uv is not None:
-            texture = torch.as_tensor(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-            uv = torch.as_tensor(np.array(visual.uv)).float()
-    elif visual.kind == "vertex":
-        colors = torch.as_tensor(np.array(visual.vertex_colors)[:, :3]).float() / 255
-    return ObjectModel(
-        obj_id=obj_id,
-        name=name,
-        vertices=torch.as_tensor(np.array(mesh.vertices)).float() * MM,
-        faces=torch.as_tensor(np.array(mesh.faces)).long(),
-        normals=torch.as_tensor(np.array(mesh.vertex_normals)).float(),
-        diameter=1.0,
-        colors=colors,
-        uv=uv,
-        texture=texture,
-        symmetries=symmetries,
+    return Camera(torch.as_tensor(scene.K[_row(scene, im_id)], dtype=torch.float32), size)
+
+
+def read_camera(path: PathLike) -> Camera:
+    """The camera of a data set's camera.json: fx, fy, cx, cy in pixels, width, height."""
+    import torch
+
+    from ..types import Camera
+
+    raw = read_json(path)
+    fx, fy, cx, cy, w, h = (float(numbers(raw, key, (), str(path))) for key in ("fx", "fy", "cx", "cy", "width", "height"))
+    return Camera(torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(h), int(w)))
+
+
+def read_instances(scene: Scene, im_id: int, masks: bool = True, raw: bool = False) -> Instances | None:
+    """The true objects of one image.
+
+    Args:
+        scene: from `open_scene`.
+        im_id: number of the image.
+        masks: read mask_visib/IMID_GTID.png when the folder is there.
+        raw: poses as written, float64; otherwise rotations are projected to SO(3), float32. Official scores use them raw.
+
+    Returns:
+        None when the scene has no scene_gt.json; zero rows when the image shows no object.
+    """
+    import torch
+
+    from ..geometry.rotation import nearest_rotation
+    from ..types import Instances
+
+    if scene.truth is None:
+        return None
+    truth = scene.truth
+    rows = np.flatnonzero(truth.im_id == im_id)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
+    R = torch.as_tensor(truth.R[rows])
+    pose[:, :3, :3] = R if raw else nearest_rotation(R)
+    pose[:, :3, 3] = torch.as_tensor(truth.t[rows])
+    boxes, visible, visibility = (
+        None if column is None else torch.as_tensor(column[rows], dtype=torch.float32)
+        for column in (truth.boxes, truth.boxes_visible, truth.visibility)
     )
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    folder, pictures = scene.folder / f"mask_visib{suffix}", None
+    if masks and len(rows) and folder.is_dir():
+        names = [folder / f"{im_id:06d}_{n:06d}.png" for n in truth.gt_id[rows]]
+        pictures = torch.from_numpy(np.stack([_read_plane(name) > 0 for name in names]))
+    labels = torch.as_tensor(truth.obj_id[rows])
+    return Instances(labels, pose if raw else pose.float(), boxes, visible, pictures, visibility)
+
+
+def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: bool = True, raw: bool = False) -> Frame:
+    """One picture of a scene with its camera, depth and true objects, as far as the folder has them.
+
+    Args:
+        scene: from `open_scene`, or a scene folder (read anew each time).
+        im_id: number of the image.
+        masks, depth: read them when they are there.
+        raw: true poses as written, float64, instead of projected to SO(3).
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, image and key.
+    """
+    import torch
+
+    from ..images import read_image
+    from ..types import Frame
+
+    scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    n = _row(scene, im_id)
+    files = _picture_files(scene)
+    if im_id not in files:
+        raise FileNotFoundError(
+            f"no picture {im_id:06d} (.png, .jpg, .tif) in {scene.folder}/rgb or gray ({found(scene.folder)})"
+        )
+    image = read_image(files[im_id])
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    distances = None
+    if depth:
+        named = [p for s in _SUFFIXES if (p := scene.folder / f"depth{suffix}" / f"{im_id:06d}{s}").exists()]
+        if named:
+            stored = _read_plane(named[0])
+            if stored.shape != size:
+                raise ValueError(f"{named[0]} is {stored.shape[1]}x{stored.shape[0]} but {files[im_id]} is {size[1]}x{size[0]}")
+            distances = torch.from_numpy((stored * scene.depth_unit[n]).astype(np.float32))
+    instances = read_instances(scene, im_id, masks, raw)
+    if instances is not None and instances.masks is not None and tuple(instances.masks.shape[-2:]) != size:
+        h, w = instances.masks.shape[-2:]
+        raise ValueError(
+            f"{scene.folder}/mask_visib: masks of image {im_id} are {w}x{h} but the picture is {size[1]}x{size[0]}"
+        )
+    return Frame(image, scene_camera(scene, im_id, size), distances, instances, scene.scene_id, im_id, str(files[im_id]))
+
+
+def _read_plane(path: Path) -> Array:
+    """A one-channel picture as stored, (H, W)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            plane = np.asarray(picture)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture ({error}); was it cut short while written?") from None
+    if plane.ndim != 2:
+        raise ValueError(f"{path} must have one channel, got shape {plane.shape}")
+    return plane
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+class Targets(NamedTuple):
+    """What is to be estimated. scene_id, im_id: (N,), int64. obj_id, inst_count: (N,), or None in the BOP'24 detection form."""
+
+    scene_id: Array
+    im_id: Array
+    obj_id: Array | None
+    inst_count: Array | None
+
+
+def read_targets(path: PathLike) -> Targets:
+    """A targets file in the localisation form (with obj_id and inst_count) or the BOP'24 detection form (images only)."""
+    path = Path(path)
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(
+            f"{path} must be a list of targets with keys scene_id, im_id (and obj_id, inst_count), got {rows!r:.60}"
+        )
+    where = [f"{path}, entry {n}" for n in range(len(rows))]
+    scene_id, im_id = (table(rows, key, (), where).astype(np.int64) for key in ("scene_id", "im_id"))
+    if "obj_id" not in rows[0]:
+        return Targets(scene_id, im_id, None, None)
+    return Targets(scene_id, im_id, *(table(rows, key, (), where).astype(np.int64) for key in ("obj_id", "inst_count")))
+
+
+def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
+    """Localisation targets of scenes with truth: per image and object, how many instances are visible enough.
+
+    Source: BOP challenge 2019: targets are instances with at least 10 % of the silhouette visible.
+    """
+    counts: dict[tuple[int, int, int], int] = {}
+    for scene in opened:
+        if scene.truth is None:
+            raise ValueError(f"{scene.folder}: targets need scene_gt.json")
+        seen = (
+            np.ones(len(scene.truth.im_id), bool)
+            if scene.truth.visibility is None
+            else scene.truth.visibility >= min_visibility
+        )
+        for im_id, obj_id in zip(scene.truth.im_id[seen].tolist(), scene.truth.obj_id[seen].tolist()):
+            key = (scene.scene_id, im_id, obj_id)
+            counts[key] = counts.get(key, 0) + 1
+    keys = sorted(counts)
+    columns = np.array(keys, np.int64).reshape(-1, 3).T
+    return Targets(*columns, np.array([counts[key] for key in keys], np.int64))
