@@ -1,0 +1,255 @@
+"""Trained weights: one safetensors file per network, with its configuration inside.
+
+A run is a folder, made by training or copied from elsewhere:
+
+    runs/part/
+      detector.safetensors      one file per method, named after it
+      coordinates.safetensors
+      objects/                  models_info.json and one mesh per object, as in a BOP models folder
+
+The header of each file carries `method`, `config` (JSON), `labels` (JSON list of object ids), `monopose_version` and notes,
+so a network can be built and filled from its file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__
+from .files import atomic_write, existing_file
+
+_T = TypeVar("_T")
+_RESERVED = ("method", "config", "labels", "monopose_version", "format")
+_LARGEST_HALF = 60000.0  # float16 ends at 65504
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one weights file holds.
+
+    Args:
+        method: name of the method, a key of its table: "coordinates".
+        config: the fields of the method's `Config`.
+        labels: object ids that the network knows, in the order of its outputs.
+        state: parameter name -> tensor; floating point comes as float32.
+        version: of the monopose that wrote it.
+        notes: free text by key, e.g. {"minutes": "90", "data": "synthetic"}.
+        path: where it came from.
+    """
+
+    method: str
+    config: dict[str, Any]
+    labels: tuple[int, ...]
+    state: dict[str, Tensor]
+    version: str = __version__
+    notes: dict[str, str] = field(default_factory=dict)
+    path: str = ""
+
+
+def save(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    *,
+    method: str,
+    config: Any,
+    labels: Sequence[int] = (),
+    notes: Mapping[str, str] | None = None,
+    half: bool = False,
+) -> Path:
+    """Write a network's weights and all that is needed to build it again.
+
+    Args:
+        path: file name; `.safetensors` is what `find_run` and others look for.
+        state: `model.state_dict()`.
+        method: name of the method.
+        config: the method's `Config` dataclass, or a dict of its fields.
+        labels: object ids the network knows, in the order of its outputs.
+        notes: free text to keep beside it.
+        half: store matrices and kernels as float16, about half the size. Vectors (biases, running statistics) and tensors
+            with values beyond 60000 stay float32.
+
+    Raises:
+        OSError: the disk is full; the old file is whole.
+    """
+    from safetensors.torch import save_file
+
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    header = {
+        "format": "pt",
+        "method": method,
+        "config": json.dumps(values),
+        "labels": json.dumps([int(label) for label in labels]),
+        "monopose_version": __version__,
+    }
+    for key, value in (notes or {}).items():
+        if key in _RESERVED:
+            raise ValueError(f"the note {key!r} would overwrite a header entry of that name; choose another key")
+        header[key] = str(value)
+    tensors = {name: _stored(value, half) for name, value in state.items()}
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+    return path
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if half and value.is_floating_point() and value.dim() >= 2 and value.numel() and value.abs().max() < _LARGEST_HALF:
+        return value.half()
+    return value
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a weights file.
+
+    Raises:
+        FileNotFoundError: nothing there; names similar files.
+        ValueError: not a safetensors file, cut off, or written by another program.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = existing_file(path, "weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({size} bytes; {error}). It was probably cut off while being copied "
+            "or downloaded: copy it again. Files ending in .ckpt or .pt are training checkpoints, not weights"
+        ) from error
+    missing = [key for key in ("method", "config", "labels") if key not in header]
+    if missing:
+        raise ValueError(
+            f"{path} has no {', '.join(missing)} in its header, so monopose did not write it; expected a file of a run folder"
+        )
+    return Checkpoint(
+        method=header["method"],
+        config=json.loads(header["config"]),
+        labels=tuple(json.loads(header["labels"])),
+        state={name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()},
+        version=header.get("monopose_version", "unknown"),
+        notes={key: value for key, value in header.items() if key not in _RESERVED},
+        path=str(path),
+    )
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Fill `model` with the weights; every name and shape has to match.
+
+    Raises:
+        ValueError: lists the missing, the unexpected and the differently shaped entries.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in checkpoint.state],
+        "unexpected": [name for name in checkpoint.state if name not in own],
+        "of another shape": [
+            f"{name} (file {tuple(value.shape)}, model {tuple(own[name].shape)})"
+            for name, value in checkpoint.state.items()
+            if name in own and own[name].shape != value.shape
+        ],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{len(names)} {what}: {_shortened(names)}" for what, names in problems.items() if names)
+        owner = f"{type(model).__module__}.{type(model).__name__}"
+        raise ValueError(
+            f"the weights in {checkpoint.path or 'the checkpoint'} do not fit {owner}: {lists}. They were written by "
+            f"monopose {checkpoint.version}, this is {__version__}; was the model built from the file's own config?"
+        )
+    model.load_state_dict(checkpoint.state, strict=True)
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def build_config(config_class: type[_T], values: Mapping[str, Any], where: str = "the configuration") -> _T:
+    """The dataclass whose fields JSON has carried: lists become tuples again, nested dicts nested dataclasses.
+
+    Args:
+        config_class: a dataclass.
+        values: field name -> JSON value. Fields that are not named keep their defaults.
+        where: what to call the values in errors.
+
+    Raises:
+        ValueError: a name is not a field of the class.
+    """
+    names = [f.name for f in fields(config_class)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        owner = f"{config_class.__module__}.{config_class.__name__}"
+        raise ValueError(f"{where} has unknown fields {', '.join(unknown)}; {owner} has {', '.join(names)}")
+    hints = typing.get_type_hints(config_class)
+    return config_class(**{name: _typed(hints[name], value, f"{where}, field {name}") for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build_config(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if value is None or (option is not type(None) and _typed(option, value, where) != value):
+                return None if value is None else _typed(option, value, where)
+        return value
+    if hint is tuple or origin is tuple:
+        inner = arguments[0] if arguments else Any
+        same = len(arguments) == 2 and arguments[1] is Ellipsis
+        kinds = [inner] * len(value) if same or not arguments else list(arguments)
+        return tuple(_typed(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    if origin is dict and arguments and arguments[0] is int:  # JSON keys are text
+        return {int(key): _typed(arguments[1], item, where) for key, item in value.items()}
+    return value
+
+
+def bundled() -> dict[str, Path]:
+    """Name -> folder of the weights that come with the package."""
+    folder = Path(str(resources.files("monopose"))) / "assets" / "weights"
+    return {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
+
+
+def find_run(name: str | Path) -> Path:
+    """The folder of a trained run.
+
+    Args:
+        name: a run folder, a weights file in one, or the name of bundled weights.
+
+    Raises:
+        FileNotFoundError: there is no such folder; says what was looked for and lists the bundled names.
+        ValueError: the folder holds no weights.
+    """
+    path, names = Path(name), bundled()
+    if path.is_file() and path.suffix == ".safetensors":
+        return path.parent
+    if not path.is_dir():
+        if str(name) in names:
+            return names[str(name)]
+        near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        beside = f"{path.parent} holds the folders {_shortened(near)}" if near else f"{path.parent} holds no folders"
+        raise FileNotFoundError(
+            f"no trained run {str(name)!r}: it is neither a run folder ({beside}) nor bundled ({', '.join(names) or 'none'}). "
+            "Train one: monopose train coordinates --data DIR --out RUN"
+        )
+    if not weights_in(path):
+        inside = sorted(p.name for p in path.iterdir())
+        unfinished = any(p.suffix == ".ckpt" for p in path.rglob("*.ckpt"))
+        hint = "its training has not finished: run the same train command again" if unfinished else "did the training finish?"
+        raise ValueError(f"{path} holds no weights (*.safetensors), only {_shortened(inside) or 'nothing'}; {hint}")
+    return path
+
+
+def weights_in(folder: str | Path) -> dict[str, Path]:
+    """Method name -> weights file of a run folder, by file name: coordinates.safetensors is "coordinates"."""
+    return {p.stem: p for p in sorted(Path(folder).glob("*.safetensors")) if not p.name.startswith(".")}

@@ -1,0 +1,366 @@
+import json
+import math
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose.images import (
+    ImageWarning,
+    from_array,
+    iterate_frames,
+    iterate_source,
+    make_frame,
+    read_camera,
+    read_frame,
+    read_image,
+    undistort,
+)
+from monopose.types import Camera
+
+
+@pytest.fixture(autouse=True)
+def _no_silent_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ImageWarning)
+        yield
+
+
+def _array(h=4, w=6):
+    return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def _save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+# pictures
+
+
+def test_rgb_png_is_exact(tmp_path):
+    array = _array()
+    image = read_image(_save(tmp_path / "a.png", array))
+    assert image.dtype == torch.float32
+    assert torch.equal((image * 255).round().byte(), torch.from_numpy(array).permute(2, 0, 1))
+
+
+def test_grey_and_palette_become_rgb(tmp_path):
+    grey = _array()[..., 0]
+    image = read_image(_save(tmp_path / "grey.png", grey))
+    assert image.shape == (3, 4, 6)
+    assert torch.equal(image[0], image[2])
+    assert torch.equal((image[0] * 255).round().byte(), torch.from_numpy(grey))
+    Image.fromarray(_array()).quantize(8).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").shape == (3, 4, 6)
+    Image.fromarray(grey > 100).save(tmp_path / "bits.png")
+    assert set(read_image(tmp_path / "bits.png").unique().tolist()) == {0.0, 1.0}
+
+
+def test_alpha_is_laid_on_grey_with_a_warning(tmp_path):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, 0] = (255, 0, 0, 255)
+    rgba[0, 1] = (255, 0, 0, 0)
+    rgba[0, 2] = (254, 0, 0, 128)
+    _save(tmp_path / "a.png", rgba)
+    with pytest.warns(ImageWarning, match=r"a\.png has transparent pixels; they were laid on middle grey"):
+        image = read_image(tmp_path / "a.png")
+    assert image[:, 0, 0].tolist() == [1, 0, 0]
+    assert (image[:, 0, 1] * 255).tolist() == [128, 128, 128]
+    assert (image[:, 0, 2] * 255).tolist() == pytest.approx([191, 64, 64], abs=1)
+    rgba[..., 3] = 255
+    assert read_image(_save(tmp_path / "opaque.png", rgba))[0].tolist() == [[1, 1, pytest.approx(254 / 255)]]  # no warning
+
+
+def test_sixteen_bit_is_scaled_with_a_warning(tmp_path):
+    _save(tmp_path / "a.png", np.array([[0, 65535, 32768]], np.uint16))
+    with pytest.warns(ImageWarning, match=r"one channel of 16 bit, values 0 to 65535; .* If it is a depth map"):
+        image = read_image(tmp_path / "a.png")
+    assert image.shape == (3, 1, 3)
+    assert image[1, 0].tolist() == pytest.approx([0, 1, 0.5], abs=1e-4)
+
+
+def test_sixteen_bit_rgb(tmp_path):
+    values = np.zeros((1, 2, 3), np.uint16)
+    values[0, 1] = (65535, 0, 32768)  # R, G, B
+    cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1])
+    assert read_image(tmp_path / "a.png")[:, 0, 1].tolist() == pytest.approx([1, 0, 0.5], abs=3e-3)
+
+
+def test_float_image_outside_its_range_is_an_error(tmp_path):
+    _save(tmp_path / "a.tif", np.array([[0.0, 3.5]], np.float32))
+    with pytest.raises(ValueError, match=r"a\.tif has values from 0 to 3\.5, expected 0 to 1"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_exif_rotation_is_applied_and_reported(tmp_path):
+    array = np.zeros((8, 16, 3), np.uint8)
+    array[:, 8:] = 255  # right half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that this has to be turned clockwise
+    _save(tmp_path / "a.png", array, exif=exif)
+    with pytest.warns(
+        ImageWarning, match=r"a\.png was turned by its EXIF orientation 6 from 16x8 to 8x16; the camera has to be"
+    ):
+        image = read_image(tmp_path / "a.png")
+    assert image.shape == (3, 16, 8)
+    assert image[:, :8].max() == 0  # clockwise: what was left is on top
+    assert image[:, 8:].min() == 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_image(tmp_path, suffix):
+    path = _save(tmp_path / f"a.{suffix}", _array(64, 64))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"a\.{suffix} is a broken or cut off image .*copy it again"):
+        read_image(path)
+
+
+def test_what_is_not_an_image(tmp_path):
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ValueError, match=r"empty\.png is not an image that can be read: it is empty"):
+        read_image(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("hello world")
+    with pytest.raises(ValueError, match=r"starts with b'hello wo'; expected PNG"):
+        read_image(tmp_path / "text.png")
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(ValueError, match=r"a\.mp4 is a video"):
+        read_image(tmp_path / "a.mp4")
+    with pytest.raises(FileNotFoundError, match=r"no image at .*txt\.png; did you mean .*text\.png\?"):
+        read_image(tmp_path / "txt.png")
+
+
+def test_from_array_says_what_it_expects():
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) of uint8.* got \(4, 6\) of float64"):
+        from_array(np.zeros((4, 6)))
+
+
+# cameras
+
+K = [[600.0, 0.0, 320.0], [0.0, 610.0, 240.0], [0.0, 0.0, 1.0]]
+FLAT = [v for row in K for v in row]
+
+
+def _write(path, value):
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+ROS_FILE = """
+image_width: 640
+image_height: 480
+camera_name: narrow
+camera_matrix: {rows: 3, cols: 3, data: [600.0, 0.0, 320.0, 0.0, 610.0, 240.0, 0.0, 0.0, 1.0]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0.001, 0.002, 0.05]}
+"""
+ROS_ECHO = """header: {frame_id: camera}
+height: 480
+width: 640
+distortion_model: plumb_bob
+d: [0.1, -0.2, 0.001, 0.002, 0.05]
+k: [600.0, 0.0, 320.0, 0.0, 610.0, 240.0, 0.0, 0.0, 1.0]
+---
+"""
+ROS_1_ECHO = ROS_ECHO.replace("d: [", "D: [").replace("k: [", "K: [")
+BOP = {"fx": 600, "fy": 610, "cx": 320, "cy": 240, "width": 640, "height": 480, "depth_scale": 0.1}
+MEGAPOSE = {"K": K, "resolution": [480, 640]}
+
+
+@pytest.mark.parametrize(
+    "content, distorted",
+    [(BOP, 0), (MEGAPOSE, 0), (ROS_FILE, 1), (ROS_ECHO, 1), (ROS_1_ECHO, 1)],
+    ids=["bop", "mega", "ros", "echo", "ros1"],
+)
+def test_camera_formats(tmp_path, content, distorted):
+    camera = read_camera(_write(tmp_path / "camera.json", content))
+    assert torch.equal(camera.K, torch.tensor(K))
+    assert camera.size == (480, 640)
+    if distorted:
+        assert camera.distortion is not None
+        torch.testing.assert_close(camera.distortion, torch.tensor([0.1, -0.2, 0.001, 0.002, 0.05]))
+    else:
+        assert camera.distortion is None
+
+
+def test_zero_distortion_is_none(tmp_path):
+    text = ROS_ECHO.replace("[0.1, -0.2, 0.001, 0.002, 0.05]", "[0.0, 0.0, 0.0, 0.0, 0.0]")
+    assert read_camera(_write(tmp_path / "c.yaml", text)).distortion is None
+    assert (
+        read_camera(_write(tmp_path / "c.yaml", ROS_ECHO.replace("[0.1, -0.2, 0.001, 0.002, 0.05]", "[]"))).distortion is None
+    )
+
+
+def test_scene_camera(tmp_path):
+    other = [*FLAT[:2], 300.0, *FLAT[3:]]
+    path = _write(tmp_path / "scene_camera.json", {"3": {"cam_K": FLAT, "depth_scale": 1.0}, "7": {"cam_K": other}})
+    assert torch.equal(read_camera(path, im_id=3, size=(480, 640)).K, torch.tensor(K))
+    assert read_camera(path, im_id=7, size=(480, 640)).K[0, 2] == 300
+    with pytest.raises(ValueError, match=r"cameras for the images 3, 7, not for image 4; give im_id="):
+        read_camera(path, im_id=4, size=(480, 640))
+    with pytest.raises(ValueError, match="does not say how large its images are"):
+        read_camera(path, im_id=3)
+    _save(tmp_path / "000007.png", _array(480, 640))
+    assert read_frame(tmp_path / "000007.png", path).camera.K[0, 2] == 300
+    _write(path, {"3": {"cam_model": {"projection_model_type": "fisheye"}}})
+    with pytest.raises(ValueError, match=r"image 3: no 'cam_K' but cam_model; only pinhole"):
+        read_camera(path, size=(480, 640))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({k: v for k, v in BOP.items() if k != "fy"}, r"camera\.json has no 'fy'; it has fx, cx, cy, width"),
+        ({k: v for k, v in BOP.items() if k != "width"}, r"has no 'width'"),
+        ({**BOP, "fx": "wide"}, r"'fx' should be 1 number, got 'wide'"),
+        ({**BOP, "fx": -600}, r"camera\.json: Camera\.K needs finite values and positive focal lengths"),
+        ({"K": K}, r"has no 'resolution'; it has K"),
+        ({"K": FLAT[:8], "resolution": [480, 640]}, r"'K' should be 9 numbers"),
+        ({"K": [list(row) for row in zip(*K)], "resolution": [480, 640]}, r"it is transposed: write it row by row"),
+        ({"a": 1, "b": 2}, r"is no camera file: it has the keys a, b; expected fx, fy"),
+        ({}, r"it has the keys \(none\)"),
+        ([1, 2], r"should hold one table of camera values, got list"),
+        ("", r"got nothing|got NoneType"),
+        ('{"fx": 1,', r"neither valid JSON nor valid YAML"),
+        (ROS_FILE.replace("plumb_bob", "equidistant"), r"distortion_model 'equidistant' is not supported"),
+        (ROS_ECHO.replace("0.002, 0.05", "0.002, 0.05, 1.0"), r"'d' should hold 4, 5 or 8 coefficients .*, got 6"),
+        (ROS_FILE.replace("image_width: 640\n", ""), r"has no 'image_width'; it has image_height"),
+    ],
+)
+def test_bad_camera_files(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_camera(_write(tmp_path / "camera.json", content))
+
+
+def test_swapped_resolution_is_noticed(tmp_path):
+    wide = [[600.0, 0.0, 900.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]]
+    with pytest.warns(ImageWarning, match=r"principal point \(900\.0, 240\.0\) lies outside the 480x1800 image .*swapped"):
+        read_camera(_write(tmp_path / "camera.json", {"K": wide, "resolution": [1800, 480]}))
+
+
+def test_camera_file_that_is_an_image_or_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"is an image, expected a camera file .*swapped"):
+        read_camera(_save(tmp_path / "photo.png", _array()))
+    with pytest.raises(FileNotFoundError, match="no camera file at"):
+        read_camera(tmp_path / "camera.json")
+
+
+# frames
+
+
+def test_frame_with_camera(tmp_path):
+    _save(tmp_path / "photo.png", _array(480, 640))
+    frame = read_frame(tmp_path / "photo.png", _write(tmp_path / "camera.json", BOP))
+    assert frame.camera.size == (480, 640) == tuple(frame.image.shape[1:])
+    assert frame.path.endswith("photo.png")
+    assert torch.equal(frame.camera.K, read_frame(tmp_path / "photo.png", frame.camera).camera.K)
+
+
+def test_camera_of_another_size(tmp_path):
+    _save(tmp_path / "photo.jpg", _array(360, 640))
+    content = {"fx": 1000, "fy": 1000, "cx": 639.5, "cy": 359.5, "width": 1280, "height": 720}
+    camera = _write(tmp_path / "camera.json", content)
+    with pytest.raises(
+        ValueError, match=r"^camera\.json is for 1280x720 but photo\.jpg is 640x360; pass --resize-camera to scale K$"
+    ):
+        read_frame(tmp_path / "photo.jpg", camera)
+    K_half = read_frame(tmp_path / "photo.jpg", camera, resize_camera=True).camera.K
+    torch.testing.assert_close(K_half, torch.tensor([[500, 0, 319.5], [0, 500, 179.5], [0, 0, 1]]))
+
+
+def test_crop_and_turn_are_not_a_resize():
+    camera = Camera(torch.tensor(K), (480, 640))
+    with pytest.raises(
+        ValueError, match="640x480 but the image is 480x640: height and width are swapped; was the picture turned"
+    ):
+        make_frame(torch.zeros(3, 640, 480), camera, resize_camera=True)
+    with pytest.raises(ValueError, match="another aspect ratio, so the picture was cropped"):
+        make_frame(torch.zeros(3, 400, 640), camera, resize_camera=True)
+    assert make_frame(torch.zeros(3, 333, 444), camera, resize_camera=True).camera.size == (333, 444)
+    assert make_frame(torch.zeros(3, 101, 134), camera, resize_camera=True).camera.size == (101, 134)  # rounded to pixels
+
+
+def test_field_of_view():
+    frame = make_frame(torch.zeros(3, 480, 640), None, fov_deg=90)
+    assert frame.camera.K[0, 0] == pytest.approx(320)
+    assert frame.camera.K[0, 2] == pytest.approx(319.5)
+    with pytest.raises(ValueError, match=r"both a camera .*give one of them"):
+        make_frame(torch.zeros(3, 480, 640), frame.camera, fov_deg=90)
+
+
+def test_no_camera_hints_at_exif(tmp_path):
+    _save(tmp_path / "a.png", _array())
+    with pytest.raises(
+        ValueError, match=r"a\.png needs a camera: give a camera file, or the horizontal field of view in degrees$"
+    ):
+        read_frame(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 28
+    _save(tmp_path / "b.jpg", _array(), exif=exif)
+    fov = round(math.degrees(2 * math.atan(18 / 28)))
+    with pytest.raises(ValueError, match=rf"28 mm \(35 mm equivalent\) suggests --fov {fov}, a guess"):
+        read_frame(tmp_path / "b.jpg")
+
+
+def test_undistortion_puts_points_where_a_pinhole_sees_them():
+    """A dot drawn where OpenCV's model says the lens sees a point moves to where K alone projects it."""
+    K_ = torch.tensor(K)
+    distortion = torch.tensor([0.2, -0.1, 0.002, -0.001, 0.0])
+    point = np.array([[0.25, -0.2, 1.0]])
+    seen = cv2.projectPoints(point, np.zeros(3), np.zeros(3), K_.double().numpy(), distortion.double().numpy())[0].reshape(2)
+    v, u = torch.meshgrid(torch.arange(480.0), torch.arange(640.0), indexing="ij")
+    image = torch.exp(-((u - seen[0]) ** 2 + (v - seen[1]) ** 2) / 18).float().expand(3, -1, -1)
+    frame = make_frame(image, Camera(K_, (480, 640), distortion))
+    assert frame.camera.distortion is None
+    weight = frame.image[0] / frame.image[0].sum()
+    centre = torch.stack([(weight * u).sum(), (weight * v).sum()])
+    ideal = torch.tensor([600 * 0.25 + 320, 610 * -0.2 + 240])
+    assert np.linalg.norm(seen - ideal.numpy()) > 1.5  # the lens matters here
+    torch.testing.assert_close(centre, ideal, atol=0.1, rtol=0)
+    assert undistort(image, Camera(K_, (480, 640))) is image
+
+
+# sources
+
+
+def test_folder_in_the_order_of_its_numbers(tmp_path):
+    for name in ("im10.png", "im9.jpg", "im1.png"):
+        _save(tmp_path / name, _array())
+    (tmp_path / "notes.txt").touch()
+    assert [name.rsplit("/", 1)[1] for name, _ in iterate_source(tmp_path)] == ["im1.png", "im9.jpg", "im10.png"]
+    frames = list(iterate_frames(tmp_path, fov_deg=60))
+    assert [name for name, _ in frames] == ["im1", "im9", "im10"]
+    assert frames[0][1].camera.size == (4, 6)
+
+
+def test_single_image_and_nothing(tmp_path):
+    path = _save(tmp_path / "a.png", _array())
+    ((name, image),) = iterate_source(path)
+    assert name == str(path)
+    assert image.shape == (3, 4, 6)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"no images in the folder .*sub \(it holds \.txt\); expected \.png"):
+        list(iterate_source(tmp_path / "sub"))
+    with pytest.raises(FileNotFoundError, match=r"no image at .*b\.png"):
+        list(iterate_source(tmp_path / "b.png"))
+
+
+def test_video(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV cannot write MJPG videos")
+    for red in (0, 120, 240):
+        writer.write(np.full((48, 64, 3), (0, 0, red), np.uint8))
+    writer.release()
+    items = list(iterate_source(path))
+    assert [name for name, _ in items] == ["clip_000000", "clip_000001", "clip_000002"]
+    assert items[2][1][0].mean() == pytest.approx(240 / 255, abs=0.03)  # red first
+    assert items[2][1][2].mean() == pytest.approx(0, abs=0.03)
+    path.write_bytes(b"not a video")
+    with pytest.raises(ValueError, match=r"cannot open .*clip\.avi; is it whole"):
+        list(iterate_source(path))
