@@ -1,0 +1,208 @@
+"""Endless training samples: crops for networks that look at one object, whole images for detectors.
+
+Every sample is drawn from (seed, index), so that a run can be repeated and workers never draw the same one. Nothing is
+cached: object coordinates are rendered when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..geometry import boxes as box_ops
+from ..geometry import camera as camera_ops
+from ..geometry import se3
+from ..render import maps
+from ..render.raster import rasterize
+from ..types import Camera, ObjectModel
+from . import augment, synth
+
+
+@dataclass(frozen=True)
+class Source:
+    """What synthetic samples are made from."""
+
+    models: Mapping[int, ObjectModel]  # known objects by id
+    camera: Camera  # of the photos to come
+    photos: Sequence[np.ndarray] = ()  # backgrounds, (H, W, 3) uint8
+    scene: synth.SceneConfig = synth.SceneConfig()
+
+
+def crop_target(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """True object coordinates of a square crop as if nothing hid the object.
+
+    Returns:
+        coordinates (3, side, side), metres, object frame, 0 outside; silhouette (side, side), bool.
+    """
+    points = se3.transform(cam_from_obj, model.vertices)[None]
+    fragments = rasterize(points, model.faces, K, (side, side))
+    return maps.coordinates(fragments, model.faces, model.vertices)[0].permute(2, 0, 1), fragments.face[0] >= 0
+
+
+def amodal_box(model: ObjectModel, cam_from_obj: Tensor, K: Tensor) -> Tensor:
+    """The box around the whole silhouette, beyond the image's border if need be, (4,), xyxy pixel edges."""
+    return box_ops.from_points(camera_ops.project(se3.transform(cam_from_obj, model.vertices), K))
+
+
+def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = 0.12, zoom: float = 0.2) -> Tensor:
+    """The square crop around a box as an imperfect detector would place it. (4,) -> (4,)."""
+    square = box_ops.square(box, scale * float(np.exp(rng.uniform(-zoom, zoom))))
+    move = (box[2:] - box[:2]).max() * torch.from_numpy(np.clip(rng.normal(0, shift / 2, 2), -2 * shift, 2 * shift)).float()
+    return square + torch.cat([move, move])
+
+
+class CropSamples(Dataset):
+    """Square crops of one object each, for `methods.coordinates` and its relatives.
+
+    Args:
+        source: objects, camera, backgrounds.
+        input_size: side of the picture, pixels.
+        output_size: side of the targets, pixels.
+        crop_scale: side of the crop / longer side of the true box.
+        greyed_share: share of samples with everything but (roughly) the visible object greyed.
+        length: samples per epoch.
+        seed: same seed, same samples.
+
+    A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
+    (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size.
+    """
+
+    def __init__(
+        self, source: Source, input_size: int, output_size: int, crop_scale: float = 1.5, greyed_share: float = 0.25,
+        length: int = 100_000, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.source, self.input_size, self.output_size = source, input_size, output_size
+        self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
+        self.ids = sorted(source.models)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((self.seed, i))
+        source, s = self.source, self.input_size
+        target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
+        layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, first=target)
+        pose = layout.cam_from_obj[0]
+        square = jittered_square(amodal_box(target, pose, source.camera.K), self.crop_scale, rng)
+        K = camera_ops.crop_resize_K(source.camera.K, square, (s, s))
+        layout = _near_crop(layout, K, s)
+        native = float(square[2] - square[0])
+        look = synth.random_look(len(layout.models), rng)
+        paper = synth.background(source.photos, (s, s), rng)
+        picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
+        if float(scene.visibility[0]) < 0.15:  # hidden: show it without its neighbours
+            layout = synth.Layout(layout.models[:1], layout.cam_from_obj[:1])
+            picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
+        visible = scene.masks_visible[0].numpy()
+        if rng.random() < 0.35:
+            covered_picture, covered = augment.patches(picture, rng, synth.background(source.photos, (s, s), rng))
+            if (visible & ~covered).sum() > 0.3 * visible.sum():
+                picture, visible = covered_picture, visible & ~covered
+        picture = synth.finish(picture, s / native, rng)
+        if rng.random() < 0.3:  # part of the crop lies outside the photo
+            _grey_border(picture, visible, rng)
+        if rng.random() < self.greyed_share:
+            picture = _grey_out(picture, visible, rng)
+        h = self.output_size
+        coordinates, full = crop_target(target, pose, camera_ops.crop_resize_K(source.camera.K, square, (h, h)), h)
+        share = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(visible).float()[None], h)[0]
+        return {
+            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
+            "label": torch.tensor(target.obj_id),
+            "coordinates": coordinates,
+            "mask_full": full,
+            "mask_visible": (share >= 0.5) & full,
+            "cam_from_obj": pose,
+            "K": K,
+        }
+
+
+def _near_crop(layout: synth.Layout, K: Tensor, side: int) -> synth.Layout:
+    """Drop objects whose bounding sphere does not touch the crop; the first one stays."""
+    t = layout.cam_from_obj[:, :3, 3]
+    centre = camera_ops.project(t, K)
+    reach = torch.tensor([m.diameter for m in layout.models]) * K[0, 0] / t[:, 2].clamp_min(1e-3)
+    touches = ((centre > -reach[:, None]) & (centre < side + reach[:, None])).all(1)
+    touches[0] = True
+    rows = touches.nonzero().flatten().tolist()
+    return synth.Layout([layout.models[r] for r in rows], layout.cam_from_obj[rows])
+
+
+def _grey_border(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> None:
+    """Grey a strip at one side, in place, as if the photo ended there; never more than half of the visible object."""
+    side = len(picture)
+    cut = int(rng.uniform(0.03, 0.3) * side)
+    where = [np.s_[:cut], np.s_[side - cut :], np.s_[:, :cut], np.s_[:, side - cut :]][int(rng.integers(4))]
+    if visible[where].sum() < 0.5 * visible.sum():
+        picture[where] = 128
+        visible[where] = False
+
+
+def _grey_out(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> np.ndarray:
+    """What stage 2 sees: grey outside a wrong-ish mask of the object, with holes and kept background."""
+    side = len(picture)
+    mask = visible.astype(np.uint8)
+    reach = int(rng.integers(1, max(side // 16, 2)))
+    mask = cv2.dilate(mask, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    for _ in range(rng.integers(0, 4)):
+        spot = (int(rng.uniform(0, side)), int(rng.uniform(0, side)))
+        axes = (int(rng.uniform(2, side / 8)), int(rng.uniform(2, side / 8)))
+        cv2.ellipse(mask, spot, axes, rng.uniform(0, 180), 0, 360, int(rng.integers(0, 2)), -1)
+    return np.where(mask[..., None] > 0, picture, np.uint8(128))
+
+
+class SceneSamples(Dataset):
+    """Whole pictures with several objects, for detectors.
+
+    Args:
+        source: objects, camera, backgrounds.
+        size: (height, width) of the pictures; the camera's image is resized to it.
+        length: samples per epoch.
+        seed: same seed, same samples.
+
+    A sample is a dict: "image" (3, H, W), "boxes" (n, 4) amodal, "labels" (n,), "masks" (n, H, W) visible, bool,
+    "visibility" (n,). `collate_scenes` makes batches.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int], length: int = 100_000, seed: int = 0) -> None:
+        self.source, self.size, self.length, self.seed = source, size, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((self.seed, i, 1))
+        source, size = self.source, self.size
+        camera = source.camera.resized(size)
+        layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng)
+        look = synth.random_look(len(layout.models), rng)
+        paper = synth.background(source.photos, size, rng)
+        native = float(max(source.camera.size[1], size[1]))
+        picture, scene = synth.render(layout, look, camera.K, size, paper, native, rng)
+        picture = synth.finish(picture, 1.0, rng)
+        known = torch.tensor([m.obj_id >= 0 for m in layout.models])
+        seen = known & (scene.masks_visible.flatten(1).sum(1) > 16)
+        rows = seen.nonzero().flatten().tolist()
+        boxes = [amodal_box(layout.models[r], layout.cam_from_obj[r], camera.K) for r in rows]
+        return {
+            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
+            "boxes": torch.stack(boxes) if boxes else torch.zeros(0, 4),
+            "labels": torch.tensor([layout.models[r].obj_id for r in rows], dtype=torch.int64),
+            "masks": scene.masks_visible[rows],
+            "visibility": scene.visibility[rows],
+        }
+
+
+def collate_scenes(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
+    """A batch: images stacked, everything else a list with one entry per image."""
+    batch: dict[str, Tensor | list[Tensor]] = {k: [s[k] for s in samples] for k in samples[0] if k != "image"}
+    batch["image"] = torch.stack([s["image"] for s in samples])
+    return batch

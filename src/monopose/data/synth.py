@@ -1,0 +1,303 @@
+"""Synthetic scenes from CAD models: who stands where, under which light, before which background; then a picture.
+
+`random_layout` places objects, `random_look` lights them, `render` draws any window of the scene with the imperfections
+of a real camera. Training draws crops and whole images on the fly; `write_bop` writes a BOP folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from ..geometry import se3, viewpoints
+from ..render.maps import Lights
+from ..render.scene import SceneRender, render_scene
+from ..types import Camera, ObjectModel
+from . import augment
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Where objects may be."""
+
+    objects: tuple[int, int] = (3, 8)  # fewest and most known objects in a scene
+    distractors: tuple[int, int] = (0, 3)  # unknown boxes, cylinders, spheres among them
+    distance: tuple[float, float] = (0.4, 1.5)  # from the camera, metres
+    upright: bool = False  # objects always stand with +Z up (on a table, seen from around and above)
+    elevation_deg: tuple[float, float] = (-10.0, 90.0)  # of the camera above the table, degrees
+    roll_deg: float = 30.0  # standard deviation of the camera's roll, degrees
+    tabletop: float = 0.6  # share of scenes on a table; in the rest every object floats on its own
+
+
+class Layout(NamedTuple):
+    """Objects and their poses; distractors carry obj_id -1."""
+
+    models: list[ObjectModel]
+    cam_from_obj: Tensor  # (N, 4, 4), metres
+
+
+def fitting_distance(models: Sequence[ObjectModel], camera: Camera) -> tuple[float, float]:
+    """Distances at which the median object is between 60 % and 12 % of the image's shorter side, metres."""
+    d = float(np.median([m.diameter for m in models]))
+    f = float(camera.K[0, 0]) / min(camera.size)
+    return f * d / 0.6, f * d / 0.12
+
+
+def _camera_over_table(config: SceneConfig, rng: Generator) -> Tensor:
+    """cam_from_world rotation of a camera around a table, (3, 3)."""
+    low, high = (math.sin(math.radians(e)) for e in config.elevation_deg)
+    z = rng.uniform(low, high) if rng.random() < 0.5 else math.sin(math.radians(rng.uniform(*config.elevation_deg)))
+    azimuth = rng.uniform(0, 2 * math.pi)
+    r = math.sqrt(max(1 - z * z, 0))
+    direction = torch.tensor([r * math.cos(azimuth), r * math.sin(azimuth), z])
+    return viewpoints.look_at(direction, math.radians(float(np.clip(rng.normal(0, config.roll_deg), -90, 90))))
+
+
+def _about_z(angle: float) -> Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _random_rotation(rng: Generator) -> Tensor:
+    from ..geometry.rotation import matrix_from_quat_wxyz
+
+    return matrix_from_quat_wxyz(torch.from_numpy(rng.standard_normal(4).astype(np.float32)))
+
+
+def _point_at(pixel: np.ndarray, distance: float, K: Tensor) -> Tensor:
+    """The point at a distance from the camera centre that is seen at a pixel, (3,)."""
+    ray = torch.tensor([(pixel[0] - float(K[0, 2])) / float(K[0, 0]), (pixel[1] - float(K[1, 2])) / float(K[1, 1]), 1.0])
+    return ray / ray.norm() * distance
+
+
+@lru_cache(maxsize=1)
+def distractors() -> list[ObjectModel]:
+    """Boxes, cylinders, cones and spheres of random shape and colours; unknown to every network (obj_id -1)."""
+    rng = np.random.default_rng(7)
+    return [_primitive(kind, rng) for kind in ("box", "cylinder", "cone", "sphere") * 6]
+
+
+def _primitive(kind: str, rng: Generator) -> ObjectModel:
+    n, rows = 24, 9
+    angle = np.linspace(0, 2 * np.pi, n + 1)
+    height = np.linspace(-1, 1, rows)
+    radius = {
+        "box": np.ones(rows), "cylinder": np.ones(rows), "cone": np.linspace(1, rng.uniform(0.05, 0.6), rows),
+        "sphere": np.sqrt(np.clip(1 - height**2, 0, 1)),
+    }[kind]  # fmt: skip
+    x, y = np.cos(angle), np.sin(angle)
+    if kind == "box":  # push the circle onto the square
+        reach = np.maximum(np.abs(x), np.abs(y))
+        x, y = x / reach, y / reach
+    side = np.stack([radius[:, None] * x, radius[:, None] * y, np.broadcast_to(height[:, None], (rows, n + 1))], -1)
+    grid = side.reshape(-1, 3)
+    i = (np.arange(rows - 1)[:, None] * (n + 1) + np.arange(n)).ravel()
+    faces = np.concatenate([np.stack([i, i + 1, i + n + 2], -1), np.stack([i, i + n + 2, i + n + 1], -1)])
+    caps, cap_faces = [], []
+    for row in (0, rows - 1):
+        start = len(grid) + sum(map(len, caps))
+        caps.append(np.concatenate([side[row], [[0, 0, height[row]]]]))
+        fan = np.stack([np.arange(n) + start, np.arange(n) + start + 1, np.full(n, start + n + 1)], -1)
+        cap_faces.append(fan if row else fan[:, ::-1])
+    vertices = np.concatenate([grid, *caps]) * rng.uniform(0.02, 0.1, 3)
+    faces = np.concatenate([faces, *cap_faces]).astype(np.int64)
+    corners = vertices[faces]
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
+    np.add.at(normals, faces.ravel(), np.repeat(face_normals, 3, 0))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    colours = np.broadcast_to(rng.uniform(0, 1, 3), vertices.shape).copy()
+    if rng.random() < 0.6:
+        band = np.sin(vertices @ rng.normal(0, 150, 3)) > rng.uniform(-0.5, 0.5)
+        colours[band] = rng.uniform(0, 1, 3)
+    as_tensor = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, colours)]
+    size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    return ObjectModel(-1, kind, as_tensor[0], torch.from_numpy(faces), as_tensor[1], size, colors=as_tensor[2])
+
+
+def random_layout(
+    models: Sequence[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator, first: ObjectModel | None = None
+) -> Layout:
+    """Objects at plausible places in front of a camera: on a table or floating, some hiding others.
+
+    Args:
+        models: the known objects to choose from, without repetition.
+        camera: its K and size bound where objects may be seen.
+        config: numbers, distances and orientations.
+        rng: source of randomness.
+        first: an object that must be there; it comes first.
+    """
+    most = min(config.objects[1], len(models))
+    n = int(rng.integers(min(config.objects[0], most), most + 1))
+    chosen = [models[i] for i in rng.permutation(len(models))[:n]]
+    if first is not None:
+        chosen = [first, *[m for m in chosen if m.obj_id != first.obj_id][: max(n - 1, 0)]]
+    extra = distractors()
+    chosen += [extra[i] for i in rng.integers(0, len(extra), int(rng.integers(config.distractors[0], config.distractors[1] + 1)))]
+    place = _on_table if rng.random() < config.tabletop else _floating
+    return Layout(chosen, place(chosen, camera, config, rng))
+
+
+def _seen_pixel(camera: Camera, rng: Generator, margin: float = 0.1) -> np.ndarray:
+    height, width = camera.size
+    return rng.uniform([margin * width, margin * height], [(1 - margin) * width, (1 - margin) * height])
+
+
+def _on_table(models: list[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator) -> Tensor:
+    R = _camera_over_table(config, rng)
+    diameters = np.array([m.diameter for m in models])
+    reach = 0.55 * float(diameters.mean()) * math.sqrt(len(models)) * rng.uniform(0.7, 1.5)
+    packing = rng.uniform(0.3, 0.5)
+    places: list[np.ndarray] = []
+    for i in range(len(models)):
+        spot = rng.uniform(-reach, reach, 2)
+        for _ in range(20):
+            if all(np.linalg.norm(spot - p) > packing * (diameters[i] + diameters[j]) for j, p in enumerate(places)):
+                break
+            spot = rng.uniform(-reach, reach, 2) * 1.1
+        places.append(spot)
+    focus = int(rng.integers(0, len(models))) if rng.random() < 0.5 else 0
+    target = _point_at(_seen_pixel(camera, rng), rng.uniform(*config.distance), camera.K)
+    poses = []
+    for model, spot in zip(models, places, strict=True):
+        upright = config.upright and model.obj_id >= 0
+        world_R = _about_z(rng.uniform(0, 2 * math.pi)) if upright else _random_rotation(rng)
+        lowest = float((model.corners @ world_R.mT)[:, 2].min())
+        position = torch.tensor([*(spot - places[focus]), 0.0], dtype=torch.float32)
+        position[2] = -lowest - float((models[focus].bounds[1, 2] - models[focus].bounds[0, 2]) / 2)
+        poses.append(se3.from_rt(R @ world_R, R @ position + target))
+    return _in_front(torch.stack(poses), config)
+
+
+def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator) -> Tensor:
+    centre = _seen_pixel(camera, rng)
+    distance = rng.uniform(*config.distance)
+    poses = []
+    for i, model in enumerate(models):
+        spread = 1.5 * model.diameter * float(camera.K[0, 0]) / distance
+        pixel = centre if i == 0 else centre + rng.normal(0, spread, 2)
+        if rng.random() < 0.4 and i:
+            pixel = _seen_pixel(camera, rng, -0.05)
+        if config.upright and model.obj_id >= 0:
+            R = _camera_over_table(config, rng) @ _about_z(rng.uniform(0, 2 * math.pi))
+        else:
+            R = _random_rotation(rng)
+        d = rng.uniform(*config.distance) if i == 0 or rng.random() < 0.3 else distance * rng.uniform(0.75, 1.25)
+        distance = d if i == 0 else distance
+        poses.append(se3.from_rt(R, _point_at(pixel, float(d), camera.K)))
+    if config.upright:  # the viewing ray tilts what the camera sees: keep "upright" as seen along the ray
+        return _in_front(se3.egocentric_from_allocentric(torch.stack(poses)), config)
+    return _in_front(torch.stack(poses), config)
+
+
+def _in_front(poses: Tensor, config: SceneConfig) -> Tensor:
+    """Pull what came too close back to 0.6 of the least distance along its ray."""
+    poses = poses.clone()
+    least = 0.6 * config.distance[0]
+    close = poses[:, 2, 3] < least
+    poses[close, 2, 3] = least
+    return poses
+
+
+class Look(NamedTuple):
+    """Everything random about the appearance of a scene but its objects."""
+
+    lights: Lights
+    specular: list[float]  # per object
+    shininess: list[float]
+    gains: np.ndarray  # (N, 3), colour of each object's paint
+    flat: bool
+
+
+def random_look(n: int, rng: Generator) -> Look:
+    """Lights and materials for n objects."""
+    ambient = rng.uniform(0.25, 0.9)
+    tint = lambda: torch.from_numpy((1 + rng.uniform(-0.15, 0.15, 3)).astype(np.float32))  # noqa: E731
+    count = int(rng.integers(1, 4))
+    directions = rng.standard_normal((count, 3)).astype(np.float32)
+    directions[:, 2] = -np.abs(directions[:, 2])  # most light comes from the camera's side
+    directions[:, 1] -= 0.5  # and from above
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    colors = torch.stack([tint() * float(rng.uniform(0.1, 1.1 / count)) for _ in range(count)])
+    lights = Lights(tint() * ambient, torch.from_numpy(directions), colors)
+    shiny = [float(rng.uniform(0.05, 0.6)) if rng.random() < 0.35 else 0.0 for _ in range(n)]
+    gains = rng.uniform(0.75, 1.3, (n, 1)) * rng.uniform(0.88, 1.12, (n, 3))
+    return Look(lights, shiny, [float(rng.uniform(5, 60)) for _ in range(n)], gains.astype(np.float32), bool(rng.random() < 0.1))
+
+
+def render(
+    layout: Layout, look: Look, K: Tensor, size: tuple[int, int], background: np.ndarray, native: float, rng: Generator
+) -> tuple[np.ndarray, SceneRender]:
+    """Draw a window of the scene as a camera would have taken it.
+
+    Args:
+        layout, look: the scene.
+        K: intrinsics of the window, (3, 3), pixels.
+        size: (height, width) of the window.
+        background: (H, W, 3), uint8, of the window's size.
+        native: width in pixels that the window has in the camera's own image; detail beyond it is removed.
+        rng: source of randomness.
+
+    Returns:
+        the picture, (H, W, 3), uint8; and the clean rendering with depth, coordinates and masks.
+    """
+    canvas = torch.from_numpy(background).permute(2, 0, 1).float() / 255
+    scene = render_scene(
+        layout.models, layout.cam_from_obj, K, size, look.lights, canvas, look.specular, look.shininess, flat=look.flat
+    )
+    image = scene.image.permute(1, 2, 0).numpy()
+    index = scene.index.numpy()
+    on_object = index >= 0
+    gain = look.gains[np.maximum(index, 0)] * augment.light_field(size, rng)
+    image = np.where(on_object[..., None], image * gain, image * (0.5 + 0.5 * augment.light_field(size, rng)))
+    picture = (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    pixel = max(size[1] / native, 0.5)
+    picture = augment.resolution(picture, rng, native)
+    return augment.blur(picture, rng, pixel), scene
+
+
+def finish(picture: np.ndarray, pixel: float, rng: Generator) -> np.ndarray:
+    """Colour, then noise and compression: the last things that happen to a photo. (H, W, 3), uint8, both ways."""
+    return augment.noise(augment.photometric(picture, rng), rng, pixel)
+
+
+def background(photos: Sequence[np.ndarray], size: tuple[int, int], rng: Generator) -> np.ndarray:
+    """Part of a photo, or a procedural background now and then, and always where there are no photos."""
+    if not photos or rng.random() < 0.15:
+        return augment.procedural_background(size, rng)
+    return augment.background_patch(photos[int(rng.integers(len(photos)))], size, rng)
+
+
+def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.ndarray]:
+    """All pictures of a folder, shrunk to `longest` pixels, (H, W, 3) uint8. None gives none.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no picture.
+    """
+    if folder is None:
+        return []
+    import cv2
+
+    paths = sorted(p for p in Path(folder).glob("**/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise FileNotFoundError(f"no .jpg or .png in {folder}; --backgrounds wants a folder of photos")
+    photos = []
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        scale = longest / max(image.shape[:2])
+        if scale < 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        if min(image.shape[:2]) >= 32:
+            photos.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return photos

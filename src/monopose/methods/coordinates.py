@@ -1,0 +1,397 @@
+"""Dense object coordinates: every pixel of a crop says which point of the CAD model it sees; PnP does the rest.
+
+Source: Park et al., Pix2Pose (ICCV 2019): coordinates + expected error, transformer loss, two-stage inference.
+The default network is a modern encoder-decoder for several objects; `pix2pose(...)` is the published one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import pnp
+from ..geometry import boxes as box_ops
+from ..geometry import camera as camera_ops
+from ..geometry import se3, symmetry
+from ..nets.pix2pose import Discriminator, Pix2PoseGenerator
+from ..nets.unet import UNet
+from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
+
+
+@dataclass(frozen=True)
+class Config:
+    obj_ids: tuple[int, ...] = ()  # objects the network knows, BOP numbers
+    backbone: str = "efficientnet_lite0"  # see nets.backbones, or "pix2pose" for the published generator
+    pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
+    input_size: int = 128  # side of the square crop, pixels
+    output_size: int = 64  # side of the coordinate image, pixels
+    widths: tuple[int, int, int, int] = (128, 96, 64, 48)  # decoder channels at strides 16, 8, 4, 2
+    crop_scale: float = 1.5  # side of the crop / longer side of the box
+    visible_weight: float = 3.0  # weight of visible object pixels over hidden ones in the coordinate loss (beta)
+    error_weight: float = 0.5  # weight of the expected-error loss
+    mask_weight: float = 0.3  # weight of the visible-mask loss; 0: object pixels are those far from grey
+    grey_background: bool = False  # teach coordinate 0 outside the object, as Pix2Pose does
+    adversarial_weight: float = 0.0  # weight of the adversarial loss relative to the coordinate loss (published: 0.01)
+    symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
+    greyed_share: float = 0.25  # share of training crops with the background greyed, as stage 2 sees them
+
+
+def pix2pose(obj_ids: tuple[int, ...]) -> Config:
+    """The published network and losses; its optimiser needs no change."""
+    return Config(
+        obj_ids, backbone="pix2pose", pretrained=False, output_size=128, mask_weight=0.0, grey_background=True,
+        adversarial_weight=0.01, greyed_share=0.5,
+    )  # fmt: skip
+
+
+class Output(NamedTuple):
+    """What the network says about B crops, h x w pixels each."""
+
+    coordinates: Tensor  # (B, 3, h, w), normalised: the object's box is [-1, 1] cubed
+    error: Tensor  # (B, h, w), logit of the expected coordinate error, which lies in [0, 1]
+    mask: Tensor  # (B, h, w), logit of being a visible pixel of the object
+
+
+class Model(nn.Module):
+    """Config + objects -> network. The geometry of the objects travels with the weights as buffers."""
+
+    def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
+        super().__init__()
+        if not config.obj_ids:
+            raise ValueError("coordinates.Config.obj_ids is empty; name the objects to learn")
+        self.config = config
+        classes = len(config.obj_ids)
+        if config.backbone == "pix2pose":
+            if (config.input_size, config.output_size) != (128, 128):
+                raise ValueError(f"the Pix2Pose generator maps 128 to 128 pixels, got {config.input_size} to {config.output_size}")
+            self.net: nn.Module = Pix2PoseGenerator(classes)
+        else:
+            if config.output_size * 2 != config.input_size:
+                raise ValueError(f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}")
+            self.net = UNet(config.backbone, classes, 5, config.widths, config.pretrained)
+        self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
+        self.register_buffer("ids", torch.tensor(config.obj_ids))
+        self.register_buffer("centre", torch.zeros(classes, 3))  # metres, object frame
+        self.register_buffer("scale", torch.ones(classes, 3))  # metres per normalised unit
+        self.register_buffer("corners", torch.zeros(classes, 8, 3))  # of the object's box, metres
+        self.register_buffer("group", torch.eye(4).expand(classes, 1, 4, 4).clone())  # symmetries, padded with the identity
+        if models is not None:
+            self._set_objects(models)
+
+    def _set_objects(self, models: Mapping[int, ObjectModel]) -> None:
+        missing = [i for i in self.config.obj_ids if i not in models]
+        if missing:
+            raise ValueError(f"no CAD model for object(s) {missing}; the folder holds {sorted(models)}")
+        chosen = [models[i] for i in self.config.obj_ids]
+        groups = [symmetry.transforms(m.symmetries, self.config.symmetry_steps) for m in chosen]
+        size = max(map(len, groups))
+        self.group = torch.stack([torch.cat([g, torch.eye(4).expand(size - len(g), 4, 4)]) for g in groups])
+        bounds = torch.stack([m.bounds for m in chosen])
+        self.centre = bounds.mean(1)
+        self.scale = (bounds[:, 1] - bounds[:, 0]).clamp_min(1e-6) / 2
+        self.corners = torch.stack([m.corners for m in chosen])
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args, **kwargs):  # type: ignore[no-untyped-def]
+        if "group" in state_dict:  # its length depends on the objects' symmetries, which live in the file
+            self.group = self.group.new_zeros(state_dict["group"].shape)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def index_of(self, labels: Tensor) -> Tensor:
+        """Positions of object ids in `config.obj_ids`. (B,) -> (B,). Raises ValueError for an id it was not trained on."""
+        match = labels.to(self.ids.device)[:, None] == self.ids
+        if not bool(match.any(1).all()):
+            unknown = sorted(set(labels.tolist()) - set(self.config.obj_ids))
+            raise ValueError(f"object id(s) {unknown} are unknown to this model; it was trained on {list(self.config.obj_ids)}")
+        return match.int().argmax(1)
+
+    def normalise(self, points: Tensor, index: Tensor) -> Tensor:
+        """Metres in the object frame -> [-1, 1]. (B, 3, h, w), (B,) -> (B, 3, h, w)."""
+        return (points - self.centre[index][..., None, None]) / self.scale[index][..., None, None]
+
+    def forward(self, images: Tensor, labels: Tensor) -> Output:
+        """(B, 3, s, s) RGB in [0, 1], (B,) object ids -> `Output`."""
+        raw = self.net(images, self.index_of(labels))
+        if self.config.backbone == "pix2pose":
+            coordinates = raw[:, :3].tanh()
+            # the published rule: object pixels are farther than 0.3 from grey
+            return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
+        return Output(raw[:, :3], raw[:, 3], raw[:, 4])
+
+
+def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
+    """The true coordinates under the symmetry that suits each prediction best: the choice in the transformer loss.
+
+    The motions act in the object frame, in metres, before normalisation, so axes with offset and unequal scales are right.
+
+    Args:
+        model, output: the network and what it said.
+        batch: "coordinates" (B, 3, h, w) metres, "mask_full", "mask_visible" (B, h, w), "label" (B,).
+
+    Returns:
+        normalised targets, (B, 3, h, w). Source: Pix2Pose, eq. 3.
+    """
+    index = model.index_of(batch["label"])
+    metres = batch["coordinates"]
+    chosen = model.normalise(metres, index)
+    group = model.group[index]  # (B, S, 4, 4)
+    symmetric = (group - torch.eye(4, device=group.device)).flatten(1).abs().amax(1) > 0
+    with torch.no_grad():
+        for b in symmetric.nonzero().flatten().tolist():
+            weight = batch["mask_full"][b].float() + (model.config.visible_weight - 1) * batch["mask_visible"][b].float()
+            inside = weight.flatten().nonzero().squeeze(1)
+            if len(inside) == 0:
+                continue
+            points = metres[b].flatten(1)[:, inside].T  # (n, 3)
+            moved = se3.transform(se3.inverse(group[b]), points)  # (S, n, 3): the same pixel under the pose T S
+            target = (moved - model.centre[index[b]]) / model.scale[index[b]]
+            said = output.coordinates[b].detach().flatten(1)[:, inside].T
+            cost = ((said - target).abs().sum(-1) * weight.flatten()[inside]).sum(-1)
+            best = cost.argmin()
+            if best > 0:
+                chosen[b] = chosen[b].flatten(1).index_copy(1, inside, target[best].T).unflatten(1, metres.shape[-2:])
+    return chosen
+
+
+def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Coordinate, expected-error and visible-mask losses, and the adversarial one where it is on.
+
+    Args:
+        model: the network (it owns normalisation and symmetries).
+        output: its answer to batch["image"].
+        batch: see `symmetric_targets`.
+
+    Returns:
+        scalar tensors by name; their sum is the loss.
+
+    Source: Pix2Pose, eq. 1-5: per pixel l = mean |xyz - target|, beta l on visible pixels, e regresses min(l, 1).
+    """
+    config = model.config
+    full, visible = batch["mask_full"].float(), batch["mask_visible"].float()
+    target = symmetric_targets(model, output, batch)
+    if config.grey_background:
+        target = target * full[:, None]
+    l_pixel = (output.coordinates - target).abs().mean(1)
+    outside = torch.ones_like(full) if config.grey_background else full
+    weight = outside + (config.visible_weight - 1) * visible
+    losses = {"coordinates": (weight * l_pixel).sum() / weight.sum().clamp_min(1)}
+    expected = (output.error.sigmoid() - l_pixel.detach().clamp_max(1)).square()
+    losses["error"] = config.error_weight * (weight * expected).sum() / weight.sum().clamp_min(1)
+    if config.mask_weight > 0:
+        losses["mask"] = config.mask_weight * F.binary_cross_entropy_with_logits(output.mask, visible)
+    if model.discriminator is not None:
+        model.discriminator.requires_grad_(False)  # this term teaches the generator; the trainer steps the discriminator
+        fake = model.discriminator(output.coordinates)
+        losses["adversarial"] = config.adversarial_weight * F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+    return losses
+
+
+def discriminator_loss(model: Model, output: Output, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+    """What the discriminator learns: rendered coordinate images are real, predicted ones are not.
+
+    Labels are smoothed to 0-0.1 and 0.9-1 and swapped with probability 0.2. Source: the code of Pix2Pose.
+    """
+    if model.discriminator is None:
+        raise ValueError("this model has no discriminator; set Config.adversarial_weight > 0")
+    model.discriminator.requires_grad_(True)
+    real = symmetric_targets(model, output, batch) * batch["mask_full"].float()[:, None]
+    logits = torch.cat([model.discriminator(real), model.discriminator(output.coordinates.detach())])
+    n = len(real)
+    smooth = torch.rand(2 * n, generator=generator).to(logits) * 0.1
+    truth = torch.cat([1 - smooth[:n], smooth[n:]])
+    swap = torch.rand(2 * n, generator=generator).to(logits) < 0.2
+    return F.binary_cross_entropy_with_logits(logits, torch.where(swap, 1 - truth, truth))
+
+
+class Correspondences(NamedTuple):
+    """What a crop says about one object, in the pixels of the whole image."""
+
+    label: int  # object id
+    detection: int  # row of the detections it came from
+    box: Tensor  # the crop, (4,), xyxy pixel edges of the whole image
+    crop: Tensor  # the network's input, (3, s, s)
+    coordinates: Tensor  # (h, w, 3), metres, object frame
+    error: Tensor  # (h, w), expected error in [0, 1]
+    mask: Tensor  # (h, w), probability of being a visible object pixel
+    pixels: Tensor  # (h, w, 2), whole-image pixel of every entry
+
+
+@torch.no_grad()
+def correspond(
+    model: Model, image: Tensor, labels: Tensor, boxes: Tensor, keep: Sequence[Tensor | None] | None = None, chunk: int = 32
+) -> list[Correspondences]:
+    """Run the network on square crops around boxes.
+
+    Args:
+        model: in eval mode.
+        image: (3, H, W), RGB in [0, 1].
+        labels: object ids, (N,).
+        boxes: (N, 4), xyxy pixel edges of the whole image; the crops themselves, already square.
+        keep: per crop, a mask (s, s) of pixels to keep, the rest becomes grey; or None.
+        chunk: crops per forward pass.
+    """
+    config = model.config
+    found: list[Correspondences] = []
+    s, h = config.input_size, config.output_size
+    grid = (camera_ops.pixel_grid((h, h), image.device) + 0.5) / h  # in [0, 1] of the crop
+    for start in range(0, len(labels), chunk):
+        rows = slice(start, start + chunk)
+        crops = camera_ops.crop_resize(_smoothed(image, boxes[rows], s), boxes[rows], (s, s))
+        inside = camera_ops.crop_resize(torch.ones_like(image[:1]), boxes[rows], (s, s))
+        crops = crops + 0.5 * (1 - inside)  # outside the photo is grey
+        if keep is not None:
+            for i, mask in enumerate(keep[rows]):
+                if mask is not None:
+                    crops[i] = torch.where(mask, crops[i], torch.full_like(crops[i], 0.5))
+        output = model(crops, labels[rows])
+        index = model.index_of(labels[rows])
+        metres = output.coordinates * model.scale[index][..., None, None] + model.centre[index][..., None, None]
+        for i in range(len(crops)):
+            box = boxes[start + i]
+            pixels = box[:2] + grid * (box[2:] - box[:2]) - 0.5
+            found.append(
+                Correspondences(
+                    int(labels[start + i]), start + i, box, crops[i], metres[i].permute(1, 2, 0),
+                    output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _smoothed(image: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The image, low-passed per crop when crops are shrunk, so that thin lines do not alias. (3,H,W) or (B,3,H,W)."""
+    shrink = ((boxes[:, 2] - boxes[:, 0]) / side).tolist()
+    if all(f < 1.5 for f in shrink):
+        return image
+    smooth = []
+    for f in shrink:
+        k = max(round(f), 1)
+        k += 1 - k % 2
+        smooth.append(F.avg_pool2d(image[None], k, 1, k // 2, count_include_pad=False)[0] if k > 1 else image)
+    return torch.stack(smooth)
+
+
+class Solved(NamedTuple):
+    """A pose from one crop, or why there is none."""
+
+    cam_from_obj: Tensor  # (4, 4), metres
+    covariance: Tensor  # (6, 6)
+    inliers: Tensor  # (h, w), bool
+    score: float  # in [0, 1]; 0 if it failed
+    success: bool
+
+
+def solve(found: Correspondences, camera: Camera, error_below: float = 0.2, mask_above: float = 0.5, seed: int = 0) -> Solved:
+    """The pose of one crop: RANSAC over confident object pixels, then weighted Levenberg-Marquardt on its inliers.
+
+    Args:
+        found: what the network said.
+        camera: of the whole image.
+        error_below: pixels with a larger expected error are left out; relaxed when fewer than 32 remain.
+        mask_above: pixels less likely to be visible object are left out.
+        seed: of RANSAC.
+    """
+    object_pixels = found.mask > mask_above
+    use = object_pixels & (found.error < error_below)
+    if int(use.sum()) < 32:
+        use = object_pixels
+    nothing = Solved(torch.eye(4), torch.full((6, 6), float("inf")), torch.zeros_like(use), 0.0, False)
+    if int(use.sum()) < 6:
+        return nothing
+    points3d, points2d = found.coordinates[use], found.pixels[use]
+    weights = 1 / (found.error[use] + 0.02)
+    # a crop pixel is the network's grain: the threshold follows it
+    grain = float(found.box[2] - found.box[0]) / found.mask.shape[-1]
+    robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 2.0 * grain), weights=weights, seed=seed)
+    if not robust.success:
+        return nothing
+    inliers = torch.zeros_like(use)
+    inliers[use] = robust.inliers.to(use.device)
+    share = float(robust.inliers.float().mean())
+    confident = 1 - float(found.error[object_pixels].mean().clamp_max(1))
+    covariance = robust.covariance if robust.covariance is not None else nothing.covariance
+    return Solved(robust.cam_from_obj.float(), covariance.float(), inliers, share * confident, True)
+
+
+def predict(
+    model: Model, frame: Frame, detections: Detections, stages: int = 2, debug: list[tuple[Correspondences, Solved]] | None = None
+) -> PoseEstimates:
+    """Poses of detected objects in one frame, in two stages.
+
+    Stage 1 looks at the square around each box and finds a pose. Stage 2 looks again at the square around the object
+    as that pose shows it (or around the object pixels where PnP failed), with everything greyed that stage 1 says is not
+    the object; it replaces stage 1 where it scores at least as well.
+
+    Args:
+        model: in eval mode.
+        frame: one picture, undistorted.
+        detections: labels, boxes and scores.
+        stages: 1 or 2.
+        debug: if a list, the final correspondences and solutions are appended to it.
+
+    Returns:
+        PoseEstimates in the order of `detections`, those without a pose left out; score = detection score x inlier share x
+        (1 - mean expected error).
+
+    Raises:
+        ValueError: for an object id the model does not know.
+    """
+    started = time.perf_counter()
+    crops = box_ops.square(detections.boxes, model.config.crop_scale)
+    found = correspond(model, frame.image, detections.labels, crops)
+    networked = time.perf_counter()
+    solved = [solve(f, frame.camera) for f in found]
+    seconds = {"coordinates": networked - started, "pnp": time.perf_counter() - networked}
+    if stages == 2 and len(found):
+        refined, keep = crops.clone(), []
+        for i, (f, s) in enumerate(zip(found, solved, strict=True)):
+            refined[i], mask = _second_look(model, f, s, frame.camera)
+            keep.append(mask)
+        started = time.perf_counter()
+        again = correspond(model, frame.image, detections.labels, refined, keep)
+        networked = time.perf_counter()
+        solved_again = [solve(f, frame.camera) for f in again]
+        seconds["coordinates"] += networked - started
+        seconds["pnp"] += time.perf_counter() - networked
+        for i, (f, s) in enumerate(zip(again, solved_again, strict=True)):
+            if s.score >= solved[i].score:
+                found[i], solved[i] = f, s
+    if debug is not None:
+        debug.extend(zip(found, solved, strict=True))
+    rows = [i for i, s in enumerate(solved) if s.success]
+    poses = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else torch.zeros(0, 4, 4)
+    covariance = torch.stack([solved[i].covariance for i in rows]) if rows else torch.zeros(0, 6, 6)
+    scores = torch.tensor([solved[i].score for i in rows]) * detections.scores[rows]
+    return PoseEstimates(detections.labels[rows], poses, scores, covariance, detections.boxes[rows], seconds=seconds)
+
+
+def _second_look(model: Model, found: Correspondences, solved: Solved, camera: Camera) -> tuple[Tensor, Tensor | None]:
+    """The square crop and the pixels to keep for stage 2; sizes are measured in whole-image pixels throughout."""
+    side = model.config.input_size
+    likely = F.max_pool2d(found.mask[None, None], 5, 1, 2)  # a margin, so that the object's outline stays
+    mask = F.interpolate(likely, (side, side), mode="nearest")[0, 0] > 0.3
+    if not bool(mask.any()):
+        return found.box, None
+    old = found.box[2] - found.box[0]
+    if solved.success:
+        corners = model.corners[int(model.index_of(torch.tensor([found.label]))[0])]
+        box = box_ops.from_points(camera_ops.project(se3.transform(solved.cam_from_obj.to(corners), corners), camera.K.to(corners)))
+        new = box_ops.square(box, 0.9 * model.config.crop_scale)  # the box of the corners is wider than the silhouette's
+        if not bool(torch.isfinite(new).all()) or not 0.5 * old < new[2] - new[0] < 2 * old:
+            return found.box, mask
+    else:
+        pixels = found.pixels[found.mask > 0.5]
+        if len(pixels) < 6:
+            return found.box, mask
+        new = box_ops.square(box_ops.from_points(pixels), model.config.crop_scale)
+        new = new if new[2] - new[0] < old else found.box
+    # the mask lives on the old crop: carry it over to the new one
+    centres = new[:2] + (camera_ops.pixel_grid((side, side), new.device) + 0.5) * (new[2:] - new[:2]) / side
+    grid = ((centres - found.box[:2]) / old * 2 - 1)[None]
+    moved = F.grid_sample(mask[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return new, moved[0, 0] > 0.5

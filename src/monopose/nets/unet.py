@@ -1,0 +1,62 @@
+"""A U-Net decoder on any backbone, with outputs that know which object they draw."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbones import backbone
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch norm, ReLU; same size."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class ClassAwareHead(nn.Module):
+    """A 1x1 convolution with one set of weights per object: (B, C, H, W), (B,) -> (B, outputs, H, W)."""
+
+    def __init__(self, classes: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, outputs, inputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(classes, outputs))
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias[index][..., None], self.weight[index], x.flatten(2)).unflatten(-1, x.shape[-2:])
+
+
+class UNet(nn.Module):
+    """Backbone of strides 2 to 32, decoder up to stride 2, told at the bottleneck which object to look for.
+
+    Args:
+        name: backbone, see `nets.backbones`.
+        classes: number of objects.
+        outputs: channels per object.
+        widths: decoder channels at strides 16, 8, 4, 2.
+        pretrained: start the backbone from ImageNet weights.
+    """
+
+    def __init__(self, name: str, classes: int, outputs: int, widths: tuple[int, int, int, int], pretrained: bool) -> None:
+        super().__init__()
+        self.backbone = backbone(name, pretrained)
+        skips = list(self.backbone.channels)
+        deepest = skips.pop()
+        self.lateral = conv_norm(deepest, widths[0], 1)
+        self.which = nn.Embedding(classes, widths[0])
+        nn.init.normal_(self.which.weight, std=0.5)
+        stages, inputs = [], widths[0]
+        for width, skip in zip(widths, reversed(skips), strict=True):
+            stages.append(conv_norm(inputs + skip, width))
+            inputs = width
+        self.stages = nn.ModuleList(stages)
+        self.head = ClassAwareHead(classes, widths[-1], outputs)
+
+    def forward(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, outputs, H/2, W/2)."""
+        *skips, x = self.backbone(images)
+        x = self.lateral(x) + self.which(index)[..., None, None]
+        for stage, skip in zip(self.stages, reversed(skips), strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = stage(torch.cat([x, skip], 1))
+        return self.head(x, index)
