@@ -48,6 +48,21 @@ def _prepare(
     return points, faces, K.expand(batch, 3, 3), (height, width)
 
 
+def validate(points_cam: Tensor, faces: Tensor) -> None:
+    """Raise ValueError for points that are not finite and faces that name a point that is not there."""
+    if not bool(torch.isfinite(points_cam).all()):
+        raise ValueError("points_cam must be finite, got NaN or infinity; check the mesh and the pose")
+    if faces.numel() and int(faces.max()) >= points_cam.shape[1]:
+        raise ValueError(f"faces must index the {points_cam.shape[1]} points, got {int(faces.max())}")
+
+
+def homogeneous(points_cam: Tensor, K: Tensor) -> Tensor:
+    """K p in float64, (B, V, 3): pixel times depth, and depth. Equal points give equal bits, unlike a matrix product."""
+    x, y, z = points_cam.double().unbind(-1)
+    k = K.double()[..., None]
+    return torch.stack([k[:, r, 0] * x + k[:, r, 1] * y + k[:, r, 2] * z for r in (0, 1)] + [z], -1)
+
+
 def rasterize(points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float = 0.01) -> Fragments:
     """The nearest face at every pixel centre, with weights and depth.
 
@@ -61,7 +76,7 @@ def rasterize(points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int
 
     Returns:
         Fragments in the dtype of the points (half precision becomes float32), without gradient. Pixels on an edge
-        shared by two faces belong to exactly one of them; of faces at equal depth the first one wins.
+        shared by two faces belong to exactly one of them; of faces at equal depth (1 / z to float32) the first one wins.
 
     Raises:
         ValueError: if a shape does not fit, a point is not finite or a face has no such point.
@@ -82,25 +97,22 @@ def rasterize_reference(
 ) -> Fragments:
     """`rasterize` in plain torch on any device, every face against every pixel, `chunk` faces at a time.
 
-    Equal to the kernels up to rounding: the face may differ only where two faces are equally deep within one unit in
-    the last place of 1 / z or where a pixel centre lies on an edge within 1e-9 pixels.
+    Equal to the kernels up to rounding: the face may differ only where two faces are equally deep to one unit in the
+    last place of a float32 1 / z, or at the rim of a mesh where a pixel centre lies on an edge to the last bits of float64.
 
     Source: Olano and Greer, Triangle Scan Conversion using 2D Homogeneous Coordinates (1997).
     """
     points, faces, K, (height, width) = _prepare(points_cam, faces, K, size, near)
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("points_cam must be finite, got NaN or infinity; check the mesh and the pose")
-    if faces.numel() and int(faces.max()) >= points.shape[1]:
-        raise ValueError(f"faces must index the {points.shape[1]} points, got {int(faces.max())}")
+    validate(points, faces)
     batch, device = len(points), points.device
     y = torch.arange(height, dtype=torch.float64, device=device)[:, None]
     x = torch.arange(width, dtype=torch.float64, device=device)
     face = torch.full((batch, height, width), -1, dtype=torch.int32, device=device)
-    inverse_depth = torch.zeros(batch, height, width, dtype=points.dtype, device=device)
+    inverse_depth = torch.zeros(batch, height, width, device=device)
+    depth = torch.zeros(batch, height, width, dtype=points.dtype, device=device)
     bary = torch.zeros(batch, height, width, 3, dtype=points.dtype, device=device)
     for b in range(batch):
-        q = points[b].double() @ K[b].double().T
-        q[:, 2] = points[b, :, 2]
+        q = homogeneous(points[b : b + 1], K[b : b + 1])[0]
         triangles = faces[b if len(faces) > 1 else 0].long()
         for start in range(0, len(triangles), chunk):
             rows = triangles[start : start + chunk]
@@ -116,12 +128,13 @@ def rasterize_reference(
             total = value.sum(1)
             w = total / det.abs()[:, None, None]
             drawn = inside & (w <= 1 / near) & (rows >= 0).all(-1)[:, None, None] & (det != 0)[:, None, None]
-            w = torch.where(drawn, w, torch.zeros_like(w)).to(points.dtype)
+            w = torch.where(drawn, w, torch.zeros_like(w)).float()
             best, which = w.max(0)
             front = best > inverse_depth[b]
             inverse_depth[b] = torch.where(front, best, inverse_depth[b])
             face[b] = torch.where(front, (which + start).int(), face[b])
             weights = value.gather(0, which[None, None].expand(1, 3, -1, -1))[0] / total.gather(0, which[None])
             bary[b] = torch.where(front[..., None], weights.movedim(0, -1).to(points.dtype), bary[b])
-    depth = torch.where(face >= 0, 1 / inverse_depth.clamp_min(torch.finfo(points.dtype).tiny), inverse_depth)
+            z = (weights * corners[which, :, 2].movedim(-1, 0)).sum(0)
+            depth[b] = torch.where(front, z.to(points.dtype), depth[b])
     return Fragments(face, bary, depth)

@@ -31,6 +31,15 @@ def _edge(ax, ay, az, bx, by, bz):
 
 
 @numba.njit(inline="always")
+def _floor(a, b):
+    """What an edge function must exceed: a pixel on the edge belongs to the side towards +x, or +y if the edge runs along x.
+
+    -1e-300 stands for "0 included" in a single comparison.
+    """
+    return -1e-300 if a > 0.0 or (a == 0.0 and b > 0.0) else 0.0
+
+
+@numba.njit(inline="always")
 def _near_bounds(q, corners, near):
     """Bounding box in pixels of the part of a face in front of z = near."""
     u0, v0, u1, v1 = np.inf, np.inf, -np.inf, -np.inf
@@ -58,9 +67,9 @@ def draw(points, faces, K, near, face, bary, depth):
     uv = np.empty((count, 2), np.float64)
     check = 0.0
     for i in range(count):
-        x, y, z = np.float64(points[i, 0]), np.float64(points[i, 1]), np.float64(points[i, 2])
-        a = K[0, 0] * x + K[0, 1] * y + K[0, 2] * z
-        b = K[1, 0] * x + K[1, 1] * y + K[1, 2] * z
+        px, py, z = np.float64(points[i, 0]), np.float64(points[i, 1]), np.float64(points[i, 2])
+        a = K[0, 0] * px + K[0, 1] * py + K[0, 2] * z
+        b = K[1, 0] * px + K[1, 1] * py + K[1, 2] * z
         q[i, 0], q[i, 1], q[i, 2] = a, b, z
         inv = 1.0 / z
         uv[i, 0], uv[i, 1] = a * inv, b * inv
@@ -106,24 +115,17 @@ def draw(points, faces, K, near, face, bary, depth):
             continue
         inv = 1.0 / det
         az, bz, cz = (a0 + a1 + a2) * inv, (b0 + b1 + b2) * inv, (c0 + c1 + c2) * inv
-        # a pixel exactly on an edge belongs to the side towards +x, or +y where the edge runs along x
-        on0 = a0 > 0.0 or (a0 == 0.0 and b0 > 0.0)
-        on1 = a1 > 0.0 or (a1 == 0.0 and b1 > 0.0)
-        on2 = a2 > 0.0 or (a2 == 0.0 and b2 > 0.0)
+        floor0, floor1, floor2 = _floor(a0, b0), _floor(a1, b1), _floor(a2, b2)
         for y in range(y0, y1 + 1):
             r0, r1, r2, rz = b0 * y + c0, b1 * y + c1, b2 * y + c2, bz * y + cz
             entered = False
             for x in range(x0, x1 + 1):
                 e0, e1, e2 = a0 * x + r0, a1 * x + r1, a2 * x + r2
-                if (
-                    (e0 > 0.0 or (e0 == 0.0 and on0))
-                    and (e1 > 0.0 or (e1 == 0.0 and on1))
-                    and (e2 > 0.0 or (e2 == 0.0 and on2))
-                ):
+                if e0 > floor0 and e1 > floor1 and e2 > floor2:
                     entered = True
                     w = az * x + rz
                     if w <= inv_near:
-                        w = depth.dtype.type(w)
+                        w = np.float32(w)  # the same ties for every dtype and device
                         if w > depth[y, x]:  # until the last pass `depth` holds 1 / z
                             depth[y, x] = w
                             face[y, x] = f
