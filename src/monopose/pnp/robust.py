@@ -1,6 +1,7 @@
 """RANSAC: the pose that most correspondences agree with. One problem at a time, on the CPU, in float64, without gradient."""
 
 import importlib.util
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..geometry import se3
 from ..types import Camera
 from .residuals import Z_MIN, intrinsics
+from .solve import solve
 
 
 class RobustSolution(NamedTuple):
@@ -100,11 +102,33 @@ def ransac(
         return failure("no sample of three points gave a pose; are the points collinear or all the same?")
     cam_from_obj = torch.from_numpy(pose)
 
-    inliers = usable & _within(cam_from_obj, X, x, K, threshold_px)
-    if int(inliers.sum()) < need:
-        return failure(f"{int(inliers.sum())} inliers of {n} within {threshold_px} px, at least {need} are needed")
-    cam_from_obj = _refine(cam_from_obj, X[inliers], x[inliers], K)
-    return RobustSolution(cam_from_obj.to(points3d), inliers.to(points3d.device), None, True, "")
+    area = float((x[usable].amax(0) - x[usable].amin(0)).prod())
+    for _ in range(2):  # refine on the inliers, then once more on those of the refined pose
+        inliers = usable & _within(cam_from_obj, X, x, K, threshold_px)
+        count = int(inliers.sum())
+        if count < need:
+            return failure(f"{count} inliers of {n} within {threshold_px} px, at least {need} are needed")
+        if _may_be_chance(count, int(usable.sum()), threshold_px, area):
+            return failure(f"{count} inliers of {n} within {threshold_px} px may be chance; more or better matches are needed")
+        solution = solve(X[inliers], x[inliers], K, w[inliers], init=cam_from_obj)
+        if not bool(solution.converged):
+            return failure(f"the {count} inliers do not fix a pose; are they collinear, or the weights zero?")
+        cam_from_obj = solution.cam_from_obj
+    surplus = 2 * count - 6
+    noise = 2 * solution.cost / surplus  # variance of a weighted residual
+    return RobustSolution(
+        cam_from_obj.to(points3d), inliers.to(points3d.device), (solution.covariance * noise).to(points3d), True, ""
+    )
+
+
+def _may_be_chance(count: int, total: int, threshold_px: float, area: float) -> bool:
+    """Whether so many of `total` pixels, spread at random over `area`, would be expected to agree with some sample of three.
+
+    Source: a contrario RANSAC, Moisan and Stival 2004, eq. 4: the number of false alarms, at least 1.
+    """
+    chance = min(1.0, math.pi * threshold_px**2 / max(area, 1e-12))
+    choose = math.lgamma(total + 1) - math.lgamma(total - count + 1) - math.lgamma(4) - math.lgamma(count - 2)
+    return math.log(4 * (total - 3) or 1) + choose + (count - 3) * math.log(chance) >= 0
 
 
 def _within(cam_from_obj: Tensor, X: Tensor, x: Tensor, K: Tensor, threshold_px: float) -> Tensor:
@@ -113,15 +137,6 @@ def _within(cam_from_obj: Tensor, X: Tensor, x: Tensor, K: Tensor, threshold_px:
     homogeneous = points_cam @ K.mT
     error = (homogeneous[:, :2] / homogeneous[:, 2:].clamp_min(Z_MIN) - x).norm(dim=-1)
     return (points_cam[:, 2] > Z_MIN) & (error <= threshold_px)
-
-
-def _refine(cam_from_obj: Tensor, X: Tensor, x: Tensor, K: Tensor) -> Tensor:
-    import cv2
-
-    rvec, _ = cv2.Rodrigues(cam_from_obj[:3, :3].numpy())
-    tvec = cam_from_obj[:3, 3:].numpy().copy()
-    rvec, tvec = cv2.solvePnPRefineLM(X.numpy(), x.numpy(), K.numpy(), None, rvec, tvec)
-    return torch.from_numpy(_pose(cv2.Rodrigues(rvec)[0], tvec))
 
 
 def _opencv(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, confidence: float, seed: int) -> Any:

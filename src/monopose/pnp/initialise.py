@@ -1,0 +1,180 @@
+"""Starts for `solve` where none is given: a closed form on which many rotations are tried, and random samples of points.
+
+The translation that is best for a rotation follows linearly from it, and what remains is a quadratic form of the nine entries
+of the rotation, whatever the number of points. Trying a rotation therefore costs 9 x 9 products.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from ..geometry import rotation, se3
+from ..geometry.camera import unproject
+from .residuals import Z_MIN, cost, weighted_residuals
+
+SUBSET = 6  # points in a random sample
+
+
+def quadratic_form(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """The algebraic reprojection error as a quadratic form of the rotation.
+
+    Args:
+        points3d: (..., N, 3), metres.
+        points2d: (..., N, 2), pixels.
+        weights: (..., N, 2).
+        K: (..., 3, 3), pixels.
+
+    Returns:
+        omega, (..., 9, 9): the error of R with its best translation is r' omega r, r = R.flatten(), and
+        linear, (..., 3, 9): that translation is linear @ r, metres.
+
+    Source: Terzakis and Lourakis, SQPnP, eq. 4 to 9, with weights.
+    """
+    ones = torch.ones_like(points2d[..., 0])
+    rays = unproject(points2d, ones, K)[..., :2]
+    scale = weights * torch.stack([K[..., 0, 0], K[..., 1, 1]], -1)[..., None, :]
+    zero = torch.zeros_like(rays[..., 0])
+    axes = torch.stack(  # the two rows (1, 0, -x) and (0, 1, -y) that vanish on a point of the ray, (..., N, 2, 3)
+        [torch.stack([ones, zero, -rays[..., 0]], -1), torch.stack([zero, ones, -rays[..., 1]], -1)], -2
+    )
+    axes = (axes * scale[..., None]).flatten(-3, -2)
+    points = points3d.repeat_interleave(2, -2)
+    on_rotation = (axes[..., :, None] * points[..., None, :]).flatten(-2)  # (..., 2N, 9)
+    square = axes.mT @ axes
+    ridge = 1e-14 * square.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-30
+    inverse = torch.linalg.inv_ex(square + ridge[..., None, None] * torch.eye(3).to(square)).inverse
+    linear = -inverse @ (axes.mT @ on_rotation)
+    rest = on_rotation + axes @ linear
+    return (rest.mT @ rest).nan_to_num(0.0, 0.0, 0.0), linear.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _grid(dof: int, like: Tensor) -> Tensor:
+    """Rotations spread evenly: the 24 of the cube, or 16 angles of yaw. (G, 3, 3)."""
+    if dof == 4:
+        omega = torch.zeros(16, 3)
+        omega[:, 1] = torch.arange(16) * (2 * math.pi / 16)
+        return rotation.so3_exp(omega.to(like))
+    cube = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            R = torch.zeros(3, 3).index_put((torch.arange(3), torch.tensor(order)), torch.tensor(signs))
+            if torch.linalg.det(R) > 0:
+                cube.append(R)
+    return torch.stack(cube).to(like)
+
+
+def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterations: int = 6) -> Tensor:
+    """Local minima of r' omega r over the rotations: the best of a grid and of omega's eigenvectors, polished.
+
+    Args:
+        omega: (..., 9, 9), of `quadratic_form`.
+        depth: (..., 9): depth @ r is the depth of the points' centre, metres; poses behind the camera are tried last.
+        dof: 6, or 4 for rotations about the camera's Y only.
+        count: how many.
+        iterations: of damped Gauss-Newton.
+
+    Returns:
+        (..., count, 3, 3), with repetitions.
+    """
+    R = _grid(dof, omega).expand(*omega.shape[:-2], -1, 3, 3)
+    if dof == 6:
+        _, vectors = torch.linalg.eigh(omega)
+        vectors = vectors[..., :3].mT.unflatten(-1, (3, 3))
+        R = torch.cat([R, rotation.nearest_rotation(torch.cat([vectors, -vectors], -3))], -3)
+
+    def error(R: Tensor) -> Tensor:
+        r = R.flatten(-2)
+        return ((r @ omega) * r).sum(-1)
+
+    def keep(R: Tensor, error: Tensor, count: int) -> Tensor:
+        best = error.topk(count, dim=-1, largest=False).indices
+        return R.gather(-3, best[..., None, None].expand(*best.shape, 3, 3))
+
+    behind = (R.flatten(-2) @ depth[..., None]).squeeze(-1) <= 0
+    R = keep(R, error(R) + behind * omega.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True), count)
+    free = torch.eye(3).to(omega) if dof == 6 else torch.eye(3).to(omega)[1:2]
+    generators = rotation.skew(free)
+    damping = torch.full(R.shape[:-2], 1e-3).to(omega)
+    now = error(R)
+    for _ in range(iterations):
+        J = (generators @ R[..., None, :, :]).flatten(-2)  # (..., count, free, 9)
+        JO = J @ omega[..., None, :, :]
+        H, g = JO @ J.mT, JO @ R.flatten(-2)[..., None]
+        trace = H.diagonal(dim1=-2, dim2=-1).sum(-1)
+        H = H + (damping * trace + 1e-30)[..., None, None] * torch.eye(len(free)).to(omega)
+        step = -(torch.linalg.solve_ex(H, g).result.squeeze(-1) @ free)
+        trial = rotation.so3_exp(step.nan_to_num(0.0, 0.0, 0.0))
+        trial = trial @ R
+        then = error(trial)
+        better = then < now
+        R = torch.where(better[..., None, None], trial, R)
+        now = torch.where(better, then, now)
+        damping = torch.where(better, damping / 10, damping * 10)
+    return R
+
+
+def _depth(points3d: Tensor, weights: Tensor, linear: Tensor) -> Tensor:
+    """What gives the depth of the weighted centre when multiplied with r, (..., 9)."""
+    w = weights.mean(-1, keepdim=True)
+    centre = (w * points3d).sum(-2) / w.sum(-2).clamp_min(1e-30)
+    return linear[..., 2, :] + torch.cat([centre.new_zeros(*centre.shape[:-1], 6), centre], -1)
+
+
+def starts(
+    points3d: Tensor,
+    points2d: Tensor,
+    weights: Tensor,
+    K: Tensor,
+    dof: int = 6,
+    huber: Tensor | None = None,
+    proposals: int = 0,
+    count: int = 2,
+    generator: torch.Generator | None = None,
+    z_min: float = Z_MIN,
+) -> Tensor:
+    """The most promising distinct poses of every problem.
+
+    Args:
+        points3d, points2d, weights, K, huber, z_min: as in `residuals.weighted_residuals` and `cost`, one batch dimension B.
+        dof: 6, or 4 for yaw and translation.
+        proposals: random samples of `SUBSET` points, drawn by weight, that are tried beside all points together.
+        count: how many poses to return.
+        generator: of the random samples; None starts one from seed 0.
+
+    Returns:
+        (B, count, 4, 4), metres: the best by cost over all points, then the best at least 10 degrees away from it, and so on.
+
+    Source: SQPnP for the closed form; EPro-PnP sec. 3.3 for random samples, here solved in closed form.
+    """
+    X, x, w, k = points3d.double(), points2d.double(), weights.double(), K.double()
+    omega, linear = quadratic_form(X, x, w, k)
+    R = rotations(omega, _depth(X, w, linear), dof)
+    t = (linear[:, None] @ R.flatten(-2)[..., None]).squeeze(-1)
+    if proposals and X.shape[1] > SUBSET:
+        noise = torch.rand(
+            X.shape[0], proposals, X.shape[1],
+            generator=generator or torch.Generator().manual_seed(0),
+            device=generator.device if generator else "cpu", dtype=torch.float64,
+        ).to(X.device)  # fmt: skip
+        keys = w.mean(-1).log()[:, None] - (-(noise.clamp(1e-300, 1 - 1e-16)).log()).log()  # Gumbel: draws without replacement
+        drawn = keys.topk(SUBSET, dim=-1).indices.flatten(1)[..., None]
+        some3d, some2d, some_weights = (
+            v.gather(1, drawn.expand(-1, -1, v.shape[-1])).unflatten(1, (proposals, SUBSET)) for v in (X, x, w)
+        )
+        omega, linear = quadratic_form(some3d, some2d, some_weights, k[:, None])
+        more = rotations(omega, _depth(some3d, some_weights, linear), dof, count=4)
+        R = torch.cat([R, more.flatten(1, 2)], 1)
+        t = torch.cat([t, (linear[:, :, None] @ more.flatten(-2)[..., None]).squeeze(-1).flatten(1, 2)], 1)
+    poses = se3.from_rt(R, t)
+    over = None if huber is None else huber.double()[:, None]
+    total = cost(weighted_residuals(X[:, None], x[:, None], w[:, None], k[:, None], poses, z_min), over)
+    total = total.nan_to_num(math.inf)
+    chosen = []
+    for _ in range(count):
+        best = total.argmin(-1)
+        chosen.append(poses[torch.arange(len(best), device=best.device), best])
+        near = rotation.angle_between(chosen[-1][:, None, :3, :3], R) < math.radians(10)
+        total = torch.where(near, math.inf, total)
+    return torch.stack(chosen, 1).to(points3d.dtype)
