@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose import viz
+from monopose.types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
+
+SIZE = (120, 160)
+K = torch.tensor([[200.0, 0.0, 79.5], [0.0, 200.0, 59.5], [0.0, 0.0, 1.0]])
+
+
+def _cube(side=0.1, obj_id=3):
+    signs = torch.tensor([[i >> k & 1 for k in range(3)] for i in range(8)]).float() * 2 - 1
+    quads = [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]
+    faces = torch.tensor([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
+    points = signs * side / 2
+    return ObjectModel(obj_id, "cube", points, faces, torch.nn.functional.normalize(points, dim=-1), side * 3**0.5)
+
+
+def _frame(grey=0.5):
+    return Frame(torch.full((3, *SIZE), grey), Camera(K, SIZE))
+
+
+def _poses(x=0.0, z=0.5, n=1, **options):
+    pose = torch.eye(4).repeat(n, 1, 1)
+    pose[:, 0, 3] = x
+    pose[:, 2, 3] = z
+    return PoseEstimates(torch.full((n,), 3), pose, torch.full((n,), 0.87), **options)
+
+
+def _changed(picture, grey=0.5):
+    return np.abs(np.asarray(picture).astype(int) - round(grey * 255)).max(-1) > 40
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_contour_follows_the_silhouette(grey):
+    """The front face of the cube lies at z = 0.45 m: its rim is 0.05 / 0.45 * 200 = 22.2 px from the principal point."""
+    picture = viz.draw(_frame(grey), _poses(), [_cube()])
+    assert picture.size == SIZE[::-1]
+    pixels = np.asarray(picture).astype(int)
+    color = np.array(viz.object_color(3))
+    near = np.abs(pixels - color).max(-1) < 60
+    row = np.flatnonzero(near[75])  # below the axes' origin, away from the axes and the plate
+    assert row.min() == pytest.approx(79.5 - 22.2, abs=1.5)
+    assert row.max() == pytest.approx(79.5 + 22.2, abs=1.5)
+    assert not _changed(picture, grey)[100:].any()  # nothing far from the object
+
+
+def test_axes_have_their_colours_and_directions():
+    pixels = np.asarray(viz.draw(_frame(), _poses(), [_cube()])).astype(int)
+    assert np.abs(pixels[60, 89] - viz.AXES[0]).max() < 90  # x to the right
+    assert np.abs(pixels[69, 80] - viz.AXES[1]).max() < 90  # y down
+
+
+def test_without_models_the_box_is_drawn():
+    boxes = torch.tensor([[40.0, 30.0, 110.0, 100.0]])
+    changed = _changed(viz.draw(_frame(), _poses(boxes=boxes)))
+    assert changed[99, 60:70].all()
+    assert changed[80, 40]
+    assert not changed[110:].any()
+    assert _changed(viz.draw(_frame(), _poses())).any()  # axes and label alone
+    other = viz.draw(_frame(), _poses(boxes=boxes), {7: _cube(obj_id=7)})  # a mesh of another object does not help
+    assert _changed(other)[80, 40]
+
+
+def test_truth_is_white():
+    truth = Instances(torch.tensor([3]), _poses(x=0.1).cam_from_obj)
+    pixels = np.asarray(viz.draw(_frame(0.0), _poses(x=-0.1), [_cube()], truth=truth))
+    right = pixels[:, 110:].astype(int)
+    assert (right.min(-1) > 150).sum() > 50
+    assert (right.max(-1) - right.min(-1)).max() < 30  # no colour there
+
+
+def test_nothing_to_draw_and_hopeless_poses():
+    frame = _frame()
+    empty = PoseEstimates(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4), torch.zeros(0))
+    assert not _changed(viz.draw(frame, empty, [_cube()])).any()
+    for z in (-1.0, 0.0, 1e-9, float("nan")):  # behind the camera, inside it, undefined
+        assert viz.draw(frame, _poses(z=z), [_cube()]).size == SIZE[::-1]
+    assert viz.draw(frame, _poses(x=50.0), [_cube()]).size == SIZE[::-1]
+
+
+def test_inputs_are_not_modified():
+    frame, poses = _frame(), _poses()
+    before = frame.image.clone(), poses.cam_from_obj.clone()
+    viz.draw(frame, poses, [_cube()])
+    viz.draw_detections(
+        frame.image, Detections(torch.tensor([1]), torch.tensor([[1.0, 1, 9, 9]]), torch.ones(1), torch.ones(1, *SIZE).bool())
+    )
+    assert torch.equal(frame.image, before[0])
+    assert torch.equal(poses.cam_from_obj, before[1])
+
+
+def test_labels_do_not_cover_each_other():
+    plates = []
+    box = (70.0, 50.0, 90.0, 70.0)
+    for _ in range(6):
+        plates.append(viz._free_spot(box, (50, 12), (160, 120), plates, [box]))
+    for i, a in enumerate(plates):
+        assert a[0] >= 0
+        assert a[1] >= 0
+        assert a[2] < 160
+        assert a[3] < 120
+        assert all(viz._overlap(a, b) == 0 for b in plates[:i])
+        assert viz._overlap(a, box) == 0
+
+
+def test_detections_tint_masks():
+    mask = torch.zeros(1, *SIZE, dtype=torch.bool)
+    mask[:, 60:80, 60:80] = True
+    found = Detections(torch.tensor([3]), torch.tensor([[50.0, 50.0, 90.0, 90.0]]), torch.tensor([0.5]), mask)
+    pixels = np.asarray(viz.draw_detections(torch.zeros(3, *SIZE), found, {3: "cube"}))
+    assert pixels[70, 70] == pytest.approx([0.4 * c for c in viz.object_color(3)], abs=1)
+    assert pixels[55, 70].tolist() == [0, 0, 0]
+    assert pixels[70, 50].max() > 100
+
+
+def test_coordinate_image():
+    xyz = torch.zeros(2, 2, 3)
+    xyz[0, 0] = torch.tensor([-1.0, 0.0, 1.0])
+    xyz[0, 1] = torch.tensor([1.0, 1.0, 3.0])
+    mask = torch.tensor([[True, True], [False, False]])
+    pixels = np.asarray(viz.coordinate_image(xyz, mask, torch.tensor([[-1.0, 0.0, 1.0], [1.0, 2.0, 3.0]])))
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+    assert pixels[0, 1].tolist() == [255, 128, 255]
+    assert pixels[1, 0].tolist() == pixels[1, 1].tolist() == [89, 89, 89]
+    assert np.asarray(viz.coordinate_image(xyz, mask))[0, 1].tolist() == [255, 255, 255]
+    viz.coordinate_image(xyz, torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_value_image():
+    pixels = np.asarray(viz.value_image(torch.tensor([[0.0, 1.0, float("nan")]]))).astype(int)
+    assert pixels[0, 0].sum() < pixels[0, 1].sum()
+    assert pixels[0, 2].tolist() == [90, 90, 90]
+    viz.value_image(torch.full((1, 1), float("nan")))
+
+
+def test_sheets():
+    pictures = [torch.rand(3, 20, 30), Image.new("L", (30, 20)), np.zeros((20, 30, 3), np.uint8), torch.ones(20, 30).bool()]
+    sheet = viz.contact_sheet(pictures, ["a", "b", "a very long caption that cannot fit below", "d"], width=60)
+    assert sheet.size == (2 * 60 + 3 * 6, 2 * (40 + 22) + 3 * 6)
+    row = viz.side_by_side(pictures[:3], height=40)
+    assert row.size == (3 * 60 + 4 * 6, 40 + 2 * 6)
+    with pytest.raises(ValueError, match="2 pictures need as many captions, got 1"):
+        viz.contact_sheet(pictures[:2], ["a"])
+    with pytest.raises(ValueError, match="at least one picture"):
+        viz.contact_sheet([])
+    with pytest.raises(ValueError, match=r"expected an image tensor .*got \(20, 30, 3\)"):
+        viz.to_picture(torch.zeros(20, 30, 3))
+
+
+def test_object_colours_differ():
+    colors = torch.tensor([viz.object_color(i) for i in range(1, 9)]).float()
+    distance = torch.cdist(colors, colors) + 1e3 * torch.eye(8)
+    assert distance.min() > 40
