@@ -1,0 +1,396 @@
+"""Finds the known objects in one image: label, amodal box, score and visible mask of each.
+
+Two networks behind one `Config`: a one-stage net that trains on a CPU (`small`) and torchvision's Mask R-CNN (`maskrcnn`).
+Boxes are what they are here, not enlarged: whoever crops an object enlarges its box, once. Boxes that come from elsewhere
+need no detector: `data.bop` and `data.coco` read them as the same `Detections`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import batched_nms, generalized_box_iou_loss
+
+from ..geometry import boxes as box2d
+from ..geometry.camera import pixel_grid
+from ..nets.detection import STRIDE, Maps, OneStageNet, Pyramid, TwoStageNet
+from ..types import Detections, Frame
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that fixes the network; see `small` and `maskrcnn` for presets."""
+
+    obj_ids: tuple[int, ...] = ()  # BOP object ids this detector knows, in the order of its channels
+    image_height: int = 240  # pixels, a multiple of 4; images of any size are letterboxed to it
+    image_width: int = 320  # pixels, a multiple of 4
+    two_stage: bool = False  # torchvision's Mask R-CNN (ResNet-50 FPN v2) in place of the one-stage net
+    backbone: str = "efficientnet_lite0"  # name in nets.backbones; one-stage only
+    pretrained: bool = True  # start from ImageNet weights where they can be had; pass False when loading a checkpoint
+    frozen_levels: int = 2  # backbone levels (strides 2, 4, ...) that keep their ImageNet weights, 0-5; one-stage only
+    channels: int = 64  # width of neck and heads; one-stage only
+    min_visibility: float = 0.1  # share in [0, 1]; objects seen less are neither target nor background
+    rois: int = 128  # regions per image that train the second stage; two-stage only
+
+    def __post_init__(self) -> None:
+        if len(set(self.obj_ids)) != len(self.obj_ids):
+            raise ValueError(f"detector.Config.obj_ids names an object twice: {self.obj_ids}")
+        if min(self.size) < 32 or any(length % STRIDE for length in self.size):
+            raise ValueError(
+                f"the detector's input must be at least 32x32 pixels and a multiple of {STRIDE} on both sides, "
+                f"got {self.image_width}x{self.image_height} (width x height)"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the network's input, pixels."""
+        return self.image_height, self.image_width
+
+
+def small(obj_ids: Sequence[int], **changes: Any) -> Config:
+    """The preset for CPUs: one stage, 320x240 input. `changes` are fields of `Config`."""
+    return Config(tuple(obj_ids), **changes)
+
+
+def maskrcnn(obj_ids: Sequence[int], **changes: Any) -> Config:
+    """The large preset for GPUs: Mask R-CNN, ResNet-50 FPN v2, 640x480 input. `changes` are fields of `Config`."""
+    return Config(tuple(obj_ids), **{"image_height": 480, "image_width": 640, "two_stage": True, **changes})
+
+
+# --------------------------------------------------------------------------------------------------------------- input
+
+
+def letterbox(images: Tensor, size: tuple[int, int], fill: float = 0.5) -> tuple[Tensor, tuple[int, int]]:
+    """Resize images to fit into `size` and pad them on the right and at the bottom.
+
+    Args:
+        images: (B, C, H, W).
+        size: (height, width) of the result, pixels.
+        fill: value of the padding.
+
+    Returns:
+        images, (B, C, *size), and the (height, width) of their content, which starts at (0, 0). A box moves by
+        `box * content / original`, per axis.
+    """
+    content = _content(tuple(images.shape[-2:]), size)
+    if content != tuple(images.shape[-2:]):
+        images = F.interpolate(images, content, mode="bilinear", antialias=True, align_corners=False)
+    if content != tuple(size):
+        images = F.pad(images, (0, size[1] - content[1], 0, size[0] - content[0]), value=fill)
+    return images, content
+
+
+def _content(original: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) that an `original` (height, width) takes inside `size`."""
+    factor = min(size[0] / original[0], size[1] / original[1])
+    return max(1, min(size[0], round(original[0] * factor))), max(1, min(size[1], round(original[1] * factor)))
+
+
+def _scale(original: tuple[int, ...], content: tuple[int, int], like: Tensor) -> Tensor:
+    """Factor per box coordinate from the original image to the letterboxed one, (4,)."""
+    x, y = content[1] / original[1], content[0] / original[0]
+    return like.new_tensor([x, y, x, y])
+
+
+class Model(nn.Module):
+    """Config -> network."""
+
+    ids: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if not config.obj_ids:
+            raise ValueError("detector.Config.obj_ids is empty; name the objects to learn")
+        self.config = config
+        classes = len(config.obj_ids)
+        if config.two_stage:
+            self.net: OneStageNet | TwoStageNet = TwoStageNet(classes, config.pretrained, config.rois)
+        else:
+            self.net = OneStageNet(classes, config.backbone, config.channels, config.pretrained, config.frozen_levels)
+        self.register_buffer("ids", torch.tensor(config.obj_ids))
+
+    def forward(self, images: Tensor) -> Maps | Pyramid:
+        """(B, 3, h, w), RGB in [0, 1], any size -> the maps of the letterboxed images, for `loss`."""
+        return self.net(letterbox(images, self.config.size)[0])
+
+    def index_of(self, labels: Tensor) -> Tensor:
+        """Positions of object ids in `config.obj_ids`. (N,) -> (N,). Raises ValueError for an id it was not made for."""
+        match = labels.to(self.ids.device)[:, None] == self.ids
+        if not bool(match.any(1).all()):
+            unknown = sorted(set(labels.tolist()) - set(self.config.obj_ids))
+            raise ValueError(
+                f"object id(s) {unknown} are unknown to this detector; it was made for {list(self.config.obj_ids)}"
+            )
+        return match.int().argmax(1)
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def encode(boxes: Tensor, cells: Tensor) -> Tensor:
+    """Boxes as the logarithm of the distances from a cell's centre to their edges, in cells.
+
+    Args:
+        boxes: (..., 4), xyxy, input pixels.
+        cells: (column, row) of the cell, (..., 2).
+
+    Returns:
+        (..., 4). An edge that lies on the wrong side of the centre or less than a tenth of a cell away counts as a tenth.
+    """
+    centre = cells + 0.5
+    distances = torch.cat([centre - boxes[..., :2] / STRIDE, boxes[..., 2:] / STRIDE - centre], -1)
+    return distances.clamp_min(0.1).log()
+
+
+def decode(distances: Tensor, cells: Tensor) -> Tensor:
+    """Inverse of `encode`: (..., 4), (..., 2) -> boxes (..., 4), xyxy, input pixels."""
+    centre, distances = cells + 0.5, distances.clamp_max(7).exp()
+    return torch.cat([centre - distances[..., :2], centre + distances[..., 2:]], -1) * STRIDE
+
+
+class Targets(NamedTuple):
+    """What the one-stage maps should show. N instances, P pairs of an instance and a cell; h x w cells.
+
+    Attributes:
+        heat: largest Gaussian of the class, 1 at the centre cells, (B, K, h, w).
+        peaks: centre cells of the objects to find, (B, K, h, w), bool.
+        boxes: xyxy, input pixels, (P, 4).
+        box_cells: (image, class, row, column) of the cells that predict these boxes, (P, 4).
+        box_weights: the Gaussian at the cell, (P,).
+        semantic: 0 background, 1 + class, (B, h, w).
+        votes: from the cell's centre to the box centre, cells, (Q, 2).
+        vote_cells: (image, row, column) of the visible cells, (Q, 3).
+    """
+
+    heat: Tensor
+    peaks: Tensor
+    boxes: Tensor
+    box_cells: Tensor
+    box_weights: Tensor
+    semantic: Tensor
+    votes: Tensor
+    vote_cells: Tensor
+
+
+def build_targets(model: Model, batch: Mapping[str, Any]) -> Targets:
+    """The targets of the one-stage maps.
+
+    Args:
+        model: knows the classes and the input size.
+        batch: see `loss`.
+
+    Source: Objects as Points, sec. 3 (heat); Liu et al., Training-Time-Friendly Network, sec. 4 (Gaussians as
+    wide as the box, and boxes learned by every cell near the centre, not by one).
+    """
+    config, images = model.config, batch["image"]
+    device, original = images.device, tuple(images.shape[-2:])
+    count, classes = len(images), len(config.obj_ids)
+    h, w = config.image_height // STRIDE, config.image_width // STRIDE
+    content = _content(original, config.size)
+    image = torch.repeat_interleave(
+        torch.arange(count, device=device), torch.tensor([len(b) for b in batch["labels"]], device=device)
+    )
+    label = model.index_of(torch.cat(list(batch["labels"])))
+    visibility = torch.cat(list(batch["visibility"])).float()
+    boxes = torch.cat(list(batch["boxes"])).float()
+    boxes = boxes * _scale(original, content, boxes)
+
+    inside = box2d.area(box2d.clipped(boxes, content)) > 0
+    found = inside & (visibility > config.min_visibility)
+    limit = torch.tensor([-(-content[1] // STRIDE), -(-content[0] // STRIDE)], device=device)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / (2 * STRIDE)
+    cells = torch.minimum(centres.floor().long().clamp_min(0), limit - 1)  # of the nearest cell of the image
+
+    sigma = (0.54 * (boxes[:, 2:] - boxes[:, :2]) / STRIDE + 1).clamp_min(1) / 6
+    columns, rows = torch.arange(w, device=device), torch.arange(h, device=device)
+    across = torch.exp(-((columns - cells[:, :1]) ** 2) / (2 * sigma[:, :1] ** 2))
+    down = torch.exp(-((rows - cells[:, 1:]) ** 2) / (2 * sigma[:, 1:] ** 2))
+    gaussian = down[:, :, None] * across[:, None, :] * inside[:, None, None]
+    plane = image * classes + label
+    heat = _per_group(gaussian, plane, count * classes, "amax", 0.0)
+    peaks = torch.zeros(count, classes, h, w, dtype=torch.bool, device=device)
+    peaks[image[found], label[found], cells[found, 1], cells[found, 0]] = True
+    n, row, column = ((gaussian > 0.3) & (gaussian >= heat[plane]) & found[:, None, None]).nonzero(as_tuple=True)
+
+    masks = torch.cat([m.reshape(-1, *original) for m in batch["masks"]]).float()
+    cover = F.avg_pool2d(letterbox(masks[:, None], config.size, fill=0.0)[0], STRIDE)[:, 0]
+    total = cover.new_zeros(count, h, w).index_add_(0, image, cover)
+    most = _per_group(cover, image, count, "amax", 0.0)
+    q, y, x = ((cover >= most[image]) & (total[image] >= 0.5)).nonzero(as_tuple=True)
+    semantic = torch.zeros(count, h, w, dtype=torch.int64, device=device)
+    semantic[image[q], y, x] = label[q] + 1
+    return Targets(
+        heat.unflatten(0, (count, classes)), peaks,
+        boxes[n], torch.stack([image[n], label[n], row, column], -1), gaussian[n, row, column],
+        semantic, centres[q] - torch.stack([x, y], -1) - 0.5, torch.stack([image[q], y, x], -1),
+    )  # fmt: skip
+
+
+def _per_group(values: Tensor, group: Tensor, groups: int, reduce: str, start: float) -> Tensor:
+    """Largest ("amax") or smallest ("amin") value of each group of maps. (N, h, w), (N,) -> (groups, h, w)."""
+    result = values.new_full((groups, *values.shape[1:]), start)
+    return result.scatter_reduce_(0, group[:, None, None].expand_as(values), values, reduce)
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def focal_loss(logits: Tensor, heat: Tensor, peaks: Tensor) -> Tensor:
+    """Cross entropy of centre maps that gives little weight to what is easy and to the neighbours of centres.
+
+    Args:
+        logits, heat: (B, K, h, w).
+        peaks: bool, (B, K, h, w).
+
+    Returns:
+        scalar, per object.
+
+    Source: Objects as Points, eq. 1 with alpha = 2, beta = 4.
+    """
+    p = logits.sigmoid()
+    positive = (1 - p).square() * F.logsigmoid(logits)
+    negative = (1 - heat) ** 4 * p.square() * F.logsigmoid(-logits)
+    return -torch.where(peaks, positive, negative).sum() / peaks.sum().clamp_min(1)
+
+
+def loss(model: Model, output: Maps | Pyramid, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The losses of a batch of whole images.
+
+    Args:
+        model: the detector.
+        output: its answer to batch["image"].
+        batch: "image" (B, 3, H, W), and lists with one entry per image: "boxes" (n, 4) amodal, xyxy pixel edges, may leave the
+            image; "labels" (n,) object ids; "masks" (n, H, W) visible, bool; "visibility" (n,). n may be 0.
+
+    Returns:
+        scalar tensors by name; their sum is the loss.
+
+    Raises:
+        ValueError: for an object id the detector was not made for.
+    """
+    if isinstance(output, Pyramid):
+        assert isinstance(model.net, TwoStageNet)
+        return model.net.losses(output, _two_stage_targets(model, batch))
+    targets = build_targets(model, batch)
+    b, k, row, column = targets.box_cells.unbind(-1)
+    boxes = decode(output.distances.float()[b, k, :, row, column], torch.stack([column, row], -1))
+    overlap = generalized_box_iou_loss(boxes, targets.boxes)
+    weight = targets.box_weights.sum().clamp_min(1)
+    b, row, column = targets.vote_cells.unbind(-1)
+    votes = F.smooth_l1_loss(output.votes.float()[b, :, row, column], targets.votes, reduction="sum")
+    return {
+        "heat": focal_loss(output.heat.float(), targets.heat, targets.peaks),
+        "boxes": 2 * (targets.box_weights * overlap).sum() / weight,
+        "semantic": F.cross_entropy(output.semantic.float(), targets.semantic),
+        "votes": 0.1 * votes / max(1, len(targets.votes)),
+    }
+
+
+def _two_stage_targets(model: Model, batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+    original = tuple(batch["image"].shape[-2:])
+    content = _content(original, model.config.size)
+    targets = []
+    for boxes, labels, masks, visibility in zip(
+        batch["boxes"], batch["labels"], batch["masks"], batch["visibility"], strict=True
+    ):  # fmt: skip
+        boxes = boxes.float() * _scale(original, content, boxes.float())
+        keep = (visibility > model.config.min_visibility) & (box2d.area(box2d.clipped(boxes, content)) > 0)
+        masks = letterbox(masks[keep][:, None].float(), model.config.size, fill=0.0)[0][:, 0] >= 0.5
+        targets.append({"boxes": boxes[keep], "labels": model.index_of(labels[keep]) + 1, "masks": masks.to(torch.uint8)})
+    return targets
+
+
+# ------------------------------------------------------------------------------------------------------------- predict
+
+
+def predict(
+    model: Model,
+    images: Frame | Tensor | Sequence[Frame | Tensor],
+    score_threshold: float = 0.3,
+    max_detections: int = 100,
+    nms_iou: float = 0.6,
+    enlarge: float = 1.0,
+) -> list[Detections]:
+    """Find the known objects.
+
+    Args:
+        model: the detector, on any device; its mode is the same afterwards.
+        images: a frame, an image (3, H, W), RGB in [0, 1], or several of them, of any sizes.
+        score_threshold: detections below it are left out.
+        max_detections: per image, the best ones.
+        nms_iou: of two boxes of one class that overlap more, the better one stays.
+        enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `methods.coordinates` does.
+
+    Returns:
+        one Detections per image, best score first: object ids; boxes of the whole objects, hidden and cut-off parts included,
+        in pixels of the original image; scores; visible masks (N, H, W).
+    """
+    several = [images] if isinstance(images, (Frame, Tensor)) else list(images)
+    pictures = [p.image if isinstance(p, Frame) else p for p in several]
+    for p in pictures:
+        if p.dim() != 3 or p.shape[0] != 3 or not p.is_floating_point():
+            raise ValueError(
+                f"an image must be (3, H, W), float RGB in [0, 1], got {tuple(p.shape)} {p.dtype}; images.read_image makes one"
+            )
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou) for p in pictures]
+    finally:
+        model.train(training)
+    return [Detections(d.labels, box2d.enlarged(d.boxes, enlarge), d.scores, d.masks) for d in found]
+
+
+def _predict_one(model: Model, image: Tensor, score_threshold: float, max_detections: int, nms_iou: float) -> Detections:
+    original = (image.shape[-2], image.shape[-1])
+    inputs, content = letterbox(image[None].to(model.ids.device), model.config.size)
+    if isinstance(model.net, TwoStageNet):
+        found = model.net.detect(model.net(inputs), score_threshold, max_detections, nms_iou)[0]
+        boxes = found["boxes"] / _scale(original, content, found["boxes"])
+        masks = paste_masks_in_image(found["masks"], boxes, original)[:, 0] > 0.5
+        return Detections(model.ids[found["labels"] - 1], boxes, found["scores"], masks.reshape(-1, *original))
+    maps = Maps(*(m[0].float() for m in model.net(inputs)))
+    index, boxes, scores = _peaks(maps, content, score_threshold, max_detections, nms_iou)
+    if len(index):
+        masks = _instance_masks(maps, index, boxes)[None]
+        masks = F.interpolate(masks, model.config.size, mode="bilinear", align_corners=False)[..., : content[0], : content[1]]
+        masks = F.interpolate(masks, original, mode="bilinear", align_corners=False)[0] > 0.5
+    else:
+        masks = torch.zeros(0, *original, dtype=torch.bool, device=boxes.device)
+    return Detections(model.ids[index], boxes / _scale(original, content, boxes), scores, masks)
+
+
+def _peaks(
+    maps: Maps, content: tuple[int, int], score_threshold: float, max_detections: int, nms_iou: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class indices (N,), boxes (N, 4) in input pixels and scores (N,), best first; `maps` of one image."""
+    heat = maps.heat.sigmoid()
+    _, h, w = heat.shape
+    peak = heat == F.max_pool2d(heat[None], 3, stride=1, padding=1)[0]
+    peak[:, -(-content[0] // STRIDE) :] = False
+    peak[:, :, -(-content[1] // STRIDE) :] = False
+    scores, flat = torch.where(peak, heat, -torch.ones_like(heat)).flatten().topk(min(4 * max_detections, heat.numel()))
+    flat, scores = flat[scores >= max(score_threshold, 0.0)], scores[scores >= max(score_threshold, 0.0)]
+    index, row, column = flat // (h * w), flat // w % h, flat % w
+    boxes = decode(maps.distances[index, :, row, column], torch.stack([column, row], -1))
+    keep = batched_nms(boxes, scores, index, nms_iou)[:max_detections]
+    return index[keep], boxes[keep], scores[keep]
+
+
+def _instance_masks(maps: Maps, index: Tensor, boxes: Tensor) -> Tensor:
+    """How surely each cell shows each detection: its class, inside its box (a little enlarged), nearest vote. -> (N, h, w)."""
+    surface = maps.semantic.softmax(0)[index + 1]
+    size = (surface.shape[-2], surface.shape[-1])
+    cells = pixel_grid(size, boxes.device) + 0.5
+    low, high = (box2d.enlarged(boxes, 1.1) / STRIDE)[:, None, None].split(2, -1)
+    within = ((cells > low) & (cells < high)).all(-1)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / (2 * STRIDE)
+    miss = (cells + maps.votes.permute(1, 2, 0) - centres[:, None, None]).norm(dim=-1)
+    miss = torch.where(within, miss, torch.full_like(miss, torch.inf))
+    nearest = _per_group(miss, index, len(maps.semantic), "amin", torch.inf)[index]
+    return surface * (within & (miss <= nearest))

@@ -1,0 +1,354 @@
+"""The detector: targets in closed form, boxes there and back, edge cases, learning on shapes that can be told by eye."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from monopose.geometry import boxes as box2d
+from monopose.methods import detector
+from monopose.nets.detection import STRIDE, OneStageNet
+from monopose.types import Camera, Detections, Frame
+
+IDS = (5, 9)  # 5: red rectangle, 9: green disc
+
+
+def tiny(**changes) -> detector.Config:
+    fields = {"image_height": 96, "image_width": 128, "backbone": "resnet18", "pretrained": False, "channels": 32, **changes}
+    return detector.small(IDS, **fields)
+
+
+def tiny_two_stage() -> detector.Config:
+    return detector.maskrcnn(IDS, image_height=96, image_width=128, pretrained=False, rois=8)
+
+
+def scene(shapes: list[tuple[int, float, float, float, float]], size: tuple[int, int] = (96, 128)) -> dict[str, Tensor]:
+    """A noisy picture of (object id, centre u, centre v, width, height); later shapes lie in front."""
+    height, width = size
+    generator = torch.Generator().manual_seed(len(shapes))
+    image = 0.4 + 0.2 * torch.rand(3, height, width, generator=generator)
+    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    full, colours = [], {5: (0.9, 0.1, 0.1), 9: (0.1, 0.9, 0.2)}
+    for label, cu, cv, w, h in shapes:
+        du, dv = (u - cu).abs() / (w / 2), (v - cv).abs() / (h / 2)
+        full.append((du.square() + dv.square() < 1) if label == 9 else torch.maximum(du, dv) < 1)
+        image = torch.where(full[-1], torch.tensor(colours[label])[:, None, None], image)
+    masks = [m & ~torch.stack([*full[i + 1 :], torch.zeros_like(m)]).any(0) for i, m in enumerate(full)]
+    areas = [(torch.pi / 4 if label == 9 else 1) * w * h for label, _, _, w, h in shapes]
+    return {
+        "image": image,
+        "boxes": torch.tensor([[cu - w / 2, cv - h / 2, cu + w / 2, cv + h / 2] for _, cu, cv, w, h in shapes]).reshape(-1, 4),
+        "labels": torch.tensor([s[0] for s in shapes], dtype=torch.int64),
+        "masks": torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool),
+        "visibility": torch.tensor([float(m.sum()) / a for m, a in zip(masks, areas, strict=True)]).clamp_max(1),
+    }
+
+
+def collate(*scenes: dict[str, Tensor]) -> dict:
+    batch: dict = {k: [s[k] for s in scenes] for k in scenes[0]}
+    batch["image"] = torch.stack(batch["image"])
+    return batch
+
+
+def scenes() -> dict:
+    return collate(
+        scene([(5, 40, 40, 36, 24), (9, 90, 60, 30, 30)]),
+        scene([(9, 30, 30, 40, 40), (9, 62, 34, 32, 32)]),  # two of a kind, one in front of the other
+        scene([(5, 120, 50, 40, 40), (9, 64, 92, 30, 30)]),  # both leave the image
+        scene([]),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- boxes and input
+
+
+@pytest.mark.parametrize("original", [(96, 128), (480, 640), (100, 50), (37, 301), (96, 64)])
+def test_letterbox_moves_boxes_with_the_picture(original):
+    height, width = original
+    box = torch.tensor([[0.2 * width, 0.3 * height, 0.7 * width, 0.9 * height]])
+    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    inside = (u > box[0, 0]) & (u < box[0, 2]) & (v > box[0, 1]) & (v < box[0, 3])
+    images, content = detector.letterbox(inside.float().expand(1, 3, -1, -1), (96, 128), fill=0.0)
+    assert images.shape == (1, 3, 96, 128)
+    assert content[0] == 96 or content[1] == 128
+    moved = box * detector._scale(original, content, box)
+    seen = box2d.from_masks(images[:, 0] > 0.5)
+    pixel = 1 + max(content[0] / height, content[1] / width)  # the drawn edge was rounded to a pixel before and after
+    assert (seen - moved).abs().max() <= pixel / 2 + 0.01
+    assert torch.allclose(moved / detector._scale(original, content, box), box, atol=1e-4)
+
+
+def test_letterbox_leaves_an_image_of_the_right_size_alone():
+    image = torch.rand(2, 3, 96, 128)
+    images, content = detector.letterbox(image, (96, 128))
+    assert torch.equal(images, image)
+    assert content == (96, 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decode_inverts_encode(dtype):
+    boxes = torch.tensor([[10.0, 20, 50, 61], [-30, -10, 40, 90], [100, 3, 700, 9]], dtype=dtype)
+    cells = torch.tensor([[7, 10], [1, 9], [99, 1]])
+    assert torch.allclose(detector.decode(detector.encode(boxes, cells), cells), boxes, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+def test_targets_in_closed_form():
+    model = detector.Model(tiny())
+    batch = scenes()
+    targets = detector.build_targets(model, batch)
+    assert targets.heat.shape == (4, 2, 24, 32)
+    assert targets.peaks.sum() == 6
+    assert targets.heat[targets.peaks].eq(1).all()
+    assert targets.heat.max() == 1
+    # the rectangle of scene 0: centre (40, 40) in cell 10, 36 x 24 pixels = 9 x 6 cells
+    assert targets.peaks[0, 0, 10, 10]
+    sigma = (0.54 * 9 + 1) / 6
+    assert targets.heat[0, 0, 10, 12].item() == pytest.approx(torch.tensor(-(2**2) / (2 * sigma**2)).exp().item(), rel=1e-5)
+    # the one of scene 2 is centred at u = 120; the disc at v = 92, whose box reaches below the image
+    assert targets.peaks[2, 0, 12, 30]
+    assert targets.peaks[2, 1, 23, 16]
+    for i, k, row, column in targets.box_cells.tolist():
+        assert targets.heat[i, k, row, column] > 0.3
+    mine = (targets.box_cells[:, 0] == 2) & (targets.box_cells[:, 1] == 0)
+    assert torch.equal(targets.boxes[mine][0], torch.tensor([100.0, 30, 140, 70]))
+    # nothing in scene 3
+    assert targets.heat[3].max() == 0
+    assert targets.semantic[3].max() == 0
+    assert not (targets.box_cells[:, 0] == 3).any()
+
+
+def test_surface_and_votes_belong_to_the_visible_object():
+    model = detector.Model(tiny())
+    batch = scenes()
+    targets = detector.build_targets(model, batch)
+    i, row, column = targets.vote_cells.unbind(-1)
+    assert torch.equal(
+        targets.semantic > 0, torch.zeros_like(targets.semantic).index_put((i, row, column), torch.tensor(1)) > 0
+    )
+    goal = targets.votes + torch.stack([column, row], -1) + 0.5
+    for b, boxes in enumerate(batch["boxes"]):
+        centres = (boxes[:, :2] + boxes[:, 2:]) / (2 * STRIDE)
+        for g, r, c in zip(goal[i == b], row[i == b], column[i == b], strict=True):
+            n = (centres - g).norm(dim=-1).argmin()
+            assert torch.allclose(centres[n], g, atol=1e-4)
+            assert batch["masks"][b][n, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4].any()
+    area = (targets.semantic == 1).sum((1, 2)) * STRIDE**2
+    assert area[0].item() == pytest.approx(36 * 24, rel=0.15)
+
+
+def test_hidden_objects_are_neither_target_nor_background():
+    model = detector.Model(tiny())
+    batch = collate(scene([(5, 64, 48, 30, 30)]))
+    batch["visibility"] = [torch.tensor([0.05])]
+    targets = detector.build_targets(model, batch)
+    assert not targets.peaks.any()
+    assert len(targets.boxes) == 0
+    logits = torch.full_like(targets.heat, -20.0)
+    shouted = logits.clone()
+    shouted[0, 0, 12, 16] = 20.0
+    quiet, loud = (detector.focal_loss(x, targets.heat, targets.peaks) for x in (logits, shouted))
+    assert loud.item() == pytest.approx(quiet.item(), abs=1e-5)
+
+
+def test_focal_loss_vanishes_on_a_perfect_answer_only():
+    targets = detector.build_targets(detector.Model(tiny()), scenes())
+    perfect = torch.where(targets.peaks, 20.0, -20.0)
+    assert detector.focal_loss(perfect, targets.heat, targets.peaks) < 1e-4
+    assert detector.focal_loss(-perfect, targets.heat, targets.peaks) > 1
+
+
+def test_targets_do_not_depend_on_the_resolution_of_the_batch():
+    model = detector.Model(tiny())
+    batch = scenes()
+    double = {
+        "image": torch.nn.functional.interpolate(batch["image"], scale_factor=2.0),
+        "boxes": [2 * b for b in batch["boxes"]],
+        "masks": [m.repeat_interleave(2, 1).repeat_interleave(2, 2) for m in batch["masks"]],
+        "labels": batch["labels"],
+        "visibility": batch["visibility"],
+    }
+    one, two = detector.build_targets(model, batch), detector.build_targets(model, double)
+    assert torch.allclose(one.heat, two.heat)
+    assert torch.equal(one.boxes, two.boxes)
+    assert (one.semantic != two.semantic).float().mean() < 0.01  # antialiasing moves masks by a fraction of a pixel
+
+
+# --------------------------------------------------------------------------------------------------- loss and learning
+
+
+def test_loss_reaches_every_parameter():
+    model = detector.Model(tiny())
+    losses = detector.loss(model, model(scenes()["image"]), scenes())
+    assert set(losses) == {"heat", "boxes", "semantic", "votes"}
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    for head in (model.net.heat, model.net.distances, model.net.semantic, model.net.votes):
+        assert head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("config", [tiny(), tiny_two_stage()], ids=["small", "maskrcnn"])
+def test_a_batch_without_objects_has_a_finite_loss(config):
+    model = detector.Model(config)
+    batch = collate(scene([]), scene([]))
+    total = sum(detector.loss(model, model(batch["image"]), batch).values())
+    total.backward()
+    assert torch.isfinite(total)
+
+
+def test_an_unknown_object_is_an_error():
+    model = detector.Model(tiny())
+    batch = scenes()
+    batch["labels"][0] = torch.tensor([5, 3])
+    with pytest.raises(ValueError, match=r"\[3\] are unknown to this detector; it was made for \[5, 9\]"):
+        detector.loss(model, model(batch["image"]), batch)
+
+
+def test_frozen_levels_keep_weights_and_statistics():
+    net = OneStageNet(2, "resnet18", 16, pretrained=False, frozen=2)
+    assert all(p.requires_grad for p in net.parameters())  # random weights are not worth keeping
+    for module in net.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.fill_(0.1)
+    net._frozen_norms = net._freeze(2)
+    net.train()
+    before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
+    sum(m.square().mean() for m in net(torch.rand(2, 3, 64, 64))).backward()
+    torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1).step()
+    after = net.backbone.state_dict()
+    changed = {k.rsplit(".", 1)[0] for k in before if not torch.equal(before[k], after[k])}
+    assert changed
+    assert all(name.startswith(("stages.2", "stages.3", "stages.4")) for name in changed)
+    assert {name[:8] for name in changed} == {"stages.2", "stages.3", "stages.4"}
+
+
+def test_learns_one_batch():
+    torch.manual_seed(0)
+    model = detector.Model(tiny())
+    batch = scenes()
+    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, 70)
+    first = None
+    for _ in range(70):
+        optimiser.zero_grad()
+        total = sum(detector.loss(model, model(batch["image"]), batch).values())
+        first = first or float(total.detach())
+        total.backward()
+        optimiser.step()
+        schedule.step()
+    assert float(total.detach()) < 0.2 * first
+    found = detector.predict(model, list(batch["image"]), score_threshold=0.3)
+    assert model.training
+    for i, detections in enumerate(found):
+        assert sorted(detections.labels.tolist()) == sorted(batch["labels"][i].tolist())
+        overlap = box2d.iou(batch["boxes"][i], detections.boxes) * (batch["labels"][i][:, None] == detections.labels)
+        assert (overlap.amax(1) > 0.7).all() if len(detections) else len(batch["labels"][i]) == 0
+        for n, m in enumerate(overlap.argmax(1).tolist() if len(detections) else []):
+            a, b = batch["masks"][i][n], detections.masks[m]
+            assert (a & b).sum() / (a | b).sum() > 0.6
+    # the same picture, twice as large and with a border: boxes follow
+    large = torch.full((3, 192, 300), 0.5)
+    large[:, :, :256] = torch.nn.functional.interpolate(batch["image"][:1], scale_factor=2.0, mode="bilinear")[0]
+    (again,) = detector.predict(model, large, score_threshold=0.3)
+    assert again.masks.shape[-2:] == (192, 300)
+    red = again[again.labels == 5]
+    assert box2d.iou(red.boxes[:1], 2 * batch["boxes"][0][:1]).item() > 0.6
+
+
+# -------------------------------------------------------------------------------------------------------------- predict
+
+
+@pytest.mark.parametrize("config", [tiny(), tiny_two_stage()], ids=["small", "maskrcnn"])
+def test_nothing_found_has_the_right_shapes(config):
+    (found,) = detector.predict(detector.Model(config), torch.rand(3, 50, 70), score_threshold=1.0)
+    assert isinstance(found, Detections)
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert found.masks.shape == (0, 50, 70)
+    assert found.labels.dtype == torch.int64
+    assert found.masks.dtype == torch.bool
+
+
+@pytest.mark.parametrize("config", [tiny(), tiny_two_stage()], ids=["small", "maskrcnn"])
+def test_everything_found_has_the_right_shapes(config):
+    torch.manual_seed(0)
+    model = detector.Model(config)
+    frame = Frame(torch.rand(3, 60, 90), Camera(torch.eye(3), (60, 90)))
+    found = detector.predict(model, [frame, torch.rand(3, 40, 40)], score_threshold=0.0, max_detections=7)
+    assert [len(f) for f in found] == [7, 7]
+    assert [tuple(f.masks.shape) for f in found] == [(7, 60, 90), (7, 40, 40)]
+    for f in found:
+        assert set(f.labels.tolist()) <= set(IDS)
+        assert (f.scores.diff() <= 0).all()
+        assert torch.isfinite(f.boxes).all()
+        assert (f.boxes[:, 2:] > f.boxes[:, :2]).all()
+    (alone,) = detector.predict(model, frame, score_threshold=0.0, max_detections=7, enlarge=1.5)
+    assert torch.allclose(alone.boxes, box2d.enlarged(found[0].boxes, 1.5), atol=1e-3)
+
+
+def test_masks_of_two_of_a_kind_follow_the_votes():
+    """Two overlapping discs: each cell goes to the centre it votes for, although it lies in both boxes."""
+    model = detector.Model(tiny())
+    batch = scenes()
+    targets = detector.build_targets(model, batch)
+    votes = torch.zeros(2, 24, 32)
+    mine = targets.vote_cells[:, 0] == 1
+    votes[:, targets.vote_cells[mine, 1], targets.vote_cells[mine, 2]] = targets.votes[mine].T
+    semantic = 20.0 * torch.nn.functional.one_hot(targets.semantic[1], 3).permute(2, 0, 1).float()
+    maps = detector.Maps(targets.heat[1], torch.zeros(2, 4, 24, 32), semantic, votes)
+    masks = detector._instance_masks(maps, torch.tensor([1, 1]), batch["boxes"][1]) > 0.5
+    cover = torch.nn.functional.avg_pool2d(batch["masks"][1].float(), STRIDE)
+    assert not (masks[0] & masks[1]).any()
+    assert ((masks != (cover >= 0.5)) & ((cover > 0.6) | (cover < 0.4))).sum() == 0
+
+
+def test_bad_images_are_errors():
+    model = detector.Model(tiny())
+    for bad in (torch.rand(60, 90), torch.rand(1, 60, 90), torch.zeros(3, 60, 90, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="float RGB in"):
+            detector.predict(model, bad)
+
+
+def test_bad_configurations_are_errors():
+    with pytest.raises(ValueError, match="names an object twice"):
+        detector.small((1, 1))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        detector.small((1,), image_height=241)
+    with pytest.raises(ValueError, match="obj_ids is empty"):
+        detector.Model(detector.Config())
+
+
+# ----------------------------------------------------------------------------------------------------------- two stages
+
+
+def test_two_stages_train_and_keep_statistics_in_eval_mode():
+    torch.manual_seed(0)
+    model = detector.Model(tiny_two_stage())
+    batch = {k: v[2:] for k, v in scenes().items()}
+    losses = detector.loss(model, model(batch["image"]), batch)
+    assert set(losses) == {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    model.eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        detector.loss(model, model(batch["image"]), batch)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not model.net.net.rpn.training
+
+
+def test_two_stage_boxes_may_leave_the_image():
+    heads = detector.Model(tiny_two_stage()).net.net.roi_heads
+    logits = torch.tensor([[0.0, 9.0, 0.0]])
+    deltas = torch.zeros(1, 3, 4)
+    deltas[..., 2] = 5.0 * torch.log(torch.tensor(3.0))  # three times as wide; 5 is torchvision's weight of log sizes
+    boxes, scores, labels = heads.postprocess_detections(
+        logits, deltas.flatten(1), [torch.tensor([[0.0, 20, 40, 60]])], [(96, 128)]
+    )
+    assert labels[0][0] == 1
+    assert torch.allclose(boxes[0][0], torch.tensor([-40.0, 20, 80, 60]), atol=1e-3)
+    assert scores[0][0] > 0.9
