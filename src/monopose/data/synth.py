@@ -58,7 +58,7 @@ def _camera_over_table(config: SceneConfig, rng: Generator) -> Tensor:
     z = rng.uniform(low, high) if rng.random() < 0.5 else math.sin(math.radians(rng.uniform(*config.elevation_deg)))
     azimuth = rng.uniform(0, 2 * math.pi)
     r = math.sqrt(max(1 - z * z, 0))
-    direction = torch.tensor([r * math.cos(azimuth), r * math.sin(azimuth), z])
+    direction = torch.tensor([r * math.cos(azimuth), r * math.sin(azimuth), z], dtype=torch.float32)
     return viewpoints.look_at(direction, math.radians(float(np.clip(rng.normal(0, config.roll_deg), -90, 90))))
 
 
@@ -75,8 +75,9 @@ def _random_rotation(rng: Generator) -> Tensor:
 
 def _point_at(pixel: np.ndarray, distance: float, K: Tensor) -> Tensor:
     """The point at a distance from the camera centre that is seen at a pixel, (3,)."""
-    ray = torch.tensor([(pixel[0] - float(K[0, 2])) / float(K[0, 0]), (pixel[1] - float(K[1, 2])) / float(K[1, 1]), 1.0])
-    return ray / ray.norm() * distance
+    u, v = (float(p) for p in pixel)
+    ray = torch.tensor([(u - float(K[0, 2])) / float(K[0, 0]), (v - float(K[1, 2])) / float(K[1, 1]), 1.0])
+    return ray / ray.norm() * float(distance)
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +231,7 @@ def random_look(n: int, rng: Generator) -> Look:
     colors = torch.stack([tint() * float(rng.uniform(0.1, 1.1 / count)) for _ in range(count)])
     lights = Lights(tint() * ambient, torch.from_numpy(directions), colors)
     shiny = [float(rng.uniform(0.05, 0.6)) if rng.random() < 0.35 else 0.0 for _ in range(n)]
-    gains = rng.uniform(0.75, 1.3, (n, 1)) * rng.uniform(0.88, 1.12, (n, 3))
+    gains = np.exp(rng.uniform(-0.3, 0.45, (n, 1))) * rng.uniform(0.88, 1.12, (n, 3))
     return Look(lights, shiny, [float(rng.uniform(5, 60)) for _ in range(n)], gains.astype(np.float32), bool(rng.random() < 0.1))
 
 

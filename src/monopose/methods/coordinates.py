@@ -29,6 +29,7 @@ class Config:
     obj_ids: tuple[int, ...] = ()  # objects the network knows, BOP numbers
     backbone: str = "efficientnet_lite0"  # see nets.backbones, or "pix2pose" for the published generator
     pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
+    frozen_levels: int = 2  # backbone levels (strides 2, 4, ...) that keep their ImageNet weights, 0 to 5
     input_size: int = 128  # side of the square crop, pixels
     output_size: int = 64  # side of the coordinate image, pixels
     widths: tuple[int, int, int, int] = (128, 96, 64, 48)  # decoder channels at strides 16, 8, 4, 2
@@ -74,7 +75,7 @@ class Model(nn.Module):
         else:
             if config.output_size * 2 != config.input_size:
                 raise ValueError(f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}")
-            self.net = UNet(config.backbone, classes, 5, config.widths, config.pretrained)
+            self.net = UNet(config.backbone, classes, 5, config.widths, config.pretrained, config.frozen_levels)
         self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
         self.register_buffer("ids", torch.tensor(config.obj_ids))
         self.register_buffer("centre", torch.zeros(classes, 3))  # metres, object frame

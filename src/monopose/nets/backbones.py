@@ -54,7 +54,35 @@ class _InvertedResidual(nn.Module):
         return x + y if self.skip else y
 
 
-class EfficientNetLite0(nn.Module):
+class Backbone(nn.Module):
+    """Five levels, strides 2 to 32, of which the first `frozen` neither learn nor update their batch statistics."""
+
+    channels: tuple[int, ...]
+    frozen = 0
+
+    def levels(self) -> list[list[nn.Module]]:
+        """The modules that lead from each level to the next, five lists."""
+        raise NotImplementedError
+
+    def load_pretrained(self) -> None:
+        """Fill with ImageNet weights, or raise ModuleNotFoundError or OSError saying why not."""
+        raise NotImplementedError
+
+    def freeze(self, levels: int) -> None:
+        """Keep the first levels as they are."""
+        self.frozen = levels
+        for module in sum(self.levels()[:levels], []):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in sum(self.levels()[: self.frozen], []):
+            module.eval()
+        return self
+
+
+class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 without its classifier; 3.4 M parameters.
 
     Input RGB in [0, 1]; the network's own scaling, (255 x - 127) / 128, is applied here.
@@ -75,6 +103,13 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(_InvertedResidual(inputs, outputs, kernel, stride if i == 0 else 1, expand))
                 inputs = outputs
         self._blocks = nn.ModuleList(blocks)
+
+    def levels(self) -> list[list[nn.Module]]:
+        first, parts = 0, []
+        for last in self._TAPS:
+            parts.append(list(self._blocks[first : last + 1]))
+            first = last + 1
+        return [[self._conv_stem, self._bn0, *parts[0]], *parts[1:]]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = F.relu6(self._bn0(self._conv_stem((images * 255 - 127) / 128)))
@@ -97,7 +132,7 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(classifier)}, strict=True)
 
 
-class _TorchvisionFeatures(nn.Module):
+class _TorchvisionFeatures(Backbone):
     """A torchvision classifier cut into the five strides; ImageNet mean and deviation are applied here."""
 
     def __init__(self, build: Callable[..., nn.Module], split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]) -> None:
@@ -108,6 +143,9 @@ class _TorchvisionFeatures(nn.Module):
         self.stages = nn.ModuleList(split(build(weights=None)))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def levels(self) -> list[list[nn.Module]]:
+        return [[stage] for stage in self.stages]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, features = (images - self.mean) / self.std, []
@@ -149,18 +187,19 @@ _TORCHVISION: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module], li
 }
 
 
-def backbone(name: str, pretrained: bool = False) -> nn.Module:
+def backbone(name: str, pretrained: bool = False, frozen: int = 0) -> Backbone:
     """An encoder with `.channels` and forward(images (B, 3, H, W) RGB in [0, 1]) -> maps of strides 2, 4, 8, 16, 32.
 
     Args:
         name: "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large" or "convnext_tiny".
         pretrained: start from ImageNet weights; where they cannot be had, warns and starts from random ones.
+        frozen: keep this many levels as ImageNet made them; ignored for random weights, which are nothing to keep.
 
     Raises:
         ValueError: for an unknown name.
     """
     if name == "efficientnet_lite0":
-        net: EfficientNetLite0 | _TorchvisionFeatures = EfficientNetLite0()
+        net: Backbone = EfficientNetLite0()
     elif name in _TORCHVISION:
         net = _TorchvisionFeatures(*_TORCHVISION[name])
     else:
@@ -168,6 +207,7 @@ def backbone(name: str, pretrained: bool = False) -> nn.Module:
     if pretrained:
         try:
             net.load_pretrained()
+            net.freeze(frozen)
         except (ModuleNotFoundError, OSError) as error:
             warnings.warn(f"{name} starts from random weights: {error}", stacklevel=2)
     return net

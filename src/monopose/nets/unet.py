@@ -35,11 +35,14 @@ class UNet(nn.Module):
         outputs: channels per object.
         widths: decoder channels at strides 16, 8, 4, 2.
         pretrained: start the backbone from ImageNet weights.
+        frozen: levels of the backbone that keep them.
     """
 
-    def __init__(self, name: str, classes: int, outputs: int, widths: tuple[int, int, int, int], pretrained: bool) -> None:
+    def __init__(
+        self, name: str, classes: int, outputs: int, widths: tuple[int, int, int, int], pretrained: bool, frozen: int
+    ) -> None:
         super().__init__()
-        self.backbone = backbone(name, pretrained)
+        self.backbone = backbone(name, pretrained, frozen)
         skips = list(self.backbone.channels)
         deepest = skips.pop()
         self.lateral = conv_norm(deepest, widths[0], 1)

@@ -1,0 +1,362 @@
+"""One training entry for every method, on Lightning: resumes by itself, keeps to a budget, runs under torchrun.
+
+A run folder holds `METHOD.safetensors` (averaged weights, rewritten at every checkpoint), `objects/` (the meshes),
+`checkpoints/METHOD/last.ckpt` (everything needed to go on) and `logs/METHOD/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from . import weights
+from .data import bop, dataset, synth
+from .files import write_json
+from .methods import coordinates, detector
+from .types import Camera, ObjectModel
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to learn."""
+
+    minutes: float | None = None  # wall-clock budget of the whole run, pauses not counted; None: until `steps`
+    steps: int = 40_000  # most optimiser steps
+    batch_size: int = 16  # samples per step and process
+    lr: float = 1e-3  # peak learning rate of AdamW; the backbone gets half
+    weight_decay: float = 1e-2
+    warmup: float = 0.02  # share of the budget in which the learning rate rises
+    clip: float = 5.0  # largest gradient norm
+    ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
+    workers: int = 1  # processes that draw samples
+    seed: int = 0
+    checkpoint_minutes: float = 2.0  # between checkpoints
+
+
+class Method(NamedTuple):
+    """What the training loop needs to know of a method."""
+
+    config: Callable[[tuple[int, ...]], Any]  # object ids -> default Config
+    model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
+    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed
+    collate: Callable[..., Any] | None
+    inputs: tuple[str, ...]  # batch keys that the model's forward takes
+    loss: Callable[[Any, Any, Any], dict[str, Tensor]]  # model, output, batch -> named scalars; their sum is minimised
+
+
+METHODS: dict[str, Method] = {
+    "coordinates": Method(
+        config=lambda ids: coordinates.Config(obj_ids=ids),
+        model=lambda config, models: coordinates.Model(config, models),
+        samples=lambda c, source, length, seed: dataset.CropSamples(
+            source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+        ),
+        collate=None,
+        inputs=("image", "label"),
+        loss=coordinates.loss,
+    ),
+    "detector": Method(
+        config=lambda ids: detector.small(ids),
+        model=lambda config, models: detector.Model(config),
+        samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
+        collate=dataset.collate_scenes,
+        inputs=("image",),
+        loss=detector.loss,
+    ),
+}
+
+
+class _Learner(L.LightningModule):
+    """The optimisation step, shared by all methods."""
+
+    def __init__(self, method: Method, model: nn.Module, config: TrainConfig) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.method, self.model, self.config = method, model, config
+        self.spent = 0.0  # seconds of training in this and earlier processes
+        self._since = time.monotonic()
+        self._first_step = 0
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "rest": [], "discriminator": []}
+        for name, parameter in self.model.named_parameters():
+            key = "discriminator" if name.startswith("discriminator") else "backbone" if "backbone" in name else "rest"
+            if parameter.requires_grad:
+                groups[key].append(parameter)
+        c = self.config
+        main = [{"params": groups["rest"], "lr": c.lr, "scale": 1.0}, {"params": groups["backbone"], "lr": c.lr, "scale": 0.5}]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([g for g in main if g["params"]], lr=c.lr, weight_decay=c.weight_decay)
+        ]
+        if groups["discriminator"]:
+            optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
+        return optimizers
+
+    def progress(self) -> float:
+        """Share of the budget that is used up, in [0, 1]."""
+        by_steps = self.global_step / self.config.steps
+        if self.config.minutes is None:
+            return min(by_steps, 1.0)
+        seconds = self.spent + time.monotonic() - self._since
+        return min(max(by_steps, seconds / (60 * self.config.minutes)), 1.0)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        optimizers = self.optimizers()
+        optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+        done = self.progress()
+        rate = min(done / self.config.warmup, 1.0) if done < self.config.warmup else 0.5 * (1 + math.cos(math.pi * done))
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.lr * max(rate, 1e-3) * group["scale"]
+        if batch["image"].dim() == 4:
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        output = self.model(*(batch[key] for key in self.method.inputs))
+        losses = self.method.loss(self.model, output, batch)
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        self.manual_backward(total)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if bool(torch.isfinite(norm)):
+            optimizer.step()
+        else:
+            raise_after = 20
+            self._bad = getattr(self, "_bad", 0) + 1
+            if self._bad >= raise_after:
+                raise FloatingPointError(f"the gradient was not finite {raise_after} times; lower the learning rate (--lr)")
+        if others:
+            self._step_discriminator(others[0], output, batch)
+        self.log_dict({k: v.detach() for k, v in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
+        self.log("loss", total.detach(), prog_bar=True)
+        self.log("done_percent", 100 * done, prog_bar=True)
+
+    def _step_discriminator(self, optimizer: Any, output: Any, batch: dict[str, Any]) -> None:
+        optimizer.zero_grad()
+        value = coordinates.discriminator_loss(self.model, output, batch)  # type: ignore[arg-type]
+        self.manual_backward(value)
+        optimizer.step()
+        self.log("discriminator", value.detach())
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stop = torch.tensor(float(self.progress() >= 1), device=self.device)
+        if self.trainer.world_size > 1:  # one clock for all processes
+            stop = self.trainer.strategy.broadcast(stop)
+        if float(stop) > 0:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["spent"] = self.spent + time.monotonic() - self._since
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.spent = checkpoint["spent"]
+
+    def on_train_start(self) -> None:
+        self._since = time.monotonic()
+
+
+class _Export(lightning_callbacks.ModelCheckpoint):
+    """A resumable checkpoint every few minutes, and beside it the averaged weights as a file to predict with."""
+
+    def __init__(self, folder: Path, minutes: float, export: Callable[[Mapping[str, Tensor]], None]) -> None:
+        from datetime import timedelta
+
+        super().__init__(folder, filename="last", train_time_interval=timedelta(minutes=minutes), save_top_k=1, enable_version_counter=False)
+        self._export = export
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        temporary = f"{filepath}.partial"
+        super()._save_checkpoint(trainer, temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, filepath)
+            self._export(_averaged(trainer))
+
+
+def _averaged(trainer: L.Trainer) -> dict[str, Tensor]:
+    average = next(c for c in trainer.callbacks if isinstance(c, lightning_callbacks.WeightAveraging))  # type: ignore[attr-defined]
+    model = average._average_model.module if average._average_model is not None else trainer.lightning_module
+    return model.model.state_dict()  # type: ignore[union-attr, operator]
+
+
+def _ema(decay: float) -> L.Callback:
+    def blend(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        keep = min(decay, (1 + float(count)) / (10 + float(count)))  # short memory at the start
+        return torch.lerp(current.to(average.dtype), average, keep) if average.is_floating_point() else current
+
+    return lightning_callbacks.WeightAveraging(use_buffers=False, avg_fn=blend)
+
+
+def read_objects(data: Path, obj_ids: tuple[int, ...] = (), faces: int | None = None) -> dict[int, ObjectModel]:
+    """The CAD models of a BOP folder (or of its models folder), thinned to at most `faces` triangles each."""
+    from .mesh import simplified
+
+    folder = data / "models" if (data / "models").is_dir() else data
+    models = bop.read_models(folder, obj_ids or None)
+    return {i: simplified(m, faces) if faces and len(m.faces) > faces else m for i, m in models.items()}
+
+
+def read_data_camera(data: Path) -> Camera:
+    """The camera of a BOP folder: camera.json, else 640x480 with 60 degrees of view."""
+    from .images import read_camera
+
+    for path in (data / "camera.json", data.parent / "camera.json"):
+        if path.is_file():
+            return read_camera(path)
+    from .geometry.camera import K_from_fov
+
+    return Camera(K_from_fov(math.radians(60), (480, 640)), (480, 640))
+
+
+def train(
+    method: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    obj_ids: tuple[int, ...] = (),
+    backgrounds: str | Path | None = None,
+    scene: synth.SceneConfig | None = None,
+    config: TrainConfig | None = None,
+    method_config: Any = None,
+    faces: int = 12_000,
+    progress_bar: bool = True,
+) -> Path:
+    """Train a method on CAD models; goes on where an earlier, killed run in `out` stopped.
+
+    Args:
+        method: "coordinates" or "detector".
+        data: a BOP folder with models/ (and camera.json), or a models folder.
+        out: run folder; created.
+        obj_ids: objects to learn; () for all.
+        backgrounds: folder of photos to put behind the objects; None: procedural ones.
+        scene: where objects may be; None: default with distances that fit the objects and the camera.
+        config: budget and optimiser.
+        method_config: the method's Config; None: its default for these objects.
+        faces: meshes with more triangles are thinned to this for training; poses refer to the original.
+        progress_bar: show one.
+
+    Returns:
+        the weights file, out/METHOD.safetensors.
+
+    Raises:
+        ValueError: unknown method, or `out` holds a run of another method configuration.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
+    models = read_objects(data, obj_ids, faces)
+    ids = tuple(sorted(models))
+    method_config = method_config or entry.config(ids)
+    camera = read_data_camera(data)
+    scene = scene or replace(synth.SceneConfig(), distance=synth.fitting_distance(list(models.values()), camera))
+    source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene)
+    last = _last_checkpoint(out, method)
+    L.seed_everything(config.seed, verbose=False)
+    model = entry.model(method_config, models)
+    model = model.to(memory_format=torch.channels_last)
+    learner = _Learner(entry, model, config)
+    file = out / f"{method}.safetensors"
+    notes = {"scene": json.dumps(asdict(scene)), "train": json.dumps(asdict(config)), "device": _device_name()}
+
+    def export(state: Mapping[str, Tensor]) -> None:
+        spent = learner.spent + time.monotonic() - learner._since
+        measured = {"steps": str(learner.global_step), "minutes": f"{spent / 60:.1f}"}
+        kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
+        weights.save(file, kept, method=method, config=method_config, labels=ids, notes=notes | measured, half=True)
+
+    trainer = _trainer(out, method, config, export, progress_bar)
+    if trainer.is_global_zero:
+        _copy_objects(data, out, ids)
+        _remember(out / f"{method}.json", method_config, data, trainer)
+    start = 0
+    if last is not None:
+        start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+    per_process = config.seed * 1_000_003 + trainer.global_rank * 7919 + start
+    samples = entry.samples(method_config, source, config.batch_size * (config.steps + 1), per_process)
+    loader = DataLoader(
+        samples, config.batch_size, num_workers=config.workers, collate_fn=entry.collate, drop_last=True,
+        persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=_one_thread,
+    )  # fmt: skip
+    trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
+    if trainer.is_global_zero:
+        export(model.state_dict())
+    return file
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _trainer(out: Path, method: str, config: TrainConfig, export: Callable[..., None], progress_bar: bool) -> L.Trainer:
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and SLURM
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    cuda = torch.cuda.is_available()
+    logs = out / "logs"
+    return L.Trainer(
+        accelerator="gpu" if cuda else "cpu",
+        devices=local if world > 1 else 1,
+        num_nodes=max(world // local, 1),
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if cuda else "32-true",
+        max_steps=-1,
+        max_epochs=1,
+        callbacks=[
+            _ema(config.ema),
+            _Export(out / "checkpoints" / method, config.checkpoint_minutes, export),
+            *([lightning_callbacks.TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)] if progress_bar else []),
+        ],
+        logger=[CSVLogger(logs, name=method, version=""), TensorBoardLogger(logs, name=f"{method}_tb", version="")],
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        log_every_n_steps=20,
+        use_distributed_sampler=False,
+    )
+
+
+def _last_checkpoint(out: Path, method: str) -> Path | None:
+    last = out / "checkpoints" / method / "last.ckpt"
+    if not last.is_file():
+        return None
+    try:
+        torch.load(last, weights_only=True, map_location="meta", mmap=True)
+    except Exception as error:
+        raise ValueError(f"{last} cannot be read ({error}); delete it to start again, or restore a copy") from error
+    return last
+
+
+def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
+    """Keep the meshes beside the weights, so that a run folder is all that prediction needs."""
+    source = data / "models" if (data / "models").is_dir() else data
+    target = out / "objects"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        number = path.stem.removeprefix("obj_")
+        if path.is_file() and (not number.isdigit() or int(number) in ids) and not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
+
+
+def _remember(path: Path, method_config: Any, data: Path, trainer: L.Trainer) -> None:
+    record = {"config": asdict(method_config), "data": str(data)}
+    if path.is_file() and json.loads(path.read_text())["config"] != json.loads(json.dumps(record["config"])):
+        raise ValueError(f"{path} belongs to a run with another configuration; choose another --out or delete {path.parent}")
+    write_json(path, record)
