@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [  # noqa: RUF022  (in the order of use)
     "read_models_info", "read_models", "read_model_points", "ModelInfo",
-    "open_scene", "scenes", "images", "Scene", "Truth", "read_frame", "read_instances", "scene_camera", "read_camera",
+    "open_scene", "scenes", "images", "Scene", "Truth", "read_frame", "read_instances",
+    "read_depth", "image_width", "scene_camera", "read_camera",
     "read_targets", "targets_of", "Targets",
     "read_results", "write_results", "results_of", "results_name", "parse_results_name", "concatenated",
     "Results", "ResultsName",
@@ -424,7 +425,7 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
     from ..types import Frame
 
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
-    n = _row(scene, im_id)
+    _row(scene, im_id)
     files = _picture_files(scene)
     if im_id not in files:
         raise FileNotFoundError(
@@ -432,15 +433,12 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
         )
     image = read_image(files[im_id])
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    suffix = f"_{scene.sensor}" if scene.sensor else ""
     distances = None
-    if depth:
-        named = [p for s in _SUFFIXES if (p := scene.folder / f"depth{suffix}" / f"{im_id:06d}{s}").exists()]
-        if named:
-            stored = _read_plane(named[0])
-            if stored.shape != size:
-                raise ValueError(f"{named[0]} is {stored.shape[1]}x{stored.shape[0]} but {files[im_id]} is {size[1]}x{size[0]}")
-            distances = torch.from_numpy((stored * scene.depth_unit[n]).astype(np.float32))
+    if depth and _depth_file(scene, im_id) is not None:
+        distances = torch.from_numpy(read_depth(scene, im_id))
+        if distances.shape != size:
+            h, w = distances.shape
+            raise ValueError(f"{_depth_file(scene, im_id)} is {w}x{h} but {files[im_id]} is {size[1]}x{size[0]}")
     instances = read_instances(scene, im_id, masks, raw)
     if instances is not None and instances.masks is not None and tuple(instances.masks.shape[-2:]) != size:
         h, w = instances.masks.shape[-2:]
@@ -448,6 +446,41 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
             f"{scene.folder}/mask_visib: masks of image {im_id} are {w}x{h} but the picture is {size[1]}x{size[0]}"
         )
     return Frame(image, scene_camera(scene, im_id, size), distances, instances, scene.scene_id, im_id, str(files[im_id]))
+
+
+def read_depth(scene: Scene, im_id: int) -> Array:
+    """The sensor's depth of one image, (H, W), float32, metres, 0 = unknown.
+
+    Raises:
+        FileNotFoundError: the scene has no depth image of that number.
+    """
+    path = _depth_file(scene, im_id)
+    if path is None:
+        raise FileNotFoundError(f"no depth image {im_id:06d}.png in {scene.folder}/depth ({found(scene.folder)})")
+    return (_read_plane(path) * scene.depth_unit[_row(scene, im_id)]).astype(np.float32)
+
+
+def _depth_file(scene: Scene, im_id: int) -> Path | None:
+    folder = scene.folder / (f"depth_{scene.sensor}" if scene.sensor else "depth")
+    return next((p for s in _SUFFIXES if (p := folder / f"{im_id:06d}{s}").exists()), None)
+
+
+def image_width(scene: Scene) -> int:
+    """Width of a scene's pictures, pixels: of the first one on the disk, or of the data set's only camera.json.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for path in _picture_files(scene).values():
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            return picture.width
+    root = scene.folder.parent.parent
+    widths = {int(numbers(read_json(p), "width", (), str(p))) for p in sorted(root.glob("camera*.json"))}
+    if len(widths) != 1:
+        raise FileNotFoundError(f"cannot tell the width of the images: no picture in {scene.folder}, no camera.json in {root}")
+    return widths.pop()
 
 
 def _read_plane(path: Path) -> Array:
@@ -511,5 +544,5 @@ def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
             key = (scene.scene_id, im_id, obj_id)
             counts[key] = counts.get(key, 0) + 1
     keys = sorted(counts)
-    columns = np.array(keys, np.int64).reshape(-1, 3).T
-    return Targets(*columns, np.array([counts[key] for key in keys], np.int64))
+    scene_id, im_id, obj_id = np.array(keys, np.int64).reshape(-1, 3).T
+    return Targets(scene_id, im_id, obj_id, np.array([counts[key] for key in keys], np.int64))

@@ -95,7 +95,7 @@ def check_translations(t: Array, where: str, key: str) -> None:
 
 def check_rotations(R: Array, where: list[str] | str, key: str, tolerance: float = 0.2) -> None:
     """Raise when a matrix of R (N, 3, 3) is nowhere near a rotation; small errors are left alone, as in LM-O."""
-    off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).reshape(len(R), -1).max(-1, initial=0)
+    off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).reshape(len(R), 9).max(-1, initial=0)
     bad = np.flatnonzero((off > tolerance) | (np.linalg.det(R) <= 0))
     if len(bad):
         place = where if isinstance(where, str) else where[bad[0]]

@@ -1,0 +1,418 @@
+"""BOP's protocols on a result file: localisation (BOP'19, AR) and detection (BOP'24, AP), and the recall of ADD(-S)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import bop
+from . import errors, matching, scores
+
+Array = NDArray[Any]
+
+MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)  # of the diameter
+MSPD_THRESHOLDS = np.arange(5.0, 51.0, 5.0)  # pixels at an image width of 640
+VSD_TAUS = np.arange(0.05, 0.51, 0.05)  # of the diameter
+VSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)
+ADD_THRESHOLDS = np.array([0.02, 0.05, 0.1])  # of the diameter
+MIN_VISIBILITY = 0.1  # BOP'24 ignores true objects that are less visible
+MAX_ESTIMATES = 100  # per image in BOP'24
+
+
+class _Truth(NamedTuple):
+    """True objects of the target images, one row each, and their cameras."""
+
+    scene_id: Array
+    im_id: Array
+    obj_id: Array
+    pose: Array  # (G, 4, 4), metres, raw
+    visibility: Array
+    K: Array  # (G, 3, 3)
+    width: Array  # of the image, pixels
+
+
+class _Object(NamedTuple):
+    """A model as the scores need it."""
+
+    points: Array
+    hull: Array
+    group: Array  # symmetries with the identity
+    symmetric: bool
+    diameter: float
+
+
+class _Group(NamedTuple):
+    """The estimates and true objects of one class in one image."""
+
+    obj_id: int
+    image: int  # place in the order of the target images
+    est: Array  # rows of the results, file order
+    true: Array  # rows of the truth, file order
+    inst_count: int  # 0: not a localisation target
+    kept: Array  # which estimates are among the best of the image, for detection
+
+
+def evaluate(
+    results: bop.PathLike | bop.Results,
+    data_dir: bop.PathLike,
+    targets: bop.PathLike | bop.Targets | None = None,
+    *,
+    split: str | None = None,
+    models: str = "models_eval",
+    image_width: int | None = None,
+    sensor: str = "",
+    vsd: bool = False,
+    vsd_delta: float = 0.015,
+    max_estimates: int = MAX_ESTIMATES,
+) -> dict[str, Any]:
+    """Score a BOP result file against the truth of a data set.
+
+    Args:
+        results: the CSV file, or its rows.
+        data_dir: the data set's folder, with `models`, a split folder and the targets file.
+        targets: a targets file; test_targets_bop19.json of the data set by default. The BOP'24 form, images only, gives AP only.
+        split: folder of the scenes; by default what the file's name says ("test"), then "test".
+        models: folder of the models whose vertices count, "models_eval" by default, "models" if there is no other.
+        image_width: pixels, for the thresholds of MSPD; by default that of the pictures, then of camera.json.
+        sensor: suffix of folders and JSON names in multi-sensor sets.
+        vsd: compute VSD too; needs the sensor's depth images and takes minutes.
+        vsd_delta: visibility tolerance, metres; 0.005 for ITODD.
+        max_estimates: per image in BOP'24.
+
+    Returns:
+        {"ar": {"mssd", "mspd", "vsd", "mean"}, "ap": {"mssd", "mspd", "mean"}, "add_s": {"0.02", "0.05", "0.1"},
+        "per_object": {"1": {"ar", "ap", "add_s", "targets"}}, "targets": number of instances to find, "about": ...}.
+        Fractions in [0, 1]. "vsd" is None unless asked for; the mean is then that of the other two, and "about" says so.
+        "add_s" is the recall of ADD(-S): ADD-S for objects with symmetries, ADD for the others, shares of the diameter.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and key; unknown objects, images or scenes.
+
+    Source: BOP challenge 2019-2024 (Hodan et al.); numbers checked against published scores of bop_toolkit on LM-O.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise FileNotFoundError(
+            f"no data set folder {data_dir}; it should hold models_eval/, test/ and test_targets_bop19.json"
+        )
+    rows = results if isinstance(results, bop.Results) else bop.read_results(results)
+    target_path = None if isinstance(targets, bop.Targets) else Path(targets or data_dir / "test_targets_bop19.json")
+    if target_path is not None and not target_path.exists() and (data_dir / target_path).exists():
+        target_path = data_dir / target_path
+    wanted = targets if isinstance(targets, bop.Targets) else bop.read_targets(target_path or "")
+    folder = _split_folder(data_dir, None if isinstance(results, bop.Results) else Path(results), split)
+    truth = _read_truth(folder, wanted, sensor, image_width)
+    model_folder = data_dir / models if (data_dir / models).is_dir() else data_dir / "models"
+
+    groups = _groups(rows, truth, wanted, max_estimates)
+    objects = _read_objects(model_folder, {g.obj_id for g in groups})
+    pose = np.tile(np.eye(4), (len(rows.t), 1, 1))
+    pose[:, :3, :3], pose[:, :3, 3] = rows.R, rows.t
+
+    found = {}  # kind -> object -> true positives per threshold
+    precisions = {}  # kind -> object -> AP
+    for kind, function, limits in (("mssd", _mssd, MSSD_THRESHOLDS), ("mspd", _mspd, MSPD_THRESHOLDS)):
+        pairs = _pair_errors(groups, objects, function, pose, truth)
+        found[kind] = _found(groups, pairs, rows.score, truth, limits)
+        precisions[kind] = _precisions(groups, pairs, rows.score, truth, limits)
+    targets_of = {i: sum(min(g.inst_count, len(g.true)) for g in groups if g.obj_id == i) for i in objects}
+    if sum(targets_of.values()):
+        top = [g._replace(est=_top(g, rows.score)) for g in groups if g.inst_count]
+        found["add_s"] = _found(top, _pair_errors(top, objects, _add_or_add_s, pose, truth), rows.score, truth, ADD_THRESHOLDS)
+        if vsd:
+            pairs = _vsd(top, objects, pose, truth, folder, sensor, model_folder, vsd_delta)
+            limits = np.tile(VSD_THRESHOLDS, len(VSD_TAUS))
+            found["vsd"] = _found(top, pairs, rows.score, truth, limits)
+
+    report = _scores(found, precisions, targets_of, list(objects))
+    report["per_object"] = {
+        str(i): _scores(found, precisions, targets_of, [i]) | {"targets": targets_of[i]} for i in sorted(objects)
+    }
+    report["targets"] = sum(targets_of.values())
+    seconds = {(s, i): t for s, i, t in zip(rows.scene_id.tolist(), rows.im_id.tolist(), rows.time.tolist())}
+    known = bool(seconds) and min(seconds.values()) >= 0
+    report["about"] = {
+        "targets_file": str(target_path) if target_path else None,
+        "models": str(model_folder),
+        "split": str(folder),
+        "images": len({*zip(wanted.scene_id.tolist(), wanted.im_id.tolist())}),
+        "estimates": len(rows.score),
+        "ar_mean": "of mssd, mspd and vsd" if "vsd" in found else "of mssd and mspd; vsd was not computed",
+        "thresholds": {
+            "mssd": "0.05 ... 0.5 of the diameter",
+            "mspd": "5 ... 50 px at an image width of 640",
+            "add_s": "of the diameter; ADD-S for "
+            + (", ".join(str(i) for i in sorted(objects) if objects[i].symmetric) or "none"),
+        },
+        "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
+        "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
+    }
+    return report
+
+
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Path:
+    """The folder of the scenes, from the argument, the name of the result file, or "test"."""
+    names = [split] if split else []
+    if not split and results is not None:
+        try:
+            name = bop.parse_results_name(results)
+            names = [f"{name.split}_{name.split_type}", name.split] if name.split_type else [name.split]
+        except ValueError:
+            pass
+    for name in names or ["test"]:
+        if (data_dir / name).is_dir():
+            return data_dir / name
+    others = sorted(p.name for p in data_dir.iterdir() if p.is_dir() and any(q.name.isdigit() for q in p.iterdir()))
+    typed = [n for n in others if n.startswith(f"{(names or ['test'])[-1]}_")]
+    if len(typed) == 1 and not split:
+        return data_dir / typed[0]
+    raise FileNotFoundError(
+        f"no folder {' or '.join(names or ['test'])} with scenes in {data_dir} (has: {', '.join(others) or 'none'}); "
+        "pass split=... (--split)"
+    )
+
+
+def _read_truth(folder: Path, wanted: bop.Targets, sensor: str, image_width: int | None) -> _Truth:
+    """True objects of the images that the targets name."""
+    parts = []
+    for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
+        scene = bop.open_scene(folder / f"{scene_id:06d}", sensor)
+        if scene.truth is None:
+            raise FileNotFoundError(f"no scene_gt.json in {scene.folder}; the truth of this split is not public")
+        im_ids = np.unique(wanted.im_id[wanted.scene_id == scene_id])
+        if missing := sorted(set(im_ids.tolist()) - set(scene.im_ids.tolist())):
+            raise ValueError(f"{scene.folder}/scene_camera.json: no image {missing[0]}, which the targets name")
+        keep = np.isin(scene.truth.im_id, im_ids)
+        t = scene.truth
+        pose = np.tile(np.eye(4), (int(keep.sum()), 1, 1))
+        pose[:, :3, :3], pose[:, :3, 3] = t.R[keep], t.t[keep]
+        visibility = np.ones(len(pose)) if t.visibility is None else t.visibility[keep]
+        K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
+        width = image_width or bop.image_width(scene)
+        parts.append(
+            (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
+        )
+    return _Truth(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, _Object]:
+    """The models of the objects, checked against models_info.json."""
+    infos = bop.read_models_info(folder)
+    ids = sorted(set(obj_ids))
+    if unknown := [i for i in ids if i not in infos]:
+        raise ValueError(f"unknown object id {unknown[0]}: not in {folder}/models_info.json (has: {sorted(infos)})")
+    objects = {}
+    for i, points in bop.read_model_points(folder, ids).items():
+        info = infos[i]
+        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
+        if not 0.5 < extent / info.diameter < 2:
+            raise ValueError(
+                f"{folder}: obj_{i:06d}.ply is {extent * 1000:.4g} mm across its box but models_info.json says diameter "
+                f"{info.diameter * 1000:.4g} mm; both must be millimetres"
+            )
+        group = errors.symmetry_group(info.discrete, info.axes, info.offsets)
+        objects[i] = _Object(points, errors.hull(points), group, len(group) > 1, info.diameter)
+    return objects
+
+
+def _groups(rows: bop.Results, truth: _Truth, wanted: bop.Targets, max_estimates: int) -> list[_Group]:
+    """Estimates and true objects by image and class, images in the order of the targets."""
+    order: dict[tuple[int, int], int] = {}
+    for key in zip(wanted.scene_id.tolist(), wanted.im_id.tolist()):
+        order.setdefault(key, len(order))
+    counts: dict[tuple[int, int], int] = {}
+    if wanted.obj_id is not None and wanted.inst_count is not None:
+        for s, i, o, n in zip(*(c.tolist() for c in (wanted.scene_id, wanted.im_id, wanted.obj_id, wanted.inst_count))):
+            counts[order[s, i], o] = n
+    est: dict[tuple[int, int], list[int]] = {}
+    true: dict[tuple[int, int], list[int]] = {}
+    for table, holder in ((rows, est), (truth, true)):
+        ids = zip(table.scene_id.tolist(), table.im_id.tolist(), table.obj_id.tolist())
+        for n, (s, i, o) in enumerate(ids):
+            if (s, i) in order:
+                holder.setdefault((order[s, i], o), []).append(n)
+    kept = _best_of_images(rows, order, max_estimates)
+    groups = []
+    for image, obj_id in sorted({*true, *counts} | {key for key in est if key in true}):
+        key = (image, obj_id)
+        mine = np.array(est.get(key, []), np.int64)
+        groups.append(_Group(obj_id, image, mine, np.array(true.get(key, []), np.int64), counts.get(key, 0), kept[mine]))
+    return groups
+
+
+def _best_of_images(rows: bop.Results, order: dict[tuple[int, int], int], most: int) -> Array:
+    """Which rows are among the `most` best of their image, (N,), bool."""
+    kept = np.ones(len(rows.score), bool)
+    image = np.array([order.get(key, -1) for key in zip(rows.scene_id.tolist(), rows.im_id.tolist())], np.int64)
+    if len(image) and np.bincount(image + 1).max() > most:
+        by_score = np.lexsort((-rows.score, image))
+        starts = np.flatnonzero(np.diff(image[by_score], prepend=-2))
+        rank = np.arange(len(image)) - np.repeat(starts, np.diff(np.append(starts, len(image))))
+        kept[by_score[rank >= most]] = False
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+def _pair_errors(
+    groups: list[_Group],
+    objects: dict[int, _Object],
+    function: Callable[[_Object, Array, _Truth, Array], Array],
+    pose: Array,
+    truth: _Truth,
+) -> list[Array]:
+    """Errors (E, G) of each group, computed for all pairs of an object at once."""
+    out: list[Array] = [np.zeros((len(g.est), len(g.true))) for g in groups]
+    for obj_id, model in objects.items():
+        mine = [n for n, g in enumerate(groups) if g.obj_id == obj_id and len(g.est) and len(g.true)]
+        if not mine:
+            continue
+        est = np.concatenate([np.repeat(groups[n].est, len(groups[n].true)) for n in mine])
+        true = np.concatenate([np.tile(groups[n].true, len(groups[n].est)) for n in mine])
+        values = function(model, pose[est], truth, true)
+        ends = np.cumsum([out[n].size for n in mine])[:-1]
+        for n, part in zip(mine, np.split(values, ends)):
+            out[n] = part.reshape(out[n].shape)
+    return out
+
+
+def _near(model: _Object, est: Array, true: Array) -> Array:
+    """Pairs whose bounding spheres meet; the others are infinitely wrong in space, as in the official evaluation."""
+    return np.linalg.norm(est[:, :3, 3] - true[:, :3, 3], axis=-1) < model.diameter
+
+
+def _mssd(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+    out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
+    out[near] = errors.mssd(est[near], truth.pose[rows[near]], model.hull, model.group)
+    return out / model.diameter
+
+
+def _mspd(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+    return errors.mspd(est, truth.pose[rows], model.points, truth.K[rows], model.group) * (640.0 / truth.width[rows])
+
+
+def _add_or_add_s(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+    out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
+    pairs = est[near], truth.pose[rows[near]], model.points
+    limit = float(ADD_THRESHOLDS.max()) * model.diameter
+    out[near] = errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
+    return out / model.diameter
+
+
+def _vsd(
+    groups: list[_Group],
+    objects: dict[int, _Object],
+    pose: Array,
+    truth: _Truth,
+    split: Path,
+    sensor: str,
+    model_folder: Path,
+    delta: float,
+) -> list[Array]:
+    """VSD of each pair for every tolerance, each repeated for every threshold, (E, G, taus * thresholds)."""
+    import torch
+
+    from ..render.raster import rasterize
+
+    models = bop.read_models(model_folder, objects)
+    scenes: dict[int, bop.Scene] = {}
+    out = []
+    key, depth = None, None
+    for g in groups:
+        values = np.ones((len(g.est), len(g.true), len(VSD_TAUS)))
+        if values.size:
+            scene_id, im_id = int(truth.scene_id[g.true[0]]), int(truth.im_id[g.true[0]])
+            if scene_id not in scenes:
+                scenes[scene_id] = bop.open_scene(split / f"{scene_id:06d}", sensor)
+            if key != (scene_id, im_id):
+                key, depth = (scene_id, im_id), bop.read_depth(scenes[scene_id], im_id)
+            assert depth is not None
+            K = truth.K[g.true[0]]
+            model = models[g.obj_id]
+            all_poses = np.concatenate([pose[g.est], truth.pose[g.true]])
+            x = torch.from_numpy(all_poses).float()
+            points = model.vertices @ x[:, :3, :3].mT + x[:, None, :3, 3]
+            images = rasterize(points, model.faces, torch.from_numpy(K).float(), depth.shape).depth.numpy()
+            for e in range(len(g.est)):
+                for t in range(len(g.true)):
+                    values[e, t] = errors.vsd(
+                        images[e], images[len(g.est) + t], depth, K, objects[g.obj_id].diameter, delta, VSD_TAUS
+                    )
+        out.append(np.repeat(values, len(VSD_THRESHOLDS), axis=-1))
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------- scores
+
+
+def _top(g: _Group, score: Array) -> Array:
+    """The `inst_count` best estimates of a target, in file order."""
+    return g.est[np.sort(np.argsort(-score[g.est], kind="stable")[: g.inst_count])]
+
+
+def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limits: Array) -> dict[int, Array]:
+    """True positives of the localisation targets, object -> (T,)."""
+    found: dict[int, Array] = {}
+    for g, values in zip(groups, pairs):
+        if g.inst_count:
+            hits = matching.localise(values, score[g.est], truth.visibility[g.true], g.inst_count, limits)
+            found[g.obj_id] = found.get(g.obj_id, 0) + hits
+    return found
+
+
+def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limits: Array) -> dict[int, float]:
+    """Average precision of each object that has a visible instance, the mean over the thresholds."""
+    by_object: dict[int, list[tuple[_Group, Array]]] = {}
+    for g, values in zip(groups, pairs):
+        by_object.setdefault(g.obj_id, []).append((g, values))
+    out = {}
+    for obj_id, members in by_object.items():
+        n_true = sum(int((truth.visibility[g.true] >= MIN_VISIBILITY).sum()) for g, _ in members)
+        if not n_true:
+            continue
+        states, ties, image, confidence = [], [], [], []
+        for g, values in members:
+            s = score[g.est[g.kept]]
+            matched = matching.greedy(values[g.kept], s, limits)
+            seen = np.append(truth.visibility[g.true] >= MIN_VISIBILITY, False)
+            states.append(np.where(matched < 0, 0, np.where(seen[matched], 1, -1)))  # wrong, right, ignored
+            ties.append(np.where(matched < 0, len(g.true) + np.argsort(np.argsort(-s, kind="stable")), matched))
+            image.append(np.full(len(s), g.image))
+            confidence.append(s)
+        state, tie = np.concatenate(states, -1), np.concatenate(ties, -1)
+        im, s = np.concatenate(image), np.concatenate(confidence)
+        aps = []
+        for row, second in zip(state, tie):
+            ordered = row[np.lexsort((second, im, -s))]
+            aps.append(scores.average_precision(ordered[ordered >= 0] == 1, n_true))
+        out[obj_id] = float(np.mean(aps))
+    return out
+
+
+def _scores(
+    found: dict[str, dict[int, Array]], precisions: dict[str, dict[int, float]], targets_of: dict[int, int], ids: list[int]
+) -> dict[str, Any]:
+    """AR, AP and ADD(-S) of some objects together; None where nothing can be said."""
+    n = sum(targets_of[i] for i in ids)
+    hits = {k: sum(per[i] for i in ids if i in per) for k, per in found.items()}
+    ar: dict[str, float | None] = {
+        k: float(np.mean(hits[k]) / n) if n and k in found else None for k in ("mssd", "mspd", "vsd")
+    }
+    known = [v for v in ar.values() if v is not None]
+    ar["mean"] = float(np.mean(known)) if known else None
+    ap: dict[str, float | None] = {}
+    for kind, per in precisions.items():
+        values = [per[i] for i in ids if i in per]
+        ap[kind] = float(np.mean(values)) if values else None
+    both = [v for v in ap.values() if v is not None]
+    ap["mean"] = float(np.mean(both)) if both else None
+    add_s = {f"{t:g}": float(h / n) if n else None for t, h in zip(ADD_THRESHOLDS, np.broadcast_to(hits.get("add_s", 0), 3))}
+    return {"ar": ar, "ap": ap, "add_s": add_s}
