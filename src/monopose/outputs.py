@@ -1,0 +1,64 @@
+"""What a prediction leaves behind: overlays, JSON for programs, BOP CSV for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import atomic_write, write_json
+from .types import Frame, ObjectModel, PoseEstimates
+
+UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
+
+
+def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
+    """One dict of plain numbers per pose: label, name, score, cam_from_obj (4 rows), covariance and box if known."""
+    poses = poses.to("cpu")
+    records = []
+    for i in range(len(poses)):
+        label = int(poses.labels[i])
+        record: dict[str, Any] = {"label": label, "name": poses.names.get(label, ""), "score": float(poses.scores[i])}
+        record["cam_from_obj"] = poses.cam_from_obj[i].double().tolist()
+        if poses.covariance is not None:
+            record["covariance"] = poses.covariance[i].double().tolist()
+        if poses.boxes is not None:
+            record["box"] = poses.boxes[i].double().tolist()
+        records.append(record)
+    return records
+
+
+def frame_record(name: str, frame: Frame, poses: PoseEstimates) -> dict[str, Any]:
+    """The poses of one picture with its camera and the seconds they took."""
+    return {
+        "image": frame.path or name,
+        "size": list(frame.camera.size),
+        "K": frame.camera.K.double().tolist(),
+        "seconds": dict(poses.seconds),
+        "poses": pose_records(poses),
+    }
+
+
+def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: Mapping[int, ObjectModel]) -> Path:
+    """The picture with the poses on it, as PNG or by the suffix of `path`."""
+    from . import viz
+
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        viz.draw(frame, poses, models).save(temporary)
+    return path
+
+
+def save_poses(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    """`frame_record`s of several pictures as poses.json."""
+    path = Path(folder) / "poses.json"
+    write_json(path, {"units": UNITS, "images": list(records)})
+    return path
+
+
+def save_results(folder: str | Path, poses: Iterable[PoseEstimates], method: str = "monopose") -> Path:
+    """Poses of several pictures as a BOP result file: scene 0, images 0, 1, … in their order."""
+    from .data.bop_results import results_name, results_of, write_results
+
+    path = Path(folder) / results_name(method, "images")
+    return write_results(path, [results_of(p, 0, i) for i, p in enumerate(poses)])

@@ -1,0 +1,110 @@
+import json
+
+import pytest
+import torch
+
+from monopose import outputs
+from monopose.external_boxes import read_boxes
+from monopose.types import Camera, Frame, PoseEstimates
+
+
+def _frame():
+    K = torch.tensor([[100.0, 0.0, 31.5], [0.0, 100.0, 23.5], [0.0, 0.0, 1.0]])
+    return Frame(torch.zeros(3, 48, 64), Camera(K, (48, 64)), path="photo.png")
+
+
+def _poses():
+    pose = torch.eye(4)[None].clone()
+    pose[0, :3, 3] = torch.tensor([0.1, -0.2, 0.5])
+    return PoseEstimates(
+        torch.tensor([5]),
+        pose,
+        torch.tensor([0.5]),
+        torch.eye(6)[None],
+        torch.tensor([[1.0, 2.0, 3.0, 4.0]]),
+        {5: "can"},
+        {"detector": 0.1},
+    )
+
+
+def test_json_says_everything(tmp_path):
+    path = outputs.save_poses(tmp_path, [outputs.frame_record("photo", _frame(), _poses())])
+    content = json.loads(path.read_text())
+    assert "metres" in content["units"]
+    (image,) = content["images"]
+    assert image["image"] == "photo.png"
+    assert image["size"] == [48, 64]
+    assert image["seconds"] == {"detector": 0.1}
+    (pose,) = image["poses"]
+    assert (pose["label"], pose["name"], pose["score"], pose["box"]) == (5, "can", 0.5, [1, 2, 3, 4])
+    torch.testing.assert_close(torch.tensor(pose["cam_from_obj"]), _poses().cam_from_obj[0])
+    assert torch.equal(torch.tensor(pose["covariance"]), torch.eye(6))
+
+
+def test_csv_is_a_bop_file(tmp_path):
+    from monopose.data.bop_results import read_results
+
+    path = outputs.save_results(tmp_path, [_poses(), _poses()])
+    rows = read_results(path)
+    assert path.name == "monopose_images-test.csv"
+    assert rows.im_id.tolist() == [0, 1]
+    assert rows.obj_id.tolist() == [5, 5]
+
+
+def test_overlay(tmp_path):
+    from PIL import Image
+
+    path = outputs.save_overlay(tmp_path / "photo_overlay.png", _frame(), _poses(), {})
+    with Image.open(path) as picture:
+        assert picture.size == (64, 48)
+        assert picture.convert("L").getextrema()[1] > 50
+
+
+def test_boxes_by_hand():
+    found = read_boxes(["10,20,30.5,40"], [5])("any.png")
+    assert found.labels.tolist() == [5]
+    assert found.boxes.tolist() == [[10, 20, 30.5, 40]]
+    assert found.scores.tolist() == [1]
+    found = read_boxes(["5:10,20,30,40", "8:1,2,3,4"], [5, 8])("any.png")
+    assert found.labels.tolist() == [5, 8]
+    with pytest.raises(ValueError, match=r"needs an object id, as in 5:1,2,3,4; the model knows 5, 8"):
+        read_boxes(["1,2,3,4"], [5, 8])
+    with pytest.raises(ValueError, match=r"boxes are given for object 9, but the model knows only 5"):
+        read_boxes(["9:1,2,3,4"], [5])
+    with pytest.raises(ValueError, match=r"cannot read the box '1,2,3'; expected \[ID:\]x0,y0,x1,y1"):
+        read_boxes(["1,2,3"], [5])
+    with pytest.raises(ValueError, match="has no area"):
+        read_boxes(["3,2,1,4"], [5])
+
+
+def test_boxes_from_files(tmp_path):
+    path = tmp_path / "boxes.json"
+    rows = [
+        {"image_id": 3, "category_id": 5, "bbox": [10, 20, 30, 40], "score": 0.5},
+        {"image_id": 4, "category_id": 5, "bbox": [0, 0, 1, 1]},
+    ]
+    path.write_text(json.dumps([{"scene_id": 2, **row} for row in rows]))
+    found = read_boxes([str(path)], [5])("rgb/000003.png")
+    assert found.boxes.tolist() == [[10, 20, 40, 60]]
+    assert found.scores.tolist() == [0.5]
+    assert len(read_boxes([str(path)], [5])("photo.png")) == 0
+
+    path.write_text(json.dumps({"images": [{"id": 3, "file_name": "rgb/photo.png"}], "annotations": rows[:1]}))
+    assert read_boxes([str(path)], [5])("photo.png").boxes.tolist() == [[10, 20, 40, 60]]
+    assert len(read_boxes([str(path)], [5])("other.png")) == 0
+
+    path.write_text(json.dumps([{"label": "can", "bbox_modal": [1, 2, 3, 4]}]))
+    assert read_boxes([str(path)], [5], {5: "can"})("photo.png").boxes.tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: ValueError .*'can'"):
+        read_boxes([str(path)], [5])
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        read_boxes([str(path)], [5])
+    path.write_text("3")
+    with pytest.raises(ValueError, match="holds no list of boxes"):
+        read_boxes([str(path)], [5])
+    path.write_text(json.dumps([{"image_id": 3, "category_id": 5}]))
+    with pytest.raises(ValueError, match="entry 0: KeyError 'bbox'"):
+        read_boxes([str(path)], [5])
+    with pytest.raises(FileNotFoundError, match=r"no file of boxes at .*boxs\.json; did you mean boxes\.json"):
+        read_boxes([str(tmp_path / "boxs.json")], [5])
