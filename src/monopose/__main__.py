@@ -1,0 +1,6 @@
+"""`python -m monopose` is `monopose`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,436 @@
+"""The command line. Sub-commands are dataclasses, so that `--help` imports nothing heavy; the work lies elsewhere.
+
+Results go to standard output, everything else to standard error. Exit code 0: done; 1: an error, said in one line, or a
+check that failed; 2: a wrong command line; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+Unit = Literal["m", "cm", "mm", "inch"]
+_Path = Annotated[Path | None, arg(metavar="PATH")]
+_Float = Annotated[float | None, arg(metavar="FLOAT")]
+_Int = Annotated[int | None, arg(metavar="INT")]
+
+
+@dataclass(kw_only=True)
+class _Common:
+    json: bool = False
+    """Print the result as JSON, for programs."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(kw_only=True)
+class Demo(_Common):
+    """Estimate poses on bundled pictures with bundled weights, offline; prints the errors and saves the overlay."""
+
+    out: Path = Path("out/demo")
+    """Folder for the pictures."""
+
+
+@dataclass(kw_only=True)
+class Check(_Common):
+    """Look at a mesh (size, origin, holes, symmetry proposals, a picture) or at a whole BOP folder."""
+
+    paths: Positional[tuple[Path, ...]]
+    """Mesh files (PLY, OBJ, STL, OFF, GLB), or a BOP folder."""
+    unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
+    """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
+    out: Path = Path("out/check")
+    """Folder for the pictures."""
+
+
+@dataclass(kw_only=True)
+class Synth(_Common):
+    """Make a complete BOP folder of rendered pictures from CAD models."""
+
+    models: Positional[tuple[Path, ...]]
+    """Mesh files, or one BOP models folder (which brings unit and symmetries)."""
+    out: Path
+    """BOP folder to make."""
+    unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
+    """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
+    images: int = 2000
+    """How many pictures."""
+    backgrounds: _Path = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    camera: _Path = None
+    """Camera file (BOP or MegaPose JSON, ROS YAML); otherwise 640x480 pixels with 60 degrees of view."""
+    seed: int = 0
+    """The same seed gives the same pictures."""
+
+
+@dataclass(kw_only=True)
+class Train(_Common):
+    """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped."""
+
+    method: Positional[Literal["coordinates", "detector"]]
+    """What to train. A run that predicts needs coordinates, and a detector unless boxes are given to it."""
+    data: Path
+    """BOP folder with models/ (and camera.json), or a models folder."""
+    out: _Path = None
+    """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
+    objects: tuple[int, ...] = ()
+    """Object ids to learn; all by default."""
+    backgrounds: _Path = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    minutes: _Float = None
+    """Wall-clock budget in minutes, pauses not counted; none: until all steps are done."""
+    steps: int = 40_000
+    """Most optimiser steps."""
+    batch_size: int = 16
+    """Samples per step and process."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    workers: int = 1
+    """Processes that draw samples."""
+    seed: int = 0
+    """Of all randomness."""
+    set: tuple[str, ...] = ()
+    """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
+
+
+@dataclass(kw_only=True)
+class Predict(_Common):
+    """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
+
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    """Image, folder of images, video, or camera number. Not with --bop."""
+    model: str
+    """Run folder, or the name of bundled weights."""
+    camera: _Path = None
+    """Camera file: BOP JSON, MegaPose JSON, ROS camera_info YAML, BOP scene_camera.json."""
+    fov: _Float = None
+    """Instead of a camera file: horizontal field of view, degrees."""
+    resize_camera: bool = False
+    """The pictures are resized whole pictures of the camera: scale its K to them."""
+    boxes: tuple[str, ...] = ()
+    """Boxes in place of the detector: x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file."""
+    limit: _Int = None
+    """Stop after this many pictures."""
+    bop: _Path = None
+    """BOP data set to run on, in place of a source."""
+    targets: _Path = None
+    """Targets file of the BOP data set; test_targets_bop19.json by default."""
+    out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH")] = None
+    """Folder for overlays, poses.json and a BOP CSV, out/predict by default. With --bop the CSV file,
+    METHOD_DATASET-SPLIT.csv."""
+    debug: bool = False
+    """Save every stage as a picture in OUT/debug, and show the traceback of an error."""
+
+
+@dataclass(kw_only=True)
+class Evaluate(_Common):
+    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S); fractions, not percent."""
+
+    results: Positional[Path]
+    """Result file, METHOD_DATASET-SPLIT.csv."""
+    data: Path
+    """BOP folder with the models and the truth."""
+    targets: _Path = None
+    """Targets file; test_targets_bop19.json of the data set by default."""
+    vsd: bool = False
+    """VSD too; needs depth pictures and takes minutes."""
+
+
+@dataclass(kw_only=True)
+class Doctor(_Common):
+    """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
+
+
+# ------------------------------------------------------------------------------------------------ what the commands do
+
+
+def _demo(args: Demo) -> int:
+    from . import demo
+
+    result = demo.run(args.out)
+    return _finish(args, result)
+
+
+def _check(args: Check) -> int:
+    from . import check
+
+    if not args.paths:
+        raise ValueError("nothing to check; give a mesh file or a BOP folder")
+    results = [check.check_bop(p) if p.is_dir() else check.check_mesh(p, args.unit, out=args.out) for p in args.paths]
+    code = _finish(args, results if len(results) > 1 else results[0])
+    return code or int(any(getattr(r, "problems", None) for r in results))
+
+
+def _synth(args: Synth) -> int:
+    from .data import bop, synth
+    from .images import read_camera
+    from .mesh import load_mesh
+
+    if not args.models:
+        raise ValueError("no models; give mesh files or one models folder")
+    if len(args.models) == 1 and args.models[0].is_dir():
+        models = list(bop.read_models(args.models[0]).values())
+    else:
+        models = [load_mesh(path, args.unit, obj_id=i) for i, path in enumerate(args.models, 1)]
+    camera = None if args.camera is None else read_camera(args.camera)
+    result = synth.write_bop(models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, seed=args.seed)
+    return _finish(args, {"out": str(result)})
+
+
+def _train(args: Train) -> int:
+    from . import train
+
+    out = args.out or Path("runs") / args.data.resolve().name
+    names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
+    config = train.TrainConfig(**{name: getattr(args, name) for name in names})
+    method_config = _method_config(args) if args.set else None
+    file = train.train(
+        args.method,
+        args.data,
+        out,
+        obj_ids=args.objects,
+        backgrounds=args.backgrounds,
+        config=config,
+        method_config=method_config,
+        progress_bar=not args.json,
+    )
+    return _finish(args, {"weights": str(file)})
+
+
+def _method_config(args: Train) -> Any:
+    """The method's default configuration with the fields of --set replaced."""
+    from . import train
+    from .weights import build_config
+
+    ids = args.objects or tuple(sorted(train.read_objects(args.data)))
+    config = train.METHODS[args.method].config(ids)
+    return build_config(type(config), {**asdict(config), **_overrides(args.set)}, "--set")
+
+
+def _overrides(items: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE with a JSON value; bare words are text."""
+    values: dict[str, Any] = {}
+    for item in items:
+        name, found, text = item.partition("=")
+        if not found:
+            raise ValueError(f"--set expects NAME=VALUE, got {item!r}")
+        try:
+            values[name.replace("-", "_")] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name.replace("-", "_")] = text
+    return values
+
+
+def _predict(args: Predict) -> int:
+    if (args.source is None) == (args.bop is None):
+        raise ValueError("give either a SOURCE (image, folder, video, camera number) or --bop DIR")
+    from . import pipeline
+
+    model = pipeline.load(args.model)
+    if args.bop is None:
+        return _predict_pictures(args, model)
+    if args.out is None:
+        raise ValueError("--bop needs --out METHOD_DATASET-SPLIT.csv, e.g. --out monopose_lmo-test.csv")
+    boxes = Path(args.boxes[0]) if args.boxes else None
+    debug = args.out.parent / "debug" if args.debug else None
+    path = pipeline.predict_bop(model, args.bop, args.targets, args.out, boxes=boxes, limit=args.limit, debug=debug)
+    return _finish(args, {"results": str(path)})
+
+
+def _predict_pictures(args: Predict, model: Pipeline) -> int:
+    from . import images, outputs
+
+    boxes = None
+    if args.boxes:
+        from .external_boxes import read_boxes
+
+        boxes = read_boxes(args.boxes, sorted(model.models), {i: m.name for i, m in model.models.items()})
+    out = args.out or Path("out/predict")
+    records, estimates, stopped = [], [], False
+    frames = images.iterate_frames(args.source or "", args.camera, fov_deg=args.fov, resize_camera=args.resize_camera)
+    try:
+        for name, frame in frames:
+            debug = out / "debug" / name if args.debug else None
+            poses = model.predict(frame, detections=None if boxes is None else boxes(frame.path or name), debug=debug)
+            overlay = outputs.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
+            records.append({**outputs.frame_record(name, frame, poses), "overlay": str(overlay)})
+            estimates.append(poses)
+            if not args.json:
+                _print_poses(name, poses, overlay)
+            if args.limit is not None and len(records) >= args.limit:
+                break
+    except KeyboardInterrupt:  # the way to end a live camera: keep what is there
+        stopped = True
+    path = outputs.save_poses(out, records)
+    outputs.save_results(out, estimates)
+    if args.json:
+        print(json.dumps({"units": outputs.UNITS, "images": records}))
+    else:
+        print(f"{len(records)} picture{'s' * (len(records) != 1)}: {path}, and a BOP CSV beside it")
+    return 130 if stopped else 0
+
+
+def _print_poses(name: str, poses: Any, overlay: Path) -> None:
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in poses.seconds.items())
+    print(f"{name}: {len(poses)} object{'s' * (len(poses) != 1)}{' (' + seconds + ')' if seconds else ''} -> {overlay}")
+    for label, score, pose in zip(poses.labels.tolist(), poses.scores.tolist(), poses.cam_from_obj.cpu()):
+        x, y, z = pose[:3, 3].tolist()
+        print(f"  {poses.names.get(label, f'object {label}'):20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m")
+    if not len(poses):
+        print("  nothing found; look at the stages with --debug, or give --boxes")
+
+
+def _evaluate(args: Evaluate) -> int:
+    from .evaluation import protocol
+
+    scores = protocol.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
+    return _finish(args, scores)
+
+
+def _doctor(args: Doctor) -> int:
+    from . import doctor
+
+    report = doctor.examine()
+    print(json.dumps(asdict(report)) if args.json else doctor.text(report))
+    return 0 if report.ok else 1
+
+
+_COMMANDS: dict[type[_Common], tuple[str, Callable[[Any], int]]] = {
+    Demo: ("demo", _demo),
+    Check: ("check", _check),
+    Synth: ("synth", _synth),
+    Train: ("train", _train),
+    Predict: ("predict", _predict),
+    Evaluate: ("evaluate", _evaluate),
+    Doctor: ("doctor", _doctor),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- printing
+
+
+def _finish(args: _Common, result: Any) -> int:
+    """Print a result, as JSON or for people, and return 0."""
+    if args.json:
+        print(json.dumps(_plain(result)))
+    elif result is not None:
+        print("\n".join(_lines(result)))
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tensors, arrays and paths as what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain({name: getattr(value, name) for name in value.__dataclass_fields__})
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return None
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """A result for people: what has a `text()` says it itself, tables become indented lines."""
+    if callable(getattr(value, "text", None)):
+        return value.text().splitlines()
+    value = _plain(value)
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        return [line for item in value for line in [*_lines(item, indent), ""]][:-1]
+    if not isinstance(value, dict):
+        return [f"{indent}{_number(value)}"]
+    width = max((len(k) for k in value), default=0)
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict) and any(isinstance(v, dict) for v in item.values()):
+            lines += [f"{indent}{key}", *_lines(item, indent + "  ")]
+        elif isinstance(item, dict):
+            lines.append(f"{indent}{key:{width}}  " + "  ".join(f"{k} {_number(v)}" for k, v in item.items()))
+        else:
+            lines.append(f"{indent}{key:{width}}  {_number(item)}")
+    return lines
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_number(v) for v in value)
+    return "-" if value is None else str(value)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Our own warnings and the user's data in one line; the chatter of libraries is left out."""
+    if Path(filename).is_relative_to(Path(__file__).parent) or category.__module__.startswith("monopose"):
+        print(f"monopose: warning: {message}", file=sys.stderr)
+
+
+# --------------------------------------------------------------------------------------------------------------- entry
+
+
+def parse(argv: list[str]) -> _Common:
+    """The sub-command of a command line, or SystemExit with tyro's explanation."""
+    import functools
+    import operator
+
+    named = [Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for kind, (name, _) in _COMMANDS.items()]
+    description = (
+        "6DoF poses of known objects from one RGB picture.\n\n"
+        "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame "
+        "(x right, y down, z forward); meshes without a unit need --unit."
+    )
+    return tyro.cli(  # type: ignore[call-overload, no-any-return]
+        functools.reduce(operator.or_, named),
+        prog="monopose",
+        description=description,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv in (["--version"], ["-V"]):
+        from . import __version__
+
+        print(f"monopose {__version__}")
+        return 0
+    args = parse(argv or ["--help"])
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        return _COMMANDS[type(args)][1](args)
+    except KeyboardInterrupt:
+        print("monopose: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"monopose: error: {_message(error)}", file=sys.stderr)
+        return 1
+
+
+def _message(error: Exception) -> str:
+    """One line that says what happened; unexpected kinds of error ask for the traceback."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
+    text = " ".join(str(text).split())
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return text
+    return f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
