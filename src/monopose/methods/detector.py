@@ -282,10 +282,11 @@ def loss(model: Model, output: Maps | Pyramid, batch: Mapping[str, Any]) -> dict
     weight = targets.box_weights.sum().clamp_min(1)
     b, row, column = targets.vote_cells.unbind(-1)
     votes = F.smooth_l1_loss(output.votes.float()[b, :, row, column], targets.votes, reduction="sum")
+    surface = F.cross_entropy(output.semantic.float(), targets.semantic, reduction="sum")
     return {
         "heat": focal_loss(output.heat.float(), targets.heat, targets.peaks),
         "boxes": 2 * (targets.box_weights * overlap).sum() / weight,
-        "semantic": F.cross_entropy(output.semantic.float(), targets.semantic),
+        "semantic": surface / (targets.semantic > 0).sum().clamp_min(targets.semantic.numel() / 20),
         "votes": 0.1 * votes / max(1, len(targets.votes)),
     }
 

@@ -71,9 +71,8 @@ class OneStageNet(nn.Module):
         self.distances = nn.Conv2d(channels, 4 * classes, 1)
         self.semantic = nn.Conv2d(channels, classes + 1, 1)
         self.votes = nn.Conv2d(channels, 2, 1)
-        for head in (self.heat, self.distances, self.semantic, self.votes):
+        for head in (self.heat, self.distances):
             nn.init.normal_(head.weight, std=0.01)
-            nn.init.zeros_(head.bias)
         nn.init.constant_(self.heat.bias, -math.log(99))  # 1 % of the cells to start with, as in the focal loss paper
         nn.init.constant_(self.distances.bias, math.log(6))  # objects of 12 cells
         self._frozen_norms = self._freeze(frozen)
