@@ -72,7 +72,7 @@ def add_s(cam_from_obj_est: ArrayLike, cam_from_obj_true: ArrayLike, points: Arr
             if weights @ nearest - stretch * spread.mean() > limit:
                 out[m] = np.inf
                 continue
-        out[m] = tree.query(points @ Q[:3, :3].T + Q[:3, 3])[0].mean()
+        out[m] = tree.query(points @ Q[:3, :3].T + Q[:3, 3], workers=-1)[0].mean()  # -1: all cores
     return out.reshape(shape)
 
 

@@ -74,7 +74,8 @@ def evaluate(
     Args:
         results: the CSV file, or its rows.
         data_dir: the data set's folder, with `models`, a split folder and the targets file.
-        targets: a targets file; test_targets_bop19.json of the data set by default. The BOP'24 form, images only, gives AP only.
+        targets: a targets file; test_targets_bop19.json of the data set by default.
+            The BOP'24 form (images only) gives AP alone.
         split: folder of the scenes; by default what the file's name says ("test"), then "test".
         models: folder of the models whose vertices count, "models_eval" by default, "models" if there is no other.
         image_width: pixels, for the thresholds of MSPD; by default that of the pictures, then of camera.json.
@@ -162,8 +163,8 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
     names = [split] if split else []
     if not split and results is not None:
         try:
-            name = bop.parse_results_name(results)
-            names = [f"{name.split}_{name.split_type}", name.split] if name.split_type else [name.split]
+            parsed = bop.parse_results_name(results)
+            names = [f"{parsed.split}_{parsed.split_type}", parsed.split] if parsed.split_type else [parsed.split]
         except ValueError:
             pass
     for name in names or ["test"]:
