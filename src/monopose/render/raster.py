@@ -33,10 +33,14 @@ def _prepare(
     if points_cam.dim() != 3 or points_cam.shape[-1] != 3:
         raise ValueError(f"points_cam must be (B, V, 3), got {tuple(points_cam.shape)}; add the batch dimension with [None]")
     batch = len(points_cam)
-    if faces.dim() == 2:
-        faces = faces[None]
-    if faces.dim() != 3 or faces.shape[-1] != 3 or len(faces) not in (1, batch) or faces.is_floating_point():
+    if (
+        faces.dim() not in (2, 3)
+        or faces.shape[-1] != 3
+        or faces.is_floating_point()
+        or (faces.dim() == 3 and len(faces) not in (1, batch))
+    ):
         raise ValueError(f"faces must be integers, (F, 3) or ({batch}, F, 3), got {tuple(faces.shape)} of {faces.dtype}")
+    faces = faces if faces.dim() == 3 else faces[None]
     if K.shape[-2:] != (3, 3) or K.dim() > 3 or (K.dim() == 3 and len(K) not in (1, batch)):
         raise ValueError(f"K must be (3, 3) or ({batch}, 3, 3), got {tuple(K.shape)}")
     height, width = int(size[0]), int(size[1])

@@ -60,7 +60,7 @@ def _floor(a, b):
 
 @triton.jit
 def _draw(
-    q_ptr, faces_ptr, near_ptr, key_ptr, points, count, face_stride, height, width, last,
+    q_ptr, faces_ptr, near_ptr, key_ptr, points, face_stride, height, width, last,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     f = tl.program_id(0)
@@ -174,7 +174,7 @@ def rasterize(
     keys = torch.zeros(batch, height, width, dtype=torch.int64, device=device)
     options = {"num_warps": 1, "enable_fp_fusion": False}  # fused multiply-adds would open shared edges
     _draw[(triangles.shape[1], batch)](
-        q, triangles, limits, keys, points, triangles.shape[1], stride, height, width, LAST,
+        q, triangles, limits, keys, points, stride, height, width, LAST,
         ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS, **options,
     )  # fmt: skip
     _resolve[(triton.cdiv(height * width, PIXELS), batch)](
