@@ -167,21 +167,30 @@ class _Learner(L.LightningModule):
         self._since = time.monotonic()
 
 
-class _Export(lightning_callbacks.ModelCheckpoint):
-    """A resumable checkpoint every few minutes, and beside it the averaged weights as a file to predict with."""
+class _Checkpoints(L.Callback):
+    """Every few minutes a checkpoint to go on from, and beside it the averaged weights as a file to predict with."""
 
-    def __init__(self, folder: Path, minutes: float, export: Callable[[Mapping[str, Tensor]], None]) -> None:
-        from datetime import timedelta
+    def __init__(self, path: Path, minutes: float, export: Callable[[Mapping[str, Tensor]], None]) -> None:
+        self.path, self.seconds, self.export = path, 60 * minutes, export
+        self.saved = time.monotonic()
 
-        super().__init__(folder, filename="last", train_time_interval=timedelta(minutes=minutes), save_top_k=1, enable_version_counter=False)
-        self._export = export
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        due = torch.tensor(float(time.monotonic() - self.saved > self.seconds), device=module.device)
+        if trainer.world_size > 1:
+            due = trainer.strategy.broadcast(due)
+        if float(due) > 0:
+            self.save(trainer)
 
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        temporary = f"{filepath}.partial"
-        super()._save_checkpoint(trainer, temporary)
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
-            os.replace(temporary, filepath)
-            self._export(_averaged(trainer))
+            os.replace(partial, self.path)
+            self.export(_averaged(trainer))
+        self.saved = time.monotonic()
 
 
 def _averaged(trainer: L.Trainer) -> dict[str, Tensor]:
@@ -289,8 +298,6 @@ def train(
         persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=_one_thread,
     )  # fmt: skip
     trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
-    if trainer.is_global_zero:
-        export(model.state_dict())
     return file
 
 
@@ -322,9 +329,10 @@ def _trainer(out: Path, method: str, config: TrainConfig, export: Callable[..., 
         max_epochs=1,
         callbacks=[
             _ema(config.ema),
-            _Export(out / "checkpoints" / method, config.checkpoint_minutes, export),
+            _Checkpoints(out / "checkpoints" / method / "last.ckpt", config.checkpoint_minutes, export),
             *([lightning_callbacks.TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)] if progress_bar else []),
         ],
+        enable_checkpointing=False,
         logger=[CSVLogger(logs, name=method, version=""), TensorBoardLogger(logs, name=f"{method}_tb", version="")],
         enable_progress_bar=progress_bar,
         enable_model_summary=False,

@@ -1,0 +1,235 @@
+"""Picture in, poses out: a detector, a pose estimator and the objects they know, put together from a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import weights
+from .data import bop, bop_results
+from .methods import coordinates, detector
+from .types import Detections, Frame, Instances, ObjectModel, PoseEstimates
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A trained run, ready to predict.
+
+    Args:
+        estimator: finds the pose of a detected object.
+        finder: finds objects, or None: then boxes must be given.
+        models: object id -> CAD model, for pictures and scores.
+        path: the run folder.
+    """
+
+    estimator: coordinates.Model
+    finder: detector.Model | None
+    models: Mapping[int, ObjectModel]
+    path: Path
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Object id -> name."""
+        return {i: m.name for i, m in self.models.items()}
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        """The same run on another device. Modules move in place."""
+        finder = None if self.finder is None else self.finder.to(device)
+        return replace(self, estimator=self.estimator.to(device), finder=finder)
+
+    def detect(self, frame: Frame, score_threshold: float = 0.2) -> Detections:
+        """Find the known objects. Raises ValueError if the run has no detector."""
+        if self.finder is None:
+            raise ValueError(
+                f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a JSON "
+                f"file), or train one: monopose train detector --data DIR --out {self.path}"
+            )
+        (found,) = detector.predict(self.finder, [frame.image], score_threshold)
+        return found
+
+    def predict(self, frame: Frame, detections: Detections | None = None, debug: str | Path | None = None) -> PoseEstimates:
+        """Poses of the known objects in one picture.
+
+        Args:
+            frame: the picture and its camera, undistorted.
+            detections: boxes from elsewhere; None: from the run's detector.
+            debug: folder in which every stage is saved as a picture.
+
+        Returns:
+            PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
+            each stage.
+
+        Raises:
+            ValueError: no detector and no boxes; boxes of unknown objects.
+        """
+        device = self.estimator.ids.device
+        frame = frame.to(device)
+        started = time.perf_counter()
+        found = (self.detect(frame) if detections is None else detections).to(device)
+        seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
+        stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
+        poses = coordinates.predict(self.estimator, frame, found, debug=None if debug is None else stages)
+        poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
+        if debug is not None:
+            _save_stages(Path(debug), frame, found, stages, poses, self.models)
+        return poses
+
+
+def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline:
+    """Open a trained run.
+
+    Args:
+        name: a run folder, or the name of bundled weights.
+        device: where to run; None: CUDA if there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, no coordinates.safetensors in it, a truncated or foreign file.
+    """
+    folder = weights.find_run(name)
+    files = weights.weights_in(folder)
+    if "coordinates" not in files:
+        raise ValueError(
+            f"{folder} has no coordinates.safetensors, which estimates the poses; it holds {', '.join(files)}. "
+            f"Train it: monopose train coordinates --data DIR --out {folder}"
+        )
+    estimator = _network(files["coordinates"], coordinates.Config, coordinates.Model)
+    finder = _network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
+    objects = folder / "objects"
+    models = bop.read_models(objects) if objects.is_dir() else {}
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Pipeline(estimator, finder, models, folder).to(where)  # type: ignore[arg-type]
+
+
+def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> nn.Module:
+    checkpoint = weights.read(path)
+    config = replace(weights.build_config(config_class, checkpoint.config, str(path)), pretrained=False)
+    if getattr(config, "adversarial_weight", 0):
+        config = replace(config, adversarial_weight=0.0)  # the discriminator served training only
+    model = model_class(config)
+    weights.load_into(model, checkpoint)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def truth_as_detections(instances: Instances, wanted: Iterable[int]) -> Detections:
+    """True amodal boxes of the wanted objects, score 1: the oracle detector of result tables."""
+    if instances.boxes is None:
+        raise ValueError("true boxes need scene_gt_info.json beside scene_gt.json")
+    ids = torch.tensor(sorted(wanted))
+    rows = (instances.labels[:, None] == ids).any(1)
+    return Detections(instances.labels[rows], instances.boxes[rows], torch.ones(int(rows.sum())))
+
+
+def predict_bop(
+    model: Pipeline,
+    data: str | Path,
+    targets: str | Path | None,
+    out: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    true_boxes: bool = False,
+    limit: int | None = None,
+    debug: str | Path | None = None,
+) -> Path:
+    """Run on every target image of a BOP data set and write the BOP result file; goes on where a killed run stopped.
+
+    Args:
+        model: a trained run.
+        data: the data set folder.
+        targets: targets file; None: test_targets_bop19.json of the data set.
+        out: result file, METHOD_DATASET-SPLIT.csv; its name says which split is read.
+        boxes: detections JSON (BOP form) in place of the detector.
+        true_boxes: the ground truth's amodal boxes in place of the detector; an oracle, to be named where reported.
+        limit: only the first so many images.
+        debug: folder for pictures of every stage.
+
+    Returns:
+        `out`.
+    """
+    from rich.progress import track
+
+    data, out = Path(data), Path(out)
+    name = bop_results.parse_results_name(out)
+    split = data / "_".join(filter(None, (name.split, name.split_type)))
+    rows = bop.read_targets(Path(targets) if targets is not None else data / "test_targets_bop19.json")
+    wanted: dict[tuple[int, int], set[int]] = {}
+    known = set(model.estimator.config.obj_ids)
+    for i, key in enumerate(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
+        ids = known if rows.obj_id is None else {int(rows.obj_id[i])} & known
+        wanted.setdefault(key, set()).update(ids)
+    given = None if boxes is None else bop_results.read_detections(boxes)
+    partial = out.parent / ".partial" / out.name
+    done = _read_partial(partial)
+    keys = list(wanted)[:limit]
+    scenes = {s: bop.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
+    for n, key in enumerate(track(keys, description="images", transient=True)):
+        if key in done:
+            continue
+        frame = bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        detections = None
+        if true_boxes:
+            if frame.instances is None:
+                raise ValueError(f"{scenes[key[0]].folder} has no scene_gt.json, so there are no true boxes")
+            detections = truth_as_detections(frame.instances, wanted[key])
+        elif given is not None:
+            detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
+        where = None if debug is None else Path(debug) / f"{key[0]:06d}_{key[1]:06d}"
+        poses = model.predict(frame, detections, debug=where)
+        asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
+        poses = poses[(poses.labels[:, None] == asked).any(1)]
+        done[key] = bop_results.results_of(poses, *key)
+        if n % 20 == 19:
+            bop_results.write_results(partial, list(done.values()))
+    bop_results.write_results(out, [done[k] for k in keys])
+    partial.unlink(missing_ok=True)
+    if partial.parent.is_dir() and not any(partial.parent.iterdir()):
+        partial.parent.rmdir()
+    return out
+
+
+def _read_partial(path: Path) -> dict[tuple[int, int], bop_results.Results]:
+    """Results of an interrupted run by image."""
+    if not path.is_file():
+        return {}
+    rows = bop_results.read_results(path)
+    done = {}
+    for key in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
+        mine = (rows.scene_id == key[0]) & (rows.im_id == key[1])
+        done[key] = bop_results.Results(*(column[mine] for column in rows))
+    return done
+
+
+def _save_stages(
+    folder: Path,
+    frame: Frame,
+    detections: Detections,
+    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
+    poses: PoseEstimates,
+    models: Mapping[int, ObjectModel],
+) -> None:
+    """Every stage as a picture: detections, per object crop, coordinates, mask, expected error and inliers, overlay."""
+    from . import viz
+    from .files import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {i: m.name for i, m in models.items()}
+
+    def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
+        with atomic_write(folder / name) as temporary:
+            picture.save(temporary, format="PNG")
+
+    save("1_detections.png", viz.draw_detections(frame.image, detections, names))
+    for found, solved in stages:
+        bounds = models[found.label].bounds if found.label in models else None
+        mask = found.mask > 0.5
+        pictures = [
+            found.crop, viz.coordinate_image(found.coordinates, mask, bounds), viz.value_image(found.mask, 0, 1),
+            viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
+        save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
+    save("3_poses.png", viz.draw(frame, poses, models))
