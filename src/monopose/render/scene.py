@@ -66,12 +66,14 @@ def _window(points_cam: Tensor, K: Tensor, size: tuple[int, int], near: float) -
     low, high = (v.item() for v in z.aminmax())
     if high < near:
         return slice(0, 0), slice(0, 0)
-    if not low >= near:  # also NaN, which rasterize reports
+    if not low >= near:  # also NaN, here and below, which rasterize reports
         return slice(0, height), slice(0, width)
     (ax, bx, cx), (ay, by, cy), _ = K.tolist()
     left, right = (v.item() + cx for v in ((ax * x + bx * y) / z).aminmax())
     top, bottom = (v.item() + cy for v in ((ay * x + by * y) / z).aminmax())
-    if not (right >= 0 and bottom >= 0 and left <= width - 1 and top <= height - 1):
+    if not math.isfinite(left + right + top + bottom):
+        return slice(0, height), slice(0, width)
+    if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
         return slice(0, 0), slice(0, 0)
     x0, y0 = max(math.floor(left), 0), max(math.floor(top), 0)
     x1, y1 = math.ceil(min(right, width - 1)) + 1, math.ceil(min(bottom, height - 1)) + 1
