@@ -53,7 +53,8 @@ class Method(NamedTuple):
 
     config: Callable[[tuple[int, ...]], Any]  # object ids -> default Config
     model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
-    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed
+    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
+    pictures: Callable[[Any, dataset.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
     collate: Callable[..., Any] | None
     inputs: tuple[str, ...]  # batch keys that the model's forward takes
     loss: Callable[[Any, Any, Any], dict[str, Tensor]]  # model, output, batch -> named scalars; their sum is minimised
@@ -66,6 +67,9 @@ METHODS: dict[str, Method] = {
         samples=lambda c, source, length, seed: dataset.CropSamples(
             source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
         ),
+        pictures=lambda c, source, split, length, seed: dataset.BopCropSamples(
+            source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+        ),
         collate=None,
         inputs=("image", "label"),
         loss=coordinates.loss,
@@ -74,6 +78,7 @@ METHODS: dict[str, Method] = {
         config=lambda ids: detector.small(ids),
         model=lambda config, models: detector.Model(config),
         samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
+        pictures=lambda c, source, split, length, seed: dataset.BopSceneSamples(source.models, split, c.size, length, seed),
         collate=dataset.collate_scenes,
         inputs=("image",),
         loss=detector.loss,
@@ -234,6 +239,7 @@ def train(
     out: str | Path,
     *,
     obj_ids: tuple[int, ...] = (),
+    split: str | None = None,
     backgrounds: str | Path | None = None,
     scene: synth.SceneConfig | None = None,
     config: TrainConfig | None = None,
@@ -248,6 +254,7 @@ def train(
         data: a BOP folder with models/ (and camera.json), or a models folder.
         out: run folder; created.
         obj_ids: objects to learn; () for all.
+        split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
         backgrounds: folder of photos to put behind the objects; None: procedural ones.
         scene: where objects may be; None: default with distances that fit the objects and the camera.
         config: budget and optimiser.
@@ -292,20 +299,17 @@ def train(
     if last is not None:
         start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
     per_process = config.seed * 1_000_003 + trainer.global_rank * 7919 + start
-    samples = entry.samples(method_config, source, config.batch_size * (config.steps + 1), per_process)
+    length = config.batch_size * (config.steps + 1)
+    if split is None:
+        samples = entry.samples(method_config, source, length, per_process)
+    else:
+        samples = entry.pictures(method_config, source, data / split, length, per_process)
     loader = DataLoader(
         samples, config.batch_size, num_workers=config.workers, collate_fn=entry.collate, drop_last=True,
-        persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=_one_thread,
+        persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=dataset.one_thread,
     )  # fmt: skip
     trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
     return file
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    import cv2
-
-    cv2.setNumThreads(0)
 
 
 def _device_name() -> str:

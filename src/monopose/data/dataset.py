@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from ..geometry import se3
 from ..render import maps
 from ..render.raster import rasterize
 from ..types import Camera, ObjectModel
-from . import augment, synth
+from . import augment, bop, synth
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,75 @@ class CropSamples(Dataset):
             _grey_border(picture, visible, rng)
         if rng.random() < self.greyed_share:
             picture = _grey_out(picture, visible, rng)
-        h = self.output_size
-        coordinates, full = crop_target(target, pose, camera_ops.crop_resize_K(source.camera.K, square, (h, h)), h)
-        share = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(visible).float()[None], h)[0]
-        return {
-            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
-            "label": torch.tensor(target.obj_id),
-            "coordinates": coordinates,
-            "mask_full": full,
-            "mask_visible": (share >= 0.5) & full,
-            "cam_from_obj": pose,
-            "K": K,
-        }
+        return _crop_sample(picture, visible, target, pose, source.camera.K, square, self.output_size)
+
+
+def _crop_sample(
+    picture: np.ndarray, visible: np.ndarray, model: ObjectModel, pose: Tensor, K: Tensor, square: Tensor, side: int
+) -> dict[str, Tensor]:
+    """The sample of a finished crop: its picture beside the rendered truth."""
+    coordinates, full = crop_target(model, pose, camera_ops.crop_resize_K(K, square, (side, side)), side)
+    share = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(visible).float()[None], side)[0]
+    return {
+        "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
+        "label": torch.tensor(model.obj_id),
+        "coordinates": coordinates,
+        "mask_full": full,
+        "mask_visible": (share >= 0.5) & full,
+        "cam_from_obj": pose,
+        "K": camera_ops.crop_resize_K(K, square, picture.shape[:2]),
+    }
+
+
+class BopCropSamples(Dataset):
+    """Crops as in `CropSamples`, cut from the pictures of a BOP split; object coordinates are rendered from the true poses.
+
+    Args:
+        models: known objects by id.
+        split: split folder, e.g. lmo/train_pbr.
+        input_size, output_size, crop_scale, greyed_share, length, seed: as in `CropSamples`.
+        min_visibility: instances seen less are left out.
+
+    Raises:
+        ValueError: no instance of a known object with masks in the split.
+    """
+
+    def __init__(
+        self, models: Mapping[int, ObjectModel], split: Path, input_size: int, output_size: int, crop_scale: float = 1.5,
+        greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15,
+    ) -> None:  # fmt: skip
+        self.models, self.input_size, self.output_size = models, input_size, output_size
+        self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
+        self.rows: list[tuple[bop.Scene, int, int]] = []
+        for scene, im_id, _ in bop.images(split):
+            if scene.truth is None:
+                continue
+            for n, row in enumerate(np.flatnonzero(scene.truth.im_id == im_id)):
+                visibility = 1.0 if scene.truth.visibility is None else scene.truth.visibility[row]
+                if int(scene.truth.obj_id[row]) in models and visibility >= min_visibility:
+                    self.rows.append((scene, im_id, n))
+        if not self.rows:
+            raise ValueError(f"{split} shows no known object ({sorted(models)}) at least {min_visibility:.0%} visible")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng, s = np.random.default_rng((self.seed, i, 3)), self.input_size
+        scene, im_id, n = self.rows[int(rng.integers(len(self.rows)))]
+        frame = bop.read_frame(scene, im_id, depth=False)
+        if frame.instances is None or frame.instances.masks is None:
+            raise ValueError(f"{scene.folder} has no mask_visib/, which training needs")
+        model, pose = self.models[int(frame.instances.labels[n])], frame.instances.cam_from_obj[n]
+        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng)
+        both = torch.cat([frame.image, frame.instances.masks[n][None].float()])
+        crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
+        visible = crop[..., 3] > 0.5
+        picture = (crop[..., :3] * 255).astype(np.uint8)
+        picture = synth.finish(picture, s / float(square[2] - square[0]), rng)
+        if rng.random() < self.greyed_share:
+            picture = _grey_out(picture, visible, rng)
+        return _crop_sample(picture, visible, model, pose, frame.camera.K, square, self.output_size)
 
 
 def _near_crop(layout: synth.Layout, K: Tensor, side: int) -> synth.Layout:
@@ -199,6 +257,48 @@ class SceneSamples(Dataset):
             "masks": scene.masks_visible[rows],
             "visibility": scene.visibility[rows],
         }
+
+
+class BopSceneSamples(Dataset):
+    """Whole pictures as in `SceneSamples`, read from a BOP split."""
+
+    def __init__(self, models: Mapping[int, ObjectModel], split: Path, size: tuple[int, int], length: int, seed: int = 0) -> None:
+        self.models, self.size, self.length, self.seed = models, size, length, seed
+        self.images = bop.images(split)
+        if not self.images:
+            raise ValueError(f"{split} holds no pictures")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((self.seed, i, 4))
+        scene, im_id, _ = self.images[int(rng.integers(len(self.images)))]
+        frame = bop.read_frame(scene, im_id, depth=False)
+        truth = frame.instances
+        if truth is None or truth.masks is None or truth.visibility is None or truth.boxes is None:
+            raise ValueError(f"{scene.folder} lacks scene_gt.json, scene_gt_info.json or mask_visib/, which training needs")
+        known = torch.tensor([int(label) in self.models for label in truth.labels])
+        truth = truth[known & (truth.masks.flatten(1).sum(1) > 16)]
+        assert truth.masks is not None
+        assert truth.boxes is not None
+        picture = cv2.resize(frame.image.permute(1, 2, 0).numpy(), self.size[::-1], interpolation=cv2.INTER_AREA)
+        picture = synth.finish((picture * 255).astype(np.uint8), 1.0, rng)
+        scale = truth.boxes.new_tensor([self.size[1] / frame.camera.size[1], self.size[0] / frame.camera.size[0]])
+        masks = torch.nn.functional.interpolate(truth.masks[None].float(), self.size, mode="area")[0] >= 0.5
+        return {
+            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
+            "boxes": truth.boxes * scale.repeat(2),
+            "labels": truth.labels,
+            "masks": masks,
+            "visibility": truth.visibility,  # type: ignore[dict-item]
+        }
+
+
+def one_thread(worker: int) -> None:
+    """Keep a worker process to one core: they are many."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
 
 
 def collate_scenes(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
