@@ -81,7 +81,8 @@ class Model(nn.Module):
         self.register_buffer("centre", torch.zeros(classes, 3))  # metres, object frame
         self.register_buffer("scale", torch.ones(classes, 3))  # metres per normalised unit
         self.register_buffer("corners", torch.zeros(classes, 8, 3))  # of the object's box, metres
-        self.register_buffer("group", torch.eye(4).expand(classes, 1, 4, 4).clone())  # symmetries, padded with the identity
+        # symmetries, padded with the identity; only the loss needs them, so they stay out of the weights file
+        self.register_buffer("group", torch.eye(4).expand(classes, 1, 4, 4).clone(), persistent=False)
         if models is not None:
             self._set_objects(models)
 
@@ -97,11 +98,6 @@ class Model(nn.Module):
         self.centre = bounds.mean(1)
         self.scale = (bounds[:, 1] - bounds[:, 0]).clamp_min(1e-6) / 2
         self.corners = torch.stack([m.corners for m in chosen])
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args, **kwargs):  # type: ignore[no-untyped-def]
-        if "group" in state_dict:  # its length depends on the objects' symmetries, which live in the file
-            self.group = self.group.new_zeros(state_dict["group"].shape)
-        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def index_of(self, labels: Tensor) -> Tensor:
         """Positions of object ids in `config.obj_ids`. (B,) -> (B,). Raises ValueError for an id it was not trained on."""
