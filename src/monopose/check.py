@@ -261,7 +261,7 @@ def contact_sheet(model: ObjectModel, symmetries: Symmetries | None = None, side
     distance = 1.18 * radius * math.hypot(1, 2 * focal / side)
     K = torch.tensor([[focal, 0, (side - 1) / 2], [0, focal, (side - 1) / 2], [0, 0, 1.0]])
     lamp = torch.nn.functional.normalize(torch.tensor([[-0.5, -0.6, -0.8]]), dim=-1)
-    lights = Lights(torch.full((3,), 0.35), lamp, torch.full((1, 3), 0.75))
+    lights = Lights(torch.full((3,), 0.45), lamp, torch.full((1, 3), 0.8))
     sheet = Image.new("RGB", (3 * side, 2 * side + 36), (250, 250, 250))
     font = ImageFont.load_default(13)
     # everything is measured in object diameters, so that the near plane suits a screw and a car alike
@@ -327,7 +327,7 @@ def _lengths(values: Iterable[float]) -> str:
     values = tuple(values)
     largest = max(abs(v) for v in values)
     factor, unit = (1.0, "m") if largest >= 1 else (1000.0, "mm")
-    return " x ".join(f"{v * factor + 0.0:.4g}" if abs(v) > 1e-6 * largest else "0" for v in values) + f" {unit}"
+    return " x ".join(f"{v * factor + 0.0:.4g}" if abs(v) > 1e-6 * max(largest, 0.01) else "0" for v in values) + f" {unit}"
 
 
 # ------------------------------------------------------------------------------------------------------ photo and camera

@@ -189,6 +189,9 @@ def _check_scene(scene: bop.Scene, points: dict[int, np.ndarray], notes: _Notes,
     extra = _picture_numbers(next(iter(files.values())).parent) - set(scene.im_ids.tolist())
     if extra:
         notes.problem(f"{here}: {len(extra)} pictures are not in scene_camera.json", f"{min(extra):06d}")
+    for kind in ("mask", "mask_visib"):
+        if scene.truth is not None and not (scene.folder / kind).is_dir():
+            notes.warn(f"no {kind}/ folder; masks can be rendered from poses and models", here)
     truth = scene.truth
     if truth is None:
         notes.warn("scene without scene_gt.json: nothing to train on or to score", here)
@@ -235,7 +238,7 @@ def _check_truth(scene: bop.Scene, here: str, points: dict[int, np.ndarray], not
             notes.problem("object behind the camera (cam_t_m2c z <= 0)", place)
         elif not 0.02 <= t[2] <= 50:
             notes.problem(
-                "distance from the camera out of reach; cam_t_m2c is in millimetres", f"{place}: {length(float(t[2]))}"
+                "object too near or too far for millimetres, the unit of cam_t_m2c", f"{place}: {length(float(t[2]))}"
             )
         if np.abs(R @ R.T - np.eye(3)).max() > 0.05 or np.linalg.det(R) < 0:
             notes.problem("cam_R_m2c is no rotation", place)
@@ -276,7 +279,6 @@ def _check_masks(scene: bop.Scene, here: str, im_id: int, size: tuple[int, int],
     for kind in ("mask", "mask_visib"):
         folder = scene.folder / kind
         if not folder.is_dir():
-            notes.warn(f"no {kind}/ folder; masks can be rendered from poses and models", here)
             continue
         for n in truth.gt_id[truth.im_id == im_id]:
             path = folder / f"{im_id:06d}_{n:06d}.png"

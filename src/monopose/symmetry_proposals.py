@@ -156,7 +156,7 @@ class _Surface:
         # vertices are where a shape ends: with them the tests see the tips that samples miss
         corner = np.unique(self.triangles.reshape(-1, 3), axis=0)
         step = max(1, len(corner) // 1000)
-        self.tests = np.concatenate([self.points[:2500], corner[::step]])
+        self.tests = np.concatenate([self.points[:1500], corner[::step]])
         self.few = self.tests[:: max(1, len(self.tests) // 120)]
 
     def distances(self, points: np.ndarray, k: int) -> np.ndarray:
@@ -197,7 +197,7 @@ class _Surface:
     def fitted(self, axis: np.ndarray, point: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """The axis nearby about which a turn by `angle` fits the surface best: point-to-plane steps on the whole motion."""
         R, t = _rotation(axis, angle), point - _rotation(axis, angle) @ point
-        source = self.points[:2500]
+        source = self.points[:1500]
         for step in range(8):
             moved = source @ R.T + t
             distance, near = self.tree.query(moved)
