@@ -41,7 +41,7 @@ def visible_corners(fragments: Fragments, faces: Tensor, count: int) -> tuple[Te
 def scatter(pixels: Tensor, values: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """A map of `shape` (B, H, W) that holds `values` (n, C) at `pixels` and 0 elsewhere, (B, H, W, C)."""
     flat = values.new_zeros(torch.Size(shape).numel(), values.shape[-1])
-    return flat.index_copy(0, pixels, values).reshape(*shape, values.shape[-1])
+    return flat.index_copy_(0, pixels, values).reshape(*shape, values.shape[-1])
 
 
 def blend(attributes: Tensor, corners: Tensor, weights: Tensor) -> Tensor:

@@ -97,9 +97,10 @@ def rasterize(points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int
 
 @torch.no_grad()
 def rasterize_reference(
-    points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float = 0.01, chunk: int = 256
+    points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float = 0.01, chunk: int | None = None
 ) -> Fragments:
-    """`rasterize` in plain torch on any device, every face against every pixel, `chunk` faces at a time.
+    """`rasterize` in plain torch on any device, every face against every pixel, `chunk` faces at a time
+    (None: about four million pairs).
 
     Equal to the kernels up to rounding: the face may differ only where two faces are equally deep to one unit in the
     last place of a float32 1 / z, or at the rim of a mesh where a pixel centre lies on an edge to the last bits of float64.
@@ -109,6 +110,7 @@ def rasterize_reference(
     points, faces, K, (height, width) = _prepare(points_cam, faces, K, size, near)
     validate(points, faces)
     batch, device = len(points), points.device
+    chunk = chunk or max(1, 2**22 // (height * width))
     y = torch.arange(height, dtype=torch.float64, device=device)[:, None]
     x = torch.arange(width, dtype=torch.float64, device=device)
     face = torch.full((batch, height, width), -1, dtype=torch.int32, device=device)
