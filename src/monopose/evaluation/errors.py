@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 _CHUNK = 1 << 18  # numbers per temporary: fits a core's cache
 _FEW = 4  # symmetries that are simply all computed
+_ORTHONORMAL = 4e-7  # largest entry of R^T R - 1 that counts as a rotation; float32 files reach 1e-7
 _PROBES = 32  # points that give the lower bound for larger groups
 
 
@@ -63,16 +64,23 @@ def add_s(cam_from_obj_est: ArrayLike, cam_from_obj_true: ArrayLike, points: Arr
     if limit is not None and len(samples) < len(points):
         spread, owner = cKDTree(samples).query(points)
         weights = np.bincount(owner, minlength=len(samples)) / len(points)
+    # Under a rotation distances are those in the object frame, and one tree serves all estimates. A rotation that is off by
+    # `off` changes them by that share at most; larger deviations get a tree of their own.
+    off = np.abs(np.swapaxes(est[:, :3, :3], -1, -2) @ est[:, :3, :3] - np.eye(3)).max((-1, -2), initial=0)
+    shared = cKDTree(points)
     out = np.empty(len(est))
     for m, (P, Q) in enumerate(zip(est, true)):
-        tree = cKDTree(points @ P[:3, :3].T + P[:3, 3], balanced_tree=False, compact_nodes=False)
+        if off[m] < _ORTHONORMAL:
+            tree, T = shared, np.linalg.solve(P, Q)
+        else:
+            tree, T = cKDTree(points @ P[:3, :3].T + P[:3, 3], balanced_tree=False, compact_nodes=False), Q
         if limit is not None and len(samples) < len(points):
-            nearest = tree.query(samples @ Q[:3, :3].T + Q[:3, 3])[0]
-            stretch = np.linalg.norm(Q[:3, :3], 2)
+            nearest = tree.query(samples @ T[:3, :3].T + T[:3, 3])[0]
+            stretch = np.linalg.norm(T[:3, :3], 2)
             if weights @ nearest - stretch * spread.mean() > limit:
                 out[m] = np.inf
                 continue
-        out[m] = tree.query(points @ Q[:3, :3].T + Q[:3, 3], workers=-1)[0].mean()  # -1: all cores
+        out[m] = tree.query(points @ T[:3, :3].T + T[:3, 3], workers=-1)[0].mean()  # -1: all cores
     return out.reshape(shape)
 
 

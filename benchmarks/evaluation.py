@@ -1,0 +1,105 @@
+"""Time of scoring a BOP result file: our command from a fresh process, and against the definitions written as plain loops.
+
+    python benchmarks/evaluation.py RESULTS.csv DATA_DIR [--repeat 3] [--skip-add-s]
+
+The loops take one estimate, one true object and one symmetry at a time, with numpy on all points, as the formulas read. Times
+are those of the processor (user + system), which other programs on the machine change little, and the clock's beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def naive(results: Path, data_dir: Path, with_add_s: bool) -> dict[str, float]:
+    """MSSD, MSPD and ADD(-S) of every target by the definitions; processor seconds of each."""
+    from scipy.spatial import cKDTree
+
+    from monopose.data import bop
+    from monopose.evaluation.errors import symmetry_group
+
+    rows = bop.read_results(results)
+    scenes = {s.scene_id: s for s in bop.scenes(data_dir / "test")}
+    infos = bop.read_models_info(data_dir / "models_eval")
+    points = bop.read_model_points(data_dir / "models_eval")
+    groups = {i: symmetry_group(infos[i].discrete, infos[i].axes, infos[i].offsets) for i in points}
+    pairs = []
+    for n in range(len(rows.score)):
+        scene = scenes[int(rows.scene_id[n])]
+        truth = scene.truth
+        assert truth is not None
+        for g in np.flatnonzero((truth.im_id == rows.im_id[n]) & (truth.obj_id == rows.obj_id[n])):
+            K = scene.K[np.searchsorted(scene.im_ids, truth.im_id[g])]
+            pairs.append((int(rows.obj_id[n]), rows.R[n], rows.t[n], truth.R[g], truth.t[g], K))
+
+    def pixels(x, K):
+        p = x @ K.T
+        return p[:, :2] / p[:, 2:]
+
+    def mssd(i, R, t, R_true, t_true, K):
+        x, est = points[i], points[i] @ R.T + t
+        return min(np.linalg.norm(est - ((x @ S[:3, :3].T + S[:3, 3]) @ R_true.T + t_true), axis=1).max() for S in groups[i])
+
+    def mspd(i, R, t, R_true, t_true, K):
+        x, est = points[i], pixels(points[i] @ R.T + t, K)
+        moved = (pixels((x @ S[:3, :3].T + S[:3, 3]) @ R_true.T + t_true, K) for S in groups[i])
+        return min(np.linalg.norm(est - other, axis=1).max() for other in moved)
+
+    def add_or_add_s(i, R, t, R_true, t_true, K):
+        est, true = points[i] @ R.T + t, points[i] @ R_true.T + t_true
+        if len(groups[i]) > 1:
+            return cKDTree(est).query(true)[0].mean()
+        return np.linalg.norm(est - true, axis=1).mean()
+
+    seconds = {}
+    for function in (mssd, mspd, *((add_or_add_s,) if with_add_s else ())):
+        start = time.process_time()
+        for pair in pairs:
+            function(*pair)
+        seconds[function.__name__] = time.process_time() - start
+    return seconds
+
+
+def fresh(results: Path, data_dir: Path) -> tuple[float, float, dict]:
+    """Processor seconds, clock seconds and report of one evaluation in a new process, its start included."""
+    code = "import json, sys; from monopose.evaluation import evaluate; print(json.dumps(evaluate(sys.argv[1], sys.argv[2])))"
+    before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    run = subprocess.run([sys.executable, "-c", code, str(results), str(data_dir)], capture_output=True, check=True, text=True)
+    clock, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return used, clock, json.loads(run.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="a BOP result file, e.g. METHOD_lmo-test.csv")
+    parser.add_argument("data_dir", type=Path, help="the data set's folder, with models_eval/ and test/")
+    parser.add_argument("--repeat", type=int, default=3, help="runs; the fastest counts")
+    parser.add_argument("--skip-add-s", action="store_true", help="leave ADD(-S) out of the loops")
+    options = parser.parse_args()
+    runs = [fresh(options.results, options.data_dir) for _ in range(options.repeat)]
+    used, clock = min(r[0] for r in runs), min(r[1] for r in runs)
+    report = runs[0][2]
+    loops = naive(options.results, options.data_dir, not options.skip_add_s)
+    total = sum(loops.values())
+    print(f"{options.results.name}: {report['about']['estimates']} estimates, {report['targets']} targets")
+    print(f"{platform.processor() or platform.machine()}, numpy {np.__version__}, Python {platform.python_version()}")
+    print(f"AR {report['ar']['mean']:.5f}  AP {report['ap']['mean']:.5f}  ADD(-S) 0.1 d {report['add_s']['0.1']:.4f}")
+    print(f"{'':34}{'processor s':>12}{'clock s':>10}")
+    print(f"{'monopose, program start to report':34}{used:12.2f}{clock:10.2f}")
+    for name, seconds in loops.items():
+        print(f"{'loop over pairs, ' + name:34}{seconds:12.2f}")
+    print(f"{'loops together (errors alone)':34}{total:12.2f}    ratio {total / used:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,580 @@
+"""BOP folders and files: round trips, conventions, and what is said when something is missing or wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from monopose import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
+from monopose.data import bop
+from monopose.data.bop_models import ModelInfo
+from monopose.data.ply import read_ply_vertices
+from monopose.geometry.rotation import random_rotations
+from monopose.types import Symmetries
+
+H, W = 48, 64
+K = torch.tensor([[100.0, 0, 32], [0, 101, 24], [0, 0, 1]])
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(5)
+
+
+def cube(obj_id=1, **more):
+    corners = torch.tensor([[x, y, z] for x in (-0.05, 0.05) for y in (-0.05, 0.05) for z in (-0.05, 0.05)])
+    faces = torch.tensor([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1]])
+    normals = corners / corners.norm(dim=1, keepdim=True)
+    return ObjectModel(obj_id, f"obj_{obj_id:06d}", corners, faces, normals, 0.1 * 3**0.5, **more)
+
+
+def make_frame(generator, n=2, depth=True, offset=0):
+    """A picture with n squares as objects, the first half covered by the second."""
+    image = (torch.rand(3, H, W, generator=generator) * 255).round() / 255
+    full = torch.zeros(n, H, W, dtype=torch.bool)
+    for i in range(n):
+        full[i, 10 : 20 + i, 5 + 5 * i + offset : 15 + 5 * i + offset] = True
+    visible = full.clone()
+    for i in range(n - 1):
+        visible[i] &= ~full[i + 1]
+    pose = torch.eye(4, dtype=torch.float64).repeat(n, 1, 1)
+    pose[:, :3, :3] = random_rotations(n, generator=generator, dtype=torch.float64)
+    pose[:, :3, 3] = torch.tensor([0.123456789, -0.05, 1.25], dtype=torch.float64)
+    boxes = torch.tensor([[5.0 + 5 * i + offset, 10, 15 + 5 * i + offset, 20 + i] for i in range(n)]).reshape(n, 4)
+    seen = torch.stack([torch.tensor([b[0], b[1], 10 + b[0] if i == n - 1 else b[0] + 5, b[3]]) for i, b in enumerate(boxes)])
+    share = visible.flatten(1).sum(1) / full.flatten(1).sum(1)
+    instances = Instances(torch.arange(1, n + 1), pose, boxes, seen, visible, share)
+    z = torch.full((H, W), 1.5) if depth else None
+    return Frame(image, Camera(K, (H, W)), z, instances), full
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+
+
+def test_models_survive_a_round_trip(tmp_path, generator):
+    flip = torch.diag(torch.tensor([-1.0, -1, 1, 1]))[None].clone()
+    flip[0, 0, 3] = 0.004
+    symmetric = Symmetries(flip, torch.tensor([[0.0, 0, 1]]), torch.tensor([[0.01, 0.002, 0]]))
+    uv = torch.rand(8, 2, generator=generator)
+    texture = (torch.rand(3, 4, 6, generator=generator) * 255).round() / 255
+    colors = (torch.rand(8, 3, generator=generator) * 255).round() / 255
+    bop.write_models(tmp_path / "models", {1: cube(colors=colors, symmetries=symmetric), 12: cube(12, uv=uv, texture=texture)})
+    back = bop.read_models(tmp_path / "models", names={12: "box"})
+    assert list(back) == [1, 12]
+    assert back[12].name == "box"
+    for model in back.values():
+        assert model.diameter == pytest.approx(0.1 * 3**0.5)
+        torch.testing.assert_close(model.bounds, cube().bounds)
+        assert len(model.faces) == 6
+    torch.testing.assert_close(back[1].symmetries.discrete, flip)
+    torch.testing.assert_close(back[1].symmetries.axes, symmetric.axes)
+    torch.testing.assert_close(back[1].symmetries.offsets, symmetric.offsets)
+    torch.testing.assert_close(back[1].colors, colors)
+    torch.testing.assert_close(back[12].texture, texture)
+    torch.testing.assert_close(back[12].uv, uv)
+    np.testing.assert_allclose(bop.read_model_points(tmp_path / "models", [1])[1], cube().vertices.numpy(), atol=1e-7)
+    assert list(bop.read_models(tmp_path / "models", [12])) == [12]
+
+
+def test_models_info_is_in_metres(tmp_path):
+    record = {"diameter": 100.0, "min_x": -10, "min_y": -20, "min_z": -30, "size_x": 20, "size_y": 40, "size_z": 60}
+    record["symmetries_discrete"] = [[-1, 0, 0, 5, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]
+    record["symmetries_continuous"] = [{"axis": [0, 0, 2], "offset": [1, 2, 3]}]
+    (tmp_path / "models_info.json").write_text(json.dumps({"3": record}))
+    info = bop.read_models_info(tmp_path)[3]
+    assert isinstance(info, ModelInfo)
+    assert info.diameter == pytest.approx(0.1)
+    np.testing.assert_allclose(info.low, [-0.01, -0.02, -0.03])
+    np.testing.assert_allclose(info.size, [0.02, 0.04, 0.06])
+    np.testing.assert_allclose(info.discrete[0, :3, 3], [0.005, 0, 0])
+    np.testing.assert_allclose(info.axes, [[0, 0, 1]])
+    np.testing.assert_allclose(info.offsets, [[0.001, 0.002, 0.003]])
+    assert info.symmetries.any
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, r"models_info\.json, object 1: key 'diameter' is missing \(has: nothing\)"),
+        ({"diameter": 0.1}, r"'diameter' must be millimetres, got 0\.1; were metres written\? Multiply by 1000"),
+        ({"diameter": "big"}, r"'diameter' must be numbers, got 'big'"),
+        ({"diameter": 100, "symmetries_discrete": [[1, 2]]}, r"'symmetries_discrete' must have 16 numbers, got 2"),
+        ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 1]}]}, r"symmetries_continuous: key 'offset' is missing"),
+        ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 0], "offset": [0, 0, 0]}]}, r"'axis' must not be zero"),
+    ],
+)
+def test_models_info_messages(tmp_path, record, message):
+    (tmp_path / "models_info.json").write_text(json.dumps({"1": record}))
+    with pytest.raises(ValueError, match=message):
+        bop.read_models_info(tmp_path)
+
+
+def test_models_messages(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no models folder"):
+        bop.read_models(tmp_path / "models")
+    with pytest.raises(FileNotFoundError, match=r"no obj_000001\.ply in .*found: nothing"):
+        bop.read_models(tmp_path)
+    bop.write_models(tmp_path / "models", {1: cube(), 4: cube(4)})
+    with pytest.raises(ValueError, match=r"unknown object id 2: no obj_000002\.ply in .*known ids: \[1, 4\]"):
+        bop.read_models(tmp_path / "models", [2])
+    (tmp_path / "models/models_info.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no models_info\.json in .*found: obj_000001\.ply"):
+        bop.read_models(tmp_path / "models")
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_ply_vertices(tmp_path, kind):
+    points = np.array([[1.5, -2, 3], [4, 5, 6.25]])
+    header = f"ply\r\nformat {kind} 1.0\nelement vertex 2\nproperty uchar red\nproperty float x\nproperty double y\n"
+    header += "property float32 z\nelement face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    if kind == "ascii":
+        body = "".join(f"7 {x} {y} {z}\n" for x, y, z in points).encode()
+    else:
+        order = "<" if "little" in kind else ">"
+        table = np.zeros(2, [("r", "u1"), ("x", order + "f4"), ("y", order + "f8"), ("z", order + "f4")])
+        table["x"], table["y"], table["z"] = points.T
+        body = table.tobytes()
+    path = tmp_path / "a.ply"
+    path.write_bytes(header.encode() + body)
+    np.testing.assert_array_equal(read_ply_vertices(path), points)
+    path.write_bytes(header.encode() + body[:-6])
+    with pytest.raises(ValueError, match=r"a\.ply is cut short: its header promises 2 vertices"):
+        read_ply_vertices(path)
+    path.write_bytes(b"solid cube")
+    with pytest.raises(ValueError, match=r"a\.ply is not a PLY file"):
+        read_ply_vertices(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- scenes
+
+
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_frames_survive_a_round_trip(tmp_path, generator, jpeg):
+    scene = tmp_path / "data/train/000003"
+    pairs = [make_frame(generator, 2), make_frame(generator, 3, depth=False, offset=4)]
+    ids = bop.append_frames(scene, [f for f, _ in pairs], [m for _, m in pairs], jpeg=jpeg)
+    assert ids == [0, 1]
+    for im_id, (frame, _) in zip(ids, pairs):
+        back = bop.read_frame(scene, im_id, raw=True)
+        assert (back.scene_id, back.im_id) == (3, im_id)
+        assert (back.image - frame.image).abs().mean() < (0.2 if jpeg else 1e-6)  # JPEG blurs the colours of noise
+        assert torch.equal(back.camera.K, frame.camera.K)
+        assert back.camera.size == (H, W)
+        assert (back.depth is None) == (frame.depth is None)
+        if frame.depth is not None:
+            torch.testing.assert_close(back.depth, frame.depth)
+        for name in ("labels", "boxes", "boxes_visible", "masks"):
+            assert torch.equal(getattr(back.instances, name), getattr(frame.instances, name)), name
+        torch.testing.assert_close(back.instances.cam_from_obj, frame.instances.cam_from_obj, atol=1e-12, rtol=0)
+        torch.testing.assert_close(back.instances.visibility, frame.instances.visibility)
+    info = json.loads((scene / "scene_gt_info.json").read_text())["0"][0]
+    assert info == {
+        "bbox_obj": [5, 10, 9, 9],
+        "bbox_visib": [5, 10, 4, 9],
+        "px_count_all": 100,
+        "px_count_valid": 100,
+        "px_count_visib": 50,
+        "visib_fract": 0.5,
+    }
+    assert (scene / "mask/000001_000002.png").exists()
+
+
+def test_writing_what_was_read_gives_the_same_files(tmp_path, generator):
+    first, second = tmp_path / "a/train/000000", tmp_path / "b/train/000000"
+    pairs = [make_frame(generator, 2), make_frame(generator, 1)]
+    bop.append_frames(first, [f for f, _ in pairs], [m for _, m in pairs])
+    frames = [bop.read_frame(first, i, raw=True) for i in (0, 1)]
+    bop.append_frames(second, frames, [m for _, m in pairs])
+    for path in sorted(first.rglob("*")):
+        if path.is_file():
+            other = second / path.relative_to(first)
+            if path.name == "scene_gt_coco.json":  # names the data set's folder
+                assert json.loads(path.read_text())["annotations"] == json.loads(other.read_text())["annotations"]
+            else:
+                assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_real_poses_are_rewritten_to_the_last_digit(tmp_path, shared_data):
+    scene = bop.open_scene(shared_data / "lmo/test/000002")
+    frame = bop.read_frame(scene, 3, raw=True)
+    bop.append_frames(tmp_path / "lmo/test/000000", [frame])
+    mine = json.loads((tmp_path / "lmo/test/000000/scene_gt.json").read_text())["0"]
+    theirs = json.loads((scene.folder / "scene_gt.json").read_text())["3"]
+    assert mine == theirs
+    projected = bop.read_instances(scene, 3)
+    R = projected.cam_from_obj[:, :3, :3]
+    torch.testing.assert_close(R @ R.mT, torch.eye(3).expand_as(R), atol=1e-5, rtol=0)
+    assert projected.cam_from_obj.dtype == torch.float32
+    assert torch.equal(projected.labels, torch.tensor([1, 5, 6, 8, 9, 10, 11, 12]))
+    x, y, w, h = json.loads((scene.folder / "scene_gt_info.json").read_text())["3"][0]["bbox_obj"]
+    assert projected.boxes[0].tolist() == [x, y, x + w + 1, y + h + 1]  # scene_gt_info holds xmax - xmin
+    assert len(bop.images(shared_data / "lmo/test")) == 50
+    assert len(scene.im_ids) == 200
+
+
+def test_the_two_box_conventions_differ_by_one(tmp_path, generator):
+    frame, full = make_frame(generator, 1)
+    bop.append_frames(tmp_path / "d/train/000000", [frame], [full])
+    info = json.loads((tmp_path / "d/train/000000/scene_gt_info.json").read_text())
+    coco = json.loads((tmp_path / "d/train/000000/scene_gt_coco.json").read_text())
+    assert info["0"][0]["bbox_obj"] == [5, 10, 9, 9]
+    assert coco["annotations"][0]["bbox"] == [5, 10, 10, 10]
+
+
+def test_appending_goes_on_where_a_killed_run_stopped(tmp_path, generator, monkeypatch):
+    scene = tmp_path / "d/train/000000"
+    frames = [make_frame(generator, 2) for _ in range(4)]
+    bop.append_frames(scene, [frames[0][0]], [frames[0][1]])
+
+    import monopose.data.bop_write as writer
+
+    real = writer._write_lines
+
+    def killed(path, records):
+        if path.name == "scene_camera.json":
+            raise KeyboardInterrupt
+        real(path, records)
+
+    monkeypatch.setattr(writer, "_write_lines", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bop.append_frames(scene, [frames[1][0]], [frames[1][1]])
+    monkeypatch.undo()
+    assert bop.count_images(scene) == 1  # the half-written image does not count
+    assert [i.im_id for i in bop.images(scene)] == [0]
+    assert bop.append_frames(scene, [f for f, _ in frames[2:]], [m for _, m in frames[2:]]) == [1, 2]
+    assert bop.count_images(scene) == 3
+    assert torch.equal(bop.read_frame(scene, 1).image, frames[2][0].image)
+    coco = json.loads((scene / "scene_gt_coco.json").read_text())
+    assert [a["image_id"] for a in coco["annotations"]] == [0, 0, 1, 1, 2, 2]
+    assert len({a["id"] for a in coco["annotations"]}) == 6
+    assert not list(scene.rglob(".*"))
+
+
+def test_a_full_disk_leaves_the_scene_as_it_was(tmp_path, generator, monkeypatch):
+    scene = tmp_path / "d/train/000000"
+    frame, full = make_frame(generator)
+    bop.append_frames(scene, [frame], [full])
+    before = {p.name: p.read_bytes() for p in scene.glob("*.json")}
+
+    def no_space(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        bop.append_frames(scene, [frame], [full])
+    assert {p.name: p.read_bytes() for p in scene.glob("*.json")} == before
+
+
+def test_empty_images_and_objects_out_of_sight(tmp_path, generator):
+    frame, _ = make_frame(generator, 1)
+    hidden = Instances(torch.tensor([1]), frame.instances.cam_from_obj, torch.tensor([[-20.0, 3, -5, 9]]), torch.zeros(1, 4))
+    frames = [Frame(frame.image, frame.camera), Frame(frame.image, frame.camera, instances=hidden)]
+    bop.append_frames(tmp_path / "d/train/000000", frames)
+    assert len(bop.read_frame(tmp_path / "d/train/000000", 0).instances) == 0
+    back = bop.read_frame(tmp_path / "d/train/000000", 1)
+    assert torch.equal(back.instances.boxes, hidden.boxes)  # amodal boxes are not clipped
+    assert torch.equal(back.instances.boxes_visible, torch.zeros(1, 4))
+    info = json.loads((tmp_path / "d/train/000000/scene_gt_info.json").read_text())["1"][0]
+    assert info["bbox_visib"] == [-1, -1, -1, -1]
+    assert back.depth is None
+
+
+@pytest.mark.parametrize(("folder", "suffix", "mode"), [("gray", ".tif", "L"), ("rgb", ".jpg", "RGB"), ("gray", ".png", "L")])
+def test_pictures_of_all_kinds(tmp_path, folder, suffix, mode):
+    scene = tmp_path / "test/000001"
+    (scene / folder).mkdir(parents=True)
+    Image.new(mode, (W, H), 128 if mode == "L" else (128, 128, 128)).save(scene / folder / f"000012{suffix}")
+    (scene / "scene_camera.json").write_text(json.dumps({"12": {"cam_K": K.flatten().tolist()}}))
+    frame = bop.read_frame(scene, 12)
+    assert frame.image.shape == (3, H, W)
+    torch.testing.assert_close(frame.image.mean(), torch.tensor(128 / 255), atol=0.01, rtol=0)
+    assert frame.instances is None
+    assert bop.image_width(bop.open_scene(scene)) == W
+
+
+def test_a_second_sensor_has_its_own_names(tmp_path, generator):
+    frame, _ = make_frame(generator, 1)
+    scene = tmp_path / "test/000001"
+    bop.append_frames(scene, [frame])
+    for path in list(scene.iterdir()):
+        path.rename(path.with_name(f"{path.stem}_photoneo{path.suffix}"))
+    back = bop.read_frame(bop.open_scene(scene, "photoneo"), 0)
+    assert back.depth is not None
+    assert torch.equal(back.instances.masks, frame.instances.masks)
+    with pytest.raises(FileNotFoundError, match=r"no scene_camera\.json in .*found: depth_photoneo/"):
+        bop.open_scene(scene)
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "scene_camera",
+            lambda c: c["0"].pop("cam_K"),
+            r"scene_camera\.json, image 0: key 'cam_K' is missing \(has: depth_scale\)",
+        ),
+        (
+            "scene_camera",
+            lambda c: c.update({"0": {"cam_model": {"projection_model_type": "CameraModelType.FISHEYE624"}}}),
+            r"image 0: has 'cam_model' \(CameraModelType\.FISHEYE624\) instead of 'cam_K'; only pinhole",
+        ),
+        ("scene_camera", lambda c: c["0"].update(cam_K=[1, 2]), r"image 0: 'cam_K' must have 9 numbers, got 2"),
+        ("scene_camera", lambda c: c.update(x={}), r'must be a JSON object keyed by image ids such as "0"'),
+        ("scene_gt", lambda c: c["0"][1].pop("cam_t_m2c"), r"scene_gt\.json, image 0, object 1: key 'cam_t_m2c' is missing"),
+        (
+            "scene_gt",
+            lambda c: c["0"][0].update(cam_R_m2c=[0] * 9),
+            r"object 0: 'cam_R_m2c' must be a rotation matrix row by row",
+        ),
+        ("scene_gt", lambda c: c["0"][0].update(obj_id=None), r"object 0: 'obj_id'"),
+        (
+            "scene_gt",
+            lambda c: [o.update(cam_t_m2c=[0.1, 0, 1.2]) for o in c["0"]],
+            r"'cam_t_m2c' must be millimetres, but half of the objects would be nearer than 1\.2 mm.*were metres written\?",
+        ),
+        (
+            "scene_gt_info",
+            lambda c: c["0"].pop(),
+            r"scene_gt_info\.json, image 0: must describe the 2 objects of scene_gt, got 1",
+        ),
+        ("scene_gt_info", lambda c: c["0"][0].pop("visib_fract"), r"image 0, object 0: key 'visib_fract' is missing"),
+        ("scene_gt_info", lambda c: c["0"][0].update(bbox_obj="x"), r"'bbox_obj' must be numbers, got 'x'"),
+    ],
+)
+def test_scene_messages(tmp_path, generator, name, change, message):
+    scene = tmp_path / "test/000001"
+    frame, full = make_frame(generator)
+    bop.append_frames(scene, [frame], [full])
+    edit(scene / f"{name}.json", change)
+    with pytest.raises(ValueError, match=message):
+        bop.open_scene(scene)
+
+
+def test_file_messages(tmp_path, generator):
+    with pytest.raises(FileNotFoundError, match="no split folder"):
+        bop.images(tmp_path / "train")
+    with pytest.raises(FileNotFoundError, match=r"no scene folder such as 000001 in .*found: nothing"):
+        bop.images(tmp_path)
+    with pytest.raises(ValueError, match="a scene folder is named by six digits"):
+        bop.open_scene(tmp_path)
+    scene = tmp_path / "000001"
+    with pytest.raises(FileNotFoundError, match="no scene folder"):
+        bop.open_scene(scene)
+    frame, full = make_frame(generator)
+    bop.append_frames(scene, [frame], [full])
+    with pytest.raises(ValueError, match=r"scene_camera\.json: no image 5 \(has: 0\)"):
+        bop.read_frame(scene, 5)
+    (scene / "mask_visib/000000_000001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no 000000_000001\.png in .*mask_visib \(found: 000000_000000\.png"):
+        bop.read_frame(scene, 0)
+    (scene / "mask_visib/000000_000001.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match=r"000000_000001\.png cannot be read as a picture"):
+        bop.read_frame(scene, 0)
+    assert bop.read_frame(scene, 0, masks=False).instances.masks is None
+    Image.new("L", (8, 8)).save(scene / "depth/000000.png")
+    with pytest.raises(ValueError, match=r"depth/000000\.png is 8x8 but .*rgb/000000\.png is 64x48"):
+        bop.read_frame(scene, 0, masks=False)
+    (scene / "rgb/000000.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no picture 000000 \(\.png, \.jpg, \.tif\)"):
+        bop.read_frame(scene, 0)
+    (scene / "scene_gt.json").write_text('{"0": [')
+    with pytest.raises(ValueError, match=r"scene_gt\.json is not valid JSON \(line 1: .*cut short"):
+        bop.open_scene(scene)
+
+
+def test_masks_of_another_size_are_refused(tmp_path, generator):
+    frame, full = make_frame(generator)
+    with pytest.raises(ValueError, match=r"masks_full of frame 0 must be \(2, 48, 64\), got \(2, 48, 63\)"):
+        bop.append_frames(tmp_path / "000001", [frame], [full[..., 1:]])
+
+
+def test_depth_keeps_tenths_of_millimetres_near_and_millimetres_far(tmp_path, generator):
+    frame, _ = make_frame(generator, 1)
+    near, far = torch.linspace(0, 6.5, H * W).reshape(H, W), torch.linspace(0, 60.0, H * W).reshape(H, W)
+    bop.append_frames(tmp_path / "000000", [Frame(frame.image, frame.camera, z) for z in (near, far)])
+    torch.testing.assert_close(bop.read_frame(tmp_path / "000000", 0).depth, near, atol=0.51e-4, rtol=0)
+    torch.testing.assert_close(bop.read_frame(tmp_path / "000000", 1).depth, far, atol=0.51e-3, rtol=0)
+
+
+# --------------------------------------------------------------------------------------------------- cameras and targets
+
+
+def test_data_set_camera(tmp_path):
+    bop.write_camera(tmp_path / "camera.json", Camera(K, (H, W)))
+    back = bop.read_camera(tmp_path / "camera.json")
+    assert torch.equal(back.K, K)
+    assert back.size == (H, W)
+    (tmp_path / "camera.json").write_text('{"fx": 1}')
+    with pytest.raises(ValueError, match=r"camera\.json: key 'fy' is missing \(has: fx\)"):
+        bop.read_camera(tmp_path / "camera.json")
+
+
+def test_targets_in_both_forms(tmp_path, generator):
+    scene = tmp_path / "test/000002"
+    frame, full = make_frame(generator, 3)
+    labels = torch.tensor([5, 5, 1])
+    share = torch.tensor([0.5, 0.05, 1.0])
+    rows = Instances(labels, frame.instances.cam_from_obj, frame.instances.boxes, visibility=share, masks=frame.instances.masks)
+    bop.append_frames(scene, [Frame(frame.image, frame.camera, instances=rows)] * 2, [full] * 2)
+    made = bop.targets_of([bop.open_scene(scene)])
+    assert list(zip(*(c.tolist() for c in made))) == [(2, 0, 1, 1), (2, 0, 5, 1), (2, 1, 1, 1), (2, 1, 5, 1)]
+    bop.write_targets(tmp_path / "test_targets_bop19.json", made)
+    back = bop.read_targets(tmp_path / "test_targets_bop19.json")
+    for a, b in zip(made, back):
+        np.testing.assert_array_equal(a, b)
+    bop.write_targets(tmp_path / "test_targets_bop24.json", made._replace(obj_id=None, inst_count=None))
+    images = bop.read_targets(tmp_path / "test_targets_bop24.json")
+    assert images.obj_id is None
+    assert images.im_id.tolist() == [0, 1]
+    (tmp_path / "t.json").write_text('[{"scene_id": 1, "im_id": 2, "obj_id": 3}]')
+    with pytest.raises(ValueError, match=r"t\.json, entry 0: key 'inst_count' is missing"):
+        bop.read_targets(tmp_path / "t.json")
+
+
+# --------------------------------------------------------------------------------------------------------------- results
+
+finite = st.floats(-50, 50, allow_nan=False)
+
+
+@given(t=hnp.arrays(np.float64, (3, 3), elements=finite), score=hnp.arrays(np.float64, 3, elements=st.floats(0, 1)))
+def test_results_are_read_as_they_were_written(tmp_path_factory, t, score):
+    folder = tmp_path_factory.mktemp("results")
+    t = t + np.sign(t) * 0.03 + [0, 0, 0.1]
+    R = random_rotations(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).numpy()
+    ids = np.arange(3)
+    rows = bop.Results(ids, ids + 1, ids + 2, score, R, t, np.array([0.25, -1, 1e-7]))
+    back = bop.read_results(bop.write_results(folder / "me_lmo-test.csv", rows))
+    for name, a, b in zip(rows._fields, rows, back):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_results_file_is_what_bop_wants(tmp_path):
+    estimates = PoseEstimates(
+        torch.tensor([5, 6]), torch.eye(4).repeat(2, 1, 1), torch.tensor([0.75, 0.25]), seconds={"detector": 0.5, "pnp": 0.25}
+    )
+    estimates.cam_from_obj[:, 2, 3] = 1.5
+    path = bop.write_results(tmp_path / "me_lmo-test.csv", [bop.results_of(estimates, 2, 7, min_score=0.5)])
+    assert path.read_bytes().decode() == (
+        "scene_id,im_id,obj_id,score,R,t,time\n2,7,5,0.75,1.0 0.0 0.0 0.0 1.0 0.0 0.0 0.0 1.0,0 0 1500,0.75\n"
+    )  # millimetres
+    assert bop.results_of(estimates, 2, 7, seconds=3.0).time.tolist() == [3.0, 3.0]
+
+
+def test_result_names():
+    assert bop.results_name("monopose", "lmo") == "monopose_lmo-test.csv"
+    assert bop.results_name("monopose", "tless", "test", "primesense", "run-2") == "monopose_tless-test-primesense_run-2.csv"
+    name = bop.parse_results_name("a/b/gt-pbrreal-rgb-mmodel_lmo-test_lmo.csv")
+    assert tuple(name) == ("gt-pbrreal-rgb-mmodel", "lmo", "test", "", "lmo")
+    assert bop.parse_results_name(name.file) == name
+    with pytest.raises(ValueError, match=r"METHOD of a BOP result file must not contain '_', got 'my_method'; try 'my-method'"):
+        bop.results_name("my_method", "lmo")
+    with pytest.raises(ValueError, match=r"METHOD of a BOP result file must not contain '\.', got 'v1\.2'; try 'v1-2'"):
+        bop.results_name("v1.2", "lmo")
+    with pytest.raises(ValueError, match="DATASET of a BOP result file must not be empty"):
+        bop.results_name("monopose", "")
+    for bad in ("poses.csv", "my_method_lmo-test_1.csv", "v1.2_lmo-test.csv", "me_lmo.csv", "me_lmo-test.txt"):
+        with pytest.raises(ValueError, match=r"a BOP result file is named METHOD_DATASET-SPLIT"):
+            bop.parse_results_name(bad)
+    with pytest.raises(ValueError, match=r"METHOD must contain neither '_' nor '\.'"):
+        bop.parse_results_name("my_method_lmo-test_1.csv")
+
+
+GOOD = "2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 900,-1"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 900", r"line 3: expected 7 columns .*got 6"),
+        ("2,3,1,0.5,1 0 0 0 1 0 0 0,0 0 900,-1", r"line 3: 'R' must have 9 numbers separated by blanks, got 8"),
+        ("2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 900,-1", r"line 3: 't' must have 3 numbers separated by blanks, got 2"),
+        ("2,3,1,high,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'score' must be finite numbers, got 'high'"),
+        ("2,3,1.5,1,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'obj_id' must be an integer, got '1\.5'"),
+        ("2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 nan,-1", r"line 3: 't' must be finite numbers"),
+        ("2,3,1,0.5,1 0 0 0 1 0 0 0 -1,0 0 900,-1", r"line 3: 'R' must be a rotation matrix row by row"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, message):
+    path = tmp_path / "me_lmo-test.csv"
+    path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD}\n{row}\n")
+    with pytest.raises(ValueError, match=message):
+        bop.read_results(path)
+
+
+def test_results_messages(tmp_path):
+    path = tmp_path / "me_lmo-test.csv"
+    with pytest.raises(FileNotFoundError, match="no result file"):
+        bop.read_results(path)
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match="the first line must be 'scene_id,im_id,obj_id,score,R,t,time', got 'a,b'"):
+        bop.read_results(path)
+    path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD.replace('900', '0.9')}\n")
+    with pytest.raises(ValueError, match=r"'t' must be millimetres.*were metres written\?"):
+        bop.read_results(path)
+    path.write_text("\ufeffscene_id,im_id,obj_id,score,R,t,time\n")
+    assert len(bop.read_results(path).score) == 0
+    path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD.replace('900', '9e2')}\n\n")
+    assert bop.read_results(path).t.tolist() == [[0, 0, 0.9]]
+    one = np.ones(1, np.int64)
+    rows = bop.Results(one, one, one, np.ones(1), np.eye(3)[None], np.array([[0, 0, 900.0]]), np.ones(1))
+    with pytest.raises(ValueError, match="translations must be metres here"):
+        bop.write_results(path, rows)
+    with pytest.raises(ValueError, match="'score' of row 0 is NaN or infinite"):
+        bop.write_results(path, rows._replace(score=np.array([np.nan])))
+    assert bop.read_results(path).t.tolist() == [[0, 0, 0.9]]  # the old file stays
+
+
+# ------------------------------------------------------------------------------------------------------------ detections
+
+
+@given(mask=hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_run_lengths_in_both_spellings(mask):
+    from pycocotools import mask as coco_mask
+
+    rle = bop.rle_from_mask(mask)
+    assert sum(rle["counts"]) == mask.size
+    np.testing.assert_array_equal(bop.mask_from_rle(rle), mask)
+    packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert coco_mask.frPyObjects(rle, *mask.shape)["counts"] == packed["counts"]
+    for counts in (packed["counts"], packed["counts"].decode()):
+        np.testing.assert_array_equal(bop.mask_from_rle({"counts": counts, "size": list(mask.shape)}), mask)
+
+
+def test_detections_survive_a_round_trip(tmp_path, generator):
+    frame, full = make_frame(generator, 2)
+    made = Detections(torch.tensor([2, 1]), frame.instances.boxes, torch.tensor([0.5, 0.75]), full)
+    path = bop.write_detections(tmp_path / "boxes.json", bop.detection_rows(made, 4, 9, seconds=0.5))
+    entries = json.loads(path.read_text())
+    assert entries[0]["bbox"] == [5, 10, 10, 10]
+    assert entries[0]["time"] == 0.5
+    back = bop.detections_of(bop.read_detections(path)[4, 9], masks=True)
+    assert torch.equal(back.labels, torch.tensor([1, 2]))  # best first
+    assert torch.equal(back.boxes, made.boxes.flip(0))
+    assert torch.equal(back.masks, full.flip(0))
+    assert bop.detections_of(bop.read_detections(path)[4, 9]).masks is None
+
+
+def test_detection_messages(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"boxes\.json must be a list of detections, got dict"):
+        bop.read_detections(path)
+    path.write_text('[{"scene_id": 1, "image_id": 2, "category_id": 3, "score": 1}]')
+    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: key 'bbox' is missing \(has: scene_id, image_id"):
+        bop.read_detections(path)
+    path.write_text('[{"scene_id": 1, "image_id": 2, "category_id": 3, "score": 1, "bbox": [1, 2, 3]}]')
+    with pytest.raises(ValueError, match="'bbox' must have 4 numbers, got 3"):
+        bop.read_detections(path)
+    with pytest.raises(ValueError, match=r"'counts' must sum to height x width = 12, got 11; is 'size' \[h, w\]\?"):
+        bop.mask_from_rle({"counts": [5, 6], "size": [3, 4]})

@@ -1,0 +1,287 @@
+"""BOP's protocols: published scores, axioms, and one test per edge rule, on small data sets made here."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from monopose.data import bop
+from monopose.evaluation import evaluate, matching
+
+CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
+DIAMETER = 100 * 3**0.5
+K = [600.0, 0, 320, 0, 600, 240, 0, 0, 1]
+
+
+def write_ply(path, points):
+    rows = "\n".join(" ".join(map(repr, p)) for p in points.tolist())
+    path.write_text(
+        f"ply\nformat ascii 1.0\nelement vertex {len(points)}\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face 1\nproperty list uchar int vertex_indices\nend_header\n{rows}\n3 0 1 2\n"
+    )
+
+
+def make_dataset(folder, images, visibility=None, width=640, obj_ids=(1, 2), symmetric=()):
+    """A data set of cubes; images: im_id -> list of (obj_id, R, t_mm)."""
+    (folder / "models_eval").mkdir(parents=True)
+    scene = folder / "test/000004"
+    scene.mkdir(parents=True)
+    infos = {}
+    for i in obj_ids:
+        write_ply(folder / f"models_eval/obj_{i:06d}.ply", CUBE)
+        infos[str(i)] = {"diameter": DIAMETER}
+        if i in symmetric:
+            infos[str(i)]["symmetries_discrete"] = [np.diag([-1.0, -1, 1, 1]).ravel().tolist()]
+    (folder / "models_eval/models_info.json").write_text(json.dumps(infos))
+    camera = {"cx": 320, "cy": 240, "depth_scale": 1, "fx": 600, "fy": 600, "height": 480, "width": width}
+    (folder / "camera.json").write_text(json.dumps(camera))
+    truth = {
+        str(k): [{"obj_id": o, "cam_R_m2c": np.ravel(R).tolist(), "cam_t_m2c": list(map(float, t))} for o, R, t in v]
+        for k, v in images.items()
+    }
+    shares = visibility or {k: [1.0] * len(v) for k, v in images.items()}
+    info = {
+        str(k): [{"bbox_obj": [0, 0, 9, 9], "bbox_visib": [0, 0, 9, 9], "visib_fract": s} for s in v] for k, v in shares.items()
+    }
+    (scene / "scene_gt.json").write_text(json.dumps(truth))
+    (scene / "scene_gt_info.json").write_text(json.dumps(info))
+    (scene / "scene_camera.json").write_text(json.dumps({str(k): {"cam_K": K, "depth_scale": 1.0} for k in images}))
+    return folder
+
+
+def targets(*rows):
+    """(im_id, obj_id, inst_count) ..."""
+    im, obj, count = np.array(rows, np.int64).T
+    return bop.Targets(np.full(len(im), 4), im, obj, count)
+
+
+def results(*rows):
+    """(im_id, obj_id, score, R, t_mm) ..."""
+    if not rows:
+        return bop.concatenated([])
+    im, obj, score, R, t = zip(*rows)
+    scene = np.full(len(im), 4)
+    columns = (np.array(im), np.array(obj), np.array(score, float), np.array(R, float), np.array(t, float) * 1e-3)
+    return bop.Results(scene, *columns, np.full(len(im), -1.0))
+
+
+EYE = np.eye(3)
+
+
+def shifted(share):
+    """A cube 1 m away moved sideways by a share of its diameter."""
+    return (DIAMETER * share, 0, 1000)
+
+
+@pytest.fixture
+def one(tmp_path):
+    """One cube in one image."""
+    return make_dataset(tmp_path / "cubes", {7: [(1, EYE, (0, 0, 1000))]})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cnos-fastsammegapose_lmo-test_16ab01bd-f020-4194-9750-d42fc7f875d2.csv", "gt-pbrreal-rgb-mmodel_lmo-test_lmo.csv"],
+)
+def test_published_results_on_lmo_get_their_published_scores(oracles, shared_data, name):
+    expected = json.loads((oracles / "lmo_expected_scores.json").read_text())[name]
+    report = evaluate(oracles / "lmo_published_results" / name, shared_data / "lmo")
+    assert report["targets"] == 1445
+    for kind in ("mssd", "mspd"):
+        if f"bop19_average_recall_{kind}" in expected:
+            assert report["ar"][kind] == pytest.approx(expected[f"bop19_average_recall_{kind}"], abs=1e-9)
+        assert report["ap"][kind] == pytest.approx(expected[f"bop24_mAP_{kind}"], abs=1e-6)
+    assert report["ap"]["mean"] == pytest.approx(expected["bop24_mAP"], abs=1e-6)
+    assert report["ar"]["vsd"] is None
+    assert report["ar"]["mean"] == pytest.approx((report["ar"]["mssd"] + report["ar"]["mspd"]) / 2)
+    assert "vsd was not computed" in report["about"]["ar_mean"]
+    assert set(report["per_object"]) == {"1", "5", "6", "8", "9", "10", "11", "12"}
+    json.dumps(report)
+    if name.startswith("gt-"):  # the truth as a result
+        assert report["ar"]["mean"] == 1
+        assert report["add_s"] == {"0.02": 1, "0.05": 1, "0.1": 1}
+
+
+def test_truth_as_result_is_perfect(tmp_path):
+    rng = np.random.default_rng(0)
+    images = {
+        k: [(o, Rotation.random(rng=rng).as_matrix(), rng.normal(size=3) * 50 + [0, 0, 900]) for o in (1, 1, 2)] for k in (1, 5)
+    }
+    data = make_dataset(tmp_path / "cubes", images, symmetric=(2,))
+    rows = [(k, o, 0.5, R, t) for k, v in images.items() for o, R, t in v]
+    report = evaluate(results(*rows), data, targets((1, 1, 2), (1, 2, 1), (5, 1, 2), (5, 2, 1)))
+    assert report["ar"] == {"mssd": 1, "mspd": 1, "vsd": None, "mean": 1}
+    assert report["ap"] == {"mssd": 1, "mspd": 1, "mean": 1}
+    assert report["add_s"] == {"0.02": 1, "0.05": 1, "0.1": 1}
+    assert report["targets"] == 6
+    assert report["per_object"]["1"]["targets"] == 4
+
+
+def test_nothing_estimated_scores_zero(one):
+    report = evaluate(results(), one, targets((7, 1, 1)))
+    assert report["ar"]["mean"] == report["ap"]["mean"] == report["add_s"]["0.1"] == 0
+
+
+@pytest.mark.parametrize(("share", "add", "mssd"), [(0.099, 1, 0.9), (0.101, 0, 0.8), (0.049, 1, 1.0), (0.51, 0, 0.0)])
+def test_a_shift_passes_the_thresholds_above_it(one, share, add, mssd):
+    report = evaluate(results((7, 1, 1.0, EYE, shifted(share))), one, targets((7, 1, 1)))
+    assert report["add_s"]["0.1"] == add
+    assert report["ar"]["mssd"] == pytest.approx(mssd)
+
+
+def test_add_s_is_used_for_symmetric_objects(tmp_path):
+    turned = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # a cube looks the same, its corners do not coincide
+    for symmetric, expected in (((), 0), ((1,), 1)):
+        data = make_dataset(tmp_path / f"cubes{len(symmetric)}", {7: [(1, EYE, (0, 0, 1000))]}, symmetric=symmetric)
+        report = evaluate(results((7, 1, 1.0, turned, (0, 0, 1000))), data, targets((7, 1, 1)))
+        assert report["add_s"]["0.02"] == expected
+
+
+def test_fewer_estimates_than_instances(tmp_path):
+    data = make_dataset(tmp_path / "cubes", {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]})
+    report = evaluate(results((7, 1, 1.0, EYE, (200, 0, 1000))), data, targets((7, 1, 2)))
+    assert report["ar"]["mssd"] == 0.5
+    assert report["targets"] == 2
+
+
+def test_only_the_most_visible_instances_count_when_there_are_more_than_asked_for(tmp_path):
+    images = {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]}
+    data = make_dataset(tmp_path / "cubes", images, visibility={7: [0.3, 0.8]})
+    ask = targets((7, 1, 1))
+    assert evaluate(results((7, 1, 1.0, EYE, (-200, 0, 1000))), data, ask)["ar"]["mssd"] == 0
+    assert evaluate(results((7, 1, 1.0, EYE, (200, 0, 1000))), data, ask)["ar"]["mssd"] == 1
+    assert evaluate(results((7, 1, 1.0, EYE, (200, 0, 1000))), data, ask)["targets"] == 1
+
+
+def test_only_the_best_estimates_count(one):
+    good, bad = (EYE, (0, 0, 1000)), (EYE, (300, 0, 1000))
+    ask = targets((7, 1, 1))
+    assert evaluate(results((7, 1, 0.9, *bad), (7, 1, 0.8, *good)), one, ask)["ar"]["mssd"] == 0
+    assert evaluate(results((7, 1, 0.8, *bad), (7, 1, 0.9, *good)), one, ask)["ar"]["mssd"] == 1
+
+
+def test_equal_scores_keep_the_order_of_the_file(one):
+    good, bad = (EYE, (0, 0, 1000)), (EYE, (300, 0, 1000))
+    ask = targets((7, 1, 1))
+    assert evaluate(results((7, 1, 0.5, *good), (7, 1, 0.5, *bad)), one, ask)["ar"]["mssd"] == 1
+    assert evaluate(results((7, 1, 0.5, *bad), (7, 1, 0.5, *good)), one, ask)["ar"]["mssd"] == 0
+
+
+def test_objects_and_images_that_are_not_targets_are_skipped(tmp_path):
+    images = {7: [(1, EYE, (0, 0, 1000)), (2, EYE, (300, 0, 1000))], 8: [(1, EYE, (0, 0, 1000))]}
+    data = make_dataset(tmp_path / "cubes", images)
+    rows = [(7, 1, 1.0, EYE, (0, 0, 1000)), (7, 2, 1.0, EYE, (0, 200, 700)), (8, 1, 1.0, EYE, (0, 200, 700))]
+    report = evaluate(results(*rows), data, targets((7, 1, 1)))
+    assert report["ar"]["mssd"] == 1
+    assert report["targets"] == 1
+
+
+def test_pixel_thresholds_grow_with_the_width_of_the_image(tmp_path):
+    """A cube 600 px of focal length and 1 m away, moved 12 mm: its nearest corners move 7.6 px, 3.8 px at width 640."""
+    row = results((7, 1, 1.0, EYE, (12, 0, 1000)))
+    for width, expected in ((640, 0.9), (1280, 1.0)):
+        data = make_dataset(tmp_path / str(width), {7: [(1, EYE, (0, 0, 1000))]}, width=width)
+        assert evaluate(row, data, targets((7, 1, 1)))["ar"]["mspd"] == pytest.approx(expected)
+    assert evaluate(row, data, targets((7, 1, 1)), image_width=640)["ar"]["mspd"] == pytest.approx(0.9)
+
+
+def test_detection_counts_wrong_estimates(one):
+    good, bad = (EYE, (0, 0, 1000)), (EYE, (150, 0, 1000))
+    ask = bop.Targets(np.array([4]), np.array([7]), None, None)  # the BOP'24 form
+    report = evaluate(results((7, 1, 0.9, *bad), (7, 1, 0.8, *good)), one, ask)
+    assert report["ap"]["mssd"] == 0.5  # the right one comes second at every threshold
+    assert report["ar"]["mean"] is None
+    assert report["add_s"]["0.1"] is None
+    assert evaluate(results((7, 1, 0.8, *bad), (7, 1, 0.9, *good)), one, ask)["ap"]["mssd"] == 1
+
+
+def test_detection_ignores_barely_visible_objects(tmp_path):
+    images = {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]}
+    data = make_dataset(tmp_path / "cubes", images, visibility={7: [0.05, 0.8]})
+    hidden, seen = (7, 1, 0.9, EYE, (-200, 0, 1000)), (7, 1, 0.5, EYE, (200, 0, 1000))
+    ask = bop.Targets(np.array([4]), np.array([7]), None, None)
+    assert evaluate(results(hidden, seen), data, ask)["ap"]["mean"] == 1  # finding the hidden one is no mistake
+    assert evaluate(results(seen), data, ask)["ap"]["mean"] == 1  # missing it neither
+    wrong = (7, 1, 0.9, EYE, (0, 200, 1000))
+    assert evaluate(results(wrong, seen), data, ask)["ap"]["mean"] == 0.5
+
+
+def test_detection_takes_at_most_so_many_estimates_of_an_image(one):
+    good, bad = (EYE, (0, 0, 1000)), (EYE, (150, 0, 1000))
+    rows = results((7, 1, 0.9, *bad), (7, 2, 0.85, *bad), (7, 1, 0.8, *good))
+    assert evaluate(rows, one, targets((7, 1, 1)), max_estimates=3)["ap"]["mssd"] == 0.5
+    assert evaluate(rows, one, targets((7, 1, 1)), max_estimates=2)["ap"]["mssd"] == 0
+
+
+def test_greedy_gives_each_object_to_the_best_score_first():
+    errors = np.array([[0.10, 0.30], [0.05, 0.20]])
+    np.testing.assert_array_equal(matching.greedy(errors, [0.9, 0.8], [0.5, 0.25, 0.08]), [[0, 1], [0, 1], [-1, 0]])
+    np.testing.assert_array_equal(matching.greedy(errors, [0.8, 0.9], [0.5]), [[1, 0]])
+    np.testing.assert_array_equal(matching.greedy(errors[:, :1], [0.9, 0.8], [0.10, 0.11]), [[-1, 0], [0, -1]])  # strictly
+    assert matching.greedy(np.zeros((0, 2)), [], [0.1]).shape == (1, 0)
+
+
+def test_vsd_with_depth(tmp_path):
+    """A wall in front of the camera, seen by the sensor where the truth says: VSD is perfect, and zero for a far estimate."""
+    pytest.importorskip("torch")
+    from PIL import Image
+
+    data = make_dataset(tmp_path / "cubes", {7: [(1, EYE, (0, 0, 1000))]}, obj_ids=(1,))
+    faces = [
+        (0, 1, 3),
+        (0, 3, 2),
+        (4, 6, 7),
+        (4, 7, 5),
+        (0, 4, 5),
+        (0, 5, 1),
+        (2, 3, 7),
+        (2, 7, 6),
+        (0, 2, 6),
+        (0, 6, 4),
+        (1, 5, 7),
+    ]
+    faces.append((1, 7, 3))
+    text = (
+        (data / "models_eval/obj_000001.ply").read_text().replace("element face 1", "element face 12").replace("3 0 1 2\n", "")
+    )
+    (data / "models_eval/obj_000001.ply").write_text(text + "".join(f"3 {a} {b} {c}\n" for a, b, c in faces))
+    depth = np.full((480, 640), 2000, np.uint16)
+    depth[209:272, 289:352] = 950  # the front face, 63 px wide
+    (data / "test/000004/depth").mkdir()
+    Image.fromarray(depth).save(data / "test/000004/depth/000007.png")
+    ask = targets((7, 1, 1))
+    right = evaluate(results((7, 1, 1.0, EYE, (0, 0, 1000))), data, ask, vsd=True)
+    assert right["ar"] == {"mssd": 1, "mspd": 1, "vsd": 1, "mean": 1}
+    assert "vsd" in right["about"]["ar_mean"]
+    assert "not computed" not in right["about"]["ar_mean"]
+    assert evaluate(results((7, 1, 1.0, EYE, (250, 0, 1000))), data, ask, vsd=True)["ar"]["vsd"] == 0
+    (data / "test/000004/depth/000007.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no depth image 000007\.png"):
+        evaluate(results((7, 1, 1.0, EYE, (0, 0, 1000))), data, ask, vsd=True)
+
+
+def test_messages(one, tmp_path):
+    row = results((7, 1, 1.0, EYE, (0, 0, 1000)))
+    with pytest.raises(FileNotFoundError, match=r"no data set folder .*nowhere"):
+        evaluate(row, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no test_targets_bop19\.json in .*cubes \(found: camera\.json"):
+        evaluate(row, one)
+    with pytest.raises(ValueError, match="no image 9, which the targets name"):
+        evaluate(row, one, targets((9, 1, 1)))
+    with pytest.raises(ValueError, match=r"unknown object id 3: not in .*models_info\.json \(has: \[1, 2\]\)"):
+        evaluate(row, one, targets((7, 3, 1)))
+    with pytest.raises(FileNotFoundError, match=r"no folder val with scenes in .*\(has: test\)"):
+        evaluate(row, one, targets((7, 1, 1)), split="val")
+    write_ply(one / "models_eval/obj_000001.ply", CUBE * 1e-3)
+    with pytest.raises(
+        ValueError, match=r"obj_000001\.ply is 0\.1732 mm across its box but models_info\.json says diameter 173\.2"
+    ):
+        evaluate(row, one, targets((7, 1, 1)))
+
+
+def test_evaluation_does_not_import_torch():
+    code = "import sys, monopose.evaluation, monopose.data.bop; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
