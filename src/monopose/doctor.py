@@ -77,7 +77,12 @@ def examine() -> Report:
     packages = {name: _version(name) for name in PACKAGES}
     if packages["opencv-python-headless"] is None:  # its siblings bring the same module
         packages["opencv-python-headless"] = _version("opencv-python") or _version("opencv-contrib-python")
-    problems = [p for name, module in PACKAGES.items() if (p := _import_problem(name, module, packages)) is not None]
+    problems: list[Problem] = []
+    for name, module in PACKAGES.items():
+        if name == "lightning" and problems:  # it imports torch and torchvision, and would fail for the same reason
+            continue
+        if (problem := _import_problem(name, module, packages)) is not None:
+            problems.append(problem)
     memory, memory_free = _memory()
     disk_free = float(shutil.disk_usage(Path.cwd()).free)
     if memory_free is not None and memory_free < _LOW_MEMORY:

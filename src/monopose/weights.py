@@ -215,9 +215,9 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def bundled() -> dict[str, Path]:
-    """Name -> folder of the weights that come with the package."""
-    folder = Path(str(resources.files("monopose"))) / "assets" / "weights"
-    return {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
+    """Name -> folder of the weights that come with the package: every folder of its assets that holds some."""
+    assets = Path(str(resources.files("monopose"))) / "assets"
+    return {p.parent.name: p.parent for p in sorted(assets.rglob("*.safetensors"))}
 
 
 def find_run(name: str | Path) -> Path:

@@ -1,0 +1,266 @@
+import json
+import subprocess
+import sys
+import types
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import monopose
+from monopose import cli
+from monopose.types import ObjectModel, PoseEstimates
+
+
+def _model():
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0]])
+    return ObjectModel(5, "can", points, torch.tensor([[0, 1, 2]]), torch.nn.functional.normalize(points + 1, dim=-1), 0.14)
+
+
+class _Pipeline:
+    models = {5: _model()}  # noqa: RUF012
+
+    def __init__(self):
+        self.calls = []
+
+    def predict(self, frame, detections=None, debug=None):
+        self.calls.append((frame, detections, debug))
+        pose = torch.eye(4)[None].clone()
+        pose[0, 2, 3] = 0.5
+        return PoseEstimates(torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25})
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """A pipeline that always finds the same pose, so that the command line is tested alone."""
+    fake = types.ModuleType("monopose.pipeline")
+    model = _Pipeline()
+    fake.load = lambda name: model  # type: ignore[attr-defined]
+    fake.bop_calls = []  # type: ignore[attr-defined]
+    fake.predict_bop = lambda *args, **kwargs: fake.bop_calls.append((args, kwargs)) or args[3]  # type: ignore[attr-defined]
+    fake.model = model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "monopose.pipeline", fake)
+    monkeypatch.setattr(monopose, "pipeline", fake, raising=False)
+    return fake
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def _run(*argv):
+    return cli.main([str(a) for a in argv])
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom monopose.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'trimesh', 'numba', 'lightning', 'PIL', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("demo", "check", "synth", "train", "predict", "evaluate", "doctor"):
+        assert name in done.stdout
+    assert "metres" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "check", "synth", "train", "predict", "evaluate", "doctor"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _run(command, "--help")
+    assert stop.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_units_are_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        _run("predict", "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "field of view, degrees" in text
+    assert "in pixels" in text
+    with pytest.raises(SystemExit):
+        _run("train", "--help")
+    assert "budget in minutes" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "argv", [["predct"], ["train"], ["train", "nothing", "--data", "x"], ["predict", "a.png", "--fov", "wide"]]
+)
+def test_wrong_command_line_is_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _run(*argv)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err
+
+
+def test_version(capsys):
+    assert _run("--version") == 0
+    assert capsys.readouterr().out == f"monopose {monopose.__version__}\n"
+
+
+def test_options_for_training_have_the_defaults_of_training():
+    from monopose.train import METHODS, TrainConfig
+
+    own = {f.name: f.default for f in fields(cli.Train)}
+    shared = [f for f in fields(TrainConfig) if f.name in own]
+    assert len(shared) >= 5
+    for f in shared:
+        assert own[f.name] == f.default, f.name
+    for name in METHODS:
+        assert cli.parse(["train", name, "--data", "x"]).method == name  # type: ignore[attr-defined]
+
+
+def test_train_passes_everything_on(monkeypatch, tmp_path, capsys):
+    from monopose import train
+
+    seen = {}
+    monkeypatch.setattr(train, "scene_config", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train, "train", lambda *args, **kwargs: seen.update(args=args, **kwargs) or tmp_path / "w")
+    argv = ["train", "coordinates", "--data", tmp_path / "part", "--minutes", "2", "--objects", "5", "8"]
+    assert _run(*argv, "--set", "input_size=96", "backbone=resnet18", "widths=[8,8,8,8]", "--json") == 0
+    assert str(seen["args"][2]) == "runs/part"
+    assert (seen["obj_ids"], seen["config"].minutes, seen["progress_bar"]) == ((5, 8), 2.0, False)
+    config = seen["method_config"]
+    assert (config.obj_ids, config.input_size, config.backbone, config.widths) == ((5, 8), 96, "resnet18", (8, 8, 8, 8))
+    assert json.loads(capsys.readouterr().out) == {"weights": str(tmp_path / "w")}
+    assert _run(*argv, "--set", "inputsize=96") == 1
+    assert "--set has unknown fields inputsize; " in capsys.readouterr().err
+    assert _run(*argv, "--set", "nonsense") == 1
+    assert "--set expects NAME=VALUE, got 'nonsense'" in capsys.readouterr().err
+
+
+def test_predict_writes_overlay_json_and_csv(pipeline, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _run("predict", photo, "--model", "x", "--fov", 60, "--save", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["monopose_images-test.csv", "photo_overlay.png", "poses.json"]
+    text = capsys.readouterr().out
+    assert "photo: 1 object (detector 0.25 s)" in text
+    assert "can" in text
+    assert "score 0.90" in text
+    assert "z 0.500 m" in text
+    pose = json.loads((out / "poses.json").read_text())["images"][0]["poses"][0]
+    assert pose["cam_from_obj"][2] == [0, 0, 1, 0.5]
+
+
+def test_predict_json_folder_boxes_limit_debug(pipeline, photo, tmp_path, capsys):
+    (tmp_path / "b.png").write_bytes(photo.read_bytes())
+    argv = ["predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out", "--json"]
+    assert _run(*argv, "--boxes", "1,2,30,40") == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    assert [image["image"].rsplit("/", 1)[1] for image in images] == ["b.png", "photo.png"]
+    assert pipeline.model.calls[0][1].boxes.tolist() == [[1, 2, 30, 40]]
+    assert _run(*argv, "--limit", 1, "--debug") == 0
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 1
+    assert pipeline.model.calls[-1][1:] == (None, tmp_path / "out" / "debug" / "b")
+
+
+def test_predict_keeps_what_it_has_when_interrupted(pipeline, photo, tmp_path, monkeypatch):
+    (tmp_path / "z.png").write_bytes(photo.read_bytes())
+    predict = pipeline.model.predict
+
+    def second_time(frame, **options):
+        if pipeline.model.calls:
+            raise KeyboardInterrupt
+        return predict(frame, **options)
+
+    monkeypatch.setattr(pipeline.model, "predict", second_time)
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 130
+    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())["images"]) == 1
+
+
+def test_predict_bop(pipeline, tmp_path):
+    out = tmp_path / "monopose_lmo-test.csv"
+    assert _run("predict", "--bop", "lmo", "--targets", "t.json", "--model", "x", "--out", out) == 0
+    ((args, _),) = pipeline.bop_calls
+    assert [str(a) for a in args[1:]] == ["lmo", "t.json", str(out)]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["predict", "--model", "x"], "give either a SOURCE"),
+        (["predict", "a.png", "--bop", "lmo", "--model", "x"], "give either a SOURCE"),
+        (["predict", "--bop", "lmo", "--model", "x"], "--bop needs --out METHOD_DATASET-SPLIT.csv"),
+        (["predict", "PHOTO", "--model", "x"], "photo.png needs a camera: give a camera file, or the horizontal field"),
+        (["predict", "PHOTO", "--model", "x", "--camera", "nothing.json"], "no camera file at nothing.json"),
+        (
+            ["predict", "PHOTO", "--model", "x", "--fov", "60", "--boxes", "8:1,2,3,4"],
+            "given for object 8, but the model knows only 5",
+        ),
+        (["predict", "nothing.png", "--model", "x", "--fov", "60"], "no image at nothing.png"),
+    ],
+)
+def test_expected_errors_are_one_line(pipeline, photo, argv, message, capsys):
+    assert _run(*[photo if a == "PHOTO" else a for a in argv]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("monopose: error: ")
+    assert message in line
+
+
+def test_camera_of_another_size_names_the_flag(pipeline, photo, tmp_path, capsys):
+    camera = tmp_path / "camera.json"
+    camera.write_text(json.dumps({"K": [[100, 0, 63.5], [0, 100, 47.5], [0, 0, 1]], "resolution": [96, 128]}))
+    argv = ["predict", photo, "--model", "x", "--camera", camera, "--out", tmp_path / "out"]
+    assert _run(*argv) == 1
+    assert "camera.json is for 128x96 but photo.png is 64x48; pass --resize-camera to scale K" in capsys.readouterr().err
+    assert _run(*argv, "--resize-camera") == 0
+    assert pipeline.model.calls[-1][0].camera.K[0, 0] == 50
+
+
+def test_unexpected_errors_and_tracebacks(pipeline, photo, monkeypatch, tmp_path, capsys):
+    def fails(*args, **kwargs):
+        raise IndexError("list index\nout of range")
+
+    monkeypatch.setattr(pipeline.model, "predict", fails)
+    argv = ["predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path]
+    assert _run(*argv) == 1
+    expected = "monopose: error: IndexError: list index out of range (unexpected; --debug shows where)\n"
+    assert capsys.readouterr().err == expected
+    with pytest.raises(IndexError):
+        _run(*argv, "--debug")
+
+
+def test_full_disk_is_one_line(pipeline, photo, monkeypatch, tmp_path, capsys):
+    import errno
+
+    from monopose import viz
+
+    class _Full:
+        def save(self, path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(viz, "draw", lambda *a, **k: _Full())
+    assert _run("predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("monopose: error: the disk is full (")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_warnings_are_one_line(pipeline, tmp_path, capsys):
+    rgba = np.zeros((48, 64, 4), np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert _run("predict", tmp_path / "a.png", "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("monopose: warning: a.png has transparent pixels")
+
+
+def test_evaluate_prints_json(monkeypatch, capsys):
+    from monopose.evaluation import protocol
+
+    scores = {"ar": {"mssd": np.float64(0.5), "vsd": None}, "per_object": {1: {"recall": 0.25}}, "targets": 3}
+    monkeypatch.setattr(protocol, "evaluate", lambda *args, **kwargs: scores)
+    assert _run("evaluate", "a_lmo-test.csv", "--data", "lmo", "--json") == 0
+    expected = {"ar": {"mssd": 0.5, "vsd": None}, "per_object": {"1": {"recall": 0.25}}, "targets": 3}
+    assert json.loads(capsys.readouterr().out) == expected
+    assert _run("evaluate", "a_lmo-test.csv", "--data", "lmo") == 0
+    assert "mssd 0.5  vsd -" in capsys.readouterr().out

@@ -1,0 +1,127 @@
+"""The README and docs keep their promises: commands parse, runnable Python runs, links lead somewhere.
+
+A Python block is run if the line before it is `<!-- run -->`; blocks of one file share their names, as a reader would type
+them one after the other, in a folder that holds photo.jpg and its camera.json (a bundled demo picture). Shell blocks are those
+without a language, or with sh; listings that only look like one say `text`.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from monopose import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+FENCE = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = {name for name, _ in cli._COMMANDS.values()}
+
+
+def _blocks(page: Path) -> list[tuple[str, str, str]]:
+    """(line before, language, body) of every fenced block."""
+    text = "\n\n" + page.read_text(encoding="utf-8")
+    return [(m["before"].strip(), m["language"].lower(), m["body"]) for m in FENCE.finditer(text)]
+
+
+def _commands(page: Path) -> list[str]:
+    """Every `monopose …` line of the shell blocks, continued lines joined, prompt and comment taken off."""
+    found = []
+    for _, language, body in _blocks(page):
+        if language in ("python", "py", "json", "csv", "yaml", "toml", "text"):
+            continue
+        for line in body.replace("\\\n", " ").splitlines():
+            for part in re.split(r"\s*(?:&&|\||;)\s*", line):
+                part = re.sub(r"^\$\s+", "", part.strip())
+                if part.startswith("monopose "):
+                    found.append(part)
+    return found
+
+
+def _words(command: str) -> list[str]:
+    """The arguments as the shell gives them, up to a comment or a redirection."""
+    words = shlex.split(command, comments=True)[1:]
+    stop = next((i for i, word in enumerate(words) if re.match(r"\d?[<>]", word)), len(words))
+    return words[:stop]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_parse(page):
+    for command in _commands(page):
+        words = _words(command)
+        if not words or words[0].startswith("-") or "…" in command or "..." in command:
+            continue
+        assert words[0] in COMMANDS, f"{page.name}: {command!r}: there is no command {words[0]!r}"
+        if "--help" in words:
+            continue
+        try:
+            cli.parse(words)
+        except SystemExit:
+            pytest.fail(f"{page.name}: {command!r} is not a valid command line")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_are_python(page):
+    for _, language, body in _blocks(page):
+        if language in ("python", "py"):
+            compile(body, str(page), "exec")
+
+
+def _put_photo(folder: Path) -> None:
+    """A bundled picture of known objects with its camera."""
+    from PIL import Image
+
+    from monopose import demo
+    from monopose.data import bop
+
+    picture = bop.images(demo.folder() / "photos" / "test")[0]
+    frame = bop.read_frame(picture.scene, picture.im_id)
+    with Image.open(frame.path) as image:
+        image.convert("RGB").save(folder / "photo.jpg", quality=95)
+    camera = {"K": frame.camera.K.tolist(), "resolution": list(frame.camera.size)}
+    (folder / "camera.json").write_text(json.dumps(camera))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_runnable_python_runs(page, tmp_path, monkeypatch):
+    bodies = [body for before, language, body in _blocks(page) if language in ("python", "py") and before == "<!-- run -->"]
+    if not bodies:
+        return
+    _put_photo(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__readme__"}
+    for body in bodies:
+        exec(compile(body, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"{page.name}: {target} does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for _, language, body in _blocks(page):
+        if language in ("sh", "bash", "shell", "console", ""):
+            for target in re.findall(r"^\$?\s*make ([a-z][\w-]*)", body, re.MULTILINE):
+                assert target in targets, f"{page.name}: make {target}: the Makefile has only {sorted(targets)}"
+
+
+def test_the_checks_see_what_they_should(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text\n\n```sh\n$ monopose check part.stl \\\n    --unit mm   # look\nmonopose demo && monopose doctor > a.txt\n```\n"
+        "\n<!-- run -->\n```python\nx = 1\n```\n\n```python\nmonopose demo\n```\n"
+    )
+    assert [_words(c) for c in _commands(page)] == [["check", "part.stl", "--unit", "mm"], ["demo"], ["doctor"]]
+    assert [(before, language) for before, language, _ in _blocks(page)] == [
+        ("Text", "sh"),
+        ("<!-- run -->", "python"),
+        ("", "python"),
+    ]
