@@ -82,19 +82,20 @@ class OneStageNet(nn.Module):
 
     def _freeze(self, levels: int) -> list[nn.Module]:
         """Stop learning in everything that level `levels` of the backbone depends on; returns its normalisation layers."""
-        if levels < 1:
+        norms = [m for m in self.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+        random = bool(norms) and not any(m.running_mean is not None and m.running_mean.any() for m in norms)
+        if levels < 1 or random:
             return []
         parameters = list(self.backbone.parameters())
         self.backbone.eval()
-        used = torch.autograd.grad(self.backbone(torch.zeros(1, 3, 64, 64))[levels - 1].sum(), parameters, allow_unused=True)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+            level = self.backbone(torch.zeros(1, 3, 64, 64))[levels - 1]
+            used = torch.autograd.grad(level.sum(), parameters, allow_unused=True)
         self.backbone.train()
         kept = {id(p) for p, gradient in zip(parameters, used, strict=True) if gradient is not None}
-        norms = [m for m in self.backbone.modules() if isinstance(m, nn.BatchNorm2d) and id(m.weight) in kept]
-        if norms and not any(m.running_mean.any() for m in norms):
-            return []
         for p in parameters:
             p.requires_grad_(id(p) not in kept)
-        return norms
+        return [m for m in norms if id(m.weight) in kept]
 
     def train(self, mode: bool = True) -> "OneStageNet":
         super().train(mode)
