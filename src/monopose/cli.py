@@ -88,6 +88,14 @@ class Train(_Common):
     """Object ids to learn; all by default."""
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
+    split: str | None = None
+    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    upright: bool = False
+    """The objects always stand with +Z up, on a table seen from around and above: much easier to learn."""
+    elevation_deg: tuple[float, float] = (-10.0, 90.0)
+    """Lowest and highest camera elevation above the table, degrees."""
+    distance: tuple[float, float] | None = None
+    """Nearest and farthest object, metres; fitted to objects and camera by default."""
     minutes: _Float = None
     """Wall-clock budget in minutes, pauses not counted; none: until all steps are done."""
     steps: int = 40_000
@@ -100,6 +108,8 @@ class Train(_Common):
     """Processes that draw samples."""
     seed: int = 0
     """Of all randomness."""
+    preset: str | None = None
+    """Ready configuration. coordinates: unet (default), pix2pose (the published network). detector: small (default), maskrcnn."""
     set: tuple[str, ...] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
 
@@ -126,6 +136,8 @@ class Predict(_Common):
     """BOP data set to run on, in place of a source."""
     targets: _Path = None
     """Targets file of the BOP data set; test_targets_bop19.json by default."""
+    true_boxes: bool = False
+    """With --bop: the true amodal boxes in place of the detector, an oracle for tables."""
     out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH")] = None
     """Folder for overlays, poses.json and a BOP CSV, out/predict by default. With --bop the CSV file,
     METHOD_DATASET-SPLIT.csv."""
@@ -173,7 +185,7 @@ def _check(args: Check) -> int:
 
 
 def _synth(args: Synth) -> int:
-    from .data import bop, synth
+    from .data import bop, synth_bop
     from .images import read_camera
     from .mesh import load_mesh
 
@@ -184,7 +196,9 @@ def _synth(args: Synth) -> int:
     else:
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in enumerate(args.models, 1)]
     camera = None if args.camera is None else read_camera(args.camera)
-    result = synth.write_bop(models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, seed=args.seed)
+    result = synth_bop.write_bop(
+        models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, seed=args.seed
+    )
     return _finish(args, {"out": str(result)})
 
 
@@ -194,13 +208,18 @@ def _train(args: Train) -> int:
     out = args.out or Path("runs") / args.data.resolve().name
     names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
     config = train.TrainConfig(**{name: getattr(args, name) for name in names})
-    method_config = _method_config(args) if args.set else None
+    method_config = _method_config(args)
+    scene = train.scene_config(
+        args.data, args.objects, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance
+    )
     file = train.train(
         args.method,
         args.data,
         out,
         obj_ids=args.objects,
+        split=args.split,
         backgrounds=args.backgrounds,
+        scene=scene,
         config=config,
         method_config=method_config,
         progress_bar=not args.json,
@@ -209,12 +228,14 @@ def _train(args: Train) -> int:
 
 
 def _method_config(args: Train) -> Any:
-    """The method's default configuration with the fields of --set replaced."""
+    """The preset's configuration with the fields of --set replaced; None for the default."""
     from . import train
     from .weights import build_config
 
+    if not args.set and args.preset is None:
+        return None
     ids = args.objects or tuple(sorted(train.read_objects(args.data)))
-    config = train.METHODS[args.method].config(ids)
+    config = train.preset(args.method, args.preset)(ids)
     return build_config(type(config), {**asdict(config), **_overrides(args.set)}, "--set")
 
 
@@ -244,7 +265,9 @@ def _predict(args: Predict) -> int:
         raise ValueError("--bop needs --out METHOD_DATASET-SPLIT.csv, e.g. --out monopose_lmo-test.csv")
     boxes = Path(args.boxes[0]) if args.boxes else None
     debug = args.out.parent / "debug" if args.debug else None
-    path = pipeline.predict_bop(model, args.bop, args.targets, args.out, boxes=boxes, limit=args.limit, debug=debug)
+    path = pipeline.predict_bop(
+        model, args.bop, args.targets, args.out, boxes=boxes, true_boxes=args.true_boxes, limit=args.limit, debug=debug
+    )
     return _finish(args, {"results": str(path)})
 
 

@@ -48,7 +48,10 @@ class Report:
                 numbers = "    -  not found"
             lines.append(f"{r.picture:7d}  {r.name:14} {numbers}")
         good = sum(r.add_s_percent < 10 for r in self.rows)
-        lines += ["", f"{good} of {len(self.rows)} objects within 10 % of their diameter (ADD(-S) 0.1 d); % are of the diameter"]
+        lines += [
+            "",
+            f"{good} of {len(self.rows)} objects within 10 % of their diameter (ADD(-S) < 0.1 d)",
+        ]
         lines.append("seconds per picture: " + ", ".join(f"{k} {v:.2f}" for k, v in self.seconds.items()))
         lines += [*self.notes, f"poses:   {self.json}", f"overlay: {self.sheet}"]
         return "\n".join(lines)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,8 +47,8 @@ class Pipeline:
         """Find the known objects. Raises ValueError if the run has no detector."""
         if self.finder is None:
             raise ValueError(
-                f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a JSON "
-                f"file), or train one: monopose train detector --data DIR --out {self.path}"
+                f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
+                f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
             )
         (found,) = detector.predict(self.finder, [frame.image], score_threshold)
         return found
@@ -107,7 +108,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
 
 def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> nn.Module:
     checkpoint = weights.read(path)
-    config = replace(weights.build_config(config_class, checkpoint.config, str(path)), pretrained=False)
+    config: Any = replace(weights.build_config(config_class, checkpoint.config, str(path)), pretrained=False)
     if getattr(config, "adversarial_weight", 0):
         config = replace(config, adversarial_weight=0.0)  # the discriminator served training only
     model = model_class(config)
@@ -226,7 +227,7 @@ def _save_stages(
     for found, solved in stages:
         bounds = models[found.label].bounds if found.label in models else None
         mask = found.mask > 0.5
-        pictures = [
+        pictures: list[Any] = [
             found.crop, viz.coordinate_image(found.coordinates, mask, bounds), viz.value_image(found.mask, 0, 1),
             viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
         ]  # fmt: skip

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import weights
 from .data import bop, dataset, synth
-from .files import write_json
+from .files import atomic_write, write_json
 from .methods import coordinates, detector
 from .types import Camera, ObjectModel
 
@@ -51,7 +51,7 @@ class TrainConfig:
 class Method(NamedTuple):
     """What the training loop needs to know of a method."""
 
-    config: Callable[[tuple[int, ...]], Any]  # object ids -> default Config
+    presets: dict[str, Callable[[tuple[int, ...]], Any]]  # name -> Config of these object ids; the first is the default
     model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
     samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
     pictures: Callable[[Any, dataset.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
@@ -62,7 +62,7 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "coordinates": Method(
-        config=lambda ids: coordinates.Config(obj_ids=ids),
+        presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
         model=lambda config, models: coordinates.Model(config, models),
         samples=lambda c, source, length, seed: dataset.CropSamples(
             source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
@@ -75,7 +75,7 @@ METHODS: dict[str, Method] = {
         loss=coordinates.loss,
     ),
     "detector": Method(
-        config=lambda ids: detector.small(ids),
+        presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
         model=lambda config, models: detector.Model(config),
         samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
         pictures=lambda c, source, split, length, seed: dataset.BopSceneSamples(source.models, split, c.size, length, seed),
@@ -95,7 +95,7 @@ class _Learner(L.LightningModule):
         self.method, self.model, self.config = method, model, config
         self.spent = 0.0  # seconds of training in this and earlier processes
         self._since = time.monotonic()
-        self._first_step = 0
+        self._bad = 0  # steps in a row whose gradient was not finite
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "rest": [], "discriminator": []}
@@ -112,13 +112,19 @@ class _Learner(L.LightningModule):
             optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
         return optimizers
 
+    @property
+    def steps(self) -> int:
+        """Batches learned from. Lightning counts the steps of every optimiser."""
+        return self.global_step // max(len(self.trainer.optimizers), 1)
+
     def progress(self) -> float:
-        """Share of the budget that is used up, in [0, 1]."""
-        by_steps = self.global_step / self.config.steps
+        """Share of the budget that is used up, in [0, 1]; processes with clocks of their own take the first one's."""
+        by_steps = self.steps / self.config.steps
         if self.config.minutes is None:
             return min(by_steps, 1.0)
         seconds = self.spent + time.monotonic() - self._since
-        return min(max(by_steps, seconds / (60 * self.config.minutes)), 1.0)
+        share = min(max(by_steps, seconds / (60 * self.config.minutes)), 1.0)
+        return self.trainer.strategy.broadcast(share) if self.trainer.world_size > 1 else share
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         optimizers = self.optimizers()
@@ -134,14 +140,17 @@ class _Learner(L.LightningModule):
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         self.manual_backward(total)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if bool(torch.isfinite(norm)):
+        learning = [p for group in optimizer.param_groups for p in group["params"]]  # not the discriminator's old gradients
+        if bool(torch.isfinite(nn.utils.clip_grad_norm_(learning, self.config.clip))):
             optimizer.step()
+            self._bad = 0
         else:
             raise_after = 20
-            self._bad = getattr(self, "_bad", 0) + 1
+            self._bad += 1
             if self._bad >= raise_after:
-                raise FloatingPointError(f"the gradient was not finite {raise_after} times; lower the learning rate (--lr)")
+                raise FloatingPointError(
+                    f"the gradient was not finite {raise_after} times in a row; lower the learning rate (--lr)"
+                )
         if others:
             self._step_discriminator(others[0], output, batch)
         self.log_dict({k: v.detach() for k, v in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
@@ -156,10 +165,7 @@ class _Learner(L.LightningModule):
         self.log("discriminator", value.detach())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        stop = torch.tensor(float(self.progress() >= 1), device=self.device)
-        if self.trainer.world_size > 1:  # one clock for all processes
-            stop = self.trainer.strategy.broadcast(stop)
-        if float(stop) > 0:
+        if self.progress() >= 1:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -179,11 +185,13 @@ class _Checkpoints(L.Callback):
         self.path, self.seconds, self.export = path, 60 * minutes, export
         self.saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        due = torch.tensor(float(time.monotonic() - self.saved > self.seconds), device=module.device)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = time.monotonic() - self.saved > self.seconds
         if trainer.world_size > 1:
             due = trainer.strategy.broadcast(due)
-        if float(due) > 0:
+        if due:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -233,6 +241,37 @@ def read_data_camera(data: Path) -> Camera:
     return Camera(K_from_fov(math.radians(60), (480, 640)), (480, 640))
 
 
+def preset(method: str, name: str | None = None) -> Callable[[tuple[int, ...]], Any]:
+    """The function that makes a method's Config from object ids; None: its default.
+
+    Raises:
+        ValueError: for an unknown method or preset.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    presets = METHODS[method].presets
+    if name is not None and name not in presets:
+        raise ValueError(f"{method} has no preset {name!r}; choose one of {', '.join(presets)}")
+    return presets[name] if name is not None else next(iter(presets.values()))
+
+
+def scene_config(
+    data: str | Path,
+    obj_ids: tuple[int, ...] = (),
+    *,
+    upright: bool = False,
+    elevation_deg: tuple[float, float] = (-10.0, 90.0),
+    distance: tuple[float, float] | None = None,
+) -> synth.SceneConfig:
+    """Where objects may be; the distances, in metres, are fitted to objects and camera unless given."""
+    data = Path(data)
+    if distance is None:
+        distance = synth.fitting_distance(list(read_objects(data, obj_ids).values()), read_data_camera(data))
+    if not 0 < distance[0] < distance[1]:
+        raise ValueError(f"distances must be positive and growing, in metres, got {distance}")
+    return synth.SceneConfig(distance=distance, upright=upright, elevation_deg=elevation_deg)
+
+
 def train(
     method: str,
     data: str | Path,
@@ -273,9 +312,9 @@ def train(
     entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
     models = read_objects(data, obj_ids, faces)
     ids = tuple(sorted(models))
-    method_config = method_config or entry.config(ids)
+    method_config = method_config or preset(method)(ids)
     camera = read_data_camera(data)
-    scene = scene or replace(synth.SceneConfig(), distance=synth.fitting_distance(list(models.values()), camera))
+    scene = scene or scene_config(data, obj_ids)
     source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene)
     last = _last_checkpoint(out, method)
     L.seed_everything(config.seed, verbose=False)
@@ -287,14 +326,14 @@ def train(
 
     def export(state: Mapping[str, Tensor]) -> None:
         spent = learner.spent + time.monotonic() - learner._since
-        measured = {"steps": str(learner.global_step), "minutes": f"{spent / 60:.1f}"}
+        measured = {"steps": str(learner.steps), "minutes": f"{spent / 60:.1f}"}
         kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
         weights.save(file, kept, method=method, config=method_config, labels=ids, notes=notes | measured, half=True)
 
     trainer = _trainer(out, method, config, export, progress_bar)
     if trainer.is_global_zero:
+        _remember(out / f"{method}.json", method_config, data)
         _copy_objects(data, out, ids)
-        _remember(out / f"{method}.json", method_config, data, trainer)
     start = 0
     if last is not None:
         start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
@@ -364,10 +403,11 @@ def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
     for path in sorted(source.iterdir()):
         number = path.stem.removeprefix("obj_")
         if path.is_file() and (not number.isdigit() or int(number) in ids) and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
+            with atomic_write(target / path.name) as temporary:
+                shutil.copyfile(path, temporary)
 
 
-def _remember(path: Path, method_config: Any, data: Path, trainer: L.Trainer) -> None:
+def _remember(path: Path, method_config: Any, data: Path) -> None:
     record = {"config": asdict(method_config), "data": str(data)}
     if path.is_file() and json.loads(path.read_text())["config"] != json.loads(json.dumps(record["config"])):
         raise ValueError(f"{path} belongs to a run with another configuration; choose another --out or delete {path.parent}")
