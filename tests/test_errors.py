@@ -259,7 +259,7 @@ def test_recalls():
 
 
 def test_published_ycb_video_areas(shared_data):
-    """PoseCNN 53.7 / 75.9 and with ICP 79.3 / 93.0 (ADD / ADD-S, percent): all poses for ADD, every 80th for ADD-S."""
+    """PoseCNN 53.7 / 75.9 and with ICP 79.3 / 93.0 (ADD / ADD-S, percent): all poses for ADD, every 40th for ADD-S."""
     folder = shared_data / "ycbv_mini"
     archive = zipfile.ZipFile(folder / "published_keyframe_poses/ycb-video_poses.zip")
     infos = json.loads((folder / "models/models_info.json").read_text())
@@ -282,9 +282,9 @@ def test_published_ycb_video_areas(shared_data):
                 x = points[ids[name.rsplit("/", 1)[1][5:-4]]]
                 (est, missing), (true, _) = read(name), read(name.replace(method, "ground_truth"))
                 all_add.append(np.where(missing, np.inf, errors.add(est, true, x[::8])))
-                few = errors.add_s(est[::80], true[::80], x[::2], limit=0.1)
-                some_add_s.append(np.where(missing[::80], np.inf, few))
+                few = errors.add_s(est[::40], true[::40], x[::2], limit=0.1)
+                some_add_s.append(np.where(missing[::40], np.inf, few))
         assert len(np.concatenate(all_add)) == 14025
         assert scores.auc_voc(np.concatenate(all_add)) == pytest.approx(add, abs=0.002)
         assert scores.auc_step(np.concatenate(all_add)) == pytest.approx(add, abs=0.002)
-        assert scores.auc_voc(np.concatenate(some_add_s)) == pytest.approx(add_s, abs=0.015)
+        assert scores.auc_voc(np.concatenate(some_add_s)) == pytest.approx(add_s, abs=0.01)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-_CHUNK = 1 << 18  # numbers per temporary: fits a core's cache
+_CHUNK = 1 << 16  # numbers per temporary: fits a core's cache
 _FEW = 4  # symmetries that are simply all computed
 _ORTHONORMAL = 4e-7  # largest entry of R^T R - 1 that counts as a rotation; float32 files reach 1e-7
 _PROBES = 32  # points that give the lower bound for larger groups
