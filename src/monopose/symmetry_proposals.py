@@ -64,7 +64,7 @@ class Proposal(NamedTuple):
     findings: list[SymmetryFinding]  # everything that was found, accepted or not
 
 
-def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: int = 30_000, seed: int = 0) -> Proposal:
+def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: int = 20_000, seed: int = 0) -> Proposal:
     """Rotations that move the surface of a model onto itself.
 
     Every symmetry axis of a body passes through the centroid of its surface and is a principal axis of inertia, so the
@@ -77,7 +77,7 @@ def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: in
         model: with or without colours.
         tolerance: largest distance between the turned surface and the surface, as a share of the diameter. About an
             axis near which the whole body lies (a pencil) it is reduced to 5 % of the body's radius there.
-        samples: points on the surface.
+        samples: points on the surface, for colours and fitting; distances are to its triangles.
         seed: of the samples.
 
     Returns:
@@ -89,10 +89,10 @@ def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: in
     surface = _Surface(model, samples, seed)
     candidates = _candidates(surface)
     found: list[_Found] = []
-    for axis, folds in candidates:
+    for n, (axis, folds) in enumerate(candidates):
         if _said(axis, found):
             continue
-        new = surface.best_fold(axis, folds, tolerance)
+        new = surface.best_fold(axis, folds, tolerance, near=n < 7)
         if new is None:
             continue
         found = _kept(found, new)
@@ -131,11 +131,14 @@ class _Surface:
         drawn = surface_samples(model.to("cpu"), samples, torch.Generator().manual_seed(seed))
         self.points = drawn.points.double().numpy()
         self.normals = drawn.normals.double().numpy()
-        self.face = drawn.faces.numpy()
         self.triangles = model.vertices.double().cpu().numpy()[model.faces.cpu().numpy()]
         self.tree = cKDTree(self.points)
         self.diameter = model.diameter
         area = np.linalg.norm(np.cross(*(self.triangles[:, k] - self.triangles[:, 0] for k in (1, 2))), axis=1)
+        # distances look among the samples and the middles of faces, lest a small face have no point
+        largest = np.argsort(-area)[:60_000]
+        self.face = np.concatenate([drawn.faces.numpy(), largest])
+        self.near = cKDTree(np.concatenate([self.points, self.triangles[largest].mean(1)]))
         area = area / area.sum()
         self.center = area @ self.triangles.mean(1)
         # second moments of the triangles, exactly: A/12 (sum of corners c c^T + 9 m m^T)
@@ -160,29 +163,33 @@ class _Surface:
         self.few = self.tests[:: max(1, len(self.tests) // 120)]
 
     def distances(self, points: np.ndarray, k: int) -> np.ndarray:
-        """Distance to the triangles that the k nearest samples lie on, (N,), metres: exact but for a few points (above)."""
-        _, near = self.tree.query(points, k=k)
+        """Distance to the triangles that belong to the k nearest points of `near`, (N,), metres; never too small."""
+        _, near = self.near.query(points, k=k)
         return _point_triangle(points[:, None], self.triangles[self.face[near]]).min(1)
 
-    def worst(self, points: np.ndarray) -> float:
-        """The largest distance to the surface, metres. Looks closely only at the points that may decide it."""
+    def worst(self, points: np.ndarray, at_most: float) -> float:
+        """The largest distance to the surface, metres; any number above `at_most` if it is above.
+
+        Looks closely only at the points that may decide it.
+        """
         bound = self.distances(points, 3)
         order = np.argsort(-bound)
         largest = 0.0
         for some in np.array_split(order, max(1, len(order) // 48)):
-            if bound[some[0]] <= largest:
+            if bound[some[0]] <= largest or largest > at_most:
                 break
             largest = max(largest, float(np.minimum(bound[some], self.distances(points[some], 40)).max()))
         return largest
 
-    def deviation(self, R: np.ndarray, point: np.ndarray) -> float:
-        """Worst distance of the surface turned by R and by its inverse, metres."""
-        return max(self.worst((self.tests - point) @ turn.T + point) for turn in (R, R.T))
+    def deviation(self, R: np.ndarray, point: np.ndarray, at_most: float) -> float:
+        """Worst distance of the surface turned by R and by its inverse, metres; any number above `at_most` if above."""
+        there = self.worst((self.tests - point) @ R.T + point, at_most)
+        return there if there > at_most else max(there, self.worst((self.tests - point) @ R + point, at_most))
 
     def rough_deviation(self, R: np.ndarray, point: np.ndarray) -> float:
         """A quick lower bound of `deviation`, from a few points that are spread widely."""
         moved = (self.few - point) @ R.T + point
-        distance, near = self.tree.query(moved, k=2)
+        distance, near = self.near.query(moved, k=2)
         exact = _point_triangle(moved[:, None], self.triangles[self.face[near]]).min(1)
         return float(max(0.0, min(exact.max(), distance[:, 0].max()) - 0.01 * self.diameter))
 
@@ -225,8 +232,8 @@ class _Surface:
         radius = float(np.linalg.norm(np.cross(self.tests - point, axis), axis=1).max())
         return float(np.clip(0.05 * radius, 0.2 * tolerance * self.diameter, tolerance * self.diameter))
 
-    def best_fold(self, axis: np.ndarray, folds: tuple[int, ...], tolerance: float) -> _Found | None:
-        """What this axis, or one beside it, offers: continuous, else the highest fold, else the nearest miss."""
+    def best_fold(self, axis: np.ndarray, folds: tuple[int, ...], tolerance: float, near: bool) -> _Found | None:
+        """What this axis, or one beside it, offers: continuous, else the highest fold, else (`near`) the nearest miss."""
         miss: _Found | None = None
         rough = math.inf
         for fold in folds:
@@ -239,12 +246,13 @@ class _Surface:
                 else:
                     here = axis
                 limit = self.tolerance_about(here, point, tolerance)
-                deviation = self._turned(here, point, fold, NEAR * self.diameter if fold in (0, 2, 3, 5) else limit)
+                reach = NEAR * self.diameter if near and fold in (0, 2) else limit
+                deviation = self._turned(here, point, fold, reach)
                 rough = deviation
                 if deviation <= limit:
                     here, point, deviation = self._snapped(here, point, fold, deviation)
                     return self._judged(fold, here, point, deviation)
-                if deviation <= NEAR * self.diameter and fold in (0, 2) and (miss is None or deviation < miss.deviation):
+                if near and deviation <= reach and fold in (0, 2) and (miss is None or deviation < miss.deviation):
                     miss = _Found(fold, here, point, deviation, self._color(fold, here, point), "nearly")
         return miss
 
@@ -262,7 +270,7 @@ class _Surface:
                 return rough
         worst = 0.0
         for R in turns:
-            worst = max(worst, self.deviation(R, point))
+            worst = max(worst, self.deviation(R, point, at_most))
             if worst > at_most:
                 break
         return worst
@@ -393,7 +401,7 @@ def _group(accepted: list[_Found], surface: _Surface, tolerance: float) -> Symme
     if rounds and elements:
         elements = elements[:1]
     limit = 1.5 * tolerance * surface.diameter
-    if len(finite) > 1 and any(surface.deviation(R, center) > limit for R in elements):
+    if len(finite) > 1 and any(surface.deviation(R, center, limit) > limit for R in elements):
         best = max(finite, key=lambda f: f.fold)  # products do not fit: keep the strongest axis alone
         elements, center = _closure([_rotation(best.axis, 2 * math.pi / best.fold)]), best.point
     discrete = np.zeros((len(elements), 4, 4))
