@@ -211,10 +211,7 @@ def test_an_unknown_object_is_an_error():
 def test_frozen_levels_keep_weights_and_statistics():
     net = OneStageNet(2, "resnet18", 16, pretrained=False, frozen=2)
     assert all(p.requires_grad for p in net.parameters())  # random weights are not worth keeping
-    for module in net.backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.fill_(0.1)
-    net._frozen_norms = net._freeze(2)
+    net.backbone.freeze(2)
     net.train()
     before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     sum(m.square().mean() for m in net(torch.rand(2, 3, 64, 64))).backward()

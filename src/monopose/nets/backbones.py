@@ -3,9 +3,11 @@
 Parameter names are those of the public weight files, so that they load with `strict=True`.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,13 +73,13 @@ class Backbone(nn.Module):
     def freeze(self, levels: int) -> None:
         """Keep the first levels as they are."""
         self.frozen = levels
-        for module in sum(self.levels()[:levels], []):
+        for module in itertools.chain(*self.levels()[:levels]):
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
-        for module in sum(self.levels()[: self.frozen], []):
+        for module in itertools.chain(*self.levels()[: self.frozen]):
             module.eval()
         return self
 
@@ -90,7 +92,15 @@ class EfficientNetLite0(Backbone):
     """
 
     channels = (16, 24, 40, 112, 320)
-    _STAGES = ((1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6), (1, 320, 3, 1, 6))
+    _STAGES = (
+        (1, 16, 3, 1, 1),
+        (2, 24, 3, 2, 6),
+        (2, 40, 5, 2, 6),
+        (3, 80, 3, 2, 6),
+        (3, 112, 5, 1, 6),
+        (4, 192, 5, 2, 6),
+        (1, 320, 3, 1, 6),
+    )
     _TAPS = (0, 2, 4, 10, 15)  # last block of each stride
 
     def __init__(self) -> None:
@@ -135,7 +145,12 @@ class EfficientNetLite0(Backbone):
 class _TorchvisionFeatures(Backbone):
     """A torchvision classifier cut into the five strides; ImageNet mean and deviation are applied here."""
 
-    def __init__(self, build: Callable[..., nn.Module], split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, build: Callable[..., nn.Module], split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self._build = build
         self._split = split
@@ -158,23 +173,31 @@ class _TorchvisionFeatures(Backbone):
         try:
             source = nn.ModuleList(self._split(self._build(weights="DEFAULT")))
         except Exception as error:  # urllib raises many kinds when there is no network
-            raise OSError(f"torchvision could not fetch the ImageNet weights ({error}); train from random weights instead") from error
+            raise OSError(
+                f"torchvision could not fetch the ImageNet weights ({error}); train from random weights instead"
+            ) from error
         self.stages.load_state_dict(source.state_dict(), strict=True)
 
 
-def _split_resnet(net: nn.Module) -> list[nn.Module]:
-    return [nn.Sequential(net.conv1, net.bn1, net.relu), nn.Sequential(net.maxpool, net.layer1), net.layer2, net.layer3, net.layer4]
+def _split_resnet(net: Any) -> list[nn.Module]:
+    return [
+        nn.Sequential(net.conv1, net.bn1, net.relu),
+        nn.Sequential(net.maxpool, net.layer1),
+        net.layer2,
+        net.layer3,
+        net.layer4,
+    ]
 
 
-def _split_mobilenet(net: nn.Module) -> list[nn.Module]:
+def _split_mobilenet(net: Any) -> list[nn.Module]:
     layers = list(net.features)
     return [nn.Sequential(*layers[a:b]) for a, b in ((0, 2), (2, 4), (4, 7), (7, 13), (13, 16))]
 
 
-def _split_convnext(net: nn.Module) -> list[nn.Module]:
+def _split_convnext(net: Any) -> list[nn.Module]:
     layers = list(net.features)
-    half = nn.Sequential(nn.AvgPool2d(2))  # ConvNeXt has no stride-2 map: the image itself, halved, takes its place
-    rest = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), layers[0], layers[1])
+    half = nn.Sequential(nn.PixelUnshuffle(2))  # ConvNeXt has no stride-2 map: the image's 2x2 blocks take its place
+    rest = nn.Sequential(nn.PixelShuffle(2), layers[0], layers[1])
     return [half, rest, nn.Sequential(*layers[2:4]), nn.Sequential(*layers[4:6]), nn.Sequential(*layers[6:8])]
 
 
@@ -183,7 +206,7 @@ _TORCHVISION: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module], li
     "resnet34": (torchvision.models.resnet34, _split_resnet, (64, 64, 128, 256, 512)),
     "resnet50": (torchvision.models.resnet50, _split_resnet, (64, 256, 512, 1024, 2048)),
     "mobilenet_v3_large": (torchvision.models.mobilenet_v3_large, _split_mobilenet, (16, 24, 40, 112, 160)),
-    "convnext_tiny": (torchvision.models.convnext_tiny, _split_convnext, (3, 96, 192, 384, 768)),
+    "convnext_tiny": (torchvision.models.convnext_tiny, _split_convnext, (12, 96, 192, 384, 768)),
 }
 
 

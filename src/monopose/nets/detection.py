@@ -44,6 +44,14 @@ def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _start(head: nn.Conv2d, bias: float, first: float | None = None) -> None:
+    """Set the biases of a head, the first one to another value if given."""
+    assert head.bias is not None
+    nn.init.constant_(head.bias, bias)
+    if first is not None:
+        nn.init.constant_(head.bias[:1], first)
+
+
 class OneStageNet(nn.Module):
     """Centres, boxes, visible surfaces and centre votes of all objects in one pass.
 
@@ -62,7 +70,7 @@ class OneStageNet(nn.Module):
     def __init__(self, classes: int, backbone_name: str, channels: int, pretrained: bool, frozen: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        self.backbone = backbone(backbone_name, pretrained)
+        self.backbone = backbone(backbone_name, pretrained, frozen)
         widths = list(self.backbone.channels)[1:]
         self.lateral = nn.ModuleList(_conv(c, channels, 1) for c in widths)
         self.smooth = nn.ModuleList(_conv(channels, channels, 3) for _ in widths[:-1])
@@ -73,35 +81,10 @@ class OneStageNet(nn.Module):
         self.votes = nn.Conv2d(channels, 2, 1)
         for head in (self.heat, self.distances):
             nn.init.normal_(head.weight, std=0.01)
-        nn.init.constant_(self.heat.bias, -math.log(99))  # 1 % of the cells to start with, as in the focal loss paper
-        nn.init.zeros_(self.semantic.bias)
-        nn.init.constant_(self.semantic.bias[:1], math.log(9 * classes))  # and 10 % of the surface
-        nn.init.constant_(self.distances.bias, math.log(6))  # objects of 12 cells
-        self._frozen_norms = self._freeze(frozen)
+        _start(self.heat, -math.log(99))  # 1 % of the cells to start with, as in the focal loss paper
+        _start(self.semantic, 0.0, first=math.log(9 * classes))  # and 10 % of the surface
+        _start(self.distances, math.log(6))  # objects of 12 cells
         self.to(memory_format=torch.channels_last)  # 1.3 to 1.9 times faster on CPUs
-
-    def _freeze(self, levels: int) -> list[nn.Module]:
-        """Stop learning in everything that level `levels` of the backbone depends on; returns its normalisation layers."""
-        norms = [m for m in self.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-        random = bool(norms) and not any(m.running_mean is not None and m.running_mean.any() for m in norms)
-        if levels < 1 or random:
-            return []
-        parameters = list(self.backbone.parameters())
-        self.backbone.eval()
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-            level = self.backbone(torch.zeros(1, 3, 64, 64))[levels - 1]
-            used = torch.autograd.grad(level.sum(), parameters, allow_unused=True)
-        self.backbone.train()
-        kept = {id(p) for p, gradient in zip(parameters, used, strict=True) if gradient is not None}
-        for p in parameters:
-            p.requires_grad_(id(p) not in kept)
-        return [m for m in norms if id(m.weight) in kept]
-
-    def train(self, mode: bool = True) -> "OneStageNet":
-        super().train(mode)
-        for norm in self._frozen_norms:
-            norm.eval()
-        return self
 
     def forward(self, images: Tensor) -> Maps:
         """(B, 3, H, W), RGB in [0, 1], H and W multiples of 4 -> Maps."""
