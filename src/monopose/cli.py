@@ -44,12 +44,14 @@ class Demo(_Common):
 
 @dataclass(kw_only=True)
 class Check(_Common):
-    """Look at a mesh (size, origin, holes, symmetry proposals, a picture) or at a whole BOP folder."""
+    """Look at a mesh (size, origin, holes, symmetry proposals, a picture), at a whole BOP folder, or at a photo and its camera."""
 
     paths: Positional[tuple[Path, ...]]
-    """Mesh files (PLY, OBJ, STL, OFF, GLB), or a BOP folder."""
+    """Mesh files (PLY, OBJ, STL, OFF, GLB), BOP folders, photos (with --camera)."""
     unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
     """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
+    camera: _Path = None
+    """Camera file to check photos against."""
     out: Path = Path("out/check")
     """Folder for the pictures."""
 
@@ -178,8 +180,18 @@ def _check(args: Check) -> int:
     from . import check
 
     if not args.paths:
-        raise ValueError("nothing to check; give a mesh file or a BOP folder")
-    results = [check.check_bop(p) if p.is_dir() else check.check_mesh(p, args.unit, out=args.out) for p in args.paths]
+        raise ValueError("nothing to check; give a mesh file, a BOP folder or a photo")
+
+    def look(path: Path) -> Any:
+        if path.is_dir():
+            return check.check_bop(path)
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"):
+            if args.camera is None:
+                raise ValueError(f"{path} is a photo; give its camera too: --camera camera.json")
+            return check.check_photo(path, args.camera)
+        return check.check_mesh(path, args.unit, out=args.out)
+
+    results = [look(path) for path in args.paths]
     code = _finish(args, results if len(results) > 1 else results[0])
     return code or int(any(getattr(r, "problems", None) for r in results))
 
