@@ -62,6 +62,12 @@ class Output(NamedTuple):
 class Model(nn.Module):
     """Config + objects -> network. The geometry of the objects travels with the weights as buffers."""
 
+    ids: Tensor
+    centre: Tensor
+    scale: Tensor
+    corners: Tensor
+    group: Tensor
+
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
         super().__init__()
         if not config.obj_ids:
@@ -70,11 +76,15 @@ class Model(nn.Module):
         classes = len(config.obj_ids)
         if config.backbone == "pix2pose":
             if (config.input_size, config.output_size) != (128, 128):
-                raise ValueError(f"the Pix2Pose generator maps 128 to 128 pixels, got {config.input_size} to {config.output_size}")
+                raise ValueError(
+                    f"the Pix2Pose generator maps 128 to 128 pixels, got {config.input_size} to {config.output_size}"
+                )
             self.net: nn.Module = Pix2PoseGenerator(classes)
         else:
             if config.output_size * 2 != config.input_size:
-                raise ValueError(f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}")
+                raise ValueError(
+                    f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}"
+                )
             self.net = UNet(config.backbone, classes, 5, config.widths, config.pretrained, config.frozen_levels)
         self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
         self.register_buffer("ids", torch.tensor(config.obj_ids))
@@ -188,7 +198,9 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     return losses
 
 
-def discriminator_loss(model: Model, output: Output, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+def discriminator_loss(
+    model: Model, output: Output, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
+) -> Tensor:
     """What the discriminator learns: rendered coordinate images are real, predicted ones are not.
 
     Labels are smoothed to 0-0.1 and 0.9-1 and swapped with probability 0.2. Source: the code of Pix2Pose.
@@ -316,7 +328,11 @@ def solve(found: Correspondences, camera: Camera, error_below: float = 0.2, mask
 
 
 def predict(
-    model: Model, frame: Frame, detections: Detections, stages: int = 2, debug: list[tuple[Correspondences, Solved]] | None = None
+    model: Model,
+    frame: Frame,
+    detections: Detections,
+    stages: int = 2,
+    debug: list[tuple[Correspondences, Solved]] | None = None,
 ) -> PoseEstimates:
     """Poses of detected objects in one frame, in two stages.
 
@@ -361,10 +377,11 @@ def predict(
     if debug is not None:
         debug.extend(zip(found, solved, strict=True))
     rows = [i for i, s in enumerate(solved) if s.success]
-    poses = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else torch.zeros(0, 4, 4)
-    covariance = torch.stack([solved[i].covariance for i in rows]) if rows else torch.zeros(0, 6, 6)
-    scores = torch.tensor([solved[i].score for i in rows]) * detections.scores[rows]
-    return PoseEstimates(detections.labels[rows], poses, scores, covariance, detections.boxes[rows], seconds=seconds)
+    boxes, confidence = detections.boxes[rows], detections.scores[rows]
+    poses = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else boxes.new_zeros(0, 4, 4)
+    covariance = torch.stack([solved[i].covariance for i in rows]) if rows else boxes.new_zeros(0, 6, 6)
+    scores = confidence * confidence.new_tensor([solved[i].score for i in rows])
+    return PoseEstimates(detections.labels[rows], poses, scores, covariance, boxes, seconds=seconds)
 
 
 def _second_look(model: Model, found: Correspondences, solved: Solved, camera: Camera) -> tuple[Tensor, Tensor | None]:
@@ -377,7 +394,9 @@ def _second_look(model: Model, found: Correspondences, solved: Solved, camera: C
     old = found.box[2] - found.box[0]
     if solved.success:
         corners = model.corners[int(model.index_of(torch.tensor([found.label]))[0])]
-        box = box_ops.from_points(camera_ops.project(se3.transform(solved.cam_from_obj.to(corners), corners), camera.K.to(corners)))
+        box = box_ops.from_points(
+            camera_ops.project(se3.transform(solved.cam_from_obj.to(corners), corners), camera.K.to(corners))
+        )
         new = box_ops.square(box, 0.9 * model.config.crop_scale)  # the box of the corners is wider than the silhouette's
         if not bool(torch.isfinite(new).all()) or not 0.5 * old < new[2] - new[0] < 2 * old:
             return found.box, mask
