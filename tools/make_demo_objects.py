@@ -1,7 +1,7 @@
 """Make the five demo objects of monopose from code: meshes, texture, models_info.json, names.json.
 
     pip install numpy scipy pillow manifold3d
-    python tools/make_demo_objects.py --out src/monopose/assets/objects
+    python tools/make_demo_objects.py --out src/monopose/assets/demo/objects
 
 The result is a BOP models folder: `obj_00000N.ply` in millimetres with vertex normals and either vertex colours or
 texture coordinates, origin at the centre of the bounding box, Z up. The same versions of the libraries make the same
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -285,7 +286,7 @@ def ring_bottle() -> Shape:
     angle[-1] = 0.0
     around = np.stack([np.cos(angle), np.sin(angle)], -1)
     corners, colors = [], []
-    for (r0, z0, _), (r1, z1, rgb) in zip(profile[:-1], profile[1:], strict=True):
+    for (r0, z0, _), (r1, z1, rgb) in pairwise(profile):
         low = np.concatenate([around * r0, np.full((73, 1), z0)], 1)
         high = np.concatenate([around * r1, np.full((73, 1), z1)], 1)
         if r0 > 0:
@@ -400,7 +401,7 @@ OBJECTS: dict[str, tuple[Callable[[], Shape], dict]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "src/monopose/assets/objects")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "src/monopose/assets/demo/objects")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     infos, names = {}, {}
@@ -421,14 +422,11 @@ def main() -> None:
         info |= {f"size_{a}": float(v) for a, v in zip("xyz", high - low, strict=True)}
         infos[str(number)] = {k: round(v, 4) for k, v in info.items()} | symmetries
         names[str(number)] = name
-        edges = np.sort(
-            np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)[faces][:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1
-        )
+        _, points_of = np.unique(points, axis=0, return_inverse=True)
+        edges = np.sort(points_of.reshape(-1)[faces][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1)
         closed = bool((np.unique(edges, axis=0, return_counts=True)[1] == 2).all())
-        size = " x ".join(f"{v:.0f}" for v in high - low)
-        print(
-            f"{number} {name:12s} {len(vertices)} vertices {len(faces)} faces, {size} mm, closed {closed}, {path.stat().st_size // 1000} kB"
-        )
+        size, kilobytes = " x ".join(f"{v:.0f}" for v in high - low), path.stat().st_size // 1000
+        print(f"{number} {name}: {len(vertices)} vertices, {len(faces)} faces, {size} mm, closed {closed}, {kilobytes} kB")
     (out / "models_info.json").write_text(json.dumps(infos, indent=1) + "\n")
     (out / "names.json").write_text(json.dumps(names, indent=1) + "\n")
 

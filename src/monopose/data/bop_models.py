@@ -99,7 +99,7 @@ def read_models(
     Args:
         folder: holds obj_000001.ply ... (mm) and models_info.json (mm).
         obj_ids: which objects; all by default.
-        names: what to call them; "obj_000001" by default.
+        names: what to call them; by default what names.json beside the meshes says ({"1": "duck"}), else "obj_000001".
 
     Returns:
         object id -> ObjectModel, sorted by id. Its diameter is the one of models_info.json.
@@ -109,7 +109,10 @@ def read_models(
     """
     from ..mesh import load_mesh
 
-    folder, names = Path(folder), names or {}
+    folder = Path(folder)
+    if names is None:
+        file = folder / "names.json"
+        names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
     paths, infos = _model_paths(folder), read_models_info(folder)
     models = {}
     for i in sorted(paths if obj_ids is None else set(obj_ids)):

@@ -32,7 +32,7 @@ _IGNORED_BELOW = 0.1  # visibility below which BOP's COCO files ignore an object
 
 
 def write_models(folder: PathLike, models: Mapping[int, ObjectModel]) -> None:
-    """Write models as obj_000001.ply (binary, mm, with normals, colours, texture) and models_info.json.
+    """Write models as obj_000001.ply (binary, mm, with normals, colours, texture), models_info.json and names.json.
 
     Args:
         folder: e.g. DATASET/models. For `models_eval` write the same models: their vertices are what scores use.
@@ -48,6 +48,7 @@ def write_models(folder: PathLike, models: Mapping[int, ObjectModel]) -> None:
         info |= {f"size_{a}": round(h - v, 6) for a, v, h in zip("xyz", low, high)}
         infos[str(obj_id)] = info | symmetries_json(model.symmetries)
     _write_lines(folder / "models_info.json", infos)
+    _write_lines(folder / "names.json", {str(i): m.name for i, m in sorted(models.items())})
 
 
 def symmetries_json(symmetries: Symmetries) -> dict[str, Any]:
