@@ -242,7 +242,7 @@ class _SmallBackbone(torch.nn.Module):
 
 
 def test_learns_one_batch(monkeypatch):
-    monkeypatch.setattr(detection, "backbone", lambda name, pretrained: _SmallBackbone())
+    monkeypatch.setattr(detection, "backbone", lambda *_: _SmallBackbone())
     torch.manual_seed(0)
     model = detector.Model(tiny())
     batch = scenes()

@@ -8,6 +8,7 @@ without a language, or with sh; listings that only look like one say `text`.
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,9 @@ def test_runnable_python_runs(page, tmp_path, monkeypatch):
         return
     _put_photo(tmp_path)
     monkeypatch.chdir(tmp_path)
+    demo = ROOT / "src" / "monopose" / "assets" / "demo"  # the reader's photo and camera
+    shutil.copyfile(demo / "photos" / "test" / "000001" / "rgb" / "000001.jpg", "photo.jpg")
+    shutil.copyfile(demo / "camera.json", "camera.json")
     names: dict[str, object] = {"__name__": "__readme__"}
     for body in bodies:
         exec(compile(body, str(page), "exec"), names)

@@ -44,7 +44,7 @@ class Demo(_Common):
 
 @dataclass(kw_only=True)
 class Check(_Common):
-    """Look at a mesh (size, origin, holes, symmetry proposals, a picture), at a whole BOP folder, or at a photo and its camera."""
+    """Look at a mesh (size, origin, holes, symmetry proposals, a picture), a BOP folder, or a photo and its camera."""
 
     paths: Positional[tuple[Path, ...]]
     """Mesh files (PLY, OBJ, STL, OFF, GLB), BOP folders, photos (with --camera)."""
@@ -111,7 +111,7 @@ class Train(_Common):
     seed: int = 0
     """Of all randomness."""
     preset: str | None = None
-    """Ready configuration. coordinates: unet (default), pix2pose (the published network). detector: small (default), maskrcnn."""
+    """Ready configuration. coordinates: unet (default), pix2pose (as published). detector: small (default), maskrcnn."""
     set: tuple[str, ...] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
 
@@ -290,7 +290,7 @@ def _predict_pictures(args: Predict, model: Pipeline) -> int:
     if args.boxes:
         from .external_boxes import read_boxes
 
-        boxes = read_boxes(args.boxes, sorted(model.models), {i: m.name for i, m in model.models.items()})
+        boxes = read_boxes(args.boxes, sorted(model.names), model.names)
     out = args.out or Path("out/predict")
     records, estimates, stopped = [], [], False
     frames = images.iterate_frames(args.source or "", args.camera, fov_deg=args.fov, resize_camera=args.resize_camera)

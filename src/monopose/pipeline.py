@@ -24,19 +24,16 @@ class Pipeline:
     Args:
         estimator: finds the pose of a detected object.
         finder: finds objects, or None: then boxes must be given.
-        models: object id -> CAD model, for pictures and scores.
+        models: object id -> CAD model, for pictures; may be empty, the networks carry what poses need.
+        names: object id -> name.
         path: the run folder.
     """
 
     estimator: coordinates.Model
     finder: detector.Model | None
     models: Mapping[int, ObjectModel]
+    names: dict[int, str]
     path: Path
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Object id -> name."""
-        return {i: m.name for i, m in self.models.items()}
 
     def to(self, device: torch.device | str) -> Pipeline:
         """The same run on another device. Modules move in place."""
@@ -77,7 +74,7 @@ class Pipeline:
         poses = coordinates.predict(self.estimator, frame, found, debug=None if debug is None else stages)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if debug is not None:
-            _save_stages(Path(debug), frame, found, stages, poses, self.models)
+            _save_stages(Path(debug), frame, found, stages, poses, self)
         return poses
 
 
@@ -102,8 +99,11 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     finder = _network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     objects = folder / "objects"
     models = bop.read_models(objects) if objects.is_dir() else {}
+    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
+    if (folder / "names.json").is_file():
+        names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Pipeline(estimator, finder, models, folder).to(where)  # type: ignore[arg-type]
+    return Pipeline(estimator, finder, models, names, folder).to(where)  # type: ignore[arg-type]
 
 
 def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> nn.Module:
@@ -210,20 +210,20 @@ def _save_stages(
     detections: Detections,
     stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
     poses: PoseEstimates,
-    models: Mapping[int, ObjectModel],
+    run: Pipeline,
 ) -> None:
     """Every stage as a picture: detections, per object crop, coordinates, mask, expected error and inliers, overlay."""
     from . import viz
     from .files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = {i: m.name for i, m in models.items()}
+    models = run.models
 
     def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
         with atomic_write(folder / name) as temporary:
             picture.save(temporary, format="PNG")
 
-    save("1_detections.png", viz.draw_detections(frame.image, detections, names))
+    save("1_detections.png", viz.draw_detections(frame.image, detections, run.names))
     for found, solved in stages:
         bounds = models[found.label].bounds if found.label in models else None
         mask = found.mask > 0.5
