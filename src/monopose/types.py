@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -30,11 +31,11 @@ def _check(value: Tensor | None, name: str, *shape: int | None) -> None:
 
 def _moved(item: _T, *args: Any, **kwargs: Any) -> _T:
     changes: dict[str, Any] = {}
+    device = torch.empty(0).to(*args, **kwargs).device
     for f in fields(item):  # type: ignore[arg-type]
         value = getattr(item, f.name)
-        if isinstance(value, Tensor):
-            moved = value.to(*args, **kwargs)
-            changes[f.name] = moved if value.is_floating_point() or moved.dtype == value.dtype else moved.to(value.dtype)
+        if isinstance(value, Tensor):  # a dtype is for the real numbers: labels and masks only change device
+            changes[f.name] = value.to(*args, **kwargs) if value.is_floating_point() else value.to(device)
         elif hasattr(value, "to"):
             changes[f.name] = value.to(*args, **kwargs)
     return replace(item, **changes)  # type: ignore[type-var]
@@ -151,12 +152,12 @@ class ObjectModel:
         _check(self.uv, "ObjectModel.uv", len(self.vertices), 2)
         _check(self.texture, "ObjectModel.texture", 3, None, None)
 
-    @property
+    @cached_property
     def bounds(self) -> Tensor:
         """Smallest and largest corner of the box around the vertices, (2, 3), metres."""
         return torch.stack([self.vertices.amin(0), self.vertices.amax(0)])
 
-    @property
+    @cached_property
     def corners(self) -> Tensor:
         """The eight corners of the box around the vertices, (8, 3), metres; bit k of the index picks axis k's maximum."""
         low, high = self.bounds
@@ -175,6 +176,8 @@ class _Rows:
 
     def __getitem__(self: _T, index: Any) -> _T:
         if isinstance(index, int):
+            if not -len(self) <= index < len(self):  # type: ignore[arg-type]  # also what ends a `for` loop
+                raise IndexError(f"row {index} of {len(self)}")  # type: ignore[arg-type]
             index = slice(index, index + 1 or None)
         rows = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return replace(self, **{k: v[index] for k, v in rows.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
@@ -188,7 +191,9 @@ class _Rows:
             value = getattr(self, name)
             _check(value, f"{type(self).__name__}.{name}", n, *shape)
             if value is not None and value.dim() != len(shape) + 1:
-                raise ValueError(f"{type(self).__name__}.{name} must have {len(shape) + 1} dimensions, got {tuple(value.shape)}")
+                raise ValueError(
+                    f"{type(self).__name__}.{name} must have {len(shape) + 1} dimensions, got {tuple(value.shape)}"
+                )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,7 +64,7 @@ def crop_resize_K(K: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """
     extent = boxes[..., 2:] - boxes[..., :2]
     scale = extent.new_tensor([size[1], size[0]]) / extent
-    batch = torch.broadcast_shapes(K.shape[:-2], boxes.shape[:-1])
+    batch = np.broadcast_shapes(K.shape[:-2], boxes.shape[:-1])
     out = K.expand(*batch, 3, 3).clone()
     out[..., :2, :2] = K[..., :2, :2] * scale[..., None]
     out[..., :2, 2] = (K[..., :2, 2] + 0.5 - boxes[..., :2]) * scale - 0.5

@@ -24,7 +24,7 @@ def so3_exp(omega: Tensor) -> Tensor:
     near = square < 1e-4
     theta = torch.where(near, torch.ones_like(square), square).sqrt()
     a = torch.where(near, 1 - square / 6 + square**2 / 120 - square**3 / 5040, theta.sin() / theta)
-    b = torch.where(near, 0.5 - square / 24 + square**2 / 720 - square**3 / 40320, (1 - theta.cos()) / theta**2)
+    b = torch.where(near, 0.5 - square / 24 + square**2 / 720 - square**3 / 40320, 2 * (theta / 2).sin() ** 2 / theta**2)
     hat = skew(omega)
     return torch.eye(3, dtype=omega.dtype, device=omega.device) + a * hat + b * (hat @ hat)
 

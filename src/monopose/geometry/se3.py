@@ -1,5 +1,6 @@
 """Rigid motions as matrices (..., 4, 4) named `b_from_a`; tangents (v, omega), translation first."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -8,7 +9,7 @@ from .rotation import skew, so3_exp, so3_log
 
 def from_rt(R: Tensor, t: Tensor) -> Tensor:
     """The motion x -> R x + t. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
-    batch = torch.broadcast_shapes(R.shape[:-2], t.shape[:-1])
+    batch = np.broadcast_shapes(R.shape[:-2], t.shape[:-1])
     top = torch.cat([R.expand(*batch, 3, 3), t[..., None].expand(*batch, 3, 1)], -1)
     bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)
     return torch.cat([top, bottom], -2)
@@ -30,7 +31,7 @@ def _left_jacobian(omega: Tensor) -> Tensor:
     square = (omega * omega).sum(-1)[..., None, None]
     near = square < 1e-4
     theta = torch.where(near, torch.ones_like(square), square).sqrt()
-    b = torch.where(near, 0.5 - square / 24 + square**2 / 720, (1 - theta.cos()) / theta**2)
+    b = torch.where(near, 0.5 - square / 24 + square**2 / 720, 2 * (theta / 2).sin() ** 2 / theta**2)
     c = torch.where(near, 1 / 6 - square / 120 + square**2 / 5040, (theta - theta.sin()) / theta**3)
     hat = skew(omega)
     return torch.eye(3, dtype=omega.dtype, device=omega.device) + b * hat + c * (hat @ hat)

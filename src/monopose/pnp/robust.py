@@ -103,21 +103,28 @@ def ransac(
     cam_from_obj = torch.from_numpy(pose)
 
     area = float((x[usable].amax(0) - x[usable].amin(0)).prod())
-    for _ in range(2):  # refine on the inliers, then once more on those of the refined pose
+    before = torch.zeros_like(usable)
+    for _ in range(2):  # refine on the inliers, then once more if the refined pose has others
         inliers = usable & _within(cam_from_obj, X, x, K, threshold_px)
+        if torch.equal(inliers, before):
+            break
         count = int(inliers.sum())
         if count < need:
             return failure(f"{count} inliers of {n} within {threshold_px} px, at least {need} are needed")
         if _may_be_chance(count, int(usable.sum()), threshold_px, area):
             return failure(f"{count} inliers of {n} within {threshold_px} px may be chance; more or better matches are needed")
-        solution = solve(X[inliers], x[inliers], K, w[inliers], init=cam_from_obj)
-        if not bool(solution.converged):
+        starts = cam_from_obj[None]
+        if not before.any():  # a second start, as a plane seen from afar has two poses that fit nearly as well
+            starts = torch.stack([cam_from_obj, _whole(X[inliers], x[inliers], K, cam_from_obj)])
+        ends = solve(X[inliers], x[inliers], K, w[inliers], init=starts)
+        if not bool(ends.converged.any()):
             return failure(f"the {count} inliers do not fix a pose; are they collinear, or the weights zero?")
-        cam_from_obj = solution.cam_from_obj
+        best = int(torch.where(ends.converged, ends.cost, torch.inf).argmin())
+        cam_from_obj, before = ends.cam_from_obj[best], inliers
     surplus = 2 * count - 6
-    noise = 2 * solution.cost / surplus  # variance of a weighted residual
+    noise = 2 * ends.cost[best] / surplus  # variance of a weighted residual
     return RobustSolution(
-        cam_from_obj.to(points3d), inliers.to(points3d.device), (solution.covariance * noise).to(points3d), True, ""
+        cam_from_obj.to(points3d), inliers.to(points3d.device), (ends.covariance[best] * noise).to(points3d), True, ""
     )
 
 
@@ -145,13 +152,16 @@ def _opencv(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, 
 
     order = np.random.default_rng(seed).permutation(len(X))
     try:
-        ok, rvec, tvec, _ = cv2.solvePnPRansac(
+        ok, _, _, inliers = cv2.solvePnPRansac(
             X[order], x[order], K, None,
             iterationsCount=tries, reprojectionError=px, confidence=confidence, flags=cv2.SOLVEPNP_AP3P,
         )  # fmt: skip
     except cv2.error:  # OpenCV raises on some degenerate point sets
         return None
-    return _pose(cv2.Rodrigues(rvec)[0], tvec) if ok else None
+    if not ok:
+        return None
+    agreed = order[inliers[:, 0]]  # the pose that comes with them is EPnP's, which fails on planes
+    return _sqpnp(X[agreed], x[agreed], K)
 
 
 def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, confidence: float, seed: int) -> Any:
@@ -166,6 +176,22 @@ def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int,
                "success_prob": confidence, "seed": seed}  # fmt: skip
     pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {})
     return _pose(pose.R, pose.t) if info["num_inliers"] > 0 else None
+
+
+def _whole(X: Tensor, x: Tensor, K: Tensor, otherwise: Tensor) -> Tensor:
+    """The closed-form pose of all these points together, or `otherwise`."""
+    pose = _sqpnp(X.numpy(), x.numpy(), K.numpy())
+    return otherwise if pose is None or not np.isfinite(pose).all() else torch.from_numpy(pose)
+
+
+def _sqpnp(X: np.ndarray, x: np.ndarray, K: np.ndarray) -> Any:
+    import cv2
+
+    try:
+        ok, rvec, tvec = cv2.solvePnP(X, x, K, None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:
+        return None
+    return _pose(cv2.Rodrigues(rvec)[0], tvec) if ok else None
 
 
 def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:

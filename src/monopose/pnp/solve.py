@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,8 +102,8 @@ def solve(
     shapes += [] if init is None else [init.shape[:-2]]
     shapes += [] if huber is None else [huber.shape]
     try:
-        batch = torch.broadcast_shapes(*shapes)
-    except RuntimeError:
+        batch = torch.Size(np.broadcast_shapes(*shapes))  # torch.broadcast_shapes imports sympy: seconds
+    except ValueError:
         raise ValueError(f"the batch dimensions of the arguments do not fit together: {[tuple(s) for s in shapes]}") from None
 
     def flat(value: Tensor, *shape: int) -> Tensor:
@@ -200,8 +201,10 @@ def _levenberg_marquardt(
     pose, stopped = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=device)
     rows = torch.arange(len(start), device=device)
     radius, shrink = start.new_full((len(start),), 30.0), start.new_full((len(start),), 2.0)
-    here, done = start, stopped
+    here, done = start, stopped.clone()
     now = normal_equations(*problems, here, huber, z_min)
+    n = max(problems.points2d.shape[1], 1)
+    grain = 4 * eps * (problems.weights * problems.points2d).flatten(1).norm(dim=-1) / (2 * n) ** 0.5  # rounding of a residual
     for _ in range(iterations):
         H, g = now.hessian[:, free[:, None], free], now.gradient[:, free]
         diagonal = H.diagonal(dim1=-2, dim2=-1)
@@ -216,9 +219,10 @@ def _levenberg_marquardt(
         promised = -(step * (g + 0.5 * (H @ step[..., None]).squeeze(-1))).sum(-1)
         gain = (now.cost - then.cost) / promised.clamp_min(torch.finfo(dtype).tiny)
         accept = solvable & (gain > 1e-3)
-        # stationary: the model promises nothing more, or the step has no digits left
+        # stationary: the model promises no more than rounding would hide, or the step has no digits left
+        rounding = 8 * eps * now.cost + grain * (2 * now.cost).sqrt() + n * grain * grain
         length = delta[:, 3:].norm(dim=-1) + delta[:, :3].norm(dim=-1) / here[:, :3, 3].norm(dim=-1).clamp_min(1e-6)
-        done = done | (solvable & (radius > 1e-2) & ((promised <= 8 * eps * now.cost) | (length <= 16 * eps)))
+        done = done | (solvable & (radius > 1e-2) & ((promised <= rounding) | (length <= 16 * eps)))
         radius = torch.where(accept, radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / 3), radius / shrink).clamp(1e-10, 1e10)
         shrink = torch.where(accept, torch.full_like(shrink, 2.0), (2 * shrink).clamp_max(1e6))
         here = torch.where(accept[:, None, None], trial, here)
@@ -231,7 +235,7 @@ def _levenberg_marquardt(
         if 2 * int(left.sum()) <= len(left):
             pose[rows], stopped[rows] = here, done
             problems = problems.map(lambda v, left=left: v[left])  # type: ignore[misc]
-            here, rows, radius, shrink, done = here[left], rows[left], radius[left], shrink[left], done[left]
+            here, rows, grain, radius, shrink, done = (v[left] for v in (here, rows, grain, radius, shrink, done))
             huber = None if huber is None else huber[left]
             now = Normal(now.hessian[left], now.gradient[left], now.cost[left])
             if len(rows) == 0:
