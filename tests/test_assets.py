@@ -15,7 +15,7 @@ from monopose.mesh import albedo, diameter, surface_samples
 from monopose.render.scene import render_masks, render_scene
 
 ASSETS = Path(monopose.__file__).parent / "assets" / "demo"
-OBJECTS, PHOTOS = ASSETS / "demo" / "objects", ASSETS / "demo" / "photos"
+OBJECTS, PHOTOS = ASSETS / "objects", ASSETS / "photos"
 SCENE = PHOTOS / "test" / "000001"
 NAMES = {1: "biscuit_box", 2: "toy_train", 3: "cross_knob", 4: "ring_bottle", 5: "bracket"}
 IMAGES = range(6)
