@@ -31,6 +31,7 @@ from .files import atomic_write, existing_file
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
 _LARGEST_HALF = 60000.0  # float16 ends at 65504
+_FEWEST_HALF = 4096  # values; smaller tensors save nothing, and may hold an object's size or place in metres
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def save(
         config: the method's `Config` dataclass, or a dict of its fields.
         labels: object ids the network knows, in the order of its outputs.
         notes: free text to keep beside it.
-        half: store matrices and kernels as float16, about half the size. Vectors (biases, running statistics) and tensors
-            with values beyond 60000 stay float32.
+        half: store large matrices and kernels as float16, about half the size. Vectors (biases, running statistics),
+            tensors of fewer than 4096 values and those with values beyond 60000 stay float32.
 
     Raises:
         OSError: the disk is full; the old file is whole.
@@ -104,9 +105,8 @@ def save(
 
 def _stored(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    if half and value.is_floating_point() and value.dim() >= 2 and value.numel() and value.abs().max() < _LARGEST_HALF:
-        return value.half()
-    return value
+    large = value.is_floating_point() and value.dim() >= 2 and value.numel() >= _FEWEST_HALF
+    return value.half() if half and large and value.abs().max() < _LARGEST_HALF else value
 
 
 def read(path: str | Path) -> Checkpoint:

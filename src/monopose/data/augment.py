@@ -16,7 +16,7 @@ def photometric(image: np.ndarray, rng: Generator, strength: float = 1.0) -> np.
         rng: source of randomness.
         strength: 0 changes nothing, 1 is the default range.
     """
-    x = image.astype(np.float32) / 255
+    x: np.ndarray = image.astype(np.float32) / 255
     if rng.random() < 0.8:
         gain = 1 + strength * rng.uniform(-0.35, 0.35)
         balance = 1 + strength * rng.uniform(-0.12, 0.12, 3)
@@ -36,7 +36,7 @@ def photometric(image: np.ndarray, rng: Generator, strength: float = 1.0) -> np.
         x = x ** np.float32(np.exp(strength * rng.uniform(-0.35, 0.35)))
     if rng.random() < 0.03 * strength:
         x = np.repeat(x.mean(-1, keepdims=True), 3, -1)
-    return (np.clip(x, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
 def resolution(image: np.ndarray, rng: Generator, native: float) -> np.ndarray:
@@ -57,7 +57,7 @@ def blur(image: np.ndarray, rng: Generator, pixel: float = 1.0) -> np.ndarray:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     if rng.random() < 0.15:
         length = int(rng.integers(2, 6) * max(pixel, 1)) | 1
-        kernel = np.zeros((length, length), np.float32)
+        kernel: np.ndarray = np.zeros((length, length), np.float32)
         kernel[length // 2] = 1 / length
         turn = cv2.getRotationMatrix2D((length // 2, length // 2), rng.uniform(0, 180), 1)
         kernel = cv2.warpAffine(kernel, turn, (length, length))
@@ -73,12 +73,12 @@ def noise(image: np.ndarray, rng: Generator, pixel: float = 1.0) -> np.ndarray:
     height, width = image.shape[:2]
     if rng.random() < 0.7:
         shape = (max(int(height / max(pixel, 1)), 4), max(int(width / max(pixel, 1)), 4), 3)
-        grain = rng.standard_normal(shape, dtype=np.float32) * np.float32(rng.uniform(1, 10))
+        grain: np.ndarray = rng.standard_normal(shape, dtype=np.float32) * np.float32(rng.uniform(1, 10))
         grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_LINEAR)
         image = np.clip(image.astype(np.float32) + grain, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         _, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
-        image = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
     return image
 
 

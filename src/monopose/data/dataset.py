@@ -7,8 +7,9 @@ cached: object coordinates are rendered when they are needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ class Source:
     models: Mapping[int, ObjectModel]  # known objects by id
     camera: Camera  # of the photos to come
     photos: Sequence[np.ndarray] = ()  # backgrounds, (H, W, 3) uint8
-    scene: synth.SceneConfig = synth.SceneConfig()
+    scene: synth.SceneConfig = field(default_factory=synth.SceneConfig)
 
 
 def crop_target(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -173,10 +174,10 @@ class BopCropSamples(Dataset):
             raise ValueError(f"{scene.folder} has no mask_visib/, which training needs")
         model, pose = self.models[int(frame.instances.labels[n])], frame.instances.cam_from_obj[n]
         square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng)
-        both = torch.cat([frame.image, frame.instances.masks[n][None].float()])
+        both = torch.cat([frame.image - 0.5, frame.instances.masks[n][None].float()])  # outside the photo is grey
         crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
         visible = crop[..., 3] > 0.5
-        picture = (crop[..., :3] * 255).astype(np.uint8)
+        picture = np.rint(crop[..., :3] * 255 + 127.5).astype(np.uint8)
         picture = synth.finish(picture, s / float(square[2] - square[0]), rng)
         if rng.random() < self.greyed_share:
             picture = _grey_out(picture, visible, rng)
@@ -198,7 +199,8 @@ def _grey_border(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> No
     """Grey a strip at one side, in place, as if the photo ended there; never more than half of the visible object."""
     side = len(picture)
     cut = int(rng.uniform(0.03, 0.3) * side)
-    where = [np.s_[:cut], np.s_[side - cut :], np.s_[:, :cut], np.s_[:, side - cut :]][int(rng.integers(4))]
+    strips: list[Any] = [np.s_[:cut], np.s_[side - cut :], np.s_[:, :cut], np.s_[:, side - cut :]]
+    where = strips[int(rng.integers(4))]
     if visible[where].sum() < 0.5 * visible.sum():
         picture[where] = 128
         visible[where] = False
@@ -207,7 +209,7 @@ def _grey_border(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> No
 def _grey_out(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> np.ndarray:
     """What stage 2 sees: grey outside a wrong-ish mask of the object, with holes and kept background."""
     side = len(picture)
-    mask = visible.astype(np.uint8)
+    mask: np.ndarray = visible.astype(np.uint8)
     reach = int(rng.integers(1, max(side // 16, 2)))
     mask = cv2.dilate(mask, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     for _ in range(rng.integers(0, 4)):
@@ -262,7 +264,9 @@ class SceneSamples(Dataset):
 class BopSceneSamples(Dataset):
     """Whole pictures as in `SceneSamples`, read from a BOP split."""
 
-    def __init__(self, models: Mapping[int, ObjectModel], split: Path, size: tuple[int, int], length: int, seed: int = 0) -> None:
+    def __init__(
+        self, models: Mapping[int, ObjectModel], split: Path, size: tuple[int, int], length: int, seed: int = 0
+    ) -> None:
         self.models, self.size, self.length, self.seed = models, size, length, seed
         self.images = bop.images(split)
         if not self.images:
@@ -283,9 +287,9 @@ class BopSceneSamples(Dataset):
         assert truth.masks is not None
         assert truth.boxes is not None
         picture = cv2.resize(frame.image.permute(1, 2, 0).numpy(), self.size[::-1], interpolation=cv2.INTER_AREA)
-        picture = synth.finish((picture * 255).astype(np.uint8), 1.0, rng)
+        picture = synth.finish(np.rint(picture * 255).astype(np.uint8), 1.0, rng)
         scale = truth.boxes.new_tensor([self.size[1] / frame.camera.size[1], self.size[0] / frame.camera.size[0]])
-        masks = torch.nn.functional.interpolate(truth.masks[None].float(), self.size, mode="area")[0] >= 0.5
+        masks = torch.nn.functional.interpolate(truth.masks[None].float(), self.size, mode="area")[0] > 0.5
         return {
             "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
             "boxes": truth.boxes * scale.repeat(2),

@@ -103,9 +103,10 @@ def _primitive(kind: str, rng: Generator) -> ObjectModel:
     grid = side.reshape(-1, 3)
     i = (np.arange(rows - 1)[:, None] * (n + 1) + np.arange(n)).ravel()
     faces = np.concatenate([np.stack([i, i + 1, i + n + 2], -1), np.stack([i, i + n + 2, i + n + 1], -1)])
-    caps, cap_faces = [], []
+    caps: list[np.ndarray] = []
+    cap_faces: list[np.ndarray] = []
     for row in (0, rows - 1):
-        start = len(grid) + sum(map(len, caps))
+        start = len(grid) + sum(len(c) for c in caps)
         caps.append(np.concatenate([side[row], [[0, 0, height[row]]]]))
         fan = np.stack([np.arange(n) + start, np.arange(n) + start + 1, np.full(n, start + n + 1)], -1)
         cap_faces.append(fan if row else fan[:, ::-1])
@@ -143,7 +144,9 @@ def random_layout(
     if first is not None:
         chosen = [first, *[m for m in chosen if m.obj_id != first.obj_id][: max(n - 1, 0)]]
     extra = distractors()
-    chosen += [extra[i] for i in rng.integers(0, len(extra), int(rng.integers(config.distractors[0], config.distractors[1] + 1)))]
+    chosen += [
+        extra[i] for i in rng.integers(0, len(extra), int(rng.integers(config.distractors[0], config.distractors[1] + 1)))
+    ]
     place = _on_table if rng.random() < config.tabletop else _floating
     return Layout(chosen, place(chosen, camera, config, rng))
 
@@ -201,7 +204,7 @@ def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rn
 
 
 def _in_front(poses: Tensor, config: SceneConfig) -> Tensor:
-    """Pull what came too close back to 0.6 of the least distance along its ray."""
+    """Push what came too close, or behind the camera, to the depth of 0.6 times the least distance."""
     poses = poses.clone()
     least = 0.6 * config.distance[0]
     close = poses[:, 2, 3] < least
@@ -232,7 +235,9 @@ def random_look(n: int, rng: Generator) -> Look:
     lights = Lights(tint() * ambient, torch.from_numpy(directions), colors)
     shiny = [float(rng.uniform(0.05, 0.6)) if rng.random() < 0.35 else 0.0 for _ in range(n)]
     gains = np.exp(rng.uniform(-0.3, 0.45, (n, 1))) * rng.uniform(0.88, 1.12, (n, 3))
-    return Look(lights, shiny, [float(rng.uniform(5, 60)) for _ in range(n)], gains.astype(np.float32), bool(rng.random() < 0.1))
+    return Look(
+        lights, shiny, [float(rng.uniform(5, 60)) for _ in range(n)], gains.astype(np.float32), bool(rng.random() < 0.1)
+    )
 
 
 def render(
@@ -283,6 +288,7 @@ def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.n
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no picture.
+        ValueError: if it holds none that is whole and not tiny.
     """
     if folder is None:
         return []
@@ -301,4 +307,6 @@ def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.n
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         if min(image.shape[:2]) >= 32:
             photos.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    if not photos:
+        raise ValueError(f"none of the {len(paths)} pictures in {folder} can be read and is at least 32 pixels wide and high")
     return photos

@@ -1,0 +1,245 @@
+"""Training samples: repeatable, aligned to the sub-pixel, consistent between drawn and read ones."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from monopose.data import dataset, synth, synth_bop
+from monopose.geometry import camera as camera_ops
+from monopose.geometry import se3
+from monopose.types import Camera
+from shapes import box
+
+CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (120, 160)), (120, 160))
+OBJECTS = [box(obj_id=2, cells=6), box((0.05, 0.07, 0.05), (0.01, 0.0, 0.02), obj_id=5, cells=6)]
+SCENE = synth.SceneConfig(objects=(1, 2), distractors=(0, 1), distance=(0.3, 0.6))
+SOURCE = dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, (), SCENE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight written pictures."""
+    out = tmp_path_factory.mktemp("written")
+    return synth_bop.write_bop(OBJECTS, out, images=8, camera=CAMERA, scene=SCENE, workers=0, seed=1)
+
+
+def crops(folder, kind, greyed_share=0.3, seed=0, **more):
+    if kind == "drawn":
+        return dataset.CropSamples(SOURCE, 64, 32, 1.5, greyed_share, seed=seed, **more)
+    return dataset.BopCropSamples(SOURCE.models, folder / "train", 64, 32, 1.5, greyed_share, seed=seed, **more)
+
+
+def scenes(folder, kind, seed=0):
+    if kind == "drawn":
+        return dataset.SceneSamples(SOURCE, (96, 128), seed=seed)
+    return dataset.BopSceneSamples(SOURCE.models, folder / "train", (96, 128), 100, seed=seed)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "read"])
+@pytest.mark.parametrize("make", [crops, scenes])
+def test_seed_and_index_fix_a_sample(folder, kind, make):
+    one, again, other = make(folder, kind), make(folder, kind), make(folder, kind, seed=1)
+    for i in range(4):
+        assert equal(one[i], again[i])
+    images = [make_[i]["image"] for make_ in (one, other) for i in range(4)]
+    assert len({x.numpy().tobytes() for x in images}) == 8
+
+
+@pytest.mark.parametrize("kind", ["drawn", "read"])
+def test_every_coordinate_projects_onto_its_own_pixel(folder, kind):
+    samples = crops(folder, kind)
+    grid = camera_ops.pixel_grid((32, 32))
+    for i in range(16):
+        s = samples[i]
+        assert s["image"].shape == (3, 64, 64)
+        assert s["coordinates"].shape == (3, 32, 32)
+        assert 0 <= float(s["image"].min()) <= float(s["image"].max()) <= 1
+        full = s["mask_full"]
+        assert full.sum() > 20
+        assert not (s["mask_visible"] & ~full).any()
+        assert (s["coordinates"][:, ~full] == 0).all()
+        K = camera_ops.crop_resize_K(s["K"], torch.tensor([0.0, 0.0, 64.0, 64.0]), (32, 32))
+        points = se3.transform(s["cam_from_obj"], s["coordinates"][:, full].T)
+        assert (camera_ops.project(points.double(), K.double()) - grid[full]).abs().max() < 1e-3
+        low, high = SOURCE.models[int(s["label"])].bounds
+        xyz = s["coordinates"][:, full].T
+        assert ((xyz > low - 1e-6) & (xyz < high + 1e-6)).all()
+
+
+@pytest.mark.parametrize("kind", ["drawn", "read"])
+def test_pictures_and_coordinates_lie_on_each_other(folder, kind):
+    """The colour of the boxes tells the place: it fits the coordinates best where it is, not a pixel beside."""
+    samples = crops(folder, kind, greyed_share=0.0)
+    shifts = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    wrong = np.zeros(len(shifts))
+    for i in range(24):
+        s = samples[i]
+        picture = torch.nn.functional.avg_pool2d(s["image"], 2)
+        low, high = SOURCE.models[int(s["label"])].bounds
+        colour = (s["coordinates"].permute(1, 2, 0) - low) / (high - low)
+        mask = s["mask_visible"]
+        if mask.sum() < 60:
+            continue
+        for n, (dy, dx) in enumerate(shifts):
+            moved = picture.roll((dy, dx), (1, 2))
+            x = colour[mask].double()
+            A = torch.cat([x, torch.ones(len(x), 1)], 1)
+            y = moved[:, mask].T.double()
+            rest = y - A @ torch.linalg.lstsq(A, y).solution  # light and camera are linear in the colour, roughly
+            wrong[n] += float(rest.square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-9))
+    assert wrong.argmin() == 0
+    # the best place between the pixels, by a parabola: within a quarter of a pixel
+    for a, b in ((1, 2), (3, 4)):
+        best = 0.5 * (wrong[b] - wrong[a]) / (wrong[a] + wrong[b] - 2 * wrong[0])
+        assert abs(best) < 0.25
+
+
+def test_greyed_crops_are_grey_outside(folder):
+    for kind in ("drawn", "read"):
+        greyed, plain = crops(folder, kind, greyed_share=1.0), crops(folder, kind, greyed_share=0.0)
+        share, kept = [], []
+        for i in range(12):
+            s = greyed[i]
+            grey = ((s["image"] * 255).round() == 128).all(0)
+            visible = torch.nn.functional.interpolate(s["mask_visible"][None, None].float(), scale_factor=2)[0, 0] > 0
+            share.append(float(grey[~visible].float().mean()))
+            kept.append(1 - float(grey[visible].float().mean()))
+        assert np.mean(share) > 0.6
+        assert np.mean(kept) > 0.8
+        assert np.mean([float(((plain[i]["image"] * 255).round() == 128).all(0).float().mean()) for i in range(12)]) < 0.35
+
+
+def test_grey_out_in_closed_form():
+    picture = np.full((64, 64, 3), 200, np.uint8)
+    visible = np.zeros((64, 64), bool)
+    visible[20:40, 24:44] = True
+    reached = np.zeros((64, 64), bool)
+    reached[16:44, 20:48] = True  # the mask and at most 64 / 16 - 1 pixels around
+    untouched = 0
+    for seed in range(40):
+        out = dataset._grey_out(picture, visible, np.random.default_rng(seed))
+        assert set(np.unique(out)) <= {128, 200}
+        grey = (out == 128).all(-1)
+        untouched += not grey[visible].any() and grey[~reached].all()
+    assert untouched >= 5  # no blots: exactly the mask and its margin
+    assert untouched < 40
+    assert (picture == 200).all()
+
+
+def test_grey_border_leaves_half_of_the_object():
+    for seed in range(30):
+        picture, visible = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64), bool)
+        visible[:, 5:12] = True
+        dataset._grey_border(picture, visible, np.random.default_rng(seed))
+        grey = (picture == 128).all(-1)
+        assert visible.sum() > 0.5 * 64 * 7
+        assert not (grey & visible).any()
+        assert grey[0].all() or grey[-1].all() or grey[:, 0].all() or grey[:, -1].all() or not grey.any()
+
+
+def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
+    """What prediction does beyond the border of a photo is what training shows."""
+    from monopose.data import bop_write
+    from monopose.types import Frame, Instances
+
+    model = OBJECTS[0]
+    pose = se3.from_rt(torch.eye(3), torch.tensor([-0.16, 0.0, 0.4]))  # at the left border
+    _, full = dataset.crop_target(model, pose, CAMERA.K, 160)
+    mask = full[:120]
+    instances = Instances(torch.tensor([2]), pose[None], masks=mask[None], visibility=torch.tensor([1.0]))
+    frame = Frame(torch.full((3, 120, 160), 0.9), CAMERA, None, instances)
+    bop_write.append_frames(tmp_path / "train/000000", [frame], [mask[None]])
+    samples = dataset.BopCropSamples({2: model}, tmp_path / "train", 64, 32, greyed_share=0.0)
+    seen = 0
+    for i in range(6):
+        image = samples[i]["image"]
+        K = samples[i]["K"]
+        left = float(K[0, 2] - CAMERA.K[0, 2] * K[0, 0] / CAMERA.K[0, 0])  # where the photo's first column lies
+        beyond = image[:, :, : max(int(left) - 3, 0)]
+        if beyond.numel():
+            seen += 1
+            rest = image[:, 20:40, 45:]
+            assert abs(float(beyond.mean()) - 0.5) < abs(float(rest.mean()) - 0.5) + 0.3
+            assert float(beyond.mean()) > 0.1  # grey as the light allows, not black
+    assert seen >= 3
+
+
+def test_boxes_contain_what_is_visible(folder):
+    for kind in ("drawn", "read"):
+        samples, count = scenes(folder, kind), 0
+        for i in range(8):
+            s = samples[i]
+            n = len(s["labels"])
+            assert s["image"].shape == (3, 96, 128)
+            assert s["boxes"].shape == (n, 4)
+            assert s["masks"].shape == (n, 96, 128)
+            assert s["masks"].dtype == torch.bool
+            assert s["visibility"].shape == (n,)
+            assert ((s["visibility"] > 0) & (s["visibility"] <= 1)).all()
+            assert set(s["labels"].tolist()) <= {2, 5}
+            for mask, (x0, y0, x1, y1) in zip(s["masks"], s["boxes"].tolist(), strict=True):
+                v, u = mask.nonzero().T
+                slack = 1.0 if kind == "drawn" else 1.5  # read boxes are whole pixels of the larger photo
+                assert x0 - slack < int(u.min())
+                assert int(u.max()) + 1 < x1 + slack
+                assert y0 - slack < int(v.min())
+                assert int(v.max()) + 1 < y1 + slack
+                count += 1
+            assert (s["masks"].sum(0) <= 1).all()  # a pixel shows one object
+        assert count > 4
+
+
+def test_scenes_without_known_objects_are_empty_not_broken():
+    far = replace(SCENE, objects=(0, 0), distractors=(1, 1))
+    s = dataset.SceneSamples(replace(SOURCE, scene=far), (96, 128))[0]
+    assert s["boxes"].shape == (0, 4)
+    assert s["masks"].shape == (0, 96, 128)
+    assert s["labels"].dtype == torch.int64
+    batch = dataset.collate_scenes([s, dataset.SceneSamples(SOURCE, (96, 128))[0]])
+    assert batch["image"].shape == (2, 3, 96, 128)
+    assert len(batch["boxes"][0]) == 0
+
+
+def test_crops_of_all_objects_stack_into_batches(folder):
+    for kind in ("drawn", "read"):
+        samples = crops(folder, kind)
+        batch = torch.utils.data.default_collate([samples[i] for i in range(12)])
+        assert batch["image"].shape == (12, 3, 64, 64)
+        assert set(batch["label"].tolist()) == {2, 5}
+        assert batch["mask_full"].dtype == torch.bool
+
+
+def test_the_crop_is_square_around_the_box_within_its_jitter():
+    rng = np.random.default_rng(0)
+    given = torch.tensor([10.0, 20.0, 50.0, 40.0])
+    squares = torch.stack([dataset.jittered_square(given, 1.5, rng) for _ in range(300)])
+    sides = squares[:, 2:] - squares[:, :2]
+    torch.testing.assert_close(sides[:, 0], sides[:, 1])
+    assert sides.min() >= 60 * math.exp(-0.2) - 1e-3
+    assert sides.max() <= 60 * math.exp(0.2) + 1e-3
+    off = (squares[:, :2] + squares[:, 2:]) / 2 - torch.tensor([30.0, 30.0])
+    assert off.abs().max() <= 0.24 * 40 + 1e-3
+    assert off.mean(0).abs().max() < 0.5
+
+
+def test_the_amodal_box_reaches_beyond_the_photo():
+    model = box((0.1, 0.1, 0.1))
+    pose = se3.from_rt(torch.eye(3), torch.tensor([0.3, 0.0, 0.55]))
+    K = torch.tensor([[100.0, 0.0, 50.0], [0.0, 100.0, 50.0], [0.0, 0.0, 1.0]])
+    # nearest side at z = 0.5: x from 0.25 to 0.35; the farther side's left edge at 0.25 / 0.6
+    expected = torch.tensor([50 + 25 / 0.6 + 0.5, 50 - 10 + 0.5, 50 + 70 + 0.5, 50 + 10 + 0.5])
+    torch.testing.assert_close(dataset.amodal_box(model, pose, K), expected)
+
+
+def test_empty_splits_are_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"shows no known object \(\[9\]\) at least 15% visible"):
+        dataset.BopCropSamples({9: box(obj_id=9)}, folder / "train", 64, 32)
+    with pytest.raises(FileNotFoundError, match="no split folder"):
+        dataset.BopSceneSamples(SOURCE.models, tmp_path / "nothing", (96, 128), 10)
