@@ -6,7 +6,7 @@ libXi, libxkbcommon, libSM, libGL):
     python3.11 -m venv bpyenv && bpyenv/bin/pip install bpy numpy scipy pillow
     bpyenv/bin/python tools/render_demo_photos.py --out src/monopose/assets/demo/photos
 
-About 20 CPU-seconds a picture at 48 samples. The scenes depend on `--seed` alone; pixels may differ a little between Blender
+About 30 CPU-seconds a picture at 24 samples. The scenes depend on `--seed` alone; pixels may differ a little between Blender
 versions. Objects rest on the table (or on the lying box) on a stable side of their convex hull; masks and visibility come
 from one ray per pixel through Blender's own BVH, independent of monopose's renderer.
 
@@ -464,7 +464,7 @@ def main() -> None:
     assets = Path(__file__).parents[1] / "src/monopose/assets/demo"
     parser.add_argument("--models", type=Path, default=assets / "objects", help="folder of obj_00000N.ply")
     parser.add_argument("--out", type=Path, default=assets / "photos")
-    parser.add_argument("--samples", type=int, default=48, help="paths per pixel before denoising")
+    parser.add_argument("--samples", type=int, default=24, help="paths per pixel before denoising")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the pictures to render; the truth is written for all")
