@@ -92,6 +92,8 @@ class Train(_Common):
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     split: str | None = None
     """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    init: _Path = None
+    """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
     upright: bool = False
     """The objects always stand with +Z up, on a table seen from around and above: much easier to learn."""
     elevation_deg: tuple[float, float] = (-10.0, 90.0)
@@ -230,6 +232,7 @@ def _train(args: Train) -> int:
         out,
         obj_ids=args.objects,
         split=args.split,
+        init=args.init,
         backgrounds=args.backgrounds,
         scene=scene,
         config=config,

@@ -48,7 +48,7 @@ class Pipeline:
                 f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
             )
         (found,) = detector.predict(self.finder, [frame.image], score_threshold)
-        return found
+        return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
 
     def predict(self, frame: Frame, detections: Detections | None = None, debug: str | Path | None = None) -> PoseEstimates:
         """Poses of the known objects in one picture.

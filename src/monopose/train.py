@@ -1,7 +1,7 @@
 """One training entry for every method, on Lightning: resumes by itself, keeps to a budget, runs under torchrun.
 
 A run folder holds `METHOD.safetensors` (averaged weights, rewritten at every checkpoint), `objects/` (the meshes),
-`checkpoints/METHOD/last.ckpt` (everything needed to go on) and `logs/METHOD/`.
+`checkpoints/METHOD/last.ckpt` (everything needed to go on) and `logs/METHOD/from_STEP/metrics.csv`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,6 +279,7 @@ def train(
     *,
     obj_ids: tuple[int, ...] = (),
     split: str | None = None,
+    init: str | Path | None = None,
     backgrounds: str | Path | None = None,
     scene: synth.SceneConfig | None = None,
     config: TrainConfig | None = None,
@@ -292,8 +293,9 @@ def train(
         method: "coordinates" or "detector".
         data: a BOP folder with models/ (and camera.json), or a models folder.
         out: run folder; created.
-        obj_ids: objects to learn; () for all.
+        obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
         split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
+        init: weights file of an earlier run, of other objects perhaps, to start from instead of ImageNet alone.
         backgrounds: folder of photos to put behind the objects; None: procedural ones.
         scene: where objects may be; None: default with distances that fit the objects and the camera.
         config: budget and optimiser.
@@ -310,15 +312,22 @@ def train(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
-    models = read_objects(data, obj_ids, faces)
+    everything = read_objects(data, (), faces)
+    unknown = sorted(set(obj_ids) - set(everything))
+    if unknown:
+        raise ValueError(f"no CAD model for object(s) {unknown} in {data}; it holds {sorted(everything)}")
+    models = {i: m for i, m in everything.items() if not obj_ids or i in obj_ids}
+    others = [replace(m, obj_id=-1) for i, m in everything.items() if i not in models]
     ids = tuple(sorted(models))
     method_config = method_config or preset(method)(ids)
     camera = read_data_camera(data)
     scene = scene or scene_config(data, obj_ids)
-    source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene)
+    source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
     last = _last_checkpoint(out, method)
     L.seed_everything(config.seed, verbose=False)
     model = entry.model(method_config, models)
+    if init is not None and last is None:
+        _start_from(model, Path(init))
     model = model.to(memory_format=torch.channels_last)
     learner = _Learner(entry, model, config)
     file = out / f"{method}.safetensors"
@@ -330,13 +339,13 @@ def train(
         kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
         weights.save(file, kept, method=method, config=method_config, labels=ids, notes=notes | measured, half=True)
 
-    trainer = _trainer(out, method, config, export, progress_bar)
-    if trainer.is_global_zero:
-        _remember(out / f"{method}.json", method_config, data)
-        _copy_objects(data, out, ids)
     start = 0
     if last is not None:
         start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+    trainer = _trainer(out, method, config, export, progress_bar, start)
+    if trainer.is_global_zero:
+        _remember(out / f"{method}.json", method_config, data)
+        _copy_objects(data, out, ids)
     per_process = config.seed * 1_000_003 + trainer.global_rank * 7919 + start
     length = config.batch_size * (config.steps + 1)
     if split is None:
@@ -351,13 +360,33 @@ def train(
     return file
 
 
+def _start_from(model: nn.Module, path: Path) -> None:
+    """Copy the parameters of another run that have the same name and shape, except what belongs to single objects."""
+    own = dict(model.named_parameters())
+    stored = weights.read(path).state
+    shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
+    norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
+    state = model.state_dict()
+    fitting = shared | {k: v for k, v in norms.items() if k in state and v.shape == state[k].shape}
+    if len(shared) < len(own) / 2:
+        raise ValueError(
+            f"only {len(shared)} of {len(own)} parameters in {path} fit this configuration; is it the same network?"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+_PER_OBJECT = ("net.which.", "net.head.", "net.heat.", "net.distances.", "net.semantic.", "net.net.", "discriminator.")
+
+
 def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _trainer(out: Path, method: str, config: TrainConfig, export: Callable[..., None], progress_bar: bool) -> L.Trainer:
+def _trainer(
+    out: Path, method: str, config: TrainConfig, export: Callable[..., None], progress_bar: bool, start: int
+) -> L.Trainer:
     world = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and SLURM
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     cuda = torch.cuda.is_available()
@@ -369,14 +398,17 @@ def _trainer(out: Path, method: str, config: TrainConfig, export: Callable[..., 
         strategy="ddp" if world > 1 else "auto",
         precision="bf16-mixed" if cuda else "32-true",
         max_steps=-1,
-        max_epochs=1,
+        max_epochs=-1,  # samples have no end; a finished run that is given more goes on
         callbacks=[
             _ema(config.ema),
             _Checkpoints(out / "checkpoints" / method / "last.ckpt", config.checkpoint_minutes, export),
             *([lightning_callbacks.TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)] if progress_bar else []),
         ],
         enable_checkpointing=False,
-        logger=[CSVLogger(logs, name=method, version=""), TensorBoardLogger(logs, name=f"{method}_tb", version="")],
+        logger=[
+            CSVLogger(logs, name=method, version=f"from_{start}"),
+            TensorBoardLogger(logs, name=f"{method}_tb", version=""),
+        ],
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
         log_every_n_steps=20,
@@ -408,7 +440,11 @@ def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
 
 
 def _remember(path: Path, method_config: Any, data: Path) -> None:
-    record = {"config": asdict(method_config), "data": str(data)}
-    if path.is_file() and json.loads(path.read_text())["config"] != json.loads(json.dumps(record["config"])):
+    if path.is_file() and _remembered(path, type(method_config)) != method_config:
         raise ValueError(f"{path} belongs to a run with another configuration; choose another --out or delete {path.parent}")
-    write_json(path, record)
+    write_json(path, {"config": asdict(method_config), "data": str(data)})
+
+
+def _remembered(path: Path, config_class: type) -> Any:
+    """The configuration a run was started with; what it does not name, as its version did not know it, is the default."""
+    return weights.build_config(config_class, json.loads(path.read_text())["config"], str(path))

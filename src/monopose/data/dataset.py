@@ -35,6 +35,7 @@ class Source:
     camera: Camera  # of the photos to come
     photos: Sequence[np.ndarray] = ()  # backgrounds, (H, W, 3) uint8
     scene: synth.SceneConfig = field(default_factory=synth.SceneConfig)
+    others: Sequence[ObjectModel] = ()  # models that are not learned but may stand in the way, obj_id -1
 
 
 def crop_target(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,8 @@ class CropSamples(Dataset):
         rng = np.random.default_rng((self.seed, i))
         source, s = self.source, self.input_size
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
-        layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, first=target)
+        known = list(source.models.values())
+        layout = synth.random_layout(known, source.camera, source.scene, rng, target, source.others)
         pose = layout.cam_from_obj[0]
         square = jittered_square(amodal_box(target, pose, source.camera.K), self.crop_scale, rng)
         K = camera_ops.crop_resize_K(source.camera.K, square, (s, s))
@@ -242,7 +244,7 @@ class SceneSamples(Dataset):
         rng = np.random.default_rng((self.seed, i, 1))
         source, size = self.source, self.size
         camera = source.camera.resized(size)
-        layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng)
+        layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng, others=source.others)
         look = synth.random_look(len(layout.models), rng)
         paper = synth.background(source.photos, size, rng)
         native = float(max(source.camera.size[1], size[1]))

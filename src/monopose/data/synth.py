@@ -127,7 +127,12 @@ def _primitive(kind: str, rng: Generator) -> ObjectModel:
 
 
 def random_layout(
-    models: Sequence[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator, first: ObjectModel | None = None
+    models: Sequence[ObjectModel],
+    camera: Camera,
+    config: SceneConfig,
+    rng: Generator,
+    first: ObjectModel | None = None,
+    others: Sequence[ObjectModel] = (),
 ) -> Layout:
     """Objects at plausible places in front of a camera: on a table or floating, some hiding others.
 
@@ -137,13 +142,14 @@ def random_layout(
         config: numbers, distances and orientations.
         rng: source of randomness.
         first: an object that must be there; it comes first.
+        others: models that may stand among the distractors, obj_id -1.
     """
     most = min(config.objects[1], len(models))
     n = int(rng.integers(min(config.objects[0], most), most + 1))
     chosen = [models[i] for i in rng.permutation(len(models))[:n]]
     if first is not None:
         chosen = [first, *[m for m in chosen if m.obj_id != first.obj_id][: max(n - 1, 0)]]
-    extra = distractors()
+    extra = list(others) if others and rng.random() < 0.5 else distractors()
     chosen += [
         extra[i] for i in rng.integers(0, len(extra), int(rng.integers(config.distractors[0], config.distractors[1] + 1)))
     ]

@@ -33,8 +33,10 @@ class Config:
     input_size: int = 128  # side of the square crop, pixels
     output_size: int = 64  # side of the coordinate image, pixels
     widths: tuple[int, int, int, int] = (128, 96, 64, 48)  # decoder channels at strides 16, 8, 4, 2
+    bins: int = 32  # every coordinate is a distribution over this many bins of [-1, 1]; 0 regresses it directly
     crop_scale: float = 1.5  # side of the crop / longer side of the box
     visible_weight: float = 3.0  # weight of visible object pixels over hidden ones in the coordinate loss (beta)
+    bins_weight: float = 0.3  # weight of the bins' cross-entropy, which stands in for the distance when there are bins
     error_weight: float = 0.5  # weight of the expected-error loss
     mask_weight: float = 0.3  # weight of the visible-mask loss; 0: object pixels are those far from grey
     grey_background: bool = False  # teach coordinate 0 outside the object, as Pix2Pose does
@@ -46,7 +48,7 @@ class Config:
 def pix2pose(obj_ids: tuple[int, ...]) -> Config:
     """The published network and losses; its optimiser needs no change."""
     return Config(
-        obj_ids, backbone="pix2pose", pretrained=False, output_size=128, mask_weight=0.0, grey_background=True,
+        obj_ids, backbone="pix2pose", pretrained=False, output_size=128, bins=0, mask_weight=0.0, grey_background=True,
         adversarial_weight=0.01, greyed_share=0.5,
     )  # fmt: skip
 
@@ -57,6 +59,32 @@ class Output(NamedTuple):
     coordinates: Tensor  # (B, 3, h, w), normalised: the object's box is [-1, 1] cubed
     error: Tensor  # (B, h, w), logit of the expected coordinate error, which lies in [0, 1]
     mask: Tensor  # (B, h, w), logit of being a visible pixel of the object
+    bins: Tensor | None = None  # (B, 3, bins, h, w), logits of each coordinate's bin, or None if it is regressed
+
+
+def bin_centres(bins: int, like: Tensor) -> Tensor:
+    """Normalised coordinates that the bins stand for, (bins,), from -1 to 1."""
+    return torch.linspace(-1, 1, bins, dtype=like.dtype, device=like.device)
+
+
+def decode(bins: Tensor, reach: int = 2) -> Tensor:
+    """The coordinate that the likeliest bin and its neighbours agree on.
+
+    The mean over all bins would lie between the candidates where the network hesitates, and shrink the object; the mode does
+    not. Differentiable in the logits.
+
+    Args:
+        bins: logits, (B, 3, bins, h, w).
+        reach: how many bins on either side of the best one are averaged.
+
+    Returns:
+        (B, 3, h, w), in [-1, 1].
+    """
+    best = bins.argmax(2, keepdim=True)
+    index = torch.arange(bins.shape[2], device=bins.device)[None, None, :, None, None]
+    near = (index - best).abs() <= reach
+    weights = bins.masked_fill(~near, -torch.inf).softmax(2)
+    return (weights * bin_centres(bins.shape[2], bins)[None, None, :, None, None]).sum(2)
 
 
 class Model(nn.Module):
@@ -85,7 +113,8 @@ class Model(nn.Module):
                 raise ValueError(
                     f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}"
                 )
-            self.net = UNet(config.backbone, classes, 5, config.widths, config.pretrained, config.frozen_levels)
+            outputs = 2 + 3 * max(config.bins, 1)
+            self.net = UNet(config.backbone, classes, outputs, config.widths, config.pretrained, config.frozen_levels)
         self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
         self.register_buffer("ids", torch.tensor(config.obj_ids))
         self.register_buffer("centre", torch.zeros(classes, 3))  # metres, object frame
@@ -128,7 +157,10 @@ class Model(nn.Module):
             coordinates = raw[:, :3].tanh()
             # the published rule: object pixels are farther than 0.3 from grey
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
-        return Output(raw[:, :3], raw[:, 3], raw[:, 4])
+        if self.config.bins:
+            bins = raw[:, 2:].unflatten(1, (3, self.config.bins))
+            return Output(decode(bins), raw[:, 0], raw[:, 1], bins)
+        return Output(raw[:, 2:], raw[:, 0], raw[:, 1])
 
 
 def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
@@ -186,9 +218,13 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     l_pixel = (output.coordinates - target).abs().mean(1)
     outside = torch.ones_like(full) if config.grey_background else full
     weight = outside + (config.visible_weight - 1) * visible
-    losses = {"coordinates": (weight * l_pixel).sum() / weight.sum().clamp_min(1)}
+    total = weight.sum().clamp_min(1)
+    if output.bins is None:
+        losses = {"coordinates": (weight * l_pixel).sum() / total}
+    else:
+        losses = {"coordinates": config.bins_weight * (weight * _bin_loss(output.bins, target)).sum() / total}
     expected = (output.error.sigmoid() - l_pixel.detach().clamp_max(1)).square()
-    losses["error"] = config.error_weight * (weight * expected).sum() / weight.sum().clamp_min(1)
+    losses["error"] = config.error_weight * (weight * expected).sum() / total
     if config.mask_weight > 0:
         losses["mask"] = config.mask_weight * F.binary_cross_entropy_with_logits(output.mask, visible)
     if model.discriminator is not None:
@@ -196,6 +232,17 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         fake = model.discriminator(output.coordinates)
         losses["adversarial"] = config.adversarial_weight * F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
     return losses
+
+
+def _bin_loss(bins: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each pixel's three coordinates, the truth shared between the two nearest bins. -> (B, h, w)."""
+    count = bins.shape[2]
+    place = (target.clamp(-1, 1) + 1) / 2 * (count - 1)
+    low = place.floor().long().clamp_max(count - 2)
+    share = (place - low)[:, :, None]
+    log = bins.log_softmax(2)
+    near = log.gather(2, low[:, :, None]) * (1 - share) + log.gather(2, low[:, :, None] + 1) * share
+    return -near.squeeze(2).mean(1)
 
 
 def discriminator_loss(
@@ -295,34 +342,30 @@ class Solved(NamedTuple):
     success: bool
 
 
-def solve(found: Correspondences, camera: Camera, error_below: float = 0.2, mask_above: float = 0.5, seed: int = 0) -> Solved:
-    """The pose of one crop: RANSAC over confident object pixels, then weighted Levenberg-Marquardt on its inliers.
+def solve(found: Correspondences, camera: Camera, mask_above: float = 0.5, seed: int = 0) -> Solved:
+    """The pose of one crop: RANSAC over the visible object pixels, then weighted Levenberg-Marquardt on its inliers.
 
     Args:
         found: what the network said.
         camera: of the whole image.
-        error_below: pixels with a larger expected error are left out; relaxed when fewer than 32 remain.
         mask_above: pixels less likely to be visible object are left out.
         seed: of RANSAC.
     """
-    object_pixels = found.mask > mask_above
-    use = object_pixels & (found.error < error_below)
-    if int(use.sum()) < 32:
-        use = object_pixels
+    use = found.mask > mask_above
     nothing = Solved(torch.eye(4), torch.full((6, 6), float("inf")), torch.zeros_like(use), 0.0, False)
     if int(use.sum()) < 6:
         return nothing
     points3d, points2d = found.coordinates[use], found.pixels[use]
-    weights = 1 / (found.error[use] + 0.02)
+    weights = 1 / (found.error[use] + 0.1)
     # a crop pixel is the network's grain: the threshold follows it
     grain = float(found.box[2] - found.box[0]) / found.mask.shape[-1]
-    robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 2.0 * grain), weights=weights, seed=seed)
+    robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 3.0 * grain), weights=weights, seed=seed)
     if not robust.success:
         return nothing
     inliers = torch.zeros_like(use)
     inliers[use] = robust.inliers.to(use.device)
     share = float(robust.inliers.float().mean())
-    confident = 1 - float(found.error[object_pixels].mean().clamp_max(1))
+    confident = 1 - float(found.error[use].mean().clamp_max(1))
     covariance = robust.covariance if robust.covariance is not None else nothing.covariance
     return Solved(robust.cam_from_obj.float(), covariance.float(), inliers, share * confident, True)
 
