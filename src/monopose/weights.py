@@ -100,6 +100,7 @@ def save(
     path = Path(path)
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+        temporary.chmod(0o644)  # the library makes files that only their owner can read
     return path
 
 
