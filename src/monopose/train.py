@@ -144,6 +144,8 @@ class _Learner(L.LightningModule):
         if bool(torch.isfinite(nn.utils.clip_grad_norm_(learning, self.config.clip))):
             optimizer.step()
             self._bad = 0
+            if others:
+                self._step_discriminator(others[0], output, batch)
         else:
             raise_after = 20
             self._bad += 1
@@ -151,8 +153,6 @@ class _Learner(L.LightningModule):
                 raise FloatingPointError(
                     f"the gradient was not finite {raise_after} times in a row; lower the learning rate (--lr)"
                 )
-        if others:
-            self._step_discriminator(others[0], output, batch)
         self.log_dict({k: v.detach() for k, v in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
         self.log("loss", total.detach(), prog_bar=True)
         self.log("done_percent", 100 * done, prog_bar=True)
@@ -342,7 +342,8 @@ def train(
     start = 0
     if last is not None:
         start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
-    trainer = _trainer(out, method, config, export, progress_bar, start)
+    takes_turns = any(name.startswith("discriminator") for name, _ in model.named_parameters())
+    trainer = _trainer(out, method, config, export, progress_bar, start, takes_turns)
     if trainer.is_global_zero:
         _remember(out / f"{method}.json", method_config, data)
         _copy_objects(data, out, ids)
@@ -375,7 +376,10 @@ def _start_from(model: nn.Module, path: Path) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-_PER_OBJECT = ("net.which.", "net.head.", "net.heat.", "net.distances.", "net.semantic.", "net.net.", "discriminator.")
+_PER_OBJECT = (
+    "net.which.", "net.head.", "net.heat.", "net.distances.", "net.semantic.", "discriminator.",
+    "net.net.roi_heads.box_predictor.", "net.net.roi_heads.mask_predictor.mask_fcn_logits.",
+)  # fmt: skip
 
 
 def _device_name() -> str:
@@ -385,9 +389,15 @@ def _device_name() -> str:
 
 
 def _trainer(
-    out: Path, method: str, config: TrainConfig, export: Callable[..., None], progress_bar: bool, start: int
+    out: Path,
+    method: str,
+    config: TrainConfig,
+    export: Callable[..., None],
+    progress_bar: bool,
+    start: int,
+    takes_turns: bool,  # generator and discriminator learn in turn, so a backward pass leaves some parameters out
 ) -> L.Trainer:
-    world = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and SLURM
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     cuda = torch.cuda.is_available()
     logs = out / "logs"
@@ -395,8 +405,8 @@ def _trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=local if world > 1 else 1,
         num_nodes=max(world // local, 1),
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if cuda else "32-true",
+        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if takes_turns else "ddp",
+        precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
         max_steps=-1,
         max_epochs=-1,  # samples have no end; a finished run that is given more goes on
         callbacks=[
