@@ -180,7 +180,8 @@ def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor])
     chosen = model.normalise(metres, index)
     group = model.group[index]  # (B, S, 4, 4)
     symmetric = (group - torch.eye(4, device=group.device)).flatten(1).abs().amax(1) > 0
-    with torch.no_grad():
+    # half precision would move the true points by a part in 256
+    with torch.no_grad(), torch.autocast(metres.device.type, enabled=False):
         for b in symmetric.nonzero().flatten().tolist():
             weight = batch["mask_full"][b].float() + (model.config.visible_weight - 1) * batch["mask_visible"][b].float()
             inside = weight.flatten().nonzero().squeeze(1)
@@ -297,7 +298,7 @@ def correspond(
     grid = (camera_ops.pixel_grid((h, h), image.device) + 0.5) / h  # in [0, 1] of the crop
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
-        crops = camera_ops.crop_resize(_smoothed(image, boxes[rows], s), boxes[rows], (s, s))
+        crops = _cut(image, boxes[rows], s)
         inside = camera_ops.crop_resize(torch.ones_like(image[:1]), boxes[rows], (s, s))
         crops = crops + 0.5 * (1 - inside)  # outside the photo is grey
         if keep is not None:
@@ -319,17 +320,24 @@ def correspond(
     return found
 
 
-def _smoothed(image: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """The image, low-passed per crop when crops are shrunk, so that thin lines do not alias. (3,H,W) or (B,3,H,W)."""
+def _cut(image: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Crops (B, C, side, side) of an image (C, H, W); low-passed where they shrink, so that thin lines do not alias."""
     shrink = ((boxes[:, 2] - boxes[:, 0]) / side).tolist()
     if all(f < 1.5 for f in shrink):
-        return image
-    smooth = []
-    for f in shrink:
-        k = max(round(f), 1)
-        k += 1 - k % 2
-        smooth.append(F.avg_pool2d(image[None], k, 1, k // 2, count_include_pad=False)[0] if k > 1 else image)
-    return torch.stack(smooth)
+        return camera_ops.crop_resize(image, boxes, (side, side))
+    crops = []
+    for box, f in zip(boxes, shrink, strict=True):
+        k = round(f) // 2 * 2 + 1
+        part, moved = image, box
+        if k > 1:  # smooth what the crop shows and a margin, not the whole picture
+            low = (box[:2].floor().long() - k).clamp_min(0).tolist()
+            high = (box[2:].ceil().long() + k).tolist()
+            part, moved = image[:, low[1] : max(high[1], 0), low[0] : max(high[0], 0)], box - box.new_tensor(low + low)
+            if 0 in part.shape:  # beside the picture
+                part, moved = image, box
+            part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]
+        crops.append(camera_ops.crop_resize(part, moved[None], (side, side)))
+    return torch.cat(crops)
 
 
 class Solved(NamedTuple):
