@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from monopose.images import (
     ImageWarning,
@@ -303,6 +303,11 @@ def test_no_camera_hints_at_exif(tmp_path):
     fov = round(math.degrees(2 * math.atan(18 / 28)))
     with pytest.raises(ValueError, match=rf"28 mm \(35 mm equivalent\) suggests --fov {fov}, a guess"):
         read_frame(tmp_path / "b.jpg")
+    exif[ExifTags.Base.Orientation] = 6  # held upright: the horizontal side is the short one
+    _save(tmp_path / "c.jpg", _array(), exif=exif)
+    fov = round(math.degrees(2 * math.atan(12 / 28)))
+    with pytest.warns(ImageWarning), pytest.raises(ValueError, match=rf"suggests --fov {fov}, a guess"):
+        read_frame(tmp_path / "c.jpg")
 
 
 def test_undistortion_puts_points_where_a_pinhole_sees_them():

@@ -259,7 +259,7 @@ def _check_boxes(scene: bop.Scene, here: str, im_id: int, K: np.ndarray, points:
             continue
         uv = p @ K.T
         uv = uv[:, :2] / uv[:, 2:]
-        want = np.concatenate([uv.min(0) - 0.5, uv.max(0) + 0.5])
+        want = np.concatenate([uv.min(0) + 0.5, uv.max(0) + 0.5])  # pixel centres to pixel edges
         slack = 4 + 0.05 * float((want[2:] - want[:2]).max())
         if np.abs(want - box).max() > slack:
             notes.problem(

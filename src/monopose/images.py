@@ -356,7 +356,8 @@ def _exif_hint(path: str) -> str:
         return ""
     with Image.open(path) as image:
         focal = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
-        wide = image.width >= image.height
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # read_image lays it on its other side
+        wide = (image.width >= image.height) != turned
     if not focal:
         return ""
     fov = math.degrees(2 * math.atan((36 if wide else 24) / 2 / float(focal)))
