@@ -21,6 +21,7 @@ def _model():
 
 class _Pipeline:
     models = {5: _model()}  # noqa: RUF012
+    names = {5: "can"}  # noqa: RUF012
 
     def __init__(self):
         self.calls = []
@@ -176,6 +177,38 @@ def test_predict_keeps_what_it_has_when_interrupted(pipeline, photo, tmp_path, m
     assert len(json.loads((tmp_path / "out" / "poses.json").read_text())["images"]) == 1
 
 
+def test_a_broken_picture_does_not_take_the_others_along(pipeline, photo, tmp_path, capsys):
+    (tmp_path / "z.png").write_bytes(b"no picture")
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 1
+    assert "z.png is not an image that can be read" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())["images"]) == 1
+    assert (tmp_path / "out" / "monopose_images-test.csv").is_file()
+
+
+def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
+    """Accepted ones stay when the command runs again; proposed ones are taken when asked for."""
+    import trimesh
+
+    from monopose.data import bop, synth_bop
+
+    trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
+    made = {}
+
+    def write(models, out, **options):
+        made.update({m.obj_id: m for m in models})
+        bop.write_models(out / "models", made)
+        return out
+
+    monkeypatch.setattr(synth_bop, "write_bop", write)
+    argv = ["synth", tmp_path / "part.stl", "--unit", "mm", "--out", tmp_path / "data"]
+    assert _run(*argv) == 0
+    assert not made[1].symmetries.any
+    assert _run(*argv, "--propose-symmetries") == 0
+    assert len(made[1].symmetries.discrete) == 3  # half turns about the three axes
+    assert _run(*argv) == 0
+    assert len(made[1].symmetries.discrete) == 3
+
+
 def test_predict_bop(pipeline, tmp_path):
     out = tmp_path / "monopose_lmo-test.csv"
     assert _run("predict", "--bop", "lmo", "--targets", "t.json", "--model", "x", "--out", out) == 0
@@ -196,6 +229,13 @@ def test_predict_bop(pipeline, tmp_path):
             "given for object 8, but the model knows only 5",
         ),
         (["predict", "nothing.png", "--model", "x", "--fov", "60"], "no image at nothing.png"),
+        (["predict", "PHOTO", "--model", "x", "--fov", "60", "--true-boxes"], "--true-boxes belongs to --bop DIR"),
+        (["predict", "--bop", "lmo", "--model", "x", "--fov", "60"], "--fov does not go with --bop"),
+        (
+            ["predict", "--bop", "lmo", "--model", "x", "--boxes", "1,2,3,4"],
+            "takes one BOP detections file, got 1,2,3,4",
+        ),
+        (["predict", "--bop", "lmo", "--model", "x", "--true-boxes", "--boxes", "a.json"], "give one of them"),
     ],
 )
 def test_expected_errors_are_one_line(pipeline, photo, argv, message, capsys):

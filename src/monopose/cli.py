@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
+    from .types import ObjectModel, PoseEstimates
 
 Unit = Literal["m", "cm", "mm", "inch"]
 _Path = Annotated[Path | None, arg(metavar="PATH")]
@@ -72,6 +73,9 @@ class Synth(_Common):
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     camera: _Path = None
     """Camera file (BOP or MegaPose JSON, ROS YAML); otherwise 640x480 pixels with 60 degrees of view."""
+    propose_symmetries: bool = False
+    """Take the symmetries that `monopose check` proposes for mesh files; look at them there first. Without it those already in
+    OUT/models/models_info.json stay."""
     seed: int = 0
     """The same seed gives the same pictures."""
 
@@ -209,11 +213,27 @@ def _synth(args: Synth) -> int:
         models = list(bop.read_models(args.models[0]).values())
     else:
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in enumerate(args.models, 1)]
+        models = _with_symmetries(models, args)
     camera = None if args.camera is None else read_camera(args.camera)
     result = synth_bop.write_bop(
         models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, seed=args.seed
     )
     return _finish(args, {"out": str(result)})
+
+
+def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel]:
+    """Mesh files do not know theirs: proposed ones where asked for, else those that an earlier run or a person wrote down."""
+    from dataclasses import replace
+
+    from .data import bop
+
+    if args.propose_symmetries:
+        from .symmetry_proposals import propose_symmetries
+
+        return [replace(m, symmetries=propose_symmetries(m).symmetries) for m in models]
+    file = args.out / "models" / "models_info.json"
+    known = bop.read_models_info(file) if file.is_file() else {}
+    return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]
 
 
 def _train(args: Train) -> int:
@@ -271,6 +291,18 @@ def _overrides(items: tuple[str, ...]) -> dict[str, Any]:
 def _predict(args: Predict) -> int:
     if (args.source is None) == (args.bop is None):
         raise ValueError("give either a SOURCE (image, folder, video, camera number) or --bop DIR")
+    if args.bop is None:
+        idle: dict[str, Any] = {"--targets": args.targets, "--true-boxes": args.true_boxes}
+        reason = "belongs to --bop DIR"
+    else:
+        idle = {"--camera": args.camera, "--fov": args.fov, "--resize-camera": args.resize_camera}
+        reason = "does not go with --bop: the data set knows its cameras"
+    if given := [name for name, value in idle.items() if value]:
+        raise ValueError(f"{given[0]} {reason}")
+    if args.true_boxes and args.boxes:
+        raise ValueError("--true-boxes and --boxes both replace the detector; give one of them")
+    if args.bop is not None and (len(args.boxes) > 1 or any("," in box for box in args.boxes)):
+        raise ValueError(f"with --bop, --boxes takes one BOP detections file, got {' '.join(args.boxes)}")
     from . import pipeline
 
     model = pipeline.load(args.model)
@@ -295,7 +327,14 @@ def _predict_pictures(args: Predict, model: Pipeline) -> int:
 
         boxes = read_boxes(args.boxes, sorted(model.names), model.names)
     out = args.out or Path("out/predict")
-    records, estimates, stopped = [], [], False
+    records: list[dict[str, Any]] = []
+    estimates: list[PoseEstimates] = []
+    stopped = False
+
+    def save() -> Path:
+        outputs.save_results(out, estimates)
+        return outputs.save_poses(out, records)
+
     frames = images.iterate_frames(args.source or "", args.camera, fov_deg=args.fov, resize_camera=args.resize_camera)
     try:
         for name, frame in frames:
@@ -310,8 +349,11 @@ def _predict_pictures(args: Predict, model: Pipeline) -> int:
                 break
     except KeyboardInterrupt:  # the way to end a live camera: keep what is there
         stopped = True
-    path = outputs.save_poses(out, records)
-    outputs.save_results(out, estimates)
+    except Exception:  # a broken picture among many: keep what came before it
+        if records:
+            save()
+        raise
+    path = save()
     if args.json:
         print(json.dumps({"units": outputs.UNITS, "images": records}))
     else:
@@ -469,6 +511,6 @@ def _message(error: Exception) -> str:
     """One line that says what happened; unexpected kinds of error ask for the traceback."""
     text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
     text = " ".join(str(text).split())
-    if isinstance(error, (ValueError, OSError, ImportError)):
+    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError)):
         return text
     return f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
