@@ -95,7 +95,10 @@ def test_boxes_from_files(tmp_path):
 
     path.write_text(json.dumps([{"label": "can", "bbox_modal": [1, 2, 3, 4]}]))
     assert read_boxes([str(path)], [5], {5: "can"})("photo.png").boxes.tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: ValueError .*'can'"):
+    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: ValueError no object is called 'can', known: numbers alone"):
+        read_boxes([str(path)], [5])
+    path.write_text(json.dumps([{"scene_id": k, **rows[0]} for k in (1, 2)]))
+    with pytest.raises(ValueError, match=r"holds boxes of the scenes 1, 2, whose image numbers repeat.*--bop DIR"):
         read_boxes([str(path)], [5])
     path.write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):

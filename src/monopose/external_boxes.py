@@ -93,12 +93,17 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
         content = content.get("annotations")
     if not isinstance(content, list):
         raise ValueError(f"{path} holds no list of boxes; {_FORMS}")
+    scenes = sorted({entry["scene_id"] for entry in content if isinstance(entry, dict) and "scene_id" in entry})
+    if len(scenes) > 1:
+        raise ValueError(
+            f"{path} holds boxes of the scenes {', '.join(map(str, scenes[:6]))}, whose image numbers repeat; give those "
+            "of one scene, or run on the whole data set: --bop DIR"
+        )
     rows: list[_Row] = []
     for n, entry in enumerate(content):
         try:
             if "bbox_modal" in entry:
-                label = entry["label"]
-                rows.append((None, ids[label] if label in ids else int(label), [float(v) for v in entry["bbox_modal"]], 1.0))
+                rows.append((None, _object_id(entry["label"], ids), [float(v) for v in entry["bbox_modal"]], 1.0))
             else:
                 x, y, w, h = (float(v) for v in entry["bbox"])
                 image = entry.get("image_id")
@@ -107,3 +112,12 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, entry {n}: {type(error).__name__} {error}; {_FORMS}") from error
     return rows
+
+
+def _object_id(label: Any, ids: dict[str, int]) -> int:
+    """The id of an object given by name or number."""
+    if label in ids:
+        return ids[label]
+    if not str(label).isdigit():
+        raise ValueError(f"no object is called {label!r}, known: {', '.join(ids) or 'numbers alone'}")
+    return int(label)

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import weights
 from .data import bop, bop_results
+from .files import write_json
 from .methods import coordinates, detector
 from .types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 
@@ -95,13 +96,14 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
             f"{folder} has no coordinates.safetensors, which estimates the poses; it holds {', '.join(files)}. "
             f"Train it: monopose train coordinates --data DIR --out {folder}"
         )
-    estimator = _network(files["coordinates"], coordinates.Config, coordinates.Model)
+    estimator: Any = _network(files["coordinates"], coordinates.Config, coordinates.Model)
     finder = _network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     objects = folder / "objects"
     models = bop.read_models(objects) if objects.is_dir() else {}
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
     if (folder / "names.json").is_file():
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
+    names = {i: names[i] for i in estimator.config.obj_ids}
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Pipeline(estimator, finder, models, names, folder).to(where)  # type: ignore[arg-type]
 
@@ -164,7 +166,8 @@ def predict_bop(
         wanted.setdefault(key, set()).update(ids)
     given = None if boxes is None else bop_results.read_detections(boxes)
     partial = out.parent / ".partial" / out.name
-    done = _read_partial(partial)
+    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
+    done = _read_partial(partial, sources)
     keys = list(wanted)[:limit]
     scenes = {s: bop.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
     for n, key in enumerate(track(keys, description="images", transient=True)):
@@ -187,13 +190,27 @@ def predict_bop(
             bop_results.write_results(partial, list(done.values()))
     bop_results.write_results(out, [done[k] for k in keys])
     partial.unlink(missing_ok=True)
+    _sources_of(partial).unlink(missing_ok=True)
     if partial.parent.is_dir() and not any(partial.parent.iterdir()):
         partial.parent.rmdir()
     return out
 
 
-def _read_partial(path: Path) -> dict[tuple[int, int], bop_results.Results]:
-    """Results of an interrupted run by image."""
+def _stamps(run: Path) -> dict[str, int]:
+    """When each weights file of a run was written, nanoseconds."""
+    return {name: path.stat().st_mtime_ns for name, path in weights.weights_in(run).items()}
+
+
+def _sources_of(partial: Path) -> Path:
+    return partial.with_suffix(".json")
+
+
+def _read_partial(path: Path, sources: dict[str, Any]) -> dict[tuple[int, int], bop_results.Results]:
+    """Results of an interrupted run by image, if they came from the same `sources`; notes these for the next time."""
+    same = _sources_of(path).is_file() and bop.read_json(_sources_of(path)) == sources
+    if not same:
+        path.unlink(missing_ok=True)  # of other weights or boxes
+        write_json(_sources_of(path), sources)
     if not path.is_file():
         return {}
     rows = bop_results.read_results(path)

@@ -1,1 +1,1 @@
-"""One file, one method: a frozen `Config`, a `Model`, `loss(model, output, batch)` and `predict`. They never import each other."""
+"""One file, one method: frozen `Config`, `Model`, `loss(model, output, batch)`, `predict`. They never import each other."""
