@@ -105,17 +105,17 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Pipeline(estimator, finder, models, names, folder).to(where)  # type: ignore[arg-type]
+    return Pipeline(estimator, finder, models, names, folder).to(where)
 
 
-def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> nn.Module:
+def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> Any:
     checkpoint = weights.read(path)
     config: Any = replace(weights.build_config(config_class, checkpoint.config, str(path)), pretrained=False)
     if getattr(config, "adversarial_weight", 0):
         config = replace(config, adversarial_weight=0.0)  # the discriminator served training only
     model = model_class(config)
     weights.load_into(model, checkpoint)
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def truth_as_detections(instances: Instances, wanted: Iterable[int]) -> Detections:
