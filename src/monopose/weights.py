@@ -237,7 +237,7 @@ def find_run(name: str | Path) -> Path:
     if not path.is_dir():
         if str(name) in names:
             return names[str(name)]
-        near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        near = sorted(p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != ".") if path.parent.is_dir() else []
         beside = f"{path.parent} holds the folders {_shortened(near)}" if near else f"{path.parent} holds no folders"
         raise FileNotFoundError(
             f"no trained run {str(name)!r}: it is neither a run folder ({beside}) nor bundled ({', '.join(names) or 'none'}). "
