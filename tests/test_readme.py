@@ -5,7 +5,6 @@ them one after the other, in a folder that holds photo.jpg and its camera.json (
 without a language, or with sh; listings that only look like one say `text`.
 """
 
-import json
 import re
 import shlex
 import shutil
@@ -70,27 +69,11 @@ def test_python_blocks_are_python(page):
             compile(body, str(page), "exec")
 
 
-def _put_photo(folder: Path) -> None:
-    """A bundled picture of known objects with its camera."""
-    from PIL import Image
-
-    from monopose import demo
-    from monopose.data import bop
-
-    picture = bop.images(demo.folder() / "photos" / "test")[0]
-    frame = bop.read_frame(picture.scene, picture.im_id)
-    with Image.open(frame.path) as image:
-        image.convert("RGB").save(folder / "photo.jpg", quality=95)
-    camera = {"K": frame.camera.K.tolist(), "resolution": list(frame.camera.size)}
-    (folder / "camera.json").write_text(json.dumps(camera))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_runnable_python_runs(page, tmp_path, monkeypatch):
     bodies = [body for before, language, body in _blocks(page) if language in ("python", "py") and before == "<!-- run -->"]
     if not bodies:
         return
-    _put_photo(tmp_path)
     monkeypatch.chdir(tmp_path)
     demo = ROOT / "src" / "monopose" / "assets" / "demo"  # the reader's photo and camera
     shutil.copyfile(demo / "photos" / "test" / "000001" / "rgb" / "000001.jpg", "photo.jpg")

@@ -125,3 +125,9 @@ def test_find_run(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "bundled", lambda: {"toys": run})
     monkeypatch.chdir(tmp_path)
     assert weights.find_run("toys") == run
+
+
+def test_others_may_read_the_file_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    path = weights.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, method="m", config={})
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -82,7 +82,7 @@ def save(
     Raises:
         OSError: the disk is full; the old file is whole.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as as_bytes
 
     values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
     header = {
@@ -99,7 +99,7 @@ def save(
     tensors = {name: _stored(value, half) for name, value in state.items()}
     path = Path(path)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        temporary.write_bytes(as_bytes(tensors, metadata=header))  # save_file would make a file that only its owner reads
         temporary.chmod(0o644)  # the library makes files that only their owner can read
     return path
 
