@@ -362,9 +362,13 @@ def train(
 
 
 def _start_from(model: nn.Module, path: Path) -> None:
-    """Copy the parameters of another run that have the same name and shape, except what belongs to single objects."""
+    """Copy the parameters of another run that have the same name and shape; what belongs to single objects starts anew.
+
+    Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs.
+    """
     own = dict(model.named_parameters())
-    stored = weights.read(path).state
+    checkpoint = weights.read(path)
+    stored = checkpoint.state
     shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
     norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
     state = model.state_dict()
@@ -373,6 +377,12 @@ def _start_from(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"only {len(shared)} of {len(own)} parameters in {path} fit this configuration; is it the same network?"
         )
+    ids = list(model.config.obj_ids)  # type: ignore[union-attr, arg-type]
+    both = [i for i in ids if i in checkpoint.labels]
+    for name in ("net.which.weight", "net.head.weight", "net.head.bias"):
+        if both and name in own and name in stored and own[name].shape[1:] == stored[name].shape[1:]:
+            fitting[name] = state[name].clone()
+            fitting[name][[ids.index(i) for i in both]] = stored[name][[checkpoint.labels.index(i) for i in both]]
     model.load_state_dict(fitting, strict=False)
 
 
