@@ -110,8 +110,8 @@ class Train(_Common):
     """Most optimiser steps."""
     batch_size: int = 16
     """Samples per step and process."""
-    lr: float = 1e-3
-    """Peak learning rate."""
+    lr: _Float = None
+    """Peak learning rate; by default what suits the method and preset."""
     workers: int = 1
     """Processes that draw samples."""
     seed: int = 0

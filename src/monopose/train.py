@@ -38,7 +38,7 @@ class TrainConfig:
     minutes: float | None = None  # wall-clock budget of the whole run, pauses not counted; None: until `steps`
     steps: int = 40_000  # most optimiser steps
     batch_size: int = 16  # samples per step and process
-    lr: float = 1e-3  # peak learning rate of AdamW; the backbone gets half
+    lr: float | None = None  # peak learning rate of AdamW, the backbone gets half; None: what suits the method
     weight_decay: float = 1e-2
     warmup: float = 0.02  # share of the budget in which the learning rate rises
     clip: float = 5.0  # largest gradient norm
@@ -58,6 +58,7 @@ class Method(NamedTuple):
     collate: Callable[..., Any] | None
     inputs: tuple[str, ...]  # batch keys that the model's forward takes
     loss: Callable[[Any, Any, Any], dict[str, Tensor]]  # model, output, batch -> named scalars; their sum is minimised
+    lr: Callable[[Any], float] = lambda config: 1e-3  # peak learning rate for a Config
 
 
 METHODS: dict[str, Method] = {
@@ -82,6 +83,7 @@ METHODS: dict[str, Method] = {
         collate=dataset.collate_scenes,
         inputs=("image",),
         loss=detector.loss,
+        lr=lambda c: 1e-4 if c.two_stage else 1e-3,
     ),
 }
 
@@ -93,6 +95,7 @@ class _Learner(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.method, self.model, self.config = method, model, config
+        self.lr = config.lr or method.lr(model.config)
         self.spent = 0.0  # seconds of training in this and earlier processes
         self._since = time.monotonic()
         self._bad = 0  # steps in a row whose gradient was not finite
@@ -104,9 +107,9 @@ class _Learner(L.LightningModule):
             if parameter.requires_grad:
                 groups[key].append(parameter)
         c = self.config
-        main = [{"params": groups["rest"], "lr": c.lr, "scale": 1.0}, {"params": groups["backbone"], "lr": c.lr, "scale": 0.5}]
+        main = [{"params": groups["rest"], "scale": 1.0}, {"params": groups["backbone"], "scale": 0.5}]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in main if g["params"]], lr=c.lr, weight_decay=c.weight_decay)
+            torch.optim.AdamW([g for g in main if g["params"]], lr=self.lr, weight_decay=c.weight_decay)
         ]
         if groups["discriminator"]:
             optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
@@ -132,7 +135,7 @@ class _Learner(L.LightningModule):
         done = self.progress()
         rate = min(done / self.config.warmup, 1.0) if done < self.config.warmup else 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
-            group["lr"] = self.config.lr * max(rate, 1e-3) * group["scale"]
+            group["lr"] = self.lr * max(rate, 1e-3) * group["scale"]
         if batch["image"].dim() == 4:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         output = self.model(*(batch[key] for key in self.method.inputs))
@@ -197,6 +200,10 @@ class _Checkpoints(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.save(trainer)
 
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.save(trainer)
+
     def save(self, trainer: L.Trainer) -> None:
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial)
@@ -217,7 +224,8 @@ def _ema(decay: float) -> L.Callback:
         keep = min(decay, (1 + float(count)) / (10 + float(count)))  # short memory at the start
         return torch.lerp(current.to(average.dtype), average, keep) if average.is_floating_point() else current
 
-    return lightning_callbacks.WeightAveraging(use_buffers=False, avg_fn=blend)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
+    return lightning_callbacks.WeightAveraging(device=device, use_buffers=True, avg_fn=blend)
 
 
 def read_objects(data: Path, obj_ids: tuple[int, ...] = (), faces: int | None = None) -> dict[int, ObjectModel]:
@@ -380,7 +388,8 @@ def _start_from(model: nn.Module, path: Path) -> None:
     ids = list(model.config.obj_ids)  # type: ignore[union-attr, arg-type]
     both = [i for i in ids if i in checkpoint.labels]
     for name in ("net.which.weight", "net.head.weight", "net.head.bias"):
-        if both and name in own and name in stored and own[name].shape[1:] == stored[name].shape[1:]:
+        rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
+        if both and rows and own[name].shape[1:] == stored[name].shape[1:]:
             fitting[name] = state[name].clone()
             fitting[name][[ids.index(i) for i in both]] = stored[name][[checkpoint.labels.index(i) for i in both]]
     model.load_state_dict(fitting, strict=False)
@@ -407,8 +416,9 @@ def _trainer(
     start: int,
     takes_turns: bool,  # generator and discriminator learn in turn, so a backward pass leaves some parameters out
 ) -> L.Trainer:
-    world = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    env = os.environ  # torchrun sets the first name of each pair, SLURM the second
+    world = int(env.get("WORLD_SIZE", env.get("SLURM_NTASKS", "1")))
+    local = int(env.get("LOCAL_WORLD_SIZE", env.get("SLURM_NTASKS_PER_NODE", str(world))))
     cuda = torch.cuda.is_available()
     logs = out / "logs"
     return L.Trainer(
@@ -448,14 +458,23 @@ def _last_checkpoint(out: Path, method: str) -> Path | None:
 
 
 def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
-    """Keep the meshes beside the weights, so that a run folder is all that prediction needs."""
+    """Keep the meshes beside the weights, so that a run folder is all that prediction needs.
+
+    Raises:
+        ValueError: the run was started with other meshes or symmetries.
+    """
     source = data / "models" if (data / "models").is_dir() else data
     target = out / "objects"
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         number = path.stem.removeprefix("obj_")
-        if path.is_file() and (not number.isdigit() or int(number) in ids) and not (target / path.name).exists():
-            with atomic_write(target / path.name) as temporary:
+        if not path.is_file() or (number.isdigit() and int(number) not in ids):
+            continue
+        kept = target / path.name
+        if kept.exists() and kept.read_bytes() != path.read_bytes():
+            raise ValueError(f"{kept} differs from {path}: {out} was started with other objects; choose another --out")
+        if not kept.exists():
+            with atomic_write(kept) as temporary:
                 shutil.copyfile(path, temporary)
 
 

@@ -158,7 +158,7 @@ class Model(nn.Module):
             # the published rule: object pixels are farther than 0.3 from grey
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
         if self.config.bins:
-            bins = raw[:, 2:].unflatten(1, (3, self.config.bins))
+            bins = raw[:, 2:].float().unflatten(1, (3, self.config.bins))  # half precision is coarser than the bins
             return Output(decode(bins), raw[:, 0], raw[:, 1], bins)
         return Output(raw[:, 2:], raw[:, 0], raw[:, 1])
 
