@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from monopose.data import bop
-from monopose.evaluation import evaluate, matching
+from monopose.evaluation import errors, evaluate, matching, scores, table
 
 CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
 DIAMETER = 100 * 3**0.5
@@ -103,6 +103,34 @@ def test_published_results_on_lmo_get_their_published_scores(oracles, shared_dat
     if name.startswith("gt-"):  # the truth as a result
         assert report["ar"]["mean"] == 1
         assert report["add_s"] == {"0.02": 1, "0.05": 1, "0.1": 1}
+        assert report["deg_cm"] == {"2": 1, "5": 1, "10": 1}
+        assert report["auc_add_s"] == pytest.approx({"voc": 1, "step": 1}, abs=1e-6)
+    else:  # with one instance of a class per image the recalls follow from the errors of the best estimates
+        rows = bop.read_results(oracles / "lmo_published_results" / name)
+        est, true = _best_estimates(rows, bop.open_scene(shared_data / "lmo/test/000002"), report)
+        angle, distance = errors.rotation(est, true), errors.translation(est, true)
+        for n in (2, 5, 10):
+            hits = scores.recall_rotation_translation(angle, distance, n, n / 100) * len(est)
+            assert report["deg_cm"][str(n)] * 1445 == pytest.approx(hits)
+
+
+def _best_estimates(rows, scene, report):
+    """Poses (estimated, true) of the targets of LM-O that have an estimate."""
+    wanted = bop.read_targets(report["about"]["targets_file"])
+    pairs = []
+    for im_id, obj_id in zip(wanted.im_id, wanted.obj_id):
+        mine = np.flatnonzero((rows.im_id == im_id) & (rows.obj_id == obj_id))
+        (other,) = np.flatnonzero((scene.truth.im_id == im_id) & (scene.truth.obj_id == obj_id))
+        if len(mine):
+            best = mine[np.argmax(rows.score[mine])]
+            pairs.append([_pose(rows.R[best], rows.t[best]), _pose(scene.truth.R[other], scene.truth.t[other])])
+    return np.swapaxes(np.array(pairs), 0, 1)
+
+
+def _pose(R, t):
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = R, t
+    return pose
 
 
 def test_truth_as_result_is_perfect(tmp_path):
@@ -138,6 +166,84 @@ def test_add_s_is_used_for_symmetric_objects(tmp_path):
         data = make_dataset(tmp_path / f"cubes{len(symmetric)}", {7: [(1, EYE, (0, 0, 1000))]}, symmetric=symmetric)
         report = evaluate(results((7, 1, 1.0, turned, (0, 0, 1000))), data, targets((7, 1, 1)))
         assert report["add_s"]["0.02"] == expected
+
+
+@pytest.mark.parametrize(
+    ("angle", "millimetres", "passed"),
+    [(1.9, 19, "2 5 10"), (2.1, 0, "5 10"), (0, 21, "5 10"), (4.9, 51, "10"), (9.9, 99, "10"), (10.1, 0, ""), (0, 101, "")],
+)
+def test_degrees_and_centimetres_both_have_to_be_small(one, angle, millimetres, passed):
+    R = Rotation.from_euler("x", angle, degrees=True).as_matrix()
+    report = evaluate(results((7, 1, 1.0, R, (0, 0, 1000 + millimetres))), one, targets((7, 1, 1)))
+    assert report["deg_cm"] == {n: float(n in passed.split()) for n in ("2", "5", "10")}
+    assert report["per_object"]["1"]["deg_cm"] == report["deg_cm"]
+
+
+def test_rotation_in_degrees_is_the_plain_one(tmp_path):
+    """A symmetric object turned onto itself counts as wrong there, and the report says so."""
+    data = make_dataset(tmp_path / "cubes", {7: [(1, EYE, (0, 0, 1000))]}, symmetric=(1,))
+    report = evaluate(results((7, 1, 1.0, np.diag([-1.0, -1, 1]), (0, 0, 1000))), data, targets((7, 1, 1)))
+    assert (report["ar"]["mssd"], report["add_s"]["0.02"], report["deg_cm"]["10"]) == (1, 1, 0)
+    assert "symmetries not considered" in report["about"]["thresholds"]["deg_cm"]
+
+
+def test_area_under_the_curve_of_shifts_is_closed_form(tmp_path):
+    """Two cubes of three are found, 20 and 60 mm off; ADD is the shift. The third has no estimate, a far one, or none near."""
+    places = {7: (-300, 0, 1000), 8: (0, 0, 1000), 9: (300, 0, 1000)}
+    data = make_dataset(tmp_path / "cubes", {k: [(1, EYE, t)] for k, t in places.items()})
+    ask = targets((7, 1, 1), (8, 1, 1), (9, 1, 1))
+    two = [(7, 1, 1.0, EYE, (-280, 0, 1000)), (8, 1, 1.0, EYE, (0, 60, 1000))]
+    for third in ([], [(9, 1, 1.0, EYE, (300, 0, 1101))], [(9, 1, 1.0, EYE, (300, 0, 3000))]):
+        report = evaluate(results(*two, *third), data, ask)
+        assert report["auc_add_s"]["step"] == pytest.approx((0.8 + 0.4 + 0) / 3)
+        # each step counts with its upper end: (20 mm * 1/3 + 40 mm * 2/3 + 40 mm * 2/3) / 100 mm
+        assert report["auc_add_s"]["voc"] == pytest.approx((20 / 3 + 80 / 3 + 80 / 3) / 100)
+
+
+def test_the_curve_sees_errors_beyond_the_diameter(tmp_path):
+    """The limit is 0.1 m for objects of every size."""
+    data = make_dataset(tmp_path / "cubes", {7: [(1, EYE, (0, 0, 1000))], 8: [(2, EYE, (0, 0, 1000))]}, symmetric=(2,))
+    small = np.array([[x, y, z] for x in (-5.0, 5) for y in (-5.0, 5) for z in (-5.0, 5)])
+    for i in (1, 2):
+        write_ply(data / f"models_eval/obj_{i:06d}.ply", small)
+    info = json.loads((data / "models_eval/models_info.json").read_text())
+    (data / "models_eval/models_info.json").write_text(
+        json.dumps({k: v | {"diameter": DIAMETER / 10} for k, v in info.items()})
+    )
+    rows = results((7, 1, 1.0, EYE, (50, 0, 1000)), (8, 2, 1.0, EYE, (50, 0, 1000)))
+    report = evaluate(rows, data, targets((7, 1, 1), (8, 2, 1)))
+    assert report["per_object"]["1"]["auc_add_s"]["step"] == pytest.approx(0.5)  # ADD: every corner moves 50 mm
+    assert report["per_object"]["2"]["auc_add_s"]["step"] == pytest.approx(0.55)  # ADD-S: half of them 40 to the nearest
+    assert report["add_s"]["0.1"] == 0
+
+
+def test_instances_share_their_estimates_one_each(tmp_path):
+    """Two instances, two estimates on the same one: the second goes to the other one, which is out of reach."""
+    data = make_dataset(tmp_path / "cubes", {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]})
+    rows = results((7, 1, 0.9, EYE, (-190, 0, 1000)), (7, 1, 0.8, EYE, (-200, 0, 1000)))
+    report = evaluate(rows, data, targets((7, 1, 2)))
+    assert report["auc_add_s"]["step"] == pytest.approx(0.9 / 2)
+    assert report["deg_cm"]["2"] == 0.5
+
+
+def test_the_table_for_people(tmp_path):
+    images = {7: [(1, EYE, (0, 0, 1000)), (2, EYE, (300, 0, 1000))], 8: [(1, EYE, (0, 0, 1000))]}
+    data = make_dataset(tmp_path / "cubes", images)
+    rows = results((7, 1, 1.0, EYE, (0, 0, 1000)), (7, 2, 1.0, EYE, (0, 200, 700)), (8, 1, 1.0, EYE, (0, 0, 1000)))
+    lines = table.text(evaluate(rows, data, targets((7, 1, 1), (7, 2, 1), (8, 1, 1)))).splitlines()
+    words = {line.rsplit("  ", 1)[0][:15].strip(): line[15:].split() for line in lines[:6]}
+    header = words["percent"]
+    assert "VSD" not in header  # was not asked for
+    for name, value in (("object 1", "100.0"), ("object 2", "0.0"), ("mean of objects", "50.0"), ("all targets", "66.7")):
+        row = words[name][-(len(header) - 1) :]
+        assert row[header.index("0.1d") - 1] == value
+        assert row[header.index("5°5cm") - 1] == value
+    assert len({len(line) for line in lines[:6]}) == 1  # aligned
+    assert any("symmetries not considered" in line for line in lines)
+    alone = evaluate(rows, data, bop.Targets(np.array([4]), np.array([7]), None, None))  # images only: AP alone
+    assert "AP" in table.text(alone)
+    assert "0.1d" not in table.text(alone).splitlines()[0]
+    assert table.text({"targets": 0}).startswith("percent")
 
 
 def test_fewer_estimates_than_instances(tmp_path):
@@ -195,6 +301,7 @@ def test_detection_counts_wrong_estimates(one):
     assert report["ap"]["mssd"] == 0.5  # the right one comes second at every threshold
     assert report["ar"]["mean"] is None
     assert report["add_s"]["0.1"] is None
+    assert report["deg_cm"]["5"] is report["auc_add_s"]["voc"] is None
     assert evaluate(results((7, 1, 0.8, *bad), (7, 1, 0.9, *good)), one, ask)["ap"]["mssd"] == 1
 
 
@@ -283,5 +390,7 @@ def test_messages(one, tmp_path):
 
 
 def test_evaluation_does_not_import_torch():
-    code = "import sys, monopose.evaluation, monopose.data.bop; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    code = (
+        "import sys, monopose.evaluation.table, monopose.data.bop; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

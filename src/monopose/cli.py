@@ -155,7 +155,8 @@ class Predict(_Common):
 
 @dataclass(kw_only=True)
 class Evaluate(_Common):
-    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S); fractions, not percent."""
+    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm. A table in percent; fractions
+    with --json."""
 
     results: Positional[Path]
     """Result file, METHOD_DATASET-SPLIT.csv."""
@@ -372,10 +373,13 @@ def _print_poses(name: str, poses: Any, overlay: Path) -> None:
 
 
 def _evaluate(args: Evaluate) -> int:
-    from .evaluation import protocol
+    from .evaluation import protocol, table
 
     scores = protocol.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
-    return _finish(args, scores)
+    if args.json:
+        return _finish(args, scores)
+    print(table.text(scores))
+    return 0
 
 
 def _doctor(args: Doctor) -> int:

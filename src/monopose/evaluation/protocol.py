@@ -1,4 +1,5 @@
-"""BOP's protocols on a result file: localisation (BOP'19, AR) and detection (BOP'24, AP), and the recall of ADD(-S)."""
+"""BOP's protocols on a result file: localisation (BOP'19, AR) and detection (BOP'24, AP), and the recalls of older tables:
+ADD(-S), its area under the curve, n degrees n cm."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ MSPD_THRESHOLDS = np.arange(5.0, 51.0, 5.0)  # pixels at an image width of 640
 VSD_TAUS = np.arange(0.05, 0.51, 0.05)  # of the diameter
 VSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)
 ADD_THRESHOLDS = np.array([0.02, 0.05, 0.1])  # of the diameter
+AUC_LIMIT = 0.1  # metres, end of the accuracy curve of ADD(-S)
+DEG_CM = np.array([2.0, 5.0, 10.0])  # degrees and centimetres
 MIN_VISIBILITY = 0.1  # BOP'24 ignores true objects that are less visible
 MAX_ESTIMATES = 100  # per image in BOP'24
 
@@ -86,9 +89,13 @@ def evaluate(
 
     Returns:
         {"ar": {"mssd", "mspd", "vsd", "mean"}, "ap": {"mssd", "mspd", "mean"}, "add_s": {"0.02", "0.05", "0.1"},
-        "per_object": {"1": {"ar", "ap", "add_s", "targets"}}, "targets": number of instances to find, "about": ...}.
+        "auc_add_s": {"voc", "step"}, "deg_cm": {"2", "5", "10"}, "per_object": {"1": the same and "targets"},
+        "targets": number of instances to find, "about": ...}; `table.text` prints it.
         Fractions in [0, 1]. "vsd" is None unless asked for; the mean is then that of the other two, and "about" says so.
         "add_s" is the recall of ADD(-S): ADD-S for objects with symmetries, ADD for the others, shares of the diameter.
+        "auc_add_s" is the area under its accuracy curve up to 0.1 m, by `scores.auc_voc` and `scores.auc_step`; "deg_cm" the
+        share of instances whose rotation is off by less than n degrees and whose position by less than n cm. The rotation
+        error is the plain one: a symmetric object turned onto itself counts as wrong.
 
     Raises:
         FileNotFoundError, ValueError: naming file and key; unknown objects, images or scenes.
@@ -120,18 +127,24 @@ def evaluate(
         pairs = _pair_errors(groups, objects, function, pose, truth)
         found[kind] = _found(groups, pairs, rows.score, truth, limits)
         precisions[kind] = _precisions(groups, pairs, rows.score, truth, limits)
+    curves: dict[int, Array] = {}  # object -> ADD(-S) of every instance to find, metres
     targets_of = {i: sum(min(g.inst_count, len(g.true)) for g in groups if g.obj_id == i) for i in objects}
     if sum(targets_of.values()):
         top = [g._replace(est=_top(g, rows.score)) for g in groups if g.inst_count]
-        found["add_s"] = _found(top, _pair_errors(top, objects, _add_or_add_s, pose, truth), rows.score, truth, ADD_THRESHOLDS)
+        metres = _pair_errors(top, objects, _add_or_add_s, pose, truth)
+        near = _pair_errors(top, objects, lambda model, est, t, true: _near(model, est, t.pose[true]), pose, truth)
+        shares = [np.where(n, e / objects[g.obj_id].diameter, np.inf) for g, e, n in zip(top, metres, near)]
+        found["add_s"] = _found(top, shares, rows.score, truth, ADD_THRESHOLDS)
+        found["deg_cm"] = _found(top, _pair_errors(top, objects, _deg_cm, pose, truth), rows.score, truth, DEG_CM)
+        curves = _matched(top, metres, rows.score, truth, AUC_LIMIT)
         if vsd:
             pairs = _vsd(top, objects, pose, truth, folder, sensor, model_folder, vsd_delta)
             limits = np.tile(VSD_THRESHOLDS, len(VSD_TAUS))
             found["vsd"] = _found(top, pairs, rows.score, truth, limits)
 
-    report = _scores(found, precisions, targets_of, list(objects))
+    report = _scores(found, precisions, curves, targets_of, list(objects))
     report["per_object"] = {
-        str(i): _scores(found, precisions, targets_of, [i]) | {"targets": targets_of[i]} for i in sorted(objects)
+        str(i): _scores(found, precisions, curves, targets_of, [i]) | {"targets": targets_of[i]} for i in sorted(objects)
     }
     report["targets"] = sum(targets_of.values())
     seconds = {(s, i): t for s, i, t in zip(rows.scene_id.tolist(), rows.im_id.tolist(), rows.time.tolist())}
@@ -148,6 +161,8 @@ def evaluate(
             "mspd": "5 ... 50 px at an image width of 640",
             "add_s": "of the diameter; ADD-S for "
             + (", ".join(str(i) for i in sorted(objects) if objects[i].symmetric) or "none"),
+            "auc_add_s": f"0 to {AUC_LIMIT:g} m; voc as in the YCB-Video tables, step is the exact area",
+            "deg_cm": "degrees and cm; plain rotation error, symmetries not considered",
         },
         "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
         "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
@@ -301,11 +316,16 @@ def _mspd(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
 
 
 def _add_or_add_s(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
-    out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
-    pairs = est[near], truth.pose[rows[near]], model.points
-    limit = float(ADD_THRESHOLDS.max()) * model.diameter
-    out[near] = errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
-    return out / model.diameter
+    """Metres; exact where a threshold or the curve can tell."""
+    pairs = est, truth.pose[rows], model.points
+    limit = max(float(ADD_THRESHOLDS.max()) * model.diameter, AUC_LIMIT)
+    return errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
+
+
+def _deg_cm(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+    """The larger of degrees and centimetres, so that it is below n where both are."""
+    true = truth.pose[rows]
+    return np.maximum(np.degrees(errors.rotation(est, true)), 100 * errors.translation(est, true))
 
 
 def _vsd(
@@ -369,6 +389,19 @@ def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth
     return found
 
 
+def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limit: float) -> dict[int, Array]:
+    """The error of each instance to find, inf where no estimate comes below the limit, object -> (instances,)."""
+    out: dict[int, list[Array]] = {}
+    for g, values in zip(groups, pairs):
+        wanted = np.argsort(-truth.visibility[g.true], kind="stable")[: g.inst_count]
+        values = values[:, np.sort(wanted)]
+        (owner,) = matching.greedy(values, score[g.est], [limit])
+        each = np.full(values.shape[1], np.inf)
+        each[owner[owner >= 0]] = values[owner >= 0, owner[owner >= 0]]
+        out.setdefault(g.obj_id, []).append(each)
+    return {i: np.concatenate(parts) for i, parts in out.items()}
+
+
 def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limits: Array) -> dict[int, float]:
     """Average precision of each object that has a visible instance, the mean over the thresholds."""
     by_object: dict[int, list[tuple[_Group, Array]]] = {}
@@ -399,9 +432,13 @@ def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: _
 
 
 def _scores(
-    found: dict[str, dict[int, Array]], precisions: dict[str, dict[int, float]], targets_of: dict[int, int], ids: list[int]
+    found: dict[str, dict[int, Array]],
+    precisions: dict[str, dict[int, float]],
+    curves: dict[int, Array],
+    targets_of: dict[int, int],
+    ids: list[int],
 ) -> dict[str, Any]:
-    """AR, AP and ADD(-S) of some objects together; None where nothing can be said."""
+    """AR, AP, ADD(-S), its area and n degrees n cm of some objects together; None where nothing can be said."""
     n = sum(targets_of[i] for i in ids)
     hits = {k: sum(per[i] for i in ids if i in per) for k, per in found.items()}
     ar: dict[str, float | None] = {
@@ -415,5 +452,13 @@ def _scores(
         ap[kind] = float(np.mean(values)) if values else None
     both = [v for v in ap.values() if v is not None]
     ap["mean"] = float(np.mean(both)) if both else None
-    add_s = {f"{t:g}": float(h / n) if n else None for t, h in zip(ADD_THRESHOLDS, np.broadcast_to(hits.get("add_s", 0), 3))}
-    return {"ar": ar, "ap": ap, "add_s": add_s}
+
+    def recalls(kind: str, limits: Array) -> dict[str, float | None]:
+        counts = np.broadcast_to(hits.get(kind, 0), limits.shape)
+        return {f"{t:g}": float(h / n) if n else None for t, h in zip(limits, counts)}
+
+    each = np.concatenate([np.zeros(0), *(curves[i] for i in ids if i in curves)])
+    auc = {name: f(each, AUC_LIMIT) if n else None for name, f in (("voc", scores.auc_voc), ("step", scores.auc_step))}
+    return {
+        "ar": ar, "ap": ap, "add_s": recalls("add_s", ADD_THRESHOLDS), "auc_add_s": auc, "deg_cm": recalls("deg_cm", DEG_CM),
+    }  # fmt: skip
