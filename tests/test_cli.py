@@ -209,6 +209,56 @@ def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
     assert len(made[1].symmetries.discrete) == 3
 
 
+def test_synth_passes_everything_on(monkeypatch, tmp_path, capsys):
+    import trimesh
+
+    from monopose.data import synth_bop
+
+    trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
+    seen = {}
+    monkeypatch.setattr(synth_bop, "write_bop", lambda models, out, **options: seen.update(options) or out)
+    argv = [
+        "synth",
+        tmp_path / "part.stl",
+        "--unit",
+        "mm",
+        "--out",
+        tmp_path / "data",
+        "--split",
+        "test",
+        "--seed",
+        3,
+        "--upright",
+    ]
+    assert _run(*argv, "--elevation-deg", 20, 60, "--distance", 0.4, 0.9) == 0
+    scene = seen["scene"]
+    assert (seen["split"], seen["seed"], seen["camera"].size) == ("test", 3, (480, 640))
+    assert (scene.upright, scene.elevation_deg, scene.distance) == (True, (20, 60), (0.4, 0.9))
+    assert _run(*argv) == 0
+    near, far = seen["scene"].distance
+    assert far / near == pytest.approx(5)
+    assert _run(*argv, "--distance", 0.9, 0.4) == 1
+    assert "distances must be positive and growing, in metres" in capsys.readouterr().err
+
+
+def test_synth_goes_on_from_the_same_mesh_file(tmp_path, capsys):
+    """What is read again from the file, or from the folder's own models, is what the folder was started with."""
+    import trimesh
+
+    part, out, camera = tmp_path / "part.stl", tmp_path / "data", tmp_path / "camera.json"
+    camera.write_text(json.dumps({"K": [[60, 0, 31.5], [0, 60, 23.5], [0, 0, 1]], "resolution": [48, 64]}))
+    trimesh.creation.capsule(height=50, radius=20, count=(8, 8)).export(part)
+    argv = ["synth", "--unit", "mm", "--out", out, "--camera", camera, "--images"]
+    assert _run(*argv, 1, part) == 0
+    assert _run(*argv, 2, part, "--propose-symmetries") == 0
+    assert _run(*argv, 3, out / "models") == 0
+    assert (out / "train/000000/rgb/000002.png").is_file()
+    trimesh.creation.capsule(height=50, radius=21, count=(8, 8)).export(part)
+    capsys.readouterr()
+    assert _run(*argv, 4, part) == 1
+    assert "data was started with other meshes (object 1 has other vertices)" in capsys.readouterr().err
+
+
 def test_predict_bop(pipeline, tmp_path):
     out = tmp_path / "monopose_lmo-test.csv"
     assert _run("predict", "--bop", "lmo", "--targets", "t.json", "--model", "x", "--out", out) == 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,10 +249,119 @@ def test_a_longer_set_starts_with_the_shorter_one_and_fills_several_scenes(tmp_p
     assert (tmp_path / "train/000001/rgb/000000.png").read_bytes() != a
 
 
+def test_going_on_otherwise_is_refused(tmp_path):
+    """Nothing is touched where what is there was made of other models, or otherwise."""
+    out = written(tmp_path / "set", 1)
+    before = {p: p.read_bytes() for p in out.glob("**/*") if p.is_file()}
+    other = Camera(CAMERA.K * torch.tensor([[1.1], [1.1], [1.0]]), CAMERA.size)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / "photos" / "a.png")
+    moved = replace(OBJECTS[0], vertices=OBJECTS[0].vertices * 1.001)
+    painted = replace(OBJECTS[0], colors=1 - OBJECTS[0].colors)
+    for changes, message in (
+        ({"seed": 5}, r"train was started with seed 4, now it is 5.* another --out or --split"),
+        ({"camera": other}, r"set was started with camera K \[.*give the same again, or another --out$"),
+        ({"scene": replace(CONFIG, upright=True)}, "started with upright False, now it is True"),
+        ({"scene": replace(CONFIG, distance=(0.4, 1.0))}, r"started with distance \[0\.4, 0\.9\], now it is \[0\.4, 1\.0\]"),
+        ({"backgrounds": tmp_path / "photos"}, "started with backgrounds None, now it is of 1 photos"),
+        ({"split": "test"}, "test would hold the same pictures as train; give it another --seed"),
+        ({"split": "test", "seed": 9, "camera": other}, "started with camera K"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            written(out, 2, **changes)
+    for models, message in (
+        ([moved, *OBJECTS[1:]], r"started with other meshes \(object 2 has other vertices\)"),
+        ([painted, *OBJECTS[1:]], r"started with other meshes \(object 2 has other colors\)"),
+        (OBJECTS[1:], r"started with other meshes \(objects \[2, 5, 7\], now \[5, 7\]\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            synth_bop.write_bop(models, out, images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+    assert {p: p.read_bytes() for p in out.glob("**/*") if p.is_file()} == before
+
+    # other symmetries are welcome, as are the folder's own models, wherever the folder and the photos lie by now
+    out.rename(tmp_path / "moved")
+    own = list(bop.read_models(tmp_path / "moved" / "models").values())
+    synth_bop.write_bop(own, tmp_path / "moved", images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+    synth_bop.write_bop(OBJECTS, tmp_path / "moved", images=3, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+    assert bop.count_images(tmp_path / "moved/train/000000") == 3
+
+
+def test_meshes_with_textures_are_recognised(tmp_path):
+    """As read from any file, against what is written of them."""
+    demo = bop.read_models(Path(synth.__file__).parents[1] / "assets" / "demo" / "objects")
+    bop.write_models(tmp_path, demo)
+    assert any(m.texture is not None for m in demo.values())
+    written = bop.read_models(tmp_path)
+    assert synth_bop._unlike(demo, written) == ""
+    i, textured = next((i, m) for i, m in demo.items() if m.texture is not None)
+    assert synth_bop._unlike(demo | {i: replace(textured, texture=1 - textured.texture)}, written).endswith("other texture")
+    assert synth_bop._unlike(demo | {i: replace(textured, texture=None, uv=None)}, written).endswith("other texture")
+
+
+def test_a_second_split_and_a_start_without_pictures(tmp_path, monkeypatch):
+    from monopose.check_folder import check_bop
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "set"
+    with monkeypatch.context() as patch:
+        patch.setattr(synth, "random_layout", interrupted)  # before the first picture
+        with pytest.raises(KeyboardInterrupt):
+            written(out, 2)
+    assert json.loads((out / "synth.json").read_text())["splits"]["train"]["seed"] == 4
+    written(out, 2, seed=5)
+    written(out, 1, seed=6, split="test")
+    report = check_bop(out)
+    assert (report.problems, report.images) == ([], {"test": 1, "train": 2})
+    assert (out / "test_targets_bop19.json").is_file()
+    notes = json.loads((out / "synth.json").read_text())
+    assert {name: value["seed"] for name, value in notes["splits"].items()} == {"train": 5, "test": 6}
+    written(out, 3, seed=5)
+    for name in ("", "..", "models", "a/b", "train-pbr", "1"):
+        with pytest.raises(ValueError, match="a split is named with letters"):
+            written(out, 1, split=name)
+
+
+def test_data_sets_of_others_are_left_alone(tmp_path):
+    out = written(tmp_path / "set", 1)
+    (out / "synth.json").unlink()
+    before = (out / "models/models_info.json").stat().st_mtime_ns
+    for split in ("train", "train_pbr"):
+        with pytest.raises(ValueError, match=r"set holds pictures \(train\) that monopose synth did not make"):
+            written(out, 2, split=split)
+    assert (out / "models/models_info.json").stat().st_mtime_ns == before
+
+
+def test_photos_are_known_by_content_not_by_place(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / name / "inner" / "x.png")
+    assert synth_bop._photos(tmp_path / "a") == synth_bop._photos(str(tmp_path / "b"))
+    Image.fromarray(np.zeros((90, 100, 3), np.uint8)).save(tmp_path / "b" / "inner" / "y.png")
+    assert synth_bop._photos(tmp_path / "a") != synth_bop._photos(tmp_path / "b")
+    assert synth_bop._photos(None) is None
+
+
+def test_scene_config_is_checked():
+    fitted = synth.scene_config(OBJECTS, CAMERA)
+    assert fitted == replace(synth.SceneConfig(), distance=synth.fitting_distance(OBJECTS, CAMERA))
+    given = synth.scene_config(OBJECTS, CAMERA, upright=True, elevation_deg=(20, 60), distance=(0.5, 0.8))
+    assert (given.upright, given.elevation_deg, given.distance) == (True, (20, 60), (0.5, 0.8))
+    for distance in ((0.0, 1.0), (1.0, 0.5), (0.5, 0.5), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="distances must be positive and growing, in metres, got"):
+            synth.scene_config(OBJECTS, CAMERA, distance=distance)
+    for elevation in ((60, 20), (-91, 0), (0, 91)):
+        with pytest.raises(ValueError, match="elevations must be growing and between -90 and 90 degrees"):
+            synth.scene_config(OBJECTS, CAMERA, elevation_deg=elevation)
+
+
 def test_bad_models_are_named(tmp_path):
     for models in ([], [box(obj_id=1), box(obj_id=1)], [box(obj_id=0)]):
         with pytest.raises(ValueError, match="distinct obj_id >= 1, got"):
             synth_bop.write_bop(models, tmp_path / "set")
+    with pytest.raises(ValueError, match="images must be at least 1, got 0"):
+        written(tmp_path / "set", 0)
     assert not (tmp_path / "set").exists()
 
 

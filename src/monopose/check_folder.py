@@ -106,7 +106,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
     scenes: dict[str, int] = {}
     pictures: dict[str, int] = {}
     objects: dict[str, int] = {}
-    truths: dict[tuple[int, int], list[int]] = {}
+    truths: dict[str, dict[tuple[int, int], list[int]]] = {split.name: {} for split in splits}
     for split in splits:
         numbered = sorted(p for p in split.iterdir() if p.is_dir() and p.name.isdigit())
         scenes[split.name], pictures[split.name], objects[split.name] = len(numbered), 0, 0
@@ -117,13 +117,14 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
             pictures[split.name] += _check_scene(scene, points, notes, images_per_scene)
             if scene.truth is not None:
                 objects[split.name] += len(scene.truth.im_id)
-                if split.name.startswith("test"):
-                    for im, obj in zip(scene.truth.im_id.tolist(), scene.truth.obj_id.tolist(), strict=True):
-                        truths.setdefault((scene.scene_id, im), []).append(obj)
+                for im, obj in zip(scene.truth.im_id.tolist(), scene.truth.obj_id.tolist(), strict=True):
+                    truths[split.name].setdefault((scene.scene_id, im), []).append(obj)
     if not splits:
         notes.warn("no split with scenes such as train_pbr/000000 or test/000001")
     for path in sorted(folder.glob("*targets*.json")):
-        _check_targets(path, truths, notes)
+        name = path.name.split("_targets")[0]
+        typed = {key: ids for split in truths if split.startswith(f"{name}_") for key, ids in truths[split].items()}
+        _check_targets(path, truths.get(name, typed), notes)
     return FolderReport(str(folder), sorted(points), scenes, pictures, objects, notes.told(True), notes.told(False))
 
 

@@ -78,6 +78,14 @@ class Synth(_Common):
     OUT/models/models_info.json stay."""
     seed: int = 0
     """The same seed gives the same pictures."""
+    split: str = "train"
+    """Name of the split, a folder in OUT. Further ones for the same models, such as test, take another seed."""
+    upright: bool = False
+    """The objects always stand with +Z up, on a table seen from around and above."""
+    elevation_deg: tuple[float, float] = (-10.0, 90.0)
+    """Lowest and highest camera elevation above the table, degrees."""
+    distance: tuple[float, float] | None = None
+    """Nearest and farthest object, metres; fitted to objects and camera by default."""
 
 
 @dataclass(kw_only=True)
@@ -204,7 +212,7 @@ def _check(args: Check) -> int:
 
 
 def _synth(args: Synth) -> int:
-    from .data import bop, synth_bop
+    from .data import bop, synth, synth_bop
     from .images import read_camera
     from .mesh import load_mesh
 
@@ -215,10 +223,12 @@ def _synth(args: Synth) -> int:
     else:
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in enumerate(args.models, 1)]
         models = _with_symmetries(models, args)
-    camera = None if args.camera is None else read_camera(args.camera)
+    camera = synth.default_camera() if args.camera is None else read_camera(args.camera)
+    scene = synth.scene_config(models, camera, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance)
     result = synth_bop.write_bop(
-        models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, seed=args.seed
-    )
+        models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, scene=scene, split=args.split,
+        seed=args.seed,
+    )  # fmt: skip
     return _finish(args, {"out": str(result)})
 
 

@@ -19,6 +19,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from ..geometry import se3, viewpoints
+from ..geometry.camera import K_from_fov
 from ..render.maps import Lights
 from ..render.scene import SceneRender, render_scene
 from ..types import Camera, ObjectModel
@@ -50,6 +51,38 @@ def fitting_distance(models: Sequence[ObjectModel], camera: Camera) -> tuple[flo
     d = float(np.median([m.diameter for m in models]))
     f = float(camera.K[0, 0]) / min(camera.size)
     return f * d / 0.6, f * d / 0.12
+
+
+def default_camera() -> Camera:
+    """640x480 pixels with 60 degrees of horizontal view, where nothing is known about the camera to come."""
+    return Camera(K_from_fov(math.radians(60), (480, 640)), (480, 640))
+
+
+def scene_config(
+    models: Sequence[ObjectModel],
+    camera: Camera,
+    *,
+    upright: bool = False,
+    elevation_deg: tuple[float, float] = (-10.0, 90.0),
+    distance: tuple[float, float] | None = None,
+) -> SceneConfig:
+    """Where objects may be, checked.
+
+    Args:
+        models, camera: what the distances are fitted to unless given.
+        upright: objects always stand with +Z up.
+        elevation_deg: lowest and highest elevation of the camera above the table, degrees.
+        distance: nearest and farthest object, metres.
+
+    Raises:
+        ValueError: distances that are not positive and growing; elevations that are not growing or beyond straight down or up.
+    """
+    distance = fitting_distance(models, camera) if distance is None else distance
+    if not 0 < distance[0] < distance[1]:
+        raise ValueError(f"distances must be positive and growing, in metres, got {distance}")
+    if not -90 <= elevation_deg[0] <= elevation_deg[1] <= 90:
+        raise ValueError(f"elevations must be growing and between -90 and 90 degrees, got {elevation_deg}")
+    return SceneConfig(distance=distance, upright=upright, elevation_deg=elevation_deg)
 
 
 def _camera_over_table(config: SceneConfig, rng: Generator) -> Tensor:
@@ -289,6 +322,14 @@ def background(photos: Sequence[np.ndarray], size: tuple[int, int], rng: Generat
     return augment.background_patch(photos[int(rng.integers(len(photos)))], size, rng)
 
 
+def background_files(folder: str | Path) -> list[Path]:
+    """The pictures below a folder of photos, sorted; FileNotFoundError if there is none."""
+    paths = sorted(p for p in Path(folder).glob("**/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise FileNotFoundError(f"no .jpg or .png in {folder}; --backgrounds wants a folder of photos")
+    return paths
+
+
 def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.ndarray]:
     """All pictures of a folder, shrunk to `longest` pixels, (H, W, 3) uint8. None gives none.
 
@@ -300,9 +341,7 @@ def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.n
         return []
     import cv2
 
-    paths = sorted(p for p in Path(folder).glob("**/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not paths:
-        raise FileNotFoundError(f"no .jpg or .png in {folder}; --backgrounds wants a folder of photos")
+    paths = background_files(folder)
     photos = []
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)

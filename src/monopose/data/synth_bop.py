@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..files import write_json
 from ..geometry.boxes import from_masks
-from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame, Instances, ObjectModel
 from . import bop, bop_write, dataset, synth
 
@@ -64,12 +67,13 @@ def write_bop(
 
     Args:
         models: CAD models with distinct obj_id >= 1.
-        out: the data set folder. If it holds pictures of an earlier, killed run, only the missing ones are made.
-        images: how many pictures.
+        out: the data set folder. If it holds pictures of an earlier, killed run, only the missing ones are made. How they
+            are made stands in its synth.json.
+        images: how many pictures, at least 1.
         camera: of the pictures; None: 640x480 with 60 degrees of horizontal view.
         backgrounds: folder of photos; None: procedural backgrounds.
         scene: where objects may be; None: distances that fit the objects and the camera.
-        split: name of the split folder.
+        split: name of the split folder; a data set may have several, of the same models and camera.
         workers: processes that render.
         seed: same seed, same pictures.
 
@@ -77,18 +81,24 @@ def write_bop(
         `out`.
 
     Raises:
-        ValueError: no model, or two with one id.
+        ValueError: no model, or two with one id; a split name that BOP's file names cannot hold; pictures that are already
+            there were made of other models, or otherwise.
     """
     from rich.progress import Progress
 
     ids = [m.obj_id for m in models]
     if not models or len(set(ids)) < len(ids) or min(ids) < 1:
         raise ValueError(f"write_bop needs models with distinct obj_id >= 1, got {ids}")
+    if images < 1:
+        raise ValueError(f"images must be at least 1, got {images}")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split) or split.startswith("models"):
+        raise ValueError(f"a split is named with letters, digits and _, such as train, train_pbr or test, got {split!r}")
     out = Path(out)
-    camera = camera or Camera(K_from_fov(math.radians(60), (480, 640)), (480, 640))
-    scene = scene or replace(synth.SceneConfig(), distance=synth.fitting_distance(models, camera))
+    camera = camera or synth.default_camera()
+    scene = scene or synth.scene_config(models, camera)
     known = {m.obj_id: m for m in models}
     source = dataset.Source(known, camera, synth.read_backgrounds(backgrounds), scene)
+    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": _photos(backgrounds), **asdict(scene)})
     bop_write.write_models(out / "models", known)
     bop_write.write_models(out / "models_eval", known)
     bop_write.write_camera(out / "camera.json", camera)
@@ -114,3 +124,58 @@ def write_bop(
                 progress.advance(task)
     bop_write.write_targets(out / f"{split}_targets_bop19.json", bop.targets_of(bop.scenes(out / split)))
     return out
+
+
+def _note_settings(
+    out: Path, split: str, models: Mapping[int, ObjectModel], camera: Camera, settings: Mapping[str, Any]
+) -> None:
+    """Write into synth.json how the pictures of a split are made; ValueError if those that are there were made otherwise."""
+    file = out / "synth.json"
+    before = bop.read_json(file) if file.is_file() else {"camera": {}, "splits": {}}
+    made = {path.parent.parent.name for path in out.glob("*/*/scene_camera.json")}  # splits that hold pictures
+    if made and (not file.is_file() or (split in made and split not in before["splits"])):
+        raise ValueError(
+            f"{out} holds pictures ({', '.join(sorted(made))}) that monopose synth did not make, as synth.json does not name "
+            "them; choose another --out"
+        )
+    shown = {"K": camera.K.flatten().tolist(), "size": list(camera.size)}
+    settings = json.loads(json.dumps(settings))
+    if made:
+        if other := _unlike(models, bop.read_models(out / "models")):
+            raise ValueError(f"{out} was started with other meshes ({other}); give the same again, or another --out")
+        _compare(out, {f"camera {k}": v for k, v in before["camera"].items()}, {f"camera {k}": v for k, v in shown.items()})
+    if split in made:
+        _compare(out / split, before["splits"][split], settings)
+    splits = {name: value for name, value in before["splits"].items() if name in made}
+    if twins := [name for name, value in splits.items() if name != split and value == settings]:
+        raise ValueError(f"{split} would hold the same pictures as {twins[0]}; give it another --seed")
+    write_json(file, {"camera": shown, "splits": splits | {split: settings}})
+
+
+def _compare(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in now:
+        if before.get(name, now[name]) != now[name]:  # what is missing, the version that started did not know
+            raise ValueError(
+                f"{where} was started with {name} {before[name]}, now it is {now[name]}: pictures of two kinds would be mixed; "
+                "give the same again, or another --out" + " or --split" * (not name.startswith("camera"))
+            )
+
+
+def _unlike(models: Mapping[int, ObjectModel], written: Mapping[int, ObjectModel]) -> str:
+    """In which object two sets of models differ, beyond the rounding of a file; symmetries and names may. Empty: in none."""
+    if set(models) != set(written):
+        return f"objects {sorted(written)}, now {sorted(models)}"
+    for i, model in models.items():
+        for name, tolerance in (("faces", 0), ("vertices", 1e-6 * model.diameter), ("colors", 0.003), ("texture", 0.003)):
+            a, b = getattr(model, name), getattr(written[i], name)
+            if (a is None) != (b is None) or (a is not None and (a.shape != b.shape or (a - b).abs().max() > tolerance)):
+                return f"object {i} has other {name}"
+    return ""
+
+
+def _photos(folder: str | Path | None) -> str | None:
+    """A short name for the photos of a folder, wherever it lies: their number, and a digest of names and sizes."""
+    if folder is None:
+        return None
+    files = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in synth.background_files(folder)]
+    return f"of {len(files)} photos {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]}"
