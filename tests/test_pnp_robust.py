@@ -8,6 +8,7 @@ import torch
 
 from monopose import Camera, pnp
 from monopose.geometry import camera, rotation, se3
+from monopose.pnp import robust
 
 F64 = torch.float64
 K = torch.tensor([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]], dtype=F64)
@@ -203,3 +204,14 @@ def test_errors_say_what_was_expected(change, message):
     arguments = {"points3d": torch.zeros(10, 3), "points2d": torch.zeros(10, 2), "camera": torch.eye(3)} | change
     with pytest.raises(ValueError, match=message):
         pnp.ransac(**arguments)
+
+
+def test_a_sample_that_nothing_agrees_with_is_a_failure(monkeypatch, backend):
+    """A back end may answer with a pose that no point supports, not even after refinement."""
+    far = np.eye(4)
+    far[2, 3] = -5.0  # behind the camera: nothing projects
+    monkeypatch.setattr(robust, f"_{backend}", lambda *_: far)
+    X, x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), torch.rand(20, 2) * 100
+    found = pnp.ransac(X, x, torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), backend=backend)
+    assert not found.success
+    assert "0 inliers of 20" in found.reason

@@ -121,5 +121,5 @@ def run(out: str | Path = "out/demo") -> Report:
         pictures.append(viz.draw(frame, poses, model.models))
     sheet = out / "overlay.png"
     with atomic_write(sheet) as temporary:
-        viz.contact_sheet(pictures, columns=3).save(temporary, format="PNG")
+        viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")
     return Report(rows, totals, overlays, str(sheet), str(outputs.save_poses(out, records)))

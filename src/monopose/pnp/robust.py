@@ -106,9 +106,9 @@ def ransac(
     before = torch.zeros_like(usable)
     for _ in range(2):  # refine on the inliers, then once more if the refined pose has others
         inliers = usable & _within(cam_from_obj, X, x, K, threshold_px)
-        if torch.equal(inliers, before):
-            break
         count = int(inliers.sum())
+        if count and torch.equal(inliers, before):
+            break
         if count < need:
             return failure(f"{count} inliers of {n} within {threshold_px} px, at least {need} are needed")
         if _may_be_chance(count, int(usable.sum()), threshold_px, area):
