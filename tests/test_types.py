@@ -136,3 +136,8 @@ def test_unknown_names_are_named():
 
     with pytest.raises(AttributeError, match=r"no attribute 'Cammera'; public names: .*Camera"):
         monopose.Cammera  # noqa: B018
+
+
+def test_a_row_by_argmax():
+    found = Detections(torch.tensor([1, 2, 3]), torch.zeros(3, 4), torch.tensor([0.1, 0.9, 0.2]))
+    assert found[found.scores.argmax()].labels.tolist() == [2]

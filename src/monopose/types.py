@@ -175,6 +175,8 @@ class _Rows:
         return len(self.labels)  # type: ignore[attr-defined]
 
     def __getitem__(self: _T, index: Any) -> _T:
+        if isinstance(index, Tensor) and index.dim() == 0 and index.dtype != torch.bool:
+            index = int(index)  # what argmax gives
         if isinstance(index, int):
             if not -len(self) <= index < len(self):  # type: ignore[arg-type]  # also what ends a `for` loop
                 raise IndexError(f"row {index} of {len(self)}")  # type: ignore[arg-type]
