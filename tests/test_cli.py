@@ -26,8 +26,9 @@ class _Pipeline:
     def __init__(self):
         self.calls = []
 
-    def predict(self, frame, detections=None, debug=None):
+    def predict(self, frame, detections=None, debug=None, score_threshold=None):
         self.calls.append((frame, detections, debug))
+        self.score = score_threshold
         pose = torch.eye(4)[None].clone()
         pose[0, 2, 3] = 0.5
         return PoseEstimates(torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25})
@@ -38,7 +39,8 @@ def pipeline(monkeypatch):
     """A pipeline that always finds the same pose, so that the command line is tested alone."""
     fake = types.ModuleType("monopose.pipeline")
     model = _Pipeline()
-    fake.load = lambda name: model  # type: ignore[attr-defined]
+    fake.SCORE = 0.2  # type: ignore[attr-defined]
+    fake.load = lambda name, device: fake.__dict__.update(device=device) or model  # type: ignore[attr-defined]
     fake.bop_calls = []  # type: ignore[attr-defined]
     fake.predict_bop = lambda *args, **kwargs: fake.bop_calls.append((args, kwargs)) or args[3]  # type: ignore[attr-defined]
     fake.model = model  # type: ignore[attr-defined]
@@ -161,6 +163,31 @@ def test_predict_json_folder_boxes_limit_debug(pipeline, photo, tmp_path, capsys
     assert _run(*argv, "--limit", 1, "--debug") == 0
     assert len(json.loads(capsys.readouterr().out)["images"]) == 1
     assert pipeline.model.calls[-1][1:] == (None, tmp_path / "out" / "debug" / "b")
+
+
+def test_device_and_score_reach_the_pipeline(pipeline, photo, tmp_path, capsys):
+    argv = ["predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out"]
+    assert _run(*argv) == 0
+    assert (pipeline.device, pipeline.model.score) == (None, 0.2)
+    assert _run(*argv, "--device", "cuda:1", "--score", 0.05) == 0
+    assert (pipeline.device, pipeline.model.score) == ("cuda:1", 0.05)
+    out = tmp_path / "monopose_lmo-test.csv"
+    assert _run("predict", "--bop", "lmo", "--model", "x", "--out", out, "--score", 0, "--device", "cpu") == 0
+    assert pipeline.bop_calls[-1][1]["score_threshold"] == 0
+    assert pipeline.device == "cpu"
+    assert _run(*argv, "--score", 1.5) == 1
+    assert "--score must be between 0 and 1, got 1.5" in capsys.readouterr().err
+
+
+def test_pictures_that_differ_in_their_suffix_keep_their_overlays(pipeline, photo, tmp_path):
+    for name in ("photo.JPG", "z.png"):
+        Image.open(photo).save(tmp_path / name)
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out", "--debug") == 0
+    names = sorted(p.name for p in (tmp_path / "out").glob("*_overlay.png"))
+    assert names == ["photo.JPG_overlay.png", "photo.png_overlay.png", "z.png_overlay.png"]
+    records = json.loads((tmp_path / "out" / "poses.json").read_text())["images"]
+    assert sorted(r["overlay"].rsplit("/", 1)[1] for r in records) == names
+    assert len({debug for _, _, debug in pipeline.model.calls}) == 3
 
 
 def test_predict_keeps_what_it_has_when_interrupted(pipeline, photo, tmp_path, monkeypatch):
@@ -286,6 +313,8 @@ def test_predict_bop(pipeline, tmp_path):
             "takes one BOP detections file, got 1,2,3,4",
         ),
         (["predict", "--bop", "lmo", "--model", "x", "--true-boxes", "--boxes", "a.json"], "give one of them"),
+        (["predict", "--bop", "lmo", "--model", "x", "--true-boxes", "--score", "0"], "--score belongs to the detector"),
+        (["predict", "PHOTO", "--model", "x", "--fov", "60", "--boxes", "1,2,3,4", "--score", "0.1"], "--score belongs"),
     ],
 )
 def test_expected_errors_are_one_line(pipeline, photo, argv, message, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from monopose import images
 from monopose.images import (
     ImageWarning,
     from_array,
@@ -117,6 +118,14 @@ def test_truncated_image(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"a\.{suffix} is a broken or cut off image .*copy it again"):
         read_image(path)
+
+
+def test_an_image_beyond_all_sizes_is_called_too_large(tmp_path, monkeypatch):
+    path = _save(tmp_path / "a.png", _array(64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice that
+    with pytest.raises(ValueError, match=r"a\.png is too large \(.*4096 pixels.*shrink it, together with its camera") as caught:
+        read_image(path)
+    assert "broken" not in str(caught.value)
 
 
 def test_what_is_not_an_image(tmp_path):
@@ -369,3 +378,30 @@ def test_video(tmp_path):
     path.write_bytes(b"not a video")
     with pytest.raises(ValueError, match=r"cannot open .*clip\.avi; is it whole"):
         list(iterate_source(path))
+
+
+def test_stems_name_frames_unless_they_repeat(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        _save(tmp_path / name, _array(8, 8))
+    assert [name for name, _ in iterate_frames(tmp_path, fov_deg=60)] == ["a", "b"]
+    _save(tmp_path / "B.png", _array(8, 8))  # the same file name where case does not count
+    assert sorted(name for name, _ in iterate_frames(tmp_path, fov_deg=60)) == ["B.png", "a.png", "b.jpg"]
+
+
+def test_a_camera_file_is_parsed_once(tmp_path, monkeypatch):
+    for n in (3, 4, 5):
+        _save(tmp_path / f"{n:06d}.png", _array(8, 16))
+    per_image = {str(n): {"cam_K": [100.0 + n, 0, 8, 0, 100, 4, 0, 0, 1]} for n in (3, 4, 5)}
+    file = tmp_path / "scene_camera.json"
+    file.write_text(json.dumps(per_image))
+    opened = []
+    parse = images._parse
+    monkeypatch.setattr(images, "_parse", lambda path: opened.append(path) or parse(path))
+    focal = [float(frame.camera.K[0, 0]) for _, frame in iterate_frames(tmp_path, file)]
+    assert focal == [103, 104, 105]  # each picture has its own camera all the same
+    assert opened == [file]
+    with pytest.raises(ValueError, match=r"both a camera \(scene_camera\.json\) and a field of view"):
+        list(iterate_frames(tmp_path, file, fov_deg=60))
+    file.write_text(json.dumps({"K": [[100, 0, 15], [0, 100, 7], [0, 0, 1]], "resolution": [16, 32]}))
+    with pytest.raises(ValueError, match=r"scene_camera\.json is for 32x16 but 000003\.png is 16x8"):
+        list(iterate_frames(tmp_path, str(file)))

@@ -146,6 +146,36 @@ def fake(calls=None, stop_at=None):
     return predict
 
 
+def test_devices_that_are_not_there_are_named(run):
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=rf"device '{name}' cannot be used \(.*this machine has cpu"):
+            pipeline.load(run, name)
+    assert pipeline.load(run, "cpu").estimator.ids.device.type == "cpu"
+
+
+def test_a_lower_score_finds_more(run, frame):
+    model = pipeline.load(run, "cpu")
+    found = model.detect(frame, 0.0)
+    assert len(found) > 1  # an untrained detector sees something everywhere
+    middle = float(found.scores.median())
+    expected = int((found.scores >= middle).sum())
+    assert len(model.detect(frame, middle)) == expected < len(found)
+    assert len(model.detect(frame, 1.0)) == 0
+
+    class Asked(Exception):
+        pass
+
+    def detect(self, frame, score_threshold):
+        raise Asked(score_threshold)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.Pipeline, "detect", detect)
+        with pytest.raises(Asked, match=r"0\.05"):
+            model.predict(frame, score_threshold=0.05)
+        with pytest.raises(Asked, match=r"0\.2"):
+            model.predict(frame)
+
+
 def test_best_first_with_names(run, frame, monkeypatch):
     monkeypatch.setattr(coordinates, "predict", fake())
     model = pipeline.load(run, "cpu")
@@ -209,6 +239,45 @@ def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict", fake(second := []))
     assert bop_run(model, data, out, true_boxes=True).read_text() == whole
     assert len(second) == 23 - 20  # every twentieth image is a stop
+    assert not (tmp_path / ".partial").exists()
+
+
+@pytest.mark.parametrize("changed", ["weights", "true boxes", "boxes", "score", "targets", "nothing"])
+def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_path, monkeypatch, changed):
+    """20 of 23 images are done by the run before; they count only if nothing else would come out now."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in run.glob("*.safetensors"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    truth = bop.open_scene(data / "train/000000").truth
+    for name in ("a.json", "b.json"):
+        found = [
+            {"scene_id": 0, "image_id": int(im), "category_id": int(obj), "score": 0.5, "bbox": [9, 9, 20, 20], "time": -1}
+            for im, obj in zip(truth.im_id, truth.obj_id)
+        ]
+        (tmp_path / name).write_text(json.dumps(found))
+    (tmp_path / "targets.json").write_text((data / "train_targets_bop19.json").read_text())
+    out, options = tmp_path / "mine_tiny-train.csv", {"boxes": tmp_path / "a.json"}
+    if changed == "score":
+        options = {"score_threshold": 0.5}
+    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold: BOXES)
+    monkeypatch.setattr(coordinates, "predict", fake(stop_at=21))
+    with pytest.raises(KeyboardInterrupt):
+        bop_run(pipeline.load(folder, "cpu"), data, out, **options)
+    targets = data / "train_targets_bop19.json"
+    if changed == "weights":
+        save(folder)  # as a training that went on writes them
+    elif changed == "true boxes":
+        options = {"true_boxes": True}
+    elif changed == "boxes":
+        options = {"boxes": tmp_path / "b.json"}
+    elif changed == "score":
+        options = {"score_threshold": 0.4}
+    elif changed == "targets":
+        targets = tmp_path / "targets.json"
+    monkeypatch.setattr(coordinates, "predict", fake(calls := []))
+    pipeline.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
+    assert len(calls) == (3 if changed == "nothing" else 23)
     assert not (tmp_path / ".partial").exists()
 
 

@@ -146,6 +146,10 @@ class Predict(_Common):
     """The pictures are resized whole pictures of the camera: scale its K to them."""
     boxes: tuple[str, ...] = ()
     """Boxes in place of the detector: x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file."""
+    score: _Float = None
+    """Least score of the detector, from 0 to 1; 0.2 by default. Lower finds more and takes longer, which AP rewards."""
+    device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
+    """Where the networks run; by default on the GPU if there is one."""
     limit: _Int = None
     """Stop after this many pictures."""
     bop: _Path = None
@@ -312,24 +316,30 @@ def _predict(args: Predict) -> int:
         raise ValueError(f"{given[0]} {reason}")
     if args.true_boxes and args.boxes:
         raise ValueError("--true-boxes and --boxes both replace the detector; give one of them")
+    if args.score is not None and (args.true_boxes or args.boxes):
+        raise ValueError("--score belongs to the detector, which --boxes and --true-boxes replace")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise ValueError(f"--score must be between 0 and 1, got {args.score:g}")
     if args.bop is not None and (len(args.boxes) > 1 or any("," in box for box in args.boxes)):
         raise ValueError(f"with --bop, --boxes takes one BOP detections file, got {' '.join(args.boxes)}")
     from . import pipeline
 
-    model = pipeline.load(args.model)
+    model = pipeline.load(args.model, args.device)
+    score = pipeline.SCORE if args.score is None else args.score
     if args.bop is None:
-        return _predict_pictures(args, model)
+        return _predict_pictures(args, model, score)
     if args.out is None:
         raise ValueError("--bop needs --out METHOD_DATASET-SPLIT.csv, e.g. --out monopose_lmo-test.csv")
     boxes = Path(args.boxes[0]) if args.boxes else None
     debug = args.out.parent / "debug" if args.debug else None
     path = pipeline.predict_bop(
-        model, args.bop, args.targets, args.out, boxes=boxes, true_boxes=args.true_boxes, limit=args.limit, debug=debug
-    )
+        model, args.bop, args.targets, args.out, boxes=boxes, true_boxes=args.true_boxes, score_threshold=score,
+        limit=args.limit, debug=debug,
+    )  # fmt: skip
     return _finish(args, {"results": str(path)})
 
 
-def _predict_pictures(args: Predict, model: Pipeline) -> int:
+def _predict_pictures(args: Predict, model: Pipeline, score: float) -> int:
     from . import images, outputs
 
     boxes = None
@@ -350,7 +360,8 @@ def _predict_pictures(args: Predict, model: Pipeline) -> int:
     try:
         for name, frame in frames:
             debug = out / "debug" / name if args.debug else None
-            poses = model.predict(frame, detections=None if boxes is None else boxes(frame.path or name), debug=debug)
+            given = None if boxes is None else boxes(frame.path or name)
+            poses = model.predict(frame, detections=given, debug=debug, score_threshold=score)
             overlay = outputs.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
             records.append({**outputs.frame_record(name, frame, poses), "overlay": str(overlay)})
             estimates.append(poses)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def read_image(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not an image, or cut off.
+        ValueError: not an image, cut off, or too large to be a photo.
     """
     path = existing_file(path, "image")
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -58,7 +58,12 @@ def read_image(path: str | Path) -> Tensor:
         raise ValueError(
             f"{path} is not an image that can be read: it {what}; expected PNG, JPEG, TIFF, WebP or BMP"
         ) from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is too large ({error}); shrink it, together with its camera (--resize-camera): poses need no more than a "
+            "few million pixels"
+        ) from error
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
     return from_array(_rgb(upright, path))
 
@@ -136,10 +141,18 @@ def read_camera(path: str | Path, *, im_id: int | None = None, size: tuple[int, 
         FileNotFoundError: nothing there; names similar files.
         ValueError: unreadable, or a key is missing; names file and key.
     """
-    path = existing_file(path, "camera file")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f"{path} is an image, expected a camera file (.json or .yaml); swapped with the picture?")
-    content = _parse(path)
+    return _camera_of(_parse(path), im_id, size)
+
+
+class _CameraFile(NamedTuple):
+    """A camera file, parsed."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def _camera_of(file: _CameraFile, im_id: int | None, size: tuple[int, int] | None) -> Camera:
+    path, content = file
     if all(key in content for key in ("fx", "fy")) or "cx" in content:
         fx, fy, cx, cy = (_number(content, key, path) for key in ("fx", "fy", "cx", "cy"))
         height, width = (_number(content, key, path) for key in ("height", "width"))
@@ -159,9 +172,12 @@ def read_camera(path: str | Path, *, im_id: int | None = None, size: tuple[int, 
     )
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: str | Path) -> _CameraFile:
     import yaml
 
+    path = existing_file(path, "camera file")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{path} is an image, expected a camera file (.json or .yaml); swapped with the picture?")
     try:
         text = path.read_text(encoding="utf-8-sig")
         documents = [json.loads(text)] if text.lstrip().startswith(("{", "[")) else list(yaml.safe_load_all(text))
@@ -172,7 +188,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if not documents or not isinstance(documents[0], dict):
         got = type(documents[0]).__name__ if documents else "nothing"
         raise ValueError(f"{path} should hold one table of camera values, got {got}")
-    return {str(key): value for key, value in documents[0].items()}
+    return _CameraFile(path, {str(key): value for key, value in documents[0].items()})
 
 
 def _numbers(table: Mapping[str, Any], key: str, count: int | None, path: Path) -> list[float]:
@@ -298,9 +314,18 @@ def make_frame(
     path: str = "",
 ) -> Frame:
     """As `read_frame`, of a picture in memory, (3, H, W), RGB in [0, 1]; `path` is its name in messages."""
+    return _frame(image, camera, fov_deg, resize_camera, path)
+
+
+def _frame(
+    image: Tensor, camera: Camera | _CameraFile | str | Path | None, fov_deg: float | None, resize_camera: bool, path: str
+) -> Frame:
     size = (int(image.shape[-2]), int(image.shape[-1]))
     name = Path(path).name or "the image"
-    source = camera.name if isinstance(camera, Path) else Path(camera).name if isinstance(camera, str) else "the camera"
+    if isinstance(camera, (str, Path)):
+        source = Path(camera).name
+    else:
+        source = camera.path.name if isinstance(camera, _CameraFile) else "the camera"
     if camera is not None and fov_deg is not None:
         raise ValueError(f"both a camera ({source}) and a field of view ({fov_deg:g} degrees) were given; give one of them")
     if camera is None and fov_deg is None:
@@ -310,8 +335,10 @@ def make_frame(
     if fov_deg is not None:
         return Frame(image, Camera(K_from_fov(math.radians(fov_deg), size), size), path=path)
     if not isinstance(camera, Camera):
+        assert camera is not None
         digits = re.search(r"(\d+)$", Path(path).stem)
-        camera = read_camera(camera, im_id=int(digits[1]) if digits else None, size=size)  # type: ignore[arg-type]
+        file = camera if isinstance(camera, _CameraFile) else _parse(camera)
+        camera = _camera_of(file, int(digits[1]) if digits else None, size)
     if camera.size != size:
         _check_resize(camera.size, size, resize_camera, source, name)
         camera = camera.resized(size)
@@ -394,9 +421,25 @@ def iterate_frames(
     fov_deg: float | None = None,
     resize_camera: bool = False,
 ) -> Iterator[tuple[str, Frame]]:
-    """As `iterate_source`, with the camera of `read_frame` for every picture. Yields the stem of the name and the frame."""
+    """As `iterate_source`, with the camera of `read_frame` for every picture; a camera file is read once.
+
+    Yields:
+        a name that no other picture of the source has, and the frame. Names: the stem; for the pictures of a folder in which
+        a stem occurs twice (a.png, a.jpg), the whole file name.
+    """
+    alone = fov_deg is None and isinstance(camera, (str, Path))
+    known = _parse(camera) if alone else camera  # type: ignore[arg-type]
+    whole = _stems_repeat(source)
     for name, image in iterate_source(source):
-        yield Path(name).stem, make_frame(image, camera, fov_deg=fov_deg, resize_camera=resize_camera, path=name)
+        yield (Path(name).name if whole else Path(name).stem), _frame(image, known, fov_deg, resize_camera, name)
+
+
+def _stems_repeat(source: str | Path | int) -> bool:
+    """Whether two pictures of a folder differ in their suffix alone."""
+    if isinstance(source, int) or not Path(source).is_dir():
+        return False
+    stems = [p.stem.casefold() for p in _images_in(Path(source))]
+    return len(set(stems)) < len(stems)
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -17,6 +17,8 @@ from .files import write_json
 from .methods import coordinates, detector
 from .types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 
+SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -41,7 +43,7 @@ class Pipeline:
         finder = None if self.finder is None else self.finder.to(device)
         return replace(self, estimator=self.estimator.to(device), finder=finder)
 
-    def detect(self, frame: Frame, score_threshold: float = 0.2) -> Detections:
+    def detect(self, frame: Frame, score_threshold: float = SCORE) -> Detections:
         """Find the known objects. Raises ValueError if the run has no detector."""
         if self.finder is None:
             raise ValueError(
@@ -51,13 +53,20 @@ class Pipeline:
         (found,) = detector.predict(self.finder, [frame.image], score_threshold)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
 
-    def predict(self, frame: Frame, detections: Detections | None = None, debug: str | Path | None = None) -> PoseEstimates:
+    def predict(
+        self,
+        frame: Frame,
+        detections: Detections | None = None,
+        debug: str | Path | None = None,
+        score_threshold: float = SCORE,
+    ) -> PoseEstimates:
         """Poses of the known objects in one picture.
 
         Args:
             frame: the picture and its camera, undistorted.
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
+            score_threshold: least score of what the run's detector finds.
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
@@ -69,7 +78,7 @@ class Pipeline:
         device = self.estimator.ids.device
         frame = frame.to(device)
         started = time.perf_counter()
-        found = (self.detect(frame) if detections is None else detections).to(device)
+        found = (self.detect(frame, score_threshold) if detections is None else detections).to(device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
         poses = coordinates.predict(self.estimator, frame, found, debug=None if debug is None else stages)
@@ -87,8 +96,10 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         device: where to run; None: CUDA if there is one, else the CPU.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, no coordinates.safetensors in it, a truncated or foreign file.
+        FileNotFoundError, ValueError: no such run, no coordinates.safetensors in it, a truncated or foreign file; no such
+            device.
     """
+    where = _device(device)
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
     if "coordinates" not in files:
@@ -104,8 +115,22 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     if (folder / "names.json").is_file():
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Pipeline(estimator, finder, models, names, folder).to(where)
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    """The device of this name, if it is there and works; None: CUDA if there is one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(
+            f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
+        ) from error
+    return device
 
 
 def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> Any:
@@ -135,6 +160,7 @@ def predict_bop(
     *,
     boxes: str | Path | None = None,
     true_boxes: bool = False,
+    score_threshold: float = SCORE,
     limit: int | None = None,
     debug: str | Path | None = None,
 ) -> Path:
@@ -147,6 +173,7 @@ def predict_bop(
         out: result file, METHOD_DATASET-SPLIT.csv; its name says which split is read.
         boxes: detections JSON (BOP form) in place of the detector.
         true_boxes: the ground truth's amodal boxes in place of the detector; an oracle, to be named where reported.
+        score_threshold: least score of what the run's detector finds.
         limit: only the first so many images.
         debug: folder for pictures of every stage.
 
@@ -167,6 +194,7 @@ def predict_bop(
     given = None if boxes is None else bop_results.read_detections(boxes)
     partial = out.parent / ".partial" / out.name
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
+    sources["score"] = score_threshold
     done = _read_partial(partial, sources)
     keys = list(wanted)[:limit]
     scenes = {s: bop.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
@@ -182,7 +210,7 @@ def predict_bop(
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
         where = None if debug is None else Path(debug) / f"{key[0]:06d}_{key[1]:06d}"
-        poses = model.predict(frame, detections, debug=where)
+        poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold)
         asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == asked).any(1)]
         done[key] = bop_results.results_of(poses, *key)
