@@ -244,9 +244,7 @@ def read_data_camera(data: Path) -> Camera:
     for path in (data / "camera.json", data.parent / "camera.json"):
         if path.is_file():
             return read_camera(path)
-    from .geometry.camera import K_from_fov
-
-    return Camera(K_from_fov(math.radians(60), (480, 640)), (480, 640))
+    return synth.default_camera()
 
 
 def preset(method: str, name: str | None = None) -> Callable[[tuple[int, ...]], Any]:
@@ -273,11 +271,9 @@ def scene_config(
 ) -> synth.SceneConfig:
     """Where objects may be; the distances, in metres, are fitted to objects and camera unless given."""
     data = Path(data)
-    if distance is None:
-        distance = synth.fitting_distance(list(read_objects(data, obj_ids).values()), read_data_camera(data))
-    if not 0 < distance[0] < distance[1]:
-        raise ValueError(f"distances must be positive and growing, in metres, got {distance}")
-    return synth.SceneConfig(distance=distance, upright=upright, elevation_deg=elevation_deg)
+    models = read_objects(data, obj_ids).values() if distance is None else ()
+    camera = read_data_camera(data)
+    return synth.scene_config(list(models), camera, upright=upright, elevation_deg=elevation_deg, distance=distance)
 
 
 def train(
