@@ -39,7 +39,7 @@ def photometric(image: np.ndarray, rng: Generator, strength: float = 1.0) -> np.
     return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
-def resolution(image: np.ndarray, rng: Generator, native: float) -> np.ndarray:
+def resolution(image: np.ndarray, native: float) -> np.ndarray:
     """Lose the detail that a crop of `native` pixels a side does not have: shrink by area, enlarge bilinearly."""
     height, width = image.shape[:2]
     scale = native / width

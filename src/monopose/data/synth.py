@@ -306,7 +306,7 @@ def render(
     image = np.where(on_object[..., None], image * gain, image * (0.5 + 0.5 * augment.light_field(size, rng)))
     picture = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     pixel = max(size[1] / native, 0.5)
-    picture = augment.resolution(picture, rng, native)
+    picture = augment.resolution(picture, native)
     return augment.blur(picture, rng, pixel), scene
 
 
