@@ -512,6 +512,13 @@ def test_bad_rows_are_named(tmp_path, row, message):
         bop.read_results(path)
 
 
+def test_results_that_are_a_picture_are_named(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 not text")
+    with pytest.raises(ValueError, match=r"photo\.jpg is not a text file; expected a BOP result file, METHOD_DATASET-SPLIT"):
+        bop.read_results(path)
+
+
 def test_results_messages(tmp_path):
     path = tmp_path / "me_lmo-test.csv"
     with pytest.raises(FileNotFoundError, match="no result file"):

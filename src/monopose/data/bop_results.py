@@ -170,7 +170,10 @@ def read_results(path: PathLike) -> Results:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no result file {path} ({found(path.parent)})")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; expected a BOP result file, {_RULE}") from None
     if not lines or lines[0].replace(" ", "") != HEADER:
         raise ValueError(f"{path}: the first line must be '{HEADER}', got '{lines[0] if lines else ''}'")
     numbered = [(n, line.split(",")) for n, line in enumerate(lines[1:], 2) if line.strip()]
