@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..geometry import rotation, se3
 from ..geometry.camera import unproject
-from .residuals import Z_MIN, cost, weighted_residuals
+from .problems import Problems
+from .residuals import pose_costs
 
 SUBSET = 6  # points in a random sample
 
@@ -123,21 +124,16 @@ def _depth(points3d: Tensor, weights: Tensor, linear: Tensor) -> Tensor:
 
 
 def starts(
-    points3d: Tensor,
-    points2d: Tensor,
-    weights: Tensor,
-    K: Tensor,
+    problems: Problems,
     dof: int = 6,
-    huber: Tensor | None = None,
     proposals: int = 0,
     count: int = 2,
     generator: torch.Generator | None = None,
-    z_min: float = Z_MIN,
 ) -> Tensor:
     """The most promising distinct poses of every problem.
 
     Args:
-        points3d, points2d, weights, K, huber, z_min: as in `residuals.weighted_residuals` and `cost`, one batch dimension B.
+        problems: flat, (B, ...).
         dof: 6, or 4 for yaw and translation.
         proposals: random samples of `SUBSET` points, drawn by weight, that are tried beside all points together.
         count: how many poses to return.
@@ -148,7 +144,9 @@ def starts(
 
     Source: SQPnP for the closed form; EPro-PnP sec. 3.3 for random samples, here solved in closed form.
     """
-    X, x, w, k = points3d.double(), points2d.double(), weights.double(), K.double()
+    dtype = problems.K.dtype
+    problems = problems.map(Tensor.double)
+    X, x, w, k = problems[:4]
     omega, linear = quadratic_form(X, x, w, k)
     R = rotations(omega, _depth(X, w, linear), dof)
     t = (linear[:, None] @ R.flatten(-2)[..., None]).squeeze(-1)
@@ -168,13 +166,11 @@ def starts(
         R = torch.cat([R, more.flatten(1, 2)], 1)
         t = torch.cat([t, (linear[:, :, None] @ more.flatten(-2)[..., None]).squeeze(-1).flatten(1, 2)], 1)
     poses = se3.from_rt(R, t)
-    over = None if huber is None else huber.double()[:, None]
-    total = cost(weighted_residuals(X[:, None], x[:, None], w[:, None], k[:, None], poses, z_min), over)
-    total = total.nan_to_num(math.inf)
+    total = pose_costs(problems, poses).nan_to_num(math.inf)
     chosen = []
     for _ in range(count):
         best = total.argmin(-1)
         chosen.append(poses[torch.arange(len(best), device=best.device), best])
         near = rotation.angle_between(chosen[-1][:, None, :3, :3], R) < math.radians(10)
         total = torch.where(near, math.inf, total)
-    return torch.stack(chosen, 1).to(points3d.dtype)
+    return torch.stack(chosen, 1).to(dtype)

@@ -1,15 +1,15 @@
-"""Weighted robust reprojection: residuals, their analytic Jacobian, cost and normal equations. Plain torch, the reference."""
+"""Weighted robust reprojection: residuals, their analytic Jacobian, cost and normal equations. Plain torch, the reference.
+
+The fused kernels of `kernels/` compute the same and are tested against this file.
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..geometry import camera as _camera
 from ..geometry import se3
-from ..types import Camera
-
-Z_MIN = 0.01  # metres: depths are clamped from below to this before dividing
+from .problems import Kernel, Problems
 
 
 class Normal(NamedTuple):
@@ -23,104 +23,95 @@ class Normal(NamedTuple):
     cost: Tensor
 
 
-def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
-    """The K of a Camera, or K itself, (..., 3, 3), with the dtype and device of `like`.
-
-    Raises:
-        ValueError: if the shape is not (..., 3, 3), or the camera has lens distortion.
-    """
-    if isinstance(camera, Camera):
-        if camera.distortion is not None and bool((camera.distortion != 0).any()):
-            raise ValueError(
-                "PnP needs pixels of a camera without lens distortion; undistort the image or the points first, "
-                "then pass Camera(K, size)"
-            )
-        camera = camera.K
-    K = torch.as_tensor(camera)
-    if K.shape[-2:] != (3, 3):
-        raise ValueError(f"camera must be a monopose.Camera or K of shape (..., 3, 3), got {tuple(K.shape)}")
-    return K.to(like)
+def projections(problems: Problems, cam_from_obj: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (..., N, 2) clamped to the bounds, depths (..., N) not clamped, and which pixels are inside, (..., N, 2), bool."""
+    homogeneous = se3.transform(cam_from_obj, problems.points3d) @ problems.K.mT
+    depth = homogeneous[..., 2]
+    free = homogeneous[..., :2] / depth.clamp_min(problems.z_min)[..., None]
+    low, high = problems.bounds[..., None, :2], problems.bounds[..., None, 2:]
+    return torch.minimum(torch.maximum(free, low), high), depth, (free >= low) & (free <= high)
 
 
-def weighted_residuals(
-    points3d: Tensor, points2d: Tensor, weights: Tensor, K: Tensor, cam_from_obj: Tensor, z_min: float = Z_MIN
-) -> Tensor:
+def weighted_residuals(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     """weight times (projection minus measurement), the two pixels of every point.
 
     Args:
-        points3d: (..., N, 3), metres, object frame.
-        points2d: (..., N, 2), pixels.
-        weights: (..., N, 2), 1 / pixels: one over the standard deviation of the measurement.
-        K: (..., 3, 3), pixels.
+        problems: shapes (..., N, 3) and so on; the leading dimensions broadcast against those of the pose.
         cam_from_obj: (..., 4, 4), metres.
-        z_min: depths are clamped from below to this, metres.
 
     Returns:
         (..., N, 2). Source: Chen et al., EPro-PnP, eq. 1.
     """
-    return weights * (_camera.project(se3.transform(cam_from_obj, points3d), K, z_min) - points2d)
+    return problems.weights * (projections(problems, cam_from_obj)[0] - problems.points2d)
 
 
-def jacobian(points3d: Tensor, weights: Tensor, K: Tensor, cam_from_obj: Tensor, z_min: float = Z_MIN) -> Tensor:
+def jacobian(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     """The derivative of `weighted_residuals` by the tangent (v, omega) of `geometry.se3.retract`.
 
-    Arguments as there.
-
     Returns:
-        (..., N, 2, 6), per metre and per radian. Behind `z_min` it is that of the clamped projection, constant depth.
+        (..., N, 2, 6), per metre and per radian. It is the exact derivative of the clamped projection: zero for a pixel
+        outside the bounds, that of a constant depth behind z_min.
     """
-    turned = points3d @ cam_from_obj[..., :3, :3].mT
-    points_cam = turned + cam_from_obj[..., None, :3, 3]
-    depth = points_cam[..., 2]
-    pixels = _camera.project(points_cam, K, z_min)
-    front = (depth > z_min).to(points_cam)
+    R, K = cam_from_obj[..., :3, :3], problems.K
+    turned = problems.points3d @ R.mT
+    pixels, depth, inside = projections(problems, cam_from_obj)
+    front = (depth > problems.z_min).to(depth)
     # d pixel / d point: (K's first two rows - pixel times its third) / depth
     rows = K[..., None, :2, :] - (pixels * front[..., None])[..., None] * K[..., None, 2:, :]
-    rows = rows * (weights / depth.clamp_min(z_min)[..., None])[..., None]
+    scale = problems.weights * inside.to(depth) / depth.clamp_min(problems.z_min)[..., None]
+    rows = rows * scale[..., None]
     # d point / d omega = -skew(turned), hence row . d point = turned x row
     turned, rows = torch.broadcast_tensors(turned[..., None, :], rows)
     return torch.cat([rows, torch.linalg.cross(turned, rows)], -1)
 
 
-def cost(residuals: Tensor, huber: Tensor | None = None) -> Tensor:
-    """Half the sum of squared residual lengths, with Huber's loss on the length if a threshold is given.
+def robust_cost(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
+    """rho of squared residual lengths, elementwise: s^2, Huber's or Cauchy's. Smooth at s = 0.
 
-    Args:
-        residuals: weighted, (..., N, 2).
-        huber: threshold on the length of a weighted residual, (...,), or None.
-
-    Returns:
-        (...,): 1/2 sum rho(s), rho = s^2 up to the threshold d and 2 d s - d^2 above. Source: EPro-PnP, eq. 2 and 11.
+    Source: EPro-PnP, eq. 11 for Huber; Barron, A general and adaptive robust loss, for Cauchy (times 2).
     """
-    square = residuals.square().sum(-1)
-    if huber is not None:
-        d = huber[..., None]
-        far = square > d * d
+    if kernel == Kernel.HUBER:
+        far = square > delta * delta
         length = torch.where(far, square, torch.ones_like(square)).sqrt()
-        square = torch.where(far, 2 * d * length - d * d, square)
-    return 0.5 * square.sum(-1)
+        bounded = torch.where(torch.isinf(delta), torch.ones_like(delta), delta)
+        return torch.where(far, bounded * (2 * length - bounded), square)
+    if kernel == Kernel.CAUCHY:
+        return delta * delta * torch.log1p(square / (delta * delta))
+    return square
 
 
-def normal_equations(
-    points3d: Tensor,
-    points2d: Tensor,
-    weights: Tensor,
-    K: Tensor,
-    cam_from_obj: Tensor,
-    huber: Tensor | None = None,
-    z_min: float = Z_MIN,
-) -> Normal:
-    """Cost, gradient and Gauss-Newton Hessian of the weighted robust reprojection error at a pose.
+def robust_weight(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
+    """The derivative of rho by s^2, elementwise: the factor of a residual in the gradient and in re-weighted squares."""
+    if kernel == Kernel.HUBER:
+        return torch.where(square > delta * delta, delta / square.clamp_min(1e-30).sqrt(), torch.ones_like(square))
+    if kernel == Kernel.CAUCHY:
+        return 1 / (1 + square / (delta * delta))
+    return torch.ones_like(square)
 
-    Arguments as in `weighted_residuals` and `cost`. Rows beyond the Huber threshold are scaled by sqrt(d / s), which makes the
-    gradient exact and the Hessian that of iteratively re-weighted least squares.
+
+def cost(problems: Problems, cam_from_obj: Tensor) -> Tensor:
+    """Half the sum of robust squared residual lengths, (...,). Source: EPro-PnP, eq. 2."""
+    square = weighted_residuals(problems, cam_from_obj).square().sum(-1)
+    return 0.5 * robust_cost(square, problems.delta[..., None], problems.kernel).sum(-1)
+
+
+def pose_costs(problems: Problems, cam_from_obj: Tensor) -> Tensor:
+    """`cost` of many poses of each problem. Flat problems (B, ...), poses (B, S, 4, 4) -> (B, S)."""
+    return cost(problems.map(lambda v: v[:, None]), cam_from_obj)
+
+
+def normal_equations(problems: Problems, cam_from_obj: Tensor) -> Normal:
+    """Cost, gradient and Gauss-Newton Hessian of the weighted robust reprojection error at a pose (..., 4, 4).
+
+    Residuals and Jacobian rows are scaled by sqrt(rho'), which makes the gradient exact and the Hessian that of iteratively
+    re-weighted least squares.
     """
-    r = weighted_residuals(points3d, points2d, weights, K, cam_from_obj, z_min)
-    J = jacobian(points3d, weights, K, cam_from_obj, z_min)
-    total = cost(r, huber)
-    if huber is not None:
-        length = r.norm(dim=-1, keepdim=True)
-        scale = (huber[..., None, None] / length.clamp_min(1e-10)).clamp_max(1).sqrt()
+    r = weighted_residuals(problems, cam_from_obj)
+    J = jacobian(problems, cam_from_obj)
+    square, delta = r.square().sum(-1), problems.delta[..., None]
+    total = 0.5 * robust_cost(square, delta, problems.kernel).sum(-1)
+    if problems.kernel != Kernel.SQUARES:
+        scale = robust_weight(square, delta, problems.kernel).sqrt()[..., None]
         r, J = r * scale, J * scale[..., None]
     flat = J.flatten(-3, -2)
     return Normal(flat.mT @ flat, (flat.mT @ r.flatten(-2)[..., None]).squeeze(-1), total)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..geometry import se3
 from ..types import Camera
-from .residuals import Z_MIN, intrinsics
+from .problems import Z_MIN, intrinsics
 from .solve import solve
 
 
