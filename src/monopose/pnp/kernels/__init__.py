@@ -29,6 +29,10 @@ def backend(device: torch.device) -> ModuleType | None:
 
 @cache
 def _backend(kind: str) -> ModuleType | None:
+    if kind == "cpu" and importlib.util.find_spec("numba"):
+        from . import cpu
+
+        return cpu
     if kind == "cuda" and importlib.util.find_spec("triton"):
         from . import cuda
 

@@ -1,0 +1,118 @@
+"""The back end of CPUs: numba kernels on flat problems, their batch spread over torch's threads.
+
+Solving is done in float64 whatever the tensors are: the solver is not what takes the time. Costs of many poses follow the tensors.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..problems import Kernel, Problems
+from ..residuals import Normal
+from . import numba_costs, numba_solve
+
+WORK = 20_000_000  # about a millisecond of point evaluations is worth a second thread
+EPS = float(np.finfo(np.float64).eps)
+
+
+def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
+    """C-contiguous, so that every kernel is compiled once per precision."""
+    return np.ascontiguousarray(value.detach().to(dtype or value.dtype).numpy())
+
+
+def _points(problems: Problems) -> list[np.ndarray]:
+    return [_array(v) for v in problems[:3]]
+
+
+def _cameras(problems: Problems, dtype: torch.dtype) -> list[np.ndarray]:
+    return [_array(v, dtype) for v in problems[3:6]]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=64, thread_name_prefix="monopose-pnp")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has no threads of its parent
+
+
+def _spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarray], *rest: Any) -> None:
+    """kernel(*arrays, *rest), where every array has the batch in front, on as many threads as torch may use."""
+    size = len(arrays[0])
+    parts = min(torch.get_num_threads(), size, 1 + 25 * evaluations // WORK)
+    if parts <= 1:
+        kernel(*arrays, *rest)
+        return
+    edges = [size * i // parts for i in range(parts + 1)]
+    futures = [_pool().submit(kernel, *(a[i:j] for a in arrays), *rest) for i, j in zip(edges[1:-1], edges[2:])]
+    kernel(*(a[: edges[1]] for a in arrays), *rest)
+    for future in futures:
+        future.result()
+
+
+def costs(problems: Problems, poses: Tensor) -> Tensor:
+    """`residuals.pose_costs`: (B, S, 4, 4) -> (B, S)."""
+    dtype = problems.points3d.dtype
+    out = poses.new_empty(poses.shape[:2], dtype=dtype)
+    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), out.numpy()]
+    _spread(numba_costs.costs, out.numel() * problems.points3d.shape[1], arrays, problems.z_min, int(problems.kernel))
+    return out
+
+
+def point_gradients(problems: Problems, poses: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of sum(upstream * costs) by points3d, points2d, weights and delta."""
+    found = tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in (*problems[:3], problems.delta))
+    dtype = problems.points3d.dtype
+    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype)]
+    arrays += [v.numpy() for v in found]
+    evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
+    _spread(numba_costs.point_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
+    if problems.kernel == Kernel.CAUCHY:
+        found[3].add_(2 / problems.delta * (upstream * costs(problems, poses)).sum(1))
+    return found  # type: ignore[return-value]
+
+
+def projection_gradients(problems: Problems, poses: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient of sum(upstream * costs) by K [R | t], (B, S, 3, 4)."""
+    dtype = problems.points3d.dtype
+    out = poses.new_empty((*poses.shape[:2], 3, 4), dtype=dtype)
+    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype), out.numpy()]
+    evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
+    _spread(numba_costs.projection_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
+    return out
+
+
+def normal_equations(problems: Problems, poses: Tensor) -> Normal:
+    """`residuals.normal_equations` at one pose each, (B, 4, 4)."""
+    size = len(poses)
+    found = np.empty((size, 6, 6)), np.empty((size, 6)), np.empty(size)
+    arrays = [*_points(problems), *_cameras(problems, torch.float64), _array(poses, torch.float64), *found]
+    evaluations = 4 * size * problems.points3d.shape[1]
+    _spread(numba_solve.normal_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
+    return Normal(*(torch.from_numpy(v).to(poses.dtype) for v in found))
+
+
+def descend_all(
+    problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Descend from every start (B, M, 4, 4): poses in float64, which reached a stationary point, costs; (B, M, ...)."""
+    poses = starts.detach().to(torch.float64, copy=True).contiguous()
+    cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
+    free = np.array([0, 1, 2, 3, 4, 5] if dof == 6 else [0, 1, 2, 4])
+    arrays = [*_points(problems), *_cameras(problems, torch.float64), poses.numpy(), cost, stopped]
+    evaluations = 30 * cost.size * problems.points3d.shape[1]
+    rest = problems.z_min, int(problems.kernel), free, iterations, trust_region, EPS
+    _spread(numba_solve.descend_batch, evaluations, arrays, *rest)
+    return poses, torch.from_numpy(stopped), torch.from_numpy(cost)
+
+
+def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True) -> tuple[Tensor, Tensor]:
+    """`solve.descend_reference` from one start each, (B, 4, 4)."""
+    poses, stopped, _ = descend_all(problems, start[:, None], dof, iterations, trust_region)
+    return poses[:, 0].to(start.dtype), stopped[:, 0]

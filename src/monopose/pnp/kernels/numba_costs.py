@@ -1,0 +1,284 @@
+"""The robust cost of many poses of each problem, and its gradients, in the precision of the arrays.
+
+Forward: a pose at a time, the points in the lanes. Backward: a point at a time, the poses in the lanes, the sums in registers.
+Nothing of size poses x points is ever written.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from ..problems import Kernel
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
+SQUARES, HUBER, CAUCHY = int(Kernel.SQUARES), int(Kernel.HUBER), int(Kernel.CAUCHY)
+inline = numba.njit(inline="always")
+kernel_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+
+
+@kernel_
+def lay_out(points3d, points2d, weights, rows):
+    """Copy one problem to rows (7, N): X, Y, Z, u, v, weight of u, weight of v."""
+    for i in range(points3d.shape[0]):
+        rows[0, i] = points3d[i, 0]
+        rows[1, i] = points3d[i, 1]
+        rows[2, i] = points3d[i, 2]
+        rows[3, i] = points2d[i, 0]
+        rows[4, i] = points2d[i, 1]
+        rows[5, i] = weights[i, 0]
+        rows[6, i] = weights[i, 1]
+
+
+@inline
+def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
+    """Residuals (ru, rv) of a point under P = K [R | t] and what their derivative needs: inverse depth, clamped pixels, factors."""
+    p00, p01, p02, p03, p10, p11, p12, p13, p20, p21, p22, p23 = p
+    depth = p20 * X + p21 * Y + p22 * Z + p23
+    zero = one - one
+    inverse = one / (depth if depth > z_min else z_min)
+    u = (p00 * X + p01 * Y + p02 * Z + p03) * inverse
+    v = (p10 * X + p11 * Y + p12 * Z + p13) * inverse
+    uc = u_min if u < u_min else u
+    uc = u_max if uc > u_max else uc
+    vc = v_min if v < v_min else v
+    vc = v_max if vc > v_max else vc
+    inside_u = one if uc == u else zero
+    inside_v = one if vc == v else zero
+    front = one if depth > z_min else zero
+    return A * (uc - U), B * (vc - V), inverse, uc, vc, inside_u, inside_v, front
+
+
+@inline
+def _costs(rows, P, delta, bounds, z_min, kernel, out):
+    """Fill out (S,) from P (12, S), for squares and Huber."""
+    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    real = rows.dtype.type
+    one, two, half = real(1), real(2), real(0.5)
+    square_delta = delta * delta
+    for s in range(P.shape[1]):
+        p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
+        total = real(0)
+        for i in range(X.shape[0]):
+            ru, rv, _, _, _, _, _, _ = _point(
+                p, X[i], Y[i], Z[i], U[i], V[i], A[i], B[i], u_min, v_min, u_max, v_max, z_min, one
+            )
+            square = ru * ru + rv * rv
+            if kernel == HUBER:
+                far = square > square_delta
+                total += delta * (two * math.sqrt(square if far else one) - delta) if far else square
+            else:
+                total += square
+        out[s] = half * total
+
+
+@kernel_
+def _costs_squares(rows, P, delta, bounds, z_min, out):
+    _costs(rows, P, delta, bounds, z_min, SQUARES, out)
+
+
+@kernel_
+def _costs_huber(rows, P, delta, bounds, z_min, out):
+    _costs(rows, P, delta, bounds, z_min, HUBER, out)
+
+
+@kernel_
+def cauchy_cost(rows, p, delta, bounds, z_min):
+    """1/2 delta^2 sum log(1 + s^2 / delta^2) at one pose, p = K [R | t] as 12 numbers.
+
+    Logarithms do not vectorise: eight points are multiplied in float64 before one is taken. Ratios are capped at 1e37 for that.
+    """
+    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    real = rows.dtype.type
+    one, cap = real(1), real(1e37)
+    scale = one / (delta * delta)
+    count = X.shape[0]
+    total = 0.0
+    for start in range(0, count, 8):
+        product = 1.0
+        for i in range(start, min(start + 8, count)):
+            ru, rv, _, _, _, _, _, _ = _point(
+                p, X[i], Y[i], Z[i], U[i], V[i], A[i], B[i], u_min, v_min, u_max, v_max, z_min, one
+            )
+            ratio = (ru * ru + rv * rv) * scale
+            product *= 1.0 + np.float64(cap if ratio > cap else ratio)
+        total += math.log(product)
+    return 0.5 * np.float64(delta) * np.float64(delta) * total
+
+
+@kernel_
+def _costs_cauchy(rows, P, delta, bounds, z_min, out):
+    for s in range(P.shape[1]):
+        p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
+        out[s] = cauchy_cost(rows, p, delta, bounds, z_min)
+
+
+@kernel_
+def camera_matrices(K, poses, P):
+    """Fill P (12, S) with the rows of K [R | t] of every pose (S, 4, 4)."""
+    k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
+        K[0, 0],
+        K[0, 1],
+        K[0, 2],
+        K[1, 0],
+        K[1, 1],
+        K[1, 2],
+        K[2, 0],
+        K[2, 1],
+        K[2, 2],
+    )
+    for s in range(poses.shape[0]):
+        for j in range(4):
+            x, y, z = poses[s, 0, j], poses[s, 1, j], poses[s, 2, j]
+            P[j, s] = k00 * x + k01 * y + k02 * z
+            P[4 + j, s] = k10 * x + k11 * y + k12 * z
+            P[8 + j, s] = k20 * x + k21 * y + k22 * z
+
+
+@kernel_
+def costs(points3d, points2d, weights, K, delta, bounds, poses, out, z_min, kernel):
+    """Fill out (B, S): the cost of every pose (B, S, 4, 4)."""
+    rows = np.empty((7, points3d.shape[1]), points3d.dtype)
+    P = np.empty((12, poses.shape[1]), points3d.dtype)
+    limit = points3d.dtype.type(z_min)
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        camera_matrices(K[b], poses[b], P)
+        if kernel == SQUARES:
+            _costs_squares(rows, P, delta[b], bounds[b], limit, out[b])
+        elif kernel == HUBER:
+            _costs_huber(rows, P, delta[b], bounds[b], limit, out[b])
+        else:
+            _costs_cauchy(rows, P, delta[b], bounds[b], limit, out[b])
+
+
+@inline
+def _point_gradients(rows, P, g, delta, bounds, z_min, kernel, d3, d2, dw):
+    """Fill d3 (N, 3), d2 (N, 2), dw (N, 2) with the gradients of sum(g * costs), g (S,); returns that by delta.
+
+    For Cauchy that by delta lacks 2 / delta sum(g * costs).
+    """
+    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    real = rows.dtype.type
+    zero, one = real(0), real(1)
+    square_delta = delta * delta
+    d_delta = zero
+    p0, p1, p2, p3, p4, p5 = P[0], P[1], P[2], P[3], P[4], P[5]
+    p6, p7, p8, p9, p10, p11 = P[6], P[7], P[8], P[9], P[10], P[11]
+    for i in range(rows.shape[1]):
+        X, Y, Z, U, V, A, B = rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i]
+        dx = dy = dz = du = dv = da = db = zero
+        for s in range(P.shape[1]):
+            p = (p0[s], p1[s], p2[s], p3[s], p4[s], p5[s], p6[s], p7[s], p8[s], p9[s], p10[s], p11[s])
+            ru, rv, inverse, uc, vc, inside_u, inside_v, front = _point(
+                p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one
+            )
+            factor = g[s]
+            if kernel == HUBER:
+                square = ru * ru + rv * rv
+                far = square > square_delta
+                length = math.sqrt(square if far else one)
+                d_delta += factor * (length - delta) if far else zero
+                factor *= delta / length if far else one
+            elif kernel == CAUCHY:
+                ratio = (ru * ru + rv * rv) / square_delta
+                shrink = one / (one + ratio)
+                d_delta -= factor * delta * ratio * shrink
+                factor *= shrink
+            fu, fv = factor * ru, factor * rv  # d cost / d residual
+            da += fu * (uc - U)
+            db += fv * (vc - V)
+            fu, fv = fu * A, fv * B  # d cost / d pixel
+            du -= fu
+            dv -= fv
+            fu, fv = fu * inside_u * inverse, fv * inside_v * inverse
+            fz = -front * (fu * uc + fv * vc)  # d cost / d (P X)
+            dx += fu * p0[s] + fv * p4[s] + fz * p8[s]
+            dy += fu * p1[s] + fv * p5[s] + fz * p9[s]
+            dz += fu * p2[s] + fv * p6[s] + fz * p10[s]
+        d3[i, 0], d3[i, 1], d3[i, 2] = dx, dy, dz
+        d2[i, 0], d2[i, 1] = du, dv
+        dw[i, 0], dw[i, 1] = da, db
+    return d_delta
+
+
+@kernel_
+def _point_gradients_squares(rows, P, g, delta, bounds, z_min, d3, d2, dw):
+    return _point_gradients(rows, P, g, delta, bounds, z_min, SQUARES, d3, d2, dw)
+
+
+@kernel_
+def _point_gradients_huber(rows, P, g, delta, bounds, z_min, d3, d2, dw):
+    return _point_gradients(rows, P, g, delta, bounds, z_min, HUBER, d3, d2, dw)
+
+
+@kernel_
+def _point_gradients_cauchy(rows, P, g, delta, bounds, z_min, d3, d2, dw):
+    return _point_gradients(rows, P, g, delta, bounds, z_min, CAUCHY, d3, d2, dw)
+
+
+@kernel_
+def point_gradients(points3d, points2d, weights, K, delta, bounds, poses, upstream, d3, d2, dw, d_delta, z_min, kernel):
+    """Fill the gradients of sum(upstream * costs): d3 (B, N, 3), d2 (B, N, 2), dw (B, N, 2), d_delta (B,)."""
+    rows = np.empty((7, points3d.shape[1]), points3d.dtype)
+    P = np.empty((12, poses.shape[1]), points3d.dtype)
+    limit = points3d.dtype.type(z_min)
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        camera_matrices(K[b], poses[b], P)
+        if kernel == SQUARES:
+            d_delta[b] = _point_gradients_squares(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+        elif kernel == HUBER:
+            d_delta[b] = _point_gradients_huber(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+        else:
+            d_delta[b] = _point_gradients_cauchy(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+
+
+@kernel_
+def projection_gradients(points3d, points2d, weights, K, delta, bounds, poses, upstream, out, z_min, kernel):
+    """Fill out (B, S, 3, 4): the gradient of sum(upstream * costs) by P = K [R | t]."""
+    real = points3d.dtype.type
+    zero, one, limit = real(0), real(1), real(z_min)
+    rows = np.empty((7, points3d.shape[1]), points3d.dtype)
+    P = np.empty((12, poses.shape[1]), points3d.dtype)
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        camera_matrices(K[b], poses[b], P)
+        u_min, v_min, u_max, v_max = bounds[b, 0], bounds[b, 1], bounds[b, 2], bounds[b, 3]
+        square_delta = delta[b] * delta[b]
+        for s in range(poses.shape[1]):
+            p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = zero
+            for i in range(rows.shape[1]):
+                X, Y, Z = rows[0, i], rows[1, i], rows[2, i]
+                ru, rv, inverse, uc, vc, inside_u, inside_v, front = _point(
+                    p, X, Y, Z, rows[3, i], rows[4, i], rows[5, i], rows[6, i], u_min, v_min, u_max, v_max, limit, one
+                )
+                square = ru * ru + rv * rv
+                factor = one
+                if kernel == HUBER:
+                    far = square > square_delta
+                    factor = delta[b] / math.sqrt(square if far else one) if far else one
+                elif kernel == CAUCHY:
+                    factor = one / (one + square / square_delta)
+                fu = factor * ru * rows[5, i] * inside_u * inverse
+                fv = factor * rv * rows[6, i] * inside_v * inverse
+                fz = -front * (fu * uc + fv * vc)
+                a0 += fu * X
+                a1 += fu * Y
+                a2 += fu * Z
+                a3 += fu
+                b0 += fv * X
+                b1 += fv * Y
+                b2 += fv * Z
+                b3 += fv
+                c0 += fz * X
+                c1 += fz * Y
+                c2 += fz * Z
+                c3 += fz
+            g = upstream[b, s]
+            out[b, s, 0, 0], out[b, s, 0, 1], out[b, s, 0, 2], out[b, s, 0, 3] = g * a0, g * a1, g * a2, g * a3
+            out[b, s, 1, 0], out[b, s, 1, 1], out[b, s, 1, 2], out[b, s, 1, 3] = g * b0, g * b1, g * b2, g * b3
+            out[b, s, 2, 0], out[b, s, 2, 1], out[b, s, 2, 2], out[b, s, 2, 3] = g * c0, g * c1, g * c2, g * c3

@@ -1,0 +1,281 @@
+"""Normal equations, Levenberg-Marquardt and the verdict on its result, for one problem after the other, in float64.
+
+The points of a problem are laid out coordinate by coordinate once; every pass over them is then one vectorised loop whose sums
+stay in registers. `residuals.py` and `solve.py` hold the same in plain torch.
+"""
+
+import math
+
+import numpy as np
+
+from .numba_costs import CAUCHY, HUBER, SQUARES, cauchy_cost, inline, kernel_, lay_out
+
+
+@inline
+def _accumulate(rows, T, K, delta, bounds, z_min, kernel, H, g):
+    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
+    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
+    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
+    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+    k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
+    k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
+    k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
+    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    square_delta = delta * delta
+    total = 0.0
+    g0 = g1 = g2 = g3 = g4 = g5 = 0.0
+    h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
+    h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
+    for i in range(X.shape[0]):
+        px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
+        py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
+        pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
+        cx, cy, cz = px + t0, py + t1, pz + t2
+        depth = k20 * cx + k21 * cy + k22 * cz
+        front = 1.0 if depth > z_min else 0.0
+        inverse = 1.0 / (depth if depth > z_min else z_min)
+        u = (k00 * cx + k01 * cy + k02 * cz) * inverse
+        v = (k10 * cx + k11 * cy + k12 * cz) * inverse
+        uc = u_min if u < u_min else u
+        uc = u_max if uc > u_max else uc
+        vc = v_min if v < v_min else v
+        vc = v_max if vc > v_max else vc
+        ru = A[i] * (uc - U[i])
+        rv = B[i] * (vc - V[i])
+        su = (A[i] if uc == u else 0.0) * inverse
+        sv = (B[i] if vc == v else 0.0) * inverse
+        square = ru * ru + rv * rv
+        if kernel == SQUARES:
+            total += square
+        elif kernel == HUBER:
+            far = square > square_delta
+            length = math.sqrt(square if far else 1.0)
+            total += delta * (2.0 * length - delta) if far else square
+            scale = math.sqrt(delta / length) if far else 1.0
+            ru, rv, su, sv = ru * scale, rv * scale, su * scale, sv * scale
+        else:
+            scale = math.sqrt(1.0 / (1.0 + square / square_delta))  # the cost itself: see `cauchy_cost`
+            ru, rv, su, sv = ru * scale, rv * scale, su * scale, sv * scale
+        uf, vf = uc * front, vc * front
+        a0, a1, a2 = su * (k00 - uf * k20), su * (k01 - uf * k21), su * (k02 - uf * k22)
+        b0, b1, b2 = sv * (k10 - vf * k20), sv * (k11 - vf * k21), sv * (k12 - vf * k22)
+        a3, a4, a5 = py * a2 - pz * a1, pz * a0 - px * a2, px * a1 - py * a0
+        b3, b4, b5 = py * b2 - pz * b1, pz * b0 - px * b2, px * b1 - py * b0
+        g0 += a0 * ru + b0 * rv
+        g1 += a1 * ru + b1 * rv
+        g2 += a2 * ru + b2 * rv
+        g3 += a3 * ru + b3 * rv
+        g4 += a4 * ru + b4 * rv
+        g5 += a5 * ru + b5 * rv
+        h00 += a0 * a0 + b0 * b0
+        h10 += a1 * a0 + b1 * b0
+        h11 += a1 * a1 + b1 * b1
+        h20 += a2 * a0 + b2 * b0
+        h21 += a2 * a1 + b2 * b1
+        h22 += a2 * a2 + b2 * b2
+        h30 += a3 * a0 + b3 * b0
+        h31 += a3 * a1 + b3 * b1
+        h32 += a3 * a2 + b3 * b2
+        h33 += a3 * a3 + b3 * b3
+        h40 += a4 * a0 + b4 * b0
+        h41 += a4 * a1 + b4 * b1
+        h42 += a4 * a2 + b4 * b2
+        h43 += a4 * a3 + b4 * b3
+        h44 += a4 * a4 + b4 * b4
+        h50 += a5 * a0 + b5 * b0
+        h51 += a5 * a1 + b5 * b1
+        h52 += a5 * a2 + b5 * b2
+        h53 += a5 * a3 + b5 * b3
+        h54 += a5 * a4 + b5 * b4
+        h55 += a5 * a5 + b5 * b5
+    g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+    H[0, 0] = h00
+    H[1, 0], H[1, 1] = h10, h11
+    H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
+    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
+    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
+    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+    return 0.5 * total
+
+
+@kernel_
+def _squares(rows, T, K, delta, bounds, z_min, H, g):
+    return _accumulate(rows, T, K, delta, bounds, z_min, SQUARES, H, g)
+
+
+@kernel_
+def _huber(rows, T, K, delta, bounds, z_min, H, g):
+    return _accumulate(rows, T, K, delta, bounds, z_min, HUBER, H, g)
+
+
+@kernel_
+def _cauchy(rows, T, K, delta, bounds, z_min, H, g):
+    _accumulate(rows, T, K, delta, bounds, z_min, CAUCHY, H, g)
+    p = np.empty(12)
+    for i in range(3):
+        for j in range(4):
+            p[4 * i + j] = K[i, 0] * T[0, j] + K[i, 1] * T[1, j] + K[i, 2] * T[2, j]
+    P = (p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11])
+    return cauchy_cost(rows, P, delta, bounds, z_min)
+
+
+@kernel_
+def normal(rows, T, K, delta, bounds, z_min, kernel, H, g):
+    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem; returns the cost."""
+    if kernel == SQUARES:
+        return _squares(rows, T, K, delta, bounds, z_min, H, g)
+    if kernel == HUBER:
+        return _huber(rows, T, K, delta, bounds, z_min, H, g)
+    return _cauchy(rows, T, K, delta, bounds, z_min, H, g)
+
+
+@kernel_
+def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cost, z_min, kernel):
+    """Fill H (B, 6, 6), g (B, 6), cost (B,)."""
+    rows = np.empty((7, points3d.shape[1]))
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        cost[b] = normal(rows, poses[b], K[b], delta[b], bounds[b], z_min, kernel, H[b], g[b])
+        for i in range(6):
+            for j in range(i):
+                H[b, j, i] = H[b, i, j]
+
+
+@kernel_
+def factor(A, n, L):
+    """Cholesky factor of the lower triangle of A (n, n); False where A is not positive definite or not finite."""
+    for i in range(n):
+        for j in range(i):
+            s = A[i, j]
+            for k in range(j):
+                s -= L[i, k] * L[j, k]
+            L[i, j] = s * L[j, j]
+        s = A[i, i]
+        for k in range(i):
+            s -= L[i, k] * L[i, k]
+        if not (s > 0.0 and s < np.inf):
+            return False
+        L[i, i] = 1.0 / math.sqrt(s)  # the inverse of the diagonal: multiplied with, never divided by
+    return True
+
+
+@kernel_
+def substitute(L, n, x):
+    """Solve L L' x = x in place, with L of `factor`."""
+    for i in range(n):
+        s = x[i]
+        for k in range(i):
+            s -= L[i, k] * x[k]
+        x[i] = s * L[i, i]
+    for i in range(n - 1, -1, -1):
+        s = x[i]
+        for k in range(i + 1, n):
+            s -= L[k, i] * x[k]
+        x[i] = s * L[i, i]
+
+
+@kernel_
+def retract(T, delta, out):
+    """out <- `geometry.se3.retract(T, delta)`, (4, 4)."""
+    a, b, c = delta[3], delta[4], delta[5]
+    square = a * a + b * b + c * c
+    if square < 1e-6:
+        s, h = 1.0 - square / 6.0 + square * square / 120.0, 0.5 - square / 24.0 + square * square / 720.0
+    else:
+        angle = math.sqrt(square)
+        s = math.sin(angle) / angle
+        half = math.sin(0.5 * angle)
+        h = 2.0 * half * half / square
+    e00, e01, e02 = 1.0 - h * (b * b + c * c), h * a * b - s * c, h * a * c + s * b
+    e10, e11, e12 = h * a * b + s * c, 1.0 - h * (a * a + c * c), h * b * c - s * a
+    e20, e21, e22 = h * a * c - s * b, h * b * c + s * a, 1.0 - h * (a * a + b * b)
+    for j in range(3):
+        x, y, z = T[0, j], T[1, j], T[2, j]
+        out[0, j] = e00 * x + e01 * y + e02 * z
+        out[1, j] = e10 * x + e11 * y + e12 * z
+        out[2, j] = e20 * x + e21 * y + e22 * z
+    for i in range(3):
+        out[i, 3] = T[i, 3] + delta[i]
+
+
+@kernel_
+def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_region, eps, work):
+    """Trust-region Levenberg-Marquardt from the pose T, in place. Returns (cost, whether a stationary point was reached).
+
+    The rules are those of `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
+    """
+    n, count = free.shape[0], rows.shape[1]
+    H, H_new, A, L, T_new = work[0:6], work[6:12], work[12:18], work[18:24], work[24:28, :4]
+    g, g_new, step, move = work[28], work[29], work[30], work[31]
+    magnitude = 0.0
+    for i in range(count):
+        x, y = rows[5, i] * rows[3, i], rows[6, i] * rows[4, i]
+        magnitude += x * x + y * y
+    most = max(count, 1)
+    grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
+    radius, shrink = 30.0, 2.0
+    cost = normal(rows, T, K, delta, bounds, z_min, kernel, H, g)
+    for _ in range(iterations):
+        top = 1e-20
+        for i in range(n):
+            top = max(top, H[free[i], free[i]])
+        for i in range(n):
+            for j in range(i):
+                A[i, j] = H[free[i], free[j]]
+            diagonal = H[free[i], free[i]]
+            A[i, i] = diagonal + max(diagonal, 1e-6 * top) * (1.0 / radius if trust_region else 1e-6)
+            step[i] = -g[free[i]]
+        solvable = factor(A, n, L)
+        promised, length_t, length_r = 0.0, 0.0, 0.0
+        if solvable:
+            substitute(L, n, step)
+            move[:] = 0.0
+            for i in range(n):
+                s = 0.0
+                for j in range(n):
+                    s += H[max(free[i], free[j]), min(free[i], free[j])] * step[j]
+                promised -= step[i] * (g[free[i]] + 0.5 * s)
+                move[free[i]] = step[i]
+            length_t = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
+            length_r = math.sqrt(move[3] ** 2 + move[4] ** 2 + move[5] ** 2)
+            solvable = math.isfinite(length_t + length_r)
+        if not solvable:
+            if not trust_region:
+                return cost, False
+            radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
+            continue
+        retract(T, move, T_new)
+        distance = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
+        rounding = 8.0 * eps * cost + grain * math.sqrt(2.0 * cost) + most * grain * grain
+        length = length_r + length_t / max(distance, 1e-6)
+        done = radius > 1e-2 and (promised <= rounding or length <= 16.0 * eps)
+        cost_new = normal(rows, T_new, K, delta, bounds, z_min, kernel, H_new, g_new)
+        gain = (cost - cost_new) / max(promised, 1e-300)
+        accept = gain > 1e-3 if trust_region else math.isfinite(cost_new)
+        if accept:
+            T[:3] = T_new[:3]
+            H, H_new, g, g_new = H_new, H, g_new, g
+            cost = cost_new
+            radius = min(radius / max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
+            shrink = 2.0
+        else:
+            radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
+        if done:
+            return cost, True
+    return cost, False
+
+
+@kernel_
+def descend_batch(
+    points3d, points2d, weights, K, delta, bounds, poses, cost, stopped, z_min, kernel, free, iterations, trust_region, eps
+):
+    """Descend from all starts, poses (B, M, 4, 4) in place; fill cost and stopped (B, M)."""
+    rows = np.empty((7, points3d.shape[1]))
+    work = np.empty((32, 6))
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        for m in range(poses.shape[1]):
+            cost[b, m], stopped[b, m] = descend(
+                rows, poses[b, m], K[b], delta[b], bounds[b], z_min, kernel, free, iterations, trust_region, eps, work
+            )
