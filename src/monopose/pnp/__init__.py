@@ -1,7 +1,21 @@
 """Poses from 2D-3D correspondences: `ransac` for matches with outliers, `solve` for weighted batches."""
 
+from .losses import derivative_loss, monte_carlo_loss
+from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
 from .robust import RobustSolution, ransac
 from .solve import Solution, solve
 
-__all__ = ["AdaptiveHuber", "Cauchy", "Huber", "RobustSolution", "Solution", "ransac", "solve"]
+__all__ = [
+    "AdaptiveHuber",
+    "Cauchy",
+    "Huber",
+    "Posterior",
+    "RobustSolution",
+    "Solution",
+    "derivative_loss",
+    "monte_carlo_loss",
+    "ransac",
+    "sample_posterior",
+    "solve",
+]

@@ -1,0 +1,157 @@
+"""Distributions of poses: Student-t for translations, angular central Gaussian and von Mises for rotations.
+
+Every sampler draws one value for each set of parameters; expand the parameters to draw more. Densities of rotations are those
+of unit quaternions on the sphere S^3, of area 2 pi^2. A rotation is two quaternions, and rotating by a small angle moves its
+quaternion by half of it: the density per rad^3, for which all rotations together measure 8 pi^2, is that on S^3 divided by 4.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+FREEDOM = 3  # degrees of freedom of every Student-t here
+LOG_SPHERE = math.log(2 * math.pi**2)  # area of S^3
+LOG_ROTATIONS = math.log(8 * math.pi**2)  # rad^3
+_LOG_T = math.log(2) - math.lgamma(1.5) - 1.5 * math.log(3 * math.pi)
+
+
+def normals(*shape: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal numbers with the dtype and device of `like`, drawn where the generator lives."""
+    device = generator.device if generator is not None else like.device
+    return torch.randn(*shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def uniforms(*shape: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers in [0, 1) with the dtype and device of `like`, drawn where the generator lives."""
+    device = generator.device if generator is not None else like.device
+    return torch.rand(*shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def student_t_log_prob(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """Log-density of the 3-D Student-t with 3 degrees of freedom, 1 / unit^3.
+
+    Args:
+        x: (..., 3).
+        loc: (..., 3).
+        scale_tril: lower triangular factor of the scale matrix, (..., 3, 3); the covariance is 3 times that matrix.
+
+    Returns:
+        (...,). Source: Kotz and Nadarajah, Multivariate t Distributions, eq. 1.1.
+    """
+    y = torch.linalg.solve_triangular(scale_tril, (x - loc)[..., None], upper=False).squeeze(-1)
+    log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return _LOG_T - log_det - 3 * torch.log1p(y.square().sum(-1) / FREEDOM)
+
+
+def student_t_sample(loc: Tensor, scale_tril: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One draw for each loc (..., 3) and scale_tril (..., 3, 3): a normal over the root of an independent mean of squares."""
+    z = normals(*loc.shape[:-1], 6, like=loc, generator=generator)
+    y = z[..., :3] * z[..., 3:].square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
+    return loc + (scale_tril @ y[..., None]).squeeze(-1)
+
+
+def acg_log_prob(quat: Tensor, factor: Tensor) -> Tensor:
+    """Log-density of the angular central Gaussian on S^3: (q' A q)^-2 sqrt|A| / (2 pi^2), equal for q and -q.
+
+    Args:
+        quat: unit quaternions, (..., 4).
+        factor: upper triangular U with U' U = A, (..., 4, 4); its scale does not matter.
+
+    Returns:
+        (...,), per unit of the area of S^3. Source: Tyler, Statistical analysis for the angular central Gaussian
+        distribution on the sphere, eq. 1.
+    """
+    y = (factor @ quat[..., None]).squeeze(-1)
+    return factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1) - 2 * y.square().sum(-1).log() - LOG_SPHERE
+
+
+def acg_sample(factor: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One unit quaternion for each factor (..., 4, 4), of `acg_log_prob`: the direction of a normal with covariance A^-1."""
+    z = normals(*factor.shape[:-1], like=factor, generator=generator)
+    q = torch.linalg.solve_triangular(factor, z[..., None], upper=True).squeeze(-1)
+    return q / q.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+def acg_factor(dispersion: Tensor) -> Tensor:
+    """The factor of `acg_log_prob` for a dispersion A^-1, (..., 4, 4), slightly widened so that none of its axes vanishes.
+
+    Source: EPro-PnP, supplementary sec. on the rotation proposal (dispersion term).
+    """
+    eye = torch.eye(4, dtype=dispersion.dtype, device=dispersion.device)
+    spread = dispersion / dispersion.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[..., None, None]
+    floor = torch.linalg.det(spread).clamp_min(1e-40) ** 0.25
+    spread = spread + (1e-3 * floor)[..., None, None] * eye
+    # Cholesky of the matrix with rows and columns reversed: an upper triangular C with C C' = spread; U is its inverse
+    lower, failed = torch.linalg.cholesky_ex(spread.flip(-1, -2))
+    lower = torch.where((failed == 0)[..., None, None], lower, eye)
+    return torch.linalg.solve_triangular(lower.flip(-1, -2), eye.expand_as(lower), upper=True)
+
+
+def acg_fit(quats: Tensor, weights: Tensor, iterations: int = 3) -> Tensor:
+    """Dispersion A^-1 of the angular central Gaussian that fits weighted quaternions best, of trace 1.
+
+    Args:
+        quats: (..., S, 4).
+        weights: (..., S), >= 0.
+        iterations: of the fixed point that starts from the uniform distribution.
+
+    Returns:
+        (..., 4, 4). Source: Tyler 1987, eq. 3, the fixed point of the likelihood equation.
+    """
+    eye = torch.eye(4, dtype=quats.dtype, device=quats.device)
+    dispersion = eye.expand(*weights.shape[:-1], 4, 4)
+    for _ in range(iterations):
+        inverse = torch.linalg.inv_ex(dispersion + 1e-12 * eye).inverse
+        scaled = weights / ((quats @ inverse) * quats).sum(-1).clamp_min(1e-30)
+        scaled = scaled / scaled.sum(-1, keepdim=True).clamp_min(1e-30)
+        dispersion = (quats * scaled[..., None]).mT @ quats
+    return dispersion
+
+
+def von_mises_log_prob(angle: Tensor, loc: Tensor, kappa: Tensor) -> Tensor:
+    """Log-density of the von Mises distribution on the circle, 1 / rad; all arguments (...,), radians."""
+    return -2 * kappa * torch.sin((angle - loc) / 2).square() - torch.log(2 * math.pi * torch.special.i0e(kappa))
+
+
+def von_mises_quantiles(kappa: Tensor, cells: int = 512) -> tuple[Tensor, Tensor]:
+    """A table of the inverse distribution function, fine where the distribution is narrow.
+
+    The nodes are the quantiles of a wrapped Cauchy with heavier tails and nearly the same peak, between which the von Mises
+    density changes little.
+
+    Args:
+        kappa: (...,).
+        cells: between nodes.
+
+    Returns:
+        levels (..., cells + 1), from 0 to 1, and nodes: angles (..., cells + 1) from -pi to pi, both ascending.
+    """
+    width = (1 / (1 + kappa)).sqrt()
+    steps = torch.linspace(-0.5, 0.5, cells + 1, dtype=kappa.dtype, device=kappa.device)
+    steps = steps.clamp(-0.5 + 1e-7, 0.5 - 1e-7)
+    tangent = width[..., None] * torch.tan(math.pi * steps)
+    nodes = 2 * torch.atan(tangent)
+    # the density by the level of the Cauchy, d angle / d level = 2 pi (width^2 + tangent^2) / width / (1 + tangent^2)
+    slope = (width[..., None].square() + tangent.square()) / (1 + tangent.square())
+    density = slope * torch.exp(-2 * kappa[..., None] * torch.sin(nodes / 2).square())
+    levels = torch.nn.functional.pad(((density[..., 1:] + density[..., :-1]) / 2).cumsum(-1), (1, 0))
+    return levels / levels[..., -1:], nodes
+
+
+def von_mises_sample(levels: Tensor, nodes: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Angles around 0 by `von_mises_quantiles`, (..., C) twice -> (..., count), radians."""
+    u = uniforms(*levels.shape[:-1], count, like=levels, generator=generator)
+    cell = (torch.searchsorted(levels.contiguous(), u, right=True) - 1).clamp(0, levels.shape[-1] - 2)
+    low, high = levels.gather(-1, cell), levels.gather(-1, cell + 1)
+    part = ((u - low) / (high - low).clamp_min(1e-30)).clamp(0, 1)
+    return torch.lerp(nodes.gather(-1, cell), nodes.gather(-1, cell + 1), part)
+
+
+def von_mises_kappa(resultant: Tensor) -> Tensor:
+    """Concentration for a mean resultant length r in [0, 1): r (2 - r^2) / (1 - r^2).
+
+    Source: Banerjee et al., Clustering on the unit hypersphere using von Mises-Fisher distributions, eq. 4.4.
+    """
+    r = resultant.clamp(0, 1 - 1e-12)
+    return r * (2 - r * r) / (1 - r * r)

@@ -1,0 +1,69 @@
+"""Losses that train correspondences through PnP: of the whole pose distribution, and of one pose that carries a gradient."""
+
+import torch
+from torch import Tensor
+
+from . import kernels
+from .posterior import Posterior
+
+
+def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries: Tensor | None = None) -> Tensor:
+    """Minus the log-density that the posterior gives to the true pose: cost(truth) + log evidence.
+
+    It pulls the reprojection error at the truth down and pushes that of all other plausible poses up. It is the log of a
+    density per m^3 rad^3, so negative values are good, not wrong.
+
+    Args:
+        posterior: of `sample_posterior`.
+        cam_from_obj_true: (..., 4, 4), metres.
+        symmetries: obj_from_obj motions including the identity, (G, 4, 4): the equivalent true pose of least cost counts.
+
+    Returns:
+        (...,), differentiable in points3d, points2d, weights and K; 0, with a gradient of zero, where the posterior did not
+        converge or the truth is not finite.
+
+    Source: Chen et al., EPro-PnP, eq. 7: the Kullback-Leibler divergence up to a constant.
+    """
+    given = posterior.prepared
+    if cam_from_obj_true.shape[-2:] != (4, 4):
+        raise ValueError(f"cam_from_obj_true must be (..., 4, 4) metres, got {tuple(cam_from_obj_true.shape)}")
+    truth = given.flat(cam_from_obj_true, 4, 4)[:, None]
+    if symmetries is not None:
+        truth = truth @ symmetries.to(truth)
+    finite = torch.isfinite(truth).flatten(1).all(1)
+    truth = torch.where(finite[:, None, None, None], truth, torch.eye(4).to(truth))
+    cost = kernels.pose_costs(given.problems, truth).amin(1)
+    good = posterior.converged & (finite & torch.isfinite(cost)).reshape(given.batch)
+    loss = cost.to(given.dtype).reshape(given.batch) + posterior.log_evidence
+    return torch.where(good, loss, torch.zeros_like(loss))
+
+
+def derivative_loss(
+    cam_from_obj: Tensor, cam_from_obj_true: Tensor, beta: float = 1.0, symmetries: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The distance of one pose from the true one, split in translation and rotation.
+
+    Args:
+        cam_from_obj: a pose that carries a gradient, such as that of `solve_implicit`, (..., 4, 4), metres.
+        cam_from_obj_true: (..., 4, 4), metres.
+        beta: metres below which the translation counts squared: smooth-L1 of the distance.
+        symmetries: obj_from_obj motions including the identity, (G, 4, 4): the equivalent true pose of least sum counts.
+
+    Returns:
+        translation (...,), metres, and rotation (...,), 2 (1 - <q, q_true>^2) = 1 - cos(angle): 0 to 2.
+
+    Source: Chen et al., EPro-PnP, sec. 3.4, derivative regularization.
+    """
+    truth = cam_from_obj_true[..., None, :, :]
+    if symmetries is not None:
+        truth = truth @ symmetries.to(truth)
+    pose = cam_from_obj[..., None, :, :]
+    square = (pose[..., :3, 3] - truth[..., :3, 3]).square().sum(-1)
+    far = square > beta * beta
+    length = torch.where(far, square, torch.ones_like(square)).sqrt()
+    translation = torch.where(far, length - 0.5 * beta, 0.5 * square / beta)
+    # <q, q_true>^2 = (1 + trace) / 4
+    turn = (3 - (pose[..., :3, :3] * truth[..., :3, :3]).sum((-2, -1))) / 2
+    best = (translation + turn).detach().argmin(-1, keepdim=True)
+    translation, turn = torch.broadcast_tensors(translation, turn)
+    return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
