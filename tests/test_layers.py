@@ -16,9 +16,9 @@ ORDER = (
     "types", "files", "geometry",
     "images", "weights", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
-    "data", "evaluation", "methods", "viz", "outputs", "external_boxes",
+    "data", "evaluation", "methods", "viz_posterior", "viz", "outputs", "external_boxes",
     "train", "pipeline", "tracking", "export", "check_folder", "check",
-    "app", "demo", "doctor", "cli", "__main__",
+    "app", "demo", "fit_identity", "doctor", "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
 STRANGERS = {  # rooms that could, by the order, and still must not

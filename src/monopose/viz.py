@@ -14,6 +14,12 @@ from torch import Tensor
 from .geometry.camera import project
 from .geometry.se3 import transform
 from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
+from .viz_posterior import chosen, orientation_density, translation_scatter
+
+__all__ = [
+    "contact_sheet", "coordinate_image", "draw", "draw_detections", "draw_samples", "object_color", "orientation_density",
+    "side_by_side", "to_picture", "translation_scatter", "value_image",
+]  # fmt: skip
 
 Models = Mapping[int, ObjectModel] | Iterable[ObjectModel] | None
 Picture = Image.Image | Tensor | np.ndarray
@@ -22,6 +28,7 @@ Box = tuple[float, float, float, float]
 
 AXES: tuple[Color, Color, Color] = ((255, 55, 55), (50, 225, 70), (70, 130, 255))  # x red, y green, z blue
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+BOX: Color = (60, 240, 255)
 
 
 def draw(frame: Frame, poses: PoseEstimates | Instances, models: Models = None, truth: Instances | None = None) -> Image.Image:
@@ -90,6 +97,57 @@ def draw_detections(image: Tensor, detections: Detections, names: Mapping[int, s
     picture = canvas.over(pixels)
     _write_tags(picture, tags)
     return picture
+
+
+def draw_samples(
+    frame: Frame, cam_from_obj: Tensor, log_weights: Tensor | None = None, bounds: Tensor | None = None,
+    length: float | None = None, count: int = 30,
+) -> Image.Image:  # fmt: skip
+    """The picture with `count` samples of a pose distribution on it: where they agree the lines are strong.
+
+    Args:
+        frame: the picture and its camera.
+        cam_from_obj: samples, (S, 4, 4), metres.
+        log_weights: their log-weights, (S,); None: all count the same.
+        bounds: lower and upper corner of a box of the object, (2, 3), metres, e.g. `model.bounds`; its edges are drawn.
+        length: of the axes, metres; by default half the box, or a twelfth of what the picture shows at the object's depth.
+        count: how many samples to draw, the same ones every time.
+
+    Raises:
+        ValueError: on wrong shapes, or if no sample has a weight.
+    """
+    if cam_from_obj.dim() != 3 or cam_from_obj.shape[-2:] != (4, 4):
+        raise ValueError(f"samples must be (S, 4, 4), got {tuple(cam_from_obj.shape)}; take one problem of the batch")
+    if bounds is not None and bounds.shape != (2, 3):
+        raise ValueError(f"bounds must be (2, 3), the lower and the upper corner, got {tuple(bounds.shape)}")
+    poses = cam_from_obj.detach().cpu().double()[chosen(log_weights, len(cam_from_obj), count)]
+    poses = poses[torch.isfinite(poses).flatten(1).all(1)]
+    K = frame.camera.K.cpu().double()
+    if length is None:
+        depth = float(poses[:, 2, 3].median()) if len(poses) else 1.0
+        size = min(frame.camera.size) / 6 * depth / float(K[0, 0])
+        length = 0.5 * (size if bounds is None else float((bounds[1] - bounds[0]).max()))
+    layers = {color: np.zeros(frame.camera.size, np.float32) for color in (BOX, *AXES)}
+    corners = None if bounds is None else torch.cartesian_prod(*bounds.cpu().double().T)
+    canvas = _Canvas(frame.camera.size)
+    for pose in poses:
+        chains: list[tuple[Color, Tensor]] = []
+        if corners is not None:
+            chains = [(BOX, corners[[a, a ^ bit]]) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+        ends = length * torch.eye(3).double()
+        for color, chain in [*chains, *((AXES[k], torch.stack([0 * ends[k], ends[k]])) for k in range(3))]:
+            seen = transform(pose, chain)
+            if bool((seen[:, 2] < 1e-3).any()):
+                continue
+            pixels = project(seen, K).numpy()
+            if np.abs(pixels).max() < 4 * max(frame.camera.size) + 1000:
+                canvas.stroke(layers[color], pixels, 0.6 * canvas.line_width)
+    picture = np.asarray(to_picture(frame.image)).astype(np.float32)
+    strength = 1 - min(0.9, 6.0 / max(count, 1))  # what a fifth of the samples agree on is clearly seen
+    for color, covered in layers.items():
+        alpha = (1 - strength**covered)[..., None]
+        picture = picture * (1 - alpha) + np.array(color, np.float32) * alpha
+    return Image.fromarray(np.clip(picture, 0, 255).round().astype(np.uint8))
 
 
 def coordinate_image(coordinates: Tensor, mask: Tensor, bounds: Tensor | None = None) -> Image.Image:
@@ -182,6 +240,20 @@ class _Canvas:
         for value, thick in ((rim, width + max(1.0, 0.8 * width)), ((*color, 255), width)):
             thickness = max(1, round(thick * self.scale))
             cv2.polylines(self.layer, list(shifted), closed, value, thickness, cv2.LINE_AA, 4)
+
+    def stroke(self, counts: np.ndarray, points: np.ndarray, width: float) -> None:
+        """Add 1 to a map of the frame's size where a line through pixels (2, 2) runs, less at its rim."""
+        import cv2
+
+        margin = int(2 + width)
+        x0, y0 = np.clip(np.floor(points.min(0)).astype(int) - margin, 0, [counts.shape[1], counts.shape[0]])
+        x1, y1 = np.clip(np.ceil(points.max(0)).astype(int) + margin, 0, [counts.shape[1], counts.shape[0]])
+        if x1 <= x0 or y1 <= y0:
+            return
+        patch = np.zeros(((y1 - y0) * self.scale, (x1 - x0) * self.scale), np.uint8)
+        shifted = np.round(((points - (x0, y0) + 0.5) * self.scale - 0.5) * 16).astype(np.int32).reshape(1, -1, 1, 2)
+        cv2.polylines(patch, list(shifted), False, 255, max(1, round(width * self.scale)), cv2.LINE_AA, 4)  # type: ignore[call-overload]
+        counts[y0:y1, x0:x1] += cv2.resize(patch, (int(x1 - x0), int(y1 - y0)), interpolation=cv2.INTER_AREA) / 255
 
     def contour(self, silhouette: np.ndarray, color: Color, width: float) -> None:
         """The rim of a mask given at the scale of the canvas, (scale h, scale w), holes included."""
