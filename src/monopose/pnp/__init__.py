@@ -1,5 +1,6 @@
 """Poses from 2D-3D correspondences: `ransac` for matches with outliers, `solve` for weighted batches."""
 
+from .implicit import solve_implicit
 from .losses import derivative_loss, monte_carlo_loss
 from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
@@ -18,4 +19,5 @@ __all__ = [
     "ransac",
     "sample_posterior",
     "solve",
+    "solve_implicit",
 ]

@@ -14,11 +14,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import residuals
-from .problems import Kernel, Problems
-from .solve import free_entries
+from ..types import Camera
+from . import kernels, residuals
+from .problems import Z_MIN, Kernel, Problems, Robust, prepare
+from .solve import Solution, free_entries, solve
 
 DETERMINED = 1e-9  # least eigenvalue of the Hessian, scaled to a diagonal of ones, of a minimum that has a gradient
+
+
+def solve_implicit(
+    points3d: Tensor,
+    points2d: Tensor,
+    camera: Camera | Tensor,
+    weights: Tensor | None = None,
+    init: Tensor | None = None,
+    dof: int = 6,
+    iterations: int = 30,
+    robust: Robust | None = None,
+    proposals: int | None = None,
+    generator: torch.Generator | None = None,
+    z_min: float = Z_MIN,
+    bounds: Tensor | None = None,
+    trust_region: bool = True,
+) -> Solution:
+    """`solve`, whose poses and costs carry the gradient of the optimum: PnP as a layer.
+
+    Args:
+        points3d: (..., N, 3), metres, object frame.
+        points2d: (..., N, 2), pixels.
+        camera: Camera or intrinsics (..., 3, 3), pixels, without lens distortion.
+        weights: (..., N, 2) or (..., N), >= 0, 1 / pixels; None is 1. The pose does not depend on their common scale.
+        init, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region: as in `solve`.
+
+    Returns:
+        The Solution of `solve`. cam_from_obj and cost are differentiable, also twice, in points3d, points2d, weights, the
+        camera's K and the delta of `robust` (`AdaptiveHuber` follows the weights, and holds the spread of the pixels fixed).
+        covariance has no gradient, and none flows to `init`. The gradient of a problem is exactly zero where converged is
+        False and, that of the pose, where the Hessian is not positive definite; other problems are untouched. Points of
+        weight 0 are absent: their gradient is zero.
+
+    Raises:
+        ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
+
+    Source: BPnP, eq. 8 to 11, with the exact Hessian; for the cost, the envelope theorem.
+    """
+    given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
+    found = solve(
+        points3d, points2d, camera, weights, init, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region
+    )
+    if not (torch.is_grad_enabled() and any(v.requires_grad for v in given.problems[:5])):
+        return found
+    converged = found.converged.reshape(-1)
+    pose = attach(given.problems, given.flat(found.cam_from_obj, 4, 4), converged, dof)
+    problems, there = _harmless(given.problems, pose, ~converged)
+    cost = torch.where(converged, kernels.pose_costs(problems, there[:, None])[:, 0], given.flat(found.cost))
+    return found._replace(
+        cam_from_obj=pose.to(given.dtype).reshape(found.cam_from_obj.shape), cost=cost.to(given.dtype).reshape(given.batch)
+    )
 
 
 def attach(problems: Problems, cam_from_obj: Tensor, converged: Tensor, dof: int = 6) -> Tensor:
@@ -31,18 +83,18 @@ def attach(problems: Problems, cam_from_obj: Tensor, converged: Tensor, dof: int
         dof: 6, or 4 where only translation and yaw were free.
 
     Returns:
-        The same poses, (B, 4, 4), with a gradient to points3d, points2d, weights, K and delta, once or, with
-        create_graph, several times. The gradient is exactly zero where `converged` is False and where the Hessian is not
+        The same poses, (B, 4, 4), with a gradient to points3d, points2d, weights, K and delta, once or, with create_graph,
+        several times; none to cam_from_obj. It is exactly zero where `converged` is False and where the Hessian is not
         positive definite. The arithmetic is in float64.
     """
-    return _Optimum.apply(*problems[:5], cam_from_obj, problems.bounds, converged, problems.kernel, problems.z_min, dof)  # type: ignore[no-any-return]
+    return _Optimum.apply(*problems[:5], cam_from_obj.detach(), converged, *problems[5:], dof)  # type: ignore[no-any-return]
 
 
 class _Optimum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, X: Tensor, x: Tensor, w: Tensor, K: Tensor, delta: Tensor, pose: Tensor,
-        bounds: Tensor, converged: Tensor, kernel: Kernel, z_min: float, dof: int,
+        ctx: Any, X: Tensor, x: Tensor, w: Tensor, K: Tensor, delta: Tensor, pose: Tensor, converged: Tensor,
+        bounds: Tensor, kernel: Kernel, z_min: float, dof: int,
     ) -> Tensor:  # fmt: skip
         pose = pose.clone()
         ctx.save_for_backward(X, x, w, K, delta, bounds, converged, pose)  # as an output, the pose keeps its graph
@@ -52,18 +104,53 @@ class _Optimum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         X, x, w, K, delta, bounds, converged, pose = ctx.saved_tensors
-        given = Problems(X, x, w, K, delta, bounds, ctx.kernel, ctx.z_min)
-        needed = ctx.needs_input_grad[:5]
-        # what has no gradient is replaced by something harmless, for 0 times NaN would not be 0
-        failed = ~converged
-        problems = given.map(lambda v: v.double().masked_fill(failed.view(-1, *[1] * (v.dim() - 1)), 0.0))
-        problems = problems._replace(delta=problems.delta.masked_fill(failed, 1.0))
-        pose = pose.double().masked_fill(failed[:, None, None], 0.0)
-        upstream = upstream.double().masked_fill(failed[:, None, None], 0.0)
-        direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), ctx.dof)
-        found = iter(_slope_gradients(problems, pose, direction, needed))
-        gradients = (next(found).to(v.dtype) if need else None for v, need in zip((X, x, w, K, delta), needed))
+        problems = Problems(X, x, w, K, delta, bounds, ctx.kernel, ctx.z_min)
+        fused = pose.device.type == "cpu" and kernels.backend(pose.device) is not None and not torch.is_grad_enabled()
+        found = (_pull_back_fused if fused else _pull_back)(problems, pose, converged, upstream, ctx.dof)
+        gradients = (v if need else None for v, need in zip(found, ctx.needs_input_grad))
         return *gradients, *[None] * 6
+
+
+def _pull_back_fused(problems: Problems, pose: Tensor, converged: Tensor, upstream: Tensor, dof: int) -> tuple[Tensor, ...]:
+    """`_pull_back` by the kernels of the CPU, without a graph."""
+    from .kernels import implicit_cpu
+
+    upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream))
+    direction = _newton_step(implicit_cpu.hessian(problems, pose), _along_tangent(pose, upstream).double(), dof)
+    found = implicit_cpu.slope_gradients(problems, pose, direction)
+    nothing = (direction == 0).all(1)
+    return tuple(v.masked_fill_(_rows(nothing, v), 0.0) for v in found) if bool(nothing.any()) else found
+
+
+def _pull_back(problems: Problems, pose: Tensor, converged: Tensor, upstream: Tensor, dof: int) -> tuple[Tensor, ...]:
+    """The gradients by points3d, points2d, weights, K and delta of what has the gradient `upstream`, (B, 4, 4), by the poses.
+
+    Plain torch, with a graph where gradients are enabled.
+    """
+    again, dtypes = torch.is_grad_enabled(), [v.dtype for v in problems[:5]]
+    problems, pose = _harmless(problems.map(Tensor.double), pose.double(), ~converged)
+    upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream)).double()
+    direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), dof)
+    with torch.enable_grad():
+        # By copies, for the pose and the direction depend on the inputs too and are to be held fixed.
+        copies = problems.map(lambda v: v.view_as(v) if again and v.requires_grad else v.detach().requires_grad_())
+        found = torch.autograd.grad(
+            slope(copies, pose, direction).sum(), copies[:5], create_graph=again, allow_unused=True, materialize_grads=True
+        )
+    return tuple(v.to(dtype) for v, dtype in zip(found, dtypes))
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) as `like`."""
+    return mask.view(-1, *[1] * (like.dim() - 1))
+
+
+def _harmless(problems: Problems, pose: Tensor, failed: Tensor) -> tuple[Problems, Tensor]:
+    """What failed is replaced by zeros, whose derivatives are finite: zero times NaN would not be zero."""
+    if not bool(failed.any()):
+        return problems, pose
+    zeros = problems.map(lambda v: v.masked_fill(_rows(failed, v), 0.0))
+    return zeros._replace(delta=problems.delta.masked_fill(failed, 1.0)), pose.masked_fill(_rows(failed, pose), 0.0)
 
 
 def _along_tangent(pose: Tensor, upstream: Tensor) -> Tensor:
@@ -80,7 +167,8 @@ def _newton_step(H: Tensor, gradient: Tensor, dof: int) -> Tensor:
     scale = torch.where(diagonal > 1e-300, diagonal, torch.ones_like(diagonal)).rsqrt()
     H = H * scale[:, :, None] * scale[:, None, :]  # metres and radians become comparable
     eye = torch.eye(len(free)).to(H)
-    determined = torch.linalg.cholesky_ex(H.detach() - DETERMINED * eye).info == 0
+    finite = torch.isfinite(H).flatten(1).all(1)
+    determined = (torch.linalg.cholesky_ex(H.detach() - DETERMINED * eye).info == 0) & finite
     H = torch.where(determined[:, None, None], H, eye)
     step = torch.linalg.solve_ex(H, -(gradient * scale)[..., None]).result.squeeze(-1) * scale
     step = torch.where(determined[:, None], step, torch.zeros_like(step))
@@ -159,14 +247,3 @@ def slope(problems: Problems, cam_from_obj: Tensor, direction: Tensor) -> Tensor
     r = problems.weights * (pixels - problems.points2d)
     first, _ = _robust_slopes(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     return (first * (r * problems.weights * flow).sum(-1)).sum(-1)
-
-
-def _slope_gradients(problems: Problems, pose: Tensor, direction: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor, ...]:
-    """The derivatives of the sum of `slope` by those of points3d, points2d, weights, K, delta that are needed."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Copies, for the pose and the direction depend on the inputs too and are to be held fixed.
-        copies = problems.map(lambda v: v.view_as(v) if again and v.requires_grad else v.detach().requires_grad_())
-        total = slope(copies, pose, direction).sum()
-        inputs = [v for v, need in zip(copies[:5], needed) if need]
-        return torch.autograd.grad(total, inputs, create_graph=again, allow_unused=True, materialize_grads=True)
