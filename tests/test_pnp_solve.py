@@ -9,6 +9,7 @@ from monopose import Camera, pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import initialise, residuals
 from monopose.pnp.problems import prepare
+from monopose.pnp.solve import find_starts
 
 F64 = torch.float64
 K = torch.tensor([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]], dtype=F64)
@@ -69,8 +70,6 @@ def test_float32_comes_close_and_stays_float32():
     assert all(v.dtype == torch.float32 for v in s[:3])
     assert s.converged.all()
     torch.testing.assert_close(s.cam_from_obj, T.float(), rtol=0, atol=2e-5)
-    exact = pnp.solve(X.float(), x.float(), K, dtype=F64)
-    assert exact.cam_from_obj.dtype == torch.float32
 
 
 @pytest.mark.parametrize("planar", [False, True])
@@ -337,7 +336,7 @@ def test_random_samples_follow_the_generator():
     given = prepare(X, x, K).problems
 
     def starts(seed):
-        return initialise.starts(given, proposals=8, count=6, generator=torch.Generator().manual_seed(seed))
+        return find_starts(given, 6, proposals=8, count=6, generator=torch.Generator().manual_seed(seed))
 
     assert torch.equal(starts(1), starts(1))
     assert not torch.equal(starts(1), starts(2))

@@ -123,14 +123,14 @@ def _depth(points3d: Tensor, weights: Tensor, linear: Tensor) -> Tensor:
     return linear[..., 2, :] + torch.cat([centre.new_zeros(*centre.shape[:-1], 6), centre], -1)
 
 
-def starts(
+def starts_reference(
     problems: Problems,
     dof: int = 6,
     proposals: int = 0,
     count: int = 2,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The most promising distinct poses of every problem.
+    """The most promising distinct poses of every problem, in plain torch.
 
     Args:
         problems: flat, (B, ...).

@@ -1,5 +1,6 @@
 """What every PnP layer takes: weighted correspondences, a camera, a robust kernel; checked once, flattened to one batch."""
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..types import Camera
 
 Z_MIN = 0.01  # metres: depths are clamped from below to this before dividing
+RADIUS = 30.0  # trust region at the start of a descent: the diagonal is damped by one over this
 
 
 class Huber(NamedTuple):
@@ -74,7 +76,8 @@ class Problems(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Problems":
         """The same with every tensor replaced by function(tensor)."""
-        return Problems(*(function(v) for v in self[:6]), self.kernel, self.z_min)
+        X, x, w, K, delta, bounds = (function(v) for v in self[:6])
+        return Problems(X, x, w, K, delta, bounds, self.kernel, self.z_min)
 
 
 class Prepared(NamedTuple):
@@ -155,8 +158,9 @@ def prepare(
         raise ValueError(f"points2d must be (..., {n}, 2) pixels to match points3d, got {tuple(points2d.shape)}")
     if pose is not None and pose.shape[-2:] != (4, 4):
         raise ValueError(f"init must be (..., 4, 4) metres, got {tuple(pose.shape)}; geometry.se3.from_rt(R, t) builds it")
+    weighted = weights is not None
     if weights is None:
-        weights = torch.ones_like(points2d[..., :1])
+        weights = points2d.new_ones((n, 2))
     elif weights.dim() >= 2 and weights.shape[-2:] == (n, 2):
         pass
     elif weights.dim() >= 1 and weights.shape[-1] == n:
@@ -186,21 +190,28 @@ def prepare(
         return value.to(K).expand(*batch, *trailing).reshape(batch.numel(), *trailing)
 
     X, x, w, k = flat(points3d, n, 3), flat(points2d, n, 2), flat(weights, n, 2), flat(K, 3, 3)
-    limits = k.new_tensor([-torch.inf, -torch.inf, torch.inf, torch.inf]) if bounds is None else bounds
-    limits = flat(limits, 4)
-    used = (w != 0).any(-1)  # NaN is not 0: it counts
-    if not bool(torch.isfinite(torch.stack([v.detach().sum() for v in (X, x, w, k)])).all()):
+    limits = k.new_full((len(k), 4), torch.inf) if bounds is None else flat(bounds, 4)
+    if bounds is None:
+        limits[:, :2] = -torch.inf
+    used = (
+        (w != 0).any(-1) if weighted else torch.ones(X.shape[:2], dtype=torch.bool, device=k.device)
+    )  # NaN is not 0: it counts
+    total = X.detach().sum() + x.detach().sum() + w.detach().sum() + k.detach().sum()
+    everything = not weighted
+    if not math.isfinite(total.item()):
         finite = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
         usable = torch.isfinite(k).flatten(1).all(1) & (finite | ~used).all(-1)
         used = used & usable[:, None]
         k = torch.where(usable[:, None, None], k, torch.eye(3).to(k))
-    if not bool(used.all()):
+        everything = False
+    if not (everything or bool(used.all())):
         X, x, w = (torch.where(used[..., None], v, torch.zeros_like(v)) for v in (X, x, w))
     if fixed is not None:
         delta = flat(fixed)
     elif robust is None:
         delta = k.new_full((len(k),), torch.inf)
     else:
+        assert isinstance(robust, AdaptiveHuber)
         delta = _adaptive(robust.relative, x.detach(), w, used)
     if robust is not None:
         delta = torch.where(delta > 0, delta, torch.ones_like(delta))  # nothing has weight: any threshold will do

@@ -8,10 +8,12 @@ from torch import Tensor
 from ..geometry import se3
 from ..types import Camera
 from . import initialise, kernels, residuals
-from .problems import Z_MIN, Kernel, Prepared, Problems, Robust, prepare
+from .problems import RADIUS, Z_MIN, Kernel, Prepared, Problems, Robust, prepare
 from .residuals import Normal
 
 PRIOR = 1e-5  # information added to the covariance's inverse, 1/m^2 and 1/rad^2, so that it always exists
+
+NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
 
 
 class Solution(NamedTuple):
@@ -48,7 +50,6 @@ def solve(
     z_min: float = Z_MIN,
     bounds: Tensor | None = None,
     trust_region: bool = True,
-    dtype: torch.dtype | None = None,
 ) -> Solution:
     """The poses that minimise 1/2 sum rho(|weight (projection - measurement)|).
 
@@ -67,10 +68,10 @@ def solve(
         z_min: depths are clamped from below to this, metres.
         bounds: projections are clamped to these pixels, (..., 4): u_min, v_min, u_max, v_max; None does not clamp.
         trust_region: False takes plain Gauss-Newton steps, each of them accepted: a little faster from a good start.
-        dtype: of the arithmetic inside; None is that of the points. Results come back in the dtype of the points.
 
     Returns:
-        a Solution; one bad problem leaves the others untouched. No gradient flows through it: see `solve_implicit`.
+        a Solution in the dtype of points3d, at least float32 (the CPU computes in float64 inside). One bad problem leaves the
+        others untouched. No gradient flows through it: see `solve_implicit`.
 
     Raises:
         ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
@@ -79,41 +80,82 @@ def solve(
     """
     if dof not in (4, 6):
         raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
-    given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init, dtype)
+    given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     if init is None:
-        poses, stopped, costs = minima(given.problems, dof, 2, iterations, proposals, generator, trust_region)
-        best = costs.argmin(1, keepdim=True)
-        pose, done = poses.take_along_dim(best[..., None, None], 1)[:, 0], stopped.gather(1, best)[:, 0]
+        starts = find_starts(given.problems, dof, 2, proposals, generator)
+        finite = None
     else:
-        start = given.flat(init, 4, 4)
-        finite = torch.isfinite(start).flatten(1).all(1)[:, None, None]
-        start = torch.where(finite, start, torch.eye(4).to(start))
-        pose, done = descend(given.problems, start, dof, iterations, trust_region)
-        pose, done = torch.where(finite, pose, start), done & finite[:, 0, 0]
-    return judge(given, pose, done, dof, init is None)
+        starts = given.flat(init, 4, 4)[:, None]
+        finite = torch.isfinite(starts).flatten(1).all(1)
+        if not bool(finite.all()):
+            starts = torch.where(finite[:, None, None, None], starts, torch.eye(4).to(starts))
+    found = descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
+    if finite is None or bool(finite.all()):
+        return found
+    pose = torch.where(finite[:, None, None], found.cam_from_obj.reshape(-1, 4, 4), torch.eye(4).to(found.cam_from_obj))
+    return found._replace(
+        cam_from_obj=pose.reshape(found.cam_from_obj.shape), converged=found.converged & finite.reshape(given.batch)
+    )
 
 
-def judge(given: Prepared, pose: Tensor, stopped: Tensor, dof: int, started_alone: bool) -> Solution:
-    """The Solution of poses (B, 4, 4) where the descent stopped: cost, covariance, whether to believe them. In float64."""
+def descend_and_judge(
+    given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, started_alone: bool
+) -> Solution:
+    """The Solution of the cheapest descent from starts (B, M, 4, 4)."""
+    needed = NEEDED[dof, started_alone]
+    fused = kernels.backend(starts.device)
+    if fused is not None and hasattr(fused, "solve"):
+        found = fused.solve(given.problems, starts, dof, iterations, trust_region, needed, PRIOR)
+    else:
+        count = starts.shape[1]
+        many = given.problems.map(lambda v: v.repeat_interleave(count, 0))
+        poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
+        poses, stopped = poses.reshape(starts.shape), stopped.reshape(starts.shape[:2])
+        if count == 1:
+            pose, done = poses[:, 0], stopped[:, 0]
+        else:
+            costs = kernels.pose_costs(given.problems, poses).nan_to_num(torch.inf)
+            best = torch.where(stopped, costs, costs * (1 + 1e-6)).argmin(1, keepdim=True)
+            pose, done = poses.take_along_dim(best[..., None, None], 1)[:, 0], stopped.gather(1, best)[:, 0]
+        covariance, cost, sound = judge(given, pose, dof, needed)
+        found = pose, covariance, cost, done & sound
+    pose, covariance, cost, converged = found
+    return Solution(
+        pose.to(given.dtype).reshape(*given.batch, 4, 4),
+        covariance.to(given.dtype).reshape(*given.batch, 6, 6),
+        cost.to(given.dtype).reshape(given.batch),
+        converged.reshape(given.batch),
+    )
+
+
+def judge(given: Prepared, pose: Tensor, dof: int, needed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance (B, 6, 6) and cost (B,) at poses (B, 4, 4), and which can be believed if a descent stopped there. In float64."""
     problems, used = given.problems.map(Tensor.double), given.used
-    outside, batch = given.dtype, given.batch
     normal = kernels.normal_equations(problems, pose.double())
     free = free_entries(dof, pose.device)
     H = normal.hessian.nan_to_num(0.0, 0.0, 0.0)[:, free[:, None], free]
+    eye = torch.eye(len(free)).to(H)
     scale = H.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()
-    determined = torch.linalg.eigvalsh(H * scale[:, :, None] * scale[:, None, :])[:, 0] > 1e-9
+    # scaled to a diagonal of ones, no eigenvalue below 1e-9
+    determined = torch.linalg.cholesky_ex(H * scale[:, :, None] * scale[:, None, :] - 1e-9 * eye).info == 0
     in_front = ((se3.transform(pose.double(), problems.points3d)[..., 2] > problems.z_min) | ~used).all(1)
-    needed = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}[dof, started_alone]
-    converged = stopped & determined & in_front & (used.sum(1) >= needed) & torch.isfinite(normal.cost)
+    sound = determined & in_front & (used.sum(1) >= needed) & torch.isfinite(normal.cost)
     values, vectors = torch.linalg.eigh(H)
     covariance = torch.zeros_like(normal.hessian)
     covariance[:, free[:, None], free] = (vectors / (values.clamp_min(0) + PRIOR)[:, None]) @ vectors.mT
-    return Solution(
-        pose.to(outside).reshape(*batch, 4, 4),
-        covariance.to(outside).reshape(*batch, 6, 6),
-        normal.cost.nan_to_num().to(outside).reshape(batch),
-        converged.reshape(batch),
-    )
+    return covariance, normal.cost.nan_to_num(0.0, 0.0, 0.0), sound
+
+
+def find_starts(
+    problems: Problems, dof: int, count: int, proposals: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """`initialise.starts_reference`, fused where possible: the `count` most promising starts, (B, count, 4, 4)."""
+    if proposals is None:
+        proposals = 0 if problems.kernel == Kernel.SQUARES else 64
+    fused = kernels.backend(problems.K.device)
+    if fused is not None and hasattr(fused, "starts"):
+        return fused.starts(problems, dof, proposals, count, generator).to(problems.K.dtype)  # type: ignore[no-any-return]
+    return initialise.starts_reference(problems, dof, proposals, count, generator)
 
 
 def minima(
@@ -135,14 +177,16 @@ def minima(
         poses (B, count, 4, 4), whether each reached a stationary point (B, count), and costs (B, count), inf for no cost.
         Several may be the same minimum.
     """
-    if proposals is None:
-        proposals = 0 if problems.kernel == Kernel.SQUARES else 64
-    starts = initialise.starts(problems, dof, proposals, count, generator)
-    many = problems.map(lambda v: v.repeat_interleave(count, 0))
-    poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
-    poses = poses.unflatten(0, (-1, count)) if len(poses) else starts
-    costs = kernels.pose_costs(problems, poses).nan_to_num(torch.inf)
-    return poses, stopped.reshape(costs.shape), costs
+    starts = find_starts(problems, dof, count, proposals, generator)
+    fused = kernels.backend(starts.device)
+    if fused is not None and hasattr(fused, "descend_all"):
+        poses, stopped, costs = fused.descend_all(problems, starts, dof, iterations, trust_region)
+    else:
+        many = problems.map(lambda v: v.repeat_interleave(count, 0))
+        poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
+        poses, stopped = poses.reshape(starts.shape), stopped.reshape(starts.shape[:2])
+        costs = kernels.pose_costs(problems, poses)
+    return poses.to(starts.dtype), stopped, costs.nan_to_num(torch.inf).to(starts.dtype)
 
 
 def free_entries(dof: int, device: torch.device) -> Tensor:
@@ -167,7 +211,7 @@ def descend_reference(
     eps, free = torch.finfo(dtype).eps, free_entries(dof, device)
     pose, stopped = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=device)
     rows = torch.arange(len(start), device=device)
-    radius, shrink = start.new_full((len(start),), 30.0), start.new_full((len(start),), 2.0)
+    radius, shrink = start.new_full((len(start),), RADIUS), start.new_full((len(start),), 2.0)
     here, done = start, stopped.clone()
     now = normal_equations(problems, here)
     n = max(problems.points2d.shape[1], 1)

@@ -7,6 +7,8 @@ Each back end is a module with the same functions on flat problems (B, ...), non
     projection_gradients(problems, poses, upstream) -> d (K [R | t]), (B, S, 3, 4), for K and poses
     normal_equations(problems, poses (B, 4, 4)) -> Normal
     descend(problems, start (B, 4, 4), dof, iterations, trust_region) -> poses (B, 4, 4), stopped (B,) bool
+
+That of the CPU also finds starts, and solves with all of it in one call: for a small problem the calls are what takes the time.
 """
 
 import importlib.util
@@ -73,9 +75,11 @@ class _PoseCosts(torch.autograd.Function):
         problems = Problems(*tensors, bounds, ctx.kernel, ctx.z_min)
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a second derivative is asked for
-            inputs = [v for v, need in zip((*tensors, poses), needed) if need]
-            found = iter(torch.autograd.grad(residuals.pose_costs(problems, poses), inputs, upstream, create_graph=True,
-                                             allow_unused=True))  # fmt: skip
+            # by copies, for the poses may depend on the points, and that path is not to be counted twice
+            problems, poses = problems.map(lambda v: v.view_as(v)), poses.view_as(poses)
+            total = residuals.pose_costs(problems, poses)
+            inputs = [v for v, need in zip((*problems[:5], poses), needed) if need]
+            found = iter(torch.autograd.grad(total, inputs, upstream, create_graph=True, allow_unused=True))
             return *(next(found) if need else None for need in needed[:6]), None, None, None
         fused = backend(poses.device)
         assert fused is not None

@@ -1,8 +1,9 @@
 """The back end of CPUs: numba kernels on flat problems, their batch spread over torch's threads.
 
-Solving is done in float64 whatever the tensors are: the solver is not what takes the time. Costs of many poses follow the tensors.
+Solving is done in float64 whatever the tensors are, at hardly any loss of time. Costs of many poses follow the tensors.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,15 @@ from torch import Tensor
 
 from ..problems import Kernel, Problems
 from ..residuals import Normal
-from . import numba_costs, numba_solve
+from . import numba_costs, numba_solve, numba_start
 
 WORK = 20_000_000  # about a millisecond of point evaluations is worth a second thread
-EPS = float(np.finfo(np.float64).eps)
+FREE = {6: np.arange(6), 4: np.array([0, 1, 2, 4])}  # the entries of the tangent that may move
+
+
+def _eps(problems: Problems) -> float:
+    """The relative rounding below which a descent sees no progress: that of float64, or well below what float32 can show."""
+    return 1e-12 if problems.points3d.dtype == torch.float32 else float(np.finfo(np.float64).eps)
 
 
 def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
@@ -50,7 +56,7 @@ def _spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarr
         kernel(*arrays, *rest)
         return
     edges = [size * i // parts for i in range(parts + 1)]
-    futures = [_pool().submit(kernel, *(a[i:j] for a in arrays), *rest) for i, j in zip(edges[1:-1], edges[2:])]
+    futures = [_pool().submit(kernel, *(a[i:j] for a in arrays), *rest) for i, j in itertools.pairwise(edges[1:])]
     kernel(*(a[: edges[1]] for a in arrays), *rest)
     for future in futures:
         future.result()
@@ -104,10 +110,9 @@ def descend_all(
     """Descend from every start (B, M, 4, 4): poses in float64, which reached a stationary point, costs; (B, M, ...)."""
     poses = starts.detach().to(torch.float64, copy=True).contiguous()
     cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
-    free = np.array([0, 1, 2, 3, 4, 5] if dof == 6 else [0, 1, 2, 4])
     arrays = [*_points(problems), *_cameras(problems, torch.float64), poses.numpy(), cost, stopped]
     evaluations = 30 * cost.size * problems.points3d.shape[1]
-    rest = problems.z_min, int(problems.kernel), free, iterations, trust_region, EPS
+    rest = problems.z_min, int(problems.kernel), FREE[dof], iterations, trust_region, _eps(problems)
     _spread(numba_solve.descend_batch, evaluations, arrays, *rest)
     return poses, torch.from_numpy(stopped), torch.from_numpy(cost)
 
@@ -116,3 +121,31 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
     """`solve.descend_reference` from one start each, (B, 4, 4)."""
     poses, stopped, _ = descend_all(problems, start[:, None], dof, iterations, trust_region)
     return poses[:, 0].to(start.dtype), stopped[:, 0]
+
+
+def starts(problems: Problems, dof: int, proposals: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4)."""
+    size = len(problems.points3d)
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    shape = (size, proposals, numba_start.SUBSET)
+    uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
+    out = np.empty((size, count, 4, 4))
+    arrays = [*_points(problems), *_cameras(problems, torch.float64), uniforms, out]
+    rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
+    _spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
+    return torch.from_numpy(out)
+
+
+def solve(
+    problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool, needed: int, prior: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Descend from every start (B, M, 4, 4) and judge the cheapest end: poses, covariances, costs, converged; in float64."""
+    size = len(starts)
+    begin = starts.detach().to(torch.float64, copy=True).contiguous().numpy()
+    found = np.empty((size, 4, 4)), np.empty((size, 6, 6)), np.empty(size), np.empty(size, np.bool_)
+    arrays = [*_points(problems), *_cameras(problems, torch.float64), begin, *found]
+    evaluations = 30 * begin.shape[0] * begin.shape[1] * problems.points3d.shape[1]
+    rest = problems.z_min, int(problems.kernel), FREE[dof], iterations, trust_region, _eps(problems), needed, prior
+    _spread(numba_solve.solve_batch, evaluations, arrays, *rest)
+    return tuple(torch.from_numpy(v) for v in found)  # type: ignore[return-value]

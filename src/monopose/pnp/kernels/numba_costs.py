@@ -32,7 +32,7 @@ def lay_out(points3d, points2d, weights, rows):
 
 @inline
 def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
-    """Residuals (ru, rv) of a point under P = K [R | t] and what their derivative needs: inverse depth, clamped pixels, factors."""
+    """Residuals of a point under P = K [R | t], then for their derivative: inverse depth, clamped pixels, 0 or 1 where clamped."""
     p00, p01, p02, p03, p10, p11, p12, p13, p20, p21, p22, p23 = p
     depth = p20 * X + p21 * Y + p22 * Z + p23
     zero = one - one
@@ -50,37 +50,34 @@ def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
 
 
 @inline
-def _costs(rows, P, delta, bounds, z_min, kernel, out):
-    """Fill out (S,) from P (12, S), for squares and Huber."""
+def _cost(rows, p, delta, bounds, z_min, kernel):
+    """The cost at one pose, p = K [R | t] as 12 numbers, for squares and Huber."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
     real = rows.dtype.type
-    one, two, half = real(1), real(2), real(0.5)
+    one, two, total = real(1), real(2), real(0)
     square_delta = delta * delta
-    for s in range(P.shape[1]):
-        p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
-        total = real(0)
-        for i in range(X.shape[0]):
-            ru, rv, _, _, _, _, _, _ = _point(
-                p, X[i], Y[i], Z[i], U[i], V[i], A[i], B[i], u_min, v_min, u_max, v_max, z_min, one
-            )
-            square = ru * ru + rv * rv
-            if kernel == HUBER:
-                far = square > square_delta
-                total += delta * (two * math.sqrt(square if far else one) - delta) if far else square
-            else:
-                total += square
-        out[s] = half * total
+    for i in range(X.shape[0]):
+        ru, rv, _, _, _, _, _, _ = _point(p, X[i], Y[i], Z[i], U[i], V[i], A[i], B[i], u_min, v_min, u_max, v_max, z_min, one)
+        square = ru * ru + rv * rv
+        if kernel == HUBER:
+            far = square > square_delta
+            total += delta * (two * math.sqrt(square if far else one) - delta) if far else square
+        else:
+            total += square
+    return real(0.5) * total
 
 
 @kernel_
-def _costs_squares(rows, P, delta, bounds, z_min, out):
-    _costs(rows, P, delta, bounds, z_min, SQUARES, out)
+def squares_cost(rows, p, delta, bounds, z_min):
+    """1/2 sum s^2 at one pose, p = K [R | t] as 12 numbers."""
+    return _cost(rows, p, delta, bounds, z_min, SQUARES)
 
 
 @kernel_
-def _costs_huber(rows, P, delta, bounds, z_min, out):
-    _costs(rows, P, delta, bounds, z_min, HUBER, out)
+def huber_cost(rows, p, delta, bounds, z_min):
+    """1/2 sum of Huber's rho at one pose, p = K [R | t] as 12 numbers."""
+    return _cost(rows, p, delta, bounds, z_min, HUBER)
 
 
 @kernel_
@@ -106,13 +103,6 @@ def cauchy_cost(rows, p, delta, bounds, z_min):
             product *= 1.0 + np.float64(cap if ratio > cap else ratio)
         total += math.log(product)
     return 0.5 * np.float64(delta) * np.float64(delta) * total
-
-
-@kernel_
-def _costs_cauchy(rows, P, delta, bounds, z_min, out):
-    for s in range(P.shape[1]):
-        p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
-        out[s] = cauchy_cost(rows, p, delta, bounds, z_min)
 
 
 @kernel_
@@ -146,12 +136,14 @@ def costs(points3d, points2d, weights, K, delta, bounds, poses, out, z_min, kern
     for b in range(points3d.shape[0]):
         lay_out(points3d[b], points2d[b], weights[b], rows)
         camera_matrices(K[b], poses[b], P)
-        if kernel == SQUARES:
-            _costs_squares(rows, P, delta[b], bounds[b], limit, out[b])
-        elif kernel == HUBER:
-            _costs_huber(rows, P, delta[b], bounds[b], limit, out[b])
-        else:
-            _costs_cauchy(rows, P, delta[b], bounds[b], limit, out[b])
+        for s in range(poses.shape[1]):
+            p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
+            if kernel == SQUARES:
+                out[b, s] = squares_cost(rows, p, delta[b], bounds[b], limit)
+            elif kernel == HUBER:
+                out[b, s] = huber_cost(rows, p, delta[b], bounds[b], limit)
+            else:
+                out[b, s] = cauchy_cost(rows, p, delta[b], bounds[b], limit)
 
 
 @inline

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from ..problems import RADIUS
 from .numba_costs import CAUCHY, HUBER, SQUARES, cauchy_cost, inline, kernel_, lay_out
 
 
@@ -199,11 +200,16 @@ def retract(T, delta, out):
         out[i, 3] = T[i, 3] + delta[i]
 
 
+@inline
+def _rounding(eps, cost, grain, count):
+    return 8.0 * eps * cost + grain * math.sqrt(2.0 * cost) + count * grain * grain
+
+
 @kernel_
 def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_region, eps, work):
-    """Trust-region Levenberg-Marquardt from the pose T, in place. Returns (cost, whether a stationary point was reached).
+    """Trust-region Levenberg-Marquardt from the pose T, in place.
 
-    The rules are those of `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
+    Returns (cost, whether a stationary point was reached, how much of the cost may be rounding). The rules are those of `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
     """
     n, count = free.shape[0], rows.shape[1]
     H, H_new, A, L, T_new = work[0:6], work[6:12], work[12:18], work[18:24], work[24:28, :4]
@@ -214,7 +220,7 @@ def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_re
         magnitude += x * x + y * y
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
-    radius, shrink = 30.0, 2.0
+    radius, shrink = RADIUS, 2.0
     cost = normal(rows, T, K, delta, bounds, z_min, kernel, H, g)
     for _ in range(iterations):
         top = 1e-20
@@ -242,12 +248,12 @@ def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_re
             solvable = math.isfinite(length_t + length_r)
         if not solvable:
             if not trust_region:
-                return cost, False
+                return cost, False, _rounding(eps, cost, grain, most)
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
             continue
         retract(T, move, T_new)
         distance = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
-        rounding = 8.0 * eps * cost + grain * math.sqrt(2.0 * cost) + most * grain * grain
+        rounding = _rounding(eps, cost, grain, most)
         length = length_r + length_t / max(distance, 1e-6)
         done = radius > 1e-2 and (promised <= rounding or length <= 16.0 * eps)
         cost_new = normal(rows, T_new, K, delta, bounds, z_min, kernel, H_new, g_new)
@@ -262,8 +268,8 @@ def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_re
         else:
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
         if done:
-            return cost, True
-    return cost, False
+            return cost, True, rounding
+    return cost, False, _rounding(eps, cost, grain, most)
 
 
 @kernel_
@@ -276,6 +282,77 @@ def descend_batch(
     for b in range(points3d.shape[0]):
         lay_out(points3d[b], points2d[b], weights[b], rows)
         for m in range(poses.shape[1]):
-            cost[b, m], stopped[b, m] = descend(
+            cost[b, m], stopped[b, m], _ = descend(
                 rows, poses[b, m], K[b], delta[b], bounds[b], z_min, kernel, free, iterations, trust_region, eps, work
             )
+
+
+@kernel_
+def judge(rows, T, K, delta, bounds, z_min, kernel, free, needed, prior, covariance, work):
+    """Fill covariance (6, 6) at the pose T; returns (cost, whether the pose can be believed if a descent stopped there)."""
+    n, count = free.shape[0], rows.shape[1]
+    H, A, L, g, column = work[0:6], work[6:12], work[12:18], work[18], work[19]
+    cost = normal(rows, T, K, delta, bounds, z_min, kernel, H, g)
+    used, behind = 0, False
+    for i in range(count):
+        if rows[5, i] != 0.0 or rows[6, i] != 0.0:
+            used += 1
+            depth = T[2, 0] * rows[0, i] + T[2, 1] * rows[1, i] + T[2, 2] * rows[2, i] + T[2, 3]
+            behind = behind or not depth > z_min
+    trace = 0.0
+    for i in range(n):
+        for j in range(i + 1):
+            h = H[free[i], free[j]]
+            H[free[i], free[j]] = h if abs(h) < 1e100 else 0.0  # nor NaN
+        trace += H[free[i], free[i]]
+    # scaled to a diagonal of ones, no eigenvalue below 1e-9
+    for i in range(n):
+        for j in range(i + 1):
+            scale = math.sqrt(max(H[free[i], free[i]], 1e-300)) * math.sqrt(max(H[free[j], free[j]], 1e-300))
+            A[i, j] = H[free[i], free[j]] / scale
+        A[i, i] -= 1e-9
+    determined = factor(A, n, L)
+    jitter = prior
+    for _ in range(60):
+        for i in range(n):
+            for j in range(i):
+                A[i, j] = H[free[i], free[j]]
+            A[i, i] = H[free[i], free[i]] + jitter
+        if factor(A, n, L):
+            break
+        jitter = max(2.0 * jitter, 1e-15 * trace)  # rounding swallowed the prior
+    covariance[:] = 0.0
+    for j in range(n):
+        for i in range(n):
+            column[i] = 1.0 if i == j else 0.0
+        substitute(L, n, column)
+        for i in range(n):
+            covariance[free[i], free[j]] = column[i]
+    for i in range(6):
+        for j in range(i):
+            mean = 0.5 * (covariance[i, j] + covariance[j, i])
+            covariance[i, j] = covariance[j, i] = mean
+    return cost, determined and not behind and used >= needed and math.isfinite(cost)
+
+
+@kernel_
+def solve_batch(
+    points3d, points2d, weights, K, delta, bounds, starts, pose, covariance, cost, converged,
+    z_min, kernel, free, iterations, trust_region, eps, needed, prior,
+):  # fmt: skip
+    """Descend from all starts (B, M, 4, 4), which are overwritten; fill the outputs (B, ...) with the cheapest end and the verdict."""
+    rows = np.empty((7, points3d.shape[1]))
+    work = np.empty((32, 6))
+    for b in range(points3d.shape[0]):
+        lay_out(points3d[b], points2d[b], weights[b], rows)
+        least, stopped, best = np.inf, False, 0
+        for m in range(starts.shape[1]):
+            total, stationary, rounding = descend(
+                rows, starts[b, m], K[b], delta[b], bounds[b], z_min, kernel, free, iterations, trust_region, eps, work
+            )
+            if total < least - rounding or (total <= least + rounding and stationary and not stopped):
+                least, stopped, best = total, stationary, m
+        pose[b] = starts[b, best]
+        total, sound = judge(rows, pose[b], K[b], delta[b], bounds[b], z_min, kernel, free, needed, prior, covariance[b], work)
+        cost[b] = total if math.isfinite(total) else 0.0
+        converged[b] = stopped and sound
