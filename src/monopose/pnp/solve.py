@@ -129,7 +129,7 @@ def descend_and_judge(
 
 
 def judge(given: Prepared, pose: Tensor, dof: int, needed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance (B, 6, 6) and cost (B,) at poses (B, 4, 4), and which can be believed if a descent stopped there. In float64."""
+    """Covariance (B, 6, 6) and cost (B,) at poses (B, 4, 4), and which to believe if a descent stopped there. In float64."""
     problems, used = given.problems.map(Tensor.double), given.used
     normal = kernels.normal_equations(problems, pose.double())
     free = free_entries(dof, pose.device)

@@ -32,7 +32,7 @@ def lay_out(points3d, points2d, weights, rows):
 
 @inline
 def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
-    """Residuals of a point under P = K [R | t], then for their derivative: inverse depth, clamped pixels, 0 or 1 where clamped."""
+    """Residuals of a point under P = K [R | t]; for their derivative inverse depth, clamped pixels, 0 where clamped, else 1."""
     p00, p01, p02, p03, p10, p11, p12, p13, p20, p21, p22, p23 = p
     depth = p20 * X + p21 * Y + p22 * Z + p23
     zero = one - one

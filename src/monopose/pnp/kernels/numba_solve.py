@@ -209,7 +209,8 @@ def _rounding(eps, cost, grain, count):
 def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_region, eps, work):
     """Trust-region Levenberg-Marquardt from the pose T, in place.
 
-    Returns (cost, whether a stationary point was reached, how much of the cost may be rounding). The rules are those of `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
+    Returns (cost, whether a stationary point was reached, how much of the cost may be rounding). The rules are those of
+    `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
     """
     n, count = free.shape[0], rows.shape[1]
     H, H_new, A, L, T_new = work[0:6], work[6:12], work[12:18], work[18:24], work[24:28, :4]
@@ -340,7 +341,7 @@ def solve_batch(
     points3d, points2d, weights, K, delta, bounds, starts, pose, covariance, cost, converged,
     z_min, kernel, free, iterations, trust_region, eps, needed, prior,
 ):  # fmt: skip
-    """Descend from all starts (B, M, 4, 4), which are overwritten; fill the outputs (B, ...) with the cheapest end and the verdict."""
+    """Descend from all starts (B, M, 4, 4), overwriting them; fill the outputs (B, ...) from the cheapest end."""
     rows = np.empty((7, points3d.shape[1]))
     work = np.empty((32, 6))
     for b in range(points3d.shape[0]):
