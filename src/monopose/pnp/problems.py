@@ -98,7 +98,7 @@ class Prepared(NamedTuple):
     def flat(self, value: Tensor, *trailing: int) -> Tensor:
         """Expand (..., *trailing) to the batch and flatten it: (B, *trailing)."""
         value = value.to(self.problems.K)
-        return value.expand(*self.batch, *trailing).reshape(self.batch.numel(), *trailing)
+        return value.expand((*self.batch, *trailing)).reshape(self.batch.numel(), *trailing)
 
 
 def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def prepare(
         raise ValueError(f"the batch dimensions of the arguments do not fit together: {[tuple(s) for s in shapes]}") from None
 
     def flat(value: Tensor, *trailing: int) -> Tensor:
-        return value.to(K).expand(*batch, *trailing).reshape(batch.numel(), *trailing)
+        return value.to(K).expand((*batch, *trailing)).reshape(batch.numel(), *trailing)
 
     X, x, w, k = flat(points3d, n, 3), flat(points2d, n, 2), flat(weights, n, 2), flat(K, 3, 3)
     limits = k.new_full((len(k), 4), torch.inf) if bounds is None else flat(bounds, 4)
