@@ -78,9 +78,10 @@ def ransac(
         raise ValueError(f"threshold_px must be a positive number of pixels, got {threshold_px}")
     if backend not in (None, "poselib", "opencv"):
         raise ValueError(f'backend must be None, "poselib" or "opencv", got {backend!r}')
-    K = intrinsics(camera, points3d).detach().double().cpu()
-    if K.shape != (3, 3):
-        raise ValueError(f"ransac solves one problem with one K (3, 3), got {tuple(K.shape)}")
+    k = intrinsics(camera, points3d).detach().double().cpu()
+    if k.shape != (3, 3):
+        raise ValueError(f"ransac solves one problem with one K (3, 3), got {tuple(k.shape)}")
+    K = k.numpy()
     X, x = points3d.detach().double().cpu().numpy(), points2d.detach().double().cpu().numpy()
     w = None if weights is None else weights.detach().double().cpu().reshape(n, -1).expand(n, 2).numpy()
 
@@ -96,14 +97,14 @@ def ransac(
     if backend is None:
         backend = "poselib" if importlib.util.find_spec("poselib") else "opencv"
     find = _poselib if backend == "poselib" else _opencv
-    pose = find(X[usable], x[usable], K.numpy(), threshold_px, iterations, confidence, seed)
+    pose = find(X[usable], x[usable], K, threshold_px, iterations, confidence, seed)
     if pose is None or not np.isfinite(pose).all():
         return failure("no sample of three points gave a pose; are the points collinear or all the same?")
 
-    area = float(np.prod(np.ptp(x[usable], 0)))
+    area = float(np.ptp(x[usable, 0]) * np.ptp(x[usable, 1]))
     before = None
     for _ in range(2):  # refine on the inliers, then once more if the refined pose has others
-        inliers = usable & _within(pose, X, x, K.numpy(), threshold_px)
+        inliers = usable & _within(pose, X, x, K, threshold_px)
         count = int(inliers.sum())
         if before is not None and count and np.array_equal(inliers, before):
             break
@@ -113,16 +114,16 @@ def ransac(
             return failure(f"{count} inliers of {n} within {threshold_px} px may be chance; more or better matches are needed")
         starts = [pose]
         if before is None:  # a second start, as a plane seen from afar has two poses that fit nearly as well
-            whole = _sqpnp(X[inliers], x[inliers], K.numpy())
+            whole = _sqpnp(X[inliers], x[inliers], K)
             starts += [whole] if whole is not None and np.isfinite(whole).all() else []
         some = (torch.from_numpy(v[inliers]) for v in (X, x))
-        ends = solve(*some, K, None if w is None else torch.from_numpy(w[inliers]), init=torch.from_numpy(np.stack(starts)))
-        if not bool(ends.converged.any()):
+        ends = solve(*some, k, None if w is None else torch.from_numpy(w[inliers]), init=torch.from_numpy(np.stack(starts)))
+        costs = np.where(ends.converged.numpy(), ends.cost.numpy(), np.inf)
+        best = int(costs.argmin())
+        if costs[best] == np.inf:
             return failure(f"the {count} inliers do not fix a pose; are they collinear, or the weights zero?")
-        best = int(torch.where(ends.converged, ends.cost, torch.inf).argmin())
         pose, before = ends.cam_from_obj[best].numpy(), inliers
-    surplus = 2 * count - 6
-    noise = 2 * ends.cost[best] / surplus  # variance of a weighted residual
+    noise = 2 * float(costs[best]) / (2 * count - 6)  # variance of a weighted residual
     return RobustSolution(
         torch.from_numpy(pose).to(points3d),
         torch.from_numpy(inliers).to(points3d.device),
@@ -144,11 +145,12 @@ def _may_be_chance(count: int, total: int, threshold_px: float, area: float) -> 
 
 def _within(cam_from_obj: np.ndarray, X: np.ndarray, x: np.ndarray, K: np.ndarray, threshold_px: float) -> np.ndarray:
     """Which points lie in front of the camera and project within the threshold, (N,)."""
+    P = K @ cam_from_obj[:3]
     with np.errstate(all="ignore"):  # points that are not finite are not within
-        points_cam = X @ cam_from_obj[:3, :3].T + cam_from_obj[:3, 3]
-        homogeneous = points_cam @ K.T
-        error = homogeneous[:, :2] / np.maximum(homogeneous[:, 2:], Z_MIN) - x
-        within: np.ndarray = (points_cam[:, 2] > Z_MIN) & ((error * error).sum(1) <= threshold_px**2)
+        u, v, depth = P[:, :3] @ X.T + P[:, 3:]
+        inverse = 1 / np.maximum(depth, Z_MIN)
+        square = (u * inverse - x[:, 0]) ** 2 + (v * inverse - x[:, 1]) ** 2
+        within: np.ndarray = (depth > Z_MIN) & (square <= threshold_px**2)
     return within
 
 
@@ -182,7 +184,7 @@ def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int,
     fx, fy = K[0, 0], K[1, 1]
     camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [fx, fy, 0.0, 0.0]}
     pixels = rays[:, :2] / rays[:, 2:] * (fx, fy)
-    options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, 50), "dyn_num_trials_mult": 1.0,
+    options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, 20), "dyn_num_trials_mult": 1.0,
                "success_prob": confidence, "seed": seed}  # fmt: skip
     pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {"max_iterations": 0})
     return _pose(pose.R, pose.t) if info["num_inliers"] > 0 else None
