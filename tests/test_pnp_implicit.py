@@ -110,9 +110,9 @@ def test_gradient_is_that_of_the_whole_solver(dof, noise):
         return (settled(X, x, k, w, here.cam_from_obj.detach(), dof=dof) * upstream).sum((1, 2))
 
     expected = by_differences(loss, plain, STEPS)
-    expected[3][2] = got[3][2]  # a camera has (0, 0, 1) there
     for name, a, b in zip(NAMES, got, expected):
-        assert error(a, b) < 1e-6, name
+        rows = slice(2) if name == "K" else ...  # a camera has (0, 0, 1) in its third row
+        assert error(a[rows], b[rows]) < 1e-6, name
 
     if dof == 6:
 
@@ -156,11 +156,10 @@ def test_gradient_is_that_of_the_whole_robust_solver(robust):
 
     expected = by_differences(loss, [v.detach() for v in inputs], [*STEPS, 1e-3])
     for name, a, b in zip([*NAMES, "delta"], got, expected):
-        if name == "K":
-            a, b = a[:2], b[:2]
         if name == "points2d" and delta is None:
             continue  # the threshold's gradient goes through the weights only
-        assert error(a, b) < 1e-6, name
+        rows = slice(2) if name == "K" else ...
+        assert error(a[rows], b[rows]) < 1e-6, name
 
 
 CASES = [
@@ -175,8 +174,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("robust", [None, Huber(1.0), Cauchy(3.0)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, robust",
+    [
+        *((case, None) for case in CASES),
+        *((case, Huber(1.0)) for case in CASES[:5]),
+        *((case, Cauchy(3.0)) for case in CASES[5:]),
+    ],
+)
 def test_gradcheck_once_and_twice(case, robust):
     dof = 4 if case == "yaw only" else 6
     X, x, w, T = problems(1, 4 if case == "four points" else 6, case="no rotation" if dof == 4 else case, seed=2)
