@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import weights
+from . import confidence, weights
 from .data import bop, bop_results
 from .files import write_json
 from .methods import coordinates, detector
@@ -30,6 +30,7 @@ class Pipeline:
         models: object id -> CAD model, for pictures; may be empty, the networks carry what poses need.
         names: object id -> name.
         path: the run folder.
+        calibration: what scores and covariances mean; None leaves them raw.
     """
 
     estimator: coordinates.Model
@@ -37,6 +38,7 @@ class Pipeline:
     models: Mapping[int, ObjectModel]
     names: dict[int, str]
     path: Path
+    calibration: confidence.Calibration | None = None
 
     def to(self, device: torch.device | str) -> Pipeline:
         """The same run on another device. Modules move in place."""
@@ -70,7 +72,7 @@ class Pipeline:
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
-            each stage.
+            each stage. With a calibration, scores are probabilities that the pose is right, see `confidence`.
 
         Raises:
             ValueError: no detector and no boxes; boxes of unknown objects.
@@ -83,6 +85,8 @@ class Pipeline:
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
         poses = coordinates.predict(self.estimator, frame, found, debug=None if debug is None else stages)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
+        if self.calibration is not None:
+            poses = self.calibration.applied(poses, detected=detections is None)
         if debug is not None:
             _save_stages(Path(debug), frame, found, stages, poses, self)
         return poses
@@ -115,7 +119,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     if (folder / "names.json").is_file():
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
-    return Pipeline(estimator, finder, models, names, folder).to(where)
+    return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, files)).to(where)
 
 
 def _device(name: torch.device | str | None) -> torch.device:
@@ -225,8 +229,9 @@ def predict_bop(
 
 
 def _stamps(run: Path) -> dict[str, int]:
-    """When each weights file of a run was written, nanoseconds."""
-    return {name: path.stat().st_mtime_ns for name, path in weights.weights_in(run).items()}
+    """When each weights file of a run, and its calibration, was written, nanoseconds."""
+    files = weights.weights_in(run) | {p.stem: p for p in [run / confidence.FILE] if p.is_file()}
+    return {name: path.stat().st_mtime_ns for name, path in files.items()}
 
 
 def _sources_of(partial: Path) -> Path:
