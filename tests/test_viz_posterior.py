@@ -110,13 +110,13 @@ def test_translation_scatter_marks_two_places():
     samples = torch.cat([_around(_seen_from((1, 0, 0), t=(-0.1, 0, 1.0)), 90, 1e-3),
                          _around(_seen_from((1, 0, 0), t=(0.1, 0, 1.0)), 90, 1e-3)])  # fmt: skip
     pixels = np.asarray(viz.translation_scatter(samples)).astype(int)
-    assert pixels.shape == (470, 900, 3)
-    panel = pixels[50:371, 87:423]
+    assert pixels.shape == (470, 1000, 3)
+    panel = pixels[50:371, 87:468]
     colored = (panel.max(-1) - panel.min(-1)) > 60
     columns = colored.any(0)
     assert columns[:120].any()
-    assert columns[216:].any()
-    assert not columns[130:206].any()
+    assert columns[240:].any()
+    assert not columns[150:230].any()
 
 
 def test_truth_and_gaussian_of_the_translation():
@@ -138,7 +138,7 @@ def test_any_spread_can_be_drawn(spread):
     for n in (1, 2, 40):
         samples = _around(pose, n, spread)
         assert viz.orientation_density(samples, None, pose[None], pose, torch.zeros(6, 6)).size == (1000, 470)
-        assert viz.translation_scatter(samples, None, pose, pose, torch.full((6, 6), math.inf)).size == (900, 470)
+        assert viz.translation_scatter(samples, None, pose, pose, torch.full((6, 6), math.inf)).size == (1000, 470)
 
 
 def test_bad_samples_are_left_out():

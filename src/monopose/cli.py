@@ -181,6 +181,23 @@ class Evaluate(_Common):
 
 
 @dataclass(kw_only=True)
+class FitIdentity(_Common):
+    """The EPro-PnP demonstration: a network learns correspondences from poses alone, through the pose distribution; prints the
+    errors and draws posteriors. Goes on where an earlier run in the same folder stopped."""
+
+    out: Path = Path("out/fit_identity")
+    """Folder for checkpoint, report and pictures."""
+    steps: _Int = None
+    """Stop after this many steps; 2560 by default, ten epochs. A later call goes on from there."""
+    seed: int = 0
+    """Of all randomness."""
+    pictures: int = 4
+    """Of how many test poses the posterior is drawn."""
+    device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
+    """Where to compute; by default on the CPU, which suffices."""
+
+
+@dataclass(kw_only=True)
 class Doctor(_Common):
     """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
 
@@ -403,6 +420,14 @@ def _evaluate(args: Evaluate) -> int:
     return 0
 
 
+def _fit_identity(args: FitIdentity) -> int:
+    from . import fit_identity
+
+    config = fit_identity.Config(seed=args.seed)
+    report = fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
+    return _finish(args, report)
+
+
 def _doctor(args: Doctor) -> int:
     from . import doctor
 
@@ -418,6 +443,7 @@ _COMMANDS: dict[type[_Common], tuple[str, Callable[[Any], int]]] = {
     Train: ("train", _train),
     Predict: ("predict", _predict),
     Evaluate: ("evaluate", _evaluate),
+    FitIdentity: ("fit-identity", _fit_identity),
     Doctor: ("doctor", _doctor),
 }
 

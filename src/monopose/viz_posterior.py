@@ -147,7 +147,7 @@ def translation_scatter(
         covariance: of the tangent (v, omega), (6, 6), as `pnp.solve` gives it: the dashed ellipse holds 90 % of its Gaussian.
 
     Returns:
-        an RGB picture, 900 x 470. Axes are in mm if the samples spread less than 0.2 m, else in m. The two directions of a
+        an RGB picture, 1000 x 470. Axes are in mm if the samples spread less than 0.2 m, else in m. The two directions of a
         panel share a scale unless one spreads more than four times as far as the other; then the picture says so.
 
     Raises:
@@ -167,10 +167,10 @@ def translation_scatter(
     scale, unit = (1000.0, "mm") if (high - low).max() < 0.2 else (1.0, "m")
     t, low, high = t * scale, low * scale, high * scale
 
-    figure = _Figure(900, 470)
+    figure = _Figure(1000, 470)
     panels = (
-        ((85, 48, 425, 373), (0, 2), "from above", ("x, right", "z, away"), False),
-        ((545, 48, 885, 373), (0, 1), "as the camera sees it", ("x, right", "y, down"), True),
+        ((85, 48, 470, 373), (0, 2), "from above", ("x, right", "z, away"), False),
+        ((595, 48, 980, 373), (0, 1), "as the camera sees it", ("x, right", "y, down"), True),
     )
     for frame, axes, title, labels, down in panels:
         a, b = axes
@@ -202,7 +202,7 @@ def translation_scatter(
     if truth is not None:
         figure.cross((x + 6, y), TRUTH)
         x = figure.text((x + 17, y), "truth", 14, "lm") + 16
-    figure.text((885, y), f"mean ± sigma   {spread} {unit}", 14, "rm", GREY)
+    figure.text((980, y), f"mean ± sigma   {spread} {unit}", 14, "rm", GREY)
     return figure.done()
 
 
