@@ -3,7 +3,7 @@ ADD(-S), its area under the curve, n degrees n cm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..data import bop
 from . import errors, matching, scores
+from .truth import Object, Truth, open_data, read_objects
 
 Array = NDArray[Any]
 
@@ -24,28 +25,6 @@ AUC_LIMIT = 0.1  # metres, end of the accuracy curve of ADD(-S)
 DEG_CM = np.array([2.0, 5.0, 10.0])  # degrees and centimetres
 MIN_VISIBILITY = 0.1  # BOP'24 ignores true objects that are less visible
 MAX_ESTIMATES = 100  # per image in BOP'24
-
-
-class _Truth(NamedTuple):
-    """True objects of the target images, one row each, and their cameras."""
-
-    scene_id: Array
-    im_id: Array
-    obj_id: Array
-    pose: Array  # (G, 4, 4), metres, raw
-    visibility: Array
-    K: Array  # (G, 3, 3)
-    width: Array  # of the image, pixels
-
-
-class _Object(NamedTuple):
-    """A model as the scores need it."""
-
-    points: Array
-    hull: Array
-    group: Array  # symmetries with the identity
-    symmetric: bool
-    diameter: float
 
 
 class _Group(NamedTuple):
@@ -102,24 +81,10 @@ def evaluate(
 
     Source: BOP challenge 2019-2024 (Hodan et al.); numbers checked against published scores of bop_toolkit on LM-O.
     """
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise FileNotFoundError(
-            f"no data set folder {data_dir}; it should hold models_eval/, test/ and test_targets_bop19.json"
-        )
-    rows = results if isinstance(results, bop.Results) else bop.read_results(results)
-    target_path = None if isinstance(targets, bop.Targets) else Path(targets or data_dir / "test_targets_bop19.json")
-    if target_path is not None and not target_path.exists() and (data_dir / target_path).exists():
-        target_path = data_dir / target_path
-    wanted = targets if isinstance(targets, bop.Targets) else bop.read_targets(target_path or "")
-    folder = _split_folder(data_dir, None if isinstance(results, bop.Results) else Path(results), split)
-    truth = _read_truth(folder, wanted, sensor, image_width)
-    model_folder = data_dir / models if (data_dir / models).is_dir() else data_dir / "models"
-
+    data = open_data(results, data_dir, targets, split=split, models=models, image_width=image_width, sensor=sensor)
+    rows, wanted, truth, pose = data.rows, data.wanted, data.truth, data.poses
     groups = _groups(rows, truth, wanted, max_estimates)
-    objects = _read_objects(model_folder, {g.obj_id for g in groups})
-    pose = np.tile(np.eye(4), (len(rows.t), 1, 1))
-    pose[:, :3, :3], pose[:, :3, 3] = rows.R, rows.t
+    objects = read_objects(data.models, {g.obj_id for g in groups})
 
     found = {}  # kind -> object -> true positives per threshold
     precisions = {}  # kind -> object -> AP
@@ -138,7 +103,7 @@ def evaluate(
         found["deg_cm"] = _found(top, _pair_errors(top, objects, _deg_cm, pose, truth), rows.score, truth, DEG_CM)
         curves = _matched(top, metres, rows.score, truth, AUC_LIMIT)
         if vsd:
-            pairs = _vsd(top, objects, pose, truth, folder, sensor, model_folder, vsd_delta)
+            pairs = _vsd(top, objects, pose, truth, data.split, sensor, data.models, vsd_delta)
             limits = np.tile(VSD_THRESHOLDS, len(VSD_TAUS))
             found["vsd"] = _found(top, pairs, rows.score, truth, limits)
 
@@ -150,9 +115,9 @@ def evaluate(
     seconds = {(s, i): t for s, i, t in zip(rows.scene_id.tolist(), rows.im_id.tolist(), rows.time.tolist())}
     known = bool(seconds) and min(seconds.values()) >= 0
     report["about"] = {
-        "targets_file": str(target_path) if target_path else None,
-        "models": str(model_folder),
-        "split": str(folder),
+        "targets_file": str(data.targets_file) if data.targets_file else None,
+        "models": str(data.models),
+        "split": str(data.split),
         "images": len({*zip(wanted.scene_id.tolist(), wanted.im_id.tolist())}),
         "estimates": len(rows.score),
         "ar_mean": "of mssd, mspd and vsd" if "vsd" in found else "of mssd and mspd; vsd was not computed",
@@ -170,75 +135,7 @@ def evaluate(
     return report
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
-
-
-def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Path:
-    """The folder of the scenes, from the argument, the name of the result file, or "test"."""
-    names = [split] if split else []
-    if not split and results is not None:
-        try:
-            parsed = bop.parse_results_name(results)
-            names = [f"{parsed.split}_{parsed.split_type}", parsed.split] if parsed.split_type else [parsed.split]
-        except ValueError:
-            pass
-    for name in names or ["test"]:
-        if (data_dir / name).is_dir():
-            return data_dir / name
-    others = sorted(p.name for p in data_dir.iterdir() if p.is_dir() and any(q.name.isdigit() for q in p.iterdir()))
-    typed = [n for n in others if n.startswith(f"{(names or ['test'])[-1]}_")]
-    if len(typed) == 1 and not split:
-        return data_dir / typed[0]
-    raise FileNotFoundError(
-        f"no folder {' or '.join(names or ['test'])} with scenes in {data_dir} (has: {', '.join(others) or 'none'}); "
-        "pass split=... (--split)"
-    )
-
-
-def _read_truth(folder: Path, wanted: bop.Targets, sensor: str, image_width: int | None) -> _Truth:
-    """True objects of the images that the targets name."""
-    parts = []
-    for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
-        scene = bop.open_scene(folder / f"{scene_id:06d}", sensor)
-        if scene.truth is None:
-            raise FileNotFoundError(f"no scene_gt.json in {scene.folder}; the truth of this split is not public")
-        im_ids = np.unique(wanted.im_id[wanted.scene_id == scene_id])
-        if missing := sorted(set(im_ids.tolist()) - set(scene.im_ids.tolist())):
-            raise ValueError(f"{scene.folder}/scene_camera.json: no image {missing[0]}, which the targets name")
-        keep = np.isin(scene.truth.im_id, im_ids)
-        t = scene.truth
-        pose = np.tile(np.eye(4), (int(keep.sum()), 1, 1))
-        pose[:, :3, :3], pose[:, :3, 3] = t.R[keep], t.t[keep]
-        visibility = np.ones(len(pose)) if t.visibility is None else t.visibility[keep]
-        K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
-        width = image_width or bop.image_width(scene)
-        parts.append(
-            (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
-        )
-    return _Truth(*(np.concatenate(column) for column in zip(*parts)))
-
-
-def _read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, _Object]:
-    """The models of the objects, checked against models_info.json."""
-    infos = bop.read_models_info(folder)
-    ids = sorted(set(obj_ids))
-    if unknown := [i for i in ids if i not in infos]:
-        raise ValueError(f"unknown object id {unknown[0]}: not in {folder}/models_info.json (has: {sorted(infos)})")
-    objects = {}
-    for i, points in bop.read_model_points(folder, ids).items():
-        info = infos[i]
-        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
-        if not 0.5 < extent / info.diameter < 2:
-            raise ValueError(
-                f"{folder}: obj_{i:06d}.ply is {extent * 1000:.4g} mm across its box but models_info.json says diameter "
-                f"{info.diameter * 1000:.4g} mm; both must be millimetres"
-            )
-        group = errors.symmetry_group(info.discrete, info.axes, info.offsets)
-        objects[i] = _Object(points, errors.hull(points), group, len(group) > 1, info.diameter)
-    return objects
-
-
-def _groups(rows: bop.Results, truth: _Truth, wanted: bop.Targets, max_estimates: int) -> list[_Group]:
+def _groups(rows: bop.Results, truth: Truth, wanted: bop.Targets, max_estimates: int) -> list[_Group]:
     """Estimates and true objects by image and class, images in the order of the targets."""
     order: dict[tuple[int, int], int] = {}
     for key in zip(wanted.scene_id.tolist(), wanted.im_id.tolist()):
@@ -280,10 +177,10 @@ def _best_of_images(rows: bop.Results, order: dict[tuple[int, int], int], most: 
 
 def _pair_errors(
     groups: list[_Group],
-    objects: dict[int, _Object],
-    function: Callable[[_Object, Array, _Truth, Array], Array],
+    objects: dict[int, Object],
+    function: Callable[[Object, Array, Truth, Array], Array],
     pose: Array,
-    truth: _Truth,
+    truth: Truth,
 ) -> list[Array]:
     """Errors (E, G) of each group, computed for all pairs of an object at once."""
     out: list[Array] = [np.zeros((len(g.est), len(g.true))) for g in groups]
@@ -300,29 +197,29 @@ def _pair_errors(
     return out
 
 
-def _near(model: _Object, est: Array, true: Array) -> Array:
+def _near(model: Object, est: Array, true: Array) -> Array:
     """Pairs whose bounding spheres meet; the others are infinitely wrong in space, as in the official evaluation."""
     return np.linalg.norm(est[:, :3, 3] - true[:, :3, 3], axis=-1) < model.diameter
 
 
-def _mssd(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+def _mssd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
     out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
     out[near] = errors.mssd(est[near], truth.pose[rows[near]], model.hull, model.group)
     return out / model.diameter
 
 
-def _mspd(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+def _mspd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
     return errors.mspd(est, truth.pose[rows], model.points, truth.K[rows], model.group) * (640.0 / truth.width[rows])
 
 
-def _add_or_add_s(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+def _add_or_add_s(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
     """Metres; exact where a threshold or the curve can tell."""
     pairs = est, truth.pose[rows], model.points
     limit = max(float(ADD_THRESHOLDS.max()) * model.diameter, AUC_LIMIT)
     return errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
 
 
-def _deg_cm(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
+def _deg_cm(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
     """The larger of degrees and centimetres, so that it is below n where both are."""
     true = truth.pose[rows]
     return np.maximum(np.degrees(errors.rotation(est, true)), 100 * errors.translation(est, true))
@@ -330,9 +227,9 @@ def _deg_cm(model: _Object, est: Array, truth: _Truth, rows: Array) -> Array:
 
 def _vsd(
     groups: list[_Group],
-    objects: dict[int, _Object],
+    objects: dict[int, Object],
     pose: Array,
-    truth: _Truth,
+    truth: Truth,
     split: Path,
     sensor: str,
     model_folder: Path,
@@ -379,7 +276,7 @@ def _top(g: _Group, score: Array) -> Array:
     return g.est[np.sort(np.argsort(-score[g.est], kind="stable")[: g.inst_count])]
 
 
-def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limits: Array) -> dict[int, Array]:
+def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, Array]:
     """True positives of the localisation targets, object -> (T,)."""
     found: dict[int, Array] = {}
     for g, values in zip(groups, pairs):
@@ -389,7 +286,7 @@ def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth
     return found
 
 
-def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limit: float) -> dict[int, Array]:
+def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limit: float) -> dict[int, Array]:
     """The error of each instance to find, inf where no estimate comes below the limit, object -> (instances,)."""
     out: dict[int, list[Array]] = {}
     for g, values in zip(groups, pairs):
@@ -402,7 +299,7 @@ def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: _Tru
     return {i: np.concatenate(parts) for i, parts in out.items()}
 
 
-def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: _Truth, limits: Array) -> dict[int, float]:
+def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, float]:
     """Average precision of each object that has a visible instance, the mean over the thresholds."""
     by_object: dict[int, list[tuple[_Group, Array]]] = {}
     for g, values in zip(groups, pairs):
