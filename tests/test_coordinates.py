@@ -10,6 +10,7 @@ from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
 from monopose.methods import coordinates
+from monopose.nets import bins as bin_ops
 from monopose.nets.pix2pose import Pix2PoseGenerator
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
@@ -478,19 +479,19 @@ def test_the_score_follows_inliers_and_expected_error():
 
 def test_bins_say_the_coordinate_between_them():
     """Two neighbouring bins with shares a and 1 - a stand for the point between their centres."""
-    centres = coordinates.bin_centres(9, torch.zeros(1))
+    centres = bin_ops.bin_centres(9, torch.zeros(1))
     logits = torch.full((1, 3, 9, 1, 1), -30.0)
     logits[0, :, 4], logits[0, :, 5] = math.log(0.7), math.log(0.3)
-    said = coordinates.decode(logits)
+    said = bin_ops.decode(logits)
     torch.testing.assert_close(said, (0.7 * centres[4] + 0.3 * centres[5]).expand(1, 3, 1, 1))
 
 
 def test_bins_keep_to_one_of_two_candidates():
     """Where the network hesitates between -0.5 and 0.5, the answer is one of them and not their mean."""
-    centres = coordinates.bin_centres(33, torch.zeros(1))
+    centres = bin_ops.bin_centres(33, torch.zeros(1))
     x = torch.tensor([0.5, -0.5, 0.5])[:, None]
     density = 0.55 * (-((centres - x) ** 2) / 0.001).exp() + 0.45 * (-((centres + x) ** 2) / 0.001).exp()
-    said = coordinates.decode(density.log()[None, :, :, None, None]).flatten()
+    said = bin_ops.decode(density.log()[None, :, :, None, None]).flatten()
     torch.testing.assert_close(said, x.flatten(), atol=1e-3, rtol=0)
 
 
@@ -504,7 +505,7 @@ def test_bin_loss_is_least_at_the_truth():
         shares[0, axis, low] = 1 - (place[0, axis] - low)
         shares[0, axis, low + 1] = place[0, axis] - low
     logits = (shares + 1e-9).log().requires_grad_()
-    value = coordinates._bin_loss(logits, target).sum()
+    value = bin_ops.cross_entropy(logits, target).sum()
     (gradient,) = torch.autograd.grad(value, logits)
     entropy = -(shares * (shares + 1e-9).log()).sum() / 3
     torch.testing.assert_close(value.detach(), entropy, atol=1e-5, rtol=0)

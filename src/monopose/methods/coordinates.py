@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from .. import pnp
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import se3, symmetry
+from ..geometry import crops, se3
+from ..nets.bins import cross_entropy, decode
 from ..nets.pix2pose import Discriminator, Pix2PoseGenerator
 from ..nets.unet import UNet
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
+from .objects import KnownObjects
 
 
 @dataclass(frozen=True)
@@ -62,44 +64,11 @@ class Output(NamedTuple):
     bins: Tensor | None = None  # (B, 3, bins, h, w), logits of each coordinate's bin, or None if it is regressed
 
 
-def bin_centres(bins: int, like: Tensor) -> Tensor:
-    """Normalised coordinates that the bins stand for, (bins,), from -1 to 1."""
-    return torch.linspace(-1, 1, bins, dtype=like.dtype, device=like.device)
-
-
-def decode(bins: Tensor, reach: int = 2) -> Tensor:
-    """The coordinate that the likeliest bin and its neighbours agree on.
-
-    The mean over all bins would lie between the candidates where the network hesitates, and shrink the object; the mode does
-    not. Differentiable in the logits.
-
-    Args:
-        bins: logits, (B, 3, bins, h, w).
-        reach: how many bins on either side of the best one are averaged.
-
-    Returns:
-        (B, 3, h, w), in [-1, 1].
-    """
-    best = bins.argmax(2, keepdim=True)
-    index = torch.arange(bins.shape[2], device=bins.device)[None, None, :, None, None]
-    near = (index - best).abs() <= reach
-    weights = bins.masked_fill(~near, -torch.inf).softmax(2)
-    return (weights * bin_centres(bins.shape[2], bins)[None, None, :, None, None]).sum(2)
-
-
-class Model(nn.Module):
-    """Config + objects -> network. The geometry of the objects travels with the weights as buffers."""
-
-    ids: Tensor
-    centre: Tensor
-    scale: Tensor
-    corners: Tensor
-    group: Tensor
+class Model(KnownObjects):
+    """Config + objects -> network."""
 
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
-        super().__init__()
-        if not config.obj_ids:
-            raise ValueError("coordinates.Config.obj_ids is empty; name the objects to learn")
+        super().__init__(config.obj_ids, models, config.symmetry_steps)
         self.config = config
         classes = len(config.obj_ids)
         if config.backbone == "pix2pose":
@@ -116,39 +85,6 @@ class Model(nn.Module):
             outputs = 2 + 3 * max(config.bins, 1)
             self.net = UNet(config.backbone, classes, outputs, config.widths, config.pretrained, config.frozen_levels)
         self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
-        self.register_buffer("ids", torch.tensor(config.obj_ids))
-        self.register_buffer("centre", torch.zeros(classes, 3))  # metres, object frame
-        self.register_buffer("scale", torch.ones(classes, 3))  # metres per normalised unit
-        self.register_buffer("corners", torch.zeros(classes, 8, 3))  # of the object's box, metres
-        # symmetries, padded with the identity; only the loss needs them, so they stay out of the weights file
-        self.register_buffer("group", torch.eye(4).expand(classes, 1, 4, 4).clone(), persistent=False)
-        if models is not None:
-            self._set_objects(models)
-
-    def _set_objects(self, models: Mapping[int, ObjectModel]) -> None:
-        missing = [i for i in self.config.obj_ids if i not in models]
-        if missing:
-            raise ValueError(f"no CAD model for object(s) {missing}; the folder holds {sorted(models)}")
-        chosen = [models[i] for i in self.config.obj_ids]
-        groups = [symmetry.transforms(m.symmetries, self.config.symmetry_steps) for m in chosen]
-        size = max(map(len, groups))
-        self.group = torch.stack([torch.cat([g, torch.eye(4).expand(size - len(g), 4, 4)]) for g in groups])
-        bounds = torch.stack([m.bounds for m in chosen])
-        self.centre = bounds.mean(1)
-        self.scale = (bounds[:, 1] - bounds[:, 0]).clamp_min(1e-6) / 2
-        self.corners = torch.stack([m.corners for m in chosen])
-
-    def index_of(self, labels: Tensor) -> Tensor:
-        """Positions of object ids in `config.obj_ids`. (B,) -> (B,). Raises ValueError for an id it was not trained on."""
-        match = labels.to(self.ids.device)[:, None] == self.ids
-        if not bool(match.any(1).all()):
-            unknown = sorted(set(labels.tolist()) - set(self.config.obj_ids))
-            raise ValueError(f"object id(s) {unknown} are unknown to this model; it was trained on {list(self.config.obj_ids)}")
-        return match.int().argmax(1)
-
-    def normalise(self, points: Tensor, index: Tensor) -> Tensor:
-        """Metres in the object frame -> [-1, 1]. (B, 3, h, w), (B,) -> (B, 3, h, w)."""
-        return (points - self.centre[index][..., None, None]) / self.scale[index][..., None, None]
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
         """(B, 3, s, s) RGB in [0, 1], (B,) object ids -> `Output`."""
@@ -166,8 +102,6 @@ class Model(nn.Module):
 def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
     """The true coordinates under the symmetry that suits each prediction best: the choice in the transformer loss.
 
-    The motions act in the object frame, in metres, before normalisation, so axes with offset and unequal scales are right.
-
     Args:
         model, output: the network and what it said.
         batch: "coordinates" (B, 3, h, w) metres, "mask_full", "mask_visible" (B, h, w), "label" (B,).
@@ -175,27 +109,8 @@ def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor])
     Returns:
         normalised targets, (B, 3, h, w). Source: Pix2Pose, eq. 3.
     """
-    index = model.index_of(batch["label"])
-    metres = batch["coordinates"]
-    chosen = model.normalise(metres, index)
-    group = model.group[index]  # (B, S, 4, 4)
-    symmetric = (group - torch.eye(4, device=group.device)).flatten(1).abs().amax(1) > 0
-    # half precision would move the true points by a part in 256
-    with torch.no_grad(), torch.autocast(metres.device.type, enabled=False):
-        for b in symmetric.nonzero().flatten().tolist():
-            weight = batch["mask_full"][b].float() + (model.config.visible_weight - 1) * batch["mask_visible"][b].float()
-            inside = weight.flatten().nonzero().squeeze(1)
-            if len(inside) == 0:
-                continue
-            points = metres[b].flatten(1)[:, inside].T  # (n, 3)
-            moved = se3.transform(se3.inverse(group[b]), points)  # (S, n, 3): the same pixel under the pose T S
-            target = (moved - model.centre[index[b]]) / model.scale[index[b]]
-            said = output.coordinates[b].detach().flatten(1)[:, inside].T
-            cost = ((said - target).abs().sum(-1) * weight.flatten()[inside]).sum(-1)
-            best = cost.argmin()
-            if best > 0:
-                chosen[b] = chosen[b].flatten(1).index_copy(1, inside, target[best].T).unflatten(1, metres.shape[-2:])
-    return chosen
+    weight = batch["mask_full"].float() + (model.config.visible_weight - 1) * batch["mask_visible"].float()
+    return model.symmetric_targets(output.coordinates, batch["coordinates"], weight, model.index_of(batch["label"]))
 
 
 def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,7 +138,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     if output.bins is None:
         losses = {"coordinates": (weight * l_pixel).sum() / total}
     else:
-        losses = {"coordinates": config.bins_weight * (weight * _bin_loss(output.bins, target)).sum() / total}
+        losses = {"coordinates": config.bins_weight * (weight * cross_entropy(output.bins, target)).sum() / total}
     expected = (output.error.sigmoid() - l_pixel.detach().clamp_max(1)).square()
     losses["error"] = config.error_weight * (weight * expected).sum() / total
     if config.mask_weight > 0:
@@ -233,17 +148,6 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         fake = model.discriminator(output.coordinates)
         losses["adversarial"] = config.adversarial_weight * F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
     return losses
-
-
-def _bin_loss(bins: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each pixel's three coordinates, the truth shared between the two nearest bins. -> (B, h, w)."""
-    count = bins.shape[2]
-    place = (target.clamp(-1, 1) + 1) / 2 * (count - 1)
-    low = place.floor().long().clamp_max(count - 2)
-    share = (place - low)[:, :, None]
-    log = bins.log_softmax(2)
-    near = log.gather(2, low[:, :, None]) * (1 - share) + log.gather(2, low[:, :, None] + 1) * share
-    return -near.squeeze(2).mean(1)
 
 
 def discriminator_loss(
@@ -294,50 +198,23 @@ def correspond(
     """
     config = model.config
     found: list[Correspondences] = []
-    s, h = config.input_size, config.output_size
-    grid = (camera_ops.pixel_grid((h, h), image.device) + 0.5) / h  # in [0, 1] of the crop
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
-        crops = _cut(image, boxes[rows], s)
-        inside = camera_ops.crop_resize(torch.ones_like(image[:1]), boxes[rows], (s, s))
-        crops = crops + 0.5 * (1 - inside)  # outside the photo is grey
+        shown, pixels = crops.cut(image, boxes[rows], config.input_size), crops.pixels(boxes[rows], config.output_size)
         if keep is not None:
             for i, mask in enumerate(keep[rows]):
                 if mask is not None:
-                    crops[i] = torch.where(mask, crops[i], torch.full_like(crops[i], 0.5))
-        output = model(crops, labels[rows])
-        index = model.index_of(labels[rows])
-        metres = output.coordinates * model.scale[index][..., None, None] + model.centre[index][..., None, None]
-        for i in range(len(crops)):
-            box = boxes[start + i]
-            pixels = box[:2] + grid * (box[2:] - box[:2]) - 0.5
+                    shown[i] = torch.where(mask, shown[i], torch.full_like(shown[i], 0.5))
+        output = model(shown, labels[rows])
+        metres = model.metres(output.coordinates, model.index_of(labels[rows]))
+        for i in range(len(shown)):
             found.append(
                 Correspondences(
-                    int(labels[start + i]), start + i, box, crops[i], metres[i].permute(1, 2, 0),
-                    output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels,
+                    int(labels[start + i]), start + i, boxes[start + i], shown[i], metres[i].permute(1, 2, 0),
+                    output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels[i],
                 )
             )  # fmt: skip
     return found
-
-
-def _cut(image: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Crops (B, C, side, side) of an image (C, H, W); low-passed where they shrink, so that thin lines do not alias."""
-    shrink = ((boxes[:, 2] - boxes[:, 0]) / side).tolist()
-    if all(f < 1.5 for f in shrink):
-        return camera_ops.crop_resize(image, boxes, (side, side))
-    crops = []
-    for box, f in zip(boxes, shrink, strict=True):
-        k = round(f) // 2 * 2 + 1
-        part, moved = image, box
-        if k > 1:  # smooth what the crop shows and a margin, not the whole picture
-            low = (box[:2].floor().long() - k).clamp_min(0).tolist()
-            high = (box[2:].ceil().long() + k).tolist()
-            part, moved = image[:, low[1] : max(high[1], 0), low[0] : max(high[0], 0)], box - box.new_tensor(low + low)
-            if 0 in part.shape:  # beside the picture
-                part, moved = image, box
-            part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]
-        crops.append(camera_ops.crop_resize(part, moved[None], (side, side)))
-    return torch.cat(crops)
 
 
 class Solved(NamedTuple):
@@ -406,13 +283,13 @@ def predict(
         ValueError: for an object id the model does not know.
     """
     started = time.perf_counter()
-    crops = box_ops.square(detections.boxes, model.config.crop_scale)
-    found = correspond(model, frame.image, detections.labels, crops)
+    squares = box_ops.square(detections.boxes, model.config.crop_scale)
+    found = correspond(model, frame.image, detections.labels, squares)
     networked = time.perf_counter()
     solved = [solve(f, frame.camera) for f in found]
     seconds = {"coordinates": networked - started, "pnp": time.perf_counter() - networked}
     if stages == 2 and len(found):
-        refined, keep = crops.clone(), []
+        refined, keep = squares.clone(), []
         for i, (f, s) in enumerate(zip(found, solved, strict=True)):
             refined[i], mask = _second_look(model, f, s, frame.camera)
             keep.append(mask)

@@ -19,6 +19,7 @@ from ..geometry import boxes as box2d
 from ..geometry.camera import pixel_grid
 from ..nets.detection import STRIDE, Maps, OneStageNet, Pyramid, TwoStageNet
 from ..types import Detections, Frame
+from .objects import rows_of
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,7 @@ class Model(nn.Module):
 
     def index_of(self, labels: Tensor) -> Tensor:
         """Positions of object ids in `config.obj_ids`. (N,) -> (N,). Raises ValueError for an id it was not made for."""
-        match = labels.to(self.ids.device)[:, None] == self.ids
-        if not bool(match.any(1).all()):
-            unknown = sorted(set(labels.tolist()) - set(self.config.obj_ids))
-            raise ValueError(
-                f"object id(s) {unknown} are unknown to this detector; it was made for {list(self.config.obj_ids)}"
-            )
-        return match.int().argmax(1)
+        return rows_of(labels, self.ids, "this detector; it was made for")
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
