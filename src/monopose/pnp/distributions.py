@@ -46,46 +46,59 @@ def student_t_log_prob(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
 
 def student_t_sample(loc: Tensor, scale_tril: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One draw for each loc (..., 3) and scale_tril (..., 3, 3): a normal over the root of an independent mean of squares."""
-    z = normals(*loc.shape[:-1], 6, like=loc, generator=generator)
+    return student_t_from_normals(loc, scale_tril, normals(*loc.shape[:-1], 6, like=loc, generator=generator))
+
+
+def student_t_from_normals(loc: Tensor, scale_tril: Tensor, z: Tensor) -> Tensor:
+    """`student_t_sample` from six standard normal numbers z, (..., 6)."""
     y = z[..., :3] * z[..., 3:].square().mean(-1, keepdim=True).clamp_min(1e-30).rsqrt()
     return loc + (scale_tril @ y[..., None]).squeeze(-1)
 
 
-def acg_log_prob(quat: Tensor, factor: Tensor) -> Tensor:
+def acg_log_prob(quat: Tensor, tril: Tensor) -> Tensor:
     """Log-density of the angular central Gaussian on S^3: (q' A q)^-2 sqrt|A| / (2 pi^2), equal for q and -q.
 
     Args:
         quat: unit quaternions, (..., 4).
-        factor: upper triangular U with U' U = A, (..., 4, 4); its scale does not matter.
+        tril: lower triangular factor of the dispersion A^-1, (..., 4, 4); its scale does not matter.
 
     Returns:
         (...,), per unit of the area of S^3. Source: Tyler, Statistical analysis for the angular central Gaussian
         distribution on the sphere, eq. 1.
     """
-    y = (factor @ quat[..., None]).squeeze(-1)
-    return factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1) - 2 * y.square().sum(-1).log() - LOG_SPHERE
+    y = torch.linalg.solve_triangular(tril, quat[..., None], upper=False).squeeze(-1)
+    log_det = tril.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return -log_det - 2 * y.square().sum(-1).log() - LOG_SPHERE
 
 
-def acg_sample(factor: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One unit quaternion for each factor (..., 4, 4), of `acg_log_prob`: the direction of a normal with covariance A^-1."""
-    z = normals(*factor.shape[:-1], like=factor, generator=generator)
-    q = torch.linalg.solve_triangular(factor, z[..., None], upper=True).squeeze(-1)
+def acg_sample(tril: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One unit quaternion for each tril (..., 4, 4) of `acg_log_prob`: the direction of a normal with covariance A^-1."""
+    return acg_from_normals(tril, normals(*tril.shape[:-1], like=tril, generator=generator))
+
+
+def acg_from_normals(tril: Tensor, z: Tensor) -> Tensor:
+    """`acg_sample` from four standard normal numbers z, (..., 4)."""
+    q = (tril @ z[..., None]).squeeze(-1)
     return q / q.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def acg_factor(dispersion: Tensor) -> Tensor:
-    """The factor of `acg_log_prob` for a dispersion A^-1, (..., 4, 4), slightly widened so that none of its axes vanishes.
+def acg_tril(dispersion: Tensor) -> Tensor:
+    """The factor of `acg_log_prob` of a dispersion (..., 4, 4), slightly widened so that none of its axes vanishes.
 
-    Source: EPro-PnP, supplementary sec. on the rotation proposal (dispersion term).
+    Source: EPro-PnP's code: 0.001 of the geometric mean of the eigenvalues is added to each.
     """
     eye = torch.eye(4, dtype=dispersion.dtype, device=dispersion.device)
     spread = dispersion / dispersion.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[..., None, None]
-    floor = torch.linalg.det(spread).clamp_min(1e-40) ** 0.25
-    spread = spread + (1e-3 * floor)[..., None, None] * eye
-    # Cholesky of the matrix with rows and columns reversed: an upper triangular C with C C' = spread; U is its inverse
-    lower, failed = torch.linalg.cholesky_ex(spread.flip(-1, -2))
-    lower = torch.where((failed == 0)[..., None, None], lower, eye)
-    return torch.linalg.solve_triangular(lower.flip(-1, -2), eye.expand_as(lower), upper=True)
+    tril, failed = torch.linalg.cholesky_ex(spread + 1e-14 * eye)
+    floor = 1e-3 * tril.diagonal(dim1=-2, dim2=-1).prod(-1).sqrt()  # |spread|^(1/4)
+    wider, failed_too = torch.linalg.cholesky_ex(spread + (1e-14 + floor[..., None, None]) * eye)
+    return torch.where(((failed == 0) & (failed_too == 0))[..., None, None], wider, eye)
+
+
+def small_turns(quat: Tensor) -> Tensor:
+    """The quaternions i q, j q and k q: twice the derivative of exp(omega) q by omega. (..., 4) -> (..., 3, 4)."""
+    w, x, y, z = quat.unbind(-1)
+    return torch.stack([-x, w, -z, y, -y, z, w, -x, -z, -y, x, w], -1).unflatten(-1, (3, 4))
 
 
 def acg_fit(quats: Tensor, weights: Tensor, iterations: int = 3) -> Tensor:
@@ -102,8 +115,10 @@ def acg_fit(quats: Tensor, weights: Tensor, iterations: int = 3) -> Tensor:
     eye = torch.eye(4, dtype=quats.dtype, device=quats.device)
     dispersion = eye.expand(*weights.shape[:-1], 4, 4)
     for _ in range(iterations):
-        inverse = torch.linalg.inv_ex(dispersion + 1e-12 * eye).inverse
-        scaled = weights / ((quats @ inverse) * quats).sum(-1).clamp_min(1e-30)
+        tril, failed = torch.linalg.cholesky_ex(dispersion + 1e-12 * eye)
+        tril = torch.where((failed == 0)[..., None, None], tril, eye)
+        distance = torch.linalg.solve_triangular(tril, quats.mT, upper=False).square().sum(-2)
+        scaled = weights / distance.clamp_min(1e-30)
         scaled = scaled / scaled.sum(-1, keepdim=True).clamp_min(1e-30)
         dispersion = (quats * scaled[..., None]).mT @ quats
     return dispersion
@@ -114,7 +129,7 @@ def von_mises_log_prob(angle: Tensor, loc: Tensor, kappa: Tensor) -> Tensor:
     return -2 * kappa * torch.sin((angle - loc) / 2).square() - torch.log(2 * math.pi * torch.special.i0e(kappa))
 
 
-def von_mises_quantiles(kappa: Tensor, cells: int = 512) -> tuple[Tensor, Tensor]:
+def von_mises_quantiles(kappa: Tensor, cells: int = 128) -> tuple[Tensor, Tensor]:
     """A table of the inverse distribution function, fine where the distribution is narrow.
 
     The nodes are the quantiles of a wrapped Cauchy with heavier tails and nearly the same peak, between which the von Mises
@@ -139,10 +154,16 @@ def von_mises_quantiles(kappa: Tensor, cells: int = 512) -> tuple[Tensor, Tensor
     return levels / levels[..., -1:], nodes
 
 
-def von_mises_sample(levels: Tensor, nodes: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Angles around 0 by `von_mises_quantiles`, (..., C) twice -> (..., count), radians."""
-    u = uniforms(*levels.shape[:-1], count, like=levels, generator=generator)
-    cell = (torch.searchsorted(levels.contiguous(), u, right=True) - 1).clamp(0, levels.shape[-1] - 2)
+def von_mises_sample(kappa: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Angles around 0, radians, (...,) -> (..., count)."""
+    levels, nodes = von_mises_quantiles(kappa)
+    u = uniforms(*kappa.shape, count, like=kappa, generator=generator)
+    return von_mises_from_uniforms(levels, nodes, u)
+
+
+def von_mises_from_uniforms(levels: Tensor, nodes: Tensor, u: Tensor) -> Tensor:
+    """The angles of `von_mises_quantiles`, (..., C) twice, at the levels u (..., n), linear between nodes: (..., n)."""
+    cell = (torch.searchsorted(levels.contiguous(), u.contiguous(), right=True) - 1).clamp(0, levels.shape[-1] - 2)
     low, high = levels.gather(-1, cell), levels.gather(-1, cell + 1)
     part = ((u - low) / (high - low).clamp_min(1e-30)).clamp(0, 1)
     return torch.lerp(nodes.gather(-1, cell), nodes.gather(-1, cell + 1), part)

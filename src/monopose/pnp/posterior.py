@@ -6,21 +6,18 @@ mixture around the minima of the cost and corrects their weights, so that it als
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..geometry import rotation, se3
 from ..types import Camera
-from . import distributions, kernels
+from . import amis, kernels
 from .problems import Z_MIN, Prepared, Problems, Robust, prepare
-from .solve import PRIOR, descend, free_entries, minima
+from .solve import descend, minima
 
-UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
 HOPELESS = 12.0  # minima whose cost is this much above the best get no samples of their own: exp(-12) of the mass
-FLOOR = 0.05  # least share of the samples of every minimum that is kept
-MEMORY = 5.0  # samples that the previous proposal is worth when a new one is fitted
+IMPOSSIBLE = -1e30  # log-weight of samples that are ruled out; finite, so that 0 * log(0) stays 0
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,10 @@ def sample_posterior(
     """
     if dof not in (4, 6):
         raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
-    if iterations < 1 or modes < 1 or samples < iterations:
+    if iterations < 1 or modes < 1 or samples < 2 * iterations or samples % 2:
         raise ValueError(
-            f"samples must be at least iterations, which like modes must be at least 1, got {samples}, {iterations}, {modes}"
+            "samples must be even and at least twice the iterations, and iterations and modes at least 1, "
+            f"got samples={samples}, iterations={iterations}, modes={modes}"
         )
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     problems, batch = given.problems, given.batch
@@ -165,11 +163,13 @@ def sample_posterior(
         fixed = problems.map(Tensor.detach)
         start = None if init is None else given.flat(init, 4, 4)
         minima_, costs, usable = _distinct_minima(given, fixed, start, dof, modes, proposals, generator, solver_iterations)
-        poses, log_q, drawn_costs = _adapt(fixed, minima_, costs, dof, samples, iterations, generator)
-        usable = usable & torch.isfinite(log_q).all(1) & ~torch.isnan(drawn_costs).any(1) & torch.isfinite(drawn_costs).any(1)
-        poses = torch.where(usable[:, None, None, None], poses, minima_[:, :1])
+        poses, log_q, found = amis.sample(fixed, minima_, costs, dof, samples, iterations, generator)
+        possible = torch.isfinite(found)
+        usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
+        poses = torch.where((usable[:, None] & possible)[..., None, None], poses, minima_[:, :1])
     cost = kernels.pose_costs(problems, poses)
-    log_weights = torch.where(usable[:, None], -cost - log_q, torch.zeros_like(cost))
+    log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
+    log_weights = torch.where(usable[:, None], log_weights, 0.0)
     log_evidence = log_weights.logsumexp(-1) - math.log(samples)
     with torch.no_grad():
         w = log_weights.softmax(-1)
@@ -231,216 +231,3 @@ def _distinct_minima(
     poses = torch.where(fresh[..., None, None], poses, poses[:, :1])
     costs[:, 0] = costs[:, 0].nan_to_num(0.0, 0.0, 0.0)
     return poses, costs, usable
-
-
-class _Proposal(NamedTuple):
-    """A mixture of M components for each problem; d is 3 rotations or, with dof=4, 1.
-
-    counts (B, M, 2): samples drawn from each, the second number with uniform rotations; loc (B, M, 3), metres: of the centre of
-    the points where the rotation is that of the mode; follow (B, M, 3, d), metres per radian: how that centre moves with the
-    rotation; tril (B, M, 3, 3), metres; rotation: factor of the ACG (B, M, 4, 4), or yaw and concentration (B, M, 2);
-    joint (B, M, 3 + d, 3 + d): covariance of centre and rotation that this came from.
-    """
-
-    counts: Tensor
-    loc: Tensor
-    follow: Tensor
-    tril: Tensor
-    rotation: Tensor
-    joint: Tensor
-
-
-def _small_turns(quat: Tensor) -> Tensor:
-    """The quaternions i q, j q and k q: twice the derivative of exp(omega) q by omega. (..., 4) -> (..., 3, 4)."""
-    w, x, y, z = quat.unbind(-1)
-    return torch.stack([-x, w, -z, y, -y, z, w, -x, -z, -y, x, w], -1).unflatten(-1, (3, 4))
-
-
-def _adapt(
-    problems: Problems,
-    minima_: Tensor,
-    mode_costs: Tensor,
-    dof: int,
-    samples: int,
-    rounds: int,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw poses (B, S, 4, 4): those, the log-density they were drawn with (B, S), and their costs (B, S)."""
-    B, M = mode_costs.shape
-    d = 3 if dof == 6 else 1
-    weight = problems.weights.double().mean(-1, keepdim=True)
-    centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
-    base = minima_.double()
-    base_R, base_t = base[..., :3, :3], base[..., :3, 3]
-    loc = base_t + (base_R @ centre[:, None, :, None]).squeeze(-1)
-    quat = rotation.quat_wxyz_from_matrix(base_R)  # of the modes, (B, M, 4)
-    left = _small_turns(quat)
-    # yaw of the modes relative to the first, all that differs between them with dof=4
-    turn = base_R @ base_R[:, :1].mT
-    yaw = torch.atan2(turn[..., 0, 2] - turn[..., 2, 0], turn[..., 0, 0] + turn[..., 2, 2])
-
-    def sines(rot: Tensor) -> Tensor:
-        """sin(angle) times the axis of the rotations (B, n, 4 or 1) relative to every mode, (B, M, n, d)."""
-        if dof == 4:
-            return (rot[:, None] - yaw[..., None, None]).sin()
-        return 2 * (rot[:, None] @ quat[..., None]) * (rot[:, None] @ left.mT)
-
-    def poses_of(position: Tensor, rot: Tensor) -> Tensor:
-        if dof == 6:
-            R = rotation.matrix_from_quat_wxyz(rot)
-        else:
-            R = rotation.so3_exp(torch.nn.functional.pad(rot, (1, 1))) @ base_R[:, :1]
-        return se3.from_rt(R, position - (R @ centre[:, None, :, None]).squeeze(-1)).to(problems.K)
-
-    def log_density(p: _Proposal, position: Tensor, rot: Tensor) -> Tensor:
-        """Of each component, with the number of its samples as factor, (B, M, n)."""
-        where = p.loc[:, :, None] + (sines(rot) @ p.follow.mT)
-        log_t = distributions.student_t_log_prob(position[:, None], where, p.tril[:, :, None])
-        if dof == 6:
-            log_r = distributions.acg_log_prob(rot[:, None], p.rotation[:, :, None])
-            log_uniform, measure = -distributions.LOG_SPHERE, math.log(4)
-        else:
-            log_r = distributions.von_mises_log_prob(rot[:, None, :, 0], p.rotation[..., :1], p.rotation[..., 1:])
-            log_uniform, measure = -math.log(2 * math.pi), 0.0
-        log_counts = p.counts.log()
-        both = torch.logaddexp(log_counts[..., :1] + log_r, log_counts[..., 1:] + log_uniform)
-        return log_t + both - measure
-
-    # the first proposal: the Gaussian around each minimum, no wider than half the distance and a radian
-    many = problems.map(lambda v: v.double().repeat_interleave(M, 0))
-    normal = kernels.normal_equations(many, base.flatten(0, 1))
-    free = free_entries(dof, base.device)
-    shift = torch.eye(6, dtype=base.dtype, device=base.device).repeat(B * M, 1, 1)
-    arm = (base_R @ centre[:, None, :, None]).squeeze(-1).flatten(0, 1)
-    shift[:, :3, 3:] = rotation.skew(arm)  # v = move of the centre + arm x omega: H for (centre, omega)
-    H = (shift.mT @ normal.hessian @ shift)[:, free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
-    widest = torch.ones_like(H[:, 0])
-    widest[:, :3] = 4 / loc.flatten(0, 1).square().sum(-1, keepdim=True).clamp_min(1e-12)
-    laplace = _inverse(H + PRIOR * torch.eye(len(free)).to(H))
-    joint = _inverse(H + torch.diag_embed(widest)).unflatten(0, (B, M))
-    log_share = -mode_costs + 0.5 * torch.logdet(laplace).nan_to_num(0.0, 0.0, 0.0).unflatten(0, (B, M))
-    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
-    sizes = [samples * (i + 1) // rounds - samples * i // rounds for i in range(rounds)]
-    if dof == 6:
-        inverse = _inverse(joint[..., 3:, 3:])
-        precision = 4 * left.mT @ inverse @ left + torch.eye(4).to(left)
-        rot_params = distributions.acg_factor(_inverse(precision))
-    else:
-        rot_params = torch.stack([yaw, 1 / (3 * joint[..., 3, 3])], -1)
-    proposal = _with_translation(loc, joint, torch.zeros_like(loc[..., :d]), share, sizes[0], dof, rot_params)
-
-    position, rot = base.new_zeros(B, 0, 3), base.new_zeros(B, 0, 4 if dof == 6 else 1)
-    poses, costs = problems.K.new_zeros(B, 0, 4, 4), base.new_zeros(B, 0)
-    log_mixture = base.new_zeros(B, 0)  # of all samples, times the number of samples
-    earlier: list[_Proposal] = []
-    for i, size in enumerate(sizes):
-        new_position, new_rot = _draw(proposal, size, dof, quat, left, yaw, generator)
-        new_poses = poses_of(new_position, new_rot)
-        costs = torch.cat([costs, kernels.pose_costs(problems, new_poses).double()], 1)
-        here = [log_density(p, new_position, new_rot).logsumexp(1) for p in earlier]
-        position, rot, poses = (torch.cat(v, 1) for v in ((position, new_position), (rot, new_rot), (poses, new_poses)))
-        each = log_density(proposal, position, rot)
-        latest = each.logsumexp(1)
-        before = torch.stack(here).logsumexp(0) if here else latest.new_full((B, size), -math.inf)
-        log_mixture = torch.logaddexp(torch.cat([log_mixture, before], 1), latest)
-        earlier.append(proposal)
-        if i + 1 < rounds:
-            log_w = (-costs - log_mixture).nan_to_num(-math.inf, -math.inf, -math.inf)
-            w = (log_w - log_w.amax(1, keepdim=True).nan_to_num(0.0, 0.0, 0.0)).exp()
-            w = (w / w.sum(1, keepdim=True).clamp_min(1e-300))[:, None] * (each - latest[:, None]).exp().nan_to_num(0.0)
-            proposal = _refit(proposal, position, rot, sines(rot), w, sizes[i + 1], dof, yaw, torch.isfinite(mode_costs))
-    return poses, (log_mixture - math.log(samples)).to(problems.K), costs
-
-
-def _inverse(A: Tensor) -> Tensor:
-    """Of a symmetric positive matrix, the identity where it is not."""
-    factor, failed = torch.linalg.cholesky_ex(A)
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return torch.cholesky_inverse(torch.where((failed == 0)[..., None, None], factor, eye))
-
-
-def _floored(share: Tensor, present: Tensor) -> Tensor:
-    """Shares (B, M) that sum to one, at least `FLOOR` before normalising where present, 0 where not."""
-    share = torch.where(present, share.nan_to_num(0.0, 0.0, 0.0).clamp_min(FLOOR), torch.zeros_like(share))
-    share[:, 0] = torch.where(present.any(1), share[:, 0], torch.ones_like(share[:, 0]))
-    return share / share.sum(1, keepdim=True)
-
-
-def _with_translation(
-    mean: Tensor, joint: Tensor, mean_sines: Tensor, share: Tensor, size: int, dof: int, rot_params: Tensor
-) -> _Proposal:
-    """The proposal for a joint covariance of centre and rotation: the centre given the rotation, and the numbers of samples."""
-    uniform = UNIFORM[dof]
-    parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(1)
-    ends = (parts.cumsum(-1) * size).round()
-    ends[:, -1] = size
-    counts = torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[:, :1])).unflatten(1, (-1, 2))
-    across, turns = joint[..., :3, 3:], joint[..., 3:, 3:]
-    follow = across @ _inverse(turns)
-    rest = joint[..., :3, :3] - follow @ across.mT
-    scale = rest.diagonal(dim1=-2, dim2=-1).mean(-1).abs().clamp_min(1e-20)
-    eye = torch.eye(3, dtype=rest.dtype, device=rest.device)
-    tril, failed = torch.linalg.cholesky_ex(rest + 1e-6 * scale[..., None, None] * eye)
-    tril = torch.where((failed == 0)[..., None, None], tril, scale.sqrt()[..., None, None] * eye)
-    loc = mean - (follow @ mean_sines[..., None]).squeeze(-1)
-    return _Proposal(counts, loc, follow, tril, rot_params, joint)
-
-
-def _draw(
-    p: _Proposal, size: int, dof: int, quat: Tensor, left: Tensor, yaw: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Positions (B, size, 3) and rotations (B, size, 4 or 1), stratified: the samples of a component stand together."""
-    B, M = p.counts.shape[:2]
-    ends = p.counts.flatten(1).cumsum(-1)
-    place = torch.arange(size, dtype=ends.dtype, device=ends.device) + 0.5
-    part = torch.searchsorted(ends, place.expand(B, size).contiguous()).clamp_max(2 * M - 1)
-    component, uniform = part // 2, (part % 2 == 1)[..., None]
-
-    def of(value: Tensor) -> Tensor:
-        index = component.reshape(B, size, *[1] * (value.dim() - 2))
-        return value.take_along_dim(index, 1)
-
-    if dof == 6:
-        factor = torch.where(uniform[..., None], torch.eye(4).to(p.rotation), of(p.rotation))
-        rot = distributions.acg_sample(factor, generator)
-        sines = 2 * (rot * of(quat)).sum(-1, keepdim=True) * (of(left) @ rot[..., None]).squeeze(-1)
-    else:
-        levels, nodes = distributions.von_mises_quantiles(p.rotation[..., 1])
-        around = distributions.von_mises_sample(levels, nodes, size, generator).gather(1, component[:, None]).squeeze(1)
-        anywhere = 2 * math.pi * distributions.uniforms(B, size, like=around, generator=generator)
-        rot = torch.where(uniform, anywhere[..., None], (of(p.rotation)[..., 0] + around)[..., None])
-        sines = (rot - of(yaw[..., None])).sin()
-    where = of(p.loc) + (of(p.follow) @ sines[..., None]).squeeze(-1)
-    return distributions.student_t_sample(where, of(p.tril), generator), rot
-
-
-def _refit(
-    p: _Proposal, position: Tensor, rot: Tensor, sines: Tensor, w: Tensor, size: int, dof: int, yaw: Tensor, present: Tensor
-) -> _Proposal:
-    """The mixture that fits weighted samples; w (B, M, S) are importance weights times responsibilities."""
-    total = w.sum(-1)
-    own = w / total.clamp_min(1e-300)[..., None]
-    effective = 1 / own.square().sum(-1).clamp_min(1e-12)
-    trust = torch.where(total > 1e-12, effective / (effective + MEMORY), torch.zeros_like(total))[..., None, None]
-    both = torch.cat([position[:, None].expand(-1, sines.shape[1], -1, -1), sines], -1)  # (B, M, S, 3 + d)
-    mean = (own[..., None] * both).sum(-2)
-    away = both - mean[..., None, :]
-    moments = (own[..., None] * away).mT @ away
-    joint = trust * moments + (1 - trust) * p.joint
-    old = torch.cat([p.loc, torch.zeros_like(mean[..., 3:])], -1)
-    mean = torch.where(trust.squeeze(-1) > 0, mean, old)
-    if dof == 6:
-        fitted = distributions.acg_fit(rot[:, None].expand(-1, w.shape[1], -1, -1), own)
-        before = _inverse(p.rotation.mT @ p.rotation)
-        before = before / before.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-        rot_params = distributions.acg_factor(trust * fitted + (1 - trust) * before)
-    else:
-        angle = rot[:, None, :, 0]
-        c, s = (own * angle.cos()).sum(-1), (own * angle.sin()).sum(-1)
-        kappa = distributions.von_mises_kappa((c * c + s * s).sqrt()) / 3
-        sure = trust[..., 0, 0]
-        variance = sure / kappa.clamp_min(1e-3) + (1 - sure) / p.rotation[..., 1].clamp_min(1e-3)
-        centre = torch.where(sure > 0, torch.atan2(s, c), p.rotation[..., 0])
-        rot_params = torch.stack([centre, 1 / variance], -1)
-    share = _floored(total, present)
-    return _with_translation(mean[..., :3], joint, mean[..., 3:], share, size, dof, rot_params)

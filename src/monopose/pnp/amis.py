@@ -1,0 +1,297 @@
+"""Adaptive multiple importance sampling of poses: a mixture around the minima, refitted in rounds. Plain torch, the reference.
+
+Samples are (centre, rotation): the weighted centre of the points in the camera frame, which hardly depends on the rotation, and
+a unit quaternion or, with dof=4, the yaw relative to the first minimum. They have the precision of the problems; all else is
+float64 and has the problem, the half and the minimum in front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against
+this file.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..geometry import rotation, se3
+from . import distributions, kernels
+from .problems import Problems
+from .solve import PRIOR, free_entries
+
+UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
+FLOOR = 0.05  # least share of the samples of every minimum that is kept
+MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
+FAR = (
+    10.0  # poses so many times further than the furthest minimum are ruled out: without a limit the integral would be infinite
+)
+
+
+class Proposal(NamedTuple):
+    """A mixture of M components for each half of each problem, (B, H, M, ...).
+
+    Args:
+        counts: samples drawn from each, (..., 2): rotations of the component, and from all directions.
+        loc: of the centre, (..., 3), metres.
+        tril: factor of the centre's scale, (..., 3, 3), metres.
+        moments: what the next fit blends with: scale matrix of the centre (..., 3, 3), and
+        turn: dispersion of the ACG, (..., 4, 4), or mean (cos, sin) of the yaw, (..., 2).
+    """
+
+    counts: Tensor
+    loc: Tensor
+    tril: Tensor
+    moments: Tensor
+    turn: Tensor
+
+
+class Frame(NamedTuple):
+    """What samples are relative to: centre of the points (B, 3), first rotation (B, 3, 3), furthest distance (B,); dof."""
+
+    centre: Tensor
+    base: Tensor
+    furthest: Tensor
+    dof: int
+
+
+def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int) -> tuple[Frame, Tensor]:
+    """The frame of flat problems, and the centres of their minima, (B, M, 3), metres, camera frame."""
+    weight = problems.weights.double().mean(-1, keepdim=True)
+    centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
+    loc = se3.transform(modes.double(), centre[:, None, None]).squeeze(-2)
+    distance = torch.where(torch.isfinite(mode_costs), loc.norm(dim=-1), 0.0)
+    return Frame(centre, modes[:, 0, :3, :3].double(), FAR * distance.amax(1), dof), loc
+
+
+def first(
+    problems: Problems, modes: Tensor, mode_costs: Tensor, loc: Tensor, around: Frame, size: int, halves: int
+) -> Proposal:
+    """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence."""
+    B, M = mode_costs.shape
+    R = modes[..., :3, :3].double()
+    normal = [kernels.normal_equations(problems, modes[:, m]).hessian.double() for m in range(M)]
+    shift = torch.eye(6).to(loc).repeat(B, M, 1, 1)
+    shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))  # v = centre's move + arm x omega
+    free = free_entries(around.dof, loc.device)
+    H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
+    # Laplace: integral of exp(-cost) around each minimum
+    tril, _ = torch.linalg.cholesky_ex(H + PRIOR * torch.eye(len(free)).to(H))
+    log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
+    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
+    widest = torch.ones_like(H[..., 0])
+    widest[..., :3] = 4 / loc.square().sum(-1, keepdim=True).clamp_min(1e-12)
+    covariance = _inverse(H + torch.diag_embed(widest))
+    if around.dof == 6:
+        # q' A q = <q, mode>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
+        small = distributions.small_turns(rotation.quat_wxyz_from_matrix(R))
+        across = _inverse(4 * _inverse(covariance[..., 3:, 3:]) + torch.eye(3).to(H))
+        quat = rotation.quat_wxyz_from_matrix(R)[..., None]
+        turn = quat @ quat.mT + small.mT @ across @ small
+        turn = turn / turn.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    else:
+        relative = R @ around.base[:, None].mT
+        yaw = torch.atan2(relative[..., 0, 2] - relative[..., 2, 0], relative[..., 0, 0] + relative[..., 2, 2])
+        turn = torch.exp(-covariance[..., 3, 3] / 2)[..., None] * torch.stack([yaw.cos(), yaw.sin()], -1)
+    share, loc, moments, turn = (
+        v[:, None].expand(B, halves, *v.shape[1:]) for v in (share, loc, covariance[..., :3, :3], turn)
+    )
+    return proposal(share, loc, moments, turn, size, around.dof)
+
+
+def proposal(share: Tensor, loc: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
+    """The mixture of these shares (..., M) and moments, for `size` samples: numbers of samples are rounded, not drawn."""
+    uniform = UNIFORM[dof]
+    parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(-2)
+    ends = (parts.cumsum(-1) * size + 0.5).floor()
+    ends[..., -1] = size
+    counts = torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
+    scale = moments.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-20)
+    eye = torch.eye(3).to(moments)
+    tril, failed = torch.linalg.cholesky_ex(moments + 1e-9 * scale * eye)
+    tril = torch.where((failed == 0)[..., None, None], tril, scale.sqrt() * eye)
+    return Proposal(counts, loc, tril, moments, turn)
+
+
+def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
+    """Samples from `numbers` (B, H, n, ...): centres (B, H, n, 3), metres, and quaternions (..., 4) or yaws (..., 1).
+
+    Those of a component stand together, first its own rotations, then those of all directions.
+    """
+    z = random.double()
+    ends = p.counts.flatten(-2).cumsum(-1)
+    place = torch.arange(z.shape[2]).to(ends) + 0.5
+    part = torch.searchsorted(ends, place.expand(*ends.shape[:2], -1).contiguous()).clamp_max(ends.shape[-1] - 1)
+    component, uniform = part // 2, (part % 2 == 1)[..., None]
+
+    def of(value: Tensor) -> Tensor:
+        return value.take_along_dim(component.reshape(*component.shape, *[1] * (value.dim() - 3)), 2)
+
+    centres = distributions.student_t_from_normals(of(p.loc), of(p.tril), z[..., :6])
+    if around.dof == 6:
+        tril = distributions.acg_tril(p.turn)
+        turns = distributions.acg_from_normals(torch.where(uniform[..., None], torch.eye(4).to(tril), of(tril)), z[..., 6:])
+    else:
+        levels, nodes = distributions.von_mises_quantiles(_kappa(p.turn))
+        u = z[..., None, :, 6].expand(*levels.shape[:-1], -1)
+        off = distributions.von_mises_from_uniforms(levels, nodes, u).gather(2, component[..., None, :]).squeeze(2)
+        mean = of(p.turn)
+        turns = torch.where(uniform, 2 * math.pi * z[..., 7:], (off + torch.atan2(mean[..., 1], mean[..., 0]))[..., None])
+    return centres.to(random), turns.to(random)
+
+
+def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
+    """cam_from_obj of samples (B, H, n, ...): (B, H n, 4, 4), in their precision."""
+    centre = around.centre[:, None, None, :, None]
+    if around.dof == 6:
+        R = rotation.matrix_from_quat_wxyz(turns.double())
+    else:
+        R = rotation.so3_exp(torch.nn.functional.pad(turns.double(), (1, 1))) @ around.base[:, None, None]
+    return se3.from_rt(R, centres.double() - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
+
+
+def densities(p: Proposal, centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
+    """Of every component times the number of its samples, (B, H, M, n), per m^3 and rad^3, or rad with dof=4."""
+    centres, turns = centres.double()[..., None, :, :], turns.double()[..., None, :, :]
+    log_t = distributions.student_t_log_prob(centres, p.loc[..., None, :], p.tril[..., None, :, :])
+    if around.dof == 6:
+        log_turn = distributions.acg_log_prob(turns, distributions.acg_tril(p.turn)[..., None, :, :]) - math.log(4)
+        everywhere = math.exp(-distributions.LOG_ROTATIONS)
+    else:
+        yaw = torch.atan2(p.turn[..., 1:], p.turn[..., :1])
+        log_turn = distributions.von_mises_log_prob(turns.squeeze(-1), yaw, _kappa(p.turn)[..., None])
+        everywhere = 0.5 / math.pi
+    return log_t.exp() * (p.counts[..., :1] * log_turn.exp() + p.counts[..., 1:] * everywhere)
+
+
+def _kappa(mean: Tensor) -> Tensor:
+    """A third of the concentration that fits a mean (cos, sin): wider, for heavier tails. Source: EPro-PnP's code."""
+    return distributions.von_mises_kappa(mean.norm(dim=-1)) / 3
+
+
+def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, dof: int) -> Proposal:
+    """The mixture that fits weighted samples, the previous one counting as `MEMORY` samples.
+
+    Args:
+        p: (B, H, M, ...).
+        centres, turns: (B, H, n, ...).
+        weights: of each sample for each component, (B, H, M, n): importance weights that sum to one times responsibilities.
+        present: which minima there are, (B, M).
+        size: samples of the next round.
+
+    Source: Cappe et al., Adaptive importance sampling in general mixture classes, sec. 3; Tyler's fixed point for the ACG.
+    """
+    total = weights.sum(-1)
+    own = weights / total.clamp_min(1e-300)[..., None]
+    effective = 1 / own.square().sum(-1).clamp_min(1e-12)
+    trust = torch.where(total > 1e-12, effective / (effective + MEMORY), 0.0)[..., None]
+    where = centres.double()[..., None, :, :]
+    mean = (own[..., None] * where).sum(-2)
+    away = where - mean[..., None, :]
+    apart = (mean - p.loc)[..., None]
+    moments = (own[..., None] * away).mT @ away
+    trusted = trust[..., None]
+    moments = trusted * moments + (1 - trusted) * p.moments + trusted * (1 - trusted) * (apart @ apart.mT)
+    if dof == 6:
+        fitted = distributions.acg_fit(turns.double()[..., None, :, :].expand(*own.shape, 4), own)
+        turn = trusted * fitted + (1 - trusted) * p.turn
+    else:
+        yaw = turns.double()[..., None, :, 0]
+        turn = trust * torch.stack([(own * yaw.cos()).sum(-1), (own * yaw.sin()).sum(-1)], -1) + (1 - trust) * p.turn
+    share = _floored(total, present[:, None].expand_as(total))
+    return proposal(share, p.loc + trust * (mean - p.loc), moments, turn, size, dof)
+
+
+def sample(
+    problems: Problems,
+    modes: Tensor,
+    mode_costs: Tensor,
+    dof: int,
+    samples: int,
+    rounds: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Poses around minima, with the density they were drawn from.
+
+    The samples of a round are two halves, and each half's proposal is fitted to the other half. Were it fitted to all samples,
+    they would have chosen the density that their own weights are divided by, and the evidence would come out 0.1 too small.
+
+    Args:
+        problems: flat, (B, ...).
+        modes: (B, M, 4, 4), metres.
+        mode_costs: (B, M), inf for minima that do not exist, but not all of them.
+        dof, samples, rounds, generator: as in `sample_posterior`.
+
+    Returns:
+        poses (B, S, 4, 4), metres; log-density (B, S), of the mixture of all rounds; cost (B, S), inf where ruled out.
+    """
+    halves = 1 if rounds == 1 else 2
+    half = samples // halves
+    sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
+    around, loc = frame(problems, modes, mode_costs, dof)
+    p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
+    fused = kernels.backend(modes.device)
+    if fused is not None and hasattr(fused, "amis"):
+        return fused.amis(problems, p, around, torch.isfinite(mode_costs), sizes, generator)  # type: ignore[no-any-return]
+    return sample_reference(problems, p, around, torch.isfinite(mode_costs), sizes, generator)
+
+
+def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
+    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the centre, then 4 normals or 2 uniforms."""
+    z = distributions.normals(len(like), halves, 6 if dof == 4 else 10, size, like=like, generator=generator)
+    if dof == 4:
+        z = torch.cat([z, distributions.uniforms(len(like), halves, 2, size, like=like, generator=generator)], 2)
+    return z.mT
+
+
+def sample_reference(
+    problems: Problems, p: Proposal, around: Frame, present: Tensor, sizes: list[int], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample` from its first proposal."""
+    B, halves = p.counts.shape[:2]
+    earlier: list[Proposal] = []
+    centres = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
+    all_poses = []
+    for i, size in enumerate(sizes):
+        new_centres, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
+        new_poses = poses(new_centres, new_turns, around)
+        new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
+        inside = new_centres.double().norm(dim=-1) <= around.furthest[:, None, None]
+        new_costs = torch.where(inside, new_costs.nan_to_num(math.inf), math.inf)
+        new_mixture = sum((densities(q, new_centres, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
+        if i == 0:
+            centres, turns, costs, mixture = new_centres, new_turns, new_costs, new_mixture
+        else:
+            centres, turns = torch.cat([centres, new_centres], 2), torch.cat([turns, new_turns], 2)
+            costs, mixture = torch.cat([costs, new_costs], 2), torch.cat([mixture, new_mixture], 2)
+        all_poses.append(new_poses)
+        each = densities(p, centres, turns, around)
+        latest = each.sum(2)
+        mixture = mixture + latest
+        earlier.append(p)
+        if i + 1 < len(sizes):
+            log_w = -costs - mixture.clamp_min(1e-300).log()
+            top = log_w.amax(-1, keepdim=True)
+            w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
+            w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)
+            w = w[:, :, None] * (each / latest.clamp_min(1e-300)[:, :, None])
+            p = refit(p, centres.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around.dof)
+    log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log()
+    edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+
+    def by_round(value: Tensor) -> Tensor:
+        """(B, H, S / H) -> (B, S) in the order of the poses."""
+        return torch.cat([value[:, :, i:j].flatten(1) for i, j in itertools.pairwise(edges)], 1).to(problems.K)
+
+    return torch.cat(all_poses, 1), by_round(log_q), by_round(costs)
+
+
+def _inverse(A: Tensor) -> Tensor:
+    """Of a symmetric positive matrix, the identity where it is not."""
+    factor, failed = torch.linalg.cholesky_ex(A)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.cholesky_inverse(torch.where((failed == 0)[..., None, None], factor, eye))
+
+
+def _floored(share: Tensor, present: Tensor) -> Tensor:
+    """Shares (..., M) that sum to one, at least `FLOOR` before normalising where present, 0 where not."""
+    share = torch.where(present, share.nan_to_num(0.0, 0.0, 0.0).clamp_min(FLOOR), 0.0)
+    return share / share.sum(-1, keepdim=True).clamp_min(1e-300)
