@@ -141,6 +141,15 @@ def test_any_spread_can_be_drawn(spread):
         assert viz.translation_scatter(samples, None, pose, pose, torch.full((6, 6), math.inf)).size == (1000, 470)
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_may_differ_by_any_factor():
+    samples = torch.cat([_around(_seen_from((1, 0, 0)), 5), _around(_seen_from((0, 1, 0)), 5)])
+    for lowest in (-40.0, -300.0, -700.0):
+        weights = torch.cat([torch.zeros(5), torch.full((5,), lowest)]).double()
+        assert _colored(viz.orientation_density(samples, weights), RIGHT) < 10
+        viz.translation_scatter(samples, weights)
+
+
 def test_bad_samples_are_left_out():
     samples = _around(_seen_from((1, 0, 0)), 50)
     broken = torch.cat([samples, torch.full((1, 4, 4), math.nan), samples[:2]])

@@ -597,17 +597,15 @@ def _pies(world: _Map, R: np.ndarray, p: np.ndarray) -> None:
     discs = []
     for k in range(len(centres)):
         mine = nearest == k
-        if not mine.any():
-            continue
         share = p[mine].sum()
+        if DISC * math.sqrt(share) < 0.4:  # not to be seen
+            continue
         middle = p[mine] @ directions[mine]
         middle = middle / np.linalg.norm(middle)
         spot = world.project(np.arctan2(middle[1:2], middle[0:1]), np.arcsin(middle[2:3].clip(-1, 1)))[0]
         discs.append((share, spot, angle[mine], p[mine]))
     for share, spot, angles, weights in sorted(discs, key=lambda disc: -disc[0]):
         radius = DISC * math.sqrt(share)
-        if radius < 0.4:
-            continue
         around = np.argsort(angles, kind="stable")
         world.figure.pie(spot, max(radius, 1.2), weights[around], _cyclic(angles[around]))
         if radius > 3:
