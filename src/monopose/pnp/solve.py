@@ -81,36 +81,26 @@ def solve(
     if dof not in (4, 6):
         raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
-    if init is None:
-        starts = find_starts(given.problems, dof, 2, proposals, generator)
-        finite = None
-    else:
-        starts = given.flat(init, 4, 4)[:, None]
-        finite = torch.isfinite(starts).flatten(1).all(1)
-        if not bool(finite.all()):
-            starts = torch.where(finite[:, None, None, None], starts, torch.eye(4).to(starts))
-    found = descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
-    if finite is None or bool(finite.all()):
-        return found
-    pose = torch.where(finite[:, None, None], found.cam_from_obj.reshape(-1, 4, 4), torch.eye(4).to(found.cam_from_obj))
-    return found._replace(
-        cam_from_obj=pose.reshape(found.cam_from_obj.shape), converged=found.converged & finite.reshape(given.batch)
-    )
+    starts = find_starts(given.problems, dof, 2, proposals, generator) if init is None else given.flat(init, 4, 4)[:, None]
+    return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
 
 
 def descend_and_judge(
     given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, started_alone: bool
 ) -> Solution:
-    """The Solution of the cheapest descent from starts (B, M, 4, 4)."""
+    """The Solution of the cheapest descent from starts (B, M, 4, 4); those that are not finite end at the identity."""
     needed = NEEDED[dof, started_alone]
     fused = kernels.backend(starts.device)
     if fused is not None and hasattr(fused, "solve"):
         found = fused.solve(given.problems, starts, dof, iterations, trust_region, needed, PRIOR)
     else:
         count = starts.shape[1]
+        finite = torch.isfinite(starts).flatten(2).all(2)
+        starts = torch.where(finite[..., None, None], starts, torch.eye(4).to(starts))
         many = given.problems.map(lambda v: v.repeat_interleave(count, 0))
         poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
-        poses, stopped = poses.reshape(starts.shape), stopped.reshape(starts.shape[:2])
+        poses = torch.where(finite[..., None, None], poses.reshape(starts.shape), starts)
+        stopped = stopped.reshape(starts.shape[:2]) & finite
         if count == 1:
             pose, done = poses[:, 0], stopped[:, 0]
         else:

@@ -105,6 +105,25 @@ def cauchy_cost(rows, p, delta, bounds, z_min):
     return 0.5 * np.float64(delta) * np.float64(delta) * total
 
 
+@inline
+def camera_matrix(K, T):
+    """The 12 numbers of K [R | t]."""
+    return (
+        K[0, 0] * T[0, 0] + K[0, 1] * T[1, 0] + K[0, 2] * T[2, 0],
+        K[0, 0] * T[0, 1] + K[0, 1] * T[1, 1] + K[0, 2] * T[2, 1],
+        K[0, 0] * T[0, 2] + K[0, 1] * T[1, 2] + K[0, 2] * T[2, 2],
+        K[0, 0] * T[0, 3] + K[0, 1] * T[1, 3] + K[0, 2] * T[2, 3],
+        K[1, 0] * T[0, 0] + K[1, 1] * T[1, 0] + K[1, 2] * T[2, 0],
+        K[1, 0] * T[0, 1] + K[1, 1] * T[1, 1] + K[1, 2] * T[2, 1],
+        K[1, 0] * T[0, 2] + K[1, 1] * T[1, 2] + K[1, 2] * T[2, 2],
+        K[1, 0] * T[0, 3] + K[1, 1] * T[1, 3] + K[1, 2] * T[2, 3],
+        K[2, 0] * T[0, 0] + K[2, 1] * T[1, 0] + K[2, 2] * T[2, 0],
+        K[2, 0] * T[0, 1] + K[2, 1] * T[1, 1] + K[2, 2] * T[2, 1],
+        K[2, 0] * T[0, 2] + K[2, 1] * T[1, 2] + K[2, 2] * T[2, 2],
+        K[2, 0] * T[0, 3] + K[2, 1] * T[1, 3] + K[2, 2] * T[2, 3],
+    )
+
+
 @kernel_
 def camera_matrices(K, poses, P):
     """Fill P (12, S) with the rows of K [R | t] of every pose (S, 4, 4)."""

@@ -9,11 +9,13 @@ import math
 import numpy as np
 
 from ..problems import RADIUS
-from .numba_costs import CAUCHY, HUBER, SQUARES, cauchy_cost, inline, kernel_, lay_out
+from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, inline, kernel_
+
+IDENTITY = np.eye(4)
 
 
 @inline
-def _accumulate(rows, T, K, delta, bounds, z_min, kernel, H, g):
+def _accumulate(rows, T, K, delta, limits, z_min, kernel, H, g):
     """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
@@ -22,7 +24,7 @@ def _accumulate(rows, T, K, delta, bounds, z_min, kernel, H, g):
     k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
     k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
     k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
-    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
     square_delta = delta * delta
     total = 0.0
     g0 = g1 = g2 = g3 = g4 = g5 = 0.0
@@ -100,52 +102,161 @@ def _accumulate(rows, T, K, delta, bounds, z_min, kernel, H, g):
     return 0.5 * total
 
 
-@kernel_
-def _squares(rows, T, K, delta, bounds, z_min, H, g):
-    return _accumulate(rows, T, K, delta, bounds, z_min, SQUARES, H, g)
+@inline
+def _accumulate_pinhole(rows, T, delta, limits, z_min, kernel, H, g):
+    """`_accumulate` where K is the identity: a fifth of the entries are zero. About 125 flops a point."""
+    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
+    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
+    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+    u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
+    square_delta = delta * delta
+    total = 0.0
+    g0 = g1 = g2 = g3 = g4 = g5 = 0.0
+    h00 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
+    h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
+    for i in range(X.shape[0]):
+        px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
+        py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
+        pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
+        depth = pz + t2
+        inverse = 1.0 / (depth if depth > z_min else z_min)
+        front = inverse if depth > z_min else 0.0
+        u = (px + t0) * inverse
+        v = (py + t1) * inverse
+        uc = u_min if u < u_min else u
+        uc = u_max if uc > u_max else uc
+        vc = v_min if v < v_min else v
+        vc = v_max if vc > v_max else vc
+        ru = A[i] * (uc - U[i])
+        rv = B[i] * (vc - V[i])
+        wu = A[i] if uc == u else 0.0
+        wv = B[i] if vc == v else 0.0
+        square = ru * ru + rv * rv
+        if kernel == SQUARES:
+            total += square
+        elif kernel == HUBER:
+            far = square > square_delta
+            length = math.sqrt(square if far else 1.0)
+            total += delta * (2.0 * length - delta) if far else square
+            scale = math.sqrt(delta / length) if far else 1.0
+            ru, rv, wu, wv = ru * scale, rv * scale, wu * scale, wv * scale
+        else:
+            scale = math.sqrt(1.0 / (1.0 + square / square_delta))  # the cost itself: see `cauchy_cost`
+            ru, rv, wu, wv = ru * scale, rv * scale, wu * scale, wv * scale
+        a0, a2 = wu * inverse, -wu * uc * front
+        b1, b2 = wv * inverse, -wv * vc * front
+        a3, a4, a5 = py * a2, pz * a0 - px * a2, -py * a0
+        b3, b4, b5 = py * b2 - pz * b1, -px * b2, px * b1
+        g0 += a0 * ru
+        g1 += b1 * rv
+        g2 += a2 * ru + b2 * rv
+        g3 += a3 * ru + b3 * rv
+        g4 += a4 * ru + b4 * rv
+        g5 += a5 * ru + b5 * rv
+        h00 += a0 * a0
+        h11 += b1 * b1
+        h20 += a2 * a0
+        h21 += b2 * b1
+        h22 += a2 * a2 + b2 * b2
+        h30 += a3 * a0
+        h31 += b3 * b1
+        h32 += a3 * a2 + b3 * b2
+        h33 += a3 * a3 + b3 * b3
+        h40 += a4 * a0
+        h41 += b4 * b1
+        h42 += a4 * a2 + b4 * b2
+        h43 += a4 * a3 + b4 * b3
+        h44 += a4 * a4 + b4 * b4
+        h50 += a5 * a0
+        h51 += b5 * b1
+        h52 += a5 * a2 + b5 * b2
+        h53 += a5 * a3 + b5 * b3
+        h54 += a5 * a4 + b5 * b4
+        h55 += a5 * a5 + b5 * b5
+    g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+    H[0, 0] = h00
+    H[1, 0], H[1, 1] = 0.0, h11
+    H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
+    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
+    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
+    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+    return 0.5 * total
 
 
 @kernel_
-def _huber(rows, T, K, delta, bounds, z_min, H, g):
-    return _accumulate(rows, T, K, delta, bounds, z_min, HUBER, H, g)
+def _squares(rows, T, K, delta, limits, z_min, pinhole, H, g):
+    if pinhole:
+        return _accumulate_pinhole(rows, T, delta, limits, z_min, SQUARES, H, g)
+    return _accumulate(rows, T, K, delta, limits, z_min, SQUARES, H, g)
 
 
 @kernel_
-def _cauchy(rows, T, K, delta, bounds, z_min, H, g):
-    _accumulate(rows, T, K, delta, bounds, z_min, CAUCHY, H, g)
-    p = np.empty(12)
-    for i in range(3):
-        for j in range(4):
-            p[4 * i + j] = K[i, 0] * T[0, j] + K[i, 1] * T[1, j] + K[i, 2] * T[2, j]
-    P = (p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11])
-    return cauchy_cost(rows, P, delta, bounds, z_min)
+def _huber(rows, T, K, delta, limits, z_min, pinhole, H, g):
+    if pinhole:
+        return _accumulate_pinhole(rows, T, delta, limits, z_min, HUBER, H, g)
+    return _accumulate(rows, T, K, delta, limits, z_min, HUBER, H, g)
 
 
 @kernel_
-def normal(rows, T, K, delta, bounds, z_min, kernel, H, g):
-    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem; returns the cost."""
+def _cauchy(rows, T, K, delta, limits, z_min, pinhole, H, g):
+    if pinhole:
+        _accumulate_pinhole(rows, T, delta, limits, z_min, CAUCHY, H, g)
+        P = (T[0, 0], T[0, 1], T[0, 2], T[0, 3], T[1, 0], T[1, 1], T[1, 2], T[1, 3], T[2, 0], T[2, 1], T[2, 2], T[2, 3])
+        return cauchy_cost(rows, P, delta, limits, z_min)
+    _accumulate(rows, T, K, delta, limits, z_min, CAUCHY, H, g)
+    return cauchy_cost(rows, camera_matrix(K, T), delta, limits, z_min)
+
+
+@kernel_
+def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, H, g):
+    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem, from `lay_out_scaled`; returns the cost."""
     if kernel == SQUARES:
-        return _squares(rows, T, K, delta, bounds, z_min, H, g)
+        return _squares(rows, T, K, delta, limits, z_min, pinhole, H, g)
     if kernel == HUBER:
-        return _huber(rows, T, K, delta, bounds, z_min, H, g)
-    return _cauchy(rows, T, K, delta, bounds, z_min, H, g)
+        return _huber(rows, T, K, delta, limits, z_min, pinhole, H, g)
+    return _cauchy(rows, T, K, delta, limits, z_min, pinhole, H, g)
+
+
+@kernel_
+def lay_out_scaled(points3d, points2d, weights, K, bounds, rows, limits):
+    """`lay_out`, with pixels, weights and bounds scaled to a camera K = I where K has no skew; returns whether it had none."""
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    plain = K[0, 1] == 0.0 and K[1, 0] == 0.0 and K[2, 0] == 0.0 and K[2, 1] == 0.0 and K[2, 2] == 1.0
+    pinhole = plain and fx > 0.0 and fy > 0.0
+    if not pinhole:
+        fx = fy = 1.0
+        cx = cy = 0.0
+    x, y = 1.0 / fx, 1.0 / fy
+    for i in range(rows.shape[1]):
+        rows[0, i] = points3d[i, 0]
+        rows[1, i] = points3d[i, 1]
+        rows[2, i] = points3d[i, 2]
+    for i in range(rows.shape[1]):
+        rows[3, i] = (points2d[i, 0] - cx) * x
+        rows[4, i] = (points2d[i, 1] - cy) * y
+    for i in range(rows.shape[1]):
+        rows[5, i] = weights[i, 0] * fx
+        rows[6, i] = weights[i, 1] * fy
+    limits[0], limits[2] = (bounds[0] - cx) * x, (bounds[2] - cx) * x
+    limits[1], limits[3] = (bounds[1] - cy) * y, (bounds[3] - cy) * y
+    return pinhole
 
 
 @kernel_
 def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cost, z_min, kernel):
     """Fill H (B, 6, 6), g (B, 6), cost (B,)."""
-    rows = np.empty((7, points3d.shape[1]))
+    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
     for b in range(points3d.shape[0]):
-        lay_out(points3d[b], points2d[b], weights[b], rows)
-        cost[b] = normal(rows, poses[b], K[b], delta[b], bounds[b], z_min, kernel, H[b], g[b])
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
+        cost[b] = normal(rows, poses[b], K[b], delta[b], limits, z_min, kernel, pinhole, H[b], g[b])
         for i in range(6):
             for j in range(i):
                 H[b, j, i] = H[b, i, j]
 
 
-@kernel_
-def factor(A, n, L):
-    """Cholesky factor of the lower triangle of A (n, n); False where A is not positive definite or not finite."""
+@inline
+def _factor(A, n, L):
     for i in range(n):
         for j in range(i):
             s = A[i, j]
@@ -161,15 +272,15 @@ def factor(A, n, L):
     return True
 
 
-@kernel_
-def substitute(L, n, x):
-    """Solve L L' x = x in place, with L of `factor`."""
+@inline
+def _substitute(L, n, x):
     for i in range(n):
         s = x[i]
         for k in range(i):
             s -= L[i, k] * x[k]
         x[i] = s * L[i, i]
-    for i in range(n - 1, -1, -1):
+    for j in range(n):
+        i = n - 1 - j
         s = x[i]
         for k in range(i + 1, n):
             s -= L[k, i] * x[k]
@@ -177,12 +288,28 @@ def substitute(L, n, x):
 
 
 @kernel_
+def factor(A, n, L):
+    """Cholesky factor of the lower triangle of A (n, n); False where A is not positive definite or not finite."""
+    return _factor(A, 6, L) if n == 6 else _factor(A, n, L)  # with a constant the compiler unrolls it
+
+
+@kernel_
+def substitute(L, n, x):
+    """Solve L L' x = x in place, with L of `factor`."""
+    if n == 6:
+        _substitute(L, 6, x)
+    else:
+        _substitute(L, n, x)
+
+
+@kernel_
 def retract(T, delta, out):
     """out <- `geometry.se3.retract(T, delta)`, (4, 4)."""
     a, b, c = delta[3], delta[4], delta[5]
     square = a * a + b * b + c * c
-    if square < 1e-6:
-        s, h = 1.0 - square / 6.0 + square * square / 120.0, 0.5 - square / 24.0 + square * square / 720.0
+    if square < 0.02:  # four terms leave less than rounding
+        s = 1.0 - square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0 * (1.0 - square / 72.0)))
+        h = 0.5 * (1.0 - square / 12.0 * (1.0 - square / 30.0 * (1.0 - square / 56.0 * (1.0 - square / 90.0))))
     else:
         angle = math.sqrt(square)
         s = math.sin(angle) / angle
@@ -205,51 +332,64 @@ def _rounding(eps, cost, grain, count):
     return 8.0 * eps * cost + grain * math.sqrt(2.0 * cost) + count * grain * grain
 
 
+@inline
+def _damp(H, g, free, n, damping, A, step, diagonal):
+    """The system of one step, over the free entries: A = H + diag(diagonal), step = -g. False where H is not finite."""
+    top = 1e-20
+    for i in range(n):
+        top = max(top, H[free[i], free[i]])
+    for i in range(n):
+        for j in range(i):
+            A[i, j] = H[free[i], free[j]]
+        h = H[free[i], free[i]]
+        diagonal[i] = damping * max(h, 1e-6 * top)
+        A[i, i] = h + diagonal[i]
+        step[i] = -g[free[i]]
+    return top < np.inf
+
+
 @kernel_
-def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_region, eps, work):
+def _damped(H, g, free, damping, A, step, diagonal):
+    if free.shape[0] == 6:
+        return _damp(H, g, (0, 1, 2, 3, 4, 5), 6, damping, A, step, diagonal)
+    return _damp(H, g, free, free.shape[0], damping, A, step, diagonal)
+
+
+@kernel_
+def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work):
     """Trust-region Levenberg-Marquardt from the pose T, in place.
 
     Returns (cost, whether a stationary point was reached, how much of the cost may be rounding). The rules are those of
-    `solve.descend_reference`. eps is the rounding of the data; work is (32, 6) scratch.
+    `solve.descend_reference`. eps is the rounding of the data; work is (33, 6) scratch, whose first six rows are left with the
+    Hessian at the end.
     """
     n, count = free.shape[0], rows.shape[1]
     H, H_new, A, L, T_new = work[0:6], work[6:12], work[12:18], work[18:24], work[24:28, :4]
-    g, g_new, step, move = work[28], work[29], work[30], work[31]
+    g, g_new, step, move, diagonal = work[28], work[29], work[30], work[31], work[32]
     magnitude = 0.0
     for i in range(count):
         x, y = rows[5, i] * rows[3, i], rows[6, i] * rows[4, i]
         magnitude += x * x + y * y
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
-    radius, shrink = RADIUS, 2.0
-    cost = normal(rows, T, K, delta, bounds, z_min, kernel, H, g)
+    radius, shrink, done = RADIUS, 2.0, False
+    cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, H, g)
     for _ in range(iterations):
-        top = 1e-20
-        for i in range(n):
-            top = max(top, H[free[i], free[i]])
-        for i in range(n):
-            for j in range(i):
-                A[i, j] = H[free[i], free[j]]
-            diagonal = H[free[i], free[i]]
-            A[i, i] = diagonal + max(diagonal, 1e-6 * top) * (1.0 / radius if trust_region else 1e-6)
-            step[i] = -g[free[i]]
-        solvable = factor(A, n, L)
+        damping = 1.0 / radius if trust_region else 1e-6
+        solvable = _damped(H, g, free, damping, A, step, diagonal) and factor(A, n, L)
         promised, length_t, length_r = 0.0, 0.0, 0.0
         if solvable:
             substitute(L, n, step)
             move[:] = 0.0
-            for i in range(n):
-                s = 0.0
-                for j in range(n):
-                    s += H[max(free[i], free[j]), min(free[i], free[j])] * step[j]
-                promised -= step[i] * (g[free[i]] + 0.5 * s)
+            for i in range(n):  # with (H + D) step = -g the model falls by step . (D step - g) / 2
+                promised += 0.5 * step[i] * (diagonal[i] * step[i] - g[free[i]])
                 move[free[i]] = step[i]
             length_t = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
             length_r = math.sqrt(move[3] ** 2 + move[4] ** 2 + move[5] ** 2)
             solvable = math.isfinite(length_t + length_r)
         if not solvable:
             if not trust_region:
-                return cost, False, _rounding(eps, cost, grain, most)
+                break
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
             continue
         retract(T, move, T_new)
@@ -257,7 +397,11 @@ def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_re
         rounding = _rounding(eps, cost, grain, most)
         length = length_r + length_t / max(distance, 1e-6)
         done = radius > 1e-2 and (promised <= rounding or length <= 16.0 * eps)
-        cost_new = normal(rows, T_new, K, delta, bounds, z_min, kernel, H_new, g_new)
+        if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
+            if length < 1e-4:
+                T[:3] = T_new[:3]
+            break
+        cost_new = normal(rows, T_new, K, delta, limits, z_min, kernel, pinhole, H_new, g_new)
         gain = (cost - cost_new) / max(promised, 1e-300)
         accept = gain > 1e-3 if trust_region else math.isfinite(cost_new)
         if accept:
@@ -268,9 +412,8 @@ def descend(rows, T, K, delta, bounds, z_min, kernel, free, iterations, trust_re
             shrink = 2.0
         else:
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
-        if done:
-            return cost, True, rounding
-    return cost, False, _rounding(eps, cost, grain, most)
+    work[0:6] = H
+    return cost, done, _rounding(eps, cost, grain, most)
 
 
 @kernel_
@@ -278,39 +421,49 @@ def descend_batch(
     points3d, points2d, weights, K, delta, bounds, poses, cost, stopped, z_min, kernel, free, iterations, trust_region, eps
 ):
     """Descend from all starts, poses (B, M, 4, 4) in place; fill cost and stopped (B, M)."""
-    rows = np.empty((7, points3d.shape[1]))
-    work = np.empty((32, 6))
+    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    work = np.empty((33, 6))
     for b in range(points3d.shape[0]):
-        lay_out(points3d[b], points2d[b], weights[b], rows)
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
         for m in range(poses.shape[1]):
             cost[b, m], stopped[b, m], _ = descend(
-                rows, poses[b, m], K[b], delta[b], bounds[b], z_min, kernel, free, iterations, trust_region, eps, work
+                rows, poses[b, m], K[b], delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
             )
 
 
 @kernel_
-def judge(rows, T, K, delta, bounds, z_min, kernel, free, needed, prior, covariance, work):
-    """Fill covariance (6, 6) at the pose T; returns (cost, whether the pose can be believed if a descent stopped there)."""
-    n, count = free.shape[0], rows.shape[1]
-    H, A, L, g, column = work[0:6], work[6:12], work[12:18], work[18], work[19]
-    cost = normal(rows, T, K, delta, bounds, z_min, kernel, H, g)
-    used, behind = 0, False
-    for i in range(count):
-        if rows[5, i] != 0.0 or rows[6, i] != 0.0:
-            used += 1
-            depth = T[2, 0] * rows[0, i] + T[2, 1] * rows[1, i] + T[2, 2] * rows[2, i] + T[2, 3]
-            behind = behind or not depth > z_min
+def _in_view(rows, T, z_min):
+    """How many points have weight, and whether all of those are farther than z_min."""
+    X, Y, Z, A, B = rows[0], rows[1], rows[2], rows[5], rows[6]
+    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+    used, behind = 0.0, 0.0
+    for i in range(rows.shape[1]):
+        weight = abs(A[i]) + abs(B[i])
+        one = 1.0 if weight > 0.0 else 0.0
+        depth = r20 * X[i] + r21 * Y[i] + r22 * Z[i] + t2
+        used += one
+        behind += 0.0 if depth > z_min else one
+    return used, behind == 0.0
+
+
+@kernel_
+def judge(rows, T, cost, z_min, free, needed, prior, covariance, work):
+    """Fill covariance (6, 6) from the Hessian in work[:6]; returns whether the pose is sound if a descent stopped there."""
+    n = free.shape[0]
+    H, A, L, g = work[0:6], work[6:12], work[12:18], work[18]
+    inverse = work[19:25]
+    used, in_front = _in_view(rows, T, z_min)
     trace = 0.0
     for i in range(n):
         for j in range(i + 1):
             h = H[free[i], free[j]]
             H[free[i], free[j]] = h if abs(h) < 1e100 else 0.0  # nor NaN
         trace += H[free[i], free[i]]
+        g[i] = 1.0 / math.sqrt(max(H[free[i], free[i]], 1e-300))
     # scaled to a diagonal of ones, no eigenvalue below 1e-9
     for i in range(n):
         for j in range(i + 1):
-            scale = math.sqrt(max(H[free[i], free[i]], 1e-300)) * math.sqrt(max(H[free[j], free[j]], 1e-300))
-            A[i, j] = H[free[i], free[j]] / scale
+            A[i, j] = H[free[i], free[j]] * g[i] * g[j]
         A[i, i] -= 1e-9
     determined = factor(A, n, L)
     jitter = prior
@@ -322,18 +475,23 @@ def judge(rows, T, K, delta, bounds, z_min, kernel, free, needed, prior, covaria
         if factor(A, n, L):
             break
         jitter = max(2.0 * jitter, 1e-15 * trace)  # rounding swallowed the prior
-    covariance[:] = 0.0
+    # the inverse of the factor, then its square
     for j in range(n):
-        for i in range(n):
-            column[i] = 1.0 if i == j else 0.0
-        substitute(L, n, column)
-        for i in range(n):
-            covariance[free[i], free[j]] = column[i]
-    for i in range(6):
-        for j in range(i):
-            mean = 0.5 * (covariance[i, j] + covariance[j, i])
-            covariance[i, j] = covariance[j, i] = mean
-    return cost, determined and not behind and used >= needed and math.isfinite(cost)
+        inverse[j, j] = L[j, j]
+        for i in range(j + 1, n):
+            s = 0.0
+            for k in range(j, i):
+                s -= L[i, k] * inverse[k, j]
+            inverse[i, j] = s * L[i, i]
+    covariance[:] = 0.0
+    for i in range(n):
+        for j in range(i + 1):
+            s = 0.0
+            for k in range(i, n):
+                s += inverse[k, i] * inverse[k, j]
+            covariance[free[i], free[j]] = s
+            covariance[free[j], free[i]] = s
+    return determined and in_front and used >= needed and math.isfinite(cost)
 
 
 @kernel_
@@ -342,18 +500,24 @@ def solve_batch(
     z_min, kernel, free, iterations, trust_region, eps, needed, prior,
 ):  # fmt: skip
     """Descend from all starts (B, M, 4, 4), overwriting them; fill the outputs (B, ...) from the cheapest end."""
-    rows = np.empty((7, points3d.shape[1]))
-    work = np.empty((32, 6))
+    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    work = np.empty((33, 6))
     for b in range(points3d.shape[0]):
-        lay_out(points3d[b], points2d[b], weights[b], rows)
-        least, stopped, best = np.inf, False, 0
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
+        least, stopped, best, last = np.inf, False, 0, -1
         for m in range(starts.shape[1]):
+            if not math.isfinite(starts[b, m].sum()):
+                starts[b, m] = IDENTITY
+                continue
+            last = m
             total, stationary, rounding = descend(
-                rows, starts[b, m], K[b], delta[b], bounds[b], z_min, kernel, free, iterations, trust_region, eps, work
+                rows, starts[b, m], K[b], delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
             )
             if total < least - rounding or (total <= least + rounding and stationary and not stopped):
                 least, stopped, best = total, stationary, m
         pose[b] = starts[b, best]
-        total, sound = judge(rows, pose[b], K[b], delta[b], bounds[b], z_min, kernel, free, needed, prior, covariance[b], work)
-        cost[b] = total if math.isfinite(total) else 0.0
+        if best != last:
+            least = normal(rows, pose[b], K[b], delta[b], limits, z_min, kernel, pinhole, work[:6], work[28])
+        sound = judge(rows, pose[b], least, z_min, free, needed, prior, covariance[b], work)
+        cost[b] = least if math.isfinite(least) else 0.0
         converged[b] = stopped and sound

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .numba_costs import HUBER, SQUARES, cauchy_cost, huber_cost, inline, kernel_, lay_out, squares_cost
+from .numba_costs import HUBER, SQUARES, camera_matrix, cauchy_cost, huber_cost, inline, kernel_, lay_out, squares_cost
 from .numba_solve import factor, retract, substitute
 
 SUBSET = 6  # points in a random sample
@@ -274,11 +274,7 @@ def _candidates(omega, linear, centre, grid, keep, iterations, dof, poses, error
 @kernel_
 def full_cost(rows, K, T, delta, bounds, z_min, kernel):
     """The robust cost at the pose T of all points of one problem."""
-    p = np.empty(12)
-    for i in range(3):
-        for j in range(4):
-            p[4 * i + j] = K[i, 0] * T[0, j] + K[i, 1] * T[1, j] + K[i, 2] * T[2, j]
-    P = (p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11])
+    P = camera_matrix(K, T)
     if kernel == SQUARES:
         return squares_cost(rows, P, delta, bounds, z_min)
     if kernel == HUBER:
