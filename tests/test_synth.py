@@ -218,7 +218,7 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
     torch.testing.assert_close(models[7].vertices, OBJECTS[2].vertices, atol=1e-7, rtol=0)
     scene = bop.open_scene(out / "train" / "000000")
     assert scene.im_ids.tolist() == list(range(6))
-    drawn = synth_bop._Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, 6, 4)
+    drawn = synth_bop.Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, 6, 4)
     seen = 0
     for im_id in range(6):
         frame, (truth, _) = bop.read_frame(scene, im_id), drawn[im_id]
@@ -398,7 +398,7 @@ def test_killed_and_started_again_is_complete_and_the_same(tmp_path, monkeypatch
     scene = bop.open_scene(index.parent)
     assert scene.im_ids.tolist() == list(range(wanted))
     assert len(json.loads((index.parent / "scene_gt_coco.json").read_text())["images"]) == wanted
-    drawn = synth_bop._Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, wanted, 4)
+    drawn = synth_bop.Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, wanted, 4)
     for im_id in (0, done - 1, done, wanted - 1):  # as if nothing had happened
         truth, _ = drawn[im_id]
         frame = bop.read_frame(scene, im_id)

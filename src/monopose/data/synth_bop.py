@@ -23,7 +23,7 @@ _SCENE = 1000  # pictures per scene folder, as in BOP's own synthetic sets
 _CHUNK = 25  # pictures between two writes of the JSON files
 
 
-class _Frames(Dataset):
+class Frames(Dataset):
     """Picture i of the data set, drawn from (seed, i): a frame with truth, and the silhouettes."""
 
     def __init__(self, source: dataset.Source, first: int, last: int, seed: int) -> None:
@@ -113,7 +113,7 @@ def write_bop(
             if first >= last:
                 continue
             loader = DataLoader(
-                _Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=dataset.one_thread,
+                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=dataset.one_thread,
             )  # fmt: skip
             chunk: list[tuple[Frame, torch.Tensor]] = []
             for i, item in enumerate(loader, first + 1):
