@@ -1,0 +1,33 @@
+"""The examples run as they stand, and reach what they promise."""
+
+import runpy
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def main_of(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+def test_a_pose_from_correspondences(capsys):
+    main_of("pose_from_correspondences")()
+    assert "inliers        1" in capsys.readouterr().out  # about 180 of 300
+
+
+def test_a_network_learns_the_corners_of_a_cube_from_its_pose():
+    main = main_of("bpnp_pose")
+    assert main(iterations=1) > 20  # pixels
+    assert main(iterations=100) < 0.5
+
+
+def test_structure_from_motion_finds_the_points():
+    main = main_of("bpnp_structure_from_motion")
+    assert main(count=100, iterations=1) > 5  # millimetres
+    assert main(count=100) < 0.6  # half a pixel is 0.5 mm there, and six photos show each point
+
+
+def test_calibration_finds_the_camera():
+    main = main_of("bpnp_calibration")
+    assert main(iterations=1) > 30  # pixels
+    assert main() < 1.5
