@@ -596,12 +596,31 @@ def arithmetic(seconds: float) -> None:
         print(f"  {title:34s} {rate / 1e9:9.1f} {shares[0]:19.0f} {shares[1]:19.0f}", flush=True)
 
 
-def fit_identity() -> None:
-    """Seconds per iteration of the demonstration that learns correspondences from poses alone."""
-    print("\nfit-identity")
+def fit_identity(seconds: float) -> None:
+    """A training step of the demonstration that learns correspondences from poses: network, posterior, backward, Adam."""
+    import torch
+
+    print("\nfit-identity, one training step")
     if importlib.util.find_spec("monopose.fit_identity") is None:
         return skip("fit-identity, per iteration", "monopose.fit_identity does not exist")
-    skip("fit-identity, per iteration", "to be written")
+    from monopose import fit_identity as demo
+
+    config, generator = demo.Config(), torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = demo.Model(config.points, config.hidden)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    seen = demo.random_poses(config.batch_size, generator)
+    truth = demo.matrices(seen)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        found = demo.losses(model, seen, truth, torch.ones(()), config, generator)
+        torch.stack(list(found.values())).sum().backward()
+        optimizer.step()
+
+    times = interleaved({"step": at_once(step, 1)}, seconds)
+    print(f"  {config.batch_size} poses x {config.points} points, {config.samples} samples {1e3 * times['step']:20.1f} ms")
+    reach("fit-identity, per iteration", "s", times["step"], most=0.2)
 
 
 # --------------------------------------------------------------------------------------------------------------------- main
@@ -646,7 +665,7 @@ def everything(seconds: float) -> None:
     distribution(seconds)
     implicit(seconds)
     outliers()
-    fit_identity()
+    fit_identity(seconds)
     first_calls()
     arithmetic(seconds)
     print("\nwhat has to be reached (issue 3)")

@@ -180,10 +180,9 @@ def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int,
     """
     import poselib
 
-    rays = np.concatenate([x, np.ones_like(x[:, :1])], 1) @ np.linalg.inv(K).T
-    fx, fy = K[0, 0], K[1, 1]
-    camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [fx, fy, 0.0, 0.0]}
-    pixels = rays[:, :2] / rays[:, 2:] * (fx, fy)
+    focal = K[[0, 1], [0, 1]]
+    pixels = (x - K[:2, 2]) @ (np.linalg.inv(K[:2, :2]).T * focal)
+    camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [*focal, 0.0, 0.0]}
     options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, 20), "dyn_num_trials_mult": 1.0,
                "success_prob": confidence, "seed": seed}  # fmt: skip
     pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {"max_iterations": 0})
