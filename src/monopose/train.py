@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import weights
 from .data import bop, dataset, synth
 from .files import atomic_write, write_json
-from .methods import coordinates, detector
+from .methods import coordinates, detector, probabilistic
 from .types import Camera, ObjectModel
 
 
@@ -61,19 +61,40 @@ class Method(NamedTuple):
     lr: Callable[[Any], float] = lambda config: 1e-3  # peak learning rate for a Config
 
 
+def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
+    return dataset.CropSamples(source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
+
+
+def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+    return dataset.BopCropSamples(source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
+
+
 METHODS: dict[str, Method] = {
     "coordinates": Method(
         presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
         model=lambda config, models: coordinates.Model(config, models),
-        samples=lambda c, source, length, seed: dataset.CropSamples(
-            source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-        ),
-        pictures=lambda c, source, split, length, seed: dataset.BopCropSamples(
-            source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-        ),
+        samples=_crops,
+        pictures=_bop_crops,
         collate=None,
         inputs=("image", "label"),
         loss=coordinates.loss,
+    ),
+    "probabilistic": Method(
+        presets={
+            "unet": lambda ids: probabilistic.Config(obj_ids=ids),
+            "basic": probabilistic.basic,
+            "reg": probabilistic.reg,
+            "coord-init": probabilistic.published,
+            "no-model": probabilistic.no_model,
+            "small": probabilistic.small,
+            "large": probabilistic.large,
+        },
+        model=lambda config, models: probabilistic.Model(config, models),
+        samples=_crops,
+        pictures=_bop_crops,
+        collate=None,
+        inputs=("image", "label"),
+        loss=probabilistic.loss,
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
@@ -139,7 +160,7 @@ class _Learner(L.LightningModule):
         if batch["image"].dim() == 4:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         output = self.model(*(batch[key] for key in self.method.inputs))
-        losses = self.method.loss(self.model, output, batch)
+        losses = self.method.loss(self.model, output, batch | {"progress": torch.tensor(done)})  # for losses that warm up
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         self.manual_backward(total)
@@ -294,7 +315,7 @@ def train(
     """Train a method on CAD models; goes on where an earlier, killed run in `out` stopped.
 
     Args:
-        method: "coordinates" or "detector".
+        method: "coordinates", "probabilistic" or "detector".
         data: a BOP folder with models/ (and camera.json), or a models folder.
         out: run folder; created.
         obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
@@ -383,7 +404,7 @@ def _start_from(model: nn.Module, path: Path) -> None:
         )
     ids = list(model.config.obj_ids)  # type: ignore[union-attr, arg-type]
     both = [i for i in ids if i in checkpoint.labels]
-    for name in ("net.which.weight", "net.head.weight", "net.head.bias"):
+    for name in ("net.which.weight", "net.head.weight", "net.head.bias", "weight_head.weight", "weight_head.bias"):
         rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
         if both and rows and own[name].shape[1:] == stored[name].shape[1:]:
             fitting[name] = state[name].clone()
@@ -392,7 +413,7 @@ def _start_from(model: nn.Module, path: Path) -> None:
 
 
 _PER_OBJECT = (
-    "net.which.", "net.head.", "net.heat.", "net.distances.", "net.semantic.", "discriminator.",
+    "net.which.", "net.head.", "weight_head.", "net.heat.", "net.distances.", "net.semantic.", "discriminator.",
     "net.net.roi_heads.box_predictor.", "net.net.roi_heads.mask_predictor.mask_fcn_logits.",
 )  # fmt: skip
 

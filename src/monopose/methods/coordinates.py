@@ -22,6 +22,8 @@ from ..geometry import crops, se3
 from ..nets.bins import cross_entropy, decode
 from ..nets.pix2pose import Discriminator, Pix2PoseGenerator
 from ..nets.unet import UNet
+from ..pnp import kernels
+from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from .objects import KnownObjects
 
@@ -45,6 +47,8 @@ class Config:
     adversarial_weight: float = 0.0  # weight of the adversarial loss relative to the coordinate loss (published: 0.01)
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     greyed_share: float = 0.25  # share of training crops with the background greyed, as stage 2 sees them
+    projection_weight: float = 0.0  # weight of the projection loss through PnP; 0: off
+    projection_start: float = 0.5  # share of the training after which the projection loss sets in, and rises to full weight
 
 
 def pix2pose(obj_ids: tuple[int, ...]) -> Config:
@@ -53,6 +57,18 @@ def pix2pose(obj_ids: tuple[int, ...]) -> Config:
         obj_ids, backbone="pix2pose", pretrained=False, output_size=128, bins=0, mask_weight=0.0, grey_background=True,
         adversarial_weight=0.01, greyed_share=0.5,
     )  # fmt: skip
+
+
+PROJECTION_RAMP = 0.1  # share of the training in which the projection loss rises to its full weight
+PROJECTION_POINTS = 256  # object pixels per crop that go through PnP
+PROJECTION_LEAST = 16  # crops that show fewer object pixels tell too little of the pose
+PROJECTION_HUBER = 0.1  # reprojection errors beyond this share of the pixels' spread count linearly
+PROJECTION_DELTA = 0.05  # likewise the corners' distances, in sides of the crop
+
+
+def _confidence(error: Tensor) -> Tensor:
+    """The weight in PnP of pixels with this expected error."""
+    return 1 / (error + 0.1)
 
 
 class Output(NamedTuple):
@@ -114,12 +130,13 @@ def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor])
 
 
 def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Coordinate, expected-error and visible-mask losses, and the adversarial one where it is on.
+    """Coordinate, expected-error and visible-mask losses, and the adversarial and the projection loss where they are on.
 
     Args:
         model: the network (it owns normalisation and symmetries).
         output: its answer to batch["image"].
-        batch: see `symmetric_targets`.
+        batch: see `symmetric_targets`; for the projection loss also `projection_loss`, and "progress" (), the share of the
+            training that is done (absent: all of it).
 
     Returns:
         scalar tensors by name; their sum is the loss.
@@ -147,7 +164,55 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         model.discriminator.requires_grad_(False)  # this term teaches the generator; the trainer steps the discriminator
         fake = model.discriminator(output.coordinates)
         losses["adversarial"] = config.adversarial_weight * F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+    if config.projection_weight > 0:
+        done = float(batch["progress"]) if "progress" in batch else 1.0
+        ramp = min(max((done - config.projection_start) / PROJECTION_RAMP, 0.0), 1.0)
+        if ramp > 0:
+            losses["projection"] = ramp * config.projection_weight * projection_loss(model, output, batch).mean()
     return losses
+
+
+def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
+    """How far PnP on the said coordinates moves the corners of the object's box in the crop: learning through the solver.
+
+    Visible object pixels, a random `PROJECTION_POINTS` of them, are weighted as `predict` does, and by the mask; the pose is
+    sought from the true one under the symmetry that suits the coordinates best, so the network learns what it says best.
+
+    Args:
+        model, output: the network and what it said.
+        batch: "image" (B, 3, s, s), "label" (B,), "mask_visible" (B, h, w), "cam_from_obj" (B, 4, 4) metres, "K" (B, 3, 3)
+            of the crop at the size of "image".
+
+    Returns:
+        (B,): mean Huber cost of the corners' distances in sides of the crop. Zero, with zero gradients, where PnP does not
+        converge or sees fewer than `PROJECTION_LEAST` pixels. Differentiable in coordinates (through the bins where there are
+        any), expected error and mask.
+
+    Source: Chen et al., BPnP (CVPR 2020), for the gradient; the loss robust and in sides of the crop instead of pixels.
+    """
+    index = model.index_of(batch["label"])
+    side, h = batch["image"].shape[-1], output.mask.shape[-1]
+    visible = batch["mask_visible"].flatten(1)
+    drawn = (torch.rand(visible.shape, device=visible.device) + visible).topk(min(PROJECTION_POINTS, h * h), 1).indices
+    with torch.autocast(output.mask.device.type, enabled=False):
+        metres = model.metres(output.coordinates.float(), index).flatten(2).mT
+        points = metres.take_along_dim(drawn[..., None], 1)
+        corner = torch.tensor([[0.0, 0.0, side, side]], device=drawn.device)
+        pixels = crops.pixels(corner, h)[0].flatten(0, 1)[drawn]
+        weights = output.mask.float().sigmoid() * _confidence(output.error.float().sigmoid())
+        weights = weights.flatten(1).gather(1, drawn) * visible.gather(1, drawn)
+        weights = weights * (visible.sum(1, keepdim=True) >= PROJECTION_LEAST)
+        K, robust = batch["K"].float(), pnp.AdaptiveHuber(PROJECTION_HUBER)
+        true = batch["cam_from_obj"].float()[:, None] @ model.group[index]  # (B, S, 4, 4)
+        with torch.no_grad():
+            costs = kernels.pose_costs(prepare(points, pixels, K, weights, robust).problems, true)
+            true = true.take_along_dim(costs.nan_to_num(torch.inf).argmin(1)[:, None, None, None], 1)[:, 0]
+        found = pnp.solve_implicit(points, pixels, K, weights, init=true, robust=robust)
+        corners = model.corners[index]
+        there, here = (camera_ops.project(se3.transform(pose, corners), K, Z_MIN) for pose in (true, found.cam_from_obj))
+        distance = (here - there) / side
+        cost = F.huber_loss(distance, torch.zeros_like(distance), reduction="none", delta=PROJECTION_DELTA).sum(-1).mean(-1)
+    return torch.where(found.converged, cost / PROJECTION_DELTA, torch.zeros_like(cost))
 
 
 def discriminator_loss(
@@ -241,7 +306,7 @@ def solve(found: Correspondences, camera: Camera, mask_above: float = 0.5, seed:
     if int(use.sum()) < 6:
         return nothing
     points3d, points2d = found.coordinates[use], found.pixels[use]
-    weights = 1 / (found.error[use] + 0.1)
+    weights = _confidence(found.error[use])
     # a crop pixel is the network's grain: the threshold follows it
     grain = float(found.box[2] - found.box[0]) / found.mask.shape[-1]
     robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 3.0 * grain), weights=weights, seed=seed)
