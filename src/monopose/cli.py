@@ -131,6 +131,27 @@ class Train(_Common):
 
 
 @dataclass(kw_only=True)
+class Calibrate(_Common):
+    """Learn on rendered scenes what a run's scores mean: afterwards they are probabilities that a pose is right (MSSD below 0.1
+    of the diameter), and its covariances hold what they promise. Writes calibration.json into the run folder."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Path
+    """BOP folder with models/ (and camera.json), or a models folder, as for training."""
+    images: int = 200
+    """How many scenes to render, made as those of the training."""
+    backgrounds: _Path = None
+    """Folder of photos to put behind the objects, as for training; procedural ones otherwise."""
+    seed: int = 90_210
+    """Of the scenes; apart from all that training draws."""
+    out: _Path = None
+    """File for the reliability diagrams before and after (PNG)."""
+    device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
+    """Where the networks run; by default on the GPU if there is one."""
+
+
+@dataclass(kw_only=True)
 class Predict(_Common):
     """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
 
@@ -167,8 +188,8 @@ class Predict(_Common):
 
 @dataclass(kw_only=True)
 class Evaluate(_Common):
-    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm. A table in percent; fractions
-    with --json."""
+    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm; or as the LINEMOD papers do. A
+    table in percent; fractions with --json."""
 
     results: Positional[Path]
     """Result file, METHOD_DATASET-SPLIT.csv."""
@@ -176,8 +197,17 @@ class Evaluate(_Common):
     """BOP folder with the models and the truth."""
     targets: _Path = None
     """Targets file; test_targets_bop19.json of the data set by default."""
+    protocol: Literal["bop", "classic"] = "bop"
+    """classic: the best estimate of each object that is known to be there; ADD(-S) by BOP's and by LINEMOD's diameters, n
+    degrees n cm, 2D projection in pixels, AUC."""
     vsd: bool = False
-    """VSD too; needs depth pictures and takes minutes."""
+    """VSD too; needs depth pictures and takes minutes. Not with the classic protocol."""
+    flip_eggbox: bool = False
+    """Classic protocol on LINEMOD: turn the eggbox by 180 degrees where its rotation is off by more than 90, as the code of
+    CDPN and EPro-PnP does."""
+    reliability: _Path = None
+    """Also compare scores with the share of poses that are right (MSSD below 0.1 of the diameter), and draw the diagram
+    here (PNG)."""
 
 
 @dataclass(kw_only=True)
@@ -410,13 +440,38 @@ def _print_poses(name: str, poses: Any, overlay: Path) -> None:
         print("  nothing found; look at the stages with --debug, or give --boxes")
 
 
-def _evaluate(args: Evaluate) -> int:
-    from .evaluation import protocol, table
+def _calibrate(args: Calibrate) -> int:
+    from . import calibrate
 
-    scores = protocol.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
+    report = calibrate.run(
+        args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
+        picture=args.out, progress_bar=not args.json,
+    )  # fmt: skip
+    return _finish(args, report.as_dict() if args.json else report)
+
+
+def _evaluate(args: Evaluate) -> int:
+    from .evaluation import calibration, classic, protocol, table
+
+    if args.protocol == "classic":
+        if args.vsd:
+            raise ValueError("--vsd belongs to BOP's protocol, the classic one has no VSD")
+        scores = classic.evaluate(args.results, args.data, args.targets, flip_eggbox=args.flip_eggbox)
+    else:
+        if args.flip_eggbox:
+            raise ValueError("--flip-eggbox belongs to --protocol classic")
+        scores = protocol.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
+    if args.reliability is not None:
+        from .outputs import save_reliability
+
+        found = calibration.reliability(*calibration.of_results(args.results, args.data, args.targets))
+        scores["reliability"] = found.as_dict()
+        save_reliability(args.reliability, {args.results.stem: found})
     if args.json:
         return _finish(args, scores)
     print(table.text(scores))
+    if args.reliability is not None:
+        print(f"\n{table.reliability_text(found)}\ndiagram: {args.reliability}")
     return 0
 
 
@@ -441,6 +496,7 @@ _COMMANDS: dict[type[_Common], tuple[str, Callable[[Any], int]]] = {
     Check: ("check", _check),
     Synth: ("synth", _synth),
     Train: ("train", _train),
+    Calibrate: ("calibrate", _calibrate),
     Predict: ("predict", _predict),
     Evaluate: ("evaluate", _evaluate),
     FitIdentity: ("fit-identity", _fit_identity),

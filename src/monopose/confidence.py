@@ -147,7 +147,7 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
 
     Args:
         folder: the run folder.
-        files: method -> weights file of the networks in use.
+        files: method -> weights file, all that the folder holds.
 
     Returns:
         None if the run has none, or one of other weights: then a warning says so.
@@ -167,7 +167,8 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
         raise ValueError(
             f"{path} is not a calibration ({error!r}); make it again: monopose calibrate {folder} --data DIR"
         ) from error
-    other = sorted(name for name, digest in weights.items() if name not in files or digest_of(files[name]) != digest)
+    now = {name: digest_of(file) for name, file in files.items()}
+    other = sorted(name for name in now.keys() | weights.keys() if now.get(name) != weights.get(name))
     if other or event != EVENT:
         what = f"other weights ({', '.join(other)})" if other else f"another event, {event}"
         warnings.warn(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import atomic_write, write_json
 from .types import Frame, ObjectModel, PoseEstimates
+
+if TYPE_CHECKING:
+    from .evaluation.calibration import Reliability
 
 UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
 
@@ -46,6 +49,16 @@ def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: M
     path = Path(path)
     with atomic_write(path) as temporary:
         viz.draw(frame, poses, models).save(temporary)
+    return path
+
+
+def save_reliability(path: str | Path, found: Mapping[str, Reliability]) -> Path:
+    """Reliability diagrams side by side under their titles, as PNG or by the suffix of `path`."""
+    from . import viz
+
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        viz.side_by_side([viz.reliability_diagram(table, title) for title, table in found.items()], height=600).save(temporary)
     return path
 
 

@@ -15,10 +15,11 @@ from .geometry.camera import project
 from .geometry.se3 import transform
 from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 from .viz_posterior import chosen, orientation_density, translation_scatter
+from .viz_reliability import reliability_diagram
 
 __all__ = [
     "contact_sheet", "coordinate_image", "draw", "draw_detections", "draw_samples", "object_color", "orientation_density",
-    "side_by_side", "to_picture", "translation_scatter", "value_image",
+    "reliability_diagram", "side_by_side", "to_picture", "translation_scatter", "value_image",
 ]  # fmt: skip
 
 Models = Mapping[int, ObjectModel] | Iterable[ObjectModel] | None

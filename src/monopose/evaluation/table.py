@@ -1,9 +1,12 @@
-"""The report of `protocol.evaluate` as a table for people; figures in percent, a row per object."""
+"""The report of `protocol.evaluate` or `classic.evaluate` as a table for people; figures in percent, a row per object."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from ..confidence import EVENT
+from .calibration import Reliability
 
 _COLUMNS = (  # heading, path in the report
     ("AR", ("ar", "mean")),
@@ -14,10 +17,18 @@ _COLUMNS = (  # heading, path in the report
     ("0.02d", ("add_s", "0.02")),
     ("0.05d", ("add_s", "0.05")),
     ("0.1d", ("add_s", "0.1")),
+    ("0.02L", ("add_s_linemod", "0.02")),
+    ("0.05L", ("add_s_linemod", "0.05")),
+    ("0.1L", ("add_s_linemod", "0.1")),
     ("AUC", ("auc_add_s", "voc")),
+    ("AUC-S", ("auc_adi", "voc")),
     ("2°2cm", ("deg_cm", "2")),
     ("5°5cm", ("deg_cm", "5")),
     ("10°10cm", ("deg_cm", "10")),
+    ("2px", ("projection", "2")),
+    ("5px", ("projection", "5")),
+    ("10px", ("projection", "10")),
+    ("20px", ("projection", "20")),
 )
 
 
@@ -25,7 +36,8 @@ def text(report: Mapping[str, Any]) -> str:
     """The report in words and columns.
 
     Args:
-        report: what `protocol.evaluate` returns; scores that are missing or None show as "-", columns without any are left out.
+        report: what `protocol.evaluate` or `classic.evaluate` returns; scores that are missing or None show as "-", columns
+            without any are left out.
 
     Returns:
         a row per object, the mean of these rows, and all targets together, which is what the report's own numbers are.
@@ -46,14 +58,35 @@ def text(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *_about(report.get("about", {}))])
 
 
+def reliability_text(found: Reliability) -> str:
+    """Scores against what came true: a row per bin that holds estimates, and the sums below."""
+    lines = [f"{'score':>9}  {'estimates':>9}  {'mean score':>10}  {'right':>6}  95 % interval"]
+    for b in found.bins:
+        if b.estimates:
+            cells = f"{b.estimates:9d}  {b.score:10.3f}  {b.right:6.3f}  {b.lower:.3f} to {b.upper:.3f}"
+            lines.append(f"{b.low:.1f} - {b.high:.1f}  {cells}")
+    return "\n".join(
+        [
+            *lines,
+            f"{found.estimates} estimates, mean score {found.score:.3f}, {found.right:.3f} right ({EVENT})",
+            f"expected calibration error {found.ece:.3f}, Brier score {found.brier:.3f}, log-loss {found.log_loss:.3f}",
+        ]
+    )
+
+
 def _about(about: Mapping[str, Any]) -> list[str]:
     """What the columns mean and where the numbers come from."""
     limits = about.get("thresholds", {})
     lines = [f"AR           {about['ar_mean']}"] if "ar_mean" in about else []
     lines += [f"AP           {about['ap']}"] if "ap" in about else []
     lines += [f"0.02d ...    recall of ADD(-S), {limits['add_s']}"] if "add_s" in limits else []
-    lines += [f"AUC          of ADD(-S), {limits['auc_add_s']} (in the JSON)"] if "auc_add_s" in limits else []
+    if about.get("diameters", {}).get("linemod"):
+        lines += [f"0.02L ...    recall of ADD(-S), {limits['add_s_linemod']}"]
+    both = "; AUC-S takes ADD-S for every object" if "projection" in limits else ""
+    lines += [f"AUC          of ADD(-S), {limits['auc_add_s']} (in the JSON){both}"] if "auc_add_s" in limits else []
     lines += [f"n°n cm       {limits['deg_cm']}"] if "deg_cm" in limits else []
+    lines += [f"2px ...      {limits['projection']}"] if "projection" in limits else []
+    lines += [f"protocol     {about['protocol']}; {about['missing']} have none"] if "protocol" in about else []
     if "images" in about:
         seconds = about.get("seconds_per_image")
         each = "" if seconds is None else f", {seconds:.3g} s per image as the file says"
@@ -62,7 +95,7 @@ def _about(about: Mapping[str, Any]) -> list[str]:
 
 
 def _at(scores: Mapping[str, Any], path: tuple[str, str]) -> float | None:
-    value = scores.get(path[0], {}).get(path[1])
+    value = (scores.get(path[0]) or {}).get(path[1])
     return None if value is None else float(value)
 
 
