@@ -14,9 +14,14 @@ from torch import nn
 from . import confidence, weights
 from .data import bop, bop_results
 from .files import write_json
-from .methods import coordinates, detector
+from .methods import coordinates, detector, probabilistic
 from .types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 
+# what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
+ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
+    "probabilistic": (probabilistic.Config, probabilistic.Model),
+    "coordinates": (coordinates.Config, coordinates.Model),
+}
 SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
 
 
@@ -33,7 +38,7 @@ class Pipeline:
         calibration: what scores and covariances mean; None leaves them raw.
     """
 
-    estimator: coordinates.Model
+    estimator: coordinates.Model | probabilistic.Model
     finder: detector.Model | None
     models: Mapping[int, ObjectModel]
     names: dict[int, str]
@@ -61,6 +66,7 @@ class Pipeline:
         detections: Detections | None = None,
         debug: str | Path | None = None,
         score_threshold: float = SCORE,
+        beliefs: list[probabilistic.Belief] | None = None,
     ) -> PoseEstimates:
         """Poses of the known objects in one picture.
 
@@ -69,26 +75,40 @@ class Pipeline:
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
             score_threshold: least score of what the run's detector finds.
+            beliefs: if a list, the distribution of every object's pose is appended to it.
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
             each stage. With a calibration, scores are probabilities that the pose is right, see `confidence`.
 
         Raises:
-            ValueError: no detector and no boxes; boxes of unknown objects.
+            ValueError: no detector and no boxes; boxes of unknown objects; beliefs of a run that has none.
         """
+        network = self.estimator
+        if beliefs is not None and not isinstance(network, probabilistic.Model):
+            raise ValueError(
+                f"{self.path} estimates poses by coordinates, which have no distribution; train one that has: "
+                f"monopose train probabilistic --data DIR --out {self.path}"
+            )
         device = self.estimator.ids.device
         frame = frame.to(device)
         started = time.perf_counter()
         found = (self.detect(frame, score_threshold) if detections is None else detections).to(device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
-        poses = coordinates.predict(self.estimator, frame, found, debug=None if debug is None else stages)
+        believed: list[probabilistic.Belief] = []
+        if isinstance(network, probabilistic.Model):
+            asked = debug is not None or beliefs is not None
+            poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
+        else:
+            poses = coordinates.predict(network, frame, found, debug=None if debug is None else stages)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, detected=detections is None)
+        if beliefs is not None:
+            beliefs.extend(believed)
         if debug is not None:
-            _save_stages(Path(debug), frame, found, stages, poses, self)
+            _save_stages(Path(debug), frame, found, stages, believed, poses, self)
         return poses
 
 
@@ -96,22 +116,25 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     """Open a trained run.
 
     Args:
-        name: a run folder, or the name of bundled weights.
+        name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
+            probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
         device: where to run; None: CUDA if there is one, else the CPU.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, no coordinates.safetensors in it, a truncated or foreign file; no such
-            device.
+        FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
+            truncated or foreign file; no such device.
     """
     where = _device(device)
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
-    if "coordinates" not in files:
+    named = Path(name).stem if Path(name).is_file() else None
+    kind = next((k for k in ([named] if named in ESTIMATORS else ESTIMATORS) if k in files), None)
+    if kind is None:
         raise ValueError(
-            f"{folder} has no coordinates.safetensors, which estimates the poses; it holds {', '.join(files)}. "
-            f"Train it: monopose train coordinates --data DIR --out {folder}"
+            f"{folder} has no coordinates.safetensors or probabilistic.safetensors, which estimates the poses; it holds "
+            f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
         )
-    estimator: Any = _network(files["coordinates"], coordinates.Config, coordinates.Model)
+    estimator: Any = _network(files[kind], *ESTIMATORS[kind])
     finder = _network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     objects = folder / "objects"
     models = bop.read_models(objects) if objects.is_dir() else {}
@@ -259,10 +282,12 @@ def _save_stages(
     frame: Frame,
     detections: Detections,
     stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
+    beliefs: list[probabilistic.Belief],
     poses: PoseEstimates,
     run: Pipeline,
 ) -> None:
-    """Every stage as a picture: detections, per object crop, coordinates, mask, expected error and inliers, overlay."""
+    """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
+    coordinates and weights; overlay."""
     from . import viz
     from .files import atomic_write
 
@@ -283,4 +308,15 @@ def _save_stages(
         ]  # fmt: skip
         captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
         save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
+    for belief in beliefs:
+        bounds = models[belief.label].bounds if belief.label in models else None
+        size = belief.weights.norm(dim=-1)
+        counts = size > 0.1 * size.amax()
+        pictures = [
+            belief.crop, viz.coordinate_image(belief.coordinates, torch.ones_like(counts), bounds),
+            viz.coordinate_image(belief.coordinates, counts, bounds),
+            viz.value_image(belief.weights[..., 0], 0), viz.value_image(belief.weights[..., 1], 0),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
+        save(f"2_object_{belief.label}_{belief.detection}.png", viz.side_by_side(pictures, captions))
     save("3_poses.png", viz.draw(frame, poses, models))

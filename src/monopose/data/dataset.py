@@ -74,7 +74,8 @@ class CropSamples(Dataset):
         seed: same seed, same samples.
 
     A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
-    (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size.
+    (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size, "box" (4,) of the crop in the photo, xyxy pixel
+    edges.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ def _crop_sample(
         "mask_visible": (share >= 0.5) & full,
         "cam_from_obj": pose,
         "K": camera_ops.crop_resize_K(K, square, picture.shape[:2]),
+        "box": square,
     }
 
 

@@ -1,4 +1,4 @@
-"""A U-Net decoder on any backbone, with outputs that know which object they draw."""
+"""Decoders on any backbone, with outputs that know which object they draw: a U-Net, and the deconvolutions of CDPN."""
 
 import torch
 import torch.nn.functional as F
@@ -55,11 +55,49 @@ class UNet(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = ClassAwareHead(classes, widths[-1], outputs)
 
-    def forward(self, images: Tensor, index: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, outputs, H/2, W/2)."""
+    def features(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, widths[-1], H/2, W/2)."""
         *skips, x = self.backbone(images)
         x = self.lateral(x) + self.which(index)[..., None, None]
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = stage(torch.cat([x, skip], 1))
-        return self.head(x, index)
+        return x
+
+    def forward(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, outputs, H/2, W/2)."""
+        return self.head(self.features(images, index), index)
+
+
+class DeconvNet(nn.Module):
+    """Backbone of stride 32 and three transposed convolutions up to stride 4, told at the bottleneck which object to look for.
+
+    Args:
+        name, classes, outputs, pretrained, frozen: as in `UNet`.
+        width: channels of the head (published: 256).
+
+    Source: Li et al., CDPN (ICCV 2019), with the head of Xiao et al., Simple Baselines; several objects share one network here.
+    """
+
+    def __init__(self, name: str, classes: int, outputs: int, width: int, pretrained: bool, frozen: int) -> None:
+        super().__init__()
+        self.backbone = backbone(name, pretrained, frozen)
+        inputs = self.backbone.channels[-1]
+        self.which = nn.Embedding(classes, inputs)
+        nn.init.zeros_(self.which.weight)
+        stages: list[nn.Module] = []
+        for _ in range(3):
+            up = nn.ConvTranspose2d(inputs, width, 3, 2, 1, 1, bias=False)
+            stages += [up, nn.BatchNorm2d(width), nn.ReLU(inplace=True), conv_norm(width, width), conv_norm(width, width)]
+            inputs = width
+        self.stages = nn.Sequential(*stages)
+        self.head = ClassAwareHead(classes, width, outputs)
+        nn.init.normal_(self.head.weight, std=1e-3)
+
+    def features(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, width, H/4, W/4)."""
+        return self.stages(self.backbone(images)[-1] + self.which(index)[..., None, None])  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], (B,) object indices -> (B, outputs, H/4, W/4)."""
+        return self.head(self.features(images, index), index)  # type: ignore[no-any-return]
