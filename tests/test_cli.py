@@ -73,7 +73,9 @@ def test_help_imports_nothing_heavy():
     assert "metres" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "check", "synth", "train", "calibrate", "predict", "evaluate", "fit-identity", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "check", "synth", "train", "calibrate", "predict", "evaluate", "fit-identity", "doctor"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         _run(command, "--help")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from . import confidence, outputs, pipeline, train, weights
-from .data import dataset, synth, synth_bop
+from .data import bop, dataset, synth, synth_bop
 from .evaluation import calibration, errors
 from .evaluation.truth import Object
 from .mesh import simplified
-from .types import Detections, Instances, ObjectModel, PoseEstimates
+from .types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 
 Array = NDArray[Any]
 
 SEED = 90_210  # of the validation scenes; `monopose synth` draws the same ones for the same seed
+GROSS = 0.5  # of the diameter; poses with a larger MSSD are wrong altogether, and no ellipsoid around them means anything
 VISIBLE = 0.1  # objects that are less visible get no box; a detection of one may still be right
 
 
@@ -51,21 +52,25 @@ class Samples:
 
 @dataclass(frozen=True)
 class Report:
-    """What the validation scenes said.
+    """What the validation scenes said, and photos if there were some.
 
     Args:
         fits: "detector" and "boxes" -> the chosen map and how it did on scenes held out.
         scale: factor on the covariances.
-        before, after: level in percent -> share of the true poses inside the ellipsoid, after by factors of other scenes.
+        coverage: "before" and "after", by factors of other scenes -> level in percent -> share of the true poses inside the
+            ellipsoid, among the estimates whose MSSD is below half the diameter.
         file: the calibration.json.
+        photos: "detector" and "boxes" -> (before, after) on photos that nothing was fitted to; empty without photos.
+        photo_coverage: as `coverage`.
         picture: diagrams before and after, or "".
     """
 
     fits: dict[str, calibration.Fit]
     scale: float
-    before: dict[str, float]
-    after: dict[str, float]
+    coverage: dict[str, dict[str, float]]
     file: str
+    photos: dict[str, tuple[calibration.Reliability, calibration.Reliability]]
+    photo_coverage: dict[str, dict[str, float]]
     picture: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,22 +82,38 @@ class Report:
             }
             for name, f in self.fits.items()
         }  # fmt: skip
-        coverage = {"before": self.before, "after": self.after}
-        return {"fits": fits, "covariance_scale": self.scale, "coverage": coverage, "file": self.file, "picture": self.picture}
+        photos = {name: {"before": b.as_dict(), "after": a.as_dict()} for name, (b, a) in self.photos.items()}
+        return {
+            "fits": fits, "covariance_scale": self.scale, "coverage": self.coverage, "photos": photos,
+            "photo_coverage": self.photo_coverage, "file": self.file, "picture": self.picture,
+        }  # fmt: skip
 
     def text(self) -> str:
-        lines = [f"{'boxes from':10}  {'estimates':>9}  {'right':>5}  {'ECE before':>10}  {'after':>5}  {'Brier':>13}  map"]
-        for name, f in self.fits.items():
-            b, a = f.before, f.after
-            brier = f"{b.brier:.3f} -> {a.brier:.3f}"
-            losses = ", ".join(f"{kind} {loss:.4f}" for kind, loss in f.log_loss.items())
-            kind = type(f.map).__name__.lower()
+        lines = [
+            f"{'':10}  {'boxes from':10}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  {'Brier':>14}  "
+            f"{'log-loss':>14}"
+        ]
+        rows = [("rendered", name, f.before, f.after) for name, f in self.fits.items()]
+        rows += [("photos", name, before, after) for name, (before, after) in self.photos.items()]
+        for kind, name, b, a in rows:
             where = "detector" if name == "detector" else "elsewhere"
-            numbers = f"{b.estimates:9d}  {b.right:5.2f}  {b.ece:10.3f}  {a.ece:5.3f}  {brier:>13}"
-            lines.append(f"{where:10}  {numbers}  {kind} (log-loss {losses})")
-        inside = [f"{level} %: {self.before[level]:.2f} -> {self.after[level]:.2f}" for level in self.before]
-        lines.append(f"truth inside the covariance's ellipsoid of {', '.join(inside)} (covariance times {self.scale:.4g})")
-        lines.append('"after" is measured on scenes that were not fitted to; a pose is right if its ' + confidence.EVENT)
+            pairs = [(b.score, a.score), (b.ece, a.ece), (b.brier, a.brier), (b.log_loss, a.log_loss)]
+            numbers = "  ".join(f"{x:.3f} -> {y:.3f}" for x, y in pairs)
+            lines.append(f"{kind:10}  {where:10}  {b.estimates:9d}  {b.right:5.3f}  {numbers}")
+        for name, f in self.fits.items():
+            losses = ", ".join(f"{kind} {loss:.4f}" for kind, loss in f.log_loss.items())
+            lines.append(f"map for {name}: {type(f.map).__name__.lower()} (log-loss on scenes held out: {losses})")
+        for kind, found in (("rendered", self.coverage), ("photos", self.photo_coverage)):
+            if found:
+                inside = [
+                    f"{level} %: {found['before'][level]:.2f} -> {found['after'][level]:.2f}" for level in found["before"]
+                ]
+                lines.append(f"true poses inside the ellipsoid of {', '.join(inside)} ({kind})")
+        lines += [
+            f"covariance times {self.scale:.4g}, from estimates with an MSSD below {GROSS:g} of the diameter",
+            '"after" is measured on scenes that were not fitted to; nothing is fitted to photos',
+            f"a pose is right if its {confidence.EVENT}",
+        ]
         return "\n".join([*lines, f"written: {self.file}", *([f"diagram: {self.picture}"] if self.picture else [])])
 
 
@@ -104,6 +125,8 @@ def run(
     backgrounds: str | Path | None = None,
     seed: int = SEED,
     device: torch.device | str | None = None,
+    targets: str | Path | None = None,
+    split: str = "test",
     picture: str | Path | None = None,
     faces: int = 12_000,
     progress_bar: bool = True,
@@ -119,6 +142,8 @@ def run(
         backgrounds: folder of photos to put behind the objects, as for training; None: procedural ones.
         seed: of the scenes.
         device: where the networks run; None: CUDA if there is one.
+        targets: targets file that names photos of `data` to report on as well; they are used for nothing else.
+        split: folder of these photos.
         picture: file for the reliability diagrams before and after, or None.
         faces: meshes with more triangles are thinned to this for rendering; errors are measured on the original.
         progress_bar: show one.
@@ -140,12 +165,13 @@ def run(
     files = weights.weights_in(model.path)
     scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
     source = dataset.Source(thin, train.read_data_camera(data), photos, scene)
-    samples = collect(model, source, models, images, seed, progress_bar)
+    objects = {i: _object(m) for i, m in models.items()}
+    frames = synth_bop.Frames(source, 0, images, seed)
+    samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
     fits = {kind: calibration.fit(s.score, s.right, s.scene) for kind, s in samples.items()}
-    squared = np.concatenate([s.squared for s in samples.values()])
-    scenes = np.concatenate([s.scene for s in samples.values()])
+    squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in samples.values())))
     scale, after = calibration.fit_covariance_scale(squared, scenes)
-    before = calibration.coverage(squared)
+    coverage = {"before": calibration.coverage(squared), "after": after}
     notes = {
         "measured": {
             kind: {
@@ -154,17 +180,49 @@ def run(
             }
             for kind, f in fits.items()
         },
-        "coverage": {"before": before, "after": after},
+        "coverage": coverage,
         "scenes": {"images": images, "seed": seed, "backgrounds": len(photos), **asdict(scene)},
     }  # fmt: skip
     digests = {kind: confidence.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
     found = confidence.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes)
     file = confidence.write(model.path, found)
+
+    seen: dict[str, Samples] = {}
+    photo_coverage = {}
+    if targets is not None:
+        keys = _photos(data, targets)
+        shots = (_photo(data / split, key) for key in keys)
+        seen = collect(model, shots, objects, seed, len(keys) if progress_bar else None)
+        squared = np.concatenate([_usable(s)[0] for s in seen.values()])
+        photo_coverage = {"before": calibration.coverage(squared), "after": calibration.coverage(squared, scale)}
+    on_photos = {
+        kind: (calibration.reliability(s.score, s.right), calibration.reliability(maps[kind](s.score), s.right))
+        for kind, s in seen.items()
+    }
     if picture is not None:
-        tables = {f"{kind}, {when}": getattr(f, when) for kind, f in fits.items() for when in ("before", "after")}
+        tables = {f"rendered, {kind}, {when}": getattr(f, when) for kind, f in fits.items() for when in ("before", "after")}
+        for kind, pair in on_photos.items():
+            tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
         outputs.save_reliability(picture, tables)
-    return Report(fits, scale, before, after, str(file), str(picture or ""))
+    return Report(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
+
+
+def _usable(samples: Samples) -> tuple[Array, Array]:
+    """Squared Mahalanobis distances of the estimates that are not wrong altogether, and their scenes."""
+    rows = (samples.error < GROSS) & ~np.isnan(samples.squared)
+    return samples.squared[rows], samples.scene[rows]
+
+
+def _photos(data: Path, targets: str | Path) -> list[tuple[int, int]]:
+    """Scene and image numbers that a targets file names."""
+    path = Path(targets)
+    rows = bop.read_targets(path if path.exists() or not (data / path).exists() else data / path)
+    return list(dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist())))
+
+
+def _photo(split: Path, key: tuple[int, int]) -> Frame:
+    return bop.read_frame(bop.open_scene(split / f"{key[0]:06d}"), key[1], masks=False, depth=False)
 
 
 def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth.SceneConfig:
@@ -176,17 +234,16 @@ def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth
 
 
 def collect(
-    model: pipeline.Pipeline, source: dataset.Source, models: Mapping[int, ObjectModel], images: int, seed: int, progress: bool
+    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None
 ) -> dict[str, Samples]:
-    """Predict on rendered scenes, in boxes of the run's detector if it has one and in jittered true boxes.
+    """Predict on pictures with known poses, in boxes of the run's detector if it has one and in jittered true boxes.
 
     Args:
         model: a run; its calibration is not used.
-        source: what the scenes are made of.
-        models: the meshes by which errors are measured.
-        images: how many scenes.
-        seed: of all randomness.
-        progress: show a bar.
+        frames: the pictures.
+        objects: by which errors are measured.
+        seed: of the jitter.
+        total: how many frames there are, to show a bar; None shows none.
 
     Returns:
         "detector" (if there is one) and "boxes" -> their estimates.
@@ -194,14 +251,12 @@ def collect(
     from rich.progress import track
 
     model = replace(model, calibration=None)
-    objects = {i: _object(m) for i, m in models.items()}
-    frames = synth_bop.Frames(source, 0, images, seed)
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
-    for n in track(range(images), description="scenes", transient=True, disable=not progress):
-        frame = frames[n][0]
+    watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
+    for n, frame in enumerate(watched):
         assert frame.instances is not None
         truth, plain = frame.instances, replace(frame, instances=None)
-        given = _jittered(truth, np.random.default_rng((seed, n, 6)))
+        given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))
         for name in rows:
             poses = model.predict(plain, given if name == "boxes" else None)
             rows[name] += [(n, *row) for row in _judge(poses.to("cpu"), truth, objects)]
@@ -212,14 +267,13 @@ def _sources(model: pipeline.Pipeline) -> list[str]:
     return ["boxes"] if model.finder is None else ["detector", "boxes"]
 
 
-def _jittered(truth: Instances, rng: np.random.Generator) -> Detections:
+def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> Detections:
     """Boxes of the visible objects as an imperfect detector would place them, square as training crops are, score 1."""
     assert truth.boxes is not None
     assert truth.visibility is not None
-    seen = truth[truth.visibility >= VISIBLE]
-    assert seen.boxes is not None
-    boxes = [dataset.jittered_square(box, 1.0, rng) for box in seen.boxes]
-    return Detections(seen.labels, torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(seen)))
+    rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
+    boxes = [dataset.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
+    return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
 
 
 def _object(model: ObjectModel) -> Object:

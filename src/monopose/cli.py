@@ -145,6 +145,8 @@ class Calibrate(_Common):
     """Folder of photos to put behind the objects, as for training; procedural ones otherwise."""
     seed: int = 90_210
     """Of the scenes; apart from all that training draws."""
+    targets: _Path = None
+    """Targets file of photos of the data set, in its folder test, to report on as well. Nothing is fitted to them."""
     out: _Path = None
     """File for the reliability diagrams before and after (PNG)."""
     device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
@@ -445,7 +447,7 @@ def _calibrate(args: Calibrate) -> int:
 
     report = calibrate.run(
         args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
-        picture=args.out, progress_bar=not args.json,
+        targets=args.targets, picture=args.out, progress_bar=not args.json,
     )  # fmt: skip
     return _finish(args, report.as_dict() if args.json else report)
 

@@ -259,11 +259,10 @@ def coverage(squared: ArrayLike, scale: float = 1.0, levels: Sequence[float] = L
 def fit_covariance_scale(squared: ArrayLike, groups: ArrayLike) -> tuple[float, dict[str, float]]:
     """The factor on the covariances with which the ellipsoid of 50 % holds half of the true poses.
 
-    The median decides, as single poses that are wrong altogether would blow up every other measure: a Gaussian around a
-    wrong mode is what the score is for.
+    The median decides: errors have longer tails than a Gaussian, and single far ones would blow up every other measure.
 
     Args:
-        squared: of `mahalanobis`, (N,); nan is left out.
+        squared: of `mahalanobis`, (N,); nan is left out. Leave out poses that are wrong altogether: the score is for them.
         groups: scene of each estimate, (N,), int.
 
     Returns:
