@@ -142,7 +142,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     if (folder / "names.json").is_file():
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
-    return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, files)).to(where)
+    used = {k: files[k] for k in (kind, "detector") if k in files}
+    return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, used)).to(where)
 
 
 def _device(name: torch.device | str | None) -> torch.device:
