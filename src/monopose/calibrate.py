@@ -162,7 +162,9 @@ def run(
         )
     models = {i: everything[i] for i in ids}
     thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
-    files = weights.weights_in(model.path)
+    model = replace(model, models=model.models or models)
+    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
+    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
     scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
     source = dataset.Source(thin, train.read_data_camera(data), photos, scene)
     objects = {i: _object(m) for i, m in models.items()}

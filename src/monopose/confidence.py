@@ -147,7 +147,7 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
 
     Args:
         folder: the run folder.
-        files: method -> weights file, all that the folder holds.
+        files: method -> weights file of the networks in use.
 
     Returns:
         None if the run has none, or one of other weights: then a warning says so.
