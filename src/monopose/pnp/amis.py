@@ -228,9 +228,10 @@ def sample(
     sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
     around, loc = frame(problems, modes, mode_costs, dof)
     p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
-    fused = kernels.backend(modes.device)
-    if fused is not None and hasattr(fused, "amis"):
-        return fused.amis(problems, p, around, torch.isfinite(mode_costs), sizes, generator)  # type: ignore[no-any-return]
+    if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
+        from .kernels import amis_cpu
+
+        return amis_cpu.sample(problems, p, around, torch.isfinite(mode_costs), sizes, generator)
     return sample_reference(problems, p, around, torch.isfinite(mode_costs), sizes, generator)
 
 

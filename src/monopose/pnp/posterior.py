@@ -166,8 +166,10 @@ def sample_posterior(
         poses, log_q, found = amis.sample(fixed, minima_, costs, dof, samples, iterations, generator)
         possible = torch.isfinite(found)
         usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
-        poses = torch.where((usable[:, None] & possible)[..., None, None], poses, minima_[:, :1])
-    cost = kernels.pose_costs(problems, poses)
+        good = usable[:, None] & possible
+        if not bool(good.all()):
+            poses = torch.where(good[..., None, None], poses, minima_[:, :1])
+    cost = kernels.pose_costs(problems, poses, found)
     log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
     log_evidence = log_weights.logsumexp(-1) - math.log(samples)

@@ -42,29 +42,32 @@ def _backend(kind: str) -> ModuleType | None:
     return None
 
 
-def pose_costs(problems: Problems, cam_from_obj: Tensor) -> Tensor:
+def pose_costs(problems: Problems, cam_from_obj: Tensor, known: Tensor | None = None) -> Tensor:
     """`residuals.cost` of many poses of each problem, differentiable in all tensors but the bounds, in bounded memory.
 
     Args:
         problems: flat, (B, ...).
         cam_from_obj: (B, S, 4, 4), metres.
+        known: these costs, (B, S), if they were computed before and now need a gradient.
 
     Returns:
         (B, S). Differentiating twice falls back on the reference.
     """
     if backend(cam_from_obj.device) is None:
         return residuals.pose_costs(problems, cam_from_obj)
-    return _PoseCosts.apply(*problems[:5], cam_from_obj, *problems[5:])  # type: ignore[no-any-return]
+    return _PoseCosts.apply(*problems[:5], cam_from_obj, *problems[5:], known)  # type: ignore[no-any-return]
 
 
 class _PoseCosts(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, X: Tensor, x: Tensor, w: Tensor, K: Tensor, delta: Tensor, poses: Tensor,
-        bounds: Tensor, kernel: Kernel, z_min: float,
+        bounds: Tensor, kernel: Kernel, z_min: float, known: Tensor | None,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(X, x, w, K, delta, poses, bounds)
         ctx.kernel, ctx.z_min = kernel, z_min
+        if known is not None:
+            return known.clone()
         fused = backend(poses.device)
         assert fused is not None
         return fused.costs(Problems(X, x, w, K, delta, bounds, kernel, z_min), poses)  # type: ignore[no-any-return]
@@ -80,7 +83,7 @@ class _PoseCosts(torch.autograd.Function):
             total = residuals.pose_costs(problems, poses)
             inputs = [v for v, need in zip((*problems[:5], poses), needed) if need]
             found = iter(torch.autograd.grad(total, inputs, upstream, create_graph=True, allow_unused=True))
-            return *(next(found) if need else None for need in needed[:6]), None, None, None
+            return *(next(found) if need else None for need in needed[:6]), None, None, None, None
         fused = backend(poses.device)
         assert fused is not None
         X = x = w = delta = K = d_poses = None
@@ -92,7 +95,7 @@ class _PoseCosts(torch.autograd.Function):
                 K = (d_projection @ poses[..., :3, :].mT).sum(1)
             if needed[5]:
                 d_poses = torch.nn.functional.pad(problems.K.mT[:, None] @ d_projection, (0, 0, 0, 1))
-        return X, x, w, K, delta, d_poses, None, None, None
+        return X, x, w, K, delta, d_poses, None, None, None, None
 
 
 def normal_equations(problems: Problems, cam_from_obj: Tensor) -> Normal:
