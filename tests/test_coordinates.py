@@ -9,7 +9,7 @@ import torch
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.methods import coordinates
+from monopose.methods import coordinates, silhouettes
 from monopose.nets import bins as bin_ops
 from monopose.nets.pix2pose import Pix2PoseGenerator
 from monopose.types import Camera, Detections, Frame, Symmetries
@@ -538,3 +538,26 @@ def test_it_learns_one_batch(bins):
         sum(losses.values()).backward()
         optimizer.step()
     assert history[-1] < 0.25 * history[0]
+
+
+def test_the_silhouette_corrects_the_distance_where_model_and_mask_are_known():
+    _, frame, poses, _ = scene([(160, 120)])
+    model = box(SIZE, CENTRE, 1)
+    true = poses[1].float()
+    crop = torch.tensor([100.0, 60.0, 220.0, 180.0])
+    K = camera_ops.crop_resize_K(frame.camera.K, crop[None], (48, 48))
+    mask = silhouettes._silhouettes(true[None], K, [model], 48)[0]
+    wrong = true.clone()
+    wrong[:3, 3] *= 1.07
+    empty = torch.zeros(48, 48)
+    solved = coordinates.Solved(wrong, torch.eye(6), empty > 0, 0.5, True)
+    found = coordinates.Correspondences(1, 0, crop, torch.zeros(3, 96, 96), torch.zeros(48, 48, 3), empty, empty, empty, mask)
+
+    def aligned(found, models):
+        solutions = [solved]
+        coordinates._align([found], solutions, frame.camera, models)
+        return solutions[0].cam_from_obj
+
+    assert float((aligned(found, {1: model}) - true).norm()) < 0.1 * float((wrong - true).norm())
+    assert torch.equal(aligned(found, {}), wrong)
+    assert torch.equal(aligned(found._replace(amodal=None), {1: model}), wrong)

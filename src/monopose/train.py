@@ -406,9 +406,11 @@ def _start_from(model: nn.Module, path: Path) -> None:
     both = [i for i in ids if i in checkpoint.labels]
     for name in ("net.which.weight", "net.head.weight", "net.head.bias", "weight_head.weight", "weight_head.bias"):
         rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
-        if both and rows and own[name].shape[1:] == stored[name].shape[1:]:
+        # a network that says more than the stored one says the same first
+        if both and rows and own[name].shape[2:] == stored[name].shape[2:] and own[name].shape[1] >= stored[name].shape[1]:
+            same = stored[name][[checkpoint.labels.index(i) for i in both]]
             fitting[name] = state[name].clone()
-            fitting[name][[ids.index(i) for i in both]] = stored[name][[checkpoint.labels.index(i) for i in both]]
+            fitting[name][[ids.index(i) for i in both], : same.shape[1]] = same
     model.load_state_dict(fitting, strict=False)
 
 

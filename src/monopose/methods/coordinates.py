@@ -25,6 +25,7 @@ from ..nets.unet import UNet
 from ..pnp import kernels
 from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
+from . import silhouettes
 from .objects import KnownObjects
 
 
@@ -43,6 +44,7 @@ class Config:
     bins_weight: float = 0.3  # weight of the bins' cross-entropy, which stands in for the distance when there are bins
     error_weight: float = 0.5  # weight of the expected-error loss
     mask_weight: float = 0.3  # weight of the visible-mask loss; 0: object pixels are those far from grey
+    amodal_weight: float = 0.3  # weight of the whole-silhouette loss, whose mask corrects the distance; 0: no such mask
     grey_background: bool = False  # teach coordinate 0 outside the object, as Pix2Pose does
     adversarial_weight: float = 0.0  # weight of the adversarial loss relative to the coordinate loss (published: 0.01)
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
@@ -54,8 +56,8 @@ class Config:
 def pix2pose(obj_ids: tuple[int, ...]) -> Config:
     """The published network and losses; its optimiser needs no change."""
     return Config(
-        obj_ids, backbone="pix2pose", pretrained=False, output_size=128, bins=0, mask_weight=0.0, grey_background=True,
-        adversarial_weight=0.01, greyed_share=0.5,
+        obj_ids, backbone="pix2pose", pretrained=False, output_size=128, bins=0, mask_weight=0.0, amodal_weight=0.0,
+        grey_background=True, adversarial_weight=0.01, greyed_share=0.5,
     )  # fmt: skip
 
 
@@ -78,6 +80,7 @@ class Output(NamedTuple):
     error: Tensor  # (B, h, w), logit of the expected coordinate error, which lies in [0, 1]
     mask: Tensor  # (B, h, w), logit of being a visible pixel of the object
     bins: Tensor | None = None  # (B, 3, bins, h, w), logits of each coordinate's bin, or None if it is regressed
+    amodal: Tensor | None = None  # (B, h, w), logit of being a pixel of the object, seen or hidden, or None if not learned
 
 
 class Model(KnownObjects):
@@ -98,7 +101,7 @@ class Model(KnownObjects):
                 raise ValueError(
                     f"the U-Net halves its input: output_size must be {config.input_size // 2}, got {config.output_size}"
                 )
-            outputs = 2 + 3 * max(config.bins, 1)
+            outputs = 2 + 3 * max(config.bins, 1) + (config.amodal_weight > 0)
             self.net = UNet(config.backbone, classes, outputs, config.widths, config.pretrained, config.frozen_levels)
         self.discriminator = Discriminator() if config.adversarial_weight > 0 else None
 
@@ -109,10 +112,12 @@ class Model(KnownObjects):
             coordinates = raw[:, :3].tanh()
             # the published rule: object pixels are farther than 0.3 from grey
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
+        amodal = raw[:, -1] if self.config.amodal_weight > 0 else None
+        said = raw[:, 2 : 2 + 3 * max(self.config.bins, 1)]
         if self.config.bins:
-            bins = raw[:, 2:].float().unflatten(1, (3, self.config.bins))  # half precision is coarser than the bins
-            return Output(decode(bins), raw[:, 0], raw[:, 1], bins)
-        return Output(raw[:, 2:], raw[:, 0], raw[:, 1])
+            bins = said.float().unflatten(1, (3, self.config.bins))  # half precision is coarser than the bins
+            return Output(decode(bins), raw[:, 0], raw[:, 1], bins, amodal)
+        return Output(said, raw[:, 0], raw[:, 1], None, amodal)
 
 
 def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
@@ -160,6 +165,8 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     losses["error"] = config.error_weight * (weight * expected).sum() / total
     if config.mask_weight > 0:
         losses["mask"] = config.mask_weight * F.binary_cross_entropy_with_logits(output.mask, visible)
+    if output.amodal is not None:
+        losses["amodal"] = config.amodal_weight * F.binary_cross_entropy_with_logits(output.amodal, full)
     if model.discriminator is not None:
         model.discriminator.requires_grad_(False)  # this term teaches the generator; the trainer steps the discriminator
         fake = model.discriminator(output.coordinates)
@@ -245,6 +252,7 @@ class Correspondences(NamedTuple):
     error: Tensor  # (h, w), expected error in [0, 1]
     mask: Tensor  # (h, w), probability of being a visible object pixel
     pixels: Tensor  # (h, w, 2), whole-image pixel of every entry
+    amodal: Tensor | None  # (h, w), probability of being an object pixel, seen or hidden, or None if not learned
 
 
 @torch.no_grad()
@@ -277,6 +285,7 @@ def correspond(
                 Correspondences(
                     int(labels[start + i]), start + i, boxes[start + i], shown[i], metres[i].permute(1, 2, 0),
                     output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels[i],
+                    None if output.amodal is None else output.amodal[i].sigmoid(),
                 )
             )  # fmt: skip
     return found
@@ -326,12 +335,14 @@ def predict(
     detections: Detections,
     stages: int = 2,
     debug: list[tuple[Correspondences, Solved]] | None = None,
+    models: Mapping[int, ObjectModel] | None = None,
 ) -> PoseEstimates:
     """Poses of detected objects in one frame, in two stages.
 
     Stage 1 looks at the square around each box and finds a pose. Stage 2 looks again at the square around the object
     as that pose shows it (or around the object pixels where PnP failed), with everything greyed that stage 1 says is not
-    the object; it replaces stage 1 where it scores at least as well.
+    the object; it replaces stage 1 where it scores at least as well. Then position and distance follow the mask of the
+    whole silhouette, see `silhouettes`.
 
     Args:
         model: in eval mode.
@@ -339,6 +350,7 @@ def predict(
         detections: labels, boxes and scores.
         stages: 1 or 2.
         debug: if a list, the final correspondences and solutions are appended to it.
+        models: CAD models by object id; without an object's the last step is left out for it.
 
     Returns:
         PoseEstimates in the order of `detections`, those without a pose left out; score = detection score x inlier share x
@@ -367,6 +379,9 @@ def predict(
         for i, (f, s) in enumerate(zip(again, solved_again, strict=True)):
             if s.score >= solved[i].score:
                 found[i], solved[i] = f, s
+    started = time.perf_counter()
+    _align(found, solved, frame.camera, models or {})
+    seconds["silhouettes"] = time.perf_counter() - started
     if debug is not None:
         debug.extend(zip(found, solved, strict=True))
     rows = [i for i, s in enumerate(solved) if s.success]
@@ -375,6 +390,18 @@ def predict(
     covariance = torch.stack([solved[i].covariance for i in rows]) if rows else boxes.new_zeros(0, 6, 6)
     scores = confidence * confidence.new_tensor([solved[i].score for i in rows])
     return PoseEstimates(detections.labels[rows], poses, scores, covariance, boxes, seconds=seconds)
+
+
+def _align(found: list[Correspondences], solved: list[Solved], camera: Camera, models: Mapping[int, ObjectModel]) -> None:
+    """Move the solutions, in place, to where their silhouettes lie on the predicted ones."""
+    rows = [i for i, (f, s) in enumerate(zip(found, solved)) if s.success and f.amodal is not None and f.label in models]
+    if not rows:
+        return
+    masks = torch.stack([found[i].amodal for i in rows])  # type: ignore[misc]
+    boxes, poses = torch.stack([found[i].box for i in rows]), torch.stack([solved[i].cam_from_obj for i in rows])
+    moved = silhouettes.align(poses.to(masks), masks, boxes, camera.K.to(masks), [models[found[i].label] for i in rows])
+    for i, pose in zip(rows, moved):
+        solved[i] = solved[i]._replace(cam_from_obj=pose)
 
 
 def _second_look(model: Model, found: Correspondences, solved: Solved, camera: Camera) -> tuple[Tensor, Tensor | None]:

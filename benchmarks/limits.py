@@ -1,0 +1,121 @@
+"""What limits the accuracy on real photos: every stage's output is replaced by the truth, one after the other.
+
+    python -m benchmarks.limits --data DATA/lmo --targets TARGETS --model weights/lmo
+
+prints, for each replacement, AR (mean of MSSD and MSPD) and ADD(-S) 0.1 d: what perfect boxes, masks, coordinates, rotations or
+translations would be worth. True masks and coordinates are rendered from the true poses.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import monopose
+from monopose.data import bop, bop_results
+from monopose.evaluation import protocol
+from monopose.geometry import camera as camera_ops
+from monopose.methods import coordinates
+from monopose.pipeline import Pipeline, truth_as_detections
+from monopose.render import maps, raster, scene
+from monopose.types import Frame, PoseEstimates
+
+Rows = dict[str, list[bop_results.Results]]
+
+
+def true_maps(found: coordinates.Correspondences, frame: Frame, run: Pipeline, row: int) -> tuple[Tensor, Tensor]:
+    """Coordinates (h, w, 3) and visible mask (h, w) that a perfect network would have given for this crop."""
+    truth = frame.instances
+    assert truth is not None
+    side = found.mask.shape[-1]
+    K = camera_ops.crop_resize_K(frame.camera.K, found.box, (side, side))
+    models = [run.models[int(i)] for i in truth.labels]
+    masks = scene.render_masks(models, truth.cam_from_obj, K, (side, side)).masks_visible
+    model = models[row]
+    points = model.vertices @ truth.cam_from_obj[row, :3, :3].T + truth.cam_from_obj[row, :3, 3]
+    fragments = raster.rasterize(points[None], model.faces, K, (side, side))
+    return maps.coordinates(fragments, model.faces, model.vertices)[0], masks[row]
+
+
+def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int], wanted: set[int]) -> None:
+    """Add the results of one photo under every replacement."""
+    truth = frame.instances
+    assert truth is not None
+
+    def keep(name: str, poses: PoseEstimates) -> None:
+        asked = torch.tensor(sorted(wanted))
+        poses = poses[(poses.labels[:, None] == asked).any(1)]
+        seconds.setdefault(name, []).append(bop_results.results_of(poses, *key))
+
+    if run.finder is not None:
+        keep("our detector", run.predict(frame))
+    detections = truth_as_detections(truth, wanted)
+    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
+    poses = coordinates.predict(run.estimator, frame, detections, debug=stages)
+    keep("true boxes", poses)
+
+    by_label = {int(i): row for row, i in enumerate(truth.labels)}
+    exact = [true_maps(f, frame, run, by_label[f.label]) for f, _ in stages]
+    replacements: dict[str, Callable[[coordinates.Correspondences, Tensor, Tensor], coordinates.Correspondences]] = {
+        "+ true visible mask": lambda f, xyz, mask: f._replace(mask=mask.float()),
+        "+ true coordinates": lambda f, xyz, mask: f._replace(
+            coordinates=torch.where((xyz != 0).any(-1, keepdim=True), xyz, f.coordinates)
+        ),
+        "+ true mask and coordinates": lambda f, xyz, mask: f._replace(
+            coordinates=xyz, mask=mask.float(), error=torch.zeros_like(f.error)
+        ),
+    }
+    for name, replaced in replacements.items():
+        solved = [coordinates.solve(replaced(f, *e), frame.camera) for (f, _), e in zip(stages, exact)]
+        rows = [i for i, s in enumerate(solved) if s.success]
+        labels = torch.tensor([stages[i][0].label for i in rows], dtype=torch.int64)
+        found = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else torch.zeros(0, 4, 4)
+        keep(name, PoseEstimates(labels, found, torch.ones(len(rows))))
+
+    for name, part in (("true translation", (slice(0, 3), 3)), ("true rotation", (slice(0, 3), slice(0, 3)))):
+        moved = poses.cam_from_obj.clone()
+        for i, label in enumerate(poses.labels.tolist()):
+            moved[i][part] = truth.cam_from_obj[by_label[label]][part]
+        keep(f"+ {name}", PoseEstimates(poses.labels, moved, poses.scores))
+    distance = poses.cam_from_obj.clone()
+    for i, label in enumerate(poses.labels.tolist()):
+        t, true = distance[i, :3, 3], truth.cam_from_obj[by_label[label], :3, 3]
+        distance[i, :3, 3] = t * true.norm() / t.norm()
+    keep("+ true distance along the ray", PoseEstimates(poses.labels, distance, poses.scores))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a BOP data set with test/ and true poses")
+    parser.add_argument("--model", type=Path, required=True, help="a run folder with coordinates.safetensors")
+    parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
+    args = parser.parse_args()
+    run = replace(monopose.load(args.model), models=bop.read_models(args.data / "models"))
+    targets_file = args.targets or args.data / "test_targets_bop19.json"
+    targets = bop.read_targets(targets_file)
+    wanted: dict[tuple[int, int], set[int]] = {}
+    known = set(run.estimator.config.obj_ids)
+    for s, i, o in zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist()):
+        wanted.setdefault((s, i), set()).update({o} & known)
+    scenes = {s: bop.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
+    results: Rows = {}
+    keys = list(wanted)
+    with torch.no_grad():
+        for n, key in enumerate(keys):
+            substituted(run, bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key])
+            print(f"\r{n + 1} of {len(keys)} photos", end="", flush=True)
+    print(f"\n\n{'':34s}{'AR':>8s}{'MSSD':>8s}{'MSPD':>8s}{'ADD(-S) 0.1 d %':>18s}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, parts in results.items():
+            path = bop_results.write_results(Path(folder) / "limits_lmo-test.csv", parts)
+            report = protocol.evaluate(path, args.data, targets_file)
+            ar = report["ar"]
+            print(f"{name:34s}{ar['mean']:8.3f}{ar['mssd']:8.3f}{ar['mspd']:8.3f}{100 * report['add_s']['0.1']:18.1f}")
+
+
+if __name__ == "__main__":
+    main()
