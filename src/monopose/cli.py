@@ -18,6 +18,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
+    from .methods.probabilistic import Belief
     from .pipeline import Pipeline
     from .types import ObjectModel, PoseEstimates
 
@@ -92,8 +93,9 @@ class Synth(_Common):
 class Train(_Common):
     """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped."""
 
-    method: Positional[Literal["coordinates", "detector"]]
-    """What to train. A run that predicts needs coordinates, and a detector unless boxes are given to it."""
+    method: Positional[Literal["coordinates", "probabilistic", "detector"]]
+    """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
+    --init), and a detector unless boxes are given to it."""
     data: Path
     """BOP folder with models/ (and camera.json), or a models folder."""
     out: _Path = None
@@ -125,7 +127,8 @@ class Train(_Common):
     seed: int = 0
     """Of all randomness."""
     preset: str | None = None
-    """Ready configuration. coordinates: unet (default), pix2pose (as published). detector: small (default), maskrcnn."""
+    """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
+    as published basic, reg, coord-init, no-model; small, large. detector: small (default), maskrcnn."""
     set: tuple[str, ...] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
 
@@ -184,6 +187,8 @@ class Predict(_Common):
     out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH")] = None
     """Folder for overlays, poses.json and a BOP CSV, out/predict by default. With --bop the CSV file,
     METHOD_DATASET-SPLIT.csv."""
+    posterior: bool = False
+    """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run."""
     debug: bool = False
     """Save every stage as a picture in OUT/debug, and show the traceback of an error."""
 
@@ -363,6 +368,8 @@ def _predict(args: Predict) -> int:
         reason = "does not go with --bop: the data set knows its cameras"
     if given := [name for name, value in idle.items() if value]:
         raise ValueError(f"{given[0]} {reason}")
+    if args.posterior and args.bop is not None:
+        raise ValueError("--posterior goes with a SOURCE, not with --bop: give it one of the pictures and their camera")
     if args.true_boxes and args.boxes:
         raise ValueError("--true-boxes and --boxes both replace the detector; give one of them")
     if args.score is not None and (args.true_boxes or args.boxes):
@@ -410,7 +417,10 @@ def _predict_pictures(args: Predict, model: Pipeline, score: float) -> int:
         for name, frame in frames:
             debug = out / "debug" / name if args.debug else None
             given = None if boxes is None else boxes(frame.path or name)
-            poses = model.predict(frame, detections=given, debug=debug, score_threshold=score)
+            beliefs: list[Belief] = []
+            asked: dict[str, Any] = {"beliefs": beliefs} if args.posterior else {}
+            poses = model.predict(frame, detections=given, debug=debug, score_threshold=score, **asked)
+            outputs.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
             overlay = outputs.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
             records.append({**outputs.frame_record(name, frame, poses), "overlay": str(overlay)})
             estimates.append(poses)

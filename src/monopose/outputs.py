@@ -11,6 +11,7 @@ from .types import Frame, ObjectModel, PoseEstimates
 
 if TYPE_CHECKING:
     from .evaluation.calibration import Reliability
+    from .methods.probabilistic import Belief
 
 UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
 
@@ -60,6 +61,30 @@ def save_reliability(path: str | Path, found: Mapping[str, Reliability]) -> Path
     with atomic_write(path) as temporary:
         viz.side_by_side([viz.reliability_diagram(table, title) for title, table in found.items()], height=600).save(temporary)
     return path
+
+
+def save_posteriors(
+    folder: str | Path, frame: Frame, beliefs: Sequence[Belief], models: Mapping[int, ObjectModel]
+) -> list[Path]:
+    """What is believed about every object of a picture, one PNG each, object_ID_DETECTION.png: the distribution of its
+    orientation, that of its translation, and samples of the pose over the picture, as contours where the mesh is known."""
+    from . import viz
+
+    paths = []
+    for belief in beliefs:
+        if not belief.converged:
+            continue
+        model, covariance = models.get(belief.label), belief.covariance
+        mode = belief.modes[0]
+        pictures = [
+            viz.draw_samples(frame, belief.samples, belief.log_weights, belief.bounds, model=model),
+            viz.orientation_density(belief.samples, belief.log_weights, belief.modes, covariance=covariance),
+            viz.translation_scatter(belief.samples, belief.log_weights, mode=mode, covariance=covariance),
+        ]
+        paths.append(Path(folder) / f"object_{belief.label}_{belief.detection}.png")
+        with atomic_write(paths[-1]) as temporary:
+            viz.contact_sheet(pictures, columns=1, width=1000).save(temporary, format="PNG")
+    return paths
 
 
 def save_poses(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:

@@ -406,11 +406,12 @@ def _start_from(model: nn.Module, path: Path) -> None:
     both = [i for i in ids if i in checkpoint.labels]
     for name in ("net.which.weight", "net.head.weight", "net.head.bias", "weight_head.weight", "weight_head.bias"):
         rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
-        # a network that says more than the stored one says the same first
-        if both and rows and own[name].shape[2:] == stored[name].shape[2:] and own[name].shape[1] >= stored[name].shape[1]:
-            same = stored[name][[checkpoint.labels.index(i) for i in both]]
+        # where one network says more than the other, they begin with the same
+        if both and rows and own[name].shape[2:] == stored[name].shape[2:]:
+            shared_outputs = min(own[name].shape[1], stored[name].shape[1])
+            same = stored[name][[checkpoint.labels.index(i) for i in both], :shared_outputs]
             fitting[name] = state[name].clone()
-            fitting[name][[ids.index(i) for i in both], : same.shape[1]] = same
+            fitting[name][[ids.index(i) for i in both], :shared_outputs] = same
     model.load_state_dict(fitting, strict=False)
 
 

@@ -102,7 +102,7 @@ def draw_detections(image: Tensor, detections: Detections, names: Mapping[int, s
 
 def draw_samples(
     frame: Frame, cam_from_obj: Tensor, log_weights: Tensor | None = None, bounds: Tensor | None = None,
-    length: float | None = None, count: int = 30,
+    length: float | None = None, count: int = 30, model: ObjectModel | None = None,
 ) -> Image.Image:  # fmt: skip
     """The picture with `count` samples of a pose distribution on it: where they agree the lines are strong.
 
@@ -113,6 +113,7 @@ def draw_samples(
         bounds: lower and upper corner of a box of the object, (2, 3), metres, e.g. `model.bounds`; its edges are drawn.
         length: of the axes, metres; by default half the box, or a twelfth of what the picture shows at the object's depth.
         count: how many samples to draw, the same ones every time.
+        model: whose contours are drawn in place of the edges of a box.
 
     Raises:
         ValueError: on wrong shapes, or if no sample has a weight.
@@ -131,9 +132,14 @@ def draw_samples(
     layers = {color: np.zeros(frame.camera.size, np.float32) for color in (BOX, *AXES)}
     corners = None if bounds is None else torch.cartesian_prod(*bounds.cpu().double().T)
     canvas = _Canvas(frame.camera.size)
+    if model is not None:
+        several = PoseEstimates(torch.full((len(poses),), model.obj_id), poses, torch.ones(len(poses)))
+        for silhouette in _silhouettes(several, {model.obj_id: model}, frame.camera, canvas.scale):
+            for points in canvas.rims(silhouette):
+                canvas.stroke(layers[BOX], np.concatenate([points, points[:1]]), 0.6 * canvas.line_width)
     for pose in poses:
         chains: list[tuple[Color, Tensor]] = []
-        if corners is not None:
+        if corners is not None and model is None:
             chains = [(BOX, corners[[a, a ^ bit]]) for a in range(8) for bit in (1, 2, 4) if not a & bit]
         ends = length * torch.eye(3).double()
         for color, chain in [*chains, *((AXES[k], torch.stack([0 * ends[k], ends[k]])) for k in range(3))]:
@@ -243,7 +249,7 @@ class _Canvas:
             cv2.polylines(self.layer, list(shifted), closed, value, thickness, cv2.LINE_AA, 4)
 
     def stroke(self, counts: np.ndarray, points: np.ndarray, width: float) -> None:
-        """Add 1 to a map of the frame's size where a line through pixels (2, 2) runs, less at its rim."""
+        """Add 1 to a map of the frame's size where a line through pixels (N, 2) runs, less at its rim."""
         import cv2
 
         margin = int(2 + width)
@@ -258,13 +264,16 @@ class _Canvas:
 
     def contour(self, silhouette: np.ndarray, color: Color, width: float) -> None:
         """The rim of a mask given at the scale of the canvas, (scale h, scale w), holes included."""
+        for points in self.rims(silhouette):
+            self.lines(points, color, width, closed=True)
+
+    def rims(self, silhouette: np.ndarray) -> list[np.ndarray]:
+        """The closed lines around a mask given at the scale of the canvas and around its holes, pixels (N, 2) of the frame."""
         import cv2
 
         found = cv2.findContours(silhouette, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
-        for contour in found:
-            pixels = contour.reshape(-1, 2).astype(np.float64)
-            if len(pixels) >= 3:
-                self.lines((_smoothed(pixels) + 0.5) / self.scale - 0.5, color, width, closed=True)
+        chains = [contour.reshape(-1, 2).astype(np.float64) for contour in found]
+        return [(_smoothed(pixels) + 0.5) / self.scale - 0.5 for pixels in chains if len(pixels) >= 3]
 
     def box(self, box: Box, color: Color, width: float) -> None:
         """A box on pixel edges, xyxy."""

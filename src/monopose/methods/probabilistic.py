@@ -288,6 +288,7 @@ class Belief(NamedTuple):
     log_weights: Tensor  # (S,)
     modes: Tensor  # (M, 4, 4), metres, the best first; with repetitions
     covariance: Tensor  # (6, 6), metres and radians, around the first mode
+    bounds: Tensor  # of the object's box, (2, 3), metres, object frame
     converged: bool
 
 
@@ -337,7 +338,7 @@ def predict(
                 Belief(
                     int(labels[i]), i, squares[i], shown[i], given.points3d[i].unflatten(0, sides),
                     given.weights[i].unflatten(0, sides), posterior.samples[i], posterior.log_weights[i], posterior.modes[i],
-                    covariance[i], bool(posterior.converged[i]),
+                    covariance[i], model.corners[index[i]][[0, 7]], bool(posterior.converged[i]),
                 )
             )  # fmt: skip
     rows = posterior.converged.nonzero().flatten()
