@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.monopose-installed
 
-.PHONY: setup demo test bench
+.PHONY: setup demo test bench lmo
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -30,3 +30,23 @@ bench: .venv/.monopose-bench
 .venv/.monopose-bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	touch $@
+
+# The LM-O networks from CAD models alone, trained and scored, in about MINUTES: for instance
+#     make lmo DATA=data/lmo BACKGROUNDS=data/photos MINUTES=600
+# Killed, it goes on where it stopped when it is called again. With a GPU larger crops and batches, and a process per core
+# that draws them.
+MINUTES ?= 60
+OUT ?= runs/lmo
+TARGETS ?= $(DATA)/test_targets_bop19.json
+SIZES := $(if $(shell command -v nvidia-smi),--batch-size 64 --workers $(shell nproc),--set input_size=96 output_size=48 --batch-size 24)
+LMO = --data $(DATA) --out $(OUT) --upright --distance 0.4 1.5 $(if $(BACKGROUNDS),--backgrounds $(BACKGROUNDS)) $(if $(INIT),--init $(INIT))
+SCORE = --bop $(DATA) --targets $(TARGETS) --model $(OUT)
+
+lmo: setup
+	@test -d "$(DATA)/models" || { echo "make lmo needs DATA=FOLDER, the BOP folder of LM-O with models/ and test/"; exit 2; }
+	$(BIN)/monopose train coordinates $(LMO) $(SIZES) --minutes $$(($(MINUTES) * 6 / 10))
+	$(BIN)/monopose train detector $(filter-out --init $(INIT),$(LMO)) --batch-size 8 --minutes $$(($(MINUTES) * 4 / 10))
+	$(BIN)/monopose predict $(SCORE) --true-boxes --out $(OUT)/monopose-truebox_lmo-test.csv
+	$(BIN)/monopose evaluate $(OUT)/monopose-truebox_lmo-test.csv --data $(DATA) --targets $(TARGETS)
+	$(BIN)/monopose predict $(SCORE) --out $(OUT)/monopose_lmo-test.csv
+	$(BIN)/monopose evaluate $(OUT)/monopose_lmo-test.csv --data $(DATA) --targets $(TARGETS)
