@@ -172,7 +172,7 @@ def test_a_right_covariance_covers_what_it_says():
         "95": pytest.approx(0.95, abs=0.02),
     }
     scale, after = calibration.fit_covariance_scale(d, np.arange(len(d)))
-    assert scale == pytest.approx(1, abs=0.07)
+    assert scale == pytest.approx(1, abs=0.1)
     assert after["90"] == pytest.approx(0.9, abs=0.02)
 
 
@@ -181,9 +181,19 @@ def test_a_covariance_that_is_too_small_is_mended():
     d = np.array([calibration.mahalanobis(est, t, COVARIANCE / 25, ALONE) for t in true])
     assert calibration.coverage(d)["95"] < 0.1
     scale, after = calibration.fit_covariance_scale(d, np.arange(len(d)) // 7)
-    assert scale == pytest.approx(25, rel=0.07)
+    assert scale == pytest.approx(25, rel=0.1)
     assert [after[k] for k in ("50", "90", "95")] == pytest.approx([0.5, 0.9, 0.95], abs=0.03)
-    assert calibration.coverage(d, scale)["50"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_long_tails_are_shared_out_among_the_ellipsoids():
+    """A fifth of the errors is four times as wide: no factor fits, and no ellipsoid may be off by much."""
+    est, true = drawn(COVARIANCE)
+    d = np.array([calibration.mahalanobis(est, t, COVARIANCE, ALONE) for t in true]) * np.where(np.arange(len(true)) % 5, 1, 16)
+    scale, after = calibration.fit_covariance_scale(d, np.arange(len(d)))
+    assert 1.2 < scale < 4
+    assert np.abs([after[k] - float(k) / 100 for k in ("50", "90", "95")]).max() < 0.2
+    plain, shares = calibration.coverage(d), np.array([0.5, 0.9, 0.95])
+    assert ((np.array([*after.values()]) - shares) ** 2).sum() < ((np.array([*plain.values()]) - shares) ** 2).sum()
 
 
 def test_mahalanobis_in_closed_form():
