@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..types import Camera
-from .problems import Z_MIN, intrinsics
-from .solve import solve
+from .problems import Z_MIN, Prepared, Problems, intrinsics
+from .solve import Solution, descend_and_judge
+
+NO_DELTA, NO_BOUNDS = np.array(np.inf), np.array([-np.inf, -np.inf, np.inf, np.inf])
 
 
 class RobustSolution(NamedTuple):
@@ -78,33 +80,32 @@ def ransac(
         raise ValueError(f"threshold_px must be a positive number of pixels, got {threshold_px}")
     if backend not in (None, "poselib", "opencv"):
         raise ValueError(f'backend must be None, "poselib" or "opencv", got {backend!r}')
-    k = intrinsics(camera, points3d).detach().double().cpu()
-    if k.shape != (3, 3):
-        raise ValueError(f"ransac solves one problem with one K (3, 3), got {tuple(k.shape)}")
-    K = k.numpy()
+    K = intrinsics(camera, points3d).detach().double().cpu().numpy()
+    if K.shape != (3, 3):
+        raise ValueError(f"ransac solves one problem with one K (3, 3), got {K.shape}")
     X, x = points3d.detach().double().cpu().numpy(), points2d.detach().double().cpu().numpy()
-    w = None if weights is None else weights.detach().double().cpu().reshape(n, -1).expand(n, 2).numpy()
+    w = np.ones((n, 2)) if weights is None else weights.detach().double().cpu().reshape(n, -1).expand(n, 2).numpy()
+    finite = np.isfinite(np.concatenate([X, x, w], 1)).all(1)
+    X, x, w, total, need = X[finite], x[finite], w[finite], int(finite.sum()), max(4, min_inliers)
 
     def failure(reason: str) -> RobustSolution:
         nothing = torch.zeros(n, dtype=torch.bool, device=points3d.device)
         eye = torch.eye(4, dtype=points3d.dtype, device=points3d.device)
         return RobustSolution(eye, nothing, None, False, reason)
 
-    usable = np.isfinite(np.concatenate([X, x] if w is None else [X, x, w], 1)).all(1)
-    total, need = int(usable.sum()), max(4, min_inliers)
     if total < need:
         return failure(f"{total} finite correspondences of {n}, at least {need} are needed")
     if backend is None:
         backend = "poselib" if importlib.util.find_spec("poselib") else "opencv"
     find = _poselib if backend == "poselib" else _opencv
-    pose = find(X[usable], x[usable], K, threshold_px, iterations, confidence, seed)
+    pose = find(X, x, K, threshold_px, iterations, confidence, seed)
     if pose is None or not np.isfinite(pose).all():
         return failure("no sample of three points gave a pose; are the points collinear or all the same?")
 
-    area = float(np.ptp(x[usable, 0]) * np.ptp(x[usable, 1]))
+    area = float(np.ptp(x[:, 0]) * np.ptp(x[:, 1]))
     before = None
     for _ in range(2):  # refine on the inliers, then once more if the refined pose has others
-        inliers = usable & _within(pose, X, x, K, threshold_px)
+        inliers = _within(pose, X, x, K, threshold_px)
         count = int(inliers.sum())
         if before is not None and count and np.array_equal(inliers, before):
             break
@@ -112,21 +113,22 @@ def ransac(
             return failure(f"{count} inliers of {n} within {threshold_px} px, at least {need} are needed")
         if _may_be_chance(count, total, threshold_px, area):
             return failure(f"{count} inliers of {n} within {threshold_px} px may be chance; more or better matches are needed")
-        starts = [pose]
+        agreed3d, agreed2d, starts = X[inliers], x[inliers], [pose]
         if before is None:  # a second start, as a plane seen from afar has two poses that fit nearly as well
-            whole = _sqpnp(X[inliers], x[inliers], K)
+            whole = _sqpnp(agreed3d, agreed2d, K)
             starts += [whole] if whole is not None and np.isfinite(whole).all() else []
-        some = (torch.from_numpy(v[inliers]) for v in (X, x))
-        ends = solve(*some, k, None if w is None else torch.from_numpy(w[inliers]), init=torch.from_numpy(np.stack(starts)))
+        ends = _refine(agreed3d, agreed2d, w[inliers], K, np.stack(starts))
         costs = np.where(ends.converged.numpy(), ends.cost.numpy(), np.inf)
         best = int(costs.argmin())
         if costs[best] == np.inf:
             return failure(f"the {count} inliers do not fix a pose; are they collinear, or the weights zero?")
         pose, before = ends.cam_from_obj[best].numpy(), inliers
+    agreed = finite.copy()
+    agreed[finite] = inliers
     noise = 2 * float(costs[best]) / (2 * count - 6)  # variance of a weighted residual
     return RobustSolution(
         torch.from_numpy(pose).to(points3d),
-        torch.from_numpy(inliers).to(points3d.device),
+        torch.from_numpy(agreed).to(points3d.device),
         (ends.covariance[best] * noise).to(points3d),
         True,
         "",
@@ -143,10 +145,20 @@ def _may_be_chance(count: int, total: int, threshold_px: float, area: float) -> 
     return math.log(4 * (total - 3) or 1) + choose + (count - 3) * math.log(chance) >= 0
 
 
+def _refine(X: np.ndarray, x: np.ndarray, w: np.ndarray, K: np.ndarray, starts: np.ndarray) -> Solution:
+    """`solve` from each of `starts` (M, 4, 4) without its checks, which take longer than the solving: all is finite here."""
+    m = len(starts)
+    points3d, points2d, weights, k = (torch.from_numpy(v).expand(m, *v.shape) for v in (X, x, w, K))
+    delta, bounds = torch.from_numpy(NO_DELTA).expand(m), torch.from_numpy(NO_BOUNDS).expand(m, 4)
+    problems = Problems(points3d, points2d, weights, k, delta, bounds)
+    given = Prepared(problems, (weights != 0).any(-1), torch.Size([m]), torch.float64)
+    return descend_and_judge(given, torch.from_numpy(starts)[:, None], 6, 30, True, False)
+
+
 def _within(cam_from_obj: np.ndarray, X: np.ndarray, x: np.ndarray, K: np.ndarray, threshold_px: float) -> np.ndarray:
     """Which points lie in front of the camera and project within the threshold, (N,)."""
     P = K @ cam_from_obj[:3]
-    with np.errstate(all="ignore"):  # points that are not finite are not within
+    with np.errstate(all="ignore"):  # what overflows is not within
         u, v, depth = P[:, :3] @ X.T + P[:, 3:]
         inverse = 1 / np.maximum(depth, Z_MIN)
         square = (u * inverse - x[:, 0]) ** 2 + (v * inverse - x[:, 1]) ** 2
@@ -173,16 +185,16 @@ def _opencv(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, 
 
 
 def _poselib(X: np.ndarray, x: np.ndarray, K: np.ndarray, px: float, tries: int, confidence: float, seed: int) -> Any:
-    """P3P samples with local optimisation. PoseLib knows no skew: pixels are taken back to a pinhole with K's focal lengths.
+    """P3P samples with local optimisation. PoseLib knows no skew: that and the principal point are taken out of the pixels.
 
     PoseLib would take three times the samples that the confidence asks for, and end with iterations of a robust loss. The
     refinement on the inliers that follows here makes up for both, faster and closer to the least squares.
     """
     import poselib
 
-    focal = K[[0, 1], [0, 1]]
-    pixels = (x - K[:2, 2]) @ (np.linalg.inv(K[:2, :2]).T * focal)
-    camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [*focal, 0.0, 0.0]}
+    pixels = x - K[:2, 2]
+    pixels[:, 0] -= K[0, 1] / K[1, 1] * pixels[:, 1]
+    camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [K[0, 0], K[1, 1], 0.0, 0.0]}
     options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, 20), "dyn_num_trials_mult": 1.0,
                "success_prob": confidence, "seed": seed}  # fmt: skip
     pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {"max_iterations": 0})
