@@ -10,8 +10,9 @@ from torch import nn
 
 from monopose import pipeline, pnp, train, weights
 from monopose.data import bop, dataset, synth
+from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
-from monopose.geometry import se3
+from monopose.geometry import crops, se3
 from monopose.methods import coordinates, probabilistic
 from monopose.nets import unet
 from monopose.nets.backbones import Backbone
@@ -288,68 +289,76 @@ def test_each_preset_learns_a_few_crops_by_heart(preset):
 # --------------------------------------------------------------------------------------------------------------- prediction
 
 
-class Oracle(nn.Module):
-    """Stands in for the network of a model: says the true coordinates of crops of a box, with an error of its own."""
+def oracle(model, monkeypatch, pose, count=1, shift=0.0, scale=300.0):
+    """A photo whose crops the network understands perfectly; boxes are `shift` of their size too far to the right.
 
-    def __init__(self, model, pose, size, boxes):
-        super().__init__()
-        self.model, self.pose, self.size, self.boxes = model, pose, size, boxes
+    Returns the frame, the detections and a list that will hold the boxes of the crops that were looked at.
+    """
+    looked = []
 
-    def forward(self, images, labels):
-        from monopose.geometry import crops
+    def cut(image, boxes, side):
+        looked.append(boxes)
+        return torch.full((len(boxes), 3, side, side), 0.5)
 
-        h = self.model.config.output_size
-        points, hit = seen_on_box(crops.pixels(self.boxes, h), self.pose, CAMERA.K, self.size)
-        index = self.model.index_of(labels)
-        said = self.model.normalise(points.float().permute(0, 3, 1, 2), index) * hit[:, None]
+    def forward(images, labels):
+        points, hit = seen_on_box(crops.pixels(looked[-1], model.config.output_size), pose, CAMERA.K, (0.1, 0.07, 0.12))
+        said = model.normalise(points.float().permute(0, 3, 1, 2), model.index_of(labels)) * hit[:, None]
         logits = torch.where(hit, 0.0, -30.0)[:, None].expand(-1, 2, -1, -1)
-        return probabilistic.Output(said, logits, torch.full((len(labels), 2), 300.0))
+        return probabilistic.Output(said, logits, torch.full((len(labels), 2), scale))
+
+    monkeypatch.setattr(crops, "cut", cut)
+    monkeypatch.setattr(model, "forward", forward)
+    box_ = box_ops.from_points(camera_ops.project(se3.transform(pose, PLAIN.vertices), CAMERA.K))
+    boxes = (box_ + shift * (box_[2] - box_[0]) * torch.tensor([1.0, 0, 1, 0])).expand(count, 4)
+    detections = Detections(torch.full((count,), 1), boxes, torch.linspace(0.8, 0.4, count))
+    return Frame(torch.full((3, 240, 320), 0.5), CAMERA), detections, looked
 
 
-def looked_at(model, monkeypatch, pose, count=1):
-    from monopose.geometry import boxes as box_ops
-
-    pixels = camera_ops.project(se3.transform(pose, PLAIN.vertices), CAMERA.K)
-    boxes = box_ops.from_points(pixels).expand(count, 4)
-    oracle = Oracle(model, pose, (0.1, 0.07, 0.12), box_ops.square(boxes, model.config.crop_scale))
-    monkeypatch.setattr(model, "forward", oracle.forward)
-    frame = Frame(torch.full((3, 240, 320), 0.5), CAMERA)
-    return frame, Detections(torch.full((count,), 1), boxes, torch.linspace(0.8, 0.4, count))
+POSE = se3.exp(torch.tensor([0.05, -0.02, 0.5, 0.4, -0.7, 0.2]))
 
 
 def test_predict_finds_the_pose_and_says_how_sure_it_is(monkeypatch):
     model = network(config(ids=(1,)), {1: PLAIN}).eval()
-    pose = se3.exp(torch.tensor([0.05, -0.02, 0.5, 0.4, -0.7, 0.2]))
-    frame, detections = looked_at(model, monkeypatch, pose, 2)
+    frame, detections, looked = oracle(model, monkeypatch, POSE, 2)
     believed = []
-    poses = probabilistic.predict(model, frame, detections, debug=believed)
+    poses = probabilistic.predict(model, frame, detections, stages=1, debug=believed)
+    assert len(looked) == 1  # both objects at once
     assert poses.labels.tolist() == [1, 1]
-    torch.testing.assert_close(poses.cam_from_obj, pose.expand(2, 4, 4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(poses.cam_from_obj, POSE.expand(2, 4, 4), atol=1e-3, rtol=0)
     torch.testing.assert_close(poses.scores, detections.scores, atol=1e-3, rtol=0)  # certain
     assert set(poses.seconds) == {"network", "pnp"}
-    again = probabilistic.predict(model, frame, detections)
+    again = probabilistic.predict(model, frame, detections, stages=1)
     assert torch.equal(poses.cam_from_obj, again.cam_from_obj)
     assert torch.equal(poses.covariance, again.covariance)
     # the covariance is that of least squares with these weights
-    given = probabilistic.correspond(
-        model, model(torch.zeros(2, 3, 64, 64), detections.labels), torch.tensor([0, 0]), torch.stack([b.box for b in believed])
-    )
-    K = camera_ops.crop_resize_K(CAMERA.K, torch.stack([b.box for b in believed]), (32, 32))
+    output = model.forward(None, detections.labels)
+    given = probabilistic.correspond(model, output, torch.tensor([0, 0]), looked[0])
+    K = camera_ops.crop_resize_K(CAMERA.K, looked[0], (32, 32))
     least = pnp.solve(given.points3d, given.points2d, K, given.weights, robust=pnp.AdaptiveHuber(0.1))
     ratio = poses.covariance.diagonal(dim1=1, dim2=2) / least.covariance.diagonal(dim1=1, dim2=2)
     assert 0.5 < float(ratio.min()) < float(ratio.max()) < 2.0
     assert [b.detection for b in believed] == [0, 1]
     assert believed[0].samples.shape == (64, 4, 4)
+    torch.testing.assert_close(believed[0].bounds, PLAIN.bounds)
     nothing = probabilistic.predict(model, frame, detections[torch.zeros(0, dtype=torch.long)])
     assert len(nothing) == 0
 
 
+def test_the_second_look_is_centred_on_the_object(monkeypatch):
+    model = network(config(ids=(1,)), {1: PLAIN}).eval()
+    frame, detections, looked = oracle(model, monkeypatch, POSE, shift=0.25)
+    poses = probabilistic.predict(model, frame, detections, stages=2)
+    torch.testing.assert_close(poses.cam_from_obj[0], POSE, atol=1e-3, rtol=0)
+    corners = camera_ops.project(se3.transform(POSE, PLAIN.corners), CAMERA.K)
+    centre = (corners.amin(0) + corners.amax(0)) / 2 + 0.5
+    first, second = ((b[0, :2] + b[0, 2:]) / 2 - centre for b in looked)
+    assert float(first.norm()) > 20
+    assert float(second.norm()) < 1
+
+
 def test_a_vague_network_is_not_sure(monkeypatch):
     model = network(config(ids=(1,)), {1: PLAIN}).eval()
-    pose = se3.exp(torch.tensor([0.05, -0.02, 0.5, 0.4, -0.7, 0.2]))
-    frame, detections = looked_at(model, monkeypatch, pose)
-    sure = model.forward
-    monkeypatch.setattr(model, "forward", lambda *a: sure(*a)._replace(scale=torch.full((1, 2), 3.0)))
+    frame, detections, _ = oracle(model, monkeypatch, POSE, scale=3.0)
     poses = probabilistic.predict(model, frame, detections)
     assert float(poses.scores[0]) < 0.4
     assert float(poses.covariance[0, 2, 2].sqrt()) > 0.01

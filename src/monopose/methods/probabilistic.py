@@ -34,6 +34,7 @@ from .objects import KnownObjects
 
 Z_MIN = 0.01  # metres: least depth of a projected point
 MARGIN = 30.0  # projections stay within so many grid pixels of the crop in training, so that no gradient comes from afar
+CLOSER = 0.9  # the box around the corners of an object's box is wider than that of its silhouette
 MOMENTUM = 0.01  # of the running mean of the weight scale
 
 
@@ -292,20 +293,40 @@ class Belief(NamedTuple):
     converged: bool
 
 
+class _Look(NamedTuple):
+    """What one look at all objects of a photo says, (B, ...)."""
+
+    boxes: Tensor
+    shown: Tensor
+    coordinates: Tensor
+    weights: Tensor
+    samples: Tensor
+    log_weights: Tensor
+    modes: Tensor
+    covariance: Tensor
+    certain: Tensor
+    converged: Tensor
+
+
 @torch.no_grad()
 def predict(
     model: Model,
     frame: Frame,
     detections: Detections,
+    stages: int = 1,
     samples: int | None = None,
     debug: list[Belief] | None = None,
 ) -> PoseEstimates:
     """Poses of detected objects in one frame: the modes of their distributions.
 
+    The second stage looks again at the square around the object as the first stage's pose shows it, and counts where it is at
+    least as sure.
+
     Args:
         model: in eval mode.
         frame: one picture, undistorted.
         detections: labels, boxes and scores.
+        stages: 1 or 2.
         samples: poses drawn per object; None: as in training.
         debug: if a list, what is believed about every object is appended to it.
 
@@ -317,35 +338,59 @@ def predict(
     Raises:
         ValueError: for an object id the model does not know.
     """
-    config, labels = model.config, detections.labels
+    labels = detections.labels
     if len(labels) == 0:
         nothing = detections.boxes.new_zeros
         return PoseEstimates(labels, nothing(0, 4, 4), detections.scores, nothing(0, 6, 6), detections.boxes)
-    started = time.perf_counter()
-    index = model.index_of(labels)
-    squares = box_ops.square(detections.boxes, config.crop_scale)
-    shown = crops.cut(frame.image, squares, config.input_size)
-    output = model(shown, labels)
-    given = correspond(model, output, index, squares)
-    networked = time.perf_counter()
-    posterior = believe(model, given, frame.camera, squares, samples)
-    covariance, certain = judge(model, posterior, index)
-    seconds = {"network": networked - started, "pnp": time.perf_counter() - networked}
+    index, seconds = model.index_of(labels), {"network": 0.0, "pnp": 0.0}
+    found = _look(model, frame, labels, index, box_ops.square(detections.boxes, model.config.crop_scale), samples, seconds)
+    if stages == 2:
+        again = _look(model, frame, labels, index, _around(model, found, frame.camera, index), samples, seconds)
+        better = again.converged & ((again.certain >= found.certain) | ~found.converged)
+        found = _Look(*(torch.where(better.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(found, again, strict=True)))
     if debug is not None:
-        sides = (config.output_size, config.output_size)
-        for i in range(len(labels)):
+        for i, label in enumerate(labels.tolist()):
+            look = _Look(*(v[i] for v in found))
             debug.append(
                 Belief(
-                    int(labels[i]), i, squares[i], shown[i], given.points3d[i].unflatten(0, sides),
-                    given.weights[i].unflatten(0, sides), posterior.samples[i], posterior.log_weights[i], posterior.modes[i],
-                    covariance[i], model.corners[index[i]][[0, 7]], bool(posterior.converged[i]),
+                    label, i, *look[:7], look.covariance, model.corners[index[i]][[0, 7]], bool(look.converged)
                 )
             )  # fmt: skip
-    rows = posterior.converged.nonzero().flatten()
+    rows = found.converged.nonzero().flatten()
     return PoseEstimates(
-        labels[rows], posterior.mode[rows], (detections.scores * certain)[rows], covariance[rows], detections.boxes[rows],
-        seconds=seconds,
+        labels[rows], found.modes[rows, 0], (detections.scores * found.certain)[rows], found.covariance[rows],
+        detections.boxes[rows], seconds=seconds,
     )  # fmt: skip
+
+
+def _look(
+    model: Model, frame: Frame, labels: Tensor, index: Tensor, boxes: Tensor, samples: int | None, seconds: dict[str, float]
+) -> _Look:
+    """Cut the squares `boxes` out of a photo and believe what they show; adds to `seconds`."""
+    started, sides = time.perf_counter(), (model.config.output_size, model.config.output_size)
+    shown = crops.cut(frame.image, boxes, model.config.input_size)
+    given = correspond(model, model(shown, labels), index, boxes)
+    seconds["network"] += time.perf_counter() - started
+    started = time.perf_counter()
+    posterior = believe(model, given, frame.camera, boxes, samples)
+    covariance, certain = judge(model, posterior, index)
+    seconds["pnp"] += time.perf_counter() - started
+    return _Look(
+        boxes, shown, given.points3d.unflatten(1, sides), given.weights.unflatten(1, sides), posterior.samples,
+        posterior.log_weights, posterior.modes, covariance, certain, posterior.converged,
+    )  # fmt: skip
+
+
+def _around(model: Model, found: _Look, camera: Camera, index: Tensor) -> Tensor:
+    """The squares around the objects as their poses show them; the old ones where there is none or it is far off. (B, 4)."""
+    corners = se3.transform(found.modes[:, 0], model.corners[index])
+    box = box_ops.from_points(camera_ops.project(corners, camera.K.to(corners)))
+    new = box_ops.square(box, CLOSER * model.config.crop_scale)
+    old_side, new_side = (v[:, 2] - v[:, 0] for v in (found.boxes, new))
+    inside = (new[:, :2] + new[:, 2:] - found.boxes[:, :2] - found.boxes[:, 2:]).abs().amax(1) < old_side  # centres
+    good = found.converged & inside & (new_side > 0.5 * old_side) & (new_side < 2 * old_side)
+    good = good & torch.isfinite(new).all(1) & (corners[..., 2] > Z_MIN).all(1)
+    return torch.where(good[:, None], new, found.boxes)
 
 
 def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor, samples: int | None = None) -> pnp.Posterior:
