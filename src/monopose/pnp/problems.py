@@ -12,6 +12,7 @@ from torch import Tensor
 from ..types import Camera
 
 Z_MIN = 0.01  # metres: depths are clamped from below to this before dividing
+FLATTEST = 0.99  # most that a robust kernel takes off the curvature along a residual: a hundredth stays
 RADIUS = 30.0  # trust region at the start of a descent: the diagonal is damped by one over this
 
 

@@ -196,14 +196,13 @@ def descend_reference(
     problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True
 ) -> tuple[Tensor, Tensor]:
     """`descend` in plain torch. Problems that are done leave the batch once they are the majority."""
-    normal_equations = residuals.normal_equations if start.device.type == "cpu" else kernels.normal_equations
     dtype, device = start.dtype, start.device
     eps, free = torch.finfo(dtype).eps, free_entries(dof, device)
     pose, stopped = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=device)
     rows = torch.arange(len(start), device=device)
     radius, shrink = start.new_full((len(start),), RADIUS), start.new_full((len(start),), 2.0)
     here, done = start, stopped.clone()
-    now = normal_equations(problems, here)
+    now = residuals.normal_equations(problems, here, trust_region)
     n = max(problems.points2d.shape[1], 1)
     grain = 4 * eps * (problems.weights * problems.points2d).flatten(1).norm(dim=-1) / (2 * n) ** 0.5  # rounding of a residual
     for _ in range(iterations):
@@ -217,7 +216,7 @@ def descend_reference(
         step = torch.where(solvable[:, None], step, torch.zeros_like(step))
         delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
         trial = se3.retract(here, delta)
-        then = normal_equations(problems, trial)
+        then = residuals.normal_equations(problems, trial, trust_region)
         promised = -(step * (g + 0.5 * (H @ step[..., None]).squeeze(-1))).sum(-1)
         gain = (now.cost - then.cost) / promised.clamp_min(torch.finfo(dtype).tiny)
         accept = solvable & (gain > 1e-3) if trust_region else solvable & torch.isfinite(then.cost)

@@ -8,14 +8,14 @@ import math
 
 import numpy as np
 
-from ..problems import RADIUS
+from ..problems import FLATTEST, RADIUS
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, inline, kernel_
 
 IDENTITY = np.eye(4)
 
 
 @inline
-def _accumulate(rows, T, K, delta, limits, z_min, kernel, H, g):
+def _accumulate(rows, T, K, delta, limits, z_min, kernel, flattest, H, g):
     """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
@@ -25,7 +25,7 @@ def _accumulate(rows, T, K, delta, limits, z_min, kernel, H, g):
     k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
     k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
     u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
-    square_delta = delta * delta
+    square_delta, least = delta * delta, math.sqrt(1.0 - flattest)
     total = 0.0
     g0 = g1 = g2 = g3 = g4 = g5 = 0.0
     h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
@@ -48,21 +48,29 @@ def _accumulate(rows, T, K, delta, limits, z_min, kernel, H, g):
         rv = B[i] * (vc - V[i])
         su = (A[i] if uc == u else 0.0) * inverse
         sv = (B[i] if vc == v else 0.0) * inverse
-        square = ru * ru + rv * rv
-        if kernel == SQUARES:
-            total += square
-        elif kernel == HUBER:
-            far = square > square_delta
-            length = math.sqrt(square if far else 1.0)
-            total += delta * (2.0 * length - delta) if far else square
-            scale = math.sqrt(delta / length) if far else 1.0
-            ru, rv, su, sv = ru * scale, rv * scale, su * scale, sv * scale
-        else:
-            scale = math.sqrt(1.0 / (1.0 + square / square_delta))  # the cost itself: see `cauchy_cost`
-            ru, rv, su, sv = ru * scale, rv * scale, su * scale, sv * scale
         uf, vf = uc * front, vc * front
         a0, a1, a2 = su * (k00 - uf * k20), su * (k01 - uf * k21), su * (k02 - uf * k22)
         b0, b1, b2 = sv * (k10 - vf * k20), sv * (k11 - vf * k21), sv * (k12 - vf * k22)
+        square = ru * ru + rv * rv
+        if kernel == SQUARES:
+            total += square
+        else:
+            if kernel == HUBER:
+                far = square > square_delta
+                length = math.sqrt(square if far else 1.0)
+                total += delta * (2.0 * length - delta) if far else square
+                across = math.sqrt(delta / length) if far else 1.0
+                along = least if far else 1.0
+            else:
+                ratio = square / square_delta
+                across = math.sqrt(1.0 / (1.0 + ratio))  # the cost itself: see `cauchy_cost`
+                flat = 2.0 * ratio / (1.0 + ratio)
+                along = math.sqrt(1.0 - (flattest if flat > flattest else flat))
+            less = (1.0 - along) / (square if square > 1e-30 else 1e-30)
+            c0, c1, c2 = less * (ru * a0 + rv * b0), less * (ru * a1 + rv * b1), less * (ru * a2 + rv * b2)
+            a0, a1, a2 = across * (a0 - ru * c0), across * (a1 - ru * c1), across * (a2 - ru * c2)
+            b0, b1, b2 = across * (b0 - rv * c0), across * (b1 - rv * c1), across * (b2 - rv * c2)
+            ru, rv = ru * across / along, rv * across / along
         a3, a4, a5 = py * a2 - pz * a1, pz * a0 - px * a2, px * a1 - py * a0
         b3, b4, b5 = py * b2 - pz * b1, pz * b0 - px * b2, px * b1 - py * b0
         g0 += a0 * ru + b0 * rv
@@ -103,14 +111,13 @@ def _accumulate(rows, T, K, delta, limits, z_min, kernel, H, g):
 
 
 @inline
-def _accumulate_pinhole(rows, T, delta, limits, z_min, kernel, H, g):
-    """`_accumulate` where K is the identity: a fifth of the entries are zero. About 125 flops a point."""
+def _accumulate_pinhole(rows, T, limits, z_min, H, g):
+    """`_accumulate` for squares where K is the identity: a fifth of the entries are zero."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
     r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
     r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
     u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
-    square_delta = delta * delta
     total = 0.0
     g0 = g1 = g2 = g3 = g4 = g5 = 0.0
     h00 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
@@ -132,18 +139,7 @@ def _accumulate_pinhole(rows, T, delta, limits, z_min, kernel, H, g):
         rv = B[i] * (vc - V[i])
         wu = A[i] if uc == u else 0.0
         wv = B[i] if vc == v else 0.0
-        square = ru * ru + rv * rv
-        if kernel == SQUARES:
-            total += square
-        elif kernel == HUBER:
-            far = square > square_delta
-            length = math.sqrt(square if far else 1.0)
-            total += delta * (2.0 * length - delta) if far else square
-            scale = math.sqrt(delta / length) if far else 1.0
-            ru, rv, wu, wv = ru * scale, rv * scale, wu * scale, wv * scale
-        else:
-            scale = math.sqrt(1.0 / (1.0 + square / square_delta))  # the cost itself: see `cauchy_cost`
-            ru, rv, wu, wv = ru * scale, rv * scale, wu * scale, wv * scale
+        total += ru * ru + rv * rv
         a0, a2 = wu * inverse, -wu * uc * front
         b1, b2 = wv * inverse, -wv * vc * front
         a3, a4, a5 = py * a2, pz * a0 - px * a2, -py * a0
@@ -187,46 +183,50 @@ def _accumulate_pinhole(rows, T, delta, limits, z_min, kernel, H, g):
 @kernel_
 def _squares(rows, T, K, delta, limits, z_min, pinhole, H, g):
     if pinhole:
-        return _accumulate_pinhole(rows, T, delta, limits, z_min, SQUARES, H, g)
-    return _accumulate(rows, T, K, delta, limits, z_min, SQUARES, H, g)
+        return _accumulate_pinhole(rows, T, limits, z_min, H, g)
+    return _accumulate(rows, T, K, delta, limits, z_min, SQUARES, 0.0, H, g)
 
 
 @kernel_
-def _huber(rows, T, K, delta, limits, z_min, pinhole, H, g):
-    if pinhole:
-        return _accumulate_pinhole(rows, T, delta, limits, z_min, HUBER, H, g)
-    return _accumulate(rows, T, K, delta, limits, z_min, HUBER, H, g)
+def _huber(rows, T, K, delta, limits, z_min, flattest, H, g):
+    return _accumulate(rows, T, K, delta, limits, z_min, HUBER, flattest, H, g)
 
 
 @kernel_
-def _cauchy(rows, T, K, delta, limits, z_min, pinhole, H, g):
-    if pinhole:
-        _accumulate_pinhole(rows, T, delta, limits, z_min, CAUCHY, H, g)
-        P = (T[0, 0], T[0, 1], T[0, 2], T[0, 3], T[1, 0], T[1, 1], T[1, 2], T[1, 3], T[2, 0], T[2, 1], T[2, 2], T[2, 3])
-        return cauchy_cost(rows, P, delta, limits, z_min)
-    _accumulate(rows, T, K, delta, limits, z_min, CAUCHY, H, g)
+def _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g):
+    _accumulate(rows, T, K, delta, limits, z_min, CAUCHY, flattest, H, g)
     return cauchy_cost(rows, camera_matrix(K, T), delta, limits, z_min)
 
 
 @kernel_
-def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, H, g):
-    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem, from `lay_out_scaled`; returns the cost."""
+def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g):
+    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem, from `lay_out_scaled`; returns the cost.
+
+    flattest: `FLATTEST`, or 0 for re-weighted least squares.
+    """
     if kernel == SQUARES:
         return _squares(rows, T, K, delta, limits, z_min, pinhole, H, g)
     if kernel == HUBER:
-        return _huber(rows, T, K, delta, limits, z_min, pinhole, H, g)
-    return _cauchy(rows, T, K, delta, limits, z_min, pinhole, H, g)
+        return _huber(rows, T, K, delta, limits, z_min, flattest, H, g)
+    return _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g)
 
 
 @kernel_
-def lay_out_scaled(points3d, points2d, weights, K, bounds, rows, limits):
-    """`lay_out`, with pixels, weights and bounds scaled to a camera K = I where K has no skew; returns whether it had none."""
+def lay_out_scaled(points3d, points2d, weights, K, bounds, rows, limits, camera):
+    """`lay_out`, with pixels, weights and bounds scaled to a camera of K = I where K has no skew; returns whether it had none.
+
+    camera (3, 3) is filled with the K that then holds.
+    """
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     plain = K[0, 1] == 0.0 and K[1, 0] == 0.0 and K[2, 0] == 0.0 and K[2, 1] == 0.0 and K[2, 2] == 1.0
     pinhole = plain and fx > 0.0 and fy > 0.0
     if not pinhole:
         fx = fy = 1.0
         cx = cy = 0.0
+    camera[:] = K
+    if pinhole:
+        camera[0, 0] = camera[1, 1] = 1.0
+        camera[0, 2] = camera[1, 2] = 0.0
     x, y = 1.0 / fx, 1.0 / fy
     for i in range(rows.shape[1]):
         rows[0, i] = points3d[i, 0]
@@ -246,10 +246,10 @@ def lay_out_scaled(points3d, points2d, weights, K, bounds, rows, limits):
 @kernel_
 def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cost, z_min, kernel):
     """Fill H (B, 6, 6), g (B, 6), cost (B,)."""
-    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     for b in range(points3d.shape[0]):
-        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
-        cost[b] = normal(rows, poses[b], K[b], delta[b], limits, z_min, kernel, pinhole, H[b], g[b])
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits, camera)
+        cost[b] = normal(rows, poses[b], camera, delta[b], limits, z_min, kernel, pinhole, FLATTEST, H[b], g[b])
         for i in range(6):
             for j in range(i):
                 H[b, j, i] = H[b, i, j]
@@ -373,7 +373,8 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations,
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
     radius, shrink, done = RADIUS, 2.0, False
-    cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, H, g)
+    flattest = FLATTEST if trust_region else 0.0
+    cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g)
     for _ in range(iterations):
         damping = 1.0 / radius if trust_region else 1e-6
         solvable = _damped(H, g, free, damping, A, step, diagonal) and factor(A, n, L)
@@ -401,7 +402,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations,
             if length < 1e-4:
                 T[:3] = T_new[:3]
             break
-        cost_new = normal(rows, T_new, K, delta, limits, z_min, kernel, pinhole, H_new, g_new)
+        cost_new = normal(rows, T_new, K, delta, limits, z_min, kernel, pinhole, flattest, H_new, g_new)
         gain = (cost - cost_new) / max(promised, 1e-300)
         accept = gain > 1e-3 if trust_region else math.isfinite(cost_new)
         if accept:
@@ -421,13 +422,13 @@ def descend_batch(
     points3d, points2d, weights, K, delta, bounds, poses, cost, stopped, z_min, kernel, free, iterations, trust_region, eps
 ):
     """Descend from all starts, poses (B, M, 4, 4) in place; fill cost and stopped (B, M)."""
-    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     work = np.empty((33, 6))
     for b in range(points3d.shape[0]):
-        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits, camera)
         for m in range(poses.shape[1]):
             cost[b, m], stopped[b, m], _ = descend(
-                rows, poses[b, m], K[b], delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
+                rows, poses[b, m], camera, delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
             )
 
 
@@ -500,10 +501,10 @@ def solve_batch(
     z_min, kernel, free, iterations, trust_region, eps, needed, prior,
 ):  # fmt: skip
     """Descend from all starts (B, M, 4, 4), overwriting them; fill the outputs (B, ...) from the cheapest end."""
-    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     work = np.empty((33, 6))
     for b in range(points3d.shape[0]):
-        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits)
+        pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits, camera)
         least, stopped, best, last = np.inf, False, 0, -1
         for m in range(starts.shape[1]):
             if not math.isfinite(starts[b, m].sum()):
@@ -511,13 +512,13 @@ def solve_batch(
                 continue
             last = m
             total, stationary, rounding = descend(
-                rows, starts[b, m], K[b], delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
+                rows, starts[b, m], camera, delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
             )
             if total < least - rounding or (total <= least + rounding and stationary and not stopped):
                 least, stopped, best = total, stationary, m
         pose[b] = starts[b, best]
-        if best != last:
-            least = normal(rows, pose[b], K[b], delta[b], limits, z_min, kernel, pinhole, work[:6], work[28])
+        if best != last or not (trust_region or kernel == SQUARES):
+            least = normal(rows, pose[b], camera, delta[b], limits, z_min, kernel, pinhole, FLATTEST, work[:6], work[28])
         sound = judge(rows, pose[b], least, z_min, free, needed, prior, covariance[b], work)
         cost[b] = least if math.isfinite(least) else 0.0
         converged[b] = stopped and sound

@@ -10,10 +10,11 @@ In float32 depths are inverted and roots taken approximately, to 1 or 2 units in
 import triton
 import triton.language as tl
 
-from ..problems import Kernel
+from ..problems import FLATTEST, Kernel
 
 HUBER = tl.constexpr(int(Kernel.HUBER))
 CAUCHY = tl.constexpr(int(Kernel.CAUCHY))
+MOST_FLAT = tl.constexpr(FLATTEST)
 
 
 # One point under one pose. All arguments are scalars or vectors over threads. ------------------------------------------------
@@ -54,6 +55,17 @@ def rho_weight(square, delta, KERNEL: tl.constexpr, FAST: tl.constexpr):
     if KERNEL == CAUCHY:
         return reciprocal(1.0 + square * (1.0 / (delta * delta)), FAST)
     return tl.zeros_like(square) + 1.0
+
+
+@triton.jit
+def rho_flattening(square, delta, KERNEL: tl.constexpr, FAST: tl.constexpr):
+    """`residuals.robust_flattening`."""
+    if KERNEL == HUBER:
+        return tl.where(square > delta * delta, MOST_FLAT, 0.0)
+    if KERNEL == CAUCHY:
+        q = square * (1.0 / (delta * delta))
+        return tl.minimum(2.0 * q * reciprocal(1.0 + q, FAST), MOST_FLAT)
+    return tl.zeros_like(square)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..problems import RADIUS
-from .triton_costs import four, pixel, points, rho, rho_weight
+from .triton_costs import four, pixel, points, rho, rho_flattening, rho_weight
 
 START_RADIUS = tl.constexpr(RADIUS)
 
@@ -20,7 +20,7 @@ START_RADIUS = tl.constexpr(RADIUS)
 def evaluate(
     X_ptr, x_ptr, w_ptr, first, last, k00, k01, k02, k10, k11, k12, k20, k21, k22,
     r00, r01, r02, r10, r11, r12, r20, r21, r22, t0, t1, t2, u_min, v_min, u_max, v_max, delta, z_min,
-    KERNEL: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr,
+    BENT: tl.constexpr, KERNEL: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`residuals.normal_equations` over some points: the upper triangle of the Hessian, the gradient, the cost."""
     zero = tl.zeros((BLOCK,), X_ptr.dtype.element_ty)
@@ -43,13 +43,18 @@ def evaluate(
         e0, e1 = w0 * e0, w1 * e1
         square = e0 * e0 + e1 * e1
         cost += rho(square, delta, KERNEL, FAST)
-        root = tl.sqrt(rho_weight(square, delta, KERNEL, FAST))
-        e0, e1 = e0 * root, e1 * root
-        root = root * inverse
-        scale0, scale1 = tl.where(inside_u, w0 * root, 0.0), tl.where(inside_v, w1 * root, 0.0)
+        scale0, scale1 = tl.where(inside_u, w0 * inverse, 0.0), tl.where(inside_v, w1 * inverse, 0.0)
         u, v = tl.where(front, u, 0.0), tl.where(front, v, 0.0)
         a0, a1, a2 = scale0 * (k00 - u * k20), scale0 * (k01 - u * k21), scale0 * (k02 - u * k22)
         b0, b1, b2 = scale1 * (k10 - v * k20), scale1 * (k11 - v * k21), scale1 * (k12 - v * k22)
+        across = tl.sqrt(rho_weight(square, delta, KERNEL, FAST))
+        flat = rho_flattening(square, delta, KERNEL, FAST) if BENT else tl.zeros_like(square)
+        along = tl.sqrt(1.0 - flat)
+        less = (1.0 - along) / tl.maximum(square, 1e-30)
+        f0, f1, f2 = less * (e0 * a0 + e1 * b0), less * (e0 * a1 + e1 * b1), less * (e0 * a2 + e1 * b2)
+        a0, a1, a2 = across * (a0 - e0 * f0), across * (a1 - e0 * f1), across * (a2 - e0 * f2)
+        b0, b1, b2 = across * (b0 - e1 * f0), across * (b1 - e1 * f1), across * (b2 - e1 * f2)
+        e0, e1 = e0 * across / along, e1 * across / along
         a3, a4, a5 = q1 * a2 - q2 * a1, q2 * a0 - q0 * a2, q0 * a1 - q1 * a0
         b3, b4, b5 = q1 * b2 - q2 * b1, q2 * b0 - q0 * b2, q0 * b1 - q1 * b0
         h00 = a0 * a0 + (b0 * b0 + h00)
@@ -114,7 +119,7 @@ def normal_equations(
     ) = evaluate(
         X_ptr + b * N * 3, x_ptr + b * N * 2, w_ptr + b * N * 2, first, tl.minimum(first + step, N),
         k00, k01, k02, k10, k11, k12, k20, k21, k22, r00, r01, r02, r10, r11, r12, r20, r21, r22, t0, t1, t2,
-        u_min, v_min, u_max, v_max, tl.load(delta_ptr + b), z_min, KERNEL, FAST, BLOCK,
+        u_min, v_min, u_max, v_max, tl.load(delta_ptr + b), z_min, True, KERNEL, FAST, BLOCK,
     )  # fmt: skip
     out = out_ptr + row * 43
     store_six(out, h00, h01, h02, h03, h04, h05)
@@ -252,7 +257,7 @@ def descend(
     ) = evaluate(
         X_ptr, x_ptr, w_ptr, 0, N, k00, k01, k02, k10, k11, k12, k20, k21, k22,
         r00, r01, r02, r10, r11, r12, r20, r21, r22, t0, t1, t2,
-        u_min, v_min, u_max, v_max, delta, z_min, KERNEL, FAST, BLOCK,
+        u_min, v_min, u_max, v_max, delta, z_min, TRUST, KERNEL, FAST, BLOCK,
     )  # fmt: skip
     zero = tl.full((), 0.0, X_ptr.dtype.element_ty)
     radius, shrink = zero + START_RADIUS, zero + 2.0
@@ -289,7 +294,7 @@ def descend(
         ) = evaluate(
             X_ptr, x_ptr, w_ptr, 0, N, k00, k01, k02, k10, k11, k12, k20, k21, k22,
             nr00, nr01, nr02, nr10, nr11, nr12, nr20, nr21, nr22, nt0, nt1, nt2,
-            u_min, v_min, u_max, v_max, delta, z_min, KERNEL, FAST, BLOCK,
+            u_min, v_min, u_max, v_max, delta, z_min, TRUST, KERNEL, FAST, BLOCK,
         )  # fmt: skip
 
         promised = -(
