@@ -47,6 +47,11 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "data/dataset.py": {"cv2"},
     "render/raster_numba.py": {"numba"},
     "render/raster_triton.py": {"triton"},
+    "pnp/kernels/numba_costs.py": {"numba"},
+    "pnp/kernels/amis_cpu.py": {"numba"},
+    "pnp/kernels/triton_costs.py": {"triton"},
+    "pnp/kernels/triton_solve.py": {"triton"},
+    "pnp/kernels/cuda.py": {"triton"},
 }
 
 

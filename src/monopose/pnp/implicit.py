@@ -17,7 +17,7 @@ from torch import Tensor
 from ..types import Camera
 from . import kernels, residuals
 from .problems import Z_MIN, Kernel, Problems, Robust, prepare
-from .solve import Solution, free_entries, solve
+from .solve import Solution, free_entries, solve_prepared
 
 DETERMINED = 1e-9  # least eigenvalue of the Hessian, scaled to a diagonal of ones, of a minimum that has a gradient
 
@@ -59,9 +59,8 @@ def solve_implicit(
     Source: BPnP, eq. 8 to 11, with the exact Hessian; for the cost, the envelope theorem.
     """
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
-    found = solve(
-        points3d, points2d, camera, weights, init, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region
-    )
+    with torch.no_grad():
+        found = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
     if not (torch.is_grad_enabled() and any(v.requires_grad for v in given.problems[:5])):
         return found
     converged = found.converged.reshape(-1)

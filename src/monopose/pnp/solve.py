@@ -78,9 +78,22 @@ def solve(
 
     Source: trust region after Nielsen, Damping parameter in Marquardt's method, 1999, as in EPro-PnP.
     """
+    given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
+    return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
+
+
+def solve_prepared(
+    given: Prepared,
+    init: Tensor | None = None,
+    dof: int = 6,
+    iterations: int = 30,
+    proposals: int | None = None,
+    generator: torch.Generator | None = None,
+    trust_region: bool = True,
+) -> Solution:
+    """`solve` of what `prepare` returned."""
     if dof not in (4, 6):
         raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
-    given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     starts = find_starts(given.problems, dof, 2, proposals, generator) if init is None else given.flat(init, 4, 4)[:, None]
     return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
 
