@@ -1,6 +1,6 @@
 """Adaptive multiple importance sampling of poses: a mixture around the minima, refitted in rounds. Plain torch, the reference.
 
-Samples are (centre, rotation): the weighted centre of the points in the camera frame, which hardly depends on the rotation, and
+Samples are (centre, rotation): the weighted centre of the points in the camera frame, which depends little on the rotation, and
 a unit quaternion or, with dof=4, the yaw relative to the first minimum. They have the precision of the problems; all else is
 float64 and has the problem, the half and the minimum in front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against
 this file.
@@ -27,28 +27,37 @@ FAR = (
 
 
 class Proposal(NamedTuple):
-    """A mixture of M components for each half of each problem, (B, H, M, ...).
+    """A mixture of M components for each half of each problem, (B, H, M, ...); d is 3, or 1 with dof=4.
 
     Args:
         counts: samples drawn from each, (..., 2): rotations of the component, and from all directions.
-        loc: of the centre, (..., 3), metres.
-        tril: factor of the centre's scale, (..., 3, 3), metres.
-        moments: what the next fit blends with: scale matrix of the centre (..., 3, 3), and
+        loc: of the centre where the rotation is that of the minimum, (..., 3), metres.
+        follow: how the centre moves with `sines`, (..., 3, d), metres. Without it a long object, or one whose weights are
+            uneven, leaves a third of the effective samples.
+        tril: factor of the centre's scale for a given rotation, (..., 3, 3), metres.
+        mean, moments: what the next fit blends with: of centre and sines, (..., 3 + d) and (..., 3 + d, 3 + d), and
         turn: dispersion of the ACG, (..., 4, 4), or mean (cos, sin) of the yaw, (..., 2).
     """
 
     counts: Tensor
     loc: Tensor
+    follow: Tensor
     tril: Tensor
+    mean: Tensor
     moments: Tensor
     turn: Tensor
 
 
 class Frame(NamedTuple):
-    """What samples are relative to: centre of the points (B, 3), first rotation (B, 3, 3), furthest distance (B,); dof."""
+    """What samples are relative to.
+
+    centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
+    their yaws from the base; furthest (B,), metres, that a centre may be; dof.
+    """
 
     centre: Tensor
     base: Tensor
+    turns: Tensor
     furthest: Tensor
     dof: int
 
@@ -58,8 +67,23 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int) -> tu
     weight = problems.weights.double().mean(-1, keepdim=True)
     centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
     loc = se3.transform(modes.double(), centre[:, None, None]).squeeze(-2)
+    R = modes[..., :3, :3].double()
+    if dof == 6:
+        turns = rotation.quat_wxyz_from_matrix(R)
+    else:
+        D = R @ R[:, :1].mT
+        turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
     distance = torch.where(torch.isfinite(mode_costs), loc.norm(dim=-1), 0.0)
-    return Frame(centre, modes[:, 0, :3, :3].double(), FAR * distance.amax(1), dof), loc
+    return Frame(centre, R[:, 0], turns, FAR * distance.amax(1), dof), loc
+
+
+def sines(turns: Tensor, around: Frame) -> Tensor:
+    """sin(angle) times the axis of rotations (B, H, n, 4 or 1) relative to every minimum, (B, H, M, n, d)."""
+    minimum = around.turns[:, None, :, None, :]
+    if around.dof == 4:
+        return (turns[:, :, None] - minimum).sin()
+    along = (turns[:, :, None] * minimum).sum(-1, keepdim=True)
+    return 2 * along * (turns[:, :, None] @ distributions.small_turns(around.turns)[:, None].mT)
 
 
 def first(
@@ -79,36 +103,41 @@ def first(
     share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     widest = torch.ones_like(H[..., 0])
     widest[..., :3] = 4 / loc.square().sum(-1, keepdim=True).clamp_min(1e-12)
-    covariance = _inverse(H + torch.diag_embed(widest))
+    moments = _inverse(H + torch.diag_embed(widest))
     if around.dof == 6:
-        # q' A q = <q, mode>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
-        small = distributions.small_turns(rotation.quat_wxyz_from_matrix(R))
-        across = _inverse(4 * _inverse(covariance[..., 3:, 3:]) + torch.eye(3).to(H))
-        quat = rotation.quat_wxyz_from_matrix(R)[..., None]
-        turn = quat @ quat.mT + small.mT @ across @ small
+        # q' A q = <q, minimum>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
+        small = distributions.small_turns(around.turns)
+        across = _inverse(4 * _inverse(moments[..., 3:, 3:]) + torch.eye(3).to(H))
+        turn = around.turns[..., None] @ around.turns[..., None, :] + small.mT @ across @ small
         turn = turn / turn.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     else:
-        relative = R @ around.base[:, None].mT
-        yaw = torch.atan2(relative[..., 0, 2] - relative[..., 2, 0], relative[..., 0, 0] + relative[..., 2, 2])
-        turn = torch.exp(-covariance[..., 3, 3] / 2)[..., None] * torch.stack([yaw.cos(), yaw.sin()], -1)
-    share, loc, moments, turn = (
-        v[:, None].expand(B, halves, *v.shape[1:]) for v in (share, loc, covariance[..., :3, :3], turn)
-    )
-    return proposal(share, loc, moments, turn, size, around.dof)
+        turn = torch.exp(-moments[..., 3, 3] / 2)[..., None] * torch.cat([around.turns.cos(), around.turns.sin()], -1)
+    mean = torch.nn.functional.pad(loc, (0, len(free) - 3))
+    share, mean, moments, turn = (v[:, None].expand(B, halves, *v.shape[1:]) for v in (share, mean, moments, turn))
+    return proposal(share, mean, moments, turn, size, around.dof)
 
 
-def proposal(share: Tensor, loc: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
+def proposal(share: Tensor, mean: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
     """The mixture of these shares (..., M) and moments, for `size` samples: numbers of samples are rounded, not drawn."""
     uniform = UNIFORM[dof]
     parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(-2)
     ends = (parts.cumsum(-1) * size + 0.5).floor()
     ends[..., -1] = size
     counts = torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
-    scale = moments.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-20)
-    eye = torch.eye(3).to(moments)
-    tril, failed = torch.linalg.cholesky_ex(moments + 1e-9 * scale * eye)
-    tril = torch.where((failed == 0)[..., None, None], tril, scale.sqrt() * eye)
-    return Proposal(counts, loc, tril, moments, turn)
+    across = moments[..., :3, 3:]
+    follow = across @ _inverse(_raised(moments[..., 3:, 3:]))
+    rest = _raised(moments[..., :3, :3] - follow @ across.mT)
+    tril, failed = torch.linalg.cholesky_ex(rest)
+    scale = moments[..., :3, :3].diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-20)
+    tril = torch.where((failed == 0)[..., None, None], tril, scale.sqrt() * torch.eye(3).to(moments))
+    loc = mean[..., :3] - (follow @ mean[..., 3:, None]).squeeze(-1)
+    return Proposal(counts, loc, follow, tril, mean, moments, turn)
+
+
+def _raised(A: Tensor) -> Tensor:
+    """A symmetric matrix with a billionth of its mean diagonal added to the diagonal."""
+    mean = A.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-20)
+    return A + 1e-9 * mean * torch.eye(A.shape[-1]).to(A)
 
 
 def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
@@ -125,7 +154,6 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
     def of(value: Tensor) -> Tensor:
         return value.take_along_dim(component.reshape(*component.shape, *[1] * (value.dim() - 3)), 2)
 
-    centres = distributions.student_t_from_normals(of(p.loc), of(p.tril), z[..., :6])
     if around.dof == 6:
         tril = distributions.acg_tril(p.turn)
         turns = distributions.acg_from_normals(torch.where(uniform[..., None], torch.eye(4).to(tril), of(tril)), z[..., 6:])
@@ -135,7 +163,10 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
         off = distributions.von_mises_from_uniforms(levels, nodes, u).gather(2, component[..., None, :]).squeeze(2)
         mean = of(p.turn)
         turns = torch.where(uniform, 2 * math.pi * z[..., 7:], (off + torch.atan2(mean[..., 1], mean[..., 0]))[..., None])
-    return centres.to(random), turns.to(random)
+    turns = turns.to(random)
+    own = sines(turns.double(), around).take_along_dim(component[:, :, None, :, None], 2).squeeze(2)
+    where = of(p.loc) + (of(p.follow) @ own[..., None]).squeeze(-1)
+    return distributions.student_t_from_normals(where, of(p.tril), z[..., :6]).to(random), turns
 
 
 def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
@@ -150,8 +181,9 @@ def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
 
 def densities(p: Proposal, centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
     """Of every component times the number of its samples, (B, H, M, n), per m^3 and rad^3, or rad with dof=4."""
+    where = p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT
     centres, turns = centres.double()[..., None, :, :], turns.double()[..., None, :, :]
-    log_t = distributions.student_t_log_prob(centres, p.loc[..., None, :], p.tril[..., None, :, :])
+    log_t = distributions.student_t_log_prob(centres, where, p.tril[..., None, :, :])
     if around.dof == 6:
         log_turn = distributions.acg_log_prob(turns, distributions.acg_tril(p.turn)[..., None, :, :]) - math.log(4)
         everywhere = math.exp(-distributions.LOG_ROTATIONS)
@@ -167,7 +199,7 @@ def _kappa(mean: Tensor) -> Tensor:
     return distributions.von_mises_kappa(mean.norm(dim=-1)) / 3
 
 
-def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, dof: int) -> Proposal:
+def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, around: Frame) -> Proposal:
     """The mixture that fits weighted samples, the previous one counting as `MEMORY` samples.
 
     Args:
@@ -176,6 +208,7 @@ def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present:
         weights: of each sample for each component, (B, H, M, n): importance weights that sum to one times responsibilities.
         present: which minima there are, (B, M).
         size: samples of the next round.
+        around: of the problems.
 
     Source: Cappe et al., Adaptive importance sampling in general mixture classes, sec. 3; Tyler's fixed point for the ACG.
     """
@@ -183,21 +216,22 @@ def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present:
     own = weights / total.clamp_min(1e-300)[..., None]
     effective = 1 / own.square().sum(-1).clamp_min(1e-12)
     trust = torch.where(total > 1e-12, effective / (effective + MEMORY), 0.0)[..., None]
-    where = centres.double()[..., None, :, :]
-    mean = (own[..., None] * where).sum(-2)
-    away = where - mean[..., None, :]
-    apart = (mean - p.loc)[..., None]
+    beside = sines(turns.double(), around)
+    both = torch.cat([centres.double()[:, :, None].expand(*beside.shape[:-1], 3), beside], -1)
+    mean = (own[..., None] * both).sum(-2)
+    away = both - mean[..., None, :]
+    apart = (mean - p.mean)[..., None]
     moments = (own[..., None] * away).mT @ away
     trusted = trust[..., None]
     moments = trusted * moments + (1 - trusted) * p.moments + trusted * (1 - trusted) * (apart @ apart.mT)
-    if dof == 6:
+    if around.dof == 6:
         fitted = distributions.acg_fit(turns.double()[..., None, :, :].expand(*own.shape, 4), own)
         turn = trusted * fitted + (1 - trusted) * p.turn
     else:
         yaw = turns.double()[..., None, :, 0]
         turn = trust * torch.stack([(own * yaw.cos()).sum(-1), (own * yaw.sin()).sum(-1)], -1) + (1 - trust) * p.turn
     share = _floored(total, present[:, None].expand_as(total))
-    return proposal(share, p.loc + trust * (mean - p.loc), moments, turn, size, dof)
+    return proposal(share, p.mean + trust * (mean - p.mean), moments, turn, size, around.dof)
 
 
 def sample(
@@ -274,7 +308,7 @@ def sample_reference(
             w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
             w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)
             w = w[:, :, None] * (each / latest.clamp_min(1e-300)[:, :, None])
-            p = refit(p, centres.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around.dof)
+            p = refit(p, centres.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around)
     log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log()
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 

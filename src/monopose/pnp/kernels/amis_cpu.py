@@ -85,51 +85,70 @@ def von_mises_table(kappa, levels, nodes):
 
 
 @kernel_
-def centre_terms(loc, tril):
-    """Location, inverse factor (row by row) and norm of a Student-t, as scalars."""
-    i00, i11, i22 = 1 / tril[0, 0], 1 / tril[1, 1], 1 / tril[2, 2]
-    return loc[0], loc[1], loc[2], i00, i11, i22, tril[1, 0], tril[2, 0], tril[2, 1], T_NORM * i00 * i11 * i22
-
-
-@kernel_
-def densities_6(rows, begin, end, counts, loc, tril, acg, out):
-    """`amis.densities` of one component at the samples rows[:, begin:end], (7, n)."""
+def densities_6(rows, begin, end, counts, loc, tril, acg, quat, shift, out):
+    """`amis.densities` of one component at the samples rows[:, begin:end], (7, n); shift (3, 4) is of `follow_quaternions`."""
     X, Y, Z = rows[0][begin:end], rows[1][begin:end], rows[2][begin:end]
     Q0, Q1, Q2, Q3 = rows[3][begin:end], rows[4][begin:end], rows[5][begin:end], rows[6][begin:end]
-    x, y, z, i00, i11, i22, t10, t20, t21, norm = centre_terms(loc, tril)
+    x, y, z, t10, t20, t21 = loc[0], loc[1], loc[2], tril[1, 0], tril[2, 0], tril[2, 1]
+    i00, i11, i22 = 1 / tril[0, 0], 1 / tril[1, 1], 1 / tril[2, 2]
+    m0, m1, m2, m3 = quat[0], quat[1], quat[2], quat[3]
+    s00, s01, s02, s03 = shift[0, 0], shift[0, 1], shift[0, 2], shift[0, 3]
+    s10, s11, s12, s13 = shift[1, 0], shift[1, 1], shift[1, 2], shift[1, 3]
+    s20, s21, s22, s23 = shift[2, 0], shift[2, 1], shift[2, 2], shift[2, 3]
     a10, a20, a21, a30, a31, a32 = acg[1, 0], acg[2, 0], acg[2, 1], acg[3, 0], acg[3, 1], acg[3, 2]
     j0, j1, j2, j3 = 1 / acg[0, 0], 1 / acg[1, 1], 1 / acg[2, 2], 1 / acg[3, 3]
-    own = norm * ACG_NORM * counts[0] * j0 * j1 * j2 * j3
-    everywhere = norm * ACG_NORM * counts[1]
+    norm = T_NORM * ACG_NORM * i00 * i11 * i22
+    own, everywhere = norm * counts[0] * j0 * j1 * j2 * j3, norm * counts[1]
     third = 1 / 3
     for s in range(out.shape[0]):
-        y0 = (X[s] - x) * i00
-        y1 = (Y[s] - y - t10 * y0) * i11
-        y2 = (Z[s] - z - t20 * y0 - t21 * y1) * i22
+        q0, q1, q2, q3 = np.float64(Q0[s]), np.float64(Q1[s]), np.float64(Q2[s]), np.float64(Q3[s])
+        along = q0 * m0 + q1 * m1 + q2 * m2 + q3 * m3
+        dx = X[s] - x - along * (s00 * q0 + s01 * q1 + s02 * q2 + s03 * q3)
+        dy = Y[s] - y - along * (s10 * q0 + s11 * q1 + s12 * q2 + s13 * q3)
+        dz = Z[s] - z - along * (s20 * q0 + s21 * q1 + s22 * q2 + s23 * q3)
+        y0 = dx * i00
+        y1 = (dy - t10 * y0) * i11
+        y2 = (dz - t20 * y0 - t21 * y1) * i22
         d = 1.0 + (y0 * y0 + y1 * y1 + y2 * y2) * third
-        r0 = Q0[s] * j0
-        r1 = (Q1[s] - a10 * r0) * j1
-        r2 = (Q2[s] - a20 * r0 - a21 * r1) * j2
-        r3 = (Q3[s] - a30 * r0 - a31 * r1 - a32 * r2) * j3
+        r0 = q0 * j0
+        r1 = (q1 - a10 * r0) * j1
+        r2 = (q2 - a20 * r0 - a21 * r1) * j2
+        r3 = (q3 - a30 * r0 - a31 * r1 - a32 * r2) * j3
         e = r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3
         ee = e * e
         out[s] = (own + everywhere * ee) / (d * d * d * ee)
 
 
 @kernel_
-def densities_4(rows, begin, end, counts, loc, tril, turning, out):
+def densities_4(rows, begin, end, counts, loc, tril, turning, yaw, follow, out):
     """`amis.densities` of one component at the samples rows[:, begin:end], (4, n)."""
     X, Y, Z, A = rows[0][begin:end], rows[1][begin:end], rows[2][begin:end], rows[3][begin:end]
-    yaw, kappa, integral = turning[0, 0], turning[0, 1], turning[0, 2]
-    x, y, z, i00, i11, i22, t10, t20, t21, norm = centre_terms(loc, tril)
+    mean, kappa, integral = turning[0, 0], turning[0, 1], turning[0, 2]
+    x, y, z, t10, t20, t21 = loc[0], loc[1], loc[2], tril[1, 0], tril[2, 0], tril[2, 1]
+    i00, i11, i22 = 1 / tril[0, 0], 1 / tril[1, 1], 1 / tril[2, 2]
+    f0, f1, f2 = follow[0, 0], follow[1, 0], follow[2, 0]
+    norm = T_NORM * i00 * i11 * i22
     own, everywhere = norm * counts[0] / integral, norm * counts[1] / (2 * math.pi)
     for s in range(out.shape[0]):
-        y0 = (X[s] - x) * i00
-        y1 = (Y[s] - y - t10 * y0) * i11
-        y2 = (Z[s] - z - t20 * y0 - t21 * y1) * i22
+        sine = math.sin(A[s] - yaw)
+        y0 = (X[s] - x - f0 * sine) * i00
+        y1 = (Y[s] - y - f1 * sine - t10 * y0) * i11
+        y2 = (Z[s] - z - f2 * sine - t20 * y0 - t21 * y1) * i22
         d = 1.0 + (y0 * y0 + y1 * y1 + y2 * y2) / 3
-        half = math.sin((A[s] - yaw) / 2)
+        half = math.sin((A[s] - mean) / 2)
         out[s] = (own * math.exp(-2 * kappa * half * half) + everywhere) / (d * d * d)
+
+
+@kernel_
+def follow_quaternions(quat, follow, shift):
+    """Fill shift (3, 4): the centre moves by <q, quat> * shift @ q, which is follow @ `amis.sines`."""
+    w, x, y, z = quat[0], quat[1], quat[2], quat[3]
+    for i in range(3):
+        a, b, c = 2 * follow[i, 0], 2 * follow[i, 1], 2 * follow[i, 2]
+        shift[i, 0] = -a * x - b * y - c * z
+        shift[i, 1] = a * w + b * z - c * y
+        shift[i, 2] = -a * z + b * w + c * x
+        shift[i, 3] = a * y - b * x + c * w
 
 
 @kernel_
@@ -139,17 +158,27 @@ def add(values, total):
 
 
 @kernel_
-def draw_centres(random, loc, tril, rows, begin, end, offset):
-    """`distributions.student_t_from_normals`: random[:6, s] -> rows[:3, offset + s] for s in [begin, end)."""
+def draw_centres(random, loc, tril, turn, shift, follow, dof, rows, begin, end, offset):
+    """`distributions.student_t_from_normals` around the place that follows the rotation: random[:6] -> rows[:3]."""
     real = rows.dtype.type
     l00, l10, l11, l20, l21, l22 = tril[0, 0], tril[1, 0], tril[1, 1], tril[2, 0], tril[2, 1], tril[2, 2]
     for s in range(begin, end):
         a, b, c = np.float64(random[3, s]), np.float64(random[4, s]), np.float64(random[5, s])
         scale = 1 / math.sqrt(max((a * a + b * b + c * c) / 3, 1e-30))
         a, b, c = random[0, s] * scale, random[1, s] * scale, random[2, s] * scale
-        rows[0, offset + s] = real(loc[0] + l00 * a)
-        rows[1, offset + s] = real(loc[1] + l10 * a + l11 * b)
-        rows[2, offset + s] = real(loc[2] + l20 * a + l21 * b + l22 * c)
+        k = offset + s
+        if dof == 6:
+            w, x, y, z = np.float64(rows[3, k]), np.float64(rows[4, k]), np.float64(rows[5, k]), np.float64(rows[6, k])
+            along = w * turn[0] + x * turn[1] + y * turn[2] + z * turn[3]
+            dx = along * (shift[0, 0] * w + shift[0, 1] * x + shift[0, 2] * y + shift[0, 3] * z)
+            dy = along * (shift[1, 0] * w + shift[1, 1] * x + shift[1, 2] * y + shift[1, 3] * z)
+            dz = along * (shift[2, 0] * w + shift[2, 1] * x + shift[2, 2] * y + shift[2, 3] * z)
+        else:
+            sine = math.sin(rows[3, k] - turn[0])
+            dx, dy, dz = follow[0, 0] * sine, follow[1, 0] * sine, follow[2, 0] * sine
+        rows[0, k] = real(loc[0] + dx + l00 * a)
+        rows[1, k] = real(loc[1] + dy + l10 * a + l11 * b)
+        rows[2, k] = real(loc[2] + dz + l20 * a + l21 * b + l22 * c)
 
 
 @kernel_
@@ -219,12 +248,39 @@ def write_poses(rows, begin, end, centre, base, dof, poses):
 
 
 @kernel_
-def fit_centre(rows, factor, each, own, old, moments, loc):
-    """Pull one component's location and moments (3, 3) to the samples of weight factor * each; returns total weight, trust.
+def add_sines(rows, turn, dof, out):
+    """`amis.sines` of the samples rows relative to one minimum: out (3 or 1, n)."""
+    if dof == 4:
+        A = rows[3]
+        for s in range(out.shape[1]):
+            out[0, s] = math.sin(A[s] - turn[0])
+        return
+    W, X, Y, Z, a, b, c = rows[3], rows[4], rows[5], rows[6], out[0], out[1], out[2]
+    m0, m1, m2, m3 = turn[0], turn[1], turn[2], turn[3]
+    for s in range(out.shape[1]):
+        w, x, y, z = np.float64(W[s]), np.float64(X[s]), np.float64(Y[s]), np.float64(Z[s])
+        along = 2 * (w * m0 + x * m1 + y * m2 + z * m3)
+        a[s] = along * (-w * m1 + x * m0 - y * m3 + z * m2)
+        b[s] = along * (-w * m2 + x * m3 + y * m0 - z * m1)
+        c[s] = along * (-w * m3 - x * m2 + y * m1 + z * m0)
 
-    own (n,) becomes the weights, which sum to one.
+
+@kernel_
+def product(own, a, b):
+    """The sum of own * a * b."""
+    total = 0.0
+    for s in range(own.shape[0]):
+        total += own[s] * a[s] * b[s]
+    return total
+
+
+@kernel_
+def fit_moments(rows, factor, each, own, old, beside, mean, moments):
+    """Pull one component's mean (3 + d,) and moments (3 + d, 3 + d) to samples of weight factor * each: total weight, trust.
+
+    own (n,) becomes the weights, which sum to one; beside (3 + d, n) holds the sines in its last rows, and becomes all
+    coordinates minus the old mean.
     """
-    X, Y, Z = rows[0], rows[1], rows[2]
     total, square = 0.0, 0.0
     for s in range(own.shape[0]):
         v = factor[s] * each[s]
@@ -232,36 +288,33 @@ def fit_centre(rows, factor, each, own, old, moments, loc):
         total += v
         square += v * v
     if not total > 1e-12:
-        loc[:] = old
+        mean[:] = old
         return max(total, 0.0), 0.0
     scale = 1 / total
-    x, y, z = old[0], old[1], old[2]
-    mx, my, mz, xx, xy, xz, yy, yz, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for s in range(own.shape[0]):
-        v = own[s] * scale
-        own[s] = v
-        a, b, c = X[s] - x, Y[s] - y, Z[s] - z
-        va, vb, vc = v * a, v * b, v * c
-        mx += va
-        my += vb
-        mz += vc
-        xx += va * a
-        xy += va * b
-        xz += va * c
-        yy += vb * b
-        yz += vb * c
-        zz += vc * c
+        own[s] *= scale
     effective = 1 / max(square * scale * scale, 1e-12)
     trust = effective / (effective + MEMORY)
-    loc[0], loc[1], loc[2] = x + trust * mx, y + trust * my, z + trust * mz
-    rest = 1 - trust
-    # moments around the mean plus trust (1 - trust) (mean - old)^2, which together are E - trust mean^2 around the old one
-    moments[0, 0] = trust * (xx - trust * mx * mx) + rest * moments[0, 0]
-    moments[1, 1] = trust * (yy - trust * my * my) + rest * moments[1, 1]
-    moments[2, 2] = trust * (zz - trust * mz * mz) + rest * moments[2, 2]
-    moments[0, 1] = moments[1, 0] = trust * (xy - trust * mx * my) + rest * moments[1, 0]
-    moments[0, 2] = moments[2, 0] = trust * (xz - trust * mx * mz) + rest * moments[2, 0]
-    moments[1, 2] = moments[2, 1] = trust * (yz - trust * my * mz) + rest * moments[2, 1]
+    for i in range(len(old)):
+        away, was = beside[i], old[i]
+        gain = 0.0
+        if i < 3:
+            source = rows[i]
+            for s in range(own.shape[0]):
+                away[s] = source[s] - was
+                gain += own[s] * away[s]
+        else:
+            for s in range(own.shape[0]):
+                away[s] -= was
+                gain += own[s] * away[s]
+        mean[i] = gain
+    # moments around the new mean plus trust (1 - trust) (mean - old)^2 are together E - trust mean^2 around the old one
+    for i in range(len(old)):
+        for j in range(i + 1):
+            found = product(own, beside[i], beside[j]) - trust * mean[i] * mean[j]
+            moments[i, j] = moments[j, i] = trust * found + (1 - trust) * moments[i, j]
+    for i in range(len(old)):
+        mean[i] = old[i] + trust * mean[i]
     return total, trust
 
 
@@ -340,40 +393,78 @@ def count(share, present, size, uniform, counts):
 
 
 @kernel_
-def centre_tril(moments, A, L):
-    """The factor of `amis.proposal` of moments (3, 3) into L; A is scratch."""
-    scale = max((moments[0, 0] + moments[1, 1] + moments[2, 2]) / 3, 1e-20)
+def raise_(A):
+    """Add a billionth of the mean diagonal, `amis._raised`."""
+    mean = 0.0
+    for i in range(len(A)):
+        mean += A[i, i]
+    mean = max(mean / len(A), 1e-20)
+    for i in range(len(A)):
+        A[i, i] += 1e-9 * mean
+
+
+@kernel_
+def centre_given_rotation(mean, moments, loc, follow, tril, A):
+    """Fill loc (3,), follow (3, d) and tril (3, 3) as `amis.proposal` does; A is scratch, (3, 3)."""
+    d = len(mean) - 3
+    B, L = np.empty((d, d)), np.empty((d, d))
+    for i in range(d):
+        for j in range(d):
+            B[i, j] = moments[3 + i, 3 + j]
+    raise_(B)
+    if not cholesky(B, L):
+        L[:] = 0.0
+        for i in range(d):
+            L[i, i] = 1.0
+    for row in range(3):
+        for i in range(d):  # follow = across (L L')^-1, row by row
+            total = moments[row, 3 + i]
+            for k in range(i):
+                total -= L[i, k] * follow[row, k]
+            follow[row, i] = total / L[i, i]
+        for i in range(d - 1, -1, -1):
+            total = follow[row, i]
+            for k in range(i + 1, d):
+                total -= L[k, i] * follow[row, k]
+            follow[row, i] = total / L[i, i]
     for i in range(3):
+        loc[i] = mean[i]
+        for k in range(d):
+            loc[i] -= follow[i, k] * mean[3 + k]
         for j in range(3):
             A[i, j] = moments[i, j]
-        A[i, i] += 1e-9 * scale
-    if not cholesky(A, L):
-        L[:] = 0.0
+            for k in range(d):
+                A[i, j] -= follow[i, k] * moments[j, 3 + k]
+    raise_(A)
+    if not cholesky(A, tril):
+        scale = max((moments[0, 0] + moments[1, 1] + moments[2, 2]) / 3, 1e-20)
+        tril[:] = 0.0
         for i in range(3):
-            L[i, i] = math.sqrt(scale)
+            tril[i, i] = math.sqrt(scale)
 
 
 @kernel_
 def advance(
-    present, furthest, centre, base, counts, loc, tril, turning, moments, turn,
+    present, furthest, centre, base, turns, counts, loc, follow, tril, turning, shift, mean, moments, turn,
     rows_all, mixture_all, costs_all, random, poses, stage, start, end, nxt, dof,
 ):  # fmt: skip
     """One stage for every problem of the batch: weigh the samples of round stage - 1, fit, and draw those of round `stage`.
 
-    Args (B problems, H halves, R rounds, M components, n samples of a half):
-        present (B, M); furthest (B,); centre (B, 3); base (B, 3, 3).
-        counts (B, H, R, M, 2), loc (..., 3), tril (..., 3, 3), turning (..., 4, 4): factor of the ACG, or for dof 4 in its
-        first row yaw, kappa and the integral; moments (B, H, M, 3, 3), turn (B, H, M, 4, 4 or 1, 2): what the next fit blends.
+    Args (B problems, H halves, R rounds, M components, n samples of a half, d of `amis.Proposal`):
+        present (B, M); furthest, centre, base, turns: of `amis.Frame`.
+        counts (B, H, R, M, 2), loc (..., 3), follow (..., 3, d), tril (..., 3, 3), turning (..., 4, 4): factor of the ACG, or
+        for dof 4 in its first row yaw, kappa and the integral, shift (..., 3, 4) of `follow_quaternions`: of every round.
+        mean (B, H, M, 3 + d), moments (B, H, M, 3 + d, 3 + d), turn (B, H, M, 4, 4 or 1, 2): what the next fit blends with.
         rows_all (B, H, 7 or 4, n), mixture_all (B, H, n), costs_all (B, H, n): all samples so far.
         random (B, H, numbers, size), poses (B, H, size, 4, 4): of the round to draw.
         stage, start, end, nxt: samples [start, end) are those of the previous round, [end, nxt) are drawn.
     """
-    halves, components = counts.shape[1], counts.shape[3]
+    halves, components, axes = counts.shape[1], counts.shape[3], mean.shape[3]
     uniform = UNIFORM_6 if dof == 6 else UNIFORM_4
-    each = np.empty((halves, components, max(end, 1)))
-    factor, own = np.empty((halves, max(end, 1))), np.empty(max(end, 1))
+    each, factor = np.empty((halves, components, max(end, 1))), np.empty((halves, max(end, 1)))
+    own, beside = np.empty(end), np.empty((axes, end))
     levels, nodes, share = np.empty(CELLS + 1), np.empty(CELLS + 1), np.empty(components)
-    A3, A4, L4 = np.empty((3, 3)), np.empty((4, 4)), np.empty((4, 4))
+    A3, A4, L4, old = np.empty((3, 3)), np.empty((4, 4)), np.empty((4, 4)), np.empty(axes)
     for b in range(len(counts)):
         if stage > 0:
             last = stage - 1
@@ -387,11 +478,11 @@ def advance(
                         if counts[b, h, r, m, 0] + counts[b, h, r, m, 1] == 0:
                             out[:] = 0.0
                             continue
-                        given = counts[b, h, r, m], loc[b, h, r, m], tril[b, h, r, m], turning[b, h, r, m]
+                        given = counts[b, h, r, m], loc[b, h, r, m], tril[b, h, r, m], turning[b, h, r, m], turns[b, m]
                         if dof == 6:
-                            densities_6(rows, begin, end, *given, out)
+                            densities_6(rows, begin, end, *given, shift[b, h, r, m], out)
                         else:
-                            densities_4(rows, begin, end, *given, out)
+                            densities_4(rows, begin, end, *given[:4], turns[b, m, 0], follow[b, h, r, m], out)
                         add(out, mixture[begin:end])
                 for s in range(start, end):
                     x, y, z = np.float64(rows[0, s]), np.float64(rows[1, s]), np.float64(rows[2, s])
@@ -404,14 +495,15 @@ def advance(
         for h in range(halves):
             if stage > 0:
                 other = halves - 1 - h
+                rows = rows_all[b, other]
                 for m in range(components):
                     share[m] = 0.0
                     if not present[b, m]:
-                        loc[b, h, stage, m] = loc[b, h, stage - 1, m]
                         continue
-                    rows = rows_all[b, other]
-                    share[m], trust = fit_centre(
-                        rows, factor[other], each[other, m], own, loc[b, h, stage - 1, m], moments[b, h, m], loc[b, h, stage, m]
+                    old[:] = mean[b, h, m]
+                    add_sines(rows, turns[b, m], dof, beside[3:])
+                    share[m], trust = fit_moments(
+                        rows, factor[other], each[other, m], own, old, beside, mean[b, h, m], moments[b, h, m]
                     )
                     if trust > 0:
                         if dof == 6:
@@ -419,17 +511,17 @@ def advance(
                         else:
                             fit_yaw(rows, own, trust, turn[b, h, m, 0])
                 count(share, present[b], nxt - end, uniform, counts[b, h, stage])
+            rows, numbers = rows_all[b, h], random[b, h]
             place = 0
             for m in range(components):
-                own_count, free_count = int(counts[b, h, stage, m, 0]), int(counts[b, h, stage, m, 1])
-                if own_count + free_count == 0:
+                middle = place + int(counts[b, h, stage, m, 0])
+                stop = middle + int(counts[b, h, stage, m, 1])
+                if stop == place:
                     continue
-                centre_tril(moments[b, h, m], A3, tril[b, h, stage, m])
-                rows, numbers = rows_all[b, h], random[b, h]
-                middle, stop = place + own_count, place + own_count + free_count
-                draw_centres(numbers, loc[b, h, stage, m], tril[b, h, stage, m], rows, place, stop, end)
-                L = turning[b, h, stage, m]
+                where, moves, L = loc[b, h, stage, m], follow[b, h, stage, m], turning[b, h, stage, m]
+                centre_given_rotation(mean[b, h, m], moments[b, h, m], where, moves, tril[b, h, stage, m], A3)
                 if dof == 6:
+                    follow_quaternions(turns[b, m], moves, shift[b, h, stage, m])
                     acg_tril(turn[b, h, m], A4, L)
                     draw_quaternions(numbers, L, rows, place, middle, end)
                     A4[:] = 0.0
@@ -438,13 +530,17 @@ def advance(
                     draw_quaternions(numbers, A4, rows, middle, stop, end)
                 else:
                     c, d = turn[b, h, m, 0, 0], turn[b, h, m, 0, 1]
-                    r = min(math.sqrt(c * c + d * d), 1 - 1e-12)
-                    L[0, 0], L[0, 1] = math.atan2(d, c), r * (2 - r * r) / (1 - r * r) / 3
+                    mean_length = min(math.sqrt(c * c + d * d), 1 - 1e-12)
+                    square = mean_length * mean_length
+                    L[0, 0], L[0, 1] = math.atan2(d, c), mean_length * (2 - square) / (1 - square) / 3
                     L[0, 2] = von_mises_table(L[0, 1], levels, nodes)
                     draw_yaws(numbers, L[0, 0], levels, nodes, False, rows, place, middle, end)
                     draw_yaws(numbers, L[0, 0], levels, nodes, True, rows, middle, stop, end)
+                draw_centres(
+                    numbers, where, tril[b, h, stage, m], turns[b, m], shift[b, h, stage, m], moves, dof, rows, place, stop, end
+                )
                 place = stop
-            write_poses(rows_all[b, h], end, nxt, centre[b], base[b], dof, poses[b, h])
+            write_poses(rows, end, nxt, centre[b], base[b], dof, poses[b, h])
 
 
 @kernel_
@@ -477,24 +573,21 @@ def sample(
     (B, halves, M), dof, rounds, half = p.loc.shape[:3], around.dof, len(sizes), sum(sizes)
     real = problems.K.dtype
 
-    def stack(first: Tensor, *shape: int) -> np.ndarray:
-        out = np.zeros((B, halves, rounds, M, *shape))
-        out[:, :, 0] = first.numpy()
-        return out
-
-    counts, loc = stack(p.counts, 2), stack(p.loc, 3)
-    tril, turning = np.zeros((B, halves, rounds, M, 3, 3)), np.zeros((B, halves, rounds, M, 4, 4))
-    moments = p.moments.contiguous().numpy().copy()
-    turn = (p.turn if dof == 6 else p.turn[..., None, :]).contiguous().numpy().copy()
+    d = p.follow.shape[-1]
+    shapes = (2,), (3,), (3, d), (3, 3), (4, 4), (3, 4)
+    proposals = [np.zeros((B, halves, rounds, M, *shape)) for shape in shapes]
+    proposals[0][:, :, 0] = p.counts.numpy()
+    turn = p.turn if dof == 6 else p.turn[..., None, :]
+    state = [v.contiguous().numpy().copy() for v in (p.mean, p.moments, turn)]
     rows = problems.K.new_empty(B, halves, 7 if dof == 6 else 4, half).numpy()
     mixture, cost = np.empty((B, halves, half)), np.full((B, halves, half), np.inf)
-    fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base)]
+    fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base, around.turns)]
     poses = problems.K.new_empty(B, halves * half, 4, 4)
     start = end = 0
     for stage, size in enumerate([*sizes, 0]):
         numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous()
         new = problems.K.new_empty(B, halves, size, 4, 4)
-        arrays = [*fixed, counts, loc, tril, turning, moments, turn, rows, mixture, cost, numbers.numpy(), new.numpy()]
+        arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers.numpy(), new.numpy()]
         evaluations = B * halves * M * half
         cpu._spread(advance, evaluations, arrays, stage, start, end, end + size, dof)
         if size:
