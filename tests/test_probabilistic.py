@@ -394,6 +394,25 @@ def test_a_run_saves_loads_predicts_and_is_taken_before_its_coordinates(tmp_path
         plain.predict(frame, detections, beliefs=[])
 
 
+def test_the_command_line_draws_posteriors(tmp_path, capsys):
+    from PIL import Image
+
+    from monopose import cli
+
+    settings = config(ids=(1,))
+    state = network(settings, {1: PLAIN}).state_dict()
+    weights.save(tmp_path / "run" / "probabilistic.safetensors", state, method="probabilistic", config=settings, labels=(1,))
+    bop.write_models(tmp_path / "run" / "objects", {1: PLAIN})
+    Image.new("RGB", (160, 120), (90, 120, 60)).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--model", str(tmp_path / "run"), "--fov", "60", "--device", "cpu"]
+    words += ["--boxes", "1:20,20,100,100", "--out", str(tmp_path / "out"), "--posterior"]
+    assert cli.main(words) == 0
+    with Image.open(tmp_path / "out" / "posterior" / "photo" / "object_1_0.png") as picture:
+        assert picture.width >= 1000
+    assert cli.main(["predict", "--bop", "x", "--model", "y", "--out", "a_b-test.csv", "--posterior"]) == 1
+    assert "goes with a SOURCE" in capsys.readouterr().err
+
+
 # ----------------------------------------------------------------------------------------------------------------- training
 
 
