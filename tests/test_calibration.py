@@ -51,6 +51,7 @@ def test_reliability_in_closed_form():
     assert found.estimates == 7
     assert found.right == pytest.approx(3 / 7)
     assert found.ece == pytest.approx((4 * 0.10 + 2 * 0.25 + 0) / 7)
+    assert found.ace == pytest.approx((0.85 + 3 * 0.15 + 0.25 + 0.75) / 7)  # seven bins of one: the plain differences
     assert found.brier == pytest.approx((0.85**2 + 3 * 0.15**2 + 0.25**2 + 0.75**2) / 7)
     expected = -(np.log(0.15) + 3 * np.log(0.85) + np.log(0.75) + np.log(0.25) + np.log(1 - 1e-6)) / 7
     assert found.log_loss == pytest.approx(expected)

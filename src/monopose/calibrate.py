@@ -90,14 +90,14 @@ class Report:
 
     def text(self) -> str:
         lines = [
-            f"{'':10}  {'boxes from':10}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  {'Brier':>14}  "
-            f"{'log-loss':>14}"
+            f"{'':10}  {'boxes from':10}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  "
+            f"{'equal counts':>14}  {'Brier':>14}"
         ]
         rows = [("rendered", name, f.before, f.after) for name, f in self.fits.items()]
         rows += [("photos", name, before, after) for name, (before, after) in self.photos.items()]
         for kind, name, b, a in rows:
             where = "detector" if name == "detector" else "elsewhere"
-            pairs = [(b.score, a.score), (b.ece, a.ece), (b.brier, a.brier), (b.log_loss, a.log_loss)]
+            pairs = [(b.score, a.score), (b.ece, a.ece), (b.ace, a.ace), (b.brier, a.brier)]
             numbers = "  ".join(f"{x:.3f} -> {y:.3f}" for x, y in pairs)
             lines.append(f"{kind:10}  {where:10}  {b.estimates:9d}  {b.right:5.3f}  {numbers}")
         for name, f in self.fits.items():
@@ -112,7 +112,7 @@ class Report:
         lines += [
             f"covariance times {self.scale:.4g}, from estimates with an MSSD below {GROSS:g} of the diameter",
             '"after" is measured on scenes that were not fitted to; nothing is fitted to photos',
-            f"a pose is right if its {confidence.EVENT}",
+            f"right: {confidence.EVENT}",
         ]
         return "\n".join([*lines, f"written: {self.file}", *([f"diagram: {self.picture}"] if self.picture else [])])
 
@@ -178,7 +178,8 @@ def run(
         "measured": {
             kind: {
                 "estimates": f.before.estimates, "right": f.before.right, "held_out_log_loss": f.log_loss,
-                "ece": [f.before.ece, f.after.ece], "brier": [f.before.brier, f.after.brier],
+                "ece": [f.before.ece, f.after.ece], "ace": [f.before.ace, f.after.ace],
+                "brier": [f.before.brier, f.after.brier],
             }
             for kind, f in fits.items()
         },

@@ -54,12 +54,13 @@ def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: M
 
 
 def save_reliability(path: str | Path, found: Mapping[str, Reliability]) -> Path:
-    """Reliability diagrams side by side under their titles, as PNG or by the suffix of `path`."""
+    """Reliability diagrams under their titles, two in a row, as PNG or by the suffix of `path`."""
     from . import viz
 
     path = Path(path)
+    pictures = [viz.reliability_diagram(table, title) for title, table in found.items()]
     with atomic_write(path) as temporary:
-        viz.side_by_side([viz.reliability_diagram(table, title) for title, table in found.items()], height=600).save(temporary)
+        viz.contact_sheet(pictures, columns=min(len(pictures), 2), width=500).save(temporary)
     return path
 
 

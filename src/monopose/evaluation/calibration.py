@@ -41,7 +41,8 @@ class Reliability(NamedTuple):
     estimates: int
     score: float  # mean of the scores
     right: float  # share that is right
-    ece: float  # expected calibration error, in [0, 1]
+    ece: float  # expected calibration error over bins of equal width, in [0, 1]
+    ace: float  # the same over bins of equally many estimates, which also tells apart scores that lie close together
     brier: float
     log_loss: float
     bins: tuple[Bin, ...]
@@ -80,7 +81,8 @@ def reliability(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Reliab
     Returns:
         the table; `ece` is the mean over estimates of |share right - mean score| of their bin; all zero for N = 0.
 
-    Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3; Brier 1950.
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3; Nixon et al., Measuring calibration in deep
+    learning, 2019 (bins of equal counts); Brier 1950.
     """
     s, y = np.asarray(scores, np.float64), np.asarray(right, bool)
     if s.shape != y.shape or s.ndim != 1:
@@ -101,9 +103,11 @@ def reliability(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Reliab
         for b in range(bins)
     )  # fmt: skip
     if not len(s):
-        return Reliability(0, 0.0, 0.0, 0.0, 0.0, 0.0, rows)
+        return Reliability(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, rows)
     ece = float(np.abs(hits - total).sum() / len(s))
-    return Reliability(len(s), float(s.mean()), float(y.mean()), ece, float(((s - y) ** 2).mean()), log_loss(s, y), rows)
+    parts = np.array_split(np.argsort(s, kind="stable"), bins)
+    ace = float(sum(abs((y[part] - s[part]).sum()) for part in parts) / len(s))
+    return Reliability(len(s), float(s.mean()), float(y.mean()), ece, ace, float(((s - y) ** 2).mean()), log_loss(s, y), rows)
 
 
 def log_loss(probabilities: ArrayLike, right: ArrayLike) -> float:

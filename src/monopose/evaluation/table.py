@@ -69,7 +69,8 @@ def reliability_text(found: Reliability) -> str:
         [
             *lines,
             f"{found.estimates} estimates, mean score {found.score:.3f}, {found.right:.3f} right ({EVENT})",
-            f"expected calibration error {found.ece:.3f}, Brier score {found.brier:.3f}, log-loss {found.log_loss:.3f}",
+            f"expected calibration error {found.ece:.3f}, in bins of equal counts {found.ace:.3f}",
+            f"Brier score {found.brier:.3f}, log-loss {found.log_loss:.3f}",
         ]
     )
 
