@@ -96,7 +96,7 @@ def robust_flattening(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
     small steps where this factor takes ten.
     """
     if kernel == Kernel.HUBER:
-        return torch.where(square > delta * delta, FLATTEST, 0.0).to(square)
+        return torch.where(square > delta * delta, torch.full_like(square, FLATTEST), torch.zeros_like(square))
     if kernel == Kernel.CAUCHY:
         ratio = square / (delta * delta)
         return (2 * ratio / (1 + ratio)).clamp_max(FLATTEST)

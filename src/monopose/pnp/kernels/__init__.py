@@ -74,8 +74,8 @@ class _PoseCosts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *tensors, poses, bounds = ctx.saved_tensors
-        problems = Problems(*tensors, bounds, ctx.kernel, ctx.z_min)
+        points3d, points2d, weights, intrinsics, threshold, poses, bounds = ctx.saved_tensors
+        problems = Problems(points3d, points2d, weights, intrinsics, threshold, bounds, ctx.kernel, ctx.z_min)
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a second derivative is asked for
             # by copies, for the poses may depend on the points, and that path is not to be counted twice

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from ..problems import FLATTEST, Kernel
 
+SQUARES = tl.constexpr(int(Kernel.SQUARES))
 HUBER = tl.constexpr(int(Kernel.HUBER))
 CAUCHY = tl.constexpr(int(Kernel.CAUCHY))
 MOST_FLAT = tl.constexpr(FLATTEST)
@@ -60,12 +61,13 @@ def rho_weight(square, delta, KERNEL: tl.constexpr, FAST: tl.constexpr):
 @triton.jit
 def rho_flattening(square, delta, KERNEL: tl.constexpr, FAST: tl.constexpr):
     """`residuals.robust_flattening`."""
+    nothing = tl.zeros_like(square)
     if KERNEL == HUBER:
-        return tl.where(square > delta * delta, MOST_FLAT, 0.0)
+        return tl.where(square > delta * delta, nothing + MOST_FLAT, nothing)
     if KERNEL == CAUCHY:
         q = square * (1.0 / (delta * delta))
-        return tl.minimum(2.0 * q * reciprocal(1.0 + q, FAST), MOST_FLAT)
-    return tl.zeros_like(square)
+        return tl.minimum(2.0 * q * reciprocal(1.0 + q, FAST), nothing + MOST_FLAT)
+    return nothing
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..problems import RADIUS
-from .triton_costs import four, pixel, points, rho, rho_flattening, rho_weight
+from .triton_costs import SQUARES, four, pixel, points, rho, rho_flattening, rho_weight
 
 START_RADIUS = tl.constexpr(RADIUS)
 
@@ -47,14 +47,16 @@ def evaluate(
         u, v = tl.where(front, u, 0.0), tl.where(front, v, 0.0)
         a0, a1, a2 = scale0 * (k00 - u * k20), scale0 * (k01 - u * k21), scale0 * (k02 - u * k22)
         b0, b1, b2 = scale1 * (k10 - v * k20), scale1 * (k11 - v * k21), scale1 * (k12 - v * k22)
-        across = tl.sqrt(rho_weight(square, delta, KERNEL, FAST))
-        flat = rho_flattening(square, delta, KERNEL, FAST) if BENT else tl.zeros_like(square)
-        along = tl.sqrt(1.0 - flat)
-        less = (1.0 - along) / tl.maximum(square, 1e-30)
-        f0, f1, f2 = less * (e0 * a0 + e1 * b0), less * (e0 * a1 + e1 * b1), less * (e0 * a2 + e1 * b2)
-        a0, a1, a2 = across * (a0 - e0 * f0), across * (a1 - e0 * f1), across * (a2 - e0 * f2)
-        b0, b1, b2 = across * (b0 - e1 * f0), across * (b1 - e1 * f1), across * (b2 - e1 * f2)
-        e0, e1 = e0 * across / along, e1 * across / along
+        if KERNEL != SQUARES:
+            across = tl.sqrt(rho_weight(square, delta, KERNEL, FAST))
+            along = tl.zeros_like(square) + 1.0
+            if BENT:
+                along = tl.sqrt(1.0 - rho_flattening(square, delta, KERNEL, FAST))
+            less = (1.0 - along) / tl.maximum(square, 1e-30)
+            f0, f1, f2 = less * (e0 * a0 + e1 * b0), less * (e0 * a1 + e1 * b1), less * (e0 * a2 + e1 * b2)
+            a0, a1, a2 = across * (a0 - e0 * f0), across * (a1 - e0 * f1), across * (a2 - e0 * f2)
+            b0, b1, b2 = across * (b0 - e1 * f0), across * (b1 - e1 * f1), across * (b2 - e1 * f2)
+            e0, e1 = e0 * across / along, e1 * across / along
         a3, a4, a5 = q1 * a2 - q2 * a1, q2 * a0 - q0 * a2, q0 * a1 - q1 * a0
         b3, b4, b5 = q1 * b2 - q2 * b1, q2 * b0 - q0 * b2, q0 * b1 - q1 * b0
         h00 = a0 * a0 + (b0 * b0 + h00)
