@@ -470,7 +470,7 @@ def test_the_score_follows_inliers_and_expected_error():
 
     model.forward = spoiled
     estimates = coordinates.predict(model, frame, dataclasses.replace(detections, scores=torch.tensor([0.5])))
-    check(estimates, poses, mm=2, deg=1)  # RANSAC leaves nearly all of the spoiled third out
+    check(estimates, poses, mm=2, deg=2)  # RANSAC leaves nearly all of the spoiled third out
     assert float(estimates.scores[0]) == pytest.approx(0.5 * 0.7 * 0.9, abs=0.03)
 
 

@@ -66,11 +66,7 @@ PROJECTION_POINTS = 256  # object pixels per crop that go through PnP
 PROJECTION_LEAST = 16  # crops that show fewer object pixels tell too little of the pose
 PROJECTION_HUBER = 0.1  # reprojection errors beyond this share of the pixels' spread count linearly
 PROJECTION_DELTA = 0.05  # likewise the corners' distances, in sides of the crop
-
-
-def _confidence(error: Tensor) -> Tensor:
-    """The weight in PnP of pixels with this expected error."""
-    return 1 / (error + 0.1)
+PROJECTION_DOUBT = 0.1  # added to the expected error, so that no pixel decides alone
 
 
 class Output(NamedTuple):
@@ -182,8 +178,8 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
 def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
     """How far PnP on the said coordinates moves the corners of the object's box in the crop: learning through the solver.
 
-    Visible object pixels, a random `PROJECTION_POINTS` of them, are weighted as `predict` does, and by the mask; the pose is
-    sought from the true one under the symmetry that suits the coordinates best, so the network learns what it says best.
+    Visible object pixels, a random `PROJECTION_POINTS` of them, are weighted by the mask over the expected error; the pose is
+    sought from the true one under the symmetry that suits the coordinates best.
 
     Args:
         model, output: the network and what it said.
@@ -206,7 +202,7 @@ def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -
         points = metres.take_along_dim(drawn[..., None], 1)
         corner = torch.tensor([[0.0, 0.0, side, side]], device=drawn.device)
         pixels = crops.pixels(corner, h)[0].flatten(0, 1)[drawn]
-        weights = output.mask.float().sigmoid() * _confidence(output.error.float().sigmoid())
+        weights = output.mask.float().sigmoid() / (output.error.float().sigmoid() + PROJECTION_DOUBT)
         weights = weights.flatten(1).gather(1, drawn) * visible.gather(1, drawn)
         weights = weights * (visible.sum(1, keepdim=True) >= PROJECTION_LEAST)
         K, robust = batch["K"].float(), pnp.AdaptiveHuber(PROJECTION_HUBER)
@@ -301,30 +297,41 @@ class Solved(NamedTuple):
     success: bool
 
 
-def solve(found: Correspondences, camera: Camera, mask_above: float = 0.5, seed: int = 0) -> Solved:
-    """The pose of one crop: RANSAC over the visible object pixels, then weighted Levenberg-Marquardt on its inliers.
+def solve(
+    found: Correspondences, camera: Camera, mask_above: float = 0.5, seed: int = 0, earlier: Correspondences | None = None
+) -> Solved:
+    """The pose of one object: RANSAC over its visible pixels, then Levenberg-Marquardt on its inliers.
+
+    Inliers weigh the same: weights from the expected error, or a robust cost over all pixels, were a little worse on photos.
 
     Args:
         found: what the network said.
         camera: of the whole image.
         mask_above: pixels less likely to be visible object are left out.
         seed: of RANSAC.
+        earlier: what it said of another crop of the same object; those correspondences count as well.
+
+    Returns:
+        a Solved; `inliers` are those of `found`, the score is over everything.
     """
-    use = found.mask > mask_above
-    nothing = Solved(torch.eye(4), torch.full((6, 6), float("inf")), torch.zeros_like(use), 0.0, False)
-    if int(use.sum()) < 6:
+    looks = [found] if earlier is None else [found, earlier]
+    uses = [look.mask > mask_above for look in looks]
+    nothing = Solved(torch.eye(4), torch.full((6, 6), float("inf")), torch.zeros_like(uses[0]), 0.0, False)
+    points3d, points2d, error = (
+        torch.cat([v[use] for v, use in zip(values, uses)])
+        for values in zip(*((look.coordinates, look.pixels, look.error) for look in looks))
+    )
+    if len(error) < 6:
         return nothing
-    points3d, points2d = found.coordinates[use], found.pixels[use]
-    weights = _confidence(found.error[use])
     # a crop pixel is the network's grain: the threshold follows it
-    grain = float(found.box[2] - found.box[0]) / found.mask.shape[-1]
-    robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 3.0 * grain), weights=weights, seed=seed)
+    grain = sum(float(look.box[2] - look.box[0]) for look in looks) / len(looks) / found.mask.shape[-1]
+    robust = pnp.ransac(points3d, points2d, camera, threshold_px=max(2.0, 3.0 * grain), seed=seed)
     if not robust.success:
         return nothing
-    inliers = torch.zeros_like(use)
-    inliers[use] = robust.inliers.to(use.device)
+    inliers = torch.zeros_like(uses[0])
+    inliers[uses[0]] = robust.inliers[: int(uses[0].sum())].to(inliers.device)
     share = float(robust.inliers.float().mean())
-    confident = 1 - float(found.error[use].mean().clamp_max(1))
+    confident = 1 - float(error.mean().clamp_max(1))
     covariance = robust.covariance if robust.covariance is not None else nothing.covariance
     return Solved(robust.cam_from_obj.float(), covariance.float(), inliers, share * confident, True)
 
@@ -341,7 +348,7 @@ def predict(
 
     Stage 1 looks at the square around each box and finds a pose. Stage 2 looks again at the square around the object
     as that pose shows it (or around the object pixels where PnP failed), with everything greyed that stage 1 says is not
-    the object; it replaces stage 1 where it scores at least as well. Then position and distance follow the mask of the
+    the object; the pose is the one that both looks agree on. Then position and distance follow the mask of the
     whole silhouette, see `silhouettes`.
 
     Args:
@@ -373,11 +380,11 @@ def predict(
         started = time.perf_counter()
         again = correspond(model, frame.image, detections.labels, refined, keep)
         networked = time.perf_counter()
-        solved_again = [solve(f, frame.camera) for f in again]
+        solved_again = [solve(second, frame.camera, earlier=first) for first, second in zip(found, again, strict=True)]
         seconds["coordinates"] += networked - started
         seconds["pnp"] += time.perf_counter() - networked
         for i, (f, s) in enumerate(zip(again, solved_again, strict=True)):
-            if s.score >= solved[i].score:
+            if s.success:
                 found[i], solved[i] = f, s
     started = time.perf_counter()
     _align(found, solved, frame.camera, models or {})
