@@ -1,5 +1,6 @@
 """The examples run as they stand, and reach what they promise."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -31,3 +32,13 @@ def test_calibration_finds_the_camera():
     main = main_of("bpnp_calibration")
     assert main(iterations=1) > 30  # pixels
     assert main() < 1.5
+
+
+def test_a_layer_in_your_network_learns_where_points_are_and_what_each_is_worth(capsys):
+    example = EXAMPLES / "pnp_layer_in_your_network.py"
+    lines = [line for line in example.read_text().partition('"""\n\n')[2].splitlines() if line]
+    assert len(lines) <= 30
+    runpy.run_path(str(example))
+    before, _, after, expected = (float(v) for v in re.findall(r"(\d+\.\d) mm", capsys.readouterr().out))
+    assert after < 0.6 * before
+    assert 0.6 < after / expected < 1.6  # its covariance fits its errors
