@@ -22,6 +22,10 @@ def mask_of(pose, models, boxes=CROP):
     return silhouettes._silhouettes(pose, K_crop, models, SIDE)
 
 
+def aligned(pose, masks, boxes, models, weights=None):
+    return silhouettes.align(pose, masks, torch.ones_like(masks) if weights is None else weights, boxes, K, models)
+
+
 def error(a, b):
     return float((a[:, :3, 3] - b[:, :3, 3]).norm(dim=-1).max())
 
@@ -32,14 +36,14 @@ def test_a_wrong_distance_and_place_are_mended(seed, scale):
     true, models = posed(seed), [box()]
     start = true.clone()
     start[:, :3, 3] = start[:, :3, 3] * scale + torch.tensor([0.006, -0.004, 0.0])
-    found = silhouettes.align(start, mask_of(true, models), CROP, K, models)
+    found = aligned(start, mask_of(true, models), CROP, models)
     assert error(found, true) < 0.1 * error(start, true)  # 6 cm to millimetres; a mask pixel is 3.4 mm
     torch.testing.assert_close(found[:, :3, :3], start[:, :3, :3])
 
 
 def test_the_right_pose_stays():
     true, models = posed(1), [box()]
-    found = silhouettes.align(true, mask_of(true, models), CROP, K, models)
+    found = aligned(true, mask_of(true, models), CROP, models)
     torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
 
 
@@ -49,7 +53,18 @@ def test_a_part_that_is_wrong_pulls_little():
     mask[:, :, :6] = 1.0  # a stripe far from the object
     start = true.clone()
     start[:, :3, 3] *= 1.08
-    assert error(silhouettes.align(start, mask, CROP, K, models), true) < 0.3 * error(start, true)
+    assert error(aligned(start, mask, CROP, models), true) < 0.3 * error(start, true)
+
+
+def test_a_hidden_part_without_weight_does_not_pull():
+    true, models = posed(2), [box()]
+    mask, weights = mask_of(true, models), torch.ones(1, SIDE, SIDE)
+    mask[:, SIDE // 2 :] = 0  # the lower half is not seen, and not guessed either
+    weights[:, SIDE // 2 :] = 0
+    start = true.clone()
+    start[:, :3, 3] *= 1.08
+    assert error(aligned(start, mask, CROP, models, weights), true) < 0.15 * error(start, true)
+    assert error(aligned(start, mask, CROP, models), true) > 0.15 * error(start, true)
 
 
 def test_objects_of_a_batch_do_not_touch_each_other():
@@ -60,9 +75,9 @@ def test_objects_of_a_batch_do_not_touch_each_other():
     start = true.clone()
     start[:, :3, 3] *= torch.tensor([0.92, 1.05, 1.0])[:, None]
     masks[2] = 0  # no mask at all
-    together = silhouettes.align(start, masks, boxes, K, models)
+    together = aligned(start, masks, boxes, models)
     for i in range(3):
-        alone = silhouettes.align(start[i : i + 1], masks[i : i + 1], boxes[i : i + 1], K, models[i : i + 1])
+        alone = aligned(start[i : i + 1], masks[i : i + 1], boxes[i : i + 1], models[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-6)
     assert error(together[:2], true[:2]) < 0.005
     assert torch.isfinite(together).all()
@@ -72,5 +87,5 @@ def test_a_pose_far_beside_its_mask_stays_finite():
     models = [box()]
     start = posed(3)
     start[:, :3, 3] = torch.tensor([2.0, 0.0, 0.5])
-    found = silhouettes.align(start, mask_of(posed(3), models), CROP, K, models)
+    found = aligned(start, mask_of(posed(3), models), CROP, models)
     torch.testing.assert_close(found, start)

@@ -369,6 +369,7 @@ def predict(
     started = time.perf_counter()
     squares = box_ops.square(detections.boxes, model.config.crop_scale)
     found = correspond(model, frame.image, detections.labels, squares)
+    first_look = list(found)  # what hides the object, and so how far it goes on, is not to be seen on the greyed crops
     networked = time.perf_counter()
     solved = [solve(f, frame.camera) for f in found]
     seconds = {"coordinates": networked - started, "pnp": time.perf_counter() - networked}
@@ -387,7 +388,7 @@ def predict(
             if s.success:
                 found[i], solved[i] = f, s
     started = time.perf_counter()
-    _align(found, solved, frame.camera, models or {})
+    _align(first_look, solved, frame.camera, models or {})
     seconds["silhouettes"] = time.perf_counter() - started
     if debug is not None:
         debug.extend(zip(found, solved, strict=True))
@@ -405,8 +406,10 @@ def _align(found: list[Correspondences], solved: list[Solved], camera: Camera, m
     if not rows:
         return
     masks = torch.stack([found[i].amodal for i in rows])  # type: ignore[misc]
+    hidden = (masks - torch.stack([found[i].mask for i in rows])).clamp_min(0)  # guessed, not seen
     boxes, poses = torch.stack([found[i].box for i in rows]), torch.stack([solved[i].cam_from_obj for i in rows])
-    moved = silhouettes.align(poses.to(masks), masks, boxes, camera.K.to(masks), [models[found[i].label] for i in rows])
+    chosen = [models[found[i].label] for i in rows]
+    moved = silhouettes.align(poses.to(masks), masks, (1 - hidden) ** 2, boxes, camera.K.to(masks), chosen)
     for i, pose in zip(rows, moved):
         solved[i] = solved[i]._replace(cam_from_obj=pose)
 

@@ -25,13 +25,20 @@ NOISE = 0.3  # standard deviation of a mask pixel
 
 
 def align(
-    cam_from_obj: Tensor, masks: Tensor, boxes: Tensor, K: Tensor, models: Sequence[ObjectModel], rounds: int = 2
+    cam_from_obj: Tensor,
+    masks: Tensor,
+    weights: Tensor,
+    boxes: Tensor,
+    K: Tensor,
+    models: Sequence[ObjectModel],
+    rounds: int = 2,
 ) -> Tensor:
     """Move objects, without turning them, until their silhouettes lie on masks.
 
     Args:
         cam_from_obj: poses, (B, 4, 4), metres.
         masks: probability of being a pixel of the object, seen or hidden, (B, h, h), in crops.
+        weights: of the masks' pixels, (B, h, h): how sure they are.
         boxes: of the crops in the image, square, (B, 4), xyxy pixel edges.
         K: of the image, (3, 3), pixels.
         models: the CAD models, B of them.
@@ -47,10 +54,10 @@ def align(
     wanted = _blurred(masks)
     best = _blurred(_silhouettes(cam_from_obj, crops, models, h))
     for _ in range(rounds):
-        shift, log_scale = _shift_and_scale(best, wanted, _centres(cam_from_obj, crops))
+        shift, log_scale = _shift_and_scale(best, wanted, weights, _centres(cam_from_obj, crops))
         moved = _moved(cam_from_obj, crops, shift, log_scale)
         drawn = _blurred(_silhouettes(moved, crops, models, h))
-        better = (drawn - wanted).abs().sum((1, 2)) < (best - wanted).abs().sum((1, 2))
+        better = (weights * ((drawn - wanted).abs() - (best - wanted).abs())).sum((1, 2)) < 0
         cam_from_obj = torch.where(better[:, None, None], moved, cam_from_obj)
         best = torch.where(better[:, None, None], drawn, best)
     return cam_from_obj
@@ -90,7 +97,9 @@ def _moved(cam_from_obj: Tensor, K: Tensor, shift: Tensor, log_scale: Tensor) ->
     return out
 
 
-def _shift_and_scale(drawn: Tensor, wanted: Tensor, centres: Tensor, iterations: int = 6) -> tuple[Tensor, Tensor]:
+def _shift_and_scale(
+    drawn: Tensor, wanted: Tensor, weights: Tensor, centres: Tensor, iterations: int = 6
+) -> tuple[Tensor, Tensor]:
     """What moves the images `drawn` onto `wanted`, (B, h, h): shift (B, 2), pixels, and logarithm of the scale, (B,)."""
     size, h, _ = drawn.shape
     grid = camera_ops.pixel_grid((h, h), drawn.device, drawn.dtype)
@@ -104,7 +113,7 @@ def _shift_and_scale(drawn: Tensor, wanted: Tensor, centres: Tensor, iterations:
         down, right = torch.gradient(warped, dim=(1, 2))
         J = -torch.stack([right, down, right * away[..., 0] + down * away[..., 1]], -1).flatten(1, 2)  # (B, h h, 3)
         r = (warped - wanted).flatten(1)
-        weight = (HUBER / r.abs().clamp_min(HUBER) / NOISE**2)[..., None]
+        weight = (weights.flatten(1) * HUBER / r.abs().clamp_min(HUBER) / NOISE**2)[..., None]
         H = J.mT @ (J * weight) + certain
         g = (J.mT @ (r[..., None] * weight)).squeeze(-1) + p @ certain
         p = p - torch.linalg.solve(H, g)
