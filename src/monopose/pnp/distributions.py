@@ -174,5 +174,5 @@ def von_mises_kappa(resultant: Tensor) -> Tensor:
 
     Source: Banerjee et al., Clustering on the unit hypersphere using von Mises-Fisher distributions, eq. 4.4.
     """
-    r = resultant.clamp(0, 1 - 1e-12)
+    r = resultant.clamp(0, 1 - max(1e-12, torch.finfo(resultant.dtype).eps))
     return r * (2 - r * r) / (1 - r * r)

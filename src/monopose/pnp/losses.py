@@ -22,6 +22,9 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
         (...,), differentiable in points3d, points2d, weights and K; 0, with a gradient of zero, where the posterior did not
         converge or the truth is not finite.
 
+    Raises:
+        ValueError: if the truth is not (..., 4, 4).
+
     Source: Chen et al., EPro-PnP, eq. 7: the Kullback-Leibler divergence up to a constant.
     """
     given = posterior.prepared
@@ -52,8 +55,14 @@ def derivative_loss(
     Returns:
         translation (...,), metres, and rotation (...,), 2 (1 - <q, q_true>^2) = 1 - cos(angle): 0 to 2.
 
+    Raises:
+        ValueError: if a pose is not (..., 4, 4).
+
     Source: Chen et al., EPro-PnP, sec. 3.4, derivative regularization.
     """
+    for name, pose in (("cam_from_obj", cam_from_obj), ("cam_from_obj_true", cam_from_obj_true)):
+        if pose.shape[-2:] != (4, 4):
+            raise ValueError(f"{name} must be (..., 4, 4) metres, got {tuple(pose.shape)}")
     truth = cam_from_obj_true[..., None, :, :]
     if symmetries is not None:
         truth = truth @ symmetries.to(truth)
