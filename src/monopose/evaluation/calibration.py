@@ -112,8 +112,12 @@ def reliability(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Reliab
 
 def log_loss(probabilities: ArrayLike, right: ArrayLike) -> float:
     """Mean of -log of the probability given to what happened, nats; probabilities are kept 1e-6 away from 0 and 1."""
-    p = np.clip(np.asarray(probabilities, np.float64), 1e-6, 1 - 1e-6)
-    return float(-np.log(np.where(np.asarray(right, bool), p, 1 - p)).mean())
+    return float(_surprise(np.asarray(probabilities, np.float64), np.asarray(right, bool)).mean())
+
+
+def _surprise(p: Array, right: Array) -> Array:
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    return -np.log(np.where(right, p, 1 - p))  # type: ignore[no-any-return]
 
 
 # ----------------------------------------------------------------------------------------------------------- the maps
@@ -175,7 +179,8 @@ def fit(scores: ArrayLike, right: ArrayLike, groups: ArrayLike) -> Fit:
     """The map, logistic or isotonic, that predicts scenes it has not seen better, by the mean log-loss.
 
     The log-loss decides as it is proper: no other probabilities than the true ones make it least. Isotonic bends wherever
-    the data say so and wins where there are thousands of them; the two parameters of the logistic win before that.
+    the data say so and wins where there are thousands of them; the two parameters of the logistic win before that, and where
+    isotonic is not better by more than a standard error of the difference (scenes count as independent).
 
     Args:
         scores: raw, in [0, 1], (N,).
@@ -200,8 +205,10 @@ def fit(scores: ArrayLike, right: ArrayLike, groups: ArrayLike) -> Fit:
                 out[inside] = function(s[known], y[known])(s[inside])
         held[name] = out
     losses = {name: log_loss(p, y) for name, p in held.items()}
-    best = min(losses, key=lambda name: losses[name])
-    chosen: Map = fit_logistic(s, y) if best == "logistic" else fit_isotonic(s, y)
+    gain = np.bincount(scene, _surprise(held["logistic"], y) - _surprise(held["isotonic"], y))
+    bends = gain.sum() > np.sqrt((gain**2).sum() - gain.sum() ** 2 / len(gain))
+    best = "isotonic" if bends else "logistic"
+    chosen: Map = fit_isotonic(s, y) if bends else fit_logistic(s, y)
     return Fit(chosen, reliability(s, y), reliability(held[best], y), losses)
 
 
