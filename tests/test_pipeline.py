@@ -134,7 +134,7 @@ def fake(calls=None, stop_at=None):
     """Stands in for the estimator: a pose from each box in closed form; may be interrupted."""
     calls = [] if calls is None else calls
 
-    def predict(model, frame, detections, stages=2, debug=None):
+    def predict(model, frame, detections, stages=2, debug=None, models=None):
         if stop_at is not None and len(calls) == stop_at:
             raise KeyboardInterrupt
         calls.append((frame.scene_id, frame.im_id))
