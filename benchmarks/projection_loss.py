@@ -78,7 +78,7 @@ class Learner:
         """Norms of the gradients of all other losses and of the projection loss of weight 1."""
         output = self.model(batch["image"].contiguous(memory_format=torch.channels_last), batch["label"])
         learning = [p for p in self.model.parameters() if p.requires_grad]
-        others = sum(coordinates.loss(self.model, output, batch).values())
+        others = torch.stack(list(coordinates.loss(self.model, output, batch).values())).sum()
         norms = []
         for value in (others, coordinates.projection_loss(self.model, output, batch).mean()):
             found = torch.autograd.grad(value, learning, retain_graph=True, allow_unused=True)
@@ -100,7 +100,7 @@ def evaluate(model: coordinates.Model, held_out: dict[str, Tensor], models: dict
         metres = model.metres(output.coordinates, model.index_of(part["label"])).permute(0, 2, 3, 1)
         for i, label in enumerate(part["label"].tolist()):
             found = coordinates.Correspondences(
-                label, 0, box, part["image"][i], metres[i], output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels
+                label, 0, box, part["image"][i], metres[i], output.error[i].sigmoid(), output.mask[i].sigmoid(), pixels, None
             )
             solved = coordinates.solve(found, Camera(part["K"][i], (side, side)))
             rows.append(_errors(solved, part["cam_from_obj"][i], part["K"][i], models[label]))
@@ -135,7 +135,13 @@ def main() -> None:
     models = train.read_objects(demo.folder() / "objects", OBJECTS, 3000)
     held_out = draw(models, HELD_OUT, 999)
     config = coordinates.Config(
-        OBJECTS, input_size=64, output_size=32, widths=(64, 48, 48, 32), frozen_levels=3, projection_start=START
+        OBJECTS,
+        input_size=64,
+        output_size=32,
+        widths=(64, 48, 48, 32),
+        frozen_levels=3,
+        projection_start=START,
+        amodal_weight=0.0,
     )
     scores: dict[float, list[dict[str, float]]] = {w: [] for w in options.weights}
     seconds: dict[float, list[float]] = {w: [] for w in options.weights}
