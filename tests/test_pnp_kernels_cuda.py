@@ -157,6 +157,18 @@ def test_descent_stops_at_the_minimum(dof):
 
 
 @runs
+def test_several_starts_of_a_problem():
+    problems, poses = scene(Huber(1.5), n=5, samples=2, batch=2)
+    got, stopped, costs = cuda.descend_all(problems, poses, 6, 3)
+    for i in range(2):
+        pose, stopped_alone = cuda.descend(problems, poses[:, i], 6, 3)
+        assert torch.equal(got[:, i], pose)
+        assert torch.equal(stopped[:, i], stopped_alone)
+    torch.testing.assert_close(costs, residuals.pose_costs(problems, got))
+    assert cuda.descend_all(problems, poses[:, :0], 6, 3)[2].shape == (2, 0)
+
+
+@runs
 def test_hopeless_problems_are_left_where_they_are_and_touch_no_other():
     problems, poses = scene(n=6, samples=1, batch=5)
     start = poses[:, 0].clone()

@@ -150,19 +150,28 @@ def normal_equations(problems: Problems, poses: Tensor) -> Normal:
 
 
 @torch.no_grad()
-def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True) -> tuple[Tensor, Tensor]:
-    """`solve.descend_reference` in one launch, from one start each, (B, 4, 4)."""
+def descend_all(
+    problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Descend from every start (B, M, 4, 4), in one launch: poses, which reached a stationary point, costs; (B, M, ...)."""
     X, x, w, K, delta, bounds = problems.map(Tensor.contiguous)[:6]
-    size, n = X.shape[:2]
-    poses = start.to(X).clone(memory_format=torch.contiguous_format)
-    stopped = torch.zeros(size, dtype=torch.int8, device=X.device)
+    n, count = X.shape[1], starts.shape[1]
+    poses = starts.to(X).clone(memory_format=torch.contiguous_format)
+    cost = X.new_empty(poses.shape[:2])
+    stopped = torch.zeros_like(cost, dtype=torch.int8)
     block, warps = _team(n, X.dtype)
     limits = torch.finfo(X.dtype)
-    if size:
+    if cost.numel():
         with torch.cuda.device_of(X):
-            triton_solve.descend[(size,)](
-                X, x, w, K, delta, bounds, poses, stopped, n, iterations,
+            triton_solve.descend[(cost.numel(),)](
+                X, x, w, K, delta, bounds, poses, stopped, cost, n, count, iterations,
                 EPS=limits.eps, TINY=limits.tiny, DOF=dof, TRUST=bool(trust_region),
                 **_constants(problems), BLOCK=block, num_warps=warps,
             )  # fmt: skip
-    return poses, stopped.view(torch.bool)
+    return poses, stopped.view(torch.bool), cost
+
+
+def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True) -> tuple[Tensor, Tensor]:
+    """`solve.descend_reference` from one start each, (B, 4, 4)."""
+    poses, stopped, _ = descend_all(problems, start[:, None], dof, iterations, trust_region)
+    return poses[:, 0], stopped[:, 0]

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..problems import RADIUS
-from .triton_costs import SQUARES, four, pixel, points, rho, rho_flattening, rho_weight
+from .triton_costs import SQUARES, four, pixel, points, reciprocal, rho, rho_flattening, rho_weight
 
 START_RADIUS = tl.constexpr(RADIUS)
 
@@ -49,14 +49,17 @@ def evaluate(
         b0, b1, b2 = scale1 * (k10 - v * k20), scale1 * (k11 - v * k21), scale1 * (k12 - v * k22)
         if KERNEL != SQUARES:
             across = tl.sqrt(rho_weight(square, delta, KERNEL, FAST))
-            along = tl.zeros_like(square) + 1.0
+            ahead = across
             if BENT:
                 along = tl.sqrt(1.0 - rho_flattening(square, delta, KERNEL, FAST))
-            less = (1.0 - along) / tl.maximum(square, 1e-30)
-            f0, f1, f2 = less * (e0 * a0 + e1 * b0), less * (e0 * a1 + e1 * b1), less * (e0 * a2 + e1 * b2)
-            a0, a1, a2 = across * (a0 - e0 * f0), across * (a1 - e0 * f1), across * (a2 - e0 * f2)
-            b0, b1, b2 = across * (b0 - e1 * f0), across * (b1 - e1 * f1), across * (b2 - e1 * f2)
-            e0, e1 = e0 * across / along, e1 * across / along
+                less = (1.0 - along) * reciprocal(tl.maximum(square, 1e-30), FAST)
+                f0, f1, f2 = less * (e0 * a0 + e1 * b0), less * (e0 * a1 + e1 * b1), less * (e0 * a2 + e1 * b2)
+                a0, a1, a2 = a0 - e0 * f0, a1 - e0 * f1, a2 - e0 * f2
+                b0, b1, b2 = b0 - e1 * f0, b1 - e1 * f1, b2 - e1 * f2
+                ahead = across * reciprocal(along, FAST)
+            a0, a1, a2 = across * a0, across * a1, across * a2
+            b0, b1, b2 = across * b0, across * b1, across * b2
+            e0, e1 = ahead * e0, ahead * e1
         a3, a4, a5 = q1 * a2 - q2 * a1, q2 * a0 - q0 * a2, q0 * a1 - q1 * a0
         b3, b4, b5 = q1 * b2 - q2 * b1, q2 * b0 - q0 * b2, q0 * b1 - q1 * b0
         h00 = a0 * a0 + (b0 * b0 + h00)
@@ -223,18 +226,19 @@ def store_four(ptr, a, b, c, d):
     tl.store(ptr + 3, d)
 
 
-@triton.jit(do_not_specialize=["N", "iterations"])
+@triton.jit(do_not_specialize=["N", "starts", "iterations"])
 def descend(
-    X_ptr, x_ptr, w_ptr, K_ptr, delta_ptr, bounds_ptr, pose_ptr, stopped_ptr, N, iterations,
+    X_ptr, x_ptr, w_ptr, K_ptr, delta_ptr, bounds_ptr, pose_ptr, stopped_ptr, cost_ptr, N, starts, iterations,
     EPS: tl.constexpr, TINY: tl.constexpr, DOF: tl.constexpr, TRUST: tl.constexpr,
     Z_MIN: tl.constexpr, KERNEL: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`solve.descend_reference`, line by line; pose_ptr holds the start and receives the result."""
-    b = tl.program_id(0).to(tl.int64)
+    """`solve.descend_reference`, line by line, from one of the starts of a problem; pose_ptr holds it and receives the end."""
+    row = tl.program_id(0).to(tl.int64)
+    b = row // starts
     X_ptr += b * N * 3
     x_ptr += b * N * 2
     w_ptr += b * N * 2
-    pose_ptr += b * 16
+    pose_ptr += row * 16
     k00, k01, k02 = three(K_ptr + b * 9)
     k10, k11, k12 = three(K_ptr + b * 9 + 3)
     k20, k21, k22 = three(K_ptr + b * 9 + 6)
@@ -343,4 +347,5 @@ def descend(
     store_four(pose_ptr, r00, r01, r02, t0)
     store_four(pose_ptr + 4, r10, r11, r12, t1)
     store_four(pose_ptr + 8, r20, r21, r22, t2)
-    tl.store(stopped_ptr + b, stopped.to(tl.int8))
+    tl.store(stopped_ptr + row, stopped.to(tl.int8))
+    tl.store(cost_ptr + row, cost)
