@@ -248,7 +248,7 @@ def test_poses_alone_are_enough():
 
 
 def overfit(settings, steps, lr, count=3):
-    """Mean of (translation error in box diagonals, angle in radians) before and after learning `count` crops by heart."""
+    """Medians of (translation error in box diagonals, angle in radians) before and after learning `count` crops by heart."""
     model, batch = network(settings).train(), batch_of(settings, count)
     optimiser = torch.optim.AdamW(model.parameters(), lr)
 
@@ -264,7 +264,7 @@ def overfit(settings, steps, lr, count=3):
             )  # fmt: skip
             group = model.group[index]
             move, turn = pnp.derivative_loss(found.mode, batch["cam_from_obj"], 1e-6, group)
-            return float(move.mean()) / 0.15, float((1 - turn).clamp(-1, 1).acos().mean())
+            return float(move.median()) / 0.15, float((1 - turn).clamp(-1, 1).acos().median())
 
     before = errors()
     for step in range(steps):
@@ -282,7 +282,7 @@ def overfit(settings, steps, lr, count=3):
 def test_each_preset_learns_a_few_crops_by_heart(preset):
     before, after = overfit(config(preset, bins=0), steps=200 if preset == "no-model" else 120, lr=5e-3)
     assert before[1] > 0.3
-    assert after[1] < 0.3 * before[1]
+    assert after[1] < 0.25
     assert after[0] < 0.5
 
 
@@ -327,7 +327,7 @@ def test_predict_finds_the_pose_and_says_how_sure_it_is(monkeypatch):
     torch.testing.assert_close(poses.cam_from_obj, POSE.expand(2, 4, 4), atol=1e-3, rtol=0)
     torch.testing.assert_close(poses.scores, detections.scores, atol=1e-3, rtol=0)  # certain
     assert set(poses.seconds) == {"network", "pnp"}
-    again = probabilistic.predict(model, frame, detections, stages=1)
+    again = probabilistic.predict(model, frame, detections, stages=1, samples=512)
     assert torch.equal(poses.cam_from_obj, again.cam_from_obj)
     assert torch.equal(poses.covariance, again.covariance)
     # the covariance is that of least squares with these weights
@@ -338,7 +338,7 @@ def test_predict_finds_the_pose_and_says_how_sure_it_is(monkeypatch):
     ratio = poses.covariance.diagonal(dim1=1, dim2=2) / least.covariance.diagonal(dim1=1, dim2=2)
     assert 0.5 < float(ratio.min()) < float(ratio.max()) < 2.0
     assert [b.detection for b in believed] == [0, 1]
-    assert believed[0].samples.shape == (64, 4, 4)
+    assert believed[0].samples.shape == (512, 4, 4)  # enough for pictures
     torch.testing.assert_close(believed[0].bounds, PLAIN.bounds)
     nothing = probabilistic.predict(model, frame, detections[torch.zeros(0, dtype=torch.long)])
     assert len(nothing) == 0

@@ -61,8 +61,8 @@ class Config:
     bins_weight: float = 0.3  # further factor of the bins' cross-entropy, which stands in for the distance
     visible_weight: float = 3.0  # weight of visible object pixels over hidden ones in the coordinate loss
     monte_carlo_weight: float = 0.2  # weight of the Monte Carlo pose loss
-    translation_weight: float = 1.0  # weight of the derivative regularisation of the translation, 1 / metres
-    rotation_weight: float = 1.0  # weight of the derivative regularisation of the rotation
+    translation_weight: float = 0.1  # weight of the derivative regularisation of the translation, 1 / metres
+    rotation_weight: float = 0.1  # weight of the derivative regularisation of the rotation
     translation_beta: float = 0.05  # metres below which the translation counts squared
 
 
@@ -70,7 +70,7 @@ def published(obj_ids: tuple[int, ...], **changes: Any) -> Config:
     """The published network: ResNet-34, 256 px, 64 x 64 regressed coordinates; its losses for a start from coordinates (v2)."""
     own: dict[str, Any] = {
         "backbone": "resnet34", "frozen_levels": 0, "input_size": 256, "output_size": 64, "deconv_width": 256, "bins": 0,
-        "visible_weight": 1.0, "samples": 512,
+        "visible_weight": 1.0, "samples": 512, "translation_weight": 1.0, "rotation_weight": 1.0,
     }  # fmt: skip
     return Config(obj_ids, **(own | changes))
 
@@ -327,7 +327,7 @@ def predict(
         frame: one picture, undistorted.
         detections: labels, boxes and scores.
         stages: 1 or 2.
-        samples: poses drawn per object; None: as in training.
+        samples: poses drawn per object; None: as in training, and enough for pictures (512) with `debug`.
         debug: if a list, what is believed about every object is appended to it.
 
     Returns:
@@ -343,6 +343,7 @@ def predict(
         nothing = detections.boxes.new_zeros
         return PoseEstimates(labels, nothing(0, 4, 4), detections.scores, nothing(0, 6, 6), detections.boxes)
     index, seconds = model.index_of(labels), {"network": 0.0, "pnp": 0.0}
+    samples = samples or (model.config.samples if debug is None else max(model.config.samples, 512))
     found = _look(model, frame, labels, index, box_ops.square(detections.boxes, model.config.crop_scale), samples, seconds)
     if stages == 2:
         again = _look(model, frame, labels, index, _around(model, found, frame.camera, index), samples, seconds)
@@ -364,7 +365,7 @@ def predict(
 
 
 def _look(
-    model: Model, frame: Frame, labels: Tensor, index: Tensor, boxes: Tensor, samples: int | None, seconds: dict[str, float]
+    model: Model, frame: Frame, labels: Tensor, index: Tensor, boxes: Tensor, samples: int, seconds: dict[str, float]
 ) -> _Look:
     """Cut the squares `boxes` out of a photo and believe what they show; adds to `seconds`."""
     started, sides = time.perf_counter(), (model.config.output_size, model.config.output_size)
@@ -393,7 +394,7 @@ def _around(model: Model, found: _Look, camera: Camera, index: Tensor) -> Tensor
     return torch.where(good[:, None], new, found.boxes)
 
 
-def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor, samples: int | None = None) -> pnp.Posterior:
+def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor, samples: int) -> pnp.Posterior:
     """The distributions of poses that correspondences leave open, all objects of a photo at once.
 
     Args:
@@ -401,14 +402,12 @@ def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor,
         given: of all pixels, (B, ...).
         camera: of the photo.
         boxes: the crops, (B, 4), xyxy pixel edges.
-        samples: poses drawn per object; None: as in training.
+        samples: poses drawn per object.
     """
     h = model.config.output_size
     K = camera_ops.crop_resize_K(camera.K.to(boxes), boxes, (h, h))
     robust, generator = pnp.AdaptiveHuber(model.config.huber), torch.Generator(boxes.device).manual_seed(0)
-    return pnp.sample_posterior(
-        *given[:2], K, given.weights, samples=samples or model.config.samples, robust=robust, z_min=Z_MIN, generator=generator
-    )
+    return pnp.sample_posterior(*given[:2], K, given.weights, samples=samples, robust=robust, z_min=Z_MIN, generator=generator)
 
 
 def judge(model: Model, posterior: pnp.Posterior, index: Tensor) -> tuple[Tensor, Tensor]:
