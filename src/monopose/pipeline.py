@@ -101,7 +101,8 @@ class Pipeline:
             asked = debug is not None or beliefs is not None
             poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
         else:
-            poses = coordinates.predict(network, frame, found, debug=None if debug is None else stages)
+            kept = None if debug is None else stages
+            poses = coordinates.predict(network, frame, found, debug=kept, models=self.models)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, detected=detections is None)
@@ -226,6 +227,8 @@ def predict_bop(
     done = _read_partial(partial, sources)
     keys = list(wanted)[:limit]
     scenes = {s: bop.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
+    if not model.models and (data / "models").is_dir():
+        model = replace(model, models=bop.read_models(data / "models", tuple(sorted(known))))
     for n, key in enumerate(track(keys, description="images", transient=True)):
         if key in done:
             continue
