@@ -267,7 +267,7 @@ def test_compiled_for_sm_90_all_stays_in_registers(dtype, tmp_path):
     common |= {"EPS": limits.eps, "TINY": limits.tiny, "DOF": 6, "TRUST": True, "BLOCK": block}
     registers, stack = registers_and_stack(tmp_path, triton_solve.descend, dtype, warps, **common)
     assert registers * 32 * warps * 2 <= 65536  # two programs on a multiprocessor
-    assert stack <= 96  # what sin and cos of large angles take
+    assert stack <= (40 if fast else 256)  # sin and cos of large angles; in float64 some scalars, outside the inner loops
 
 
 @gpu
