@@ -30,7 +30,7 @@ CHECKED = 4  # problems on which errors are measured
 # Operations of a point and a pose: an addition, multiplication, reciprocal or root is one; comparisons and selections are none.
 COST = 33  # P X: 18, reciprocal: 1, pixel: 2, weighted residual: 4, square: 3, Huber: 4, sum: 1
 POINT_GRADIENT = 68  # as far as the square: 28, weight of Huber: 2, to P X: 10, to the point: 18, pixel, weight, delta: 10
-NORMAL = 200  # K (R X + t): 33, square: 10, Huber: 8, rows: 25, turned: 18, J'J: 84, gradient: 22
+NORMAL = 236  # K (R X + t): 33, square: 10, Huber: 13, rows: 20, its second derivative: 34, turned: 18, J'J: 84, gradient: 24
 
 
 def milliseconds(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
