@@ -58,6 +58,8 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
     poses = coordinates.predict(run.estimator, frame, detections, debug=stages)
     keep("true boxes", poses)
 
+    keep("+ predicted silhouettes", coordinates.predict(run.estimator, frame, detections, models=run.models))
+
     by_label = {int(i): row for row, i in enumerate(truth.labels)}
     exact = [true_maps(f, frame, run, by_label[f.label]) for f, _ in stages]
     replacements: dict[str, Callable[[coordinates.Correspondences, Tensor, Tensor], coordinates.Correspondences]] = {

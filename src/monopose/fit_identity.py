@@ -70,7 +70,7 @@ class Report:
             [
                 f"steps        {self.steps}{pace}, seed {self.seed}",
                 f"loss         {self.first_loss:.2f} -> {self.last_loss:.2f}",
-                f"translation  {self.translation:.4f} m     mean error; {100 * self.converged:.1f} % of the test poses converged",
+                f"translation  {self.translation:.4f} m     mean error; {100 * self.converged:.1f} % of test poses converged",
                 f"rotation     {self.rotation:.4f} rad   ({math.degrees(self.rotation):.2f} degrees)",
                 *(f"posterior    {picture}" for picture in self.pictures),
             ]
