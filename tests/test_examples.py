@@ -42,3 +42,13 @@ def test_a_layer_in_your_network_learns_where_points_are_and_what_each_is_worth(
     before, _, after, expected = (float(v) for v in re.findall(r"(\d+\.\d) mm", capsys.readouterr().out))
     assert after < 0.6 * before
     assert 0.6 < after / expected < 1.6  # its covariance fits its errors
+
+
+def test_a_plane_has_two_poses_and_a_picture_of_both(capsys, monkeypatch, tmp_path):
+    picture = tmp_path / "posterior.png"
+    monkeypatch.setattr("sys.argv", ["two_poses_of_a_plane.py", str(picture)])
+    runpy.run_path(str(EXAMPLES / "two_poses_of_a_plane.py"))
+    said = capsys.readouterr().out
+    assert said.startswith("2 poses")
+    assert int(re.search(r"(\d+) of 1024 samples", said)[1]) > 200
+    assert picture.stat().st_size > 50_000
