@@ -238,3 +238,43 @@ def test_distance_to_the_nearest_of_equivalent_poses():
     for truth in (T, T @ half_turn_z()):
         torch.testing.assert_close(pnp.derivative_loss(moved, truth, symmetries=group), expected)
     assert (pnp.derivative_loss(moved, T @ half_turn_z())[1] > 1.5).all()
+
+
+def step_case(robust=None):
+    X, x, w, T = problems(4, 12, 2.0)
+    return prepare(X, x, K, w, robust), T
+
+
+def test_one_step_is_the_gauss_newton_step_and_has_its_gradient():
+    given, truth = step_case()
+    pose = se3.retract(truth, 0.01 * torch.randn(truth.shape[0], 6, generator=torch.Generator().manual_seed(0), dtype=F64))
+    stepped = pnp.one_step(given.problems, pose)
+    normal = residuals.normal_equations(given.problems, pose, bent=False)
+    expected = se3.retract(pose, -torch.linalg.solve(normal.hessian + 1e-5 * torch.eye(6, dtype=F64), normal.gradient))
+    torch.testing.assert_close(stepped, expected)
+    again = pnp.solve(given.problems.points3d, given.problems.points2d, K, given.problems.weights, init=pose).cam_from_obj
+    torch.testing.assert_close(pnp.one_step(given.problems, again), again, rtol=0, atol=1e-7)  # a minimum stays
+
+    def function(X, x, w):
+        return pnp.one_step(given.problems._replace(points3d=X, points2d=x, weights=w), pose)[:, :3]
+
+    inputs = [v.clone().requires_grad_() for v in given.problems[:3]]
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    robust = step_case(pnp.Huber(0.3))[0]
+    assert torch.autograd.gradcheck(
+        lambda X: pnp.one_step(robust.problems._replace(points3d=X), pose), inputs[:1], fast_mode=True
+    )
+
+
+def test_one_step_that_cannot_be_taken_stays_and_has_no_gradient():
+    given, truth = step_case()
+    weights = given.problems.weights.clone()
+    weights[0], weights[1] = 0, 1e200
+    weights.requires_grad_()
+    stepped = pnp.one_step(given.problems._replace(weights=weights), truth)
+    torch.testing.assert_close(stepped[:2], truth[:2])
+    stepped.sum().backward()
+    assert torch.isfinite(weights.grad).all()
+    assert (weights.grad[:2] == 0).all()
+    yaw = pnp.one_step(given.problems, truth, dof=4)
+    torch.testing.assert_close(yaw[:, 1, :3], truth[:, 1, :3])  # the camera's Y axis stays

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from . import pnp, viz
 from .files import atomic_write, write_json
 from .geometry import rotation, se3
-from .pnp import implicit
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original
@@ -123,8 +122,8 @@ def losses(
         points3d, points2d, K, weights, init=truth, robust=ROBUST, z_min=Z_MIN, samples=config.samples, generator=generator
     )
     batch = len(seven)
-    best = implicit.attach(posterior.prepared.problems, posterior.mode.reshape(batch, 4, 4), posterior.converged)
-    translation, turn = pnp.derivative_loss(best, truth)
+    stepped = pnp.one_step(posterior.prepared.problems, posterior.mode.reshape(batch, 4, 4))
+    translation, turn = pnp.derivative_loss(stepped, truth)
     return {
         "monte_carlo": pnp.monte_carlo_loss(posterior, truth).mean() / norm,
         "translation": config.derivative * translation.mean(),

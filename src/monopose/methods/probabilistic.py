@@ -27,7 +27,6 @@ from ..geometry import crops, rotation, se3
 from ..nets.bins import cross_entropy, decode
 from ..nets.unet import ClassAwareHead, DeconvNet, UNet
 from ..pnp import kernels
-from ..pnp.implicit import attach
 from ..pnp.problems import prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from .objects import KnownObjects
@@ -250,7 +249,7 @@ def _pose_losses(model: Model, output: Output, batch: Mapping[str, Tensor], inde
         norm = model.norm if float(model.norm) > 0 else output.scale.detach().mean()
         losses["monte_carlo"] = config.monte_carlo_weight * pnp.monte_carlo_loss(posterior, true).mean() / norm
     if config.translation_weight > 0 or config.rotation_weight > 0:
-        mode = attach(posterior.prepared.problems, posterior.mode.to(posterior.prepared.problems.K), posterior.converged)
+        mode = pnp.one_step(posterior.prepared.problems, posterior.mode.to(posterior.prepared.problems.K))
         t, r = pnp.derivative_loss(mode, true, config.translation_beta, model.group[index])
         nothing = torch.zeros_like(t)
         losses["translation"] = config.translation_weight * torch.where(posterior.converged, t, nothing).mean()

@@ -1,7 +1,7 @@
 """Poses from 2D-3D correspondences: `ransac` for matches with outliers, `solve` for weighted batches."""
 
 from .implicit import solve_implicit
-from .losses import derivative_loss, monte_carlo_loss
+from .losses import derivative_loss, monte_carlo_loss, one_step
 from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
 from .robust import RobustSolution, ransac
@@ -16,6 +16,7 @@ __all__ = [
     "Solution",
     "derivative_loss",
     "monte_carlo_loss",
+    "one_step",
     "ransac",
     "sample_posterior",
     "solve",

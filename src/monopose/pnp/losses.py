@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
-from . import kernels
+from ..geometry import se3
+from . import kernels, residuals
 from .posterior import Posterior
+from .problems import Problems
+from .solve import PRIOR, free_entries
 
 
 def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries: Tensor | None = None) -> Tensor:
@@ -76,3 +79,35 @@ def derivative_loss(
     best = (translation + turn).detach().argmin(-1, keepdim=True)
     translation, turn = torch.broadcast_tensors(translation, turn)
     return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
+
+
+def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6) -> Tensor:
+    """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
+
+    At a minimum the step is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
+    Elsewhere, at a wrong minimum of a network that knows nothing yet, or where the solver did not arrive, it still says how
+    the residuals should change for the pose to move to the truth, where the exact gradient of the optimum is zero or wild.
+
+    Args:
+        problems: flat, (B, ...), as `Posterior.prepared.problems`.
+        cam_from_obj: (B, 4, 4), metres; held fixed.
+        dof: 6, or 4 where only translation and yaw are free.
+
+    Returns:
+        (B, 4, 4), differentiable in points3d, points2d, weights, K and delta. A pose whose step cannot be computed is returned
+        as it came, with a gradient of zero.
+
+    Source: Chen et al., EPro-PnP, eq. 13 and 14.
+    """
+    pose, free = cam_from_obj.detach(), free_entries(dof, cam_from_obj.device)
+    normal = residuals.normal_equations(problems, pose, bent=False)
+    H = normal.hessian[:, free[:, None], free].double() + PRIOR * torch.eye(len(free)).to(pose).double()
+    g = normal.gradient[:, free].double()
+    good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
+    H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
+    factor, failed = torch.linalg.cholesky_ex(H)
+    good = good & (failed == 0)
+    factor = torch.where(good[:, None, None], factor, torch.eye(len(free)).to(H))
+    step = -torch.cholesky_solve(torch.where(good[:, None], g, torch.zeros_like(g))[..., None], factor).squeeze(-1)
+    delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
+    return se3.retract(pose, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose))
