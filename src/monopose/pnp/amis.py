@@ -262,11 +262,12 @@ def sample(
     sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
     around, loc = frame(problems, modes, mode_costs, dof)
     p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
+    present = torch.isfinite(mode_costs)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu
 
-        return amis_cpu.sample(problems, p, around, torch.isfinite(mode_costs), sizes, generator)
-    return sample_reference(problems, p, around, torch.isfinite(mode_costs), sizes, generator)
+        return amis_cpu.sample(problems, p, around, present, sizes, generator)
+    return sample_reference(problems, p, around, present, sizes, generator)
 
 
 def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
@@ -289,7 +290,7 @@ def sample_reference(
         new_centres, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
         new_poses = poses(new_centres, new_turns, around)
         new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
-        inside = new_centres.double().norm(dim=-1) <= around.furthest[:, None, None]
+        inside = (new_centres[..., 2] > 0) & (new_centres.double().norm(dim=-1) <= around.furthest[:, None, None])
         new_costs = torch.where(inside, new_costs.nan_to_num(math.inf), math.inf)
         new_mixture = sum((densities(q, new_centres, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
         if i == 0:

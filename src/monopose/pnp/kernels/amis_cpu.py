@@ -486,7 +486,7 @@ def advance(
                         add(out, mixture[begin:end])
                 for s in range(start, end):
                     x, y, z = np.float64(rows[0, s]), np.float64(rows[1, s]), np.float64(rows[2, s])
-                    if not (math.sqrt(x * x + y * y + z * z) <= furthest[b] and cost[s] < np.inf):
+                    if not (z > 0 and math.sqrt(x * x + y * y + z * z) <= furthest[b] and cost[s] < np.inf):
                         cost[s] = np.inf
                 if nxt > end:
                     weigh(cost[:end], mixture[:end], each[h], factor[h])
