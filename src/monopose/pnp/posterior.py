@@ -32,7 +32,7 @@ class Posterior:
         log_weights: -cost(sample) - log q(sample), (..., S), differentiable in points3d, points2d, weights and K.
         log_evidence: log of the integral of exp(-cost) over translations (m^3) and rotations (rad^3, all of them measure
             8 pi^2; with dof=4 rad, 2 pi), (...,), differentiable. The centre of the points is in front of the camera there, and
-            at most 4 times as far as the furthest of `modes`: objects at infinity explain all pixels about equally, so that
+            at most ten times as far as the furthest of `modes`: objects at infinity explain all pixels about equally, so that
             the integral over all translations is infinite.
         effective_sample_size: (sum w)^2 / sum w^2, between 1 and S, (...,).
         converged: (...,), bool. False: too few points, NaN in a point that has weight, or no pose of finite cost. Everything is
