@@ -181,17 +181,24 @@ def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
 
 def densities(p: Proposal, centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
     """Of every component times the number of its samples, (B, H, M, n), per m^3 and rad^3, or rad with dof=4."""
-    where = p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT
-    centres, turns = centres.double()[..., None, :, :], turns.double()[..., None, :, :]
-    log_t = distributions.student_t_log_prob(centres, where, p.tril[..., None, :, :])
+    away = centres.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
+    turns = turns.double()[..., None, :, :]
+    log_t = distributions.student_t_at(_squares(p.tril, away), distributions.log_det(p.tril)[..., None])
     if around.dof == 6:
-        log_turn = distributions.acg_log_prob(turns, distributions.acg_tril(p.turn)[..., None, :, :]) - math.log(4)
+        tril = distributions.acg_tril(p.turn)
+        square = _squares(tril, turns.expand(*away.shape[:-1], 4))
+        log_turn = distributions.acg_at(square, distributions.log_det(tril)[..., None]) - math.log(4)
         everywhere = math.exp(-distributions.LOG_ROTATIONS)
     else:
         yaw = torch.atan2(p.turn[..., 1:], p.turn[..., :1])
         log_turn = distributions.von_mises_log_prob(turns.squeeze(-1), yaw, _kappa(p.turn)[..., None])
         everywhere = 0.5 / math.pi
     return log_t.exp() * (p.counts[..., :1] * log_turn.exp() + p.counts[..., 1:] * everywhere)
+
+
+def _squares(tril: Tensor, rows: Tensor) -> Tensor:
+    """The squared length of every row of (..., n, k) after dividing by a factor (..., k, k): (..., n)."""
+    return torch.linalg.solve_triangular(tril, rows.mT, upper=False).square().sum(-2)
 
 
 def _kappa(mean: Tensor) -> Tensor:

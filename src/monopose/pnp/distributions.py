@@ -40,8 +40,17 @@ def student_t_log_prob(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
         (...,). Source: Kotz and Nadarajah, Multivariate t Distributions, eq. 1.1.
     """
     y = torch.linalg.solve_triangular(scale_tril, (x - loc)[..., None], upper=False).squeeze(-1)
-    log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return _LOG_T - log_det - 3 * torch.log1p(y.square().sum(-1) / FREEDOM)
+    return student_t_at(y.square().sum(-1), log_det(scale_tril))
+
+
+def student_t_at(square: Tensor, log_det: Tensor) -> Tensor:
+    """`student_t_log_prob` at squared Mahalanobis distances (...,), for the log-determinant of the factor."""
+    return _LOG_T - log_det - 3 * torch.log1p(square / FREEDOM)
+
+
+def log_det(tril: Tensor) -> Tensor:
+    """Of a triangular matrix, (..., n, n) -> (...,)."""
+    return tril.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
 def student_t_sample(loc: Tensor, scale_tril: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -67,8 +76,12 @@ def acg_log_prob(quat: Tensor, tril: Tensor) -> Tensor:
         distribution on the sphere, eq. 1.
     """
     y = torch.linalg.solve_triangular(tril, quat[..., None], upper=False).squeeze(-1)
-    log_det = tril.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return -log_det - 2 * y.square().sum(-1).log() - LOG_SPHERE
+    return acg_at(y.square().sum(-1), log_det(tril))
+
+
+def acg_at(square: Tensor, log_det: Tensor) -> Tensor:
+    """`acg_log_prob` at q' A q (...,), for the log-determinant of the factor of A^-1."""
+    return -log_det - 2 * square.log() - LOG_SPHERE
 
 
 def acg_sample(tril: Tensor, generator: torch.Generator | None = None) -> Tensor:
