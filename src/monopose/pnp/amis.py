@@ -298,7 +298,7 @@ def sample_reference(
         new_poses = poses(new_centres, new_turns, around)
         new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
         inside = (new_centres[..., 2] > 0) & (new_centres.double().norm(dim=-1) <= around.furthest[:, None, None])
-        new_costs = torch.where(inside, new_costs.nan_to_num(math.inf), math.inf)
+        new_costs = torch.where(inside, new_costs.nan_to_num(math.inf, math.inf), math.inf)
         new_mixture = sum((densities(q, new_centres, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
         if i == 0:
             centres, turns, costs, mixture = new_centres, new_turns, new_costs, new_mixture

@@ -88,7 +88,7 @@ class Posterior:
         width = spread * (4 / (d + 2) / self.effective_sample_size) ** (2 / (d + 4))
         power = (2 / width.clamp(1e-6, 1.0)).double()[..., None]  # cos(angle / 2)^(2 power) is about a normal of this variance
         half = 0.5 * d
-        beta = torch.lgamma(torch.tensor(half)) + torch.lgamma(power + 0.5) - torch.lgamma(power + 0.5 + half)
+        beta = math.lgamma(half) + torch.lgamma(power + 0.5) - torch.lgamma(power + 0.5 + half)
         log_norm = beta + math.log(16 * math.pi if d == 3 else 2.0)
         grid = rotation.quat_wxyz_from_matrix(rotations).to(self.samples)
         quats = rotation.quat_wxyz_from_matrix(self.samples[..., :3, :3])
@@ -163,14 +163,14 @@ def sample_posterior(
     problems, batch = given.problems, given.batch
     with torch.no_grad():
         fixed = problems.map(Tensor.detach)
-        start = None if init is None else given.flat(init, 4, 4)
-        minima_, costs, usable = _distinct_minima(given, fixed, start, dof, modes, proposals, generator, solver_iterations)
-        poses, log_q, found = amis.sample(fixed, minima_, costs, dof, samples, iterations, generator)
+        known = None if init is None else given.flat(init, 4, 4)
+        bottoms, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
+        poses, log_q, found = amis.sample(fixed, bottoms, costs, dof, samples, iterations, generator)
         possible = torch.isfinite(found)
         usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
         good = usable[:, None] & possible
         if not bool(good.all()):
-            poses = torch.where(good[..., None, None], poses, minima_[:, :1])
+            poses = torch.where(good[..., None, None], poses, bottoms[:, :1])
     cost = kernels.pose_costs(problems, poses, found)
     log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
@@ -184,7 +184,7 @@ def sample_posterior(
         return value.to(outside).reshape(batch + value.shape[1:])
 
     return Posterior(
-        shaped(minima_[:, 0]), shaped(minima_), shaped(costs), shaped(poses), shaped(log_weights), shaped(log_evidence),
+        shaped(bottoms[:, 0]), shaped(bottoms), shaped(costs), shaped(poses), shaped(log_weights), shaped(log_evidence),
         shaped(effective), usable.reshape(batch), dof, given,
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ def _distinct_minima(
         more, _ = descend(problems, init, dof, iterations)
         poses = torch.cat([more[:, None], poses], 1)
         costs = torch.cat([kernels.pose_costs(problems, more[:, None]), costs], 1)
-    costs = torch.where(torch.isfinite(poses).flatten(2).all(2), costs.nan_to_num(math.inf), math.inf)
+    costs = torch.where(torch.isfinite(poses).flatten(2).all(2), costs.nan_to_num(math.inf, math.inf), math.inf)
     poses = torch.where(torch.isfinite(costs)[..., None, None], poses, torch.eye(4).to(poses))
     order = costs.argsort(dim=1, stable=True)
     costs, poses = costs.gather(1, order), poses.take_along_dim(order[..., None, None], 1)
