@@ -93,7 +93,7 @@ def test_adapting_to_its_own_samples_does_not_bias_the_evidence():
     X, x, w, _ = problems(100, 12, 1.0)
     once = pnp.sample_posterior(X, x, K, w, samples=8192, iterations=1, generator=generator())
     often = pnp.sample_posterior(X, x, K, w, samples=256, iterations=8, generator=generator())
-    assert (often.log_evidence - once.log_evidence).mean().abs() < 0.03  # one proposal for all samples: -0.2
+    assert (often.log_evidence - once.log_evidence).mean().abs() < 0.03  # -0.35 if each half were fitted to itself
 
 
 @pytest.mark.parametrize("dof", [6, 4])

@@ -164,13 +164,13 @@ def sample_posterior(
     with torch.no_grad():
         fixed = problems.map(Tensor.detach)
         known = None if init is None else given.flat(init, 4, 4)
-        bottoms, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
-        poses, log_q, found = amis.sample(fixed, bottoms, costs, dof, samples, iterations, generator)
+        optima, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
+        poses, log_q, found = amis.sample(fixed, optima, costs, dof, samples, iterations, generator)
         possible = torch.isfinite(found)
         usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
         good = usable[:, None] & possible
         if not bool(good.all()):
-            poses = torch.where(good[..., None, None], poses, bottoms[:, :1])
+            poses = torch.where(good[..., None, None], poses, optima[:, :1])
     cost = kernels.pose_costs(problems, poses, found)
     log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
@@ -184,7 +184,7 @@ def sample_posterior(
         return value.to(outside).reshape(batch + value.shape[1:])
 
     return Posterior(
-        shaped(bottoms[:, 0]), shaped(bottoms), shaped(costs), shaped(poses), shaped(log_weights), shaped(log_evidence),
+        shaped(optima[:, 0]), shaped(optima), shaped(costs), shaped(poses), shaped(log_weights), shaped(log_evidence),
         shaped(effective), usable.reshape(batch), dof, given,
     )  # fmt: skip
 
