@@ -258,7 +258,7 @@ def sample(
     Args:
         problems: flat, (B, ...).
         modes: (B, M, 4, 4), metres.
-        mode_costs: (B, M), inf for minima that do not exist, but not all of them.
+        mode_costs: (B, M), ascending, inf for minima that do not exist, but not all of them.
         dof, samples, rounds, generator: as in `sample_posterior`.
 
     Returns:
@@ -267,9 +267,11 @@ def sample(
     halves = 1 if rounds == 1 else 2
     half = samples // halves
     sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
+    present = torch.isfinite(mode_costs)
+    most = max(int(present.sum(1).max()), 1) if len(modes) else 1
+    modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, loc = frame(problems, modes, mode_costs, dof)
     p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
-    present = torch.isfinite(mode_costs)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu
 
