@@ -81,7 +81,7 @@ def derivative_loss(
     return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
 
 
-def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6) -> Tensor:
+def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
 
     At a minimum the step is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
@@ -92,6 +92,7 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6) -> Tensor:
         problems: flat, (B, ...), as `Posterior.prepared.problems`.
         cam_from_obj: (B, 4, 4), metres; held fixed.
         dof: 6, or 4 where only translation and yaw are free.
+        damping: share of the Hessian's diagonal that is added to it, as in Levenberg-Marquardt; the units do not matter to it.
 
     Returns:
         (B, 4, 4), differentiable in points3d, points2d, weights, K and delta. A pose whose step cannot be computed is returned
@@ -101,7 +102,8 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6) -> Tensor:
     """
     pose, free = cam_from_obj.detach(), free_entries(dof, cam_from_obj.device)
     normal = residuals.normal_equations(problems, pose, bent=False)
-    H = normal.hessian[:, free[:, None], free].double() + PRIOR * torch.eye(len(free)).to(pose).double()
+    H = normal.hessian[:, free[:, None], free].double()
+    H = H + damping * torch.diag_embed(H.diagonal(dim1=-2, dim2=-1)) + PRIOR * torch.eye(len(free), device=H.device, dtype=H.dtype)
     g = normal.gradient[:, free].double()
     good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
