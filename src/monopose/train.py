@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import weights
 from .data import bop, dataset, synth
 from .files import atomic_write, write_json
-from .methods import coordinates, detector, probabilistic
+from .methods import coordinates, detector, probabilistic, refiner
 from .types import Camera, ObjectModel
 
 
@@ -69,6 +69,17 @@ def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: i
     return dataset.BopCropSamples(source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
 
 
+def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
+    windows = dataset.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
+    return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+
+
+def _bop_windows(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+    side = c.window_size
+    windows = dataset.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
+    return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+
+
 METHODS: dict[str, Method] = {
     "coordinates": Method(
         presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
@@ -95,6 +106,16 @@ METHODS: dict[str, Method] = {
         collate=None,
         inputs=("image", "label"),
         loss=probabilistic.loss,
+    ),
+    "refiner": Method(
+        presets={"medium": lambda ids: refiner.Config(obj_ids=ids), "small": refiner.small, "published": refiner.published},
+        model=lambda config, models: refiner.Model(config, models),
+        samples=_windows,
+        pictures=_bop_windows,
+        collate=None,
+        inputs=("image", "label", "K", "start"),
+        loss=refiner.loss,
+        lr=lambda c: 5e-4,
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},

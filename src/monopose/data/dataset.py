@@ -6,6 +6,7 @@ cached: object coordinates are rendered when they are needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import se3
+from ..geometry import noise, se3
 from ..render import maps
 from ..render.raster import rasterize
 from ..types import Camera, ObjectModel
@@ -135,6 +136,39 @@ def _crop_sample(
         "K": camera_ops.crop_resize_K(K, square, picture.shape[:2]),
         "box": square,
     }
+
+
+class StartSamples(Dataset):
+    """Crop samples with a pose that is roughly right, for `methods.refiner`.
+
+    Args:
+        crops: `CropSamples` or `BopCropSamples`.
+        models: known objects by id.
+        rotation_deg: largest standard deviation about each axis, degrees.
+        shift: largest standard deviation across the line of sight, diameters of the object; three times that along it.
+        seed: same seed, same samples.
+
+    Each sample's deviations are drawn between 0 and the largest, small ones more often. Adds "start" (4, 4), metres.
+    """
+
+    def __init__(
+        self, crops: Dataset, models: Mapping[int, ObjectModel], rotation_deg: float, shift: float, seed: int = 0
+    ) -> None:
+        self.crops, self.models, self.rotation_deg, self.shift, self.seed = crops, models, rotation_deg, shift, seed
+
+    def __len__(self) -> int:
+        return len(self.crops)  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        sample = self.crops[i]
+        rng = np.random.default_rng((self.seed, i, 5))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        turn, move = rng.uniform(0, 1, 2) ** 1.5
+        diameter = self.models[int(sample["label"])].diameter
+        start = noise.perturbed(
+            sample["cam_from_obj"], math.radians(self.rotation_deg) * turn, self.shift * diameter * move, generator=generator
+        )
+        return sample | {"start": start}
 
 
 class BopCropSamples(Dataset):

@@ -103,7 +103,7 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     pose, free = cam_from_obj.detach(), free_entries(dof, cam_from_obj.device)
     normal = residuals.normal_equations(problems, pose, bent=False)
     H = normal.hessian[:, free[:, None], free].double()
-    H = H + damping * torch.diag_embed(H.diagonal(dim1=-2, dim2=-1)) + PRIOR * torch.eye(len(free), device=H.device, dtype=H.dtype)
+    H = H + torch.diag_embed(damping * H.diagonal(dim1=-2, dim2=-1) + PRIOR)
     g = normal.gradient[:, free].double()
     good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))

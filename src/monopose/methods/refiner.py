@@ -1,0 +1,508 @@
+"""A pose that is roughly right becomes right: render the object there, find where its pixels went in the photo, solve, repeat.
+
+Each outer round renders the object at its present pose and cuts the photo around it. A recurrent network then corrects, step by
+step, the field of displacements between the two pictures, and says per pixel whether the photo shows that pixel and how sure it
+is; descriptors learned on the surface of the model and in the photo say whether both show the same point. After every step one
+Levenberg-Marquardt step moves the pose, and the field starts the next step as what the pose implies: geometry never lets go.
+
+Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them (none is
+told which object it sees), relative damping, symmetric truths, predicted visibility and two-axis confidence in the weights, and
+a result that is compared with its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import pnp
+from ..geometry import boxes as box_ops
+from ..geometry import camera as camera_ops
+from ..geometry import crops, se3, symmetry
+from ..mesh import albedo, surface_samples
+from ..nets import matching, recurrent
+from ..nets.surface import Surface, SurfaceNet, circle_loss, joined, nearest, surface
+from ..pnp.problems import Kernel, Problems
+from ..render import maps, views
+from ..types import ObjectModel
+
+STRIDE = 4  # crop pixels per cell of the feature maps
+Z_MIN = 0.01  # metres: least depth of a projected point
+FARTHER = 2.0  # a step may not change the distance of an object by more than this factor
+SAMPLES = 8192  # points of a surface from which the evenly spread ones are chosen
+
+
+@dataclass(frozen=True)
+class Config:
+    obj_ids: tuple[int, ...] = ()  # objects it was trained on, BOP numbers; it accepts any
+    backbone: str = "efficientnet_lite0"  # see nets.backbones
+    pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
+    frozen_levels: int = 2  # backbone levels (strides 2, 4, ...) that keep their ImageNet weights, 0 to 5
+    window_size: int = 192  # side of the training pictures, pixels, from which crops are cut
+    window_scale: float = 2.4  # side of those pictures / longer side of the object's box
+    crop_size: int = 128  # side of the square crops, pixels
+    crop_scale: float = 1.4  # side of the crop / longer side of the box of the rendered object
+    features: int = 64  # channels of the features that are compared
+    hidden: int = 64  # channels of the recurrent state
+    motion: int = 48  # channels of the evidence of one step
+    context: int = 48  # channels that the model's surface gives to the recurrence
+    descriptor: int = 32  # length of the descriptors of surface and photo
+    surface_points: int = 512  # of a model, which carry descriptors and context
+    surface_width: int = 64  # channels of the surface network at its finest level
+    levels: int = 3  # of the correlation pyramid
+    radius: int = 3  # of its look-up, cells of each level
+    finer: int = 2  # pixels of the solved field per feature cell, along each axis: 1, 2 or 4
+    outer: int = 3  # renderings
+    inner: int = 4  # steps per rendering
+    train_outer: int = 2  # renderings in training
+    train_inner: int = 3  # steps per rendering in training
+    damping: float = 1e-3  # of a Levenberg-Marquardt step, share of the Hessian's diagonal
+    noise_deg: float = 40.0  # largest standard deviation of the training noise about each axis, degrees
+    noise_shift: float = 0.25  # largest deviation across the line of sight, diameters; three times that along it
+    symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
+    point_weight: float = 3.0  # weight of the point distance, per diameter
+    flow_weight: float = 0.2  # weight of the field's error, per cell
+    visible_weight: float = 0.2  # weight of the visibility loss
+    descriptor_weight: float = 0.2  # weight of the descriptors' circle loss
+    score_weight: float = 0.1  # weight of the loss of the predicted pose error
+    pair_reach: float = 0.06  # radii below which two points of a surface are the same for the descriptors
+    pair_far: float = 0.15  # radii beyond which they are different
+
+
+def published(obj_ids: tuple[int, ...]) -> Config:
+    """Sizes, iterations and noise of RNNPose, for GPUs."""
+    return Config(
+        obj_ids, backbone="resnet34", frozen_levels=0, window_size=480, crop_size=240, features=256, hidden=128, motion=128,
+        context=128, surface_points=2048, surface_width=128, levels=4, radius=4, finer=4, train_outer=3, train_inner=4,
+        noise_deg=15.0, noise_shift=0.1,
+    )  # fmt: skip
+
+
+def small(obj_ids: tuple[int, ...]) -> Config:
+    """For quick trials on a CPU: half the pixels and channels."""
+    return Config(
+        obj_ids, window_size=144, crop_size=96, features=48, hidden=48, motion=32, context=32, surface_points=256,
+        surface_width=32, train_inner=2,
+    )  # fmt: skip
+
+
+class Known(NamedTuple):
+    """An object as the refiner needs it."""
+
+    model: ObjectModel
+    surface: Surface
+    rows: Tensor  # (V, 3), the points of the surface nearest to each vertex
+    shares: Tensor  # (V, 3), what each of them counts
+    points: Tensor  # (P, 3), metres, spread over the surface
+    group: Tensor  # (S, 4, 4), symmetries, the identity first
+
+
+def known(model: ObjectModel, config: Config) -> Known:
+    """Sample an object's surface; deterministic."""
+    model = model.to("cpu")
+    drawn = surface_samples(model, SAMPLES, torch.Generator().manual_seed(0))
+    centre, radius = model.bounds.mean(0), model.diameter / 2
+    counts = [config.surface_points // 4**level for level in range(3)]
+    graph = surface((drawn.points - centre) / radius, drawn.normals, albedo(model, drawn), counts)
+    distance, rows = nearest((model.vertices - centre) / radius, graph.points[0], 3)
+    shares = 1 / distance.clamp_min(1e-4)
+    points = graph.points[0][:256] * radius + centre
+    group = symmetry.transforms(model.symmetries, config.symmetry_steps)
+    return Known(model, graph, rows, shares / shares.sum(1, keepdim=True), points, group)
+
+
+class Batch(NamedTuple):
+    """B objects of a picture or of many, with what the surface network says about them."""
+
+    objects: list[Known]
+    meshes: views.Meshes
+    attributes: Tensor  # (B, V, descriptor + context), per vertex
+
+
+class Step(NamedTuple):
+    """What one recurrent step said, and the pose it led to. h x w fine pixels, `finer` per feature cell."""
+
+    before: Tensor  # (B, 4, 4), the pose whose projection the field corrects
+    after: Tensor  # (B, 4, 4)
+    change: Tensor  # (B, 2, h, w), crop pixels: from where `before` puts a rendered point to where the photo shows it
+    target: Tensor  # (B, h, w, 2), crop pixels: that place
+    visible: Tensor  # (B, h, w), logit of the photo showing the rendered point
+    similarity: Tensor  # (B, h, w), of the descriptors of the rendered point and of that place, -1 to 1
+    weights: Tensor  # (B, h, w, 2), of the residuals of u and v; 0 where nothing is rendered
+    error: Tensor  # (B,), logarithm of the mean point distance of `before` in diameters, as the network guesses it
+
+
+class Round(NamedTuple):
+    """One rendering, the crop beside it and the steps that followed."""
+
+    start: Tensor  # (B, 4, 4), the pose that was rendered
+    boxes: Tensor  # (B, 4), of the crops, in the picture
+    K: Tensor  # (B, 3, 3), of the crops
+    rendered: Tensor  # (B, 3, s, s)
+    observed: Tensor  # (B, 3, s, s)
+    pixels: Tensor  # (h, w, 2), crop pixels of the fine points
+    coordinates: Tensor  # (B, h, w, 3), metres: the surface point at each
+    mask: Tensor  # (B, h, w), bool: where the object is rendered
+    surface: Tensor  # (B, descriptor, h, w), of those points
+    photo: Tensor  # (B, descriptor, s / 4, s / 4), descriptors of the photo
+    steps: list[Step]
+
+
+class Cells(NamedTuple):
+    """What stays the same during a round, per feature cell."""
+
+    points: Tensor  # (B, h, w, 3), metres, object frame: the surface, and a plane through the object beside it
+    covered: Tensor  # (B, 1, h, w), 1 where the object is rendered
+    surface: Tensor  # (B, descriptor, h, w)
+    context: Tensor  # (B, context, h, w)
+    pyramid: list[Tensor]  # of the correlation
+
+
+class Model(nn.Module):
+    """Config + objects -> network. The weights hold for any object; `models` are those that `forward` will meet."""
+
+    def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
+        super().__init__()
+        if config.crop_size % 32:
+            raise ValueError(f"crop_size must be a multiple of 32, got {config.crop_size}")
+        if config.finer not in (1, 2, 4):
+            raise ValueError(f"finer must be 1, 2 or 4, got {config.finer}")
+        self.config = config
+        self.features = matching.FeatureNet(config.backbone, config.features, config.pretrained, config.frozen_levels)
+        self.surface = SurfaceNet(config.descriptor, config.context, config.surface_width)
+        self.photo = nn.Sequential(
+            nn.Conv2d(config.features, config.features, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(config.features, config.descriptor, 1),
+        )  # fmt: skip
+        state = config.hidden + config.context
+        seen = config.features + config.context + 7  # features of the rendering, what the surface tells, position, normal, mask
+        self.context = nn.Sequential(nn.Conv2d(seen, state, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(state, state, 1))
+        looked = config.levels * (2 * config.radius + 1) ** 2
+        self.update = recurrent.UpdateBlock(looked, 2, config.hidden, config.context, config.motion, 3, config.finer)
+        self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
+        self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
+        self.objects = {i: known(m, config) for i, m in (models or {}).items()}
+
+    def forward(self, images: Tensor, labels: Tensor, K: Tensor, start: Tensor) -> list[Round]:
+        """Refine one object in each of B training pictures.
+
+        Args:
+            images: (B, 3, S, S), RGB in [0, 1].
+            labels: object ids, (B,).
+            K: (B, 3, 3), pixels.
+            start: initial poses, (B, 4, 4), metres.
+        """
+        batch = self.gather([self.objects[int(label)] for label in labels], images.device)
+        pose, rounds = start, []
+        for _ in range(self.config.train_outer):
+            rounds.append(self.round(batch, images, K, pose, self.config.train_inner))
+            pose = rounds[-1].steps[-1].after.detach()
+        return rounds
+
+    def gather(self, objects: Sequence[Known], device: torch.device | str) -> Batch:
+        """Descriptors and contexts of the objects, each computed once however often it appears."""
+        distinct = {id(o.model): o for o in objects}
+        told = dict(zip(distinct, self._told(list(distinct.values()), device), strict=True))
+        meshes = views.side_by_side([o.model for o in objects])
+        attributes = [(told[id(o.model)][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for o in objects]
+        return Batch(list(objects), views.Meshes(*(v.to(device) for v in meshes)), views.padded(attributes))
+
+    def _told(self, objects: list[Known], device: torch.device | str) -> list[Tensor]:
+        graph = joined([o.surface for o in objects]).to(device)
+        descriptors, context = self.surface(graph)
+        return list(torch.cat([descriptors, context], 1).float().split([len(o.surface.points[0]) for o in objects]))
+
+    def round(self, batch: Batch, images: Tensor, K: Tensor, pose: Tensor, inner: int) -> Round:
+        """Render at a pose, compare with the picture, and take `inner` steps.
+
+        Args:
+            batch: B objects.
+            images: one picture of all, (3, H, W), or (B, 3, H, W).
+            K: of the pictures, (B, 3, 3).
+            pose: (B, 4, 4), metres; in front of the camera.
+        """
+        config, side = self.config, self.config.crop_size
+        pose = pose.detach()
+        with torch.no_grad(), torch.autocast(pose.device.type, enabled=False):
+            boxes = crop_boxes(batch, pose, K, config.crop_scale)
+            K = camera_ops.crop_resize_K(K, boxes, (side, side))
+            drawn = views.draw([o.model for o in batch.objects], batch.meshes, pose, K, (side, side))
+            observed = crops.cut(images, boxes, side) if images.dim() == 3 else _cut_each(images, boxes, side)
+        both = self.features(torch.cat([drawn.image, observed]).contiguous(memory_format=torch.channels_last))
+        rendered_features, observed_features = both.float().chunk(2)
+        photo = F.normalize(self.photo(observed_features).float(), dim=1)
+        coarse, fine = views.every(drawn.fragments, STRIDE), views.every(drawn.fragments, STRIDE // config.finer)
+        told = maps.interpolate(coarse, batch.meshes.faces, batch.attributes).movedim(-1, 1)
+        surface_map = maps.interpolate(fine, batch.meshes.faces, batch.attributes[..., : config.descriptor]).movedim(-1, 1)
+        points, normals = (views.every_value(v, STRIDE) for v in (drawn.coordinates, drawn.normals_cam))
+        covered = (coarse.depth > 0)[:, None].to(pose)
+        size = pose.new_tensor([o.model.diameter / 2 for o in batch.objects])[:, None, None, None]
+        shape = torch.cat([told[:, config.descriptor :], (points / size).movedim(-1, 1), normals.movedim(-1, 1), covered], 1)
+        hidden, context = self.context(torch.cat([rendered_features, shape], 1)).split([config.hidden, config.context], 1)
+        pyramid = matching.correlation(rendered_features, observed_features, config.levels)
+        step = STRIDE // config.finer
+        here = _cells(side, step, pose)
+        result = Round(
+            pose, boxes, K, drawn.image, observed, here, views.every_value(drawn.coordinates, step),
+            fine.depth > 0, F.normalize(surface_map, dim=1), photo, [],
+        )  # fmt: skip
+        cells = Cells(
+            torch.where(covered[:, 0, ..., None] > 0, points, _billboard(pose, K, side)), covered,
+            F.normalize(told[:, : config.descriptor], dim=1), F.relu(context), pyramid,
+        )  # fmt: skip
+        hidden = torch.tanh(hidden)
+        for _ in range(inner):
+            hidden = self._step(result, cells, hidden, result.steps[-1].after.detach() if result.steps else pose)
+        return result
+
+    def _step(self, now: Round, cells: Cells, hidden: Tensor, pose: Tensor) -> Tensor:
+        """One recurrent step and one step of the pose, appended to `now.steps`; returns the new hidden state."""
+        config = self.config
+        here = _cells(config.crop_size, STRIDE, pose)
+        flow = ((_project(cells.points, pose, now.K) - here) / STRIDE).clamp(-config.crop_size, config.crop_size)
+        centres = camera_ops.pixel_grid(here.shape[:2], pose.device, pose.dtype) + flow  # type: ignore[arg-type]
+        similar = (matching.sample(now.photo, centres) * cells.surface).sum(1, keepdim=True)
+        looked = matching.look_up(cells.pyramid, centres, config.radius)
+        evidence = torch.cat([similar, cells.covered], 1)
+        hidden, said, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
+        said = recurrent.upsampled(said.float(), mask.float(), config.finer)
+        with torch.autocast(pose.device.type, enabled=False):
+            change = said[:, :2] * STRIDE
+            target = _project(now.coordinates, pose, now.K) + change.movedim(1, -1)
+            there = matching.sample(now.photo, (target + 0.5) / STRIDE - 0.5)
+            similarity = (there * now.surface).sum(1)
+            like = torch.exp(-(1 - similarity).clamp_min(0) / self.log_sigma.exp())
+            sure = (said[:, 3:].sigmoid() * said[:, 2:3].sigmoid()).movedim(1, -1)
+            weights = like[..., None] * sure * now.mask[..., None]
+            after = _solve(now, target, weights, pose, config.damping)
+            pooled = (hidden.float() * cells.covered).sum((2, 3)) / cells.covered.sum((2, 3)).clamp_min(1)
+            error = self.judge(pooled)[:, 0]
+        now.steps.append(Step(pose, after, change, target, said[:, 2], similarity, weights, error))
+        return hidden
+
+
+def crop_boxes(batch: Batch, pose: Tensor, K: Tensor, scale: float) -> Tensor:
+    """Square crops around the objects as their poses show them, (B, 4), xyxy pixel edges; at least 10 pixels wide."""
+    corners = torch.stack([o.model.corners for o in batch.objects]).to(pose)
+    box = box_ops.from_points(camera_ops.project(se3.transform(pose, corners), K, Z_MIN))
+    centre, half = (
+        (box[:, :2] + box[:, 2:]) / 2,
+        (box[:, 2:] - box[:, :2]).amax(1, keepdim=True).clamp(10 / scale, 1e4) * scale / 2,
+    )
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def _cut_each(images: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """One crop from each picture, grey outside. (B, 3, H, W), (B, 4) -> (B, 3, side, side)."""
+    inside = camera_ops.crop_resize(torch.ones_like(images[:, :1]), boxes, (side, side))
+    return camera_ops.crop_resize(images, boxes, (side, side)) + 0.5 * (1 - inside)
+
+
+def _cells(side: int, step: int, like: Tensor) -> Tensor:
+    """The pixels that stand for cells of `step` x `step`, (side / step, side / step, 2); as `render.views.every` takes them."""
+    n = side // step
+    return camera_ops.pixel_grid((n, n), like.device, like.dtype) * step + step // 2
+
+
+def _index(size: Sequence[int], like: Tensor) -> Tensor:
+    return camera_ops.pixel_grid((size[0], size[1]), like.device, like.dtype)
+
+
+def _billboard(pose: Tensor, K: Tensor, side: int) -> Tensor:
+    """Object-frame points of all cells on the plane through the object's origin that faces the camera, (B, h, w, 3)."""
+    pixels = _cells(side, STRIDE, pose).flatten(0, 1).expand(len(pose), -1, -1)
+    depth = pose[:, 2, 3, None].expand(pixels.shape[:2])
+    n = side // STRIDE
+    return se3.transform(se3.inverse(pose), camera_ops.unproject(pixels, depth, K)).unflatten(1, (n, n))
+
+
+def _project(points3d: Tensor, pose: Tensor, K: Tensor) -> Tensor:
+    """(B, h, w, 3), object frame -> pixels (B, h, w, 2)."""
+    flat = camera_ops.project(se3.transform(pose, points3d.flatten(1, 2)), K, Z_MIN)
+    return flat.unflatten(1, points3d.shape[1:3])
+
+
+def _solve(now: Round, target: Tensor, weights: Tensor, pose: Tensor, damping: float) -> Tensor:
+    """The pose one Levenberg-Marquardt step closer to the targets; as it was where there is no sensible step."""
+    nothing = pose.new_full((len(pose), 4), math.inf)
+    bounds = torch.cat([-nothing[:, :2], nothing[:, 2:]], 1)
+    problems = Problems(
+        now.coordinates.flatten(1, 2), target.flatten(1, 2), weights.flatten(1, 2), now.K, nothing[:, 0], bounds,
+        Kernel.SQUARES, Z_MIN,
+    )  # fmt: skip
+    moved = pnp.one_step(problems, pose, damping=damping)
+    ratio = moved[:, 2, 3] / pose[:, 2, 3]
+    good = torch.isfinite(moved).flatten(1).all(1) & (ratio < FARTHER) & (ratio > 1 / FARTHER)
+    return torch.where(good[:, None, None], moved, pose)
+
+
+def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Point distance, field, visibility and pose error over all steps, descriptors over all rounds.
+
+    Of the poses that look like the truth, each round learns the one nearest to its start.
+
+    Args:
+        model: the network.
+        rounds: its answer.
+        batch: "image" (B, 3, S, S), "label" (B,), "K" (B, 3, 3) at that size, "cam_from_obj" (B, 4, 4) metres, "coordinates"
+            (B, 3, h, h) metres and "mask_visible" (B, h, h): the truth in the training picture, at any resolution.
+
+    Returns:
+        scalar tensors by name; their sum is the loss. Source: RNNPose, sec. 3.5.
+    """
+    config = model.config
+    objects = [model.objects[int(label)] for label in batch["label"]]
+    diameter = batch["K"].new_tensor([o.model.diameter for o in objects])
+    parts: dict[str, list[Tensor]] = {"points": [], "flow": [], "visible": [], "descriptors": [], "score": []}
+    with torch.autocast(batch["K"].device.type, enabled=False):
+        true_depth = _depth(batch)
+        for now in rounds:
+            truth = torch.stack([
+                symmetry.nearest(t, start, o.group.to(t), o.points.to(t))
+                for t, start, o in zip(batch["cam_from_obj"], now.start, objects, strict=True)
+            ])  # fmt: skip
+            goal = _project(now.coordinates, truth, now.K)
+            seen = _seen(now, truth, goal, true_depth, batch, diameter)
+            known_places = now.mask & ((goal - now.pixels).abs().amax(-1) < config.crop_size)
+            weight = torch.where(known_places, 0.25 + 0.75 * seen.to(goal), torch.zeros_like(goal[..., 0]))
+            points = torch.stack([o.points for o in objects]).to(truth)
+            for step in now.steps:
+                far = _distance(step.after, truth, points) / diameter
+                parts["points"].append(far.clamp_max(2.0).mean())
+                miss = ((step.target - goal).abs().sum(-1) / STRIDE).clamp_max(config.crop_size / STRIDE)
+                parts["flow"].append((weight * miss).sum() / weight.sum().clamp_min(1))
+                both = F.binary_cross_entropy_with_logits(step.visible, seen.to(goal), reduction="none")
+                parts["visible"].append((both * now.mask).sum() / now.mask.sum().clamp_min(1))
+                before = _distance(step.before, truth, points) / diameter
+                parts["score"].append(F.smooth_l1_loss(step.error, (before + 1e-3).log()))
+            parts["descriptors"].append(_descriptor_loss(model, now, goal, seen, objects))
+    weights = (config.point_weight, config.flow_weight, config.visible_weight, config.descriptor_weight, config.score_weight)
+    return {name: w * torch.stack(part).mean() for (name, part), w in zip(parts.items(), weights, strict=True)}
+
+
+def _distance(pose: Tensor, truth: Tensor, points: Tensor) -> Tensor:
+    """Mean absolute difference of the points' coordinates under both poses, summed over the axes, metres, (B,)."""
+    return (se3.transform(pose, points) - se3.transform(truth, points)).abs().sum(-1).mean(-1)
+
+
+def _depth(batch: Mapping[str, Tensor]) -> Tensor:
+    """Depth of the visible true object in the training picture, 0 elsewhere, (B, 1, h, h), metres."""
+    points = se3.transform(batch["cam_from_obj"], batch["coordinates"].flatten(2).mT)
+    return (points[..., 2].unflatten(1, batch["mask_visible"].shape[1:]) * batch["mask_visible"])[:, None]
+
+
+def _seen(now: Round, truth: Tensor, goal: Tensor, true_depth: Tensor, batch: Mapping[str, Tensor], diameter: Tensor) -> Tensor:
+    """Which rendered points the photo shows: those whose true depth is that of the true object there, (B, h, w), bool."""
+    z = se3.transform(truth, now.coordinates.flatten(1, 2))[..., 2].unflatten(1, now.mask.shape[1:])
+    scale = (now.boxes[:, 2:] - now.boxes[:, :2])[:, None, None] / now.rendered.shape[-1]
+    place = now.boxes[:, None, None, :2] + (goal + 0.5) * scale  # edges of the training picture
+    grid = place / batch["image"].shape[-1] * 2 - 1
+    there = F.grid_sample(true_depth, grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
+    return now.mask & (there > 0) & ((there - z).abs() < 0.04 * diameter[:, None, None])
+
+
+def _descriptor_loss(model: Model, now: Round, goal: Tensor, seen: Tensor, objects: list[Known], n: int = 96) -> Tensor:
+    """Circle loss between points of the surface and the places of the photo that show them, and places beside the object."""
+    config, losses = model.config, []
+    total = now.photo.sum() * 0
+    for b, o in enumerate(objects):
+        places = seen[b].flatten().nonzero()[:, 0]
+        if len(places) < 16:
+            continue
+        places = places[torch.randperm(len(places), device=places.device)[:n]]
+        surface = now.surface[b].flatten(1)[:, places].T
+        at = goal[b].flatten(0, 1)[places]
+        beside = (
+            torch.rand(n // 4, 2, device=at.device) * config.crop_size
+        )  # most are beside the object; those on it are left out
+        away = (beside[:, None] - goal[b][now.mask[b]][None, ::7]).square().sum(-1).amin(1) > (0.06 * config.crop_size) ** 2
+        at = torch.cat([at, beside[away]])
+        photo = matching.sample(now.photo[b : b + 1], (at[None, None] + 0.5) / STRIDE - 0.5)[0, :, 0].T
+        points = now.coordinates[b].flatten(0, 1)[places]
+        twins = se3.transform(o.group.to(points), points)  # (S, n, 3)
+        apart = torch.cdist(points.expand(len(twins), -1, -1), twins).amin(0) / (o.model.diameter / 2)
+        apart = torch.cat([apart, apart.new_full((len(apart), int(away.sum())), torch.inf)], 1)
+        losses.append(circle_loss(surface @ F.normalize(photo, dim=1).T, apart < config.pair_reach, apart > config.pair_far))
+    return torch.stack(losses).mean() if losses else total
+
+
+class Refined(NamedTuple):
+    """What `refine` returns, for B objects."""
+
+    cam_from_obj: Tensor  # (B, 4, 4), metres
+    converged: Tensor  # (B,), bool: the pose was refined, and the network holds the result for better than the start
+    error: Tensor  # (B,), mean point distance of the result in diameters, as the network guesses it
+    rounds: list[Round]  # of the objects that could be rendered
+    rows: Tensor  # (n,), which objects those are
+
+
+@torch.no_grad()
+def refine(
+    model: Model,
+    images: Tensor,
+    K: Tensor,
+    objects: Sequence[Known],
+    cam_from_obj: Tensor,
+    outer: int | None = None,
+    inner: int | None = None,
+) -> Refined:
+    """Refine the poses of B objects.
+
+    Args:
+        model: the network, in evaluation mode.
+        images: the picture that shows all of them, (3, H, W), RGB in [0, 1], or a picture of each, (B, 3, H, W).
+        K: (3, 3) or (B, 3, 3), pixels.
+        objects: of `known`.
+        cam_from_obj: initial poses, (B, 4, 4), metres.
+        outer, inner: renderings, and steps per rendering; None: as configured.
+
+    Returns:
+        `Refined`. An object whose pose is not finite, behind the camera, outside the picture or less than 10 pixels wide, keeps
+        it, not converged. Objects do not influence each other.
+    """
+    config, device = model.config, cam_from_obj.device
+    outer, inner = outer or config.outer, inner or config.inner
+    K = K.to(cam_from_obj).expand(len(cam_from_obj), 3, 3)
+    rows = usable(objects, cam_from_obj, K, (images.shape[-2], images.shape[-1])).nonzero()[:, 0]
+    result = cam_from_obj.clone()
+    converged = torch.zeros(len(result), dtype=torch.bool, device=device)
+    error = torch.full((len(result),), torch.inf, dtype=result.dtype, device=device)
+    rounds: list[Round] = []
+    if len(rows) == 0:
+        return Refined(result, converged, error, rounds, rows)
+    shown = images if images.dim() == 3 else images[rows]
+    batch = model.gather([objects[i] for i in rows.tolist()], device)
+    start = pose = cam_from_obj[rows].float()
+    for _ in range(outer):
+        rounds.append(model.round(batch, shown, K[rows].float(), pose, inner))
+        after = rounds[-1].steps[-1].after
+        pose = torch.where(_in_front(after)[:, None, None], after, pose)
+    rounds.append(model.round(batch, shown, K[rows].float(), pose, 1))  # the judgement of the result
+    before, now = rounds[0].steps[0].error, rounds[-1].steps[0].error
+    better = (now <= before) & torch.isfinite(now)
+    result[rows] = torch.where(better[:, None, None], pose, start).to(result)
+    converged[rows] = better
+    error[rows] = torch.where(better, now, before).exp().to(error)
+    return Refined(result, converged, error, rounds, rows)
+
+
+def _in_front(pose: Tensor) -> Tensor:
+    return torch.isfinite(pose).flatten(1).all(1) & (pose[:, 2, 3] > Z_MIN)
+
+
+def usable(objects: Sequence[Known], cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which poses can be refined: finite rigid motions, all of the object in front of the camera, some of it in the picture of
+    `size` (h, w), and its box at least 10 pixels wide or high. (B,), bool."""
+    corners = torch.stack([o.model.corners for o in objects]).to(cam_from_obj)
+    finite = torch.isfinite(cam_from_obj).flatten(1).all(1) & torch.isfinite(K).flatten(1).all(1)
+    safe = torch.where(finite[:, None, None], cam_from_obj, torch.eye(4).to(cam_from_obj))
+    points = se3.transform(safe, corners)
+    box = box_ops.from_points(camera_ops.project(points, torch.where(finite[:, None, None], K, torch.eye(3).to(K)), Z_MIN))
+    inside = (box[:, 0] < size[1]) & (box[:, 1] < size[0]) & (box[:, 2] > 0) & (box[:, 3] > 0)
+    return finite & (points[..., 2] > Z_MIN).all(1) & inside & ((box[:, 2:] - box[:, :2]).amax(1) >= 10)
