@@ -93,7 +93,7 @@ class Synth(_Common):
 class Train(_Common):
     """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "detector"]]
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Path
