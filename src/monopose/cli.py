@@ -128,7 +128,8 @@ class Train(_Common):
     """Of all randomness."""
     preset: str | None = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
-    as published basic, reg, coord-init, no-model; small, large. detector: small (default), maskrcnn."""
+    as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
+    (default), maskrcnn."""
     set: tuple[str, ...] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
 
