@@ -13,8 +13,9 @@ a result that is compared with its start.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -30,12 +31,13 @@ from ..nets import matching, recurrent
 from ..nets.surface import Surface, SurfaceNet, circle_loss, joined, nearest, surface
 from ..pnp.problems import Kernel, Problems
 from ..render import maps, views
-from ..types import ObjectModel
+from ..types import Frame, ObjectModel, PoseEstimates
 
 STRIDE = 4  # crop pixels per cell of the feature maps
 Z_MIN = 0.01  # metres: least depth of a projected point
 FARTHER = 2.0  # a step may not change the distance of an object by more than this factor
 SAMPLES = 8192  # points of a surface from which the evenly spread ones are chosen
+TOGETHER = 32  # poses that `predict` refines at once, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,9 @@ class Model(nn.Module):
         self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
         self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
         self.objects = {i: known(m, config) for i, m in (models or {}).items()}
+        self._met: dict[int, tuple[ObjectModel, Known]] = {}  # objects of `predict`, by the id of the Python object
+        self._kept: dict[int, tuple[ObjectModel, Tensor]] = {}  # what the surface network said about them
+        self._kept_for: tuple[object, ...] = ()  # with which weights
 
     def forward(self, images: Tensor, labels: Tensor, K: Tensor, start: Tensor) -> list[Round]:
         """Refine one object in each of B training pictures.
@@ -208,10 +213,29 @@ class Model(nn.Module):
     def gather(self, objects: Sequence[Known], device: torch.device | str) -> Batch:
         """Descriptors and contexts of the objects, each computed once however often it appears."""
         distinct = {id(o.model): o for o in objects}
-        told = dict(zip(distinct, self._told(list(distinct.values()), device), strict=True))
+        told = self._told_once(distinct, device)
         meshes = views.side_by_side([o.model for o in objects])
         attributes = [(told[id(o.model)][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for o in objects]
         return Batch(list(objects), views.Meshes(*(v.to(device) for v in meshes)), views.padded(attributes))
+
+    def meet(self, model: ObjectModel) -> Known:
+        """`known` of an object, sampled once for as long as the network lives."""
+        if id(model) not in self._met:
+            self._met[id(model)] = model, known(model, self.config)  # the model is kept, so that its id stays its own
+        return self._met[id(model)][1]
+
+    def _told_once(self, objects: dict[int, Known], device: torch.device | str) -> dict[int, Tensor]:
+        """What the surface network says, by the keys of `objects`; outside training remembered while its weights stay."""
+        if self.training or torch.is_grad_enabled():
+            return dict(zip(objects, self._told(list(objects.values()), device), strict=True))
+        stamp = (str(device), *((p.data_ptr(), p._version) for p in self.surface.parameters()))
+        if stamp != self._kept_for:
+            self._kept, self._kept_for = {}, stamp
+        new = {i: o for i, o in objects.items() if i not in self._kept}
+        if new:
+            said = self._told(list(new.values()), device)
+            self._kept |= {i: (o.model, v) for (i, o), v in zip(new.items(), said, strict=True)}
+        return {i: self._kept[i][1] for i in objects}
 
     def _told(self, objects: list[Known], device: torch.device | str) -> list[Tensor]:
         graph = joined([o.surface for o in objects]).to(device)
@@ -506,3 +530,102 @@ def usable(objects: Sequence[Known], cam_from_obj: Tensor, K: Tensor, size: tupl
     box = box_ops.from_points(camera_ops.project(points, torch.where(finite[:, None, None], K, torch.eye(3).to(K)), Z_MIN))
     inside = (box[:, 0] < size[1]) & (box[:, 1] < size[0]) & (box[:, 2] > 0) & (box[:, 3] > 0)
     return finite & (points[..., 2] > Z_MIN).all(1) & inside & ((box[:, 2:] - box[:, :2]).amax(1) >= 10)
+
+
+class Course(NamedTuple):
+    """How the pose of one object was refined, for pictures."""
+
+    row: int  # of the poses that came in
+    model: ObjectModel
+    start: Tensor  # (4, 4), metres: the pose that came in
+    hypothesis: int  # 0: the result comes from that pose; k: from the k-th further start
+    cam_from_obj: Tensor  # (4, 4), metres: the result
+    converged: bool
+    error: tuple[float, float]  # of the pose it began with, and of the result, as the network guesses it: see `Refined`
+    rounds: list[Round]  # B = 1; the last one only judges the result
+
+
+@torch.no_grad()
+def predict(
+    model: Model,
+    frame: Frame,
+    poses: PoseEstimates,
+    models: Mapping[int, ObjectModel],
+    *,
+    hypotheses: Tensor | None = None,
+    outer: int | None = None,
+    inner: int | None = None,
+    rounds: list[Course] | None = None,
+) -> PoseEstimates:
+    """Refine the poses of all objects in one frame, in one batch.
+
+    Of several starts of an object the one wins whose result has the smallest error as the network guesses it (`Refined.error`);
+    its own pose wins ties. Scores stay what they were: they rank objects, and the guessed error ranks poses of one object.
+
+    Args:
+        model: the network, in evaluation mode.
+        frame: the picture, undistorted.
+        poses: initial poses, N objects.
+        models: CAD models by object id.
+        hypotheses: further starts of each object, (N, H, 4, 4), metres; those that cannot be refined do not count.
+        outer, inner: renderings, and steps per rendering; None: as configured.
+        rounds: if a list, the course of every object that could be rendered is appended to it.
+
+    Returns:
+        the poses in the same order. `converged` says which of them were refined, see `refine`; the others are as they came, or
+        as the start that won. The covariance of other poses is not that of these, so it is None as soon as one has moved.
+
+    Raises:
+        ValueError: there are objects without a model; `hypotheses` does not fit.
+    """
+    began = time.perf_counter()
+    labels = poses.labels.tolist()
+    if missing := sorted(set(labels) - set(models)):
+        have = ", ".join(str(i) for i in sorted(models)) or "none"
+        raise ValueError(
+            f"no CAD model of object(s) {', '.join(map(str, missing))}, which the refiner has to render; models are there of: "
+            f"{have}"
+        )
+    count, device = len(poses), model.log_sigma.device
+    starts = poses.cam_from_obj[:, None]
+    if hypotheses is not None:
+        if hypotheses.dim() != 4 or len(hypotheses) != count or hypotheses.shape[2:] != (4, 4):
+            raise ValueError(f"hypotheses must be ({count}, H, 4, 4), H starts for each pose, got {tuple(hypotheses.shape)}")
+        starts = torch.cat([starts, hypotheses.to(starts)], 1)
+    each = starts.shape[1]
+    objects = [o for o in (model.meet(models[label]) for label in labels) for _ in range(each)]
+    flat, image, K = (v.to(device, torch.float32) for v in (starts.flatten(0, 1), frame.image, frame.camera.K))
+    parts = [
+        refine(model, image, K, objects[i : i + TOGETHER], flat[i : i + TOGETHER], outer, inner)
+        for i in range(0, len(flat), TOGETHER)
+    ]
+    if not parts:
+        nothing = torch.zeros(0, dtype=torch.bool, device=starts.device)
+        return replace(poses, converged=nothing, seconds=poses.seconds | {"refiner": time.perf_counter() - began})
+    error = torch.cat([p.error for p in parts]).to(starts).nan_to_num(nan=math.inf).unflatten(0, (count, each))
+    best = error.sort(dim=1, stable=True).indices[:, 0]
+    rows = torch.arange(count, device=best.device)
+    refined = torch.cat([p.cam_from_obj for p in parts]).to(starts).unflatten(0, (count, each))[rows, best]
+    converged = torch.cat([p.converged for p in parts]).to(starts.device).unflatten(0, (count, each))[rows, best]
+    result = torch.where(converged[:, None, None], refined, starts[rows, best])
+    moved = bool((converged | (best > 0)).any())
+    seconds = poses.seconds | {"refiner": time.perf_counter() - began}
+    if rounds is not None:
+        for row, hypothesis in enumerate(best.tolist()):
+            part, place = divmod(row * each + hypothesis, TOGETHER)
+            at = (parts[part].rows == place).nonzero()[:, 0].tolist()
+            if not at:
+                continue
+            mine = [_of_one(r, at[0]) for r in parts[part].rounds]
+            guessed = (float(mine[0].steps[0].error.exp()), float(error[row, hypothesis]))
+            shown = models[labels[row]], poses.cam_from_obj[row], hypothesis, result[row]
+            rounds.append(Course(row, *shown, bool(converged[row]), guessed, mine))
+    covariance = None if moved else poses.covariance
+    return replace(poses, cam_from_obj=result, covariance=covariance, converged=converged, seconds=seconds)
+
+
+def _of_one(now: Round, row: int) -> Round:
+    """One object's part of a round, B = 1."""
+    steps = [Step(*(value[row : row + 1] for value in step)) for step in now.steps]
+    mine = {k: v[row : row + 1] for k, v in now._asdict().items() if isinstance(v, Tensor) and k != "pixels"}
+    return now._replace(**mine, steps=steps)
