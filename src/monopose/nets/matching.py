@@ -43,12 +43,14 @@ def correlation(a: Tensor, b: Tensor, levels: int) -> list[Tensor]:
         levels: of the pyramid.
 
     Returns:
-        `levels` tensors (B h w, 1, h / 2^l, w / 2^l): scalar products divided by sqrt(C).
+        `levels` tensors (B h w, 1, h / 2^l, w / 2^l): scalar products divided by sqrt(C). Not in half precision, even under
+        autocast: `sample` reads at places of the maps' own precision, and bfloat16 would round those to a sixteenth of a cell.
 
     Source: Teed and Deng, RAFT (ECCV 2020), sec. 3.2.
     """
     size, channels, h, w = a.shape
-    volume = torch.einsum("bcn,bcm->bnm", a.flatten(2), b.flatten(2)) / channels**0.5
+    with torch.autocast(a.device.type, enabled=False):
+        volume = torch.einsum("bcn,bcm->bnm", a.flatten(2), b.flatten(2)) / channels**0.5
     pyramid = [volume.reshape(size * h * w, 1, h, w)]
     for _ in range(levels - 1):
         pyramid.append(F.avg_pool2d(pyramid[-1], 2))
