@@ -1,5 +1,6 @@
 """A damped step of `pnp.one_step`: its definition, its gradient, and that no unit matters to it."""
 
+import itertools
 import math
 
 import pytest
@@ -72,7 +73,7 @@ def test_damping_shortens_the_step_and_never_turns_it_uphill():
         step = torch.cat([stepped[:, :3, 3] - pose[:, :3, 3], se3.log(stepped @ se3.inverse(pose))[:, 3:]], 1)
         assert bool(((step * normal.gradient).sum(1) < 0).all())
         lengths.append((step[:, None] @ normal.hessian @ step[..., None]).flatten())
-    for longer, shorter in zip(lengths, lengths[1:], strict=False):
+    for longer, shorter in itertools.pairwise(lengths):
         assert bool((shorter < longer).all())
 
 

@@ -23,7 +23,8 @@ def perturbed(
         generator: CPU random numbers; the same seed gives the same noise.
 
     Returns:
-        (..., 4, 4). An object never comes nearer than a third of its distance, nor goes farther than three times that.
+        (..., 4, 4). An object never comes nearer than a third of its distance, nor goes farther than three times that, and
+        keeps at least a third of its depth, whatever the deviation: none ends behind the camera.
     """
     batch, like = cam_from_obj.shape[:-2], cam_from_obj
     draw = torch.randn(2, *batch, 3, generator=generator, dtype=torch.float64).to(like)
@@ -37,4 +38,5 @@ def perturbed(
     moved = t + (shift - along) + depth_factor * along
     distance, new = t.norm(dim=-1, keepdim=True), (moved * ray).sum(-1, keepdim=True)
     moved = moved + (new.clamp(distance / 3, 3 * distance) - new) * ray
+    moved = torch.cat([moved[..., :2], torch.maximum(moved[..., 2:], t[..., 2:] / 3)], -1)
     return se3.from_rt(rotation.so3_exp(turn) @ R, moved)

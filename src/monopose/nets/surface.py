@@ -168,7 +168,7 @@ def circle_loss(
         scale: of the logits.
 
     Returns:
-        scalar, the mean over the rows and columns that have a positive and a negative; 0 if there is none.
+        scalar, the mean over the rows that have a positive and a negative and that over the columns, averaged; 0 if none has.
 
     Source: Sun et al., Circle loss (CVPR 2020), in distances as in Predator (Huang et al., CVPR 2021), eq. 10.
     """
@@ -181,7 +181,7 @@ def circle_loss(
         far = torch.where(negative, push, torch.full_like(push, -torch.inf))
         counts = positive.any(dim) & negative.any(dim)
         if not bool(counts.any()):
-            return similarity.sum() * 0
+            continue
         near, far = (torch.logsumexp(v.movedim(dim, -1)[counts], -1) for v in (near, far))
         losses.append(F.softplus(near + far).mean() / scale)
-    return (losses[0] + losses[1]) / 2
+    return torch.stack(losses).mean() if losses else similarity.sum() * 0
