@@ -12,12 +12,15 @@ from .types import Frame, ObjectModel, PoseEstimates
 if TYPE_CHECKING:
     from .evaluation.calibration import Reliability
     from .methods.probabilistic import Belief
+    from .methods.refiner import Course
 
+GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
 UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
 
 
 def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
-    """One dict of plain numbers per pose: label, name, score, cam_from_obj (4 rows), covariance and box if known."""
+    """One dict of plain numbers per pose: label, name, score, cam_from_obj (4 rows), covariance and box if known,
+    whether it was refined if that was asked."""
     poses = poses.to("cpu")
     records = []
     for i in range(len(poses)):
@@ -28,6 +31,8 @@ def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
             record["covariance"] = poses.covariance[i].double().tolist()
         if poses.boxes is not None:
             record["box"] = poses.boxes[i].double().tolist()
+        if poses.converged is not None:
+            record["refined"] = bool(poses.converged[i])
         records.append(record)
     return records
 
@@ -85,6 +90,26 @@ def save_posteriors(
         paths.append(Path(folder) / f"object_{belief.label}_{belief.detection}.png")
         with atomic_write(paths[-1]) as temporary:
             viz.contact_sheet(pictures, columns=1, width=1000).save(temporary, format="PNG")
+    return paths
+
+
+def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[Course]) -> list[Path]:
+    """How every object of a picture was refined: the iterations with what they saw, 2_object_ID_ROW_refined.png, and their
+    contours one after the other in a GIF beside it."""
+    if not courses:
+        return []
+    from . import viz_refiner
+
+    paths = []
+    for course in courses:
+        path = Path(folder) / f"2_object_{course.model.obj_id}_{course.row}_refined.png"
+        with atomic_write(path) as temporary:
+            viz_refiner.strip(frame, course).save(temporary, format="PNG")
+        with atomic_write(path.with_suffix(".gif")) as temporary:
+            first, *others = viz_refiner.animation(frame, course)
+            pause = [GIF_STEP_MS] * len(others) + [4 * GIF_STEP_MS]
+            first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
+        paths += [path, path.with_suffix(".gif")]
     return paths
 
 

@@ -28,7 +28,7 @@ from ..geometry import camera as camera_ops
 from ..geometry import crops, se3, symmetry
 from ..mesh import albedo, surface_samples
 from ..nets import matching, recurrent
-from ..nets.surface import Surface, SurfaceNet, circle_loss, joined, nearest, surface
+from ..nets.surface import Surface, SurfaceNet, circle_loss, joined, nearest, softmax_loss, surface
 from ..pnp.problems import Kernel, Problems
 from ..render import maps, views
 from ..types import Frame, ObjectModel, PoseEstimates
@@ -62,17 +62,18 @@ class Config:
     finer: int = 2  # pixels of the solved field per feature cell, along each axis: 1, 2 or 4
     outer: int = 3  # renderings
     inner: int = 4  # steps per rendering
-    train_outer: int = 2  # renderings in training
+    train_outer: int = 1  # renderings in training
     train_inner: int = 3  # steps per rendering in training
     damping: float = 1e-3  # of a Levenberg-Marquardt step, share of the Hessian's diagonal
-    noise_deg: float = 40.0  # largest standard deviation of the training noise about each axis, degrees
-    noise_shift: float = 0.25  # largest deviation across the line of sight, diameters; three times that along it
+    noise_deg: float = 30.0  # largest standard deviation of the training noise about each axis, degrees
+    noise_shift: float = 0.15  # largest deviation across the line of sight, diameters; three times that along it
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     point_weight: float = 3.0  # weight of the point distance, per diameter
     flow_weight: float = 0.2  # weight of the field's error, per cell
     visible_weight: float = 0.2  # weight of the visibility loss
-    descriptor_weight: float = 0.2  # weight of the descriptors' circle loss
+    descriptor_weight: float = 0.2  # weight of the descriptors' metric loss
     score_weight: float = 0.1  # weight of the loss of the predicted pose error
+    circle: bool = False  # the published circle loss between descriptors; else a softmax over the pairs, which learns faster
     pair_reach: float = 0.06  # radii below which two points of a surface are the same for the descriptors
     pair_far: float = 0.15  # radii beyond which they are different
 
@@ -82,7 +83,7 @@ def published(obj_ids: tuple[int, ...]) -> Config:
     return Config(
         obj_ids, backbone="resnet34", frozen_levels=0, window_size=480, crop_size=240, features=256, hidden=128, motion=128,
         context=128, surface_points=2048, surface_width=128, levels=4, radius=4, finer=4, train_outer=3, train_inner=4,
-        noise_deg=15.0, noise_shift=0.1,
+        noise_deg=15.0, noise_shift=0.1, circle=True,
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def small(obj_ids: tuple[int, ...]) -> Config:
     """For quick trials on a CPU: half the pixels and channels."""
     return Config(
         obj_ids, window_size=144, crop_size=96, features=48, hidden=48, motion=32, context=32, surface_points=256,
-        surface_width=32, train_inner=2,
+        surface_width=32,
     )  # fmt: skip
 
 
@@ -164,6 +165,8 @@ class Cells(NamedTuple):
     surface: Tensor  # (B, descriptor, h, w)
     context: Tensor  # (B, context, h, w)
     pyramid: list[Tensor]  # of the correlation
+    rendered: Tensor  # (B, features, h, w)
+    observed: Tensor  # (B, features, h, w)
 
 
 class Model(nn.Module):
@@ -180,12 +183,12 @@ class Model(nn.Module):
         self.surface = SurfaceNet(config.descriptor, config.context, config.surface_width)
         self.photo = nn.Sequential(
             nn.Conv2d(config.features, config.features, 3, padding=1), nn.ReLU(inplace=True),
-            nn.Conv2d(config.features, config.descriptor, 1),
+            nn.Conv2d(config.features, config.descriptor, 1), nn.BatchNorm2d(config.descriptor, affine=False),
         )  # fmt: skip
         state = config.hidden + config.context
         seen = config.features + config.context + 7  # features of the rendering, what the surface tells, position, normal, mask
         self.context = nn.Sequential(nn.Conv2d(seen, state, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(state, state, 1))
-        looked = config.levels * (2 * config.radius + 1) ** 2
+        looked = config.levels * (2 * config.radius + 1) ** 2 + 2 * config.features
         self.update = recurrent.UpdateBlock(looked, 2, config.hidden, config.context, config.motion, 3, config.finer)
         self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
         self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
@@ -214,9 +217,10 @@ class Model(nn.Module):
         """Descriptors and contexts of the objects, each computed once however often it appears."""
         distinct = {id(o.model): o for o in objects}
         told = self._told_once(distinct, device)
-        meshes = views.side_by_side([o.model for o in objects])
-        attributes = [(told[id(o.model)][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for o in objects]
-        return Batch(list(objects), views.Meshes(*(v.to(device) for v in meshes)), views.padded(attributes))
+        near = {i: (told[i][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for i, o in distinct.items()}
+        there = {i: o._replace(model=o.model.to(device)) for i, o in distinct.items()}  # colours and textures are drawn there
+        mine = [there[id(o.model)] for o in objects]
+        return Batch(mine, views.side_by_side([o.model for o in mine]), views.padded([near[id(o.model)] for o in objects]))
 
     def meet(self, model: ObjectModel) -> Known:
         """`known` of an object, sampled once for as long as the network lives."""
@@ -276,9 +280,11 @@ class Model(nn.Module):
             pose, boxes, K, drawn.image, observed, here, views.every_value(drawn.coordinates, step),
             fine.depth > 0, F.normalize(surface_map, dim=1), photo, [],
         )  # fmt: skip
+        with torch.autocast(pose.device.type, enabled=False):
+            points = torch.where(covered[:, 0, ..., None] > 0, points, _billboard(pose, K, side))
         cells = Cells(
-            torch.where(covered[:, 0, ..., None] > 0, points, _billboard(pose, K, side)), covered,
-            F.normalize(told[:, : config.descriptor], dim=1), F.relu(context), pyramid,
+            points, covered,
+            F.normalize(told[:, : config.descriptor], dim=1), F.relu(context), pyramid, rendered_features, observed_features,
         )  # fmt: skip
         hidden = torch.tanh(hidden)
         for _ in range(inner):
@@ -289,10 +295,12 @@ class Model(nn.Module):
         """One recurrent step and one step of the pose, appended to `now.steps`; returns the new hidden state."""
         config = self.config
         here = _cells(config.crop_size, STRIDE, pose)
-        flow = ((_project(cells.points, pose, now.K) - here) / STRIDE).clamp(-config.crop_size, config.crop_size)
+        with torch.autocast(pose.device.type, enabled=False):  # half precision would round places to half a pixel
+            flow = ((_project(cells.points, pose, now.K) - here) / STRIDE).clamp(-config.crop_size, config.crop_size)
         centres = camera_ops.pixel_grid(here.shape[:2], pose.device, pose.dtype) + flow  # type: ignore[arg-type]
         similar = (matching.sample(now.photo, centres) * cells.surface).sum(1, keepdim=True)
         looked = matching.look_up(cells.pyramid, centres, config.radius)
+        looked = torch.cat([looked, cells.rendered, matching.sample(cells.observed, centres)], 1)
         evidence = torch.cat([similar, cells.covered], 1)
         hidden, said, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
         said = recurrent.upsampled(said.float(), mask.float(), config.finer)
@@ -432,7 +440,7 @@ def _seen(now: Round, truth: Tensor, goal: Tensor, true_depth: Tensor, batch: Ma
 
 
 def _descriptor_loss(model: Model, now: Round, goal: Tensor, seen: Tensor, objects: list[Known], n: int = 96) -> Tensor:
-    """Circle loss between points of the surface and the places of the photo that show them, and places beside the object."""
+    """Metric loss between points of the surface and the places of the photo that show them, and places beside the object."""
     config, losses = model.config, []
     total = now.photo.sum() * 0
     for b, o in enumerate(objects):
@@ -452,7 +460,8 @@ def _descriptor_loss(model: Model, now: Round, goal: Tensor, seen: Tensor, objec
         twins = se3.transform(o.group.to(points), points)  # (S, n, 3)
         apart = torch.cdist(points.expand(len(twins), -1, -1), twins).amin(0) / (o.model.diameter / 2)
         apart = torch.cat([apart, apart.new_full((len(apart), int(away.sum())), torch.inf)], 1)
-        losses.append(circle_loss(surface @ F.normalize(photo, dim=1).T, apart < config.pair_reach, apart > config.pair_far))
+        metric = circle_loss if config.circle else softmax_loss
+        losses.append(metric(surface @ F.normalize(photo, dim=1).T, apart < config.pair_reach, apart > config.pair_far))
     return torch.stack(losses).mean() if losses else total
 
 
@@ -502,7 +511,7 @@ def refine(
         return Refined(result, converged, error, rounds, rows)
     shown = images if images.dim() == 3 else images[rows]
     batch = model.gather([objects[i] for i in rows.tolist()], device)
-    start = pose = cam_from_obj[rows].float()
+    pose = cam_from_obj[rows].float()
     for _ in range(outer):
         rounds.append(model.round(batch, shown, K[rows].float(), pose, inner))
         after = rounds[-1].steps[-1].after
@@ -510,7 +519,8 @@ def refine(
     rounds.append(model.round(batch, shown, K[rows].float(), pose, 1))  # the judgement of the result
     before, now = rounds[0].steps[0].error, rounds[-1].steps[0].error
     better = (now <= before) & torch.isfinite(now)
-    result[rows] = torch.where(better[:, None, None], pose, start).to(result)
+    better &= usable(batch.objects, pose, K[rows].float(), (images.shape[-2], images.shape[-1]))  # nothing else can be judged
+    result[rows[better]] = pose[better].to(result)  # the others keep theirs to the last bit
     converged[rows] = better
     error[rows] = torch.where(better, now, before).exp().to(error)
     return Refined(result, converged, error, rounds, rows)
@@ -521,8 +531,10 @@ def _in_front(pose: Tensor) -> Tensor:
 
 
 def usable(objects: Sequence[Known], cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which poses can be refined: finite rigid motions, all of the object in front of the camera, some of it in the picture of
+    """Which poses can be refined: finite, all of the object in front of the camera, some of it in the picture of
     `size` (h, w), and its box at least 10 pixels wide or high. (B,), bool."""
+    if not objects:
+        return torch.zeros(0, dtype=torch.bool, device=cam_from_obj.device)
     corners = torch.stack([o.model.corners for o in objects]).to(cam_from_obj)
     finite = torch.isfinite(cam_from_obj).flatten(1).all(1) & torch.isfinite(K).flatten(1).all(1)
     safe = torch.where(finite[:, None, None], cam_from_obj, torch.eye(4).to(cam_from_obj))
@@ -629,3 +641,16 @@ def _of_one(now: Round, row: int) -> Round:
     steps = [Step(*(value[row : row + 1] for value in step)) for step in now.steps]
     mine = {k: v[row : row + 1] for k, v in now._asdict().items() if isinstance(v, Tensor) and k != "pixels"}
     return now._replace(**mine, steps=steps)
+
+
+def why_unusable(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> str:
+    """Why a pose (4, 4) cannot be refined in a picture of `size` (h, w) by a camera K (3, 3), or "": see `usable`."""
+    if not bool(torch.isfinite(cam_from_obj).all() & torch.isfinite(K).all()):
+        return "not finite"
+    points = se3.transform(cam_from_obj, model.corners.to(cam_from_obj))
+    if bool((points[:, 2] <= Z_MIN).any()):
+        return "behind the camera"
+    box = box_ops.from_points(camera_ops.project(points, K, Z_MIN))
+    if not bool((box[0] < size[1]) & (box[1] < size[0]) & (box[2] > 0) & (box[3] > 0)):
+        return "outside the picture"
+    return "less than 10 pixels wide" if bool((box[2:] - box[:2]).amax() < 10) else ""
