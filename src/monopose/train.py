@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -373,7 +373,7 @@ def train(
     L.seed_everything(config.seed, verbose=False)
     model = entry.model(method_config, models)
     if init is not None and last is None:
-        _start_from(model, Path(init))
+        _start_from(model, method, Path(init))
     model = model.to(memory_format=torch.channels_last)
     learner = _Learner(entry, model, config)
     file = out / f"{method}.safetensors"
@@ -407,14 +407,23 @@ def train(
     return file
 
 
-def _start_from(model: nn.Module, path: Path) -> None:
+def _start_from(model: nn.Module, method: str, path: Path) -> None:
     """Copy the parameters of another run that have the same name and shape; what belongs to single objects starts anew.
 
-    Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs.
+    Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs. Networks of
+    different methods share no more than the backbone, if it sits elsewhere.
     """
     own = dict(model.named_parameters())
     checkpoint = weights.read(path)
     stored = checkpoint.state
+    if checkpoint.method != method:
+        own_backbone = _backbone_prefix(own)
+        there = _backbone_prefix(stored)
+        if own_backbone is not None and there is not None and own_backbone != there:
+            _start_backbone_from(
+                model, {own_backbone + k.removeprefix(there): v for k, v in stored.items() if k.startswith(there)}
+            )
+            return
     shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
     norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
     state = model.state_dict()
@@ -433,6 +442,19 @@ def _start_from(model: nn.Module, path: Path) -> None:
             same = stored[name][[checkpoint.labels.index(i) for i in both], :shared_outputs]
             fitting[name] = state[name].clone()
             fitting[name][[ids.index(i) for i in both], :shared_outputs] = same
+    model.load_state_dict(fitting, strict=False)
+
+
+def _backbone_prefix(names: Iterable[str]) -> str | None:
+    """ "net.backbone." for parameters that begin so."""
+    return next((name[: name.index("backbone.") + len("backbone.")] for name in names if "backbone." in name), None)
+
+
+def _start_backbone_from(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    state = model.state_dict()
+    fitting = {k: v for k, v in stored.items() if k in state and v.shape == state[k].shape}
+    if len(fitting) < len(stored):
+        raise ValueError(f"only {len(fitting)} of {len(stored)} tensors of the backbones fit; are they of the same name?")
     model.load_state_dict(fitting, strict=False)
 
 
