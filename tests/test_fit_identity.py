@@ -75,6 +75,39 @@ def test_learning_lowers_the_loss_and_the_error(tmp_path):
     assert report["config"]["points"] == 16
 
 
+def test_the_averaged_weights_are_tested_beside_the_last(tmp_path):
+    def states(out):
+        state = torch.load(out / "last.ckpt", weights_only=True)
+        return state["model"]["net.0.weight"], state["averaged"]["net.0.weight"]
+
+    reports = [_run(tmp_path / str(steps), steps) for steps in (1, 2)]
+    (now_1, mean_1), (now_2, mean_2) = (states(tmp_path / str(steps)) for steps in (1, 2))
+    start = fit_identity._new_model(SMALL, torch.Generator().manual_seed(SMALL.seed)).net[0].weight.detach()
+    torch.testing.assert_close(mean_1, 0.1 * start + 0.9 * now_1)
+    torch.testing.assert_close(mean_2, 2 / 11 * mean_1 + 9 / 11 * now_2)
+    assert reports[1].last_translation != reports[1].translation
+    plain = _run(tmp_path / "plain", 2, replace(SMALL, average=0.0))
+    assert (plain.translation, plain.rotation) == (plain.last_translation, plain.last_rotation)
+    assert plain.last_translation == pytest.approx(reports[1].last_translation, rel=1e-5)
+    long = _run(tmp_path / "long", 10, replace(SMALL, average=0.5))
+    model, averaged = fit_identity.Model(16, 64), fit_identity.Model(16, 64)
+    state = torch.load(tmp_path / "long" / "last.ckpt", weights_only=True)
+    model.load_state_dict(state["model"])
+    averaged.load_state_dict(state["averaged"])
+    tests = _tests(SMALL)
+    for tested, expected in ((averaged, long.translation), (model, long.last_translation)):
+        assert fit_identity.test(tested, tests)[1].mean().item() == pytest.approx(expected, rel=1e-5)
+
+
+def _tests(config):
+    """The test poses of a run."""
+    generator = torch.Generator().manual_seed(config.seed)
+    fit_identity._new_model(config, generator)
+    seen = fit_identity.random_poses(config.poses, generator)
+    torch.randn(seen.shape, generator=generator)
+    return fit_identity.random_poses(config.test_poses, generator)
+
+
 def test_a_run_that_was_interrupted_ends_where_another_does(tmp_path):
     whole = _run(tmp_path / "whole", 5)
     _run(tmp_path / "parts", 2)

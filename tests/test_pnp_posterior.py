@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from monopose import pnp
+from monopose import fit_identity, pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import amis, kernels, residuals
 from monopose.pnp.problems import prepare
@@ -323,7 +323,15 @@ def test_batches_of_any_shape():
 
 def test_wrong_arguments_are_told():
     X, x, w, _ = problems(1, 8, 1.0)
-    for wrong in ({"dof": 5}, {"samples": 511}, {"samples": 4}, {"iterations": 0}, {"modes": 0}):
+    for wrong in (
+        {"dof": 5},
+        {"samples": 511},
+        {"samples": 4},
+        {"iterations": 0},
+        {"modes": 0},
+        {"far": 1.0},
+        {"far": math.nan},
+    ):
         with pytest.raises(ValueError, match="must be"):
             pnp.sample_posterior(X, x, K, w, **wrong)
 
@@ -356,11 +364,39 @@ def test_resampling_keeps_the_distribution():
     assert torch.equal(p.resample(5, generator(1)), p.resample(5, generator(1)))
 
 
-def test_poses_at_infinity_are_ruled_out():
+def reach_of(p, X):
+    """Distances of the samples' centres, (B, S), and the furthest of a minimum's, (B, 1)."""
+    centre = se3.transform(p.samples, X.mean(1)[:, None, None]).norm(dim=-1)[..., 0]
+    return centre, se3.transform(p.modes, X.mean(1)[:, None, None]).norm(dim=-1)[..., 0].amax(1, keepdim=True)
+
+
+@pytest.mark.parametrize("far", [3.0, 10.0])
+def test_poses_at_infinity_are_ruled_out(far):
     """With weights this small every pose far away explains the pixels about as well: without a limit there is no posterior."""
     X, x, w, _ = problems(4, 6, 40.0)
-    p = pnp.sample_posterior(X, x, K, w, samples=2048, generator=generator())
-    centre = se3.transform(p.samples, X.mean(1)[:, None, None]).norm(dim=-1)[..., 0]
-    modes = se3.transform(p.modes, X.mean(1)[:, None, None]).norm(dim=-1)[..., 0]
-    reach = (p.probabilities() > 0) * centre
-    assert (reach.amax(1) <= amis.FAR * modes.amax(1) * (1 + 1e-9)).all()
+    p, unlimited = (
+        pnp.sample_posterior(X, x, K, w, samples=2048, generator=generator(), far=limit) for limit in (far, math.inf)
+    )
+    centre, mode = reach_of(p, X)
+    assert ((p.probabilities() > 0) * centre <= far * mode * (1 + 1e-9)).all()
+    centre, mode = reach_of(unlimited, X)
+    assert ((unlimited.probabilities() > 0) * centre > far * mode).any(1).all()
+
+
+@pytest.mark.parametrize("dof", [6, 4])
+def test_a_posterior_that_knows_nothing_measures_the_region_in_front_of_the_camera(dof):
+    X, x, w, _ = problems(4, 6, 40.0, dof)
+    for far, rounds in ((3.0, 4), (10.0, 8)):
+        p = pnp.sample_posterior(X, x, K, 1e-4 * w, dof=dof, samples=4096, iterations=rounds, far=far, generator=generator())
+        half_ball = 2 * math.pi / 3 * (far * reach_of(p, X)[1][:, 0]) ** 3
+        region = half_ball * (8 * math.pi**2 if dof == 6 else 2 * math.pi)
+        torch.testing.assert_close(p.log_evidence, region.log(), rtol=0, atol=0.15)
+
+
+def test_no_sample_of_four_rounds_gets_as_far_as_training_allows():
+    X, x, w, _ = problems(64, 6, 40.0)
+    ends = [
+        pnp.sample_posterior(X, x, K, 1e-4 * w, samples=512, far=far, generator=generator()).log_evidence
+        for far in (fit_identity.FAR, math.inf)
+    ]
+    assert torch.equal(*ends)

@@ -4,11 +4,13 @@ It reads a pose and shall give back the same pose, but may only speak in 2D-3D c
 of which PnP makes a pose again. Nobody tells it where the points are. That it succeeds shows that the layer's gradients are
 right; how sure it is of the result, that the weights have learned their scale.
 
-Source: the demonstration of Chen et al., EPro-PnP, 2022 (fit_identity).
+Source: the demonstration of Chen et al., EPro-PnP, 2022 (fit_identity). Unlike there, what is tested at the end is a running
+average of the weights: at its constant learning rate the last weights tremble.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -24,11 +26,12 @@ from .geometry import rotation, se3
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original
+FAR = 1000.0  # times the distance of the best pose: further than samples get, as in the original, which has no limit
 
 
 @dataclass(frozen=True)
 class Config:
-    """The setting of the original. A step is one batch."""
+    """The setting of the original, and `average`. A step is one batch."""
 
     points: int = 64
     hidden: int = 1024  # units of the one hidden layer
@@ -42,6 +45,7 @@ class Config:
     samples: int = 512  # of each posterior
     derivative: float = 0.1  # factor of the losses of the best pose
     momentum: float = 0.1  # of the running mean of the scale that the Monte Carlo loss is divided by
+    average: float = 0.98  # decay per step of the averaged weights, which are those that are tested; 0 tests the last ones
     seed: int = 0
 
     @property
@@ -57,9 +61,11 @@ class Report:
     seconds: float  # of this run's training
     first_loss: float  # mean of the first and of the last 16 steps known, Monte Carlo and derivative together
     last_loss: float
-    translation: float  # mean over the test poses, metres
+    translation: float  # mean over the test poses, metres, with the averaged weights
     rotation: float  # mean, radians
     converged: float  # share of the test poses
+    last_translation: float  # metres, with the last weights instead
+    last_rotation: float  # radians
     seed: int
     pictures: list[str]
 
@@ -71,6 +77,7 @@ class Report:
                 f"loss         {self.first_loss:.2f} -> {self.last_loss:.2f}",
                 f"translation  {self.translation:.4f} m     mean error; {100 * self.converged:.1f} % of test poses converged",
                 f"rotation     {self.rotation:.4f} rad   ({math.degrees(self.rotation):.2f} degrees)",
+                f"not averaged {self.last_translation:.4f} m, {self.last_rotation:.4f} rad with the last weights",
                 *(f"posterior    {picture}" for picture in self.pictures),
             ]
         )
@@ -119,8 +126,9 @@ def losses(
     points3d, points2d, weights = model(seven)
     K = torch.eye(3).to(points3d)
     posterior = pnp.sample_posterior(
-        points3d, points2d, K, weights, init=truth, robust=ROBUST, z_min=Z_MIN, samples=config.samples, generator=generator
-    )
+        points3d, points2d, K, weights, init=truth, robust=ROBUST, z_min=Z_MIN, samples=config.samples, generator=generator,
+        far=FAR,
+    )  # fmt: skip
     batch = len(seven)
     stepped = pnp.one_step(posterior.prepared.problems, posterior.mode.reshape(batch, 4, 4))
     translation, turn = pnp.derivative_loss(stepped, truth)
@@ -158,6 +166,7 @@ def run(
     steps = config.steps if steps is None else min(steps, config.steps)
     generator = torch.Generator().manual_seed(config.seed)
     model = _new_model(config, generator).to(device)
+    averaged = copy.deepcopy(model)
     groups: list[dict[str, Any]] = [{"params": model.net.parameters()}, {"params": [model.log_scale], "lr": config.scale_lr}]
     optimizer = torch.optim.Adam(groups, lr=config.lr)
     seen = random_poses(config.poses, generator)
@@ -169,12 +178,13 @@ def run(
         _same_setting(file, state["config"], config)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        averaged.load_state_dict(state["averaged"])
         norm, done, history = state["norm"], state["step"], state["history"]
 
     def save() -> None:
         state = {
-            "config": asdict(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(), "norm": norm,
-            "step": done, "history": history,
+            "config": asdict(config), "model": model.state_dict(), "averaged": averaged.state_dict(),
+            "optimizer": optimizer.state_dict(), "norm": norm, "step": done, "history": history,
         }  # fmt: skip
         with atomic_write(file) as temporary:
             torch.save(state, temporary)
@@ -198,6 +208,7 @@ def run(
                 total.backward()
                 optimizer.step()
                 done += 1
+                _follow(averaged, model, min(config.average, done / (done + 9)))
                 history.append([float(v.detach()) for v in found.values()])
                 bar.step(history)
                 if time.monotonic() - saved > checkpoint_seconds:
@@ -207,7 +218,7 @@ def run(
         if done > first:
             save()
     seconds = time.monotonic() - started if done > first else 0.0
-    return _finish(model, tests.to(device), config, history, seconds, out, pictures)
+    return _finish(averaged, model, tests.to(device), config, history, seconds, out, pictures)
 
 
 def test(model: Model, seven: Tensor) -> tuple[pnp.Solution, Tensor, Tensor]:
@@ -239,10 +250,25 @@ def draw(model: Model, seven: Tensor, solution: pnp.Solution | None, path: str |
     return Path(path)
 
 
+def _follow(averaged: Model, model: Model, keep: float) -> None:
+    """Pull averaged weights towards the present ones, of which they take the share 1 - keep."""
+    with torch.no_grad():
+        for mean, now in zip(averaged.parameters(), model.parameters()):
+            mean.lerp_(now, 1 - keep)
+
+
 def _finish(
-    model: Model, tests: Tensor, config: Config, history: list[list[float]], seconds: float, out: Path, pictures: int
+    model: Model,
+    last: Model,
+    tests: Tensor,
+    config: Config,
+    history: list[list[float]],
+    seconds: float,
+    out: Path,
+    pictures: int,
 ) -> Report:
     found, shift, angle = test(model, tests)
+    _, last_shift, last_angle = test(last, tests)
     drawn = []
     for k in range(min(pictures, len(tests))):
         one = pnp.Solution(*(v[k] for v in found))
@@ -250,7 +276,8 @@ def _finish(
     totals = [sum(row) for row in history] or [math.nan]
     report = Report(
         len(history), seconds, sum(totals[:16]) / len(totals[:16]), sum(totals[-16:]) / len(totals[-16:]),
-        float(shift.mean()), float(angle.mean()), float(found.converged.float().mean()), config.seed, drawn,
+        float(shift.mean()), float(angle.mean()), float(found.converged.float().mean()),
+        float(last_shift.mean()), float(last_angle.mean()), config.seed, drawn,
     )  # fmt: skip
     write_json(out / "report.json", {**asdict(report), "config": asdict(config), "losses": history})
     return report

@@ -21,9 +21,7 @@ from .solve import PRIOR, free_entries
 UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
 FLOOR = 0.05  # least share of the samples of every minimum that is kept
 MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
-FAR = (
-    10.0  # poses so many times further than the furthest minimum are ruled out: without a limit the integral would be infinite
-)
+FAR = 10.0  # see `far` of `sample_posterior`
 
 
 class Proposal(NamedTuple):
@@ -52,7 +50,7 @@ class Frame(NamedTuple):
     """What samples are relative to.
 
     centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
-    their yaws from the base; furthest (B,), metres, that a centre may be; dof.
+    their yaws from the base; furthest (B,), metres, that a centre may be: without a limit the integral would be infinite; dof.
     """
 
     centre: Tensor
@@ -62,7 +60,7 @@ class Frame(NamedTuple):
     dof: int
 
 
-def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int) -> tuple[Frame, Tensor]:
+def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: float = FAR) -> tuple[Frame, Tensor]:
     """The frame of flat problems, and the centres of their minima, (B, M, 3), metres, camera frame."""
     weight = problems.weights.double().mean(-1, keepdim=True)
     centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
@@ -74,7 +72,7 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int) -> tu
         D = R @ R[:, :1].mT
         turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
     distance = torch.where(torch.isfinite(mode_costs), loc.norm(dim=-1), 0.0)
-    return Frame(centre, R[:, 0], turns, FAR * distance.amax(1), dof), loc
+    return Frame(centre, R[:, 0], turns, far * distance.amax(1), dof), loc
 
 
 def sines(turns: Tensor, around: Frame) -> Tensor:
@@ -249,6 +247,7 @@ def sample(
     samples: int,
     rounds: int,
     generator: torch.Generator | None,
+    far: float = FAR,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Poses around minima, with the density they were drawn from.
 
@@ -259,7 +258,7 @@ def sample(
         problems: flat, (B, ...).
         modes: (B, M, 4, 4), metres.
         mode_costs: (B, M), ascending, inf for minima that do not exist, but not all of them.
-        dof, samples, rounds, generator: as in `sample_posterior`.
+        dof, samples, rounds, generator, far: as in `sample_posterior`.
 
     Returns:
         poses (B, S, 4, 4), metres; log-density (B, S), of the mixture of all rounds; cost (B, S), inf where ruled out.
@@ -270,7 +269,7 @@ def sample(
     present = torch.isfinite(mode_costs)
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
-    around, loc = frame(problems, modes, mode_costs, dof)
+    around, loc = frame(problems, modes, mode_costs, dof, far)
     p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu

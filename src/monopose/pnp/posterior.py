@@ -32,8 +32,8 @@ class Posterior:
         log_weights: -cost(sample) - log q(sample), (..., S), differentiable in points3d, points2d, weights and K.
         log_evidence: log of the integral of exp(-cost) over translations (m^3) and rotations (rad^3, all of them measure
             8 pi^2; with dof=4 rad, 2 pi), (...,), differentiable. The centre of the points is in front of the camera there, and
-            at most ten times as far as the furthest of `modes`: objects at infinity explain all pixels about equally, so that
-            the integral over all translations is infinite.
+            at most `far` times (ten times) as far as the furthest of `modes`: objects at infinity explain all pixels about
+            equally, so that the integral over all translations is infinite.
         effective_sample_size: (sum w)^2 / sum w^2, between 1 and S, (...,).
         converged: (...,), bool. False: too few points, NaN in a point that has weight, or no pose of finite cost. Everything is
             finite then, all weights are equal, and gradients are zero.
@@ -124,6 +124,7 @@ def sample_posterior(
     proposals: int | None = None,
     generator: torch.Generator | None = None,
     solver_iterations: int = 10,
+    far: float = amis.FAR,
 ) -> Posterior:
     """Weighted samples of the density exp(-cost) of the pose, by adaptive multiple importance sampling.
 
@@ -142,12 +143,15 @@ def sample_posterior(
         proposals: random samples of points tried for a start, as in `solve`.
         generator: of all random numbers; None is torch's own.
         solver_iterations: most steps to each minimum.
+        far: poses more than so many times as far away as the furthest minimum have no density: without a limit the integral
+            would be infinite. Ten times is a region that four iterations can measure. To train a network that knows nothing
+            yet, give 1000, further than any sample gets: that far poses are told apart teaches it how far away objects are.
 
     Returns:
         a Posterior; one bad problem leaves the others untouched.
 
     Raises:
-        ValueError: on wrong shapes, dof, samples, or a camera with lens distortion; never for what the numbers are.
+        ValueError: on wrong shapes, dof, samples, far, or a camera with lens distortion; never for what the numbers are.
 
     Source: Chen et al., EPro-PnP, sec. 3.2, algorithm 1, with a mixture over minima as proposal (Cappe et al., Adaptive
     importance sampling in general mixture classes) and translations that follow the rotation.
@@ -159,18 +163,20 @@ def sample_posterior(
             "samples must be even and at least twice the iterations, and iterations and modes at least 1, "
             f"got samples={samples}, iterations={iterations}, modes={modes}"
         )
+    if not far > 1:
+        raise ValueError(f"far must be more than 1, times the distance of the furthest minimum, got {far}")
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     problems, batch = given.problems, given.batch
     with torch.no_grad():
         fixed = problems.map(Tensor.detach)
         known = None if init is None else given.flat(init, 4, 4)
         optima, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
-        poses, log_q, found = amis.sample(fixed, optima, costs, dof, samples, iterations, generator)
+        poses, log_q, found = amis.sample(fixed, optima, costs, dof, samples, iterations, generator, far)
         possible = torch.isfinite(found)
         usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
         good = usable[:, None] & possible
         if not bool(good.all()):
-            poses = torch.where(good[..., None, None], poses, optima[:, :1])
+            torch.where(good[..., None, None], poses, optima[:, :1], out=poses)
     cost = kernels.pose_costs(problems, poses, found)
     log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)

@@ -248,6 +248,18 @@ def write_poses(rows, begin, end, centre, base, dof, poses):
 
 
 @kernel_
+def write_all(rows_all, centre, base, poses, edges, dof):
+    """`amis.poses` of the samples rows_all (B, H, 7 or 4, n) of all rounds, in the order of rounds and halves: (B, S, 4, 4)."""
+    halves = rows_all.shape[1]
+    for b in range(len(poses)):
+        for i in range(len(edges) - 1):
+            begin, end = edges[i], edges[i + 1]
+            for h in range(halves):
+                first = halves * begin + h * (end - begin)
+                write_poses(rows_all[b, h], begin, end, centre[b], base[b], dof, poses[b, first : first + end - begin])
+
+
+@kernel_
 def add_sines(rows, turn, dof, out):
     """`amis.sines` of the samples rows relative to one minimum: out (3 or 1, n)."""
     if dof == 4:
@@ -582,20 +594,21 @@ def sample(
     rows = problems.K.new_empty(B, halves, 7 if dof == 6 else 4, half).numpy()
     mixture, cost = np.empty((B, halves, half)), np.full((B, halves, half), np.inf)
     fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base, around.turns)]
-    poses = problems.K.new_empty(B, halves * half, 4, 4)
     start = end = 0
     for stage, size in enumerate([*sizes, 0]):
         numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous()
-        new = problems.K.new_empty(B, halves, size, 4, 4)
-        arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers.numpy(), new.numpy()]
+        poses = problems.K.new_empty(B, halves, size, 4, 4)
+        arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers.numpy(), poses.numpy()]
         evaluations = B * halves * M * half
         cpu._spread(advance, evaluations, arrays, stage, start, end, end + size, dof)
         if size:
-            new = new.flatten(1, 2)
-            poses[:, halves * end : halves * (end + size)] = new
-            cost[:, :, end : end + size] = cpu.costs(problems, new).reshape(B, halves, size).numpy()
+            cost[:, :, end : end + size] = cpu.costs(problems, poses.flatten(1, 2)).reshape(B, halves, size).numpy()
         start, end = end, end + size
-    del rows, numbers, new, arrays
+    del numbers, arrays, proposals, state  # the poses of all rounds, written once more, are the most that is held
+    poses = problems.K.new_empty(B, halves * half, 4, 4)
+    edges = np.cumsum([0, *sizes])
+    cpu._spread(write_all, B * halves * half, [rows, fixed[2], fixed[3], poses.numpy()], edges, dof)
+    del rows
     log_q = np.log(np.maximum(mixture, 1e-300, out=mixture), out=mixture)
     log_q -= math.log(half)
     return poses, _by_round(log_q, sizes, real), _by_round(cost, sizes, real)
