@@ -190,8 +190,40 @@ class Predict(_Common):
     METHOD_DATASET-SPLIT.csv."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run."""
+    refine: bool = False
+    """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner."""
+    no_refine: bool = False
+    """Leave the poses unrefined."""
     debug: bool = False
     """Save every stage as a picture in OUT/debug, and show the traceback of an error."""
+
+
+@dataclass(kw_only=True)
+class Refine(_Common):
+    """Refine the poses of a BOP result file by rendering and comparing; every row stays in its place, with its score. Rows that
+    cannot be refined keep their pose and are counted. Goes on where a killed run stopped."""
+
+    results: Positional[Path]
+    """Result file with the initial poses, METHOD_DATASET-SPLIT.csv."""
+    bop: Path
+    """BOP data set with the pictures and models/."""
+    model: str
+    """Run folder with refiner.safetensors; it works for any object."""
+    out: Path
+    """Result file to write, METHOD_DATASET-SPLIT.csv of the same data set and split."""
+    targets: _Path = None
+    """Refine only in the pictures of this targets file; in all by default."""
+    hypotheses: int = 0
+    """So many further starts for every pose, drawn around it (20 degrees per axis, 5 percent of the diameter); the best of all
+    results is taken. Takes as many times longer."""
+    outer: _Int = None
+    """Renderings per pose; as trained by default."""
+    inner: _Int = None
+    """Steps per rendering; as trained by default."""
+    device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
+    """Where the network runs; by default on the GPU if there is one."""
+    debug: bool = False
+    """Save the iterations of every object as pictures in the folder debug beside OUT, and show the traceback of an error."""
 
 
 @dataclass(kw_only=True)
@@ -379,6 +411,8 @@ def _predict(args: Predict) -> int:
         raise ValueError(f"--score must be between 0 and 1, got {args.score:g}")
     if args.bop is not None and (len(args.boxes) > 1 or any("," in box for box in args.boxes)):
         raise ValueError(f"with --bop, --boxes takes one BOP detections file, got {' '.join(args.boxes)}")
+    if args.refine and args.no_refine:
+        raise ValueError("--refine and --no-refine contradict each other; give one of them, or none")
     from . import pipeline
 
     model = pipeline.load(args.model, args.device)
@@ -391,9 +425,13 @@ def _predict(args: Predict) -> int:
     debug = args.out.parent / "debug" if args.debug else None
     path = pipeline.predict_bop(
         model, args.bop, args.targets, args.out, boxes=boxes, true_boxes=args.true_boxes, score_threshold=score,
-        limit=args.limit, debug=debug,
+        limit=args.limit, debug=debug, **_asked_to_refine(args),
     )  # fmt: skip
     return _finish(args, {"results": str(path)})
+
+
+def _asked_to_refine(args: Predict) -> dict[str, Any]:
+    return {"refine": args.refine} if args.refine or args.no_refine else {}
 
 
 def _predict_pictures(args: Predict, model: Pipeline, score: float) -> int:
@@ -419,7 +457,7 @@ def _predict_pictures(args: Predict, model: Pipeline, score: float) -> int:
             debug = out / "debug" / name if args.debug else None
             given = None if boxes is None else boxes(frame.path or name)
             beliefs: list[Belief] = []
-            asked: dict[str, Any] = {"beliefs": beliefs} if args.posterior else {}
+            asked = _asked_to_refine(args) | ({"beliefs": beliefs} if args.posterior else {})
             poses = model.predict(frame, detections=given, debug=debug, score_threshold=score, **asked)
             outputs.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
             overlay = outputs.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
@@ -451,6 +489,17 @@ def _print_poses(name: str, poses: Any, overlay: Path) -> None:
         print(f"  {poses.names.get(label, f'object {label}'):20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m")
     if not len(poses):
         print("  nothing found; look at the stages with --debug, or give --boxes")
+
+
+def _refine(args: Refine) -> int:
+    from . import pipeline
+
+    debug = args.out.parent / "debug" if args.debug else None
+    report = pipeline.refine_bop(
+        args.model, args.results, args.bop, args.out, targets=args.targets, hypotheses=args.hypotheses, outer=args.outer,
+        inner=args.inner, debug=debug, device=args.device,
+    )  # fmt: skip
+    return _finish(args, report)
 
 
 def _calibrate(args: Calibrate) -> int:
@@ -511,6 +560,7 @@ _COMMANDS: dict[type[_Common], tuple[str, Callable[[Any], int]]] = {
     Train: ("train", _train),
     Calibrate: ("calibrate", _calibrate),
     Predict: ("predict", _predict),
+    Refine: ("refine", _refine),
     Evaluate: ("evaluate", _evaluate),
     FitIdentity: ("fit-identity", _fit_identity),
     Doctor: ("doctor", _doctor),

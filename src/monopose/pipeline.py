@@ -431,7 +431,7 @@ def _scenes_of(keys: Sequence[Key], split: Path, results: Path) -> dict[int, bop
         if alien := [im_id for s, im_id in keys if s == scene_id and im_id not in cameras]:
             raise ValueError(
                 f"{results} has poses in image {alien[0]} of scene {scene_id}, but {folder}/scene_camera.json has no camera "
-                f"for it (nor for {len(alien) - 1} others); are they of another split, or is the file cut off?"
+                "for it; are they of another split, or is the file cut off?"
             )
     return scenes
 

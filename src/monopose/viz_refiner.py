@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 START: viz.Color = (255, 255, 255)
 NOW: viz.Color = (255, 150, 40)
 GREY = 0.35
+SHORTEST_PX = 1.0  # crop pixels: fields that are shorter everywhere do not get the full colour
 
 
 def flow_image(flow: Tensor, mask: Tensor | None = None, longest: float | None = None) -> Image.Image:
@@ -33,7 +34,7 @@ def flow_image(flow: Tensor, mask: Tensor | None = None, longest: float | None =
         mask: where it means something, (H, W), bool; grey elsewhere.
         longest: pixels with the full colour; None: the longest in the mask.
 
-    Source: the convention of Baker et al., A database and evaluation methodology for optical flow (IJCV 2011), on an HSV circle.
+    Source: the convention of Baker et al., A database and evaluation methodology for optical flow (IJCV 2011); hues of HSV.
     """
     import cv2
 
@@ -93,7 +94,8 @@ def strip(frame: Frame, course: Course, height: int = 150) -> Image.Image:
         course: of one object.
         height: of a picture, pixels.
     """
-    longest = max((float(_field(r)[0].norm(dim=0)[r.mask[0]].amax()) for r in course.rounds if bool(r.mask.any())), default=1.0)
+    lengths = [_field(r)[0].norm(dim=0)[r.mask[0].cpu()] for r in course.rounds]
+    longest = max([SHORTEST_PX, *(float(v.max()) for v in lengths if len(v))])
     pictures: list[viz.Picture] = []
     captions = []
     for n, now in enumerate(course.rounds, 1):

@@ -232,7 +232,7 @@ class Model(nn.Module):
         """What the surface network says, by the keys of `objects`; outside training remembered while its weights stay."""
         if self.training or torch.is_grad_enabled():
             return dict(zip(objects, self._told(list(objects.values()), device), strict=True))
-        stamp = (str(device), *((p.data_ptr(), p._version) for p in self.surface.parameters()))
+        stamp = (str(device), *((v.data_ptr(), v._version) for v in self.surface.state_dict().values()))
         if stamp != self._kept_for:
             self._kept, self._kept_for = {}, stamp
         new = {i: o for i, o in objects.items() if i not in self._kept}
