@@ -435,7 +435,7 @@ def test_training_starts_from_coordinates_resumes_and_ends_in_a_run(tmp_path):
         )  # fmt: skip
 
     model = network(settings)
-    train._start_from(model, "probabilistic", file)
+    train._start_from(model, file)
     said = model.net.head.weight.shape[1]  # coordinates may say more, after what this network says too
     torch.testing.assert_close(model.net.head.weight, source.net.head.weight[:, :said])
     torch.testing.assert_close(model.net.which.weight, source.net.which.weight)

@@ -373,7 +373,7 @@ def train(
     L.seed_everything(config.seed, verbose=False)
     model = entry.model(method_config, models)
     if init is not None and last is None:
-        _start_from(model, method, Path(init))
+        _start_from(model, Path(init))
     model = model.to(memory_format=torch.channels_last)
     learner = _Learner(entry, model, config)
     file = out / f"{method}.safetensors"
@@ -407,23 +407,21 @@ def train(
     return file
 
 
-def _start_from(model: nn.Module, method: str, path: Path) -> None:
+def _start_from(model: nn.Module, path: Path) -> None:
     """Copy the parameters of another run that have the same name and shape; what belongs to single objects starts anew.
 
     Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs. Networks of
-    different methods share no more than the backbone, if it sits elsewhere.
+    different methods share the backbone and what else has the same name.
     """
     own = dict(model.named_parameters())
     checkpoint = weights.read(path)
     stored = checkpoint.state
-    if checkpoint.method != method:
-        own_backbone = _backbone_prefix(own)
-        there = _backbone_prefix(stored)
-        if own_backbone is not None and there is not None and own_backbone != there:
-            _start_backbone_from(
-                model, {own_backbone + k.removeprefix(there): v for k, v in stored.items() if k.startswith(there)}
-            )
-            return
+    there, here = _root(stored), _root(own)
+    if (
+        here is not None and there is not None and here != there
+    ):  # what one network calls net.stages, another calls features.stages
+        _start_root_from(model, checkpoint, there, here)
+        return
     shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
     norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
     state = model.state_dict()
@@ -445,16 +443,21 @@ def _start_from(model: nn.Module, method: str, path: Path) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def _backbone_prefix(names: Iterable[str]) -> str | None:
-    """ "net.backbone." for parameters that begin so."""
-    return next((name[: name.index("backbone.") + len("backbone.")] for name in names if "backbone." in name), None)
+def _root(names: Iterable[str]) -> str | None:
+    """What stands before "backbone." in the names of parameters."""
+    return next((name[: name.index("backbone.")] for name in names if "backbone." in name), None)
 
 
-def _start_backbone_from(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+def _start_root_from(model: nn.Module, checkpoint: weights.Checkpoint, there: str, here: str) -> None:
+    """Copy the backbone and what follows it under the same name and shape from a network of another method."""
     state = model.state_dict()
+    stored = {here + k.removeprefix(there): v for k, v in checkpoint.state.items() if k.startswith(there)}
+    if checkpoint.labels != tuple(model.config.obj_ids):  # type: ignore[union-attr, arg-type]
+        stored = {k: v for k, v in stored.items() if not k.startswith(here + "which.")}
     fitting = {k: v for k, v in stored.items() if k in state and v.shape == state[k].shape}
-    if len(fitting) < len(stored):
-        raise ValueError(f"only {len(fitting)} of {len(stored)} tensors of the backbones fit; are they of the same name?")
+    backbone = [k for k in state if k.startswith(here + "backbone.")]
+    if not all(k in fitting for k in backbone):
+        raise ValueError(f"the backbone of {checkpoint.path} is another one than {model.config.backbone!r}")  # type: ignore[union-attr]
     model.load_state_dict(fitting, strict=False)
 
 

@@ -42,7 +42,7 @@ TOGETHER = 32  # poses that `predict` refines at once, which bounds the memory
 
 @dataclass(frozen=True)
 class Config:
-    obj_ids: tuple[int, ...] = ()  # objects it was trained on, BOP numbers; it accepts any
+    obj_ids: tuple[int, ...] = ()  # objects it was trained on, BOP numbers; of others it takes what is common to these
     backbone: str = "efficientnet_lite0"  # see nets.backbones
     pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
     frozen_levels: int = 2  # backbone levels (strides 2, 4, ...) that keep their ImageNet weights, 0 to 5
@@ -50,6 +50,7 @@ class Config:
     window_scale: float = 2.4  # side of those pictures / longer side of the object's box
     crop_size: int = 128  # side of the square crops, pixels
     crop_scale: float = 1.4  # side of the crop / longer side of the box of the rendered object
+    widths: tuple[int, int, int] = (128, 96, 64)  # decoder channels at strides 16, 8, 4, as in `methods.coordinates`
     features: int = 64  # channels of the features that are compared
     hidden: int = 64  # channels of the recurrent state
     motion: int = 48  # channels of the evidence of one step
@@ -126,6 +127,7 @@ class Batch(NamedTuple):
     objects: list[Known]
     meshes: views.Meshes
     attributes: Tensor  # (B, V, descriptor + context), per vertex
+    which: Tensor  # (B,), positions of the objects in `Config.obj_ids`, -1 for others
 
 
 class Step(NamedTuple):
@@ -179,7 +181,14 @@ class Model(nn.Module):
         if config.finer not in (1, 2, 4):
             raise ValueError(f"finer must be 1, 2 or 4, got {config.finer}")
         self.config = config
-        self.features = matching.FeatureNet(config.backbone, config.features, config.pretrained, config.frozen_levels)
+        self.features = matching.FeatureNet(
+            config.backbone,
+            max(len(config.obj_ids), 1),
+            config.widths,
+            config.features,
+            config.pretrained,
+            config.frozen_levels,
+        )
         self.surface = SurfaceNet(config.descriptor, config.context, config.surface_width)
         self.photo = nn.Sequential(
             nn.Conv2d(config.features, config.features, 3, padding=1), nn.ReLU(inplace=True),
@@ -189,7 +198,10 @@ class Model(nn.Module):
         seen = config.features + config.context + 7  # features of the rendering, what the surface tells, position, normal, mask
         self.context = nn.Sequential(nn.Conv2d(seen, state, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(state, state, 1))
         looked = config.levels * (2 * config.radius + 1) ** 2 + 2 * config.features
-        self.update = recurrent.UpdateBlock(looked, 2, config.hidden, config.context, config.motion, 3, config.finer)
+        self.update = recurrent.UpdateBlock(
+            looked, 2 + 2 * config.levels, config.hidden, config.context, config.motion, 4 + config.levels, config.finer
+        )
+        self.log_sharpness = nn.Parameter(torch.tensor(1.0))  # of what the look-up alone says of the field
         self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
         self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
         self.objects = {i: known(m, config) for i, m in (models or {}).items()}
@@ -220,7 +232,11 @@ class Model(nn.Module):
         near = {i: (told[i][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for i, o in distinct.items()}
         there = {i: o._replace(model=o.model.to(device)) for i, o in distinct.items()}  # colours and textures are drawn there
         mine = [there[id(o.model)] for o in objects]
-        return Batch(mine, views.side_by_side([o.model for o in mine]), views.padded([near[id(o.model)] for o in objects]))
+        ids = self.config.obj_ids
+        index = torch.tensor([ids.index(o.model.obj_id) if o.model.obj_id in ids else -1 for o in mine], device=device)
+        return Batch(
+            mine, views.side_by_side([o.model for o in mine]), views.padded([near[id(o.model)] for o in objects]), index
+        )
 
     def meet(self, model: ObjectModel) -> Known:
         """`known` of an object, sampled once for as long as the network lives."""
@@ -262,7 +278,9 @@ class Model(nn.Module):
             K = camera_ops.crop_resize_K(K, boxes, (side, side))
             drawn = views.draw([o.model for o in batch.objects], batch.meshes, pose, K, (side, side))
             observed = crops.cut(images, boxes, side) if images.dim() == 3 else _cut_each(images, boxes, side)
-        both = self.features(torch.cat([drawn.image, observed]).contiguous(memory_format=torch.channels_last))
+        both = self.features(
+            torch.cat([drawn.image, observed]).contiguous(memory_format=torch.channels_last), batch.which.repeat(2)
+        )
         rendered_features, observed_features = both.float().chunk(2)
         photo = F.normalize(self.photo(observed_features).float(), dim=1)
         coarse, fine = views.every(drawn.fragments, STRIDE), views.every(drawn.fragments, STRIDE // config.finer)
@@ -300,10 +318,13 @@ class Model(nn.Module):
         centres = camera_ops.pixel_grid(here.shape[:2], pose.device, pose.dtype) + flow  # type: ignore[arg-type]
         similar = (matching.sample(now.photo, centres) * cells.surface).sum(1, keepdim=True)
         looked = matching.look_up(cells.pyramid, centres, config.radius)
+        guesses = matching.expected(looked, config.levels, config.radius, self.log_sharpness.exp())
         looked = torch.cat([looked, cells.rendered, matching.sample(cells.observed, centres)], 1)
-        evidence = torch.cat([similar, cells.covered], 1)
+        evidence = torch.cat([similar, cells.covered, guesses.flatten(1, 2)], 1)
         hidden, said, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
-        said = recurrent.upsampled(said.float(), mask.float(), config.finer)
+        shares = said[:, 5:].float().softmax(1)[:, 1:]  # of each level's guess; the first belongs to none
+        change = said[:, :2].float() + (shares[:, :, None] * guesses).sum(1)
+        said = recurrent.upsampled(torch.cat([change, said[:, 2:5].float()], 1), mask.float(), config.finer)
         with torch.autocast(pose.device.type, enabled=False):
             change = said[:, :2] * STRIDE
             target = _project(now.coordinates, pose, now.K) + change.movedim(1, -1)

@@ -9,29 +9,43 @@ from .unet import conv_norm
 
 
 class FeatureNet(nn.Module):
-    """Backbone and a short decoder to stride 4, the same for rendered and observed pictures.
+    """Features of stride 4, the same network for rendered and observed pictures: a U-Net without its last stage.
+
+    Its parts are named as those of `nets.unet.UNet`, so that it can start from a network that learned object coordinates: such
+    features fit each other across the two pictures before this one has learned anything.
 
     Args:
         name, pretrained, frozen: see `nets.backbones.backbone`.
-        width: channels of the features.
+        classes: objects that it is told apart; index -1 stands for any other.
+        widths: decoder channels at strides 16, 8, 4.
+        features: channels of the result.
     """
 
-    def __init__(self, name: str, width: int, pretrained: bool, frozen: int) -> None:
+    def __init__(
+        self, name: str, classes: int, widths: tuple[int, int, int], features: int, pretrained: bool, frozen: int
+    ) -> None:
         super().__init__()
         self.backbone = backbone(name, pretrained, frozen)
-        _, s4, s8, s16, _ = self.backbone.channels
-        self.lateral = nn.ModuleList([nn.Conv2d(c, width, 1) for c in (s4, s8, s16)])
-        self.smooth = nn.ModuleList([conv_norm(width, width) for _ in range(2)])
-        self.out = nn.Conv2d(width, width, 1)
+        _, s4, s8, s16, s32 = self.backbone.channels
+        self.lateral = conv_norm(s32, widths[0], 1)
+        self.which = nn.Embedding(classes, widths[0])
+        nn.init.normal_(self.which.weight, std=0.5)
+        before = (widths[0], *widths[:2])
+        self.stages = nn.ModuleList([conv_norm(a + skip, b) for a, skip, b in zip(before, (s16, s8, s4), widths, strict=True)])
+        self.norm = nn.BatchNorm2d(widths[2], affine=False)  # without a common part all places would be alike
+        self.out = nn.Conv2d(widths[2], features, 1, bias=False)
+        nn.init.orthogonal_(self.out.weight.flatten(1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), RGB in [0, 1] -> (B, width, H/4, W/4)."""
-        _, s4, s8, s16, *_ = self.backbone(images)
-        x = self.lateral[2](s16)
-        for skip, lateral, smooth in ((s8, self.lateral[1], self.smooth[0]), (s4, self.lateral[0], self.smooth[1])):
+    def forward(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, H, W), RGB in [0, 1], (B,) object indices -> (B, features, H/4, W/4), of mean square 1 at every place."""
+        _, *skips, x = self.backbone(images)
+        told = torch.where((index < 0)[:, None], self.which.weight.mean(0), self.which(index.clamp_min(0)))
+        x = self.lateral(x) + told[..., None, None]
+        for stage, skip in zip(self.stages, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = smooth(x + lateral(skip))
-        return self.out(x)  # type: ignore[no-any-return]
+            x = stage(torch.cat([x, skip], 1))
+        x = self.out(self.norm(x)).float()
+        return F.normalize(x, dim=1) * x.shape[1] ** 0.5
 
 
 def correlation(a: Tensor, b: Tensor, levels: int) -> list[Tensor]:
@@ -76,6 +90,24 @@ def look_up(pyramid: list[Tensor], centres: Tensor, radius: int) -> Tensor:
         at = (centres.reshape(-1, 1, 1, 2) + 0.5) / 2**level - 0.5 + window
         found.append(sample(volume, at).reshape(size, h, w, -1))
     return torch.cat(found, -1).movedim(-1, 1)
+
+
+def expected(looked: Tensor, levels: int, radius: int, sharpness: Tensor) -> Tensor:
+    """Where the look-up of each level says that a place went: the mean of its window, weighted by a softmax.
+
+    Args:
+        looked: of `look_up`, (B, levels (2 radius + 1)^2, h, w).
+        levels, radius: as there.
+        sharpness: of the softmax, ().
+
+    Returns:
+        (B, levels, 2, h, w), finest cells, relative to the centre of the look-up.
+    """
+    reach = torch.arange(-radius, radius + 1, device=looked.device, dtype=looked.dtype)
+    window = torch.stack(torch.meshgrid(reach, reach, indexing="xy"), 0).flatten(1)  # (2, windows)
+    share = (looked.unflatten(1, (levels, -1)) * sharpness).softmax(2)
+    size = 2.0 ** torch.arange(levels, device=looked.device, dtype=looked.dtype)
+    return torch.einsum("blkhw,ck->blchw", share, window) * size[:, None, None, None]
 
 
 def sample(maps: Tensor, pixels: Tensor) -> Tensor:
