@@ -208,7 +208,7 @@ class Refine(_Common):
     bop: Path
     """BOP data set with the pictures and models/."""
     model: str
-    """Run folder with refiner.safetensors; it works for any object."""
+    """Run folder with refiner.safetensors, trained on these objects; others are refined as far as it can."""
     out: Path
     """Result file to write, METHOD_DATASET-SPLIT.csv of the same data set and split."""
     targets: _Path = None
@@ -484,9 +484,12 @@ def _predict_pictures(args: Predict, model: Pipeline, score: float) -> int:
 def _print_poses(name: str, poses: Any, overlay: Path) -> None:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in poses.seconds.items())
     print(f"{name}: {len(poses)} object{'s' * (len(poses) != 1)}{' (' + seconds + ')' if seconds else ''} -> {overlay}")
-    for label, score, pose in zip(poses.labels.tolist(), poses.scores.tolist(), poses.cam_from_obj.cpu()):
+    refined = [""] * len(poses)
+    if poses.converged is not None:
+        refined = ["   refined" if done else "   not refined" for done in poses.converged.tolist()]
+    for label, score, pose, done in zip(poses.labels.tolist(), poses.scores.tolist(), poses.cam_from_obj.cpu(), refined):
         x, y, z = pose[:3, 3].tolist()
-        print(f"  {poses.names.get(label, f'object {label}'):20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m")
+        print(f"  {poses.names.get(label, f'object {label}'):20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m{done}")
     if not len(poses):
         print("  nothing found; look at the stages with --debug, or give --boxes")
 

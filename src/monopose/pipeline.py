@@ -68,8 +68,8 @@ class Pipeline:
             return False
         if self.refiner is None:
             raise ValueError(
-                f"{self.path} has no refiner.safetensors, so it cannot refine poses; copy one there, it works for any object, "
-                f"or train one: monopose train refiner --data DIR --out {self.path}"
+                f"{self.path} has no refiner.safetensors, so it cannot refine poses; train one, or copy "
+                f"one of the same objects there: monopose train refiner --data DIR --out {self.path}"
             )
         if not self.models:
             raise ValueError(
