@@ -7,7 +7,7 @@ import torch
 
 from monopose import Camera, pnp
 from monopose.geometry import camera, rotation, se3
-from monopose.pnp import initialise, residuals
+from monopose.pnp import initialise, kernels, residuals
 from monopose.pnp.problems import prepare
 from monopose.pnp.solve import find_starts
 
@@ -257,6 +257,32 @@ def test_one_bad_problem_fails_alone(kind, given, robust):
     digits = 1e-6 if isinstance(robust, pnp.Cauchy) else 1e-9
     torch.testing.assert_close(s.cam_from_obj[good], clean.cam_from_obj, rtol=0, atol=digits)
     torch.testing.assert_close(s.covariance[good], clean.covariance, rtol=1e-4 if digits > 1e-9 else 1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("robust", [None, pnp.Huber(3.0)])
+@pytest.mark.parametrize("dof", [6, 4])
+def test_plain_torch_gives_the_same_solution(robust, dof, monkeypatch):
+    X, x, w, T = spoiled("collinear")
+    w[1, 1:] = 0  # one point
+    w[2, ::3] = 0
+    T[:, :3, :3] = EYE[:3, :3] if dof == 4 else T[:, :3, :3]
+    x = x if dof == 6 else camera.project(se3.transform(T, X), K)
+    arguments = (
+        X,
+        x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=F64),
+        K,
+        w,
+        nudged(T, 5, 0.05),
+    )
+    fused = pnp.solve(*arguments, dof=dof, robust=robust)
+    monkeypatch.setattr(kernels, "backend", lambda device: None)
+    plain = pnp.solve(*arguments, dof=dof, robust=robust)
+    assert fused.converged.tolist() == plain.converged.tolist()
+    assert not fused.converged.all()
+    good = fused.converged
+    for a, b in zip(fused[:3], plain[:3]):
+        assert torch.isfinite(b).all()
+        torch.testing.assert_close(a[good], b[good], rtol=1e-5, atol=1e-7)
 
 
 def test_what_no_point_fixes_is_very_uncertain():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..types import Camera
 Z_MIN = 0.01  # metres: depths are clamped from below to this before dividing
 FLATTEST = 0.99  # most that a robust kernel takes off the curvature along a residual: a hundredth stays
 RADIUS = 30.0  # trust region at the start of a descent: the diagonal is damped by one over this
+UNBOUNDED = (-math.inf, -math.inf, math.inf, math.inf)
+GROWTH = 10.0  # most by which it grows after a step that was as good as promised
 
 
 class Huber(NamedTuple):
@@ -98,8 +101,39 @@ class Prepared(NamedTuple):
 
     def flat(self, value: Tensor, *trailing: int) -> Tensor:
         """Expand (..., *trailing) to the batch and flatten it: (B, *trailing)."""
-        value = value.to(self.problems.K)
-        return value.expand((*self.batch, *trailing)).reshape(self.batch.numel(), *trailing)
+        return _flat(value, self.batch, *trailing, like=self.problems.K)
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """Undo `flat` for a result: (B, ...) -> (*batch, ...), floating point in the dtype of the results."""
+        if value.is_floating_point() and value.dtype != self.dtype:
+            value = value.to(self.dtype)
+        return value if len(self.batch) == 1 else value.reshape((*self.batch, *value.shape[1:]))
+
+
+def _flat(value: Tensor, batch: torch.Size, *trailing: int, like: Tensor) -> Tensor:
+    if value.dtype != like.dtype or value.device != like.device:
+        value = value.to(like)
+    if len(batch) == 1 and value.shape == (*batch, *trailing):
+        return value  # what takes the time of a small batch is calls
+    return value.expand((*batch, *trailing)).reshape(batch.numel(), *trailing)
+
+
+def _batch(*shapes: torch.Size) -> torch.Size:
+    """To which the leading dimensions broadcast."""
+    several = {shape for shape in shapes if len(shape)}
+    if len(several) <= 1:
+        return several.pop() if several else torch.Size()
+    try:
+        return torch.Size(np.broadcast_shapes(*several))  # torch.broadcast_shapes imports sympy: seconds
+    except ValueError:
+        raise ValueError(f"the batch dimensions of the arguments do not fit together: {[tuple(s) for s in shapes]}") from None
+
+
+@lru_cache(maxsize=16)
+def constant(values: tuple[float, ...] | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor that is copied to a device once, not at every call. Not to be written to."""
+    with torch.inference_mode(False):  # what autograd could not save otherwise
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
@@ -159,10 +193,7 @@ def prepare(
         raise ValueError(f"points2d must be (..., {n}, 2) pixels to match points3d, got {tuple(points2d.shape)}")
     if pose is not None and pose.shape[-2:] != (4, 4):
         raise ValueError(f"init must be (..., 4, 4) metres, got {tuple(pose.shape)}; geometry.se3.from_rt(R, t) builds it")
-    weighted = weights is not None
-    if weights is None:
-        weights = points2d.new_ones((n, 2))
-    elif weights.dim() >= 2 and weights.shape[-2:] == (n, 2):
+    if weights is None or (weights.dim() >= 2 and weights.shape[-2:] == (n, 2)):
         pass
     elif weights.dim() >= 1 and weights.shape[-1] == n:
         weights = weights[..., None]
@@ -180,43 +211,40 @@ def prepare(
         raise ValueError(f"robust must be pnp.Huber, pnp.AdaptiveHuber, pnp.Cauchy or None, got {robust!r}")
     kernel = Kernel.SQUARES if robust is None else Kernel.CAUCHY if isinstance(robust, Cauchy) else Kernel.HUBER
 
-    shapes = [points3d.shape[:-2], points2d.shape[:-2], weights.shape[:-2], K.shape[:-2]]
-    shapes += [v.shape[:-k] if k else v.shape for v, k in ((pose, 2), (bounds, 1), (fixed, 0)) if v is not None]
-    try:
-        batch = torch.Size(np.broadcast_shapes(*shapes))  # torch.broadcast_shapes imports sympy: seconds
-    except ValueError:
-        raise ValueError(f"the batch dimensions of the arguments do not fit together: {[tuple(s) for s in shapes]}") from None
-
-    def flat(value: Tensor, *trailing: int) -> Tensor:
-        return value.to(K).expand((*batch, *trailing)).reshape(batch.numel(), *trailing)
-
-    X, x, w, k = flat(points3d, n, 3), flat(points2d, n, 2), flat(weights, n, 2), flat(K, 3, 3)
-    limits = k.new_full((len(k), 4), torch.inf) if bounds is None else flat(bounds, 4)
-    if bounds is None:
-        limits[:, :2] = -torch.inf
-    used = (
-        (w != 0).any(-1) if weighted else torch.ones(X.shape[:2], dtype=torch.bool, device=k.device)
-    )  # NaN is not 0: it counts
-    total = X.detach().sum() + x.detach().sum() + w.detach().sum() + k.detach().sum()
-    everything = not weighted
-    if not math.isfinite(total.item()):
+    leading = [(points3d, 2), (points2d, 2), (weights, 2), (K, 2), (pose, 2), (bounds, 1), (fixed, 0)]
+    batch = _batch(*(v.shape[: v.dim() - k] for v, k in leading if v is not None))
+    size = batch.numel()
+    X, x, k = (_flat(v, batch, *trailing, like=K) for v, trailing in ((points3d, (n, 3)), (points2d, (n, 2)), (K, (3, 3))))
+    if weights is None:
+        w, used = K.new_ones((size, n, 2)), K.new_ones((size, n), dtype=torch.bool)
+    else:
+        w = _flat(weights, batch, n, 2, like=K)
+        used = (w[..., 0] != 0) | (w[..., 1] != 0)  # NaN is not 0: it counts
+    limits = constant(UNBOUNDED, K.dtype, K.device).expand(size, 4) if bounds is None else _flat(bounds, batch, 4, like=K)
+    on_device = K.device.type != "cpu"  # which would wait to say whether anything is to be taken out
+    if on_device or not _finite(X, x, K, weights):
         finite = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
         usable = torch.isfinite(k).flatten(1).all(1) & (finite | ~used).all(-1)
         used = used & usable[:, None]
-        k = torch.where(usable[:, None, None], k, torch.eye(3).to(k))
-        everything = False
-    if not (everything or bool(used.all())):
-        X, x, w = (torch.where(used[..., None], v, torch.zeros_like(v)) for v in (X, x, w))
-    if fixed is not None:
-        delta = flat(fixed)
-    elif robust is None:
-        delta = k.new_full((len(k),), torch.inf)
+        k = torch.where(usable[:, None, None], k, torch.eye(3, dtype=k.dtype, device=k.device))
+        X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
+    elif weights is not None and not bool(used.all()):
+        X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
+    if robust is None:
+        delta = constant(math.inf, K.dtype, K.device).expand(size)
     else:
-        assert isinstance(robust, AdaptiveHuber)
-        delta = _adaptive(robust.relative, x.detach(), w, used)
-    if robust is not None:
-        delta = torch.where(delta > 0, delta, torch.ones_like(delta))  # nothing has weight: any threshold will do
+        if fixed is not None:
+            delta = _flat(fixed, batch, like=K)
+        else:
+            assert isinstance(robust, AdaptiveHuber)
+            delta = _adaptive(robust.relative, x.detach(), w, used)
+        delta = torch.where(delta > 0, delta, 1.0)  # nothing has weight: any threshold will do
     return Prepared(Problems(X, x, w, k, delta, limits, kernel, z_min), used, batch, outside)
+
+
+def _finite(*values: Tensor | None) -> bool:
+    """Whether nothing is NaN or infinite, or nearly so: one pass over the numbers of each, on the CPU."""
+    return math.isfinite(sum(v.detach().sum().item() for v in values if v is not None))
 
 
 def _adaptive(relative: float, points2d: Tensor, weights: Tensor, used: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..geometry import se3
 from ..types import Camera
 from . import initialise, kernels, residuals
-from .problems import RADIUS, Z_MIN, Kernel, Prepared, Problems, Robust, prepare
+from .problems import GROWTH, RADIUS, Z_MIN, Kernel, Prepared, Problems, Robust, constant, prepare
 from .residuals import Normal
 
 PRIOR = 1e-5  # information added to the covariance's inverse, 1/m^2 and 1/rad^2, so that it always exists
@@ -76,7 +76,7 @@ def solve(
     Raises:
         ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
 
-    Source: trust region after Nielsen, Damping parameter in Marquardt's method, 1999, as in EPro-PnP.
+    Source: trust region after Nielsen, Damping parameter in Marquardt's method, 1999, as in EPro-PnP; it may grow faster.
     """
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
@@ -107,28 +107,18 @@ def descend_and_judge(
     if fused is not None and hasattr(fused, "solve"):
         found = fused.solve(given.problems, starts, dof, iterations, trust_region, needed, PRIOR)
     else:
-        count = starts.shape[1]
         finite = torch.isfinite(starts).flatten(2).all(2)
-        starts = torch.where(finite[..., None, None], starts, torch.eye(4).to(starts))
-        many = given.problems.map(lambda v: v.repeat_interleave(count, 0))
-        poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
-        poses = torch.where(finite[..., None, None], poses.reshape(starts.shape), starts)
-        stopped = stopped.reshape(starts.shape[:2]) & finite
-        if count == 1:
-            pose, done = poses[:, 0], stopped[:, 0]
-        else:
-            costs = kernels.pose_costs(given.problems, poses).nan_to_num(torch.inf)
-            best = torch.where(stopped, costs, costs * (1 + 1e-6)).argmin(1, keepdim=True)
-            pose, done = poses.take_along_dim(best[..., None, None], 1)[:, 0], stopped.gather(1, best)[:, 0]
+        eye = torch.eye(4, dtype=starts.dtype, device=starts.device)
+        starts = torch.where(finite[..., None, None], starts, eye)
+        poses, stopped, costs = descend_all(given.problems, starts, dof, iterations, trust_region)
+        poses = torch.where(finite[..., None, None], poses, starts)
+        stopped, costs = stopped & finite, costs.nan_to_num(torch.inf)
+        best = torch.where(stopped, costs, costs * (1 + 1e-6)).argmin(1, keepdim=True)
+        pose, done = poses.take_along_dim(best[..., None, None], 1)[:, 0], stopped.gather(1, best)[:, 0]
         covariance, cost, sound = judge(given, pose, dof, needed)
         found = pose, covariance, cost, done & sound
     pose, covariance, cost, converged = found
-    return Solution(
-        pose.to(given.dtype).reshape(*given.batch, 4, 4),
-        covariance.to(given.dtype).reshape(*given.batch, 6, 6),
-        cost.to(given.dtype).reshape(given.batch),
-        converged.reshape(given.batch),
-    )
+    return Solution(given.shaped(pose), given.shaped(covariance), given.shaped(cost), given.shaped(converged))
 
 
 def judge(given: Prepared, pose: Tensor, dof: int, needed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,15 +127,16 @@ def judge(given: Prepared, pose: Tensor, dof: int, needed: int) -> tuple[Tensor,
     normal = kernels.normal_equations(problems, pose.double())
     free = free_entries(dof, pose.device)
     H = normal.hessian.nan_to_num(0.0, 0.0, 0.0)[:, free[:, None], free]
-    eye = torch.eye(len(free)).to(H)
-    scale = H.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()
+    diagonal = H.diagonal(dim1=-2, dim2=-1)
     # scaled to a diagonal of ones, no eigenvalue below 1e-9
-    determined = torch.linalg.cholesky_ex(H * scale[:, :, None] * scale[:, None, :] - 1e-9 * eye).info == 0
+    determined = torch.linalg.cholesky_ex(H - torch.diag_embed(1e-9 * diagonal)).info == 0
     in_front = ((se3.transform(pose.double(), problems.points3d)[..., 2] > problems.z_min) | ~used).all(1)
     sound = determined & in_front & (used.sum(1) >= needed) & torch.isfinite(normal.cost)
-    values, vectors = torch.linalg.eigh(H)
+    # where a direction is not determined, rounding may swallow the prior
+    prior = torch.where(determined, PRIOR, (1e-13 * diagonal.sum(-1)).clamp_min(PRIOR))
+    factor = torch.linalg.cholesky_ex(H + torch.diag_embed(prior[:, None].expand_as(diagonal))).L
     covariance = torch.zeros_like(normal.hessian)
-    covariance[:, free[:, None], free] = (vectors / (values.clamp_min(0) + PRIOR)[:, None]) @ vectors.mT
+    covariance[:, free[:, None], free] = torch.cholesky_inverse(factor)
     return covariance, normal.cost.nan_to_num(0.0, 0.0, 0.0), sound
 
 
@@ -181,34 +172,41 @@ def minima(
         Several may be the same minimum.
     """
     starts = find_starts(problems, dof, count, proposals, generator)
-    fused = kernels.backend(starts.device)
-    if fused is not None and hasattr(fused, "descend_all"):
-        poses, stopped, costs = fused.descend_all(problems, starts, dof, iterations, trust_region)
-    else:
-        many = problems.map(lambda v: v.repeat_interleave(count, 0))
-        poses, stopped = descend(many, starts.flatten(0, 1), dof, iterations, trust_region)
-        poses, stopped = poses.reshape(starts.shape), stopped.reshape(starts.shape[:2])
-        costs = kernels.pose_costs(problems, poses)
+    poses, stopped, costs = descend_all(problems, starts, dof, iterations, trust_region)
     return poses.to(starts.dtype), stopped, costs.nan_to_num(torch.inf).to(starts.dtype)
+
+
+def descend_all(
+    problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Descend from every start (B, M, 4, 4): poses, which reached a stationary point, and costs; (B, M, ...)."""
+    fused = kernels.backend(starts.device)
+    if fused is not None:
+        return fused.descend_all(problems, starts, dof, iterations, trust_region)  # type: ignore[no-any-return]
+    many = problems.map(lambda v: v.repeat_interleave(starts.shape[1], 0))
+    poses, stopped = descend_reference(many, starts.flatten(0, 1), dof, iterations, trust_region)
+    poses, stopped = poses.reshape(starts.shape), stopped.reshape(starts.shape[:2])
+    return poses, stopped, kernels.pose_costs(problems, poses)
 
 
 def free_entries(dof: int, device: torch.device) -> Tensor:
     """The entries of the tangent that may move."""
-    return torch.tensor([0, 1, 2, 3, 4, 5] if dof == 6 else [0, 1, 2, 4], device=device)
+    return constant((0, 1, 2, 3, 4, 5) if dof == 6 else (0, 1, 2, 4), torch.long, device)
 
 
 def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True) -> tuple[Tensor, Tensor]:
-    """Descend from `start` (B, 4, 4): the poses (B, 4, 4), and which of them reached a stationary point, (B,), bool."""
-    fused = kernels.backend(start.device)
-    if fused is not None and hasattr(fused, "descend"):
-        return fused.descend(problems, start, dof, iterations, trust_region)  # type: ignore[no-any-return]
-    return descend_reference(problems, start, dof, iterations, trust_region)
+    """`descend_reference`, fused where possible."""
+    poses, stopped, _ = descend_all(problems, start[:, None], dof, iterations, trust_region)
+    return poses[:, 0].to(start.dtype), stopped[:, 0]
 
 
 def descend_reference(
     problems: Problems, start: Tensor, dof: int, iterations: int, trust_region: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """`descend` in plain torch. Problems that are done leave the batch once they are the majority."""
+    """Descend from `start` (B, 4, 4) in plain torch: the poses (B, 4, 4), and which reached a stationary point, (B,), bool.
+
+    Problems that are done leave the batch once they are the majority.
+    """
     dtype, device = start.dtype, start.device
     eps, free = torch.finfo(dtype).eps, free_entries(dof, device)
     pose, stopped = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=device)
@@ -237,7 +235,9 @@ def descend_reference(
         rounding = 8 * eps * now.cost + grain * (2 * now.cost).sqrt() + n * grain * grain
         length = delta[:, 3:].norm(dim=-1) + delta[:, :3].norm(dim=-1) / here[:, :3, 3].norm(dim=-1).clamp_min(1e-6)
         done = done | (solvable & (radius > 1e-2) & ((promised <= rounding) | (length <= 16 * eps)))
-        radius = torch.where(accept, radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / 3), radius / shrink).clamp(1e-10, 1e10)
+        radius = torch.where(accept, radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / GROWTH), radius / shrink).clamp(
+            1e-10, 1e10
+        )
         shrink = torch.where(accept, torch.full_like(shrink, 2.0), (2 * shrink).clamp_max(1e6))
         here = torch.where(accept[:, None, None], trial, here)
         now = Normal(

@@ -19,7 +19,6 @@ from ..residuals import Normal
 from . import numba_costs, numba_solve, numba_start
 
 WORK = 20_000_000  # about a millisecond of point evaluations is worth a second thread
-FREE = {6: np.arange(6), 4: np.array([0, 1, 2, 4])}  # the entries of the tangent that may move
 
 
 def _eps(problems: Problems) -> float:
@@ -29,7 +28,11 @@ def _eps(problems: Problems) -> float:
 
 def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     """C-contiguous, so that every kernel is compiled once per precision."""
-    return np.ascontiguousarray(value.detach().to(dtype or value.dtype).numpy())
+    if value.requires_grad:
+        value = value.detach()
+    if dtype is not None:
+        value = value.to(dtype)
+    return np.ascontiguousarray(value.numpy())
 
 
 def _points(problems: Problems) -> list[np.ndarray]:
@@ -48,7 +51,7 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has no threads of its parent
 
 
-def _spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarray], *rest: Any) -> None:
+def spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarray], *rest: Any) -> None:
     """kernel(*arrays, *rest), where every array has the batch in front, on as many threads as torch may use."""
     size = len(arrays[0])
     parts = min(torch.get_num_threads(), size, 1 + 25 * evaluations // WORK)
@@ -62,12 +65,15 @@ def _spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarr
         future.result()
 
 
+_spread = spread  # its old name, until nobody asks for it
+
+
 def costs(problems: Problems, poses: Tensor) -> Tensor:
     """`residuals.pose_costs`: (B, S, 4, 4) -> (B, S)."""
     dtype = problems.points3d.dtype
     out = poses.new_empty(poses.shape[:2], dtype=dtype)
     arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), out.numpy()]
-    _spread(numba_costs.costs, out.numel() * problems.points3d.shape[1], arrays, problems.z_min, int(problems.kernel))
+    spread(numba_costs.costs, out.numel() * problems.points3d.shape[1], arrays, problems.z_min, int(problems.kernel))
     return out
 
 
@@ -78,7 +84,7 @@ def point_gradients(problems: Problems, poses: Tensor, upstream: Tensor) -> tupl
     arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype)]
     arrays += [v.numpy() for v in found]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
-    _spread(numba_costs.point_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
+    spread(numba_costs.point_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
     if problems.kernel == Kernel.CAUCHY:
         found[3].add_(2 / problems.delta * (upstream * costs(problems, poses)).sum(1))
     return found  # type: ignore[return-value]
@@ -90,7 +96,7 @@ def projection_gradients(problems: Problems, poses: Tensor, upstream: Tensor) ->
     out = poses.new_empty((*poses.shape[:2], 3, 4), dtype=dtype)
     arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype), out.numpy()]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
-    _spread(numba_costs.projection_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
+    spread(numba_costs.projection_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
     return out
 
 
@@ -100,7 +106,7 @@ def normal_equations(problems: Problems, poses: Tensor) -> Normal:
     found = np.empty((size, 6, 6)), np.empty((size, 6)), np.empty(size)
     arrays = [*_points(problems), *_cameras(problems, torch.float64), _array(poses, torch.float64), *found]
     evaluations = 4 * size * problems.points3d.shape[1]
-    _spread(numba_solve.normal_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
+    spread(numba_solve.normal_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return Normal(*(torch.from_numpy(v).to(poses.dtype) for v in found))
 
 
@@ -112,8 +118,8 @@ def descend_all(
     cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
     arrays = [*_points(problems), *_cameras(problems, torch.float64), poses.numpy(), cost, stopped]
     evaluations = 30 * cost.size * problems.points3d.shape[1]
-    rest = problems.z_min, int(problems.kernel), FREE[dof], iterations, trust_region, _eps(problems)
-    _spread(numba_solve.descend_batch, evaluations, arrays, *rest)
+    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems)
+    spread(numba_solve.descend_batch, evaluations, arrays, *rest)
     return poses, torch.from_numpy(stopped), torch.from_numpy(cost)
 
 
@@ -133,19 +139,22 @@ def starts(problems: Problems, dof: int, proposals: int, count: int, generator: 
     out = np.empty((size, count, 4, 4))
     arrays = [*_points(problems), *_cameras(problems, torch.float64), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
-    _spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
+    spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
     return torch.from_numpy(out)
 
 
 def solve(
     problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool, needed: int, prior: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Descend from every start (B, M, 4, 4) and judge the cheapest end: poses, covariances, costs, converged; in float64."""
-    size = len(starts)
-    begin = starts.detach().to(torch.float64, copy=True).contiguous().numpy()
-    found = np.empty((size, 4, 4)), np.empty((size, 6, 6)), np.empty(size), np.empty(size, np.bool_)
-    arrays = [*_points(problems), *_cameras(problems, torch.float64), begin, *found]
-    evaluations = 30 * begin.shape[0] * begin.shape[1] * problems.points3d.shape[1]
-    rest = problems.z_min, int(problems.kernel), FREE[dof], iterations, trust_region, _eps(problems), needed, prior
-    _spread(numba_solve.solve_batch, evaluations, arrays, *rest)
-    return tuple(torch.from_numpy(v) for v in found)  # type: ignore[return-value]
+    """Descend from every start (B, M, 4, 4) and judge the cheapest end: poses, covariances, costs, converged.
+
+    The arithmetic is in float64; what goes in and comes out has the precision of the problems.
+    """
+    size, count, dtype = starts.shape[0], starts.shape[1], problems.points3d.dtype
+    arrays = [_array(v) for v in (*problems[:6], starts.to(dtype))]
+    real = arrays[0].dtype
+    found = np.empty((size, 4, 4), real), np.empty((size, 6, 6), real), np.empty(size, real), np.empty(size, np.bool_)
+    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, prior
+    spread(numba_solve.solve_batch, 30 * size * count * problems.points3d.shape[1], [*arrays, *found], *rest)
+    pose, covariance, cost, converged = found
+    return torch.from_numpy(pose), torch.from_numpy(covariance), torch.from_numpy(cost), torch.from_numpy(converged)

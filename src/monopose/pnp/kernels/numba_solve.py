@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ..problems import FLATTEST, RADIUS
+from ..problems import FLATTEST, GROWTH, RADIUS
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, inline, kernel_
 
 IDENTITY = np.eye(4)
@@ -217,12 +217,12 @@ def lay_out_scaled(points3d, points2d, weights, K, bounds, rows, limits, camera)
 
     camera (3, 3) is filled with the K that then holds.
     """
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    fx, fy, cx, cy = np.float64(K[0, 0]), np.float64(K[1, 1]), np.float64(K[0, 2]), np.float64(K[1, 2])
     plain = K[0, 1] == 0.0 and K[1, 0] == 0.0 and K[2, 0] == 0.0 and K[2, 1] == 0.0 and K[2, 2] == 1.0
     pinhole = plain and fx > 0.0 and fy > 0.0
     if not pinhole:
-        fx = fy = 1.0
-        cx = cy = 0.0
+        fx = fy = np.float64(1.0)
+        cx = cy = np.float64(0.0)
     camera[:] = K
     if pinhole:
         camera[0, 0] = camera[1, 1] = 1.0
@@ -333,39 +333,111 @@ def _rounding(eps, cost, grain, count):
 
 
 @inline
-def _damp(H, g, free, n, damping, A, step, diagonal):
-    """The system of one step, over the free entries: A = H + diag(diagonal), step = -g. False where H is not finite."""
-    top = 1e-20
-    for i in range(n):
-        top = max(top, H[free[i], free[i]])
-    for i in range(n):
-        for j in range(i):
-            A[i, j] = H[free[i], free[j]]
-        h = H[free[i], free[i]]
-        diagonal[i] = damping * max(h, 1e-6 * top)
-        A[i, i] = h + diagonal[i]
-        step[i] = -g[free[i]]
-    return top < np.inf
+def _lower(H, yaw_only, fixed):
+    """The lower triangle of H, row by row, as 21 numbers; with yaw_only the rotations about X and Z have `fixed` alone."""
+    h00, h10, h11, h20, h21, h22 = H[0, 0], H[1, 0], H[1, 1], H[2, 0], H[2, 1], H[2, 2]
+    h30, h31, h32, h33 = H[3, 0], H[3, 1], H[3, 2], H[3, 3]
+    h40, h41, h42, h43, h44 = H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4]
+    h50, h51, h52, h53, h54, h55 = H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5]
+    if yaw_only:
+        h30 = h31 = h32 = h43 = h50 = h51 = h52 = h53 = h54 = 0.0
+        h33 = h55 = fixed
+    return (
+        h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55
+    )  # fmt: skip
+
+
+@inline
+def _factor6(a):
+    """A = L D L' of a lower triangle as `_lower` has it: the entries of L and of 1 / D; whether A is positive definite, finite.
+
+    In scalars, and without roots: what a step waits for is one division after the other.
+    """
+    a00, a10, a11, a20, a21, a22, a30, a31, a32, a33, a40, a41, a42, a43, a44, a50, a51, a52, a53, a54, a55 = a
+    i0 = 1.0 / a00
+    l10, l20, l30, l40, l50 = a10 * i0, a20 * i0, a30 * i0, a40 * i0, a50 * i0
+    d1 = a11 - l10 * a10
+    u21, u31, u41, u51 = a21 - l20 * a10, a31 - l30 * a10, a41 - l40 * a10, a51 - l50 * a10
+    i1 = 1.0 / d1
+    l21, l31, l41, l51 = u21 * i1, u31 * i1, u41 * i1, u51 * i1
+    d2 = a22 - l20 * a20 - l21 * u21
+    u32, u42, u52 = a32 - l30 * a20 - l31 * u21, a42 - l40 * a20 - l41 * u21, a52 - l50 * a20 - l51 * u21
+    i2 = 1.0 / d2
+    l32, l42, l52 = u32 * i2, u42 * i2, u52 * i2
+    d3 = a33 - l30 * a30 - l31 * u31 - l32 * u32
+    u43, u53 = a43 - l40 * a30 - l41 * u31 - l42 * u32, a53 - l50 * a30 - l51 * u31 - l52 * u32
+    i3 = 1.0 / d3
+    l43, l53 = u43 * i3, u53 * i3
+    d4 = a44 - l40 * a40 - l41 * u41 - l42 * u42 - l43 * u43
+    u54 = a54 - l50 * a40 - l51 * u41 - l52 * u42 - l53 * u43
+    i4 = 1.0 / d4
+    l54 = u54 * i4
+    d5 = a55 - l50 * a50 - l51 * u51 - l52 * u52 - l53 * u53 - l54 * u54
+    definite = a00 > 0.0 and d1 > 0.0 and d2 > 0.0 and d3 > 0.0 and d4 > 0.0 and d5 > 0.0
+    definite = definite and a00 + d1 + d2 + d3 + d4 + d5 < np.inf
+    factors = (
+        l10, l20, l21, l30, l31, l32, l40, l41, l42, l43, l50, l51, l52, l53, l54, i0, i1, i2, i3, i4, 1.0 / d5
+    )  # fmt: skip
+    return factors, definite
+
+
+@inline
+def _solve6(factors, b):
+    """x with A x = b, six numbers, by the factors of `_factor6`."""
+    l10, l20, l21, l30, l31, l32, l40, l41, l42, l43, l50, l51, l52, l53, l54, i0, i1, i2, i3, i4, i5 = factors
+    b0, b1, b2, b3, b4, b5 = b
+    y1 = b1 - l10 * b0
+    y2 = b2 - l20 * b0 - l21 * y1
+    y3 = b3 - l30 * b0 - l31 * y1 - l32 * y2
+    y4 = b4 - l40 * b0 - l41 * y1 - l42 * y2 - l43 * y3
+    y5 = b5 - l50 * b0 - l51 * y1 - l52 * y2 - l53 * y3 - l54 * y4
+    x5 = y5 * i5
+    x4 = y4 * i4 - l54 * x5
+    x3 = y3 * i3 - l43 * x4 - l53 * x5
+    x2 = y2 * i2 - l32 * x3 - l42 * x4 - l52 * x5
+    x1 = y1 * i1 - l21 * x2 - l31 * x3 - l41 * x4 - l51 * x5
+    x0 = b0 * i0 - l10 * x1 - l20 * x2 - l30 * x3 - l40 * x4 - l50 * x5
+    return x0, x1, x2, x3, x4, x5
 
 
 @kernel_
-def _damped(H, g, free, damping, A, step, diagonal):
-    if free.shape[0] == 6:
-        return _damp(H, g, (0, 1, 2, 3, 4, 5), 6, damping, A, step, diagonal)
-    return _damp(H, g, free, free.shape[0], damping, A, step, diagonal)
+def damped_step(H, g, damping, yaw_only, step):
+    """Fill step (6,) with -(H + D)^-1 g, D = damping times the diagonal of H.
+
+    Returns (by how much the quadratic model falls, whether there is such a step).
+    """
+    h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
+        H, yaw_only, 0.0
+    )
+    g0, g1, g2, g3, g4, g5 = g[0], g[1], g[2], g[3], g[4], g[5]
+    if yaw_only:
+        g3 = g5 = 0.0
+    least = 1e-6 * max(1e-20, h00, h11, h22, h33, h44, h55)
+    d0, d1, d2 = damping * max(h00, least), damping * max(h11, least), damping * max(h22, least)
+    d3, d4, d5 = damping * max(h33, least), damping * max(h44, least), damping * max(h55, least)
+    factors, definite = _factor6((
+        h00 + d0, h10, h11 + d1, h20, h21, h22 + d2, h30, h31, h32, h33 + d3,
+        h40, h41, h42, h43, h44 + d4, h50, h51, h52, h53, h54, h55 + d5,
+    ))  # fmt: skip
+    x0, x1, x2, x3, x4, x5 = _solve6(factors, (-g0, -g1, -g2, -g3, -g4, -g5))
+    step[0], step[1], step[2], step[3], step[4], step[5] = x0, x1, x2, x3, x4, x5
+    # with (H + D) x = -g the model falls by x . (D x - g) / 2
+    falls = x0 * (d0 * x0 - g0) + x1 * (d1 * x1 - g1) + x2 * (d2 * x2 - g2)
+    falls += x3 * (d3 * x3 - g3) + x4 * (d4 * x4 - g4) + x5 * (d5 * x5 - g5)
+    return 0.5 * falls, definite and math.isfinite(x0 + x1 + x2 + x3 + x4 + x5)
 
 
 @kernel_
-def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work):
+def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterations, trust_region, eps, work):
     """Trust-region Levenberg-Marquardt from the pose T, in place.
 
     Returns (cost, whether a stationary point was reached, how much of the cost may be rounding). The rules are those of
-    `solve.descend_reference`. eps is the rounding of the data; work is (33, 6) scratch, whose first six rows are left with the
+    `solve.descend_reference`. eps is the rounding of the data; work is (19, 6) scratch, whose first six rows are left with the
     Hessian at the end.
     """
-    n, count = free.shape[0], rows.shape[1]
-    H, H_new, A, L, T_new = work[0:6], work[6:12], work[12:18], work[18:24], work[24:28, :4]
-    g, g_new, step, move, diagonal = work[28], work[29], work[30], work[31], work[32]
+    count = rows.shape[1]
+    H, H_new, T_new = work[0:6], work[6:12], work[12:16, :4]
+    g, g_new, step = work[16], work[17], work[18]
     magnitude = 0.0
     for i in range(count):
         x, y = rows[5, i] * rows[3, i], rows[6, i] * rows[4, i]
@@ -376,28 +448,17 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations,
     flattest = FLATTEST if trust_region else 0.0
     cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g)
     for _ in range(iterations):
-        damping = 1.0 / radius if trust_region else 1e-6
-        solvable = _damped(H, g, free, damping, A, step, diagonal) and factor(A, n, L)
-        promised, length_t, length_r = 0.0, 0.0, 0.0
-        if solvable:
-            substitute(L, n, step)
-            move[:] = 0.0
-            for i in range(n):  # with (H + D) step = -g the model falls by step . (D step - g) / 2
-                promised += 0.5 * step[i] * (diagonal[i] * step[i] - g[free[i]])
-                move[free[i]] = step[i]
-            length_t = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
-            length_r = math.sqrt(move[3] ** 2 + move[4] ** 2 + move[5] ** 2)
-            solvable = math.isfinite(length_t + length_r)
+        promised, solvable = damped_step(H, g, 1.0 / radius if trust_region else 1e-6, yaw_only, step)
         if not solvable:
             if not trust_region:
                 break
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
             continue
-        retract(T, move, T_new)
+        retract(T, step, T_new)
         distance = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
-        rounding = _rounding(eps, cost, grain, most)
-        length = length_r + length_t / max(distance, 1e-6)
-        done = radius > 1e-2 and (promised <= rounding or length <= 16.0 * eps)
+        length = math.sqrt(step[3] ** 2 + step[4] ** 2 + step[5] ** 2)
+        length += math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2) / max(distance, 1e-6)
+        done = radius > 1e-2 and (promised <= _rounding(eps, cost, grain, most) or length <= 16.0 * eps)
         if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
             if length < 1e-4:
                 T[:3] = T_new[:3]
@@ -409,7 +470,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations,
             T[:3] = T_new[:3]
             H, H_new, g, g_new = H_new, H, g_new, g
             cost = cost_new
-            radius = min(radius / max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
+            radius = min(radius / max(1.0 / GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
             shrink = 2.0
         else:
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
@@ -419,16 +480,28 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, free, iterations,
 
 @kernel_
 def descend_batch(
-    points3d, points2d, weights, K, delta, bounds, poses, cost, stopped, z_min, kernel, free, iterations, trust_region, eps
+    points3d, points2d, weights, K, delta, bounds, poses, cost, stopped, z_min, kernel, yaw_only, iterations, trust_region, eps
 ):
     """Descend from all starts, poses (B, M, 4, 4) in place; fill cost and stopped (B, M)."""
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
-    work = np.empty((33, 6))
+    work = np.empty((19, 6))
     for b in range(points3d.shape[0]):
         pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits, camera)
         for m in range(poses.shape[1]):
             cost[b, m], stopped[b, m], _ = descend(
-                rows, poses[b, m], camera, delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
+                rows,
+                poses[b, m],
+                camera,
+                delta[b],
+                limits,
+                z_min,
+                kernel,
+                pinhole,
+                yaw_only,
+                iterations,
+                trust_region,
+                eps,
+                work,
             )
 
 
@@ -448,77 +521,73 @@ def _in_view(rows, T, z_min):
 
 
 @kernel_
-def judge(rows, T, cost, z_min, free, needed, prior, covariance, work):
-    """Fill covariance (6, 6) from the Hessian in work[:6]; returns whether the pose is sound if a descent stopped there."""
-    n = free.shape[0]
-    H, A, L, g = work[0:6], work[6:12], work[12:18], work[18]
-    inverse = work[19:25]
+def judge(rows, T, cost, z_min, yaw_only, needed, prior, H, covariance):
+    """Fill covariance (6, 6) from the Hessian H (6, 6); returns whether the pose is sound if a descent stopped there."""
     used, in_front = _in_view(rows, T, z_min)
-    trace = 0.0
-    for i in range(n):
+    for i in range(6):
         for j in range(i + 1):
-            h = H[free[i], free[j]]
-            H[free[i], free[j]] = h if abs(h) < 1e100 else 0.0  # nor NaN
-        trace += H[free[i], free[i]]
-        g[i] = 1.0 / math.sqrt(max(H[free[i], free[i]], 1e-300))
-    # scaled to a diagonal of ones, no eigenvalue below 1e-9
-    for i in range(n):
-        for j in range(i + 1):
-            A[i, j] = H[free[i], free[j]] * g[i] * g[j]
-        A[i, i] -= 1e-9
-    determined = factor(A, n, L)
-    jitter = prior
-    for _ in range(60):
-        for i in range(n):
-            for j in range(i):
-                A[i, j] = H[free[i], free[j]]
-            A[i, i] = H[free[i], free[i]] + jitter
-        if factor(A, n, L):
+            H[i, j] = H[i, j] if abs(H[i, j]) < 1e100 else 0.0  # nor NaN
+    h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
+        H, yaw_only, 1.0
+    )
+    part, extra = 1.0 - 1e-9, 0.0  # scaled to a diagonal of ones, no eigenvalue below 1e-9
+    definite, determined = False, False
+    for trial in range(60):
+        factors, definite = _factor6((
+            part * h00 + extra, h10, part * h11 + extra, h20, h21, part * h22 + extra, h30, h31, h32, part * h33 + extra,
+            h40, h41, h42, h43, part * h44 + extra, h50, h51, h52, h53, h54, part * h55 + extra,
+        ))  # fmt: skip
+        if trial == 0:
+            determined = definite
+            part, extra = 1.0, prior
+        elif definite:
             break
-        jitter = max(2.0 * jitter, 1e-15 * trace)  # rounding swallowed the prior
-    # the inverse of the factor, then its square
-    for j in range(n):
-        inverse[j, j] = L[j, j]
-        for i in range(j + 1, n):
-            s = 0.0
-            for k in range(j, i):
-                s -= L[i, k] * inverse[k, j]
-            inverse[i, j] = s * L[i, i]
-    covariance[:] = 0.0
-    for i in range(n):
-        for j in range(i + 1):
-            s = 0.0
-            for k in range(i, n):
-                s += inverse[k, i] * inverse[k, j]
-            covariance[free[i], free[j]] = s
-            covariance[free[j], free[i]] = s
+        else:
+            extra = max(2.0 * extra, 1e-15 * (h00 + h11 + h22 + h33 + h44 + h55))  # rounding swallowed the prior
+    for j in range(6):
+        x0, x1, x2, x3, x4, x5 = _solve6(
+            factors,
+            (
+                1.0 if j == 0 else 0.0, 1.0 if j == 1 else 0.0, 1.0 if j == 2 else 0.0,
+                1.0 if j == 3 else 0.0, 1.0 if j == 4 else 0.0, 1.0 if j == 5 else 0.0,
+            ),
+        )  # fmt: skip
+        H[j, 0], H[j, 1], H[j, 2], H[j, 3], H[j, 4], H[j, 5] = x0, x1, x2, x3, x4, x5
+    for i in range(6):
+        for j in range(6):
+            free = not yaw_only or (i != 3 and i != 5 and j != 3 and j != 5)
+            covariance[i, j] = 0.5 * (H[i, j] + H[j, i]) if free else 0.0
     return determined and in_front and used >= needed and math.isfinite(cost)
 
 
 @kernel_
 def solve_batch(
     points3d, points2d, weights, K, delta, bounds, starts, pose, covariance, cost, converged,
-    z_min, kernel, free, iterations, trust_region, eps, needed, prior,
+    z_min, kernel, yaw_only, iterations, trust_region, eps, needed, prior,
 ):  # fmt: skip
-    """Descend from all starts (B, M, 4, 4), overwriting them; fill the outputs (B, ...) from the cheapest end."""
+    """Descend from all starts (B, M, 4, 4); fill the outputs (B, ...) from the cheapest end. Arrays of any precision."""
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
-    work = np.empty((33, 6))
+    work, ends = np.empty((19, 6)), np.empty((starts.shape[1], 4, 4))
     for b in range(points3d.shape[0]):
         pinhole = lay_out_scaled(points3d[b], points2d[b], weights[b], K[b], bounds[b], rows, limits, camera)
+        threshold = np.float64(delta[b])
         least, stopped, best, last = np.inf, False, 0, -1
         for m in range(starts.shape[1]):
-            if not math.isfinite(starts[b, m].sum()):
-                starts[b, m] = IDENTITY
+            T = ends[m]
+            T[:] = starts[b, m]
+            if not math.isfinite(T.sum()):
+                T[:] = IDENTITY
                 continue
             last = m
             total, stationary, rounding = descend(
-                rows, starts[b, m], camera, delta[b], limits, z_min, kernel, pinhole, free, iterations, trust_region, eps, work
+                rows, T, camera, threshold, limits, z_min, kernel, pinhole, yaw_only, iterations, trust_region, eps, work
             )
             if total < least - rounding or (total <= least + rounding and stationary and not stopped):
                 least, stopped, best = total, stationary, m
-        pose[b] = starts[b, best]
+        T = ends[best]
         if best != last or not (trust_region or kernel == SQUARES):
-            least = normal(rows, pose[b], camera, delta[b], limits, z_min, kernel, pinhole, FLATTEST, work[:6], work[28])
-        sound = judge(rows, pose[b], least, z_min, free, needed, prior, covariance[b], work)
+            least = normal(rows, T, camera, threshold, limits, z_min, kernel, pinhole, FLATTEST, work[:6], work[16])
+        sound = judge(rows, T, least, z_min, yaw_only, needed, prior, work[:6], covariance[b])
+        pose[b] = T
         cost[b] = least if math.isfinite(least) else 0.0
         converged[b] = stopped and sound

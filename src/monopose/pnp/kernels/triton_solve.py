@@ -7,10 +7,11 @@ the same in all threads and in every run, so that all take the same turns.
 import triton
 import triton.language as tl
 
-from ..problems import RADIUS
+from ..problems import GROWTH, RADIUS
 from .triton_costs import SQUARES, four, pixel, points, reciprocal, rho, rho_flattening, rho_weight
 
 START_RADIUS = tl.constexpr(RADIUS)
+LEAST_SHRINKING = tl.constexpr(1.0 / GROWTH)
 
 
 # Threads own points, and add them up. ----------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def descend(
         length = turn + move / tl.maximum(tl.sqrt(t0 * t0 + t1 * t1 + t2 * t2), 1e-6)
         done = solvable & (radius > 1e-2) & ((promised <= rounding) | (length <= 16.0 * EPS))
         cube = 2.0 * gain - 1.0
-        radius = tl.where(accept, radius / tl.maximum(1.0 - cube * cube * cube, 1.0 / 3.0), radius / shrink)
+        radius = tl.where(accept, radius / tl.maximum(1.0 - cube * cube * cube, LEAST_SHRINKING), radius / shrink)
         radius = tl.minimum(tl.maximum(radius, 1e-10), 1e10)
         shrink = tl.where(accept, 2.0, tl.minimum(2.0 * shrink, 1e6))
 
