@@ -1,6 +1,6 @@
 """The refiner's speed: milliseconds per object and step, and where they go.
 
-    python -m benchmarks.refiner [--model RUN] [--objects 1 8] [--outer 3] [--inner 4] [--faces 12000] [--repeat 2]
+    python -m benchmarks.refiner [--model RUN] [--objects 1 8] [--outer 3] [--inner 4] [--faces 12000] [--repeat 2] [--bfloat16]
 
 Without `--model` the network has random weights of the default size, which cost the same. The objects are bumpy closed
 surfaces, all different, about 100 pixels wide in a picture of 640 x 480. A step is an inner one: renderings, features and the
@@ -16,7 +16,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -25,23 +24,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.render import blob, random_poses
-from monopose import weights
+from monopose import pipeline
+from monopose.geometry import boxes as box_ops
+from monopose.geometry import camera as camera_ops
+from monopose.geometry import se3
 from monopose.methods import refiner
+from monopose.render import views
 from monopose.types import ObjectModel
 
 K = torch.tensor([[572.4114, 0.0, 325.2611], [0.0, 573.57043, 242.04899], [0.0, 0.0, 1.0]])  # LINEMOD
 SIZE = (480, 640)
 AIM = {"cpu": 4.0, "cuda": 0.15}  # seconds for eight objects, 3 x 4 steps
 FACES = (3_000, 12_000, 47_000, 100_000)
-
-
-def load(run: Path, device: torch.device | str = "cpu") -> refiner.Model:
-    """The trained refiner of a run folder (refiner.safetensors), or of a weights file."""
-    checkpoint = weights.read(run if run.is_file() else weights.find_run(run) / "refiner.safetensors")
-    config = weights.build_config(refiner.Config, checkpoint.config, checkpoint.path)
-    model = refiner.Model(replace(config, pretrained=False))
-    weights.load_into(model, checkpoint)
-    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 # ------------------------------------------------------------------------------------------------------------------ objects
@@ -91,7 +85,7 @@ def parts(model: refiner.Model) -> dict[str, list[tuple[Any, str]]]:
         "crops": [(refiner, "crop_boxes"), (refiner, "_cut_each"), (refiner.crops, "cut")],
         "features": [(model.features, "forward")],
         "correlation": [(refiner.matching, "correlation")],
-        "look-up": [(refiner.matching, "look_up")],
+        "look-up": [(refiner.matching, "look_up"), (refiner.matching, "expected")],
         "update": [(model.context, "forward"), (model.update, "forward"), (refiner.recurrent, "upsampled")],
         "surface net": [(model, "gather")],
         "descriptors": [(model.photo, "forward"), (refiner.maps, "interpolate"), (refiner.matching, "sample")],
@@ -190,32 +184,23 @@ def table(found: dict[int, Spent], steps: int) -> str:
 
 
 def rendering(model: refiner.Model, faces: Sequence[int], count: int, repeat: int) -> str:
-    """Processor milliseconds of rendering one crop and of its share of the batch's preparation, by the number of triangles."""
-    side, lines = model.config.crop_size, []
+    """Processor milliseconds of rendering one crop and of its share of putting the meshes together, by triangles."""
+    size, lines = (model.config.crop_size,) * 2, []
     for n in faces:
-        models = bumpy(n, count)
-        poses = starts(count)
-        objects = [_bare(m) for m in models]
-        attributes = torch.zeros(count, len(models[0].vertices), 1)
+        models, poses = bumpy(n, count), starts(count)
+        corners = se3.transform(poses, torch.stack([m.corners for m in models]))
+        boxes = box_ops.square(box_ops.from_points(camera_ops.project(corners, K)), model.config.crop_scale)
+        k = camera_ops.crop_resize_K(K, boxes, size)
         times: list[tuple[float, float]] = []
         for _ in range(repeat + 1):
             start = time.process_time()
-            meshes = refiner.views.side_by_side(models)
+            meshes = views.side_by_side(models)
             between = time.process_time()
-            batch = refiner.Batch(objects, meshes, attributes)
-            boxes = refiner.crop_boxes(batch, poses, K.expand(count, 3, 3), model.config.crop_scale)
-            k = refiner.camera_ops.crop_resize_K(K, boxes, (side, side))
-            refiner.views.draw(models, meshes, poses, k, (side, side))
+            views.draw(models, meshes, poses, k, size)
             times.append((time.process_time() - between, between - start))
         draw, prepare = min(times[1:])
         lines.append(f"  {len(models[0].faces):>8,d} triangles {1e3 * draw / count:10.2f} {1e3 * prepare / count:10.2f}")
     return "\n".join([f"  {'ms per object':>18s} {'rendering':>10s} {'batching':>10s}", *lines])
-
-
-def _bare(model: ObjectModel) -> Any:
-    """What `crop_boxes` asks of an object."""
-    none = torch.zeros(0)
-    return refiner.Known(model, None, none, none, none, none)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -226,6 +211,7 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=4)
     parser.add_argument("--faces", type=int, default=12_000, help="triangles of each object")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--bfloat16", action="store_true", help="mixed precision on the CPU as well, after the plain run")
     parser.add_argument("--device", nargs="+", help="default: the CPU, and CUDA if there is one")
     options, _ = parser.parse_known_args()
     steps = options.outer * options.inner
@@ -236,11 +222,11 @@ def main() -> None:
             model = refiner.Model(refiner.Config(pretrained=False)).eval()
             model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         else:
-            model = load(options.model, device)
+            model = pipeline.load_refiner(options.model, device)
         most = max(options.objects)
         objects = [refiner.known(m, model.config) for m in bumpy(options.faces, most)]
         where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-        for autocast in (False, True) if device.type == "cuda" else (False,):
+        for autocast in (False, True) if device.type == "cuda" or options.bfloat16 else (False,):
             title = f"{name} ({where}), crops of {model.config.crop_size} px, {options.outer} x {options.inner} steps"
             print(f"\n{title}{', bfloat16' * autocast}", flush=True)
             found = {

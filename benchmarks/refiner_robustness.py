@@ -28,8 +28,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks import refiner as speed
-from monopose import train
+from monopose import pipeline, train
 from monopose.data import bop
 from monopose.evaluation import classic, errors, protocol
 from monopose.evaluation.truth import Data, open_data, read_objects
@@ -299,7 +298,7 @@ def main() -> None:
     options = parser.parse_args()
     cells = cells_of(options.cells)
     given = {str(path): bop.read_results(path) for path in options.initial}  # a bad file is seen before the work
-    model = speed.load(options.model, options.device)
+    model = pipeline.load_refiner(options.model, options.device)
     setting = opened(
         options.data, options.targets, model, options.images, options.split, options.faces, options.outer, options.inner
     )
