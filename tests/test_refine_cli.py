@@ -437,17 +437,19 @@ def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
 
 
 def test_the_network_itself_with_further_starts_and_pictures(run, initial, data, tmp_path, capsys):
-    out = tmp_path / "mine_tiny-train.csv"
-    more = ("--hypotheses", 1, "--outer", 1, "--inner", 1)
+    rows = bop.read_results(initial)
+    chosen = int(rows.im_id[0])
+    mine = rows.im_id == chosen
+    (tmp_path / "targets.json").write_text(json.dumps([{"scene_id": 0, "im_id": chosen, "obj_id": 5, "inst_count": 1}]))
+    out, again = tmp_path / "mine_tiny-train.csv", tmp_path / "again_tiny-train.csv"
+    more = ("--hypotheses", 1, "--outer", 1, "--inner", 1, "--targets", tmp_path / "targets.json")
     assert refine(run, initial, data, out, *more, "--debug", "--json") == 0
-    report, rows = json.loads(capsys.readouterr().out), bop.read_results(initial)
+    report = json.loads(capsys.readouterr().out)
     assert report["refined"] + sum(report["unchanged"].values()) == report["rows"] == len(rows.t)
-    assert set(report["unchanged"]) <= {"not held for better than it was"}
-    folders = sorted(p.name for p in (tmp_path / "debug").iterdir())
-    assert folders == [f"000000_{i:06d}" for i in sorted(set(rows.im_id.tolist()))]
+    assert set(report["unchanged"]) <= {"not held for better than it was", "not among the targets"}
+    assert [p.name for p in (tmp_path / "debug").iterdir()] == [f"000000_{chosen:06d}"]
     pictures = sorted(p.suffix for p in (tmp_path / "debug").rglob("*.*"))
-    assert pictures == [".gif"] * len(rows.t) + [".png"] * len(rows.t)
-    again = tmp_path / "again_tiny-train.csv"
+    assert pictures == [".gif"] * mine.sum() + [".png"] * mine.sum()
     assert refine(run, initial, data, again, *more) == 0
     assert np.array_equal(bop.read_results(out).t, bop.read_results(again).t)  # the starts are not random
 
