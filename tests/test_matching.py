@@ -98,9 +98,25 @@ def test_places_stay_exact_in_half_precision():
 
 def test_features_have_stride_four_and_do_not_mix_pictures():
     torch.manual_seed(0)
-    net = matching.FeatureNet("efficientnet_lite0", 12, False, 0).eval()
-    images = torch.rand(2, 3, 64, 96)
+    net = matching.FeatureNet("efficientnet_lite0", 2, (16, 16, 16), 12, False, 0).eval()
+    images, index = torch.rand(3, 3, 64, 96), torch.tensor([1, 0, -1])
     with torch.no_grad():
-        both = net(images)
-        assert both.shape == (2, 12, 16, 24)
-        torch.testing.assert_close(both[1:], net(images[1:]), atol=1e-5, rtol=1e-4)
+        every = net(images, index)
+        assert every.shape == (3, 12, 16, 24)
+        for i in range(3):
+            torch.testing.assert_close(every[i], net(images[i : i + 1], index[i : i + 1])[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(every.square().mean(1), torch.ones(3, 16, 24))
+        assert float((net(images[:1], index[1:2]) - every[:1]).abs().max()) > 1e-3  # it matters which object is looked for
+
+
+def test_expected_is_where_the_look_up_is_largest():
+    """A peak two columns right and one row down of level l is two and one times 2^l cells away; no peak, no motion."""
+    looked = torch.zeros(1, 2, 7, 7, 3, 4)
+    looked[:, :, 3 + 1, 3 + 2] = 1.0
+    looked = looked.flatten(1, 3)
+    found = matching.expected(looked, 2, 3, torch.tensor(100.0))
+    for level in range(2):
+        expected = torch.tensor([2.0, 1.0])[:, None, None].expand(2, 3, 4) * 2**level
+        torch.testing.assert_close(found[0, level], expected)
+    still = matching.expected(looked, 2, 3, torch.tensor(0.0))
+    torch.testing.assert_close(still, torch.zeros(1, 2, 2, 3, 4), rtol=0, atol=1e-6)
