@@ -208,10 +208,10 @@ def test_the_fused_rounds_are_those_of_the_reference(dof, noise):
     costs = residuals.pose_costs(given, modes)
     costs[1, 1] = math.inf
     around, loc = amis.frame(given, modes, costs, dof)
-    first = amis.first(given, modes, costs, loc, around, 17, 2)
-    rounds = [17, 16, 17]
-    expected = amis.sample_reference(given, first, around, torch.isfinite(costs), rounds, generator())
-    found = amis_cpu.sample(given, first, around, torch.isfinite(costs), rounds, generator())
+    start = amis.laplace(given, modes, costs, loc, around)
+    rest = start, around, torch.isfinite(costs), [17, 16, 17], 2
+    expected = amis.sample_reference(given, *rest, generator())
+    found = amis_cpu.sample(given, *rest, generator())
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-7)
 

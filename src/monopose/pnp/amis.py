@@ -84,10 +84,14 @@ def sines(turns: Tensor, around: Frame) -> Tensor:
     return 2 * along * (turns[:, :, None] @ distributions.small_turns(around.turns)[:, None].mT)
 
 
-def first(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, loc: Tensor, around: Frame, size: int, halves: int
-) -> Proposal:
-    """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence."""
+def laplace(
+    problems: Problems, modes: Tensor, mode_costs: Tensor, loc: Tensor, around: Frame
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence.
+
+    Returns:
+        share (B, M); mean, moments and turn as in `Proposal`, but for both halves, (B, M, ...).
+    """
     B, M = mode_costs.shape
     R = modes[..., :3, :3].double()
     normal = [kernels.normal_equations(problems, modes[:, m]).hessian.double() for m in range(M)]
@@ -110,18 +114,20 @@ def first(
         turn = turn / turn.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     else:
         turn = torch.exp(-moments[..., 3, 3] / 2)[..., None] * torch.cat([around.turns.cos(), around.turns.sin()], -1)
-    mean = torch.nn.functional.pad(loc, (0, len(free) - 3))
-    share, mean, moments, turn = (v[:, None].expand(B, halves, *v.shape[1:]) for v in (share, mean, moments, turn))
-    return proposal(share, mean, moments, turn, size, around.dof)
+    return share, torch.nn.functional.pad(loc, (0, len(free) - 3)), moments, turn
 
 
-def proposal(share: Tensor, mean: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
-    """The mixture of these shares (..., M) and moments, for `size` samples: numbers of samples are rounded, not drawn."""
+def numbers_of_samples(share: Tensor, size: int, dof: int) -> Tensor:
+    """`Proposal.counts` of these shares (..., M) of `size` samples: rounded, not drawn."""
     uniform = UNIFORM[dof]
     parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(-2)
     ends = (parts.cumsum(-1) * size + 0.5).floor()
     ends[..., -1] = size
-    counts = torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
+    return torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
+
+
+def proposal(share: Tensor, mean: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
+    """The mixture of these shares (..., M) and moments, for `size` samples."""
     across = moments[..., :3, 3:]
     follow = across @ _inverse(_raised(moments[..., 3:, 3:]))
     rest = _raised(moments[..., :3, :3] - follow @ across.mT)
@@ -129,7 +135,7 @@ def proposal(share: Tensor, mean: Tensor, moments: Tensor, turn: Tensor, size: i
     scale = moments[..., :3, :3].diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-20)
     tril = torch.where((failed == 0)[..., None, None], tril, scale.sqrt() * torch.eye(3).to(moments))
     loc = mean[..., :3] - (follow @ mean[..., 3:, None]).squeeze(-1)
-    return Proposal(counts, loc, follow, tril, mean, moments, turn)
+    return Proposal(numbers_of_samples(share, size, dof), loc, follow, tril, mean, moments, turn)
 
 
 def _raised(A: Tensor) -> Tensor:
@@ -270,12 +276,12 @@ def sample(
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, loc = frame(problems, modes, mode_costs, dof, far)
-    p = first(problems, modes, mode_costs, loc, around, sizes[0], halves)
+    start = laplace(problems, modes, mode_costs, loc, around)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu
 
-        return amis_cpu.sample(problems, p, around, present, sizes, generator)
-    return sample_reference(problems, p, around, present, sizes, generator)
+        return amis_cpu.sample(problems, start, around, present, sizes, halves, generator)
+    return sample_reference(problems, start, around, present, sizes, halves, generator)
 
 
 def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
@@ -287,10 +293,18 @@ def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Gen
 
 
 def sample_reference(
-    problems: Problems, p: Proposal, around: Frame, present: Tensor, sizes: list[int], generator: torch.Generator | None
+    problems: Problems,
+    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    around: Frame,
+    present: Tensor,
+    sizes: list[int],
+    halves: int,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample` from its first proposal."""
-    B, halves = p.counts.shape[:2]
+    """`sample` from what `laplace` returned."""
+    B = len(present)
+    share, mean, moments, turn = (v[:, None].expand(B, halves, *v.shape[1:]) for v in start)
+    p = proposal(share, mean, moments, turn, sizes[0], around.dof)
     earlier: list[Proposal] = []
     centres = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
     all_poses = []

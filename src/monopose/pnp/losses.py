@@ -101,10 +101,11 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     Source: Chen et al., EPro-PnP, eq. 13 and 14.
     """
     pose, free = cam_from_obj.detach(), free_entries(dof, cam_from_obj.device)
-    normal = residuals.normal_equations(problems, pose, bent=False)
-    H = normal.hessian[:, free[:, None], free].double()
+    r, J = residuals.weighted_residuals(problems, pose), residuals.jacobian(problems, pose)[..., free]
+    trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
+    rows = (trust[..., None, None] * J).flatten(-3, -2).mT
+    H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
     H = H + torch.diag_embed(damping * H.diagonal(dim1=-2, dim2=-1) + PRIOR)
-    g = normal.gradient[:, free].double()
     good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
     factor, failed = torch.linalg.cholesky_ex(H)

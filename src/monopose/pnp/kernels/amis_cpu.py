@@ -575,35 +575,36 @@ def weigh(cost, mixture, each, factor):
 
 def sample(
     problems: Problems,
-    p: amis.Proposal,
+    start: tuple[Tensor, Tensor, Tensor, Tensor],
     around: amis.Frame,
     present: Tensor,
     sizes: list[int],
+    halves: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`amis.sample_reference`."""
-    (B, halves, M), dof, rounds, half = p.loc.shape[:3], around.dof, len(sizes), sum(sizes)
-    real = problems.K.dtype
-
-    d = p.follow.shape[-1]
+    share, *fitted = start
+    (B, M), dof, rounds, half = share.shape, around.dof, len(sizes), sum(sizes)
+    real, d = problems.K.dtype, fitted[0].shape[-1] - 3
     shapes = (2,), (3,), (3, d), (3, 3), (4, 4), (3, 4)
     proposals = [np.zeros((B, halves, rounds, M, *shape)) for shape in shapes]
-    proposals[0][:, :, 0] = p.counts.numpy()
-    turn = p.turn if dof == 6 else p.turn[..., None, :]
-    state = [v.contiguous().numpy().copy() for v in (p.mean, p.moments, turn)]
+    proposals[0][:, :, 0] = amis.numbers_of_samples(share, sizes[0], dof)[:, None].numpy()
+    if dof == 4:
+        fitted[2] = fitted[2][..., None, :]
+    state = [v[:, None].repeat(1, halves, *[1] * (v.dim() - 1)).numpy() for v in fitted]
     rows = problems.K.new_empty(B, halves, 7 if dof == 6 else 4, half).numpy()
     mixture, cost = np.empty((B, halves, half)), np.full((B, halves, half), np.inf)
     fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base, around.turns)]
-    start = end = 0
+    begin = end = 0
     for stage, size in enumerate([*sizes, 0]):
         numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous()
         poses = problems.K.new_empty(B, halves, size, 4, 4)
         arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers.numpy(), poses.numpy()]
         evaluations = B * halves * M * half
-        cpu._spread(advance, evaluations, arrays, stage, start, end, end + size, dof)
+        cpu._spread(advance, evaluations, arrays, stage, begin, end, end + size, dof)
         if size:
             cost[:, :, end : end + size] = cpu.costs(problems, poses.flatten(1, 2)).reshape(B, halves, size).numpy()
-        start, end = end, end + size
+        begin, end = end, end + size
     del numbers, arrays, proposals, state  # the poses of all rounds, written once more, are the most that is held
     poses = problems.K.new_empty(B, halves * half, 4, 4)
     edges = np.cumsum([0, *sizes])
