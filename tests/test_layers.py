@@ -51,7 +51,6 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "pnp/kernels/amis_cpu.py": {"numba"},
     "pnp/kernels/triton_costs.py": {"triton"},
     "pnp/kernels/triton_solve.py": {"triton"},
-    "pnp/kernels/cuda.py": {"triton"},
 }
 
 

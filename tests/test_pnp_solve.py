@@ -285,6 +285,45 @@ def test_plain_torch_gives_the_same_solution(robust, dof, monkeypatch):
         torch.testing.assert_close(a[good], b[good], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_autocast_changes_nothing(given, fused, monkeypatch):
+    if not fused:
+        monkeypatch.setattr(kernels, "backend", lambda device: None)
+    X, x, T = (v.float() for v in problems(4, 12, noise=1.0))
+    init = nudged(T.double(), 10, 0.05).float() if given else None
+    before = pnp.solve(X, x, K.float(), init=init)
+    residual = residuals.normal_equations(prepare(X, x, K).problems, T)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (X @ T[:, :3, :3]).dtype == torch.bfloat16
+        inside = pnp.solve(X, x, K.float(), init=init)
+        residual_inside = residuals.normal_equations(prepare(X, x, K).problems, T)
+        moved = se3.transform(T, X.bfloat16())
+    assert all(torch.equal(a, b) for a, b in zip((*before, *residual), (*inside, *residual_inside)))
+    assert before.converged.all()
+    assert torch.equal(moved, se3.transform(T, X.bfloat16().float()))
+
+
+def test_points_are_drawn_by_weight_and_never_twice():
+    weights = torch.tensor([[1.0, 0.0, 2.0, 3.0, 2.0]], dtype=F64)
+    uniforms = torch.rand(1, 20_000, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
+    drawn = initialise.draw(weights, uniforms)[0]
+    assert torch.equal(drawn.sort(-1).values, torch.tensor([0, 2, 3, 4]).expand(20_000, 4))
+    torch.testing.assert_close(drawn[:, 0].bincount(minlength=5) / 20_000, (weights[0] / 8).float(), rtol=0, atol=0.015)
+    after = drawn[drawn[:, 0] == 3, 1].bincount(minlength=5)  # 1, 2 and 2 are left
+    torch.testing.assert_close(after / after.sum(), torch.tensor([0.2, 0, 0.4, 0, 0.4]), rtol=0, atol=0.015)
+
+
+def test_starts_in_plain_torch_are_good_starts():
+    X, x, _ = problems(6, 30, noise=1.0)
+    x[:, :6] += 60.0
+    given = prepare(X, x, K, robust=pnp.Huber(3.0))
+    plain = initialise.starts_reference(given.problems, 6, 32, 2)
+    fused = find_starts(given.problems, 6, 2, 32)
+    costs = [kernels.pose_costs(given.problems, v).amin(1) for v in (plain, fused)]
+    assert (costs[0] < 1.5 * costs[1]).all()
+
+
 def test_what_no_point_fixes_is_very_uncertain():
     X, x, w, T = spoiled("zero weights")
     s = pnp.solve(X, x, K, weights=w, init=T)

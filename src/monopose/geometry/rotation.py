@@ -1,7 +1,32 @@
 """Rotations as matrices (..., 3, 3); every other form lives at borders and says its order in its name."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Compute outside of autocast, whose matrix products would round a pose to three digits; half precision becomes float32."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        kind = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
+        if not torch.is_autocast_enabled(kind):
+            return function(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return function(*map(_single, args), **{key: _single(v) for key, v in kwargs.items()})  # type: ignore[arg-type]
+
+    return run
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def skew(v: Tensor) -> Tensor:
@@ -11,6 +36,7 @@ def skew(v: Tensor) -> Tensor:
     return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
 
 
+@full_precision
 def so3_exp(omega: Tensor) -> Tensor:
     """Rotation matrix of a rotation vector; smooth at zero, so that it can be optimised from identity.
 
@@ -106,6 +132,7 @@ def six_d_from_matrix(R: Tensor) -> Tensor:
     return torch.cat([R[..., 0], R[..., 1]], -1)
 
 
+@full_precision
 def nearest_rotation(M: Tensor) -> Tensor:
     """The rotation nearest to a 3x3 matrix in the Frobenius norm. (..., 3, 3) -> (..., 3, 3).
 
@@ -117,6 +144,7 @@ def nearest_rotation(M: Tensor) -> Tensor:
     return (u * flip[..., None, :]) @ vh
 
 
+@full_precision
 def angle_between(R_a: Tensor, R_b: Tensor) -> Tensor:
     """Geodesic angle between two rotations, radians in [0, pi]. (..., 3, 3) x 2 -> (...,).
 

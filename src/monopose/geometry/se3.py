@@ -4,22 +4,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rotation import skew, so3_exp, so3_log
+from .rotation import full_precision, skew, so3_exp, so3_log
 
 
 def from_rt(R: Tensor, t: Tensor) -> Tensor:
     """The motion x -> R x + t. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
     batch = np.broadcast_shapes(R.shape[:-2], t.shape[:-1])
     top = torch.cat([R.expand(*batch, 3, 3), t[..., None].expand(*batch, 3, 1)], -1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)
+    bottom = torch.eye(4, dtype=top.dtype, device=top.device)[3:].expand(*batch, 1, 4)  # not copied from the host
     return torch.cat([top, bottom], -2)
 
 
+@full_precision
 def transform(b_from_a: Tensor, points_a: Tensor) -> Tensor:
     """Move points from frame a to frame b. (..., 4, 4), (..., N, 3) -> (..., N, 3)."""
     return points_a @ b_from_a[..., :3, :3].mT + b_from_a[..., None, :3, 3]
 
 
+@full_precision
 def inverse(b_from_a: Tensor) -> Tensor:
     """a_from_b of a rigid motion, by the transpose. (..., 4, 4) -> (..., 4, 4)."""
     R = b_from_a[..., :3, :3].mT
@@ -37,6 +39,7 @@ def _left_jacobian(omega: Tensor) -> Tensor:
     return torch.eye(3, dtype=omega.dtype, device=omega.device) + b * hat + c * (hat @ hat)
 
 
+@full_precision
 def exp(tangent: Tensor) -> Tensor:
     """The rigid motion of a twist (v, omega). (..., 6), metres and radians -> (..., 4, 4).
 
@@ -46,6 +49,7 @@ def exp(tangent: Tensor) -> Tensor:
     return from_rt(so3_exp(omega), (_left_jacobian(omega) @ v[..., None]).squeeze(-1))
 
 
+@full_precision
 def log(b_from_a: Tensor) -> Tensor:
     """The twist (v, omega) of a rigid motion; inverse of `exp` for angles below pi. (..., 4, 4) -> (..., 6)."""
     omega = so3_log(b_from_a[..., :3, :3])
@@ -53,6 +57,7 @@ def log(b_from_a: Tensor) -> Tensor:
     return torch.cat([v, omega], -1)
 
 
+@full_precision
 def retract(cam_from_obj: Tensor, delta: Tensor) -> Tensor:
     """Add a small step on the camera side, translation and rotation decoupled: R <- exp(w) R, t <- t + v.
 
@@ -76,6 +81,7 @@ def _rotation_to_ray(t: Tensor) -> Tensor:
     return eye + hat + hat @ hat / (1 + z)[..., None, None].clamp_min(1e-12)
 
 
+@full_precision
 def allocentric_from_egocentric(cam_from_obj: Tensor) -> Tensor:
     """Replace the rotation by the one seen along the viewing ray: equal looks get equal rotations.
 
@@ -85,6 +91,7 @@ def allocentric_from_egocentric(cam_from_obj: Tensor) -> Tensor:
     return from_rt(_rotation_to_ray(t).mT @ cam_from_obj[..., :3, :3], t)
 
 
+@full_precision
 def egocentric_from_allocentric(allocentric: Tensor) -> Tensor:
     """Inverse of `allocentric_from_egocentric`. (..., 4, 4) -> (..., 4, 4)."""
     t = allocentric[..., :3, 3]

@@ -6,14 +6,16 @@ of the rotation, whatever the number of points. Trying a rotation therefore cost
 
 import itertools
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..geometry import rotation, se3
 from ..geometry.camera import unproject
+from ..geometry.rotation import full_precision
+from . import kernels
 from .problems import Problems
-from .residuals import pose_costs
 
 SUBSET = 6  # points in a random sample
 
@@ -45,25 +47,33 @@ def quadratic_form(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Tenso
     on_rotation = (axes[..., :, None] * points[..., None, :]).flatten(-2)  # (..., 2N, 9)
     square = axes.mT @ axes
     ridge = 1e-14 * square.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-30
-    inverse = torch.linalg.inv_ex(square + ridge[..., None, None] * torch.eye(3).to(square)).inverse
+    inverse = torch.linalg.inv_ex(
+        square + ridge[..., None, None] * torch.eye(3, dtype=square.dtype, device=square.device)
+    ).inverse
     linear = -inverse @ (axes.mT @ on_rotation)
     rest = on_rotation + axes @ linear
     return (rest.mT @ rest).nan_to_num(0.0, 0.0, 0.0), linear.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _grid(dof: int, like: Tensor) -> Tensor:
-    """Rotations spread evenly: the 24 of the cube, or 16 angles of yaw. (G, 3, 3)."""
+@lru_cache(maxsize=16)
+def _grid(dof: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Rotations spread evenly: the 24 of the cube, or 16 angles of yaw. (G, 3, 3). Not to be written to."""
+    with torch.inference_mode(False):
+        return _rotations_spread(dof).to(dtype=dtype, device=device)
+
+
+def _rotations_spread(dof: int) -> Tensor:
     if dof == 4:
-        omega = torch.zeros(16, 3)
+        omega = torch.zeros(16, 3, dtype=torch.float64)
         omega[:, 1] = torch.arange(16) * (2 * math.pi / 16)
-        return rotation.so3_exp(omega.to(like))
+        return rotation.so3_exp(omega)
     cube = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             R = torch.zeros(3, 3).index_put((torch.arange(3), torch.tensor(order)), torch.tensor(signs))
             if torch.linalg.det(R) > 0:
                 cube.append(R)
-    return torch.stack(cube).to(like)
+    return torch.stack(cube)
 
 
 def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterations: int = 6) -> Tensor:
@@ -79,7 +89,7 @@ def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterat
     Returns:
         (..., count, 3, 3), with repetitions.
     """
-    R = _grid(dof, omega).expand(*omega.shape[:-2], -1, 3, 3)
+    R = _grid(dof, omega.dtype, omega.device).expand(*omega.shape[:-2], -1, 3, 3)
     if dof == 6:
         _, vectors = torch.linalg.eigh(omega)
         vectors = vectors[..., :3].mT.unflatten(-1, (3, 3))
@@ -95,16 +105,17 @@ def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterat
 
     behind = (R.flatten(-2) @ depth[..., None]).squeeze(-1) <= 0
     R = keep(R, error(R) + behind * omega.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True), count)
-    free = torch.eye(3).to(omega) if dof == 6 else torch.eye(3).to(omega)[1:2]
+    eye = torch.eye(3, dtype=omega.dtype, device=omega.device)
+    free = eye if dof == 6 else eye[1:2]
     generators = rotation.skew(free)
-    damping = torch.full(R.shape[:-2], 1e-3).to(omega)
+    damping = omega.new_full(R.shape[:-2], 1e-3)
     now = error(R)
     for _ in range(iterations):
         J = (generators @ R[..., None, :, :]).flatten(-2)  # (..., count, free, 9)
         JO = J @ omega[..., None, :, :]
         H, g = JO @ J.mT, JO @ R.flatten(-2)[..., None]
         trace = H.diagonal(dim1=-2, dim2=-1).sum(-1)
-        H = H + (damping * trace + 1e-30)[..., None, None] * torch.eye(len(free)).to(omega)
+        H = H + (damping * trace + 1e-30)[..., None, None] * eye[: len(free), : len(free)]
         step = -(torch.linalg.solve_ex(H, g).result.squeeze(-1) @ free)
         trial = rotation.so3_exp(step.nan_to_num(0.0, 0.0, 0.0))
         trial = trial @ R
@@ -123,6 +134,32 @@ def _depth(points3d: Tensor, weights: Tensor, linear: Tensor) -> Tensor:
     return linear[..., 2, :] + torch.cat([centre.new_zeros(*centre.shape[:-1], 6), centre], -1)
 
 
+def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Samples of different points, drawn one after the other in proportion to weight, by inverting the cumulated weights.
+
+    Args:
+        weights: (B, N), >= 0.
+        uniforms: one number from [0, 1) for every point drawn, (B, P, K), K <= N.
+
+    Returns:
+        indices, (B, P, K); with repetitions, or points of weight 0, where fewer than K have weight.
+    """
+    ends = weights.cumsum(-1)
+    begins, last = ends - weights, weights.shape[1] - 1
+    drawn: list[Tensor] = []
+    for k in range(uniforms.shape[-1]):
+        at = uniforms[..., k] * ends[:, -1:]
+        if drawn:  # as if those drawn were cut out: what lies behind them moves by their weight
+            taken = torch.stack(drawn, -1).sort(-1).values.flatten(1)
+            width, begin = (v.gather(1, taken).unflatten(1, (-1, k)) for v in (weights, begins))
+            at = uniforms[..., k] * (ends[:, -1:] - width.sum(-1)).clamp_min(0)
+            for j in range(k):
+                at = torch.where(at >= begin[..., j], at + width[..., j], at)
+        drawn.append(torch.searchsorted(ends, at.contiguous(), right=True).clamp_max(last))
+    return torch.stack(drawn, -1)
+
+
+@full_precision
 def starts_reference(
     problems: Problems,
     dof: int = 6,
@@ -151,13 +188,10 @@ def starts_reference(
     R = rotations(omega, _depth(X, w, linear), dof)
     t = (linear[:, None] @ R.flatten(-2)[..., None]).squeeze(-1)
     if proposals and X.shape[1] > SUBSET:
-        noise = torch.rand(
-            X.shape[0], proposals, X.shape[1],
-            generator=generator or torch.Generator().manual_seed(0),
-            device=generator.device if generator else "cpu", dtype=torch.float64,
-        ).to(X.device)  # fmt: skip
-        keys = w.mean(-1).log()[:, None] - (-(noise.clamp(1e-300, 1 - 1e-16)).log()).log()  # Gumbel: draws without replacement
-        drawn = keys.topk(SUBSET, dim=-1).indices.flatten(1)[..., None]
+        generator = generator or torch.Generator(X.device).manual_seed(0)
+        shape = (X.shape[0], proposals, SUBSET)
+        uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).to(X.device)
+        drawn = draw(w.abs().sum(-1), uniforms).flatten(1)[..., None]
         some3d, some2d, some_weights = (
             v.gather(1, drawn.expand(-1, -1, v.shape[-1])).unflatten(1, (proposals, SUBSET)) for v in (X, x, w)
         )
@@ -166,7 +200,7 @@ def starts_reference(
         R = torch.cat([R, more.flatten(1, 2)], 1)
         t = torch.cat([t, (linear[:, :, None] @ more.flatten(-2)[..., None]).squeeze(-1).flatten(1, 2)], 1)
     poses = se3.from_rt(R, t)
-    total = pose_costs(problems, poses).nan_to_num(math.inf)
+    total = kernels.pose_costs(problems, poses).nan_to_num(math.inf)
     chosen = []
     for _ in range(count):
         best = total.argmin(-1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import se3
+from ..geometry.rotation import full_precision
 from .problems import FLATTEST, Kernel, Problems
 
 
@@ -23,6 +24,7 @@ class Normal(NamedTuple):
     cost: Tensor
 
 
+@full_precision
 def projections(problems: Problems, cam_from_obj: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (..., N, 2) clamped to the bounds, depths (..., N) not clamped, and which pixels are inside, (..., N, 2), bool."""
     homogeneous = se3.transform(cam_from_obj, problems.points3d) @ problems.K.mT
@@ -45,6 +47,7 @@ def weighted_residuals(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     return problems.weights * (projections(problems, cam_from_obj)[0] - problems.points2d)
 
 
+@full_precision
 def jacobian(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     """The derivative of `weighted_residuals` by the tangent (v, omega) of `geometry.se3.retract`.
 
@@ -103,6 +106,7 @@ def robust_flattening(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
     return torch.zeros_like(square)
 
 
+@full_precision
 def cost(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     """Half the sum of robust squared residual lengths, (...,). Source: EPro-PnP, eq. 2."""
     square = weighted_residuals(problems, cam_from_obj).square().sum(-1)
@@ -114,6 +118,7 @@ def pose_costs(problems: Problems, cam_from_obj: Tensor) -> Tensor:
     return cost(problems.map(lambda v: v[:, None]), cam_from_obj)
 
 
+@full_precision
 def normal_equations(problems: Problems, cam_from_obj: Tensor, bent: bool = True) -> Normal:
     """Cost, gradient and Gauss-Newton Hessian of the weighted robust reprojection error at a pose (..., 4, 4).
 

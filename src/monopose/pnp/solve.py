@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import se3
+from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import initialise, kernels, residuals
 from .problems import GROWTH, RADIUS, Z_MIN, Kernel, Prepared, Problems, Robust, constant, prepare
@@ -36,6 +37,7 @@ class Solution(NamedTuple):
 
 
 @torch.no_grad()
+@full_precision
 def solve(
     points3d: Tensor,
     points2d: Tensor,
@@ -82,6 +84,7 @@ def solve(
     return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
 
 
+@full_precision
 def solve_prepared(
     given: Prepared,
     init: Tensor | None = None,
@@ -152,6 +155,7 @@ def find_starts(
     return initialise.starts_reference(problems, dof, proposals, count, generator)
 
 
+@full_precision
 def minima(
     problems: Problems,
     dof: int = 6,

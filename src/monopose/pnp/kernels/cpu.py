@@ -23,7 +23,7 @@ WORK = 20_000_000  # about a millisecond of point evaluations is worth a second 
 
 def _eps(problems: Problems) -> float:
     """The relative rounding below which a descent sees no progress: that of float64, or well below what float32 can show."""
-    return 1e-12 if problems.points3d.dtype == torch.float32 else float(np.finfo(np.float64).eps)
+    return 1e-11 if problems.points3d.dtype == torch.float32 else float(np.finfo(np.float64).eps)
 
 
 def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
