@@ -595,18 +595,18 @@ def sample(
     rows = problems.K.new_empty(B, halves, 7 if dof == 6 else 4, half).numpy()
     mixture, cost = np.empty((B, halves, half)), np.full((B, halves, half), np.inf)
     fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base, around.turns)]
+    poses = problems.K.new_empty(B, halves * half, 4, 4)  # most of what is held: its memory first serves every round
     begin = end = 0
     for stage, size in enumerate([*sizes, 0]):
-        numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous()
-        poses = problems.K.new_empty(B, halves, size, 4, 4)
-        arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers.numpy(), poses.numpy()]
+        new = poses.flatten()[: B * halves * size * 16].view(B, halves * size, 4, 4)
+        numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous().numpy()
+        arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers, new.view(B, halves, size, 4, 4).numpy()]
         evaluations = B * halves * M * half
         cpu._spread(advance, evaluations, arrays, stage, begin, end, end + size, dof)
+        del numbers, arrays
         if size:
-            cost[:, :, end : end + size] = cpu.costs(problems, poses.flatten(1, 2)).reshape(B, halves, size).numpy()
+            cost[:, :, end : end + size] = cpu.costs(problems, new).reshape(B, halves, size).numpy()
         begin, end = end, end + size
-    del numbers, arrays, proposals, state  # the poses of all rounds, written once more, are the most that is held
-    poses = problems.K.new_empty(B, halves * half, 4, 4)
     edges = np.cumsum([0, *sizes])
     cpu._spread(write_all, B * halves * half, [rows, fixed[2], fixed[3], poses.numpy()], edges, dof)
     del rows
