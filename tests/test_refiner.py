@@ -190,8 +190,9 @@ def test_gradient_of_a_step_by_field_and_weights(tiny, flat):
     assert torch.autograd.gradcheck(lambda t, w: refiner._solve(now, t, w, pose, 1e-3)[:, :3], (target, given))
 
 
-def test_a_step_that_halves_the_distance_is_not_taken(tiny):
-    """A field that makes the picture 1.3 times as large moves the object nearer; one of 1.8 times would leave a fifth."""
+def test_no_step_more_than_halves_the_distance(tiny):
+    """A field that makes the picture 1.3 times as large moves the object nearer; one of 1.8 times would leave a fifth of the
+    distance, and is shortened."""
     objects, truth, _ = bundled()
     now = rendered(objects[:1], truth[:1])
     even = now.mask[..., None].expand(*now.mask.shape, 2).float()
@@ -199,7 +200,8 @@ def test_a_step_that_halves_the_distance_is_not_taken(tiny):
     centre = refiner._project(torch.zeros_like(now.coordinates), truth[:1], now.K)
     nearer = refiner._solve(now, centre + 1.3 * (here - centre), even, truth[:1], 0.0)
     assert 0.25 < float(nearer[0, 2, 3]) < 0.45
-    assert torch.equal(refiner._solve(now, centre + 1.8 * (here - centre), even, truth[:1], 0.0), truth[:1])
+    halved = refiner._solve(now, centre + 1.8 * (here - centre), even, truth[:1], 0.0)
+    assert float(halved[0, 2, 3] / truth[0, 2, 3]) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("finer", [1, 2, 4])
@@ -285,12 +287,13 @@ def test_objects_of_a_batch_do_not_meet(tiny, batch):
     assert float((together[-1].steps[-1].after - batch["start"]).abs().max()) > 1e-2
 
 
-RECURRENT = {"features", "surface", "photo", "context", "update", "log_sharpness"}
+RECURRENT = {"features", "surface", "photo", "outline", "context", "update", "log_sharpness"}
 REACHES = {
     "points": RECURRENT | {"log_sigma"},
     "flow": RECURRENT,
     "visible": RECURRENT,
     "descriptors": {"features", "surface", "photo"},
+    "outline": {"features", "outline"},
     "score": RECURRENT | {"judge"},
 }
 
@@ -337,7 +340,7 @@ def test_a_start_beside_everything_has_losses_too(tiny, batch, shift):
     start[:, :3, 3] += torch.tensor(shift)
     losses = finite_gradients(network(), batch | {"start": start})
     assert all(math.isfinite(v) for v in losses.values())
-    assert losses["points"] > fresh(network(), batch)["points"]
+    assert losses["flow"] > fresh(network(), batch)["flow"]
 
 
 def test_the_truth_costs_nothing_and_what_is_hidden_counts_as_hidden(tiny):
@@ -378,7 +381,7 @@ def test_equivalent_truths_and_equivalent_starts_cost_the_same(tiny):
         torch.testing.assert_close(by_truth[name], losses[name], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(by_start["points"], losses["points"], rtol=0.02, atol=0)  # the points are not symmetric
     torch.testing.assert_close(by_start["flow"], losses["flow"], rtol=1e-3, atol=0)
-    assert bool(by_wrong["points"] > 2 * losses["points"])
+    assert bool(by_wrong["flow"] > 2 * losses["flow"])
 
 
 def test_twins_under_the_symmetry_are_the_same_point(tiny, monkeypatch):
@@ -442,7 +445,7 @@ def test_a_few_windows_are_learned_by_heart(tiny):
     assert distance()[1] < 0.5 * start
 
 
-STEPS = 35
+STEPS = 60
 
 
 # ------------------------------------------------------------------------------------------------------------------- refine

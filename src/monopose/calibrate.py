@@ -253,7 +253,7 @@ def collect(
     """
     from rich.progress import track
 
-    model = replace(model, calibration=None)
+    model = replace(model, calibration=None, refiner=None)
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
     watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
     for n, frame in enumerate(watched):

@@ -66,13 +66,15 @@ class Config:
     train_outer: int = 1  # renderings in training
     train_inner: int = 3  # steps per rendering in training
     damping: float = 1e-3  # of a Levenberg-Marquardt step, share of the Hessian's diagonal
-    noise_deg: float = 30.0  # largest standard deviation of the training noise about each axis, degrees
-    noise_shift: float = 0.15  # largest deviation across the line of sight, diameters; three times that along it
+    noise_deg: float = 20.0  # largest standard deviation of the training noise about each axis, degrees
+    noise_shift: float = 0.1  # largest deviation across the line of sight, diameters; three times that along it
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
-    point_weight: float = 3.0  # weight of the point distance, per diameter
+    point_weight: float = 1.0  # weight of the point distance, relative to that of the start
+    point_floor: float = 0.05  # diameters that are added to the start's distance
     flow_weight: float = 0.2  # weight of the field's error, per cell
     visible_weight: float = 0.2  # weight of the visibility loss
     descriptor_weight: float = 0.2  # weight of the descriptors' metric loss
+    outline_weight: float = 0.3  # weight of the loss of the two silhouettes in the photo
     score_weight: float = 0.1  # weight of the loss of the predicted pose error
     circle: bool = False  # the published circle loss between descriptors; else a softmax over the pairs, which learns faster
     pair_reach: float = 0.06  # radii below which two points of a surface are the same for the descriptors
@@ -156,6 +158,7 @@ class Round(NamedTuple):
     mask: Tensor  # (B, h, w), bool: where the object is rendered
     surface: Tensor  # (B, descriptor, h, w), of those points
     photo: Tensor  # (B, descriptor, s / 4, s / 4), descriptors of the photo
+    outline: Tensor  # (B, 2, s / 4, s / 4), logits: the photo shows the object there; it would if nothing hid it
     steps: list[Step]
 
 
@@ -198,8 +201,9 @@ class Model(nn.Module):
         seen = config.features + config.context + 7  # features of the rendering, what the surface tells, position, normal, mask
         self.context = nn.Sequential(nn.Conv2d(seen, state, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(state, state, 1))
         looked = config.levels * (2 * config.radius + 1) ** 2 + 2 * config.features
+        self.outline = nn.Conv2d(config.features, 2, 3, padding=1)
         self.update = recurrent.UpdateBlock(
-            looked, 2 + 2 * config.levels, config.hidden, config.context, config.motion, 4 + config.levels, config.finer
+            looked, 4 + 2 * config.levels, config.hidden, config.context, config.motion, 4 + config.levels, config.finer
         )
         self.log_sharpness = nn.Parameter(torch.tensor(1.0))  # of what the look-up alone says of the field
         self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
@@ -283,6 +287,7 @@ class Model(nn.Module):
         )
         rendered_features, observed_features = both.float().chunk(2)
         photo = F.normalize(self.photo(observed_features).float(), dim=1)
+        outline = self.outline(observed_features).float()
         coarse, fine = views.every(drawn.fragments, STRIDE), views.every(drawn.fragments, STRIDE // config.finer)
         told = maps.interpolate(coarse, batch.meshes.faces, batch.attributes).movedim(-1, 1)
         surface_map = maps.interpolate(fine, batch.meshes.faces, batch.attributes[..., : config.descriptor]).movedim(-1, 1)
@@ -296,7 +301,7 @@ class Model(nn.Module):
         here = _cells(side, step, pose)
         result = Round(
             pose, boxes, K, drawn.image, observed, here, views.every_value(drawn.coordinates, step),
-            fine.depth > 0, F.normalize(surface_map, dim=1), photo, [],
+            fine.depth > 0, F.normalize(surface_map, dim=1), photo, outline, [],
         )  # fmt: skip
         with torch.autocast(pose.device.type, enabled=False):
             points = torch.where(covered[:, 0, ..., None] > 0, points, _billboard(pose, K, side))
@@ -316,11 +321,13 @@ class Model(nn.Module):
         with torch.autocast(pose.device.type, enabled=False):  # half precision would round places to half a pixel
             flow = ((_project(cells.points, pose, now.K) - here) / STRIDE).clamp(-config.crop_size, config.crop_size)
         centres = camera_ops.pixel_grid(here.shape[:2], pose.device, pose.dtype) + flow  # type: ignore[arg-type]
-        similar = (matching.sample(now.photo, centres) * cells.surface).sum(1, keepdim=True)
+        places = (here + flow * STRIDE + 0.5) / STRIDE - 0.5
+        similar = (matching.sample(now.photo, places) * cells.surface).sum(1, keepdim=True)
+        outline = matching.sample(now.outline.sigmoid(), places)
         looked = matching.look_up(cells.pyramid, centres, config.radius)
         guesses = matching.expected(looked, config.levels, config.radius, self.log_sharpness.exp())
         looked = torch.cat([looked, cells.rendered, matching.sample(cells.observed, centres)], 1)
-        evidence = torch.cat([similar, cells.covered, guesses.flatten(1, 2)], 1)
+        evidence = torch.cat([similar, outline, cells.covered, guesses.flatten(1, 2)], 1)
         hidden, said, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
         shares = said[:, 5:].float().softmax(1)[:, 1:]  # of each level's guess; the first belongs to none
         change = said[:, :2].float() + (shares[:, :, None] * guesses).sum(1)
@@ -342,12 +349,9 @@ class Model(nn.Module):
 
 def crop_boxes(batch: Batch, pose: Tensor, K: Tensor, scale: float) -> Tensor:
     """Square crops around the objects as their poses show them, (B, 4), xyxy pixel edges; at least 10 pixels wide."""
-    corners = torch.stack([o.model.corners for o in batch.objects]).to(pose)
-    box = box_ops.from_points(camera_ops.project(se3.transform(pose, corners), K, Z_MIN))
-    centre, half = (
-        (box[:, :2] + box[:, 2:]) / 2,
-        (box[:, 2:] - box[:, :2]).amax(1, keepdim=True).clamp(10 / scale, 1e4) * scale / 2,
-    )
+    box = box_ops.from_points(camera_ops.project(se3.transform(pose, batch.meshes.vertices.to(pose)), K, Z_MIN))
+    centre = (box[:, :2] + box[:, 2:]) / 2
+    half = (box[:, 2:] - box[:, :2]).amax(1, keepdim=True).clamp(10 / scale, 1e4) * scale / 2
     return torch.cat([centre - half, centre + half], 1)
 
 
@@ -360,10 +364,6 @@ def _cells(side: int, step: int, like: Tensor) -> Tensor:
     """The pixels that stand for cells of `step` x `step`, (side / step, side / step, 2); as `render.views.every` takes them."""
     n = side // step
     return camera_ops.pixel_grid((n, n), like.device, like.dtype) * step + step // 2
-
-
-def _index(size: Sequence[int], like: Tensor) -> Tensor:
-    return camera_ops.pixel_grid((size[0], size[1]), like.device, like.dtype)
 
 
 def _billboard(pose: Tensor, K: Tensor, side: int) -> Tensor:
@@ -381,7 +381,8 @@ def _project(points3d: Tensor, pose: Tensor, K: Tensor) -> Tensor:
 
 
 def _solve(now: Round, target: Tensor, weights: Tensor, pose: Tensor, damping: float) -> Tensor:
-    """The pose one Levenberg-Marquardt step closer to the targets; as it was where there is no sensible step."""
+    """The pose one Levenberg-Marquardt step closer to the targets, shortened if the distance would change too much; as it was
+    where there is no such step."""
     nothing = pose.new_full((len(pose), 4), math.inf)
     bounds = torch.cat([-nothing[:, :2], nothing[:, 2:]], 1)
     problems = Problems(
@@ -389,9 +390,12 @@ def _solve(now: Round, target: Tensor, weights: Tensor, pose: Tensor, damping: f
         Kernel.SQUARES, Z_MIN,
     )  # fmt: skip
     moved = pnp.one_step(problems, pose, damping=damping)
-    ratio = moved[:, 2, 3] / pose[:, 2, 3]
-    good = torch.isfinite(moved).flatten(1).all(1) & (ratio < FARTHER) & (ratio > 1 / FARTHER)
-    return torch.where(good[:, None, None], moved, pose)
+    good = torch.isfinite(moved).flatten(1).all(1)
+    step = (moved - pose)[:, :3, 3]
+    room = torch.where(step[:, 2] > 0, FARTHER - 1, 1 - 1 / FARTHER) * pose[:, 2, 3]
+    share = (room / step[:, 2].detach().abs().clamp_min(1e-9)).clamp_max(1.0)
+    shortened = se3.from_rt(moved[:, :3, :3], pose[:, :3, 3] + share[:, None] * step)
+    return torch.where(good[:, None, None], shortened, pose)
 
 
 def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -403,7 +407,7 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
         model: the network.
         rounds: its answer.
         batch: "image" (B, 3, S, S), "label" (B,), "K" (B, 3, 3) at that size, "cam_from_obj" (B, 4, 4) metres, "coordinates"
-            (B, 3, h, h) metres and "mask_visible" (B, h, h): the truth in the training picture, at any resolution.
+            (B, 3, h, h) metres, "mask_visible" and "mask_full" (B, h, h): the truth in the training picture, at any resolution.
 
     Returns:
         scalar tensors by name; their sum is the loss. Source: RNNPose, sec. 3.5.
@@ -411,7 +415,7 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
     config = model.config
     objects = [model.objects[int(label)] for label in batch["label"]]
     diameter = batch["K"].new_tensor([o.model.diameter for o in objects])
-    parts: dict[str, list[Tensor]] = {"points": [], "flow": [], "visible": [], "descriptors": [], "score": []}
+    parts: dict[str, list[Tensor]] = {"points": [], "flow": [], "visible": [], "descriptors": [], "outline": [], "score": []}
     with torch.autocast(batch["K"].device.type, enabled=False):
         true_depth = _depth(batch)
         for now in rounds:
@@ -424,9 +428,11 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
             known_places = now.mask & ((goal - now.pixels).abs().amax(-1) < config.crop_size)
             weight = torch.where(known_places, 0.25 + 0.75 * seen.to(goal), torch.zeros_like(goal[..., 0]))
             points = torch.stack([o.points for o in objects]).to(truth)
+            first = _distance(now.start, truth, points) / diameter + config.point_floor
+            parts["outline"].append(_outline_loss(now, batch))
             for step in now.steps:
                 far = _distance(step.after, truth, points) / diameter
-                parts["points"].append(far.clamp_max(2.0).mean())
+                parts["points"].append((far / first).clamp_max(4.0).mean())
                 miss = ((step.target - goal).abs().sum(-1) / STRIDE).clamp_max(config.crop_size / STRIDE)
                 parts["flow"].append((weight * miss).sum() / weight.sum().clamp_min(1))
                 both = F.binary_cross_entropy_with_logits(step.visible, seen.to(goal), reduction="none")
@@ -434,8 +440,19 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
                 before = _distance(step.before, truth, points) / diameter
                 parts["score"].append(F.smooth_l1_loss(step.error, (before + 1e-3).log()))
             parts["descriptors"].append(_descriptor_loss(model, now, goal, seen, objects))
-    weights = (config.point_weight, config.flow_weight, config.visible_weight, config.descriptor_weight, config.score_weight)
+    weights = (
+        config.point_weight, config.flow_weight, config.visible_weight, config.descriptor_weight, config.outline_weight,
+        config.score_weight,
+    )  # fmt: skip
     return {name: w * torch.stack(part).mean() for (name, part), w in zip(parts.items(), weights, strict=True)}
+
+
+def _outline_loss(now: Round, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy of the silhouettes, visible and whole, that the photo is said to show."""
+    masks = torch.stack([batch["mask_visible"], batch["mask_full"]], 1).to(now.outline)
+    boxes = now.boxes * (masks.shape[-1] / batch["image"].shape[-1])
+    true = camera_ops.crop_resize(masks, boxes, (now.outline.shape[-2], now.outline.shape[-1]))
+    return F.binary_cross_entropy_with_logits(now.outline, true)
 
 
 def _distance(pose: Tensor, truth: Tensor, points: Tensor) -> Tensor:

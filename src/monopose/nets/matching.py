@@ -63,11 +63,12 @@ def correlation(a: Tensor, b: Tensor, levels: int) -> list[Tensor]:
     Source: Teed and Deng, RAFT (ECCV 2020), sec. 3.2.
     """
     size, channels, h, w = a.shape
+    pyramid = []
     with torch.autocast(a.device.type, enabled=False):
-        volume = torch.einsum("bcn,bcm->bnm", a.flatten(2), b.flatten(2)) / channels**0.5
-    pyramid = [volume.reshape(size * h * w, 1, h, w)]
-    for _ in range(levels - 1):
-        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        rows = a.flatten(2).mT / channels**0.5
+        for level in range(levels):  # averages of products are products with averages
+            b = F.avg_pool2d(b, 2) if level else b
+            pyramid.append((rows @ b.flatten(2)).reshape(size * h * w, 1, *b.shape[-2:]))
     return pyramid
 
 
@@ -107,7 +108,8 @@ def expected(looked: Tensor, levels: int, radius: int, sharpness: Tensor) -> Ten
     window = torch.stack(torch.meshgrid(reach, reach, indexing="xy"), 0).flatten(1)  # (2, windows)
     share = (looked.unflatten(1, (levels, -1)) * sharpness).softmax(2)
     size = 2.0 ** torch.arange(levels, device=looked.device, dtype=looked.dtype)
-    return torch.einsum("blkhw,ck->blchw", share, window) * size[:, None, None, None]
+    mean = (share[:, :, None] * window[:, :, None, None]).sum(3)  # no matrix product, which autocast would round
+    return mean * size[:, None, None, None]
 
 
 def sample(maps: Tensor, pixels: Tensor) -> Tensor:

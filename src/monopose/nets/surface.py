@@ -201,8 +201,8 @@ def softmax_loss(similarity: Tensor, positive: Tensor, negative: Tensor, tempera
     for dim in (-1, -2):
         counts = positive.any(dim) & negative.any(dim)
         if not bool(counts.any()):
-            return similarity.sum() * 0
+            continue
         near = torch.where(positive, logits, least).movedim(dim, -1)[counts].logsumexp(-1)
         both = torch.where(positive | negative, logits, least).movedim(dim, -1)[counts].logsumexp(-1)
         losses.append((both - near).mean())
-    return (losses[0] + losses[1]) / 2
+    return torch.stack(losses).mean() if losses else similarity.sum() * 0
