@@ -164,11 +164,12 @@ class StartSamples(Dataset):
         rng = np.random.default_rng((self.seed, i, 5))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         turn, move = rng.uniform(0, 1, 2) ** 1.5
-        diameter = self.models[int(sample["label"])].diameter
-        start = noise.perturbed(
-            sample["cam_from_obj"], math.radians(self.rotation_deg) * turn, self.shift * diameter * move, generator=generator
-        )
-        return sample | {"start": start}
+        model = self.models[int(sample["label"])]
+        centre = torch.eye(4)
+        centre[:3, 3] = model.bounds.mean(0)  # the object turns about its middle, wherever the file has its origin
+        about = sample["cam_from_obj"] @ centre
+        sds = math.radians(self.rotation_deg) * turn, self.shift * model.diameter * move
+        return sample | {"start": noise.perturbed(about, *sds, generator=generator) @ se3.inverse(centre)}
 
 
 class BopCropSamples(Dataset):

@@ -99,9 +99,10 @@ def small(obj_ids: tuple[int, ...]) -> Config:
 
 
 class Known(NamedTuple):
-    """An object as the refiner needs it."""
+    """An object as the refiner needs it, with its origin in the middle of its box, wherever the CAD file has it."""
 
     model: ObjectModel
+    centre: Tensor  # (3,), metres: that middle in the frame of the CAD file
     surface: Surface
     rows: Tensor  # (V, 3), the points of the surface nearest to each vertex
     shares: Tensor  # (V, 3), what each of them counts
@@ -110,17 +111,42 @@ class Known(NamedTuple):
 
 
 def known(model: ObjectModel, config: Config) -> Known:
-    """Sample an object's surface; deterministic."""
-    model = model.to("cpu")
+    """Centre an object and sample its surface; deterministic."""
+    centre = model.bounds.mean(0).cpu()
+    model = centred(model.to("cpu"), centre)
     drawn = surface_samples(model, SAMPLES, torch.Generator().manual_seed(0))
-    centre, radius = model.bounds.mean(0), model.diameter / 2
+    radius = model.diameter / 2
     counts = [config.surface_points // 4**level for level in range(3)]
-    graph = surface((drawn.points - centre) / radius, drawn.normals, albedo(model, drawn), counts)
-    distance, rows = nearest((model.vertices - centre) / radius, graph.points[0], 3)
+    graph = surface(drawn.points / radius, drawn.normals, albedo(model, drawn), counts)
+    distance, rows = nearest(model.vertices / radius, graph.points[0], 3)
     shares = 1 / distance.clamp_min(1e-4)
-    points = graph.points[0][:256] * radius + centre
     group = symmetry.transforms(model.symmetries, config.symmetry_steps)
-    return Known(model, graph, rows, shares / shares.sum(1, keepdim=True), points, group)
+    return Known(model, centre, graph, rows, shares / shares.sum(1, keepdim=True), graph.points[0][:256] * radius, group)
+
+
+def centred(model: ObjectModel, centre: Tensor) -> ObjectModel:
+    """The same object in a frame whose origin is `centre` (3,), metres."""
+    symmetries = model.symmetries
+    discrete = symmetries.discrete.clone()
+    discrete[:, :3, 3] += discrete[:, :3, :3] @ centre - centre
+    moved = replace(symmetries, discrete=discrete, offsets=symmetries.offsets - centre)
+    return replace(model, vertices=model.vertices - centre, symmetries=moved)
+
+
+def to_centres(cam_from_obj: Tensor, objects: Sequence[Known]) -> Tensor:
+    """Poses of CAD files -> of the centred objects. (B, 4, 4) -> (B, 4, 4)."""
+    return _shifted(cam_from_obj, torch.stack([o.centre for o in objects]) if objects else cam_from_obj.new_zeros(0, 3))
+
+
+def from_centres(cam_from_obj: Tensor, objects: Sequence[Known]) -> Tensor:
+    """Inverse of `to_centres`."""
+    return _shifted(cam_from_obj, -torch.stack([o.centre for o in objects]) if objects else cam_from_obj.new_zeros(0, 3))
+
+
+def _shifted(poses: Tensor, offsets: Tensor) -> Tensor:
+    moved = poses.clone()
+    moved[:, :3, 3] += (poses[:, :3, :3] @ offsets.to(poses)[..., None]).squeeze(-1)
+    return moved
 
 
 class Batch(NamedTuple):
@@ -146,7 +172,7 @@ class Step(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One rendering, the crop beside it and the steps that followed."""
+    """One rendering, the crop beside it and the steps that followed. Poses are those of the centred objects, `Known.model`."""
 
     start: Tensor  # (B, 4, 4), the pose that was rendered
     boxes: Tensor  # (B, 4), of the crops, in the picture
@@ -222,8 +248,9 @@ class Model(nn.Module):
             K: (B, 3, 3), pixels.
             start: initial poses, (B, 4, 4), metres.
         """
-        batch = self.gather([self.objects[int(label)] for label in labels], images.device)
-        pose, rounds = start, []
+        objects = [self.objects[int(label)] for label in labels]
+        batch = self.gather(objects, images.device)
+        pose, rounds = to_centres(start, objects), []
         for _ in range(self.config.train_outer):
             rounds.append(self.round(batch, images, K, pose, self.config.train_inner))
             pose = rounds[-1].steps[-1].after.detach()
@@ -421,7 +448,7 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
         for now in rounds:
             truth = torch.stack([
                 symmetry.nearest(t, start, o.group.to(t), o.points.to(t))
-                for t, start, o in zip(batch["cam_from_obj"], now.start, objects, strict=True)
+                for t, start, o in zip(to_centres(batch["cam_from_obj"], objects), now.start, objects, strict=True)
             ])  # fmt: skip
             goal = _project(now.coordinates, truth, now.K)
             seen = _seen(now, truth, goal, true_depth, batch, diameter)
@@ -539,7 +566,8 @@ def refine(
     config, device = model.config, cam_from_obj.device
     outer, inner = outer or config.outer, inner or config.inner
     K = K.to(cam_from_obj).expand(len(cam_from_obj), 3, 3)
-    rows = usable(objects, cam_from_obj, K, (images.shape[-2], images.shape[-1])).nonzero()[:, 0]
+    centred_poses = to_centres(cam_from_obj, objects)
+    rows = usable(objects, centred_poses, K, (images.shape[-2], images.shape[-1])).nonzero()[:, 0]
     result = cam_from_obj.clone()
     converged = torch.zeros(len(result), dtype=torch.bool, device=device)
     error = torch.full((len(result),), torch.inf, dtype=result.dtype, device=device)
@@ -548,7 +576,7 @@ def refine(
         return Refined(result, converged, error, rounds, rows)
     shown = images if images.dim() == 3 else images[rows]
     batch = model.gather([objects[i] for i in rows.tolist()], device)
-    pose = cam_from_obj[rows].float()
+    pose = centred_poses[rows].float()
     for _ in range(outer):
         rounds.append(model.round(batch, shown, K[rows].float(), pose, inner))
         after = rounds[-1].steps[-1].after
@@ -557,7 +585,7 @@ def refine(
     before, now = rounds[0].steps[0].error, rounds[-1].steps[0].error
     better = (now <= before) & torch.isfinite(now)
     better &= usable(batch.objects, pose, K[rows].float(), (images.shape[-2], images.shape[-1]))  # nothing else can be judged
-    result[rows[better]] = pose[better].to(result)  # the others keep theirs to the last bit
+    result[rows[better]] = from_centres(pose, batch.objects)[better].to(result)  # the others keep theirs to the last bit
     converged[rows] = better
     error[rows] = torch.where(better, now, before).exp().to(error)
     return Refined(result, converged, error, rounds, rows)
@@ -568,8 +596,8 @@ def _in_front(pose: Tensor) -> Tensor:
 
 
 def usable(objects: Sequence[Known], cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which poses can be refined: finite, all of the object in front of the camera, some of it in the picture of
-    `size` (h, w), and its box at least 10 pixels wide or high. (B,), bool."""
+    """Which poses of centred objects can be refined: finite, all of the object in front of the camera, some of it in the
+    picture of `size` (h, w), and its box at least 10 pixels wide or high. (B,), bool."""
     if not objects:
         return torch.zeros(0, dtype=torch.bool, device=cam_from_obj.device)
     corners = torch.stack([o.model.corners for o in objects]).to(cam_from_obj)
@@ -585,7 +613,7 @@ class Course(NamedTuple):
     """How the pose of one object was refined, for pictures."""
 
     row: int  # of the poses that came in
-    model: ObjectModel
+    model: ObjectModel  # centred, as are all poses here: see `Known`
     start: Tensor  # (4, 4), metres: the pose that came in
     hypothesis: int  # 0: the result comes from that pose; k: from the k-th further start
     cam_from_obj: Tensor  # (4, 4), metres: the result
@@ -667,7 +695,9 @@ def predict(
                 continue
             mine = [_of_one(r, at[0]) for r in parts[part].rounds]
             guessed = (float(mine[0].steps[0].error.exp()), float(error[row, hypothesis]))
-            shown = models[labels[row]], poses.cam_from_obj[row], hypothesis, result[row]
+            mine_alone = objects[row * each]
+            ends = to_centres(torch.stack([poses.cam_from_obj[row], result[row]]), [mine_alone] * 2)
+            shown = mine_alone.model, ends[0], hypothesis, ends[1]
             rounds.append(Course(row, *shown, bool(converged[row]), guessed, mine))
     covariance = None if moved else poses.covariance
     return replace(poses, cam_from_obj=result, covariance=covariance, converged=converged, seconds=seconds)
