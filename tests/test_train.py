@@ -232,7 +232,7 @@ def test_a_run_of_another_configuration_is_refused(data, tmp_path):
 
 
 def test_bad_arguments_are_answered(data, tmp_path):
-    with pytest.raises(ValueError, match="unknown method 'coordinate'; choose one of coordinates, probabilistic, refiner, detector"):
+    with pytest.raises(ValueError, match="unknown method 'coordinate'; choose one of coordinates, probabilistic, refiner"):
         run(data, tmp_path, "coordinate", config=TINY["coordinates"])
     with pytest.raises(ValueError, match=r"no CAD model for object\(s\) \[99\]"):
         train.train("coordinates", data, tmp_path, obj_ids=(2, 99), config=FEW, progress_bar=False)

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .rotation import full_precision
 
+
+@full_precision
 def project(points_cam: Tensor, K: Tensor, z_min: float = 1e-6) -> Tensor:
     """Pixels of points in the camera frame.
 
@@ -23,6 +26,7 @@ def project(points_cam: Tensor, K: Tensor, z_min: float = 1e-6) -> Tensor:
     return homogeneous[..., :2] / homogeneous[..., 2:].clamp_min(z_min)
 
 
+@full_precision
 def unproject(pixels: Tensor, depth: Tensor, K: Tensor) -> Tensor:
     """Points in the camera frame of pixels with known depth z. (..., N, 2), (..., N), (..., 3, 3) -> (..., N, 3)."""
     ones = torch.ones_like(pixels[..., :1])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import kernels, residuals
 from .problems import Z_MIN, Kernel, Problems, Robust, prepare
@@ -22,6 +23,7 @@ from .solve import Solution, free_entries, solve_prepared
 DETERMINED = 1e-9  # least eigenvalue of the Hessian, scaled to a diagonal of ones, of a minimum that has a gradient
 
 
+@full_precision
 def solve_implicit(
     points3d: Tensor,
     points2d: Tensor,
@@ -72,6 +74,7 @@ def solve_implicit(
     )
 
 
+@full_precision
 def attach(problems: Problems, cam_from_obj: Tensor, converged: Tensor, dof: int = 6) -> Tensor:
     """Poses that minimise the cost, made differentiable in what the cost depends on.
 

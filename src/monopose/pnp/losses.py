@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from ..geometry import se3
+from ..geometry.rotation import full_precision
 from . import kernels, residuals
 from .posterior import Posterior
 from .problems import Problems
 from .solve import PRIOR, free_entries
 
 
+@full_precision
 def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries: Tensor | None = None) -> Tensor:
     """Minus the log-density that the posterior gives to the true pose: cost(truth) + log evidence.
 
@@ -44,6 +46,7 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
     return torch.where(good, loss, torch.zeros_like(loss))
 
 
+@full_precision
 def derivative_loss(
     cam_from_obj: Tensor, cam_from_obj_true: Tensor, beta: float = 1.0, symmetries: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -81,6 +84,7 @@ def derivative_loss(
     return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
 
 
+@full_precision
 def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
 

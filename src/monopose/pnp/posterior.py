@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import rotation, se3
+from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import amis, kernels
 from .problems import Z_MIN, Prepared, Problems, Robust, prepare
@@ -108,6 +109,7 @@ class Posterior:
         return self.samples.take_along_dim(drawn[..., None, None], -3)
 
 
+@full_precision
 def sample_posterior(
     points3d: Tensor,
     points2d: Tensor,

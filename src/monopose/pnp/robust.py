@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..geometry.rotation import full_precision
 from ..types import Camera
 from .problems import Z_MIN, Prepared, Problems, intrinsics
 from .solve import Solution, descend_and_judge
@@ -34,6 +35,7 @@ class RobustSolution(NamedTuple):
     reason: str
 
 
+@full_precision
 def ransac(
     points3d: Tensor,
     points2d: Tensor,

@@ -602,13 +602,13 @@ def sample(
         numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous().numpy()
         arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers, new.view(B, halves, size, 4, 4).numpy()]
         evaluations = B * halves * M * half
-        cpu._spread(advance, evaluations, arrays, stage, begin, end, end + size, dof)
+        cpu.spread(advance, evaluations, arrays, stage, begin, end, end + size, dof)
         del numbers, arrays
         if size:
             cost[:, :, end : end + size] = cpu.costs(problems, new).reshape(B, halves, size).numpy()
         begin, end = end, end + size
     edges = np.cumsum([0, *sizes])
-    cpu._spread(write_all, B * halves * half, [rows, fixed[2], fixed[3], poses.numpy()], edges, dof)
+    cpu.spread(write_all, B * halves * half, [rows, fixed[2], fixed[3], poses.numpy()], edges, dof)
     del rows
     log_q = np.log(np.maximum(mixture, 1e-300, out=mixture), out=mixture)
     log_q -= math.log(half)

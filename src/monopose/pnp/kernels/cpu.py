@@ -65,9 +65,6 @@ def spread(kernel: Callable[..., None], evaluations: int, arrays: list[np.ndarra
         future.result()
 
 
-_spread = spread  # its old name, until nobody asks for it
-
-
 def costs(problems: Problems, poses: Tensor) -> Tensor:
     """`residuals.pose_costs`: (B, S, 4, 4) -> (B, S)."""
     dtype = problems.points3d.dtype

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..problems import Problems
-from .cpu import _array, _cameras, _points, _spread
+from .cpu import _array, _cameras, _points, spread
 from .numba_costs import CAUCHY, HUBER, SQUARES, inline, kernel_, lay_out
 
 
@@ -20,7 +20,7 @@ def hessian(problems: Problems, poses: Tensor) -> Tensor:
     found = np.empty((len(poses), 6, 6))
     arrays = [*_points(problems), *_cameras(problems, torch.float64), _array(poses, torch.float64), found]
     evaluations = 4 * len(poses) * problems.points3d.shape[1]
-    _spread(_hessian_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
+    spread(_hessian_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return torch.from_numpy(found)
 
 
@@ -30,7 +30,7 @@ def slope_gradients(problems: Problems, poses: Tensor, directions: Tensor) -> tu
     arrays = [*_points(problems), *_cameras(problems, torch.float64), _array(poses, torch.float64)]
     arrays += [_array(directions, torch.float64), *(v.numpy() for v in found)]
     evaluations = 4 * len(poses) * problems.points3d.shape[1]
-    _spread(_slope_gradients_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
+    spread(_slope_gradients_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return found  # type: ignore[return-value]
 
 
