@@ -68,13 +68,13 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("demo", "check", "synth", "train", "calibrate", "predict", "evaluate", "fit-identity", "doctor"):
+    for name in ("demo", "check", "synth", "train", "calibrate", "predict", "refine", "evaluate", "fit-identity", "doctor"):
         assert name in done.stdout
     assert "metres" in done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "check", "synth", "train", "calibrate", "predict", "evaluate", "fit-identity", "doctor"]
+    "command", ["demo", "check", "synth", "train", "calibrate", "predict", "refine", "evaluate", "fit-identity", "doctor"]
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
