@@ -55,9 +55,13 @@ def jacobian(problems: Problems, cam_from_obj: Tensor) -> Tensor:
         (..., N, 2, 6), per metre and per radian. It is the exact derivative of the clamped projection: zero for a pixel
         outside the bounds, that of a constant depth behind z_min.
     """
+    return _jacobian(problems, cam_from_obj, *projections(problems, cam_from_obj))
+
+
+def _jacobian(problems: Problems, cam_from_obj: Tensor, pixels: Tensor, depth: Tensor, inside: Tensor) -> Tensor:
+    """`jacobian` where the `projections` are known."""
     R, K = cam_from_obj[..., :3, :3], problems.K
     turned = problems.points3d @ R.mT
-    pixels, depth, inside = projections(problems, cam_from_obj)
     front = (depth > problems.z_min).to(depth)
     # d pixel / d point: (K's first two rows - pixel times its third) / depth
     rows = K[..., None, :2, :] - (pixels * front[..., None])[..., None] * K[..., None, 2:, :]
@@ -128,8 +132,9 @@ def normal_equations(problems: Problems, cam_from_obj: Tensor, bent: bool = True
 
     Source: Triggs et al., Bundle adjustment, eq. 11.
     """
-    r = weighted_residuals(problems, cam_from_obj)
-    J = jacobian(problems, cam_from_obj)
+    pixels, depth, inside = projections(problems, cam_from_obj)
+    r = problems.weights * (pixels - problems.points2d)
+    J = _jacobian(problems, cam_from_obj, pixels, depth, inside)
     square, delta = r.square().sum(-1), problems.delta[..., None]
     total = 0.5 * robust_cost(square, delta, problems.kernel).sum(-1)
     if problems.kernel != Kernel.SQUARES:
