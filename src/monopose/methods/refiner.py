@@ -5,8 +5,8 @@ step, the field of displacements between the two pictures, and says per pixel wh
 is; descriptors learned on the surface of the model and in the photo say whether both show the same point. After every step one
 Levenberg-Marquardt step moves the pose, and the field starts the next step as what the pose implies: geometry never lets go.
 
-Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them (none is
-told which object it sees), relative damping, symmetric truths, predicted visibility and two-axis confidence in the weights, and
+Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them (told
+which of its training objects it sees, if it is one), relative damping, symmetric truths, predicted visibility and two-axis confidence in the weights, and
 a result that is compared with its start.
 """
 
@@ -91,7 +91,7 @@ def published(obj_ids: tuple[int, ...]) -> Config:
 
 
 def small(obj_ids: tuple[int, ...]) -> Config:
-    """For quick trials on a CPU: half the pixels and channels."""
+    """For CPUs: about half the pixels and channels."""
     return Config(
         obj_ids, window_size=144, crop_size=96, features=48, hidden=48, motion=32, context=32, surface_points=256,
         surface_width=32,
@@ -201,7 +201,7 @@ class Cells(NamedTuple):
 
 
 class Model(nn.Module):
-    """Config + objects -> network. The weights hold for any object; `models` are those that `forward` will meet."""
+    """Config + objects -> network. It takes any object, see `Config.obj_ids`; `models` are those that `forward` will meet."""
 
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
         super().__init__()
@@ -514,9 +514,7 @@ def _descriptor_loss(model: Model, now: Round, goal: Tensor, seen: Tensor, objec
         places = places[torch.randperm(len(places), device=places.device)[:n]]
         surface = now.surface[b].flatten(1)[:, places].T
         at = goal[b].flatten(0, 1)[places]
-        beside = (
-            torch.rand(n // 4, 2, device=at.device) * config.crop_size
-        )  # most are beside the object; those on it are left out
+        beside = torch.rand(n // 4, 2, device=at.device) * config.crop_size  # those that are on the object are left out
         away = (beside[:, None] - goal[b][now.mask[b]][None, ::7]).square().sum(-1).amin(1) > (0.06 * config.crop_size) ** 2
         at = torch.cat([at, beside[away]])
         photo = matching.sample(now.photo[b : b + 1], (at[None, None] + 0.5) / STRIDE - 0.5)[0, :, 0].T
