@@ -28,10 +28,8 @@ def perturbed(
     """
     batch, like = cam_from_obj.shape[:-2], cam_from_obj
     draw = torch.randn(2, *batch, 3, generator=generator, dtype=torch.float64).to(like)
-    turn, shift = (
-        draw[0] * torch.as_tensor(rotation_sd).to(like)[..., None],
-        draw[1] * torch.as_tensor(translation_sd).to(like)[..., None],
-    )
+    turn = draw[0] * torch.as_tensor(rotation_sd).to(like)[..., None]
+    shift = draw[1] * torch.as_tensor(translation_sd).to(like)[..., None]
     R, t = like[..., :3, :3], like[..., :3, 3]
     ray = torch.nn.functional.normalize(t, dim=-1)
     along = (shift * ray).sum(-1, keepdim=True) * ray

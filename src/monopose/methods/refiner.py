@@ -6,8 +6,8 @@ is; descriptors learned on the surface of the model and in the photo say whether
 Levenberg-Marquardt step moves the pose, and the field starts the next step as what the pose implies: geometry never lets go.
 
 Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them (told
-which of its training objects it sees, if it is one), relative damping, symmetric truths, predicted visibility and two-axis confidence in the weights, and
-a result that is compared with its start.
+which of its training objects it sees, if it is one), relative damping, symmetric truths, predicted visibility and two-axis
+confidence in the weights, and a result that is compared with its start.
 """
 
 from __future__ import annotations
