@@ -17,7 +17,7 @@ ORDER = (
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "viz_posterior", "viz_reliability", "viz", "viz_refiner", "outputs", "external_boxes",
-    "train", "pipeline", "tracking", "export", "check_folder", "check",
+    "learning", "train", "pipeline", "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor", "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
@@ -27,14 +27,14 @@ STRANGERS = {  # rooms that could, by the order, and still must not
     "nets": set(ORDER) - {"nets", "geometry"},
     "methods": {"data", "evaluation", "images", "weights"},
     "evaluation": {"pnp", "nets", "images", "weights"},
-    "pipeline": {"train", "evaluation"},
+    "pipeline": {"learning", "train", "evaluation"},
 }
 LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it is called
 OWNERS = {  # a library -> the only files that may import it
     "trimesh": {"mesh.py"},
     "tyro": {"cli.py"},
     "safetensors": {"weights.py"},
-    "lightning": {"train.py"},
+    "lightning": {"learning.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
     "matplotlib": set(),
     "requests": set(),
@@ -42,7 +42,7 @@ OWNERS = {  # a library -> the only files that may import it
 }
 LAZY = {"cv2", "trimesh", "numba", "lightning", "triton", "poselib"}  # heavy to import
 LAZY_EXEMPT = {  # modules that are themselves imported only when needed
-    "train.py": {"lightning"},
+    "learning.py": {"lightning"},
     "data/augment.py": {"cv2"},
     "data/dataset.py": {"cv2"},
     "render/raster_numba.py": {"numba"},

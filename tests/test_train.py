@@ -192,10 +192,10 @@ def _losses(monkeypatch, spoil):
     entry = train.METHODS["coordinates"]
 
     def loss(model, output, batch):
-        losses = entry.loss(model, output, batch)
+        losses = entry.recipe.loss(model, output, batch)
         return {**losses, "coordinates": losses["coordinates"] * float("nan")} if spoil(next(count)) else losses
 
-    monkeypatch.setitem(train.METHODS, "coordinates", entry._replace(loss=loss))
+    monkeypatch.setitem(train.METHODS, "coordinates", entry._replace(recipe=entry.recipe._replace(loss=loss)))
 
 
 def test_gradients_that_are_not_finite_are_skipped(data, tmp_path, monkeypatch):
