@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.render import blob, random_poses
-from monopose import pipeline
+from monopose import pipeline, refinement
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
@@ -152,7 +152,7 @@ def measured(
     def run(outer: int, inner: int) -> tuple[float, float]:
         started, clock = now(), time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
-            refiner.refine(model, image, camera, objects, poses, outer, inner)
+            refinement.refine(model, image, camera, objects, poses, outer, inner)
         return now() - started, time.perf_counter() - clock
 
     run(1, 1)

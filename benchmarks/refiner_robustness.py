@@ -28,7 +28,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from monopose import pipeline, train
+from monopose import pipeline, refinement, train
 from monopose.data import bop
 from monopose.evaluation import classic, errors, protocol
 from monopose.evaluation.truth import Data, open_data, read_objects
@@ -104,12 +104,12 @@ def photos(setting: Setting) -> dict[Key, set[int]]:
 
 def refined(
     setting: Setting, picture: Tensor, K: Tensor, labels: Sequence[int], poses: Tensor
-) -> tuple[refiner.Refined, float]:
+) -> tuple[refinement.Refined, float]:
     """The refiner's answer on the CPU, and processor seconds."""
     device = setting.model.log_sigma.device
     objects = [setting.objects[i] for i in labels]
     start = time.process_time()
-    found = refiner.refine(
+    found = refinement.refine(
         setting.model, picture.to(device), K.to(device), objects, poses.to(device), setting.outer, setting.inner
     )
     found = found._replace(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from monopose import demo
+from monopose import demo, refinement
 from monopose.data import bop
 from monopose.evaluation import classic, protocol
 from monopose.geometry import rotation
@@ -58,9 +58,9 @@ def answers(monkeypatch, poses=None, converged=True):
         asked.append(cam_from_obj)
         out = cam_from_obj if poses is None else torch.stack([next(given) for _ in cam_from_obj]).to(cam_from_obj)
         said = torch.full((len(out),), converged)
-        return refiner.Refined(out, said, torch.zeros(len(out)), [], torch.arange(len(out)))
+        return refinement.Refined(out, said, torch.zeros(len(out)), [], torch.arange(len(out)))
 
-    monkeypatch.setattr(refiner, "refine", refine)
+    monkeypatch.setattr(refinement, "refine", refine)
     return asked
 
 
@@ -208,11 +208,11 @@ def test_cells():
 def test_clocks_hold_every_call_and_leave_no_trace(network):
     objects = [refiner.known(m, TINY) for m in speed.bumpy(300, 2)]
     picture, poses = torch.rand(3, *speed.SIZE), speed.starts(2)
-    plain = refiner.refine(network, picture, speed.K, objects, poses, 2, 3)
+    plain = refinement.refine(network, picture, speed.K, objects, poses, 2, 3)
     before = [getattr(owner, name) for functions in speed.parts(network).values() for owner, name in functions]
     ticks = itertools.count()
     with speed.watched(network, lambda: float(next(ticks))) as (seconds, calls):
-        watched = refiner.refine(network, picture, speed.K, objects, poses, 2, 3)
+        watched = refinement.refine(network, picture, speed.K, objects, poses, 2, 3)
     assert torch.equal(plain.cam_from_obj, watched.cam_from_obj)
     after = [getattr(owner, name) for functions in speed.parts(network).values() for owner, name in functions]
     assert after == before

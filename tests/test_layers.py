@@ -16,7 +16,8 @@ ORDER = (
     "types", "files", "geometry",
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
-    "data", "evaluation", "methods", "viz_posterior", "viz_reliability", "viz", "viz_refiner", "outputs", "external_boxes",
+    "data", "evaluation", "methods", "refinement",
+    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "outputs", "external_boxes",
     "learning", "train", "pipeline", "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor", "cli", "__main__",
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, pipeline, weights
+from monopose import cli, pipeline, refinement, weights
 from monopose.data import bop, bop_results, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import noise
@@ -75,17 +75,19 @@ def shifting(monkeypatch):
     calls = []
 
     def refine(model, images, K, objects, cam_from_obj, outer=None, inner=None):
-        good = refiner.usable(objects, cam_from_obj, K.expand(len(cam_from_obj), 3, 3), tuple(images.shape[-2:]))
+        corners = torch.stack([o.model.corners for o in objects])
+        each = K.expand(len(cam_from_obj), 3, 3)
+        good = refinement.trouble(corners, cam_from_obj, each, tuple(images.shape[-2:])) == 0
         calls.append(len(cam_from_obj))
         if refine.stop_at is not None and len(calls) > refine.stop_at:
             raise KeyboardInterrupt
         moved = cam_from_obj.clone()
         moved[good, 0, 3] += 0.001
         error = torch.where(good, 0.1, torch.inf)
-        return refiner.Refined(moved, good, error, [], good.nonzero()[:, 0])
+        return refinement.Refined(moved, good, error, [], good.nonzero()[:, 0])
 
     refine.stop_at = None
-    monkeypatch.setattr(refiner, "refine", refine)
+    monkeypatch.setattr(refinement, "refine", refine)
     return SimpleNamespace(calls=calls, stop=lambda n: setattr(refine, "stop_at", n))
 
 
@@ -107,8 +109,8 @@ def test_bad_poses_stay_and_the_others_do_not_notice(run):
     network = pipeline.load_refiner(run, "cpu")
     frame, good = frame_with((0.0, 0.0, 0.4), (0.05, 0.02, 0.5))
     _, mixed = frame_with((0.0, 0.0, 0.4), *BAD.values(), (0.05, 0.02, 0.5), (float("nan"), 0.0, 1.0))
-    alone = refiner.predict(network, frame, good, OBJECTS)
-    together = refiner.predict(network, frame, mixed, OBJECTS)
+    alone = refinement.predict(network, frame, good, OBJECTS)
+    together = refinement.predict(network, frame, mixed, OBJECTS)
     assert together.converged[[0, 5]].tolist() == alone.converged.tolist()
     torch.testing.assert_close(together.cam_from_obj[[0, 5]], alone.cam_from_obj, atol=1e-5, rtol=1e-5)
     assert not together.converged[[1, 2, 3, 4, 6]].any()
@@ -117,26 +119,24 @@ def test_bad_poses_stay_and_the_others_do_not_notice(run):
     assert together.cam_from_obj[6].isnan().any()
     assert torch.equal(together.scores, mixed.scores)
     assert together.seconds["refiner"] > 0
-    reasons = [refiner.why_unusable(OBJECTS[5], p, CAMERA.K, CAMERA.size) for p in mixed.cam_from_obj]
-    assert reasons == [
+    K, corners = CAMERA.K.expand(7, 3, 3), OBJECTS[5].corners.expand(7, 8, 3)
+    codes = refinement.trouble(corners, mixed.cam_from_obj, K, CAMERA.size).tolist()
+    assert [refinement.TROUBLES[code] for code in codes] == [
         "", "behind the camera", "behind the camera", "outside the picture", "less than 10 pixels wide", "", "not finite"
     ]  # fmt: skip
-    objects = [network.meet(OBJECTS[5])] * 7
-    K = CAMERA.K.expand(7, 3, 3)
-    assert refiner.usable(objects, mixed.cam_from_obj, K, CAMERA.size).tolist() == [not r for r in reasons]
 
 
 def test_no_objects_and_unknown_objects(run):
     network = pipeline.load_refiner(run, "cpu")
     frame, poses = frame_with((0.0, 0.0, 0.4))
-    none = refiner.predict(network, frame, poses[[]], OBJECTS)
+    none = refinement.predict(network, frame, poses[[]], OBJECTS)
     assert len(none) == 0
     assert none.converged.shape == (0,)
     assert "refiner" in none.seconds
     with pytest.raises(ValueError, match=r"no CAD model of object\(s\) 5, .*models are there of: 2"):
-        refiner.predict(network, frame, poses, {2: OBJECTS[2]})
+        refinement.predict(network, frame, poses, {2: OBJECTS[2]})
     with pytest.raises(ValueError, match=r"hypotheses must be \(1, H, 4, 4\).*got \(2, 1, 4, 4\)"):
-        refiner.predict(network, frame, poses, OBJECTS, hypotheses=torch.zeros(2, 1, 4, 4))
+        refinement.predict(network, frame, poses, OBJECTS, hypotheses=torch.zeros(2, 1, 4, 4))
 
 
 def test_the_smallest_error_wins(run, monkeypatch):
@@ -153,14 +153,16 @@ def test_the_smallest_error_wins(run, monkeypatch):
         rows = slice(n, n + len(cam_from_obj))
         moved = cam_from_obj.clone()
         moved[:, 1, 3] += 1
-        return refiner.Refined(moved, done.flatten()[rows], errors.flatten()[rows], [], torch.arange(0))
+        return refinement.Refined(moved, done.flatten()[rows], errors.flatten()[rows], [], torch.arange(0))
 
     refine.seen = []
-    monkeypatch.setattr(refiner, "refine", refine)
-    monkeypatch.setattr(refiner, "TOGETHER", 5)  # the batch is cut within an object
+    monkeypatch.setattr(refinement, "refine", refine)
+    monkeypatch.setattr(refinement, "TOGETHER", 5)  # the batch is cut within an object
     further = poses.cam_from_obj[:, None].repeat(1, 2, 1, 1)
     further[:, :, 0, 3] = torch.tensor([0.1, 0.2])
-    out = refiner.predict(network, frame, replace(poses, covariance=torch.eye(6).repeat(4, 1, 1)), OBJECTS, hypotheses=further)
+    out = refinement.predict(
+        network, frame, replace(poses, covariance=torch.eye(6).repeat(4, 1, 1)), OBJECTS, hypotheses=further
+    )
     assert refine.seen == pytest.approx([0, 0.1, 0.2] * 4)
     assert out.cam_from_obj[:, 0, 3].tolist() == pytest.approx([0, 0.2, 0, 0.1])
     assert out.cam_from_obj[:, 1, 3].tolist() == [1, 1, 0, 0]  # the last start is good as it is
@@ -173,7 +175,7 @@ def test_what_nobody_refined_keeps_its_covariance_and_its_digits(run):
     frame, poses = frame_with(*BAD.values())
     poses = replace(poses.to(torch.float64), covariance=torch.eye(6).double().repeat(4, 1, 1))
     poses.cam_from_obj[:, 0, 3] += 1e-12
-    out = refiner.predict(network, frame, poses, OBJECTS)
+    out = refinement.predict(network, frame, poses, OBJECTS)
     assert torch.equal(out.cam_from_obj, poses.cam_from_obj)
     assert torch.equal(out.covariance, poses.covariance)
 
@@ -185,22 +187,22 @@ def test_surfaces_and_descriptors_are_computed_once(run, monkeypatch):
     known, told = refiner.known, network._told
     monkeypatch.setattr(refiner, "known", lambda *a: sampled.append(a[0].obj_id) or known(*a))
     network._told = lambda objects, device: asked.append([o.model.obj_id for o in objects]) or told(objects, device)
-    first = refiner.predict(network, frame, poses, OBJECTS)
-    again = refiner.predict(network, frame, poses, OBJECTS)
+    first = refinement.predict(network, frame, poses, OBJECTS)
+    again = refinement.predict(network, frame, poses, OBJECTS)
     assert (sampled, asked) == ([5], [[5]])
     assert torch.equal(first.cam_from_obj, again.cam_from_obj)
-    refiner.predict(network, frame, replace(poses, labels=torch.tensor([2, 5])), OBJECTS)
+    refinement.predict(network, frame, replace(poses, labels=torch.tensor([2, 5])), OBJECTS)
     assert (sampled, asked[1:]) == ([5, 2], [[2]])
     with torch.no_grad():  # as a training step does
         network.surface.enter.weight.mul_(2)
-    changed = refiner.predict(network, frame, poses, OBJECTS)
+    changed = refinement.predict(network, frame, poses, OBJECTS)
     assert asked[2:] == [[5]]
     fresh = pipeline.load_refiner(run, "cpu")
     with torch.no_grad():
         fresh.surface.enter.weight.mul_(2)
-    torch.testing.assert_close(changed.cam_from_obj, refiner.predict(fresh, frame, poses, OBJECTS).cam_from_obj)
+    torch.testing.assert_close(changed.cam_from_obj, refinement.predict(fresh, frame, poses, OBJECTS).cam_from_obj)
     network.load_state_dict(pipeline.load_refiner(run, "cpu").state_dict())
-    restored = refiner.predict(network, frame, poses, OBJECTS)
+    restored = refinement.predict(network, frame, poses, OBJECTS)
     assert len(asked) == 4
     torch.testing.assert_close(restored.cam_from_obj, first.cam_from_obj)
     network.train()

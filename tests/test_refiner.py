@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from monopose import demo, train, weights
+from monopose import demo, refinement, train, weights
 from monopose.data import bop, dataset, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
@@ -219,8 +219,8 @@ def test_the_origin_of_the_file_does_not_matter(tiny):
         torch.testing.assert_close(b.group, a.group, atol=1e-6, rtol=0)
     # where two points are equally far, rounding decides which of them carries a descriptor
     moved = [b._replace(surface=a.surface, rows=a.rows, shares=a.shares) for a, b in zip(objects, moved, strict=True)]
-    one = refiner.refine(model, picture, K, objects, start, 1, 2)
-    other = refiner.refine(model, picture, K, moved, start @ back, 1, 2)
+    one = refinement.refine(model, picture, K, objects, start, 1, 2)
+    other = refinement.refine(model, picture, K, moved, start @ back, 1, 2)
     torch.testing.assert_close(other.rounds[0].steps[-1].after, one.rounds[0].steps[-1].after, atol=2e-4, rtol=0)
     torch.testing.assert_close(other.cam_from_obj @ there, one.cam_from_obj, atol=3e-4, rtol=0)
 
@@ -517,8 +517,8 @@ def test_a_bad_pose_stays_and_the_others_do_not_notice(tiny):
         poses += [start[i % 4], bad(name)]
         known += [objects[i % 4], objects[(i + 1) % 4]]
     poses = torch.stack(poses)
-    together = refiner.refine(model, photo, CAMERA.K, known, poses)
-    alone = [refiner.refine(model, photo, CAMERA.K, [objects[i]], start[i : i + 1]) for i in range(4)]
+    together = refinement.refine(model, photo, CAMERA.K, known, poses)
+    alone = [refinement.refine(model, photo, CAMERA.K, [objects[i]], start[i : i + 1]) for i in range(4)]
     assert together.rows.tolist() == list(range(0, 12, 2))
     assert together.converged.tolist() == [True, False] * 6
     assert bool(torch.isinf(together.error[1::2]).all())
@@ -534,15 +534,15 @@ def test_a_bad_pose_stays_and_the_others_do_not_notice(tiny):
 def test_nothing_to_refine(tiny):
     photo, models, _ = scene()
     model = moving()
-    found = refiner.refine(model, photo, CAMERA.K, [], torch.zeros(0, 4, 4))
+    found = refinement.refine(model, photo, CAMERA.K, [], torch.zeros(0, 4, 4))
     assert found.cam_from_obj.shape == (0, 4, 4)
     assert found.converged.shape == found.error.shape == (0,)
-    found = refiner.refine(model, photo, CAMERA.K, [refiner.known(models[0], TINY)], bad("behind")[None])
+    found = refinement.refine(model, photo, CAMERA.K, [refiner.known(models[0], TINY)], bad("behind")[None])
     assert torch.equal(found.cam_from_obj[0], bad("behind"))
     assert found.converged.tolist() == [False]
     K = CAMERA.K.clone()
     K[0, 0] = math.nan
-    found = refiner.refine(model, photo, K, [refiner.known(models[0], TINY)], bad("small")[None])
+    found = refinement.refine(model, photo, K, [refiner.known(models[0], TINY)], bad("small")[None])
     assert found.converged.tolist() == [False]
 
 
@@ -565,12 +565,12 @@ def test_a_result_that_is_held_for_worse_is_not_taken(tiny, last):
     model.judge = Judge(-2.0, 9.0, 9.0, 9.0, last)
     objects = [refiner.known(m, TINY) for m in models]
     start = start.double() + 1e-9  # not a number that float32 has
-    found = refiner.refine(model, photo, CAMERA.K, objects, start)
+    found = refinement.refine(model, photo, CAMERA.K, objects, start)
     assert torch.equal(found.cam_from_obj, start)
     assert not bool(found.converged.any())
     torch.testing.assert_close(found.error, torch.full((4,), math.exp(-2.0), dtype=torch.float64), rtol=1e-6, atol=0)
     model.judge = Judge(-2.0, 9.0, 9.0, 9.0, -2.5)
-    found = refiner.refine(model, photo, CAMERA.K, objects, start)
+    found = refinement.refine(model, photo, CAMERA.K, objects, start)
     assert bool(found.converged.all())
     assert bool(((found.cam_from_obj - start).abs().flatten(1).amax(1) > 1e-3).all())
     torch.testing.assert_close(found.error, torch.full((4,), math.exp(-2.5), dtype=torch.float64), rtol=1e-6, atol=0)
@@ -583,7 +583,7 @@ def test_a_result_out_of_the_picture_is_not_taken(tiny, monkeypatch):
     away = start[:1].clone()
     away[:, 0, 3] += 2.0
     monkeypatch.setattr(refiner, "_solve", lambda *_: away)
-    found = refiner.refine(model, photo, CAMERA.K, [refiner.known(models[0], TINY)], start[:1])
+    found = refinement.refine(model, photo, CAMERA.K, [refiner.known(models[0], TINY)], start[:1])
     assert found.converged.tolist() == [False]
     assert torch.equal(found.cam_from_obj, start[:1])
 
@@ -592,9 +592,9 @@ def test_iterations_and_pictures_of_each_object_are_as_asked(tiny):
     photo, models, start = scene()
     model = moving()
     objects = [refiner.known(m, TINY) for m in models]
-    found = refiner.refine(model, photo, CAMERA.K, objects, start, outer=3, inner=1)
+    found = refinement.refine(model, photo, CAMERA.K, objects, start, outer=3, inner=1)
     assert [len(r.steps) for r in found.rounds] == [1, 1, 1, 1]
-    each = refiner.refine(model, photo.expand(4, -1, -1, -1), CAMERA.K.expand(4, 3, 3), objects, start, outer=3, inner=1)
+    each = refinement.refine(model, photo.expand(4, -1, -1, -1), CAMERA.K.expand(4, 3, 3), objects, start, outer=3, inner=1)
     torch.testing.assert_close(each.cam_from_obj, found.cam_from_obj, atol=2e-5, rtol=0)
     for before, after in zip(found.rounds, found.rounds[1:], strict=False):
         assert torch.equal(after.start, before.steps[-1].after)
@@ -606,9 +606,9 @@ def test_the_same_on_cuda(tiny, batch):
     photo, models, start = scene()
     model = moving()
     objects = [refiner.known(m, TINY) for m in models]
-    expected = refiner.refine(model, photo, CAMERA.K, objects, start)
+    expected = refinement.refine(model, photo, CAMERA.K, objects, start)
     model = model.cuda()
-    found = refiner.refine(model, photo.cuda(), CAMERA.K.cuda(), objects, start.cuda())
+    found = refinement.refine(model, photo.cuda(), CAMERA.K.cuda(), objects, start.cuda())
     assert found.cam_from_obj.is_cuda
     torch.testing.assert_close(found.cam_from_obj.cpu(), expected.cam_from_obj, atol=2e-4, rtol=0)
     model, there = network().cuda(), {k: v.cuda() for k, v in batch.items()}

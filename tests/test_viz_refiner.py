@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from monopose import demo, outputs, viz_refiner
+from monopose import demo, outputs, refinement, viz_refiner
 from monopose.data import bop
 from monopose.geometry import noise
 from monopose.methods import refiner
@@ -75,7 +75,7 @@ def scene(picture=0, label=2, share=0.6, **changes):
     start = noise.perturbed(truth, math.radians(15), 0.15 * objects[label].diameter, 1.5, generator)
     poses = PoseEstimates(torch.tensor([label]), start[None], torch.ones(1), names={label: objects[label].name})
     courses = []
-    result = refiner.predict(network, frame, poses, objects, rounds=courses)
+    result = refinement.predict(network, frame, poses, objects, rounds=courses)
     return frame, courses[0], result, truth
 
 

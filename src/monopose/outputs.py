@@ -12,7 +12,7 @@ from .types import Frame, ObjectModel, PoseEstimates
 if TYPE_CHECKING:
     from .evaluation.calibration import Reliability
     from .methods.probabilistic import Belief
-    from .methods.refiner import Course
+    from .refinement import Course
 
 GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
 UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"

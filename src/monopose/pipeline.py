@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import confidence, weights
+from . import confidence, refinement, weights
 from .data import bop, bop_results
 from .files import write_json
 from .geometry import noise, rotation, se3
@@ -140,11 +140,11 @@ class Pipeline:
             poses = self.calibration.applied(poses, detected=detections is None)
         if beliefs is not None:
             beliefs.extend(believed)
-        courses: list[refiner.Course] = []
+        courses: list[refinement.Course] = []
         if refining:
             assert self.refiner is not None
             kept = None if debug is None else courses
-            poses = refiner.predict(self.refiner, frame, poses, self.models, rounds=kept)
+            poses = refinement.predict(self.refiner, frame, poses, self.models, rounds=kept)
         if debug is not None:
             _save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
         return poses
@@ -380,9 +380,9 @@ def refine_bop(
         known = np.isin(part.obj_id, list(models))
         poses = _estimates(part)[torch.from_numpy(known)]
         starts = _further(poses, models, hypotheses, key) if hypotheses else None
-        courses: list[refiner.Course] = []
+        courses: list[refinement.Course] = []
         kept = None if debug is None else courses
-        better = refiner.predict(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner, rounds=kept)
+        better = refinement.predict(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner, rounds=kept)
         moved = (better.cam_from_obj != poses.cam_from_obj).flatten(1).any(1).numpy()
         at, new = known.nonzero()[0][moved], better.cam_from_obj.double().numpy()[moved]
         R, t, time_s = part.R.copy(), part.t.copy(), part.time.max()
@@ -476,7 +476,8 @@ def _why_unchanged(
         sizes[key] = bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False).camera.size
     pose = _estimates(bop_results.Results(*(column[row : row + 1] for column in rows))).cam_from_obj
     K = bop.scene_camera(scenes[key[0]], key[1], sizes[key]).K[None]
-    return refiner.why_unusable(models[label], pose[0], K[0], sizes[key]) or "not held for better than it was"
+    code = int(refinement.trouble(models[label].corners[None], pose, K, sizes[key]))
+    return refinement.TROUBLES[code] or "not held for better than it was"
 
 
 def _every_image(
@@ -543,7 +544,7 @@ def _save_stages(
     detections: Detections,
     stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
     beliefs: list[probabilistic.Belief],
-    courses: list[refiner.Course],
+    courses: list[refinement.Course],
     poses: PoseEstimates,
     run: Pipeline,
 ) -> None:

@@ -18,7 +18,8 @@ from .geometry import crops, se3
 from .types import Camera, Frame, ObjectModel, PoseEstimates
 
 if TYPE_CHECKING:
-    from .methods.refiner import Course, Round
+    from .methods.refiner import Round
+    from .refinement import Course
 
 START: viz.Color = (255, 255, 255)
 NOW: viz.Color = (255, 150, 40)
