@@ -110,7 +110,8 @@ def scores(
     Returns:
         images: N; for azimuth, elevation and inplane each
             accuracy, within_one: shares whose bin is right, and right or next to it,
-            majority, majority_within_one: the same of the best constant answer, chance, chance_within_one: of random ones,
+            majority, majority_within_one: the same of the best constant answers, majority_bin: the first one's,
+            chance, chance_within_one: of random ones,
             confusion: counts, rows the truth, columns the answer (a bin that an equivalent truth reaches counts as true);
         acc_pi_6: share whose rotation is off by less than 30 degrees, median_deg: median angle, degrees; both also
             with _constant (the best of 100 of the true viewpoints, given every time) and _chance (random rotations, for
@@ -208,6 +209,7 @@ def _bin_scores(predicted: Tensor, true: Tensor, hit: Tensor, near: Tensor) -> d
         "accuracy": float(right.double().mean()),
         "within_one": float(close.gather(1, predicted[:, None]).double().mean()),
         "majority": float(hit.double().mean(0).max()),
+        "majority_bin": int(hit.double().mean(0).argmax()),
         "majority_within_one": float(close.double().mean(0).max()),
         "chance": float(hit.double().mean()),
         "chance_within_one": float(close.double().mean()),
