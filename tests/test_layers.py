@@ -18,7 +18,7 @@ ORDER = (
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "refinement",
     "viz_posterior", "viz_reliability", "viz", "viz_refiner", "outputs", "external_boxes",
-    "learning", "train", "pipeline", "tracking", "export", "check_folder", "check",
+    "learning", "train", "train_viewpoint", "pipeline", "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor", "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
@@ -28,7 +28,7 @@ STRANGERS = {  # rooms that could, by the order, and still must not
     "nets": set(ORDER) - {"nets", "geometry"},
     "methods": {"data", "evaluation", "images", "weights"},
     "evaluation": {"pnp", "nets", "images", "weights"},
-    "pipeline": {"learning", "train", "evaluation"},
+    "pipeline": {"learning", "train", "train_viewpoint", "evaluation"},
 }
 LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it is called
 OWNERS = {  # a library -> the only files that may import it

@@ -173,8 +173,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
             f"{folder} has no coordinates.safetensors or probabilistic.safetensors, which estimates the poses; it holds "
             f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
         )
-    estimator: Any = _network(files[kind], *ESTIMATORS[kind])
-    finder = _network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
+    estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
+    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     objects = folder / "objects"
     models = bop.read_models(objects) if objects.is_dir() else {}
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
@@ -182,7 +182,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         names |= {int(i): str(name) for i, name in bop.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
-    better = _network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
+    better = weights.load_network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
     return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, used), better).to(where)
 
 
@@ -200,7 +200,7 @@ def load_refiner(name: str | Path, device: torch.device | str | None = None) -> 
             f"{folder} has no refiner.safetensors; it holds {', '.join(files)}. Train one: monopose train refiner --data DIR "
             f"--out {folder}"
         )
-    network: refiner.Model = _network(files["refiner"], refiner.Config, refiner.Model)
+    network: refiner.Model = weights.load_network(files["refiner"], refiner.Config, refiner.Model)
     return network.to(where)
 
 
@@ -217,16 +217,6 @@ def _device(name: torch.device | str | None) -> torch.device:
             f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
         ) from error
     return device
-
-
-def _network(path: Path, config_class: type, model_class: type[nn.Module]) -> Any:
-    checkpoint = weights.read(path)
-    config: Any = replace(weights.build_config(config_class, checkpoint.config, str(path)), pretrained=False)
-    if getattr(config, "adversarial_weight", 0):
-        config = replace(config, adversarial_weight=0.0)  # the discriminator served training only
-    model = model_class(config)
-    weights.load_into(model, checkpoint)
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def truth_as_detections(instances: Instances, wanted: Iterable[int]) -> Detections:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,6 +170,21 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
             f"monopose {checkpoint.version}, this is {__version__}; was the model built from the file's own config?"
         )
     model.load_state_dict(checkpoint.state, strict=True)
+
+
+def load_network(path: str | Path, config_class: type, model_class: Callable[[Any], nn.Module]) -> Any:
+    """The network of a weights file, ready to predict: built from the file's own configuration, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read` and `load_into`.
+    """
+    checkpoint = read(path)
+    training = {"pretrained": False, "adversarial_weight": 0.0}  # what only served the start and the training of a network
+    config: Any = build_config(config_class, checkpoint.config, str(path))
+    config = replace(config, **{k: v for k, v in training.items() if hasattr(config, k)})
+    model = model_class(config)
+    load_into(model, checkpoint)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> str:

@@ -1,0 +1,85 @@
+"""Training viewpoint classifiers by the ordinary loop: photos in Pix3D's layout, CAD models, going on, schedules."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from monopose import train_viewpoint, weights
+from monopose.data import furniture, pix3d, synth_bop, synth_pix3d
+from monopose.learning import TrainConfig
+from monopose.methods import viewpoint
+
+FEW = TrainConfig(steps=3, batch_size=4, workers=0, checkpoint_minutes=1e6)
+SMALL = replace(viewpoint.combined(("chair", "sofa"), "mask", 58), widths=(4, 4, 4, 4), hidden=8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    models = {c: [furniture.shape(c, seed) for seed in range(2)] for c in ("chair", "sofa")}
+    return synth_pix3d.write_pix3d(tmp_path_factory.mktemp("photos") / "set", models, images=5, size=(60, 80), workers=0)
+
+
+def run(data, out, config=FEW, **more):
+    return train_viewpoint.train_viewpoint(data, out, config=config, progress_bar=False, **{"method_config": SMALL, **more})
+
+
+def rates(monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **kwargs):
+        seen.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    return seen
+
+
+def test_photos_in_the_layout_of_pix3d_train_a_network_that_loads(photos, tmp_path):
+    file = run(photos, tmp_path)
+    network = weights.load_network(file, viewpoint.Config, viewpoint.Model)
+    assert network.config == SMALL
+    assert not network.training
+    assert weights.read(file).notes["steps"] == "3"
+    found = viewpoint.predict(network, torch.rand(2, 4, 58, 58))
+    assert found.angles.shape == (2, 3)
+    assert list(tmp_path.glob("crops_*.npy"))
+
+
+def test_a_run_goes_on_and_refuses_another_configuration(photos, tmp_path):
+    run(photos, tmp_path)
+    assert weights.read(run(photos, tmp_path, replace(FEW, steps=5))).notes["steps"] == "5"
+    with pytest.raises(ValueError, match="another configuration"):
+        run(photos, tmp_path, method_config=replace(SMALL, hidden=4))
+
+
+def test_epochs_are_passes_over_the_photos_that_are_kept(photos, tmp_path):
+    kept, left = pix3d.split(pix3d.read(photos), "shape", 0, 0.1)
+    assert len(kept) == 10
+    assert not {r.shape for r in kept} & {r.shape for r in left}
+    file = run(photos, tmp_path, by="shape", epochs=2)
+    assert weights.read(file).notes["steps"] == "5"  # 20 samples in batches of 4
+
+
+def test_the_published_schedule_steps_and_does_not_decay(photos, tmp_path, monkeypatch):
+    seen = rates(monkeypatch)
+    run(photos, tmp_path, replace(FEW, steps=10), method_config=replace(SMALL, epochs=5, step_epochs=2))
+    assert [round(lr / 1e-5, 6) for lr, _ in seen] == [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]
+    assert {decay for _, decay in seen} == {0.0}
+
+
+def test_cad_models_alone_train_it(tmp_path):
+    models = [replace(furniture.shape(c, 0), obj_id=i) for i, c in enumerate(("chair", "desk"), 1)]
+    data = synth_bop.write_bop(models, tmp_path / "data", images=1, workers=0)
+    config = train_viewpoint.configured(data, "combined", changes={"input_size": 58, "widths": [4, 4, 4, 4], "inputs": "rgb"})
+    assert len(config.categories) == 2
+    assert weights.read(run(data, tmp_path / "run", method_config=config)).notes["steps"] == "3"
+
+
+def test_presets_and_fields_are_named_in_errors(photos):
+    assert train_viewpoint.configured(photos, "modern", changes={"input_size": 64}).zoom == 2
+    with pytest.raises(ValueError, match="modern, combined, separate"):
+        train_viewpoint.configured(photos, "nothing")
+    with pytest.raises(ValueError, match="nothing"):
+        train_viewpoint.configured(photos, None, changes={"nothing": 1})
