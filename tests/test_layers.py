@@ -17,8 +17,8 @@ ORDER = (
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "refinement",
-    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "outputs", "external_boxes",
-    "learning", "train", "train_viewpoint", "pipeline", "tracking", "export", "check_folder", "check",
+    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "outputs", "external_boxes",
+    "learning", "train", "train_viewpoint", "pipeline", "viewpoint_pipeline", "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor", "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
