@@ -127,13 +127,18 @@ def boundaries(image: Tensor, mask: Tensor | None = None) -> Tensor:
     down = F.conv2d(F.conv2d(x, even[None, None, None]), step[None, None, :, None])
     strength = (across.square() + down.square()).sqrt().amax((0, 1))  # of the colour that changes most
     if mask is None or not bool(mask.any()):
-        return (strength / strength.flatten().quantile(0.98).clamp_min(0.05)).clamp_max(1)
+        return (strength / _strongest(strength.flatten())).clamp_max(1)
     solid = mask[None, None].float()
     near = F.max_pool2d(solid, 3, 1, 1)[0, 0]
     outline = near + F.max_pool2d(-solid, 3, 1, 1)[0, 0]
-    inside = strength[near > 0]
-    inside = inside[:: max(len(inside) // 1_000_000, 1)]  # quantile takes no more than 16 million
-    return torch.maximum((strength / inside.quantile(0.98).clamp_min(0.05)).clamp_max(1) * near, outline)
+    core = -F.max_pool2d(-solid, 5, 1, 2)[0, 0]  # edges against the background are the outline's
+    return torch.maximum(strength / _strongest(strength[(core if bool(core.any()) else near) > 0]), outline).clamp_max(1) * near
+
+
+def _strongest(strength: Tensor) -> Tensor:
+    """What counts as a full edge among (n,) of them."""
+    some = strength[:: max(len(strength) // 1_000_000, 1)]  # quantile takes no more than 16 million
+    return some.quantile(0.98).clamp_min(0.03)
 
 
 def render_normals(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,316 @@
+"""The viewpoint networks and their method: published shapes, samples that stay apart, targets, offsets, losses."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from monopose import weights
+from monopose.geometry import viewpoints
+from monopose.methods import viewpoint
+from monopose.nets import backbones
+from monopose.nets.viewpoint import CombinedNet, ModernNet, SeparateNet, widen
+
+SMALL = {
+    "combined": {"widths": (8, 12, 12, 8)},
+    "separate": {"widths": (8, 12, 8)},
+    "modern": {"pretrained": False, "backbone": "resnet18", "zoom": 1},
+}
+
+
+def small(net, inputs="normals", side=64, **changes):
+    preset = getattr(viewpoint, net)(("bed", "chair"), inputs, side)
+    return dataclasses.replace(preset, **{**SMALL[net], **changes})
+
+
+def shapes_of(net, images):
+    """Side after every convolution and every pooling, in order."""
+    sides = []
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            module.register_forward_hook(lambda m, x, y: sides.append(y.shape[-1]))
+    net.eval()(images)
+    return sides
+
+
+# --------------------------------------------------------------------------------------------------------------- networks
+
+
+def test_combined_net_has_the_published_shapes():
+    net = CombinedNet(8, 24)
+    assert shapes_of(net, torch.zeros(1, 8, 224, 224)) == [218, 109, 103, 51, 49, 24, 22, 11]
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size[0], m.padding[0]) for m in convolutions] == [
+        (8, 64, 7, 0), (64, 256, 7, 0), (256, 256, 3, 0), (256, 8, 3, 0),
+    ]  # fmt: skip
+    assert [(m.in_features, m.out_features) for m in net.modules() if isinstance(m, nn.Linear)] == [(968, 128), (128, 24)]
+    kinds = [type(m).__name__ for m in net.trunk[0]]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+
+
+def test_separate_net_has_the_published_shapes():
+    net = SeparateNet((3, 1, 1, 3), 24)
+    assert shapes_of(net, torch.zeros(1, 8, 224, 224)) == [218, 109, 103, 51, 49, 24] * 4
+    convolutions = [m for m in net.branches[3].modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in convolutions] == [(3, 32, 7), (32, 64, 7), (64, 8, 3)]
+    assert [(m.in_features, m.out_features) for m in net.modules() if isinstance(m, nn.Linear)] == [(4608, 128)] * 4 + [
+        (512, 24)
+    ]
+
+
+@pytest.mark.parametrize(
+    "build, least", [(lambda s: CombinedNet(3, 24, size=s), 58), (lambda s: SeparateNet((3,), 24, size=s), 34)]
+)
+def test_smallest_crop(build, least):
+    with pytest.raises(ValueError, match=f"at least {least} pixels a side, got {least - 1}"):
+        build(least - 1)
+    assert build(least).eval()(torch.zeros(2, 3, least, least)).shape == (2, 24)
+
+
+def joined_as_published(net, images):
+    """The defect of the original: flattened tensors of all branches in a row, then cut into rows for the samples."""
+    parts = images.split(net.groups, 1)
+    flat = torch.cat([branch(part).flatten() for branch, part in zip(net.branches, parts)])
+    return net.heads(flat.reshape(len(images), -1))
+
+
+@pytest.mark.parametrize("net", ["combined", "separate", "modern"])
+def test_a_sample_does_not_depend_on_its_neighbours(net):
+    torch.manual_seed(0)
+    model = viewpoint.Model(small(net)).eval()
+    images = torch.rand(4, 8, 64, 64)
+    with torch.no_grad():
+        together, alone = model(images).logits, torch.cat([model(image[None]).logits for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_published_join_mixes_samples():
+    torch.manual_seed(0)
+    net = SeparateNet((3, 1), 24, (8, 8, 8), size=34).eval()
+    images = torch.rand(4, 4, 34, 34)
+    with torch.no_grad():
+        mixed, ours = joined_as_published(net, images), net(images)
+        alone = torch.cat([joined_as_published(net, image[None]) for image in images])
+    torch.testing.assert_close(alone, ours)  # one sample at a time, the join is the same
+    assert (mixed - alone).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("net", ["combined", "separate", "modern"])
+def test_logits_may_be_negative(net):
+    torch.manual_seed(0)
+    model = viewpoint.Model(small(net)).eval()
+    with torch.no_grad():
+        model.net.heads.bias.fill_(-5.0)
+        assert model(torch.rand(2, 8, 64, 64)).logits.max() < 0
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenet_v3_large", "convnext_tiny"])
+def test_widened_backbones_see_rgb_as_before(name):
+    torch.manual_seed(0)
+    plain = backbones.backbone(name).eval()
+    wide = backbones.backbone(name).eval()
+    wide.load_state_dict(plain.state_dict())
+    widen(wide, 8)
+    neutral = 127 / 255 if name == "efficientnet_lite0" else 0.5  # what is scaled to zero
+    rgb = torch.rand(1, 3, 32, 32)
+    more = torch.cat([rgb, torch.full((1, 5, 32, 32), neutral)], 1)
+    with torch.no_grad():
+        for old, new in zip(plain(rgb), wide(more), strict=True):
+            if new.shape[1] == old.shape[1]:  # ConvNeXt's first level is the picture itself
+                torch.testing.assert_close(new, old, atol=1e-4, rtol=1e-4)
+        changed = torch.cat([rgb, torch.rand(1, 5, 32, 32)], 1)
+        assert (wide(changed)[-1] - plain(rgb)[-1]).abs().max() > 0
+    with pytest.raises(ValueError, match="at least 3 channels"):
+        widen(plain, 2)
+
+
+def test_zoom_enlarges_what_the_backbone_sees():
+    net = ModernNet(3, 24, "resnet18", False, zoom=2)
+    seen = []
+    net.backbone.register_forward_hook(lambda m, x, y: seen.append(x[0].shape[-1]))
+    net.eval()(torch.rand(1, 3, 32, 32))
+    assert seen == [64]
+
+
+# ---------------------------------------------------------------------------------------------------- targets and reading
+
+angle = st.floats(-10, 10, allow_nan=False)
+elevation = st.floats(-1.5, 1.5)
+SOFT = viewpoint.Config(concentration=8.0)
+
+
+@settings(max_examples=30)
+@given(angle, elevation, angle)
+def test_smoothed_targets_are_distributions_that_peak_at_the_true_bin(a, e, i):
+    angles = torch.tensor([[a, e, i]], dtype=torch.float64)
+    for config in (SOFT, viewpoint.Config(concentration=0.0), viewpoint.combined()):
+        wanted = viewpoint.targets(config, angles)
+        torch.testing.assert_close(wanted.sum(-1), torch.ones(1, 3, dtype=torch.float64))
+        hard = torch.stack([b.index(x) for b, x in zip(viewpoint.BINS[config.bins], angles.unbind(-1))], -1)
+        peak = wanted.gather(-1, hard[..., None])[..., 0]
+        torch.testing.assert_close(peak, wanted.amax(-1))
+
+
+@settings(max_examples=30)
+@given(angle, elevation, angle)
+def test_circular_targets_turn_with_the_angle_and_flip_with_the_picture(a, e, i):
+    angles = torch.tensor([[a, e, i]], dtype=torch.float64)
+    wanted = viewpoint.targets(SOFT, angles)
+    step = torch.tensor([[math.pi / 4, 0.0, math.pi / 4]], dtype=torch.float64)
+    rolled = viewpoint.targets(SOFT, angles + step)
+    torch.testing.assert_close(rolled[:, [0, 2]], wanted[:, [0, 2]].roll(1, -1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(rolled[:, 1], wanted[:, 1])
+    flipped = viewpoint.targets(SOFT, viewpoints.mirrored(angles))
+    back = -torch.arange(8) % 8  # bin 1, around 45 degrees, is bin 7, around 315, in the flipped picture
+    torch.testing.assert_close(flipped[:, [0, 2]], wanted[:, [0, 2]][..., back], atol=1e-6, rtol=0)
+
+
+def test_smoothed_targets_in_closed_form():
+    wanted = viewpoint.targets(SOFT, torch.zeros(1, 3, dtype=torch.float64))
+    raw = torch.tensor([math.exp(8 * math.cos(k * math.pi / 4)) for k in range(8)], dtype=torch.float64)
+    torch.testing.assert_close(wanted[0, 0], raw / raw.sum())
+    edge = viewpoint.targets(SOFT, torch.tensor([[math.pi / 8, 0.0, 0.0]]))[0, 0]
+    assert edge[0] == pytest.approx(float(edge[1]), abs=1e-6)  # an angle on an edge belongs to both
+    far = viewpoint.targets(SOFT, torch.tensor([[0.0, math.radians(85), 0.0], [0.0, math.radians(65), 0.0]]))
+    torch.testing.assert_close(far[0, 1], far[1, 1])  # beyond the last bin is like the middle of the last bin
+
+
+def perfect(config, angles):
+    """What a network should say of these angles."""
+    bins = viewpoint.BINS[config.bins]
+    logits = viewpoint.targets(config, angles).clamp_min(1e-30).log()
+    every = torch.arange(8)
+    offsets = torch.stack([b.offset(a[:, None], every) for b, a in zip(bins, angles.unbind(-1))], 1)
+    return viewpoint.Output(logits, offsets if config.offsets else None)
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 6.28), elevation, st.floats(-3.14, 3.14))
+def test_perfect_outputs_are_read_as_the_truth(a, e, i):
+    angles = torch.tensor([[a, e, i]], dtype=torch.float64)
+    found = viewpoint.read(SOFT, perfect(SOFT, angles))
+    away = torch.remainder(found.angles - angles + math.pi, 2 * math.pi) - math.pi
+    assert away.abs().max() < 1e-5
+    published = viewpoint.combined()
+    found = viewpoint.read(published, perfect(published, angles))
+    middles = torch.stack([b.centre(n) for b, n in zip(viewpoints.PUBLISHED, found.bins.unbind(-1))], -1)
+    torch.testing.assert_close(found.angles.double(), viewpoints.wrapped(middles.double()), atol=1e-5, rtol=0)
+    away = torch.remainder(found.angles - angles + math.pi, 2 * math.pi) - math.pi
+    assert away[:, [0, 2]].abs().max() < math.pi / 8 + 1e-5  # no further than half a bin
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 6.28), st.floats(-0.1, 1.1), st.floats(-3.14, 3.14))
+def test_neighbours_vote_where_there_are_no_offsets(a, e, i):
+    config = dataclasses.replace(SOFT, offsets=False)
+    angles = torch.tensor([[a, e, i]], dtype=torch.float64)
+    found = viewpoint.read(config, perfect(config, angles))
+    away = torch.remainder(found.angles - angles + math.pi, 2 * math.pi) - math.pi
+    assert away[0, 0].abs() < math.radians(8)  # the middle of the bin would be up to 22.5 degrees off
+    assert away[0, 2].abs() < math.radians(8)
+    assert away[0, 1].abs() < math.radians(4)  # of 5
+
+
+def test_the_loss_is_least_for_perfect_outputs():
+    torch.manual_seed(0)
+    model = viewpoint.Model(small("modern"))
+    angles = viewpoints.wrapped(torch.rand(6, 3) * 3 - 1)
+    output, batch = perfect(SOFT, angles), {"angles": angles}
+    best = viewpoint.loss(model, output, batch)
+    assert list(best) == ["azimuth", "elevation", "inplane", "offset"]
+    assert best["offset"] < 1e-9
+    p = viewpoint.targets(SOFT, angles)
+    entropy = -(p * p.clamp_min(1e-30).log()).sum(-1).mean(0)
+    torch.testing.assert_close(torch.stack([best[name] for name in viewpoint.ANGLES]), entropy)
+    worse = viewpoint.loss(model, viewpoint.Output(output.logits + torch.randn(6, 3, 8), output.offsets + 0.1), batch)
+    assert all(worse[name] > best[name] for name in best)
+
+
+def test_hard_labels_are_plain_cross_entropy():
+    model = viewpoint.Model(small("combined"))
+    logits, angles = torch.randn(5, 3, 8), viewpoints.wrapped(torch.rand(5, 3) * 6)
+    losses = viewpoint.loss(model, viewpoint.Output(logits, None), {"angles": angles})
+    index = torch.stack([b.index(a) for b, a in zip(viewpoints.PUBLISHED, angles.unbind(-1))], -1)
+    for k, name in enumerate(viewpoint.ANGLES):
+        torch.testing.assert_close(losses[name], nn.functional.cross_entropy(logits[:, k], index[:, k]))
+
+
+# --------------------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("net, inputs", [("combined", "normals"), ("separate", "boundaries"), ("modern", "normals")])
+def test_every_preset_learns_eight_crops_by_heart(net, inputs):
+    torch.manual_seed(0)
+    model = viewpoint.Model(small(net, inputs, 32 if net == "modern" else 58, dropout=0.0, backbone="efficientnet_lite0"))
+    images = torch.rand(8, 8, model.config.input_size, model.config.input_size)
+    angles = viewpoints.wrapped(torch.linspace(0, 6, 8)[:, None] * torch.tensor([1.0, 0.15, 1.0]))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(25):
+        output = model(images)
+        total = sum(viewpoint.loss(model, output, {"angles": angles}).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    untouched = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
+    assert not untouched
+    truth = torch.stack([b.index(a) for b, a in zip(model.bins, angles.unbind(-1))], -1)
+    said = viewpoint.read(model.config, model(images))
+    assert (said.bins == truth).float().mean() > 0.9
+
+
+def test_weights_come_back_whole(tmp_path):
+    torch.manual_seed(0)
+    model = viewpoint.Model(small("separate", "mask")).eval()
+    path = weights.save(tmp_path / "viewpoint.safetensors", model.state_dict(), method="viewpoint", config=model.config)
+    checkpoint = weights.read(path)
+    config = weights.build_config(viewpoint.Config, checkpoint.config)
+    assert config == model.config
+    again = viewpoint.Model(config).eval()
+    weights.load_into(again, checkpoint)
+    images = torch.rand(3, 4, 64, 64)
+    first, second = viewpoint.predict(model, images), viewpoint.predict(again, images, chunk=2)
+    assert first.probabilities.shape == (3, 3, 8)
+    torch.testing.assert_close(first.angles, second.angles)
+
+
+def test_levels_of_input_are_all_that_is_looked_at():
+    torch.manual_seed(0)
+    images, others = torch.rand(2, 8, 64, 64), torch.rand(2, 8, 64, 64)
+    for inputs, count in (("rgb", 3), ("mask", 4), ("boundaries", 5), ("normals", 8)):
+        model = viewpoint.Model(small("separate", inputs)).eval()
+        assert model.channels == count
+        mixed = torch.cat([images[:, :count], others[:, count:]], 1)
+        torch.testing.assert_close(model(mixed).logits, model(images).logits)
+        cut = images.clone()
+        cut[:, count - 1] = 0
+        assert (model(cut).logits - model(images).logits).abs().max() > 0
+
+
+def test_published_schedule():
+    config = viewpoint.combined()
+    rates = [viewpoint.rate(config, epoch / 25) for epoch in range(7)]
+    assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01])
+    assert viewpoint.rate(config, 1.0) == pytest.approx(1e-8)
+    assert (viewpoint.published_lr(config), viewpoint.published_lr(viewpoint.separate())) == (1e-5, 1e-3)
+    modern = [viewpoint.rate(viewpoint.modern(), p) for p in (0.0, 0.5, 1.0)]
+    assert modern == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"inputs": "depth"}, "inputs must be one of rgb"), ({"bins": "own"}, "bins must be one of"),
+     ({"net": "vgg"}, "net must be"), ({"concentration": -1.0}, "concentration must be 0 or more"), ({"widths": (8, 8)}, "expected 3 widths")],
+)  # fmt: skip
+def test_configurations_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        viewpoint.Model(dataclasses.replace(small("separate"), **changes))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (2, 8, 65, 65), (8, 64, 64)])
+def test_crops_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"expected crops \(B, 8 or more, 64, 64\)"):
+        viewpoint.Model(small("combined"))(torch.zeros(shape))
