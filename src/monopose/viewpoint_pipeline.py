@@ -1,0 +1,338 @@
+"""A viewpoint run at work: pictures and boxes in, viewpoints out; poses where the camera and the object's size are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import weights
+from .data import pix3d, viewpoint_crops
+from .geometry import camera as camera_ops
+from .geometry import se3, viewpoints
+from .methods import viewpoint
+from .methods.viewpoint import Viewpoints
+from .types import Camera, PoseEstimates
+
+FILE = "viewpoint.safetensors"
+NEED = {"mask": "the object's mask", "normals": "its surface normals"}  # what the photo alone does not hold
+CHUNK = 64  # pictures held in memory at once
+
+
+@dataclass(frozen=True)
+class ViewpointRun:
+    """A trained viewpoint network, ready to predict.
+
+    Args:
+        model: the network.
+        path: the run folder.
+        notes: what its training wrote down: "by", "split_seed" and "share" of the split it left out, "normals", "edges".
+        normals: makes surface normals of crops, see `viewpoint_crops.Predictor`, or None.
+    """
+
+    model: viewpoint.Model
+    path: Path
+    notes: Mapping[str, str] = field(default_factory=dict)
+    normals: viewpoint_crops.Predictor | None = None
+
+    @property
+    def config(self) -> viewpoint.Config:
+        return self.model.config
+
+    def to(self, device: torch.device | str) -> ViewpointRun:
+        """The same run on another device. Modules move in place."""
+        return replace(self, model=self.model.to(device))
+
+    def sees(self, what: Literal["mask", "boundaries", "normals"]) -> bool:
+        """Whether the network looks at this input."""
+        levels = list(viewpoint.GROUPS)
+        return levels.index(self.config.inputs) >= levels.index(what)
+
+    def crops(self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None) -> Tensor:
+        """What the network looks at. Arguments as `predict` -> (N, 8, S, S)."""
+        for what, given in (("mask", masks is not None), ("normals", normals is not None or self.normals is not None)):
+            if self.sees(what) and not given and self.notes.get(what) != "none":  # type: ignore[arg-type]
+                raise ValueError(
+                    f"{self.path} was trained on {self.config.inputs}, so it needs {NEED[what]}: "
+                    + (
+                        "give masks (--mask FILE)"
+                        if what == "mask"
+                        else "give a map of them, or normals.safetensors in the run"
+                    )
+                    + ", or train a run that sees less (--inputs rgb)"
+                )
+        if masks is not None and len(masks) != len(boxes):
+            raise ValueError(f"expected a mask for each of the {len(boxes)} boxes, got {len(masks)}")
+        made = []
+        for i, box in enumerate(boxes.detach().cpu().float()):
+            mask = None if masks is None else masks[i].detach().cpu()
+            crop = viewpoint_crops.channels(
+                image.detach().cpu().float(), box, self.config.input_size, mask, normals, scale=self.config.crop_scale
+            )
+            if normals is None and self.normals is not None and self.sees("normals"):
+                told, edges = viewpoint_crops._asked(self.normals, crop[viewpoint_crops.RGB])
+                crop[viewpoint_crops.NORMALS] = (told + 1) / 2
+                if edges is not None and self.notes.get("edges") == "predicted":
+                    crop[viewpoint_crops.BOUNDARIES] = edges
+            made.append(crop)
+        side = self.config.input_size
+        return torch.stack(made) if made else torch.zeros(0, viewpoint_crops.CHANNELS, side, side)
+
+    def predict(
+        self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None
+    ) -> Viewpoints:  # fmt: skip
+        """Viewpoints of objects in one picture.
+
+        Args:
+            image: (3, H, W), RGB in [0, 1].
+            boxes: around each object, (N, 4), xyxy on pixel edges.
+            masks: of each object, (N, H, W), bool; needed by networks that look at more than the photo.
+            normals: unit surface normals, camera frame, 0 where there is no object, (3, H, W); None: the run's own
+                network's, where the viewpoint network looks at them.
+
+        Returns:
+            bins (N, 3), probabilities (N, 3, 8), angles (N, 3) in radians: azimuth, elevation, in-plane rotation of each
+            object as if the camera looked at it.
+
+        Raises:
+            ValueError: masks or normals that the network needs are missing, a box is empty.
+        """
+        return _asked(self.model, self.crops(image, boxes, masks, normals))
+
+    def records(self, seen: Viewpoints, boxes: Tensor) -> list[dict[str, Any]]:
+        """One dict of plain numbers per viewpoint, as files have them."""
+        rows = []
+        for angles, bins, probabilities, box in zip(*_plain(seen), boxes.detach().cpu().double().tolist(), strict=True):
+            rows.append({**_degrees(angles), "bins": bins, "probabilities": probabilities, "box": box})
+        return rows
+
+
+def load(name: str | Path, device: torch.device | str | None = None) -> ViewpointRun:
+    """Open a run folder, or the weights file in one.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, no viewpoint.safetensors in it, a truncated or foreign file; no such device.
+    """
+    from .pipeline import _device
+
+    where = _device(device)
+    folder = weights.find_run(name)
+    file = Path(name) if Path(name).is_file() else folder / FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} has no {FILE}; it holds {', '.join(weights.weights_in(folder))}. Train one: monopose train viewpoint "
+            f"--data DIR --out {folder}"
+        )
+    checkpoint = weights.read(file)
+    config = replace(weights.build_config(viewpoint.Config, checkpoint.config, str(file)), pretrained=False)
+    model = viewpoint.Model(config)
+    weights.load_into(model, checkpoint)
+    return ViewpointRun(model.eval(), folder, dict(checkpoint.notes), _normals_of(folder)).to(where)
+
+
+def is_viewpoint_run(name: str | Path) -> bool:
+    """Whether `predict` should take this run for viewpoints: it holds their network and none that estimates poses."""
+    path = Path(name)
+    if path.is_file():
+        return path.name == FILE
+    others = ("coordinates.safetensors", "probabilistic.safetensors")
+    return (path / FILE).is_file() and not any((path / other).is_file() for other in others)
+
+
+def _normals_of(folder: Path) -> viewpoint_crops.Predictor | None:
+    """The normals network that lies beside, if any."""
+    file = folder / "normals.safetensors"
+    if not file.is_file():
+        return None
+    from .methods import normals
+
+    checkpoint = weights.read(file)
+    config = replace(weights.build_config(normals.Config, checkpoint.config, str(file)), pretrained=False)
+    model = normals.Model(config)
+    weights.load_into(model, checkpoint)
+
+    def told(crops: Tensor) -> tuple[Tensor, Tensor]:
+        maps = normals.predict(model.eval(), crops)
+        return maps.normals, maps.boundaries
+
+    return told
+
+
+def _asked(model: viewpoint.Model, crops: Tensor) -> Viewpoints:
+    """What the network says of crops (N, 8, S, S), which may be none; on the CPU."""
+    device = next(model.parameters()).device
+    if not len(crops):
+        count = model.count
+        return Viewpoints(torch.zeros(0, 3).long(), torch.zeros(0, 3, count), torch.zeros(0, 3))
+    return Viewpoints(*(value.cpu() for value in viewpoint.predict(model, crops.to(device))))
+
+
+def _plain(seen: Viewpoints) -> tuple[list[list[float]], list[list[int]], list[list[list[float]]]]:
+    probabilities = [[[round(float(p), 5) for p in angle] for angle in row] for row in seen.probabilities]
+    return seen.angles.double().tolist(), seen.bins.tolist(), probabilities
+
+
+def _degrees(angles: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_deg": math.degrees(a) for name, a in zip(viewpoint.ANGLES, angles, strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------------ whole data sets
+
+
+def predict_records(
+    run: ViewpointRun,
+    records: Sequence[pix3d.Record],
+    *,
+    corruption: tuple[viewpoint_crops.Corruption, float] | None = None,
+    normals: Literal["oracle", "files", "predicted"] | None = None,
+    advanced: Callable[[int], None] | None = None,
+) -> Viewpoints:
+    """Viewpoints of the objects of a Pix3D data set, from their own boxes and masks.
+
+    Args:
+        run: a trained run.
+        records: of `pix3d.read`.
+        corruption: what is wrong with the masks, and how much, see `viewpoint_crops.corrupt`.
+        normals: where they come from, for a network that looks at them; None: as in its training, as its notes say, else by
+            the network that lies beside it, else the oracle.
+        advanced: is told how many records are done.
+    """
+    source: Any = "none"
+    if run.sees("normals"):
+        kind = normals or run.notes.get("normals") or ("predicted" if run.normals is not None else "oracle")
+        if kind == "predicted" and run.normals is None:
+            raise ValueError(
+                f"{run.path} has no normals.safetensors to predict normals with; put one there, or take the oracle"
+            )
+        source = run.normals if kind == "predicted" else kind
+    edges: Any = run.notes.get("edges", "classical") if run.sees("boundaries") else "classical"
+    order = sorted(range(len(records)), key=lambda i: records[i].shape)  # each CAD model is read once
+    parts, done = [], 0
+    for first in range(0, len(order), CHUNK):
+        rows = order[first : first + CHUNK]
+        crops = viewpoint_crops.RecordCrops(
+            [records[i] for i in rows], run.config.input_size, normals=source, edges=edges if callable(source) else "classical",
+            corruption=corruption, scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
+        )  # fmt: skip
+        parts.append(_asked(run.model, torch.stack([crops[k]["image"] for k in range(len(rows))])))
+        done += len(rows)
+        if advanced is not None:
+            advanced(done)
+    back = torch.tensor(order).argsort()
+    return Viewpoints(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
+
+
+def predictions(
+    run: ViewpointRun, records: Sequence[pix3d.Record], seen: Viewpoints, **about: Any
+) -> dict[str, Any]:  # fmt: skip
+    """The content of predictions.json, which `evaluation.viewpoint` reads; `about` says where it comes from."""
+    rows = []
+    for record, angles, bins, probabilities in zip(records, *_plain(seen), strict=True):
+        row = {"image": record.image, "category": record.category, **_degrees(angles)}
+        rows.append({**row, "bins": bins, "probabilities": probabilities})
+    config = run.config
+    return {
+        "bins": config.bins, "net": config.net, "inputs": config.inputs, **about,
+        "categories": sorted({r.category for r in records}), "images": rows,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- poses
+
+
+def poses(
+    seen: Viewpoints, boxes: Tensor, camera: Camera | Tensor, points: Tensor, label: int = 1, name: str = ""
+) -> PoseEstimates:  # fmt: skip
+    """Poses from viewpoints, boxes and the size of the object: a start for a refiner.
+
+    Args:
+        seen: viewpoints of N objects.
+        boxes: around them, (N, 4), xyxy on pixel edges. They must hold the whole object, also what is hidden or cut off.
+        camera: of the picture, or its K, (3, 3).
+        points: of the object, (P, 3), metres, object frame: the vertices of its CAD model, or `box_corners(size)`.
+        label: object id of all of them.
+        name: of the object.
+
+    Returns:
+        PoseEstimates; the score is the product of the probabilities of the three bins. There is no covariance: a distribution
+        over bins is none of a Gaussian.
+    """
+    K = camera.K if isinstance(camera, Camera) else camera
+    found = fill_boxes(seen.angles, boxes, K, points)
+    count = len(found)
+    scores = seen.probabilities.amax(-1).prod(-1).float()
+    return PoseEstimates(
+        torch.full((count,), label), found.float(), scores, boxes=boxes.detach().cpu().float(),
+        names={label: name} if name else {},
+    )  # fmt: skip
+
+
+def box_corners(size: Sequence[float]) -> Tensor:
+    """Corners of a box around the origin, width (X), depth (Y) and height (Z) in metres -> (8, 3), float64."""
+    if len(size) != 3 or not all(math.isfinite(s) and s > 0 for s in size):
+        raise ValueError(f"a size is width, depth and height in metres, all above 0, got {tuple(size)}")
+    half = torch.tensor(size, dtype=torch.float64) / 2
+    return torch.cartesian_prod(*(torch.stack([-h, h]) for h in half))
+
+
+def fill_boxes(angles: Tensor, boxes: Tensor, K: Tensor, points: Tensor, steps: int = 60) -> Tensor:
+    """Where objects of known viewpoint and shape stand, if their projections fill given boxes.
+
+    The projected points' box gets the centre of the given one, and its area. Position and distance are corrected in turn, from
+    the pose that would fill the box without perspective on.
+
+    Args:
+        angles: azimuth, elevation, in-plane rotation as if the camera looked at the object's origin, (N, 3), radians.
+        boxes: (N, 4), xyxy on pixel edges.
+        K: (3, 3), pixels.
+        points: (P, 3), object frame.
+        steps: most corrections.
+
+    Returns:
+        cam_from_obj, (N, 4, 4), float64, in the unit of the points.
+
+    Raises:
+        ValueError: on wrong shapes, empty boxes, or points that have no extent.
+    """
+    angles, boxes, K, points = (v.detach().cpu().double() for v in (angles, boxes, K, points))
+    if angles.shape[-1:] != (3,) or boxes.shape != (len(angles), 4) or K.shape != (3, 3) or points.shape[-1:] != (3,):
+        raise ValueError(
+            "expected angles (N, 3), boxes (N, 4), K (3, 3) and points (P, 3), got "
+            + ", ".join(str(tuple(v.shape)) for v in (angles, boxes, K, points))
+        )
+    size = boxes[:, 2:] - boxes[:, :2]
+    if bool((size <= 0).any()):
+        raise ValueError(f"boxes must have x0 < x1 and y0 < y1, got {boxes.tolist()}")
+    if not len(angles):
+        return torch.zeros(0, 4, 4, dtype=torch.float64)
+    R = viewpoints.rotation_of(angles)
+    seen = points @ R.mT  # (N, P, 3), along the ray through the origin
+    extent = seen.amax(1) - seen.amin(1)
+    if not bool((extent[:, :2] > 0).all()):
+        raise ValueError("the points have no extent as seen from there; give the corners or vertices of a solid object")
+    focal = torch.stack([K[0, 0], K[1, 1]])
+    front = -seen[..., 2].amin(1)  # of the object before its origin
+    distance = (focal.prod() * extent[:, :2].prod(-1) / size.prod(-1)).sqrt() + extent[:, 2] / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
+    ray = torch.cat([centre, torch.ones_like(centre[:, :1])], -1) @ torch.linalg.inv(K).T
+    t = torch.nn.functional.normalize(ray, dim=-1) * torch.maximum(distance, 1.05 * front)[:, None]
+    for _ in range(steps):
+        pose = se3.egocentric_from_allocentric(se3.from_rt(R, t))
+        pixels = camera_ops.project(se3.transform(pose, points), K, z_min=1e-3 * float(extent.max()))
+        low, high = pixels.amin(1), pixels.amax(1)
+        ratio = ((high - low).prod(-1) / size.prod(-1)).sqrt().clamp(0.25, 4)
+        away = t.norm(dim=-1)
+        # what fills the box lies between front and origin; measured from the front, corrections do not overshoot
+        reach = torch.maximum((away - front) * ratio + front, front + 0.02 * extent[:, 2])
+        shift = (centre - (low + high) / 2) / focal * t[:, 2:]
+        moved = t * (reach / away)[:, None] + torch.cat([shift, torch.zeros_like(shift[:, :1])], -1)
+        step = (moved - t).norm(dim=-1) / away
+        t = moved
+        if bool((step < 1e-9).all()):
+            break
+    return se3.egocentric_from_allocentric(se3.from_rt(R, t))
