@@ -288,6 +288,90 @@ def read_predictions(path: str | Path) -> Predictions:
     )  # fmt: skip
 
 
+def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None) -> dict[str, Any]:
+    """Score a predictions file against a Pix3D data set.
+
+    Args:
+        predictions: the file, see `read_predictions`.
+        data: the data set's folder. A symmetries.json in it says which shapes look the same after a turn, see
+            `read_symmetries`; the real Pix3D has none.
+        bins: "published" or "centred": judge the angles in these bins; None: the file's own, and its own choice among them.
+
+    Returns:
+        `by_category`'s report, and under "about": predictions, data, bins, and what the file says of itself.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken; a picture is not in the data set; the file says that it
+            answers for a split and lacks a picture of it.
+    """
+    from ..data import pix3d
+
+    given = read_predictions(predictions)
+    if not given.images:
+        raise ValueError(f"{predictions} holds no picture")
+    if bins is not None and bins not in BINS:
+        raise ValueError(f"bins must be one of {', '.join(BINS)}, got {bins!r}")
+    kind = bins or given.bins
+    records = {r.image: r for r in pix3d.read(data, categories=sorted({c for c in given.categories if c}))}
+    strange = [name for name in given.images if name not in records]
+    if strange:
+        raise ValueError(f"{len(strange)} of {len(given.images)} pictures are not in {data}; the first: {strange[0]}")
+    _check_whole(given, records, predictions)
+    mine = [records[name] for name in given.images]
+    known = read_symmetries(data)
+    same = [known.get(r.shape) for r in mine] if known else None
+    true = torch.stack([r.angles for r in mine])
+    index = given.index if kind == given.bins else None
+    report = by_category(given.angles, true, [r.category for r in mine], BINS[kind], index, same)
+    about = {"predictions": str(predictions), "data": str(data), "bins": kind, "symmetric_shapes": len(known), **given.about}
+    return report | {"about": about}
+
+
+def _check_whole(given: Predictions, records: Mapping[str, Any], path: str | Path) -> None:
+    """Raise where the file says which split it answers for, and pictures of that are missing."""
+    from ..data import pix3d
+
+    by = given.about.get("by")
+    if by not in ("image", "shape") or given.about.get("limit"):
+        return
+    seed, share = int(given.about.get("seed", 0)), float(given.about.get("share", 0.1))
+    wanted = pix3d.split(list(records.values()), by, seed, share)[1]
+    missing = sorted({r.image for r in wanted} - set(given.images))
+    if missing:
+        raise ValueError(
+            f"{path} says that it answers for the split by {by}, and lacks {len(missing)} of its {len(wanted)} pictures; the "
+            f"first: {missing[0]}. Predict them too"
+        )
+
+
+def read_symmetries(data: str | Path) -> dict[str, Symmetries]:
+    """The turns under which shapes ("table/table_03/model") look the same, of a data set's symmetries.json; {} without one.
+
+    As in BOP's models_info.json: {SHAPE: {"symmetries_discrete": [16 numbers row by row, …], "symmetries_continuous":
+    [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}}, in our model frame and the model's unit.
+    """
+    path = Path(data) / "symmetries.json"
+    if not path.is_file():
+        return {}
+    found = {}
+    try:
+        for shape, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            discrete = torch.tensor(entry.get("symmetries_discrete", []), dtype=torch.float32).reshape(-1, 4, 4)
+            lines = entry.get("symmetries_continuous", [])
+            axes = torch.tensor([line["axis"] for line in lines], dtype=torch.float32).reshape(-1, 3)
+            offsets = torch.tensor([line["offset"] for line in lines], dtype=torch.float32).reshape(-1, 3)
+            found[str(shape)] = Symmetries(discrete, axes, offsets)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no list of symmetries ({type(error).__name__}: {error})") from error
+    return found
+
+
+def symmetries_record(symmetries: Symmetries) -> dict[str, Any]:
+    """One entry of symmetries.json."""
+    lines = [{"axis": a, "offset": o} for a, o in zip(symmetries.axes.tolist(), symmetries.offsets.tolist(), strict=True)]
+    return {"symmetries_discrete": symmetries.discrete.flatten(1).tolist(), "symmetries_continuous": lines}
+
+
 def text(report: Mapping[str, Any]) -> str:
     """A report of `by_category` as a table: percent and degrees; in brackets the best constant answer."""
     columns = ("azimuth", "±1 bin", "elevation", "±1 bin", "in-plane", "±1 bin", "Acc π/6", "median")
@@ -315,7 +399,25 @@ def text(report: Mapping[str, Any]) -> str:
         count = "" if images is None else images
         lines.append(f"{name:{width}}  {count:>6}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, wide)))
     lines += ["", "in brackets: the best constant answer; for bins that is the majority class"]
-    return "\n".join(lines)
+    return "\n".join(lines + _about(report.get("about", {})))
+
+
+def _about(about: Mapping[str, Any]) -> list[str]:
+    """What the numbers were made from, oracles by that name."""
+    if not about:
+        return []
+    split = "every picture" if about.get("by") == "all" else f"validation part of the split by {about.get('by')}"
+    split = split if "by" in about else "the pictures of the file"
+    lines = [f"{about['data']}: {split}; {about['bins']} bins"]
+    if about.get("symmetric_shapes"):
+        lines.append(
+            f"{about['symmetric_shapes']} shapes look the same after a turn; of their true viewpoints the nearest counts"
+        )
+    if about.get("inputs") not in (None, "rgb"):
+        masks = f"true masks, made worse ({about['corrupt']})" if about.get("corrupt") else "true masks"
+        oracle = "; normals are an ORACLE, rendered from the CAD model at its true pose" * (about.get("normals") == "oracle")
+        lines.append(f"inputs up to {about['inputs']}: {masks}{oracle}")
+    return lines
 
 
 def _beside(score: float, constant: float) -> str:
