@@ -48,10 +48,10 @@ def write_obj(path, vertices, faces):
     path.write_text("\n".join(lines + ["f {} {} {}".format(*(i + 1 for i in face)) for face in faces.tolist()]) + "\n")
 
 
-def write_tree(folder, turn=0.0):
+def write_tree(folder, turn=0.0, sign=1):
     """2 categories x 2 products x 3 photos as Pix3D lays them out. Returns name -> (pose, mask, model) in our frames.
 
-    `turn`: error of the stated in-plane rotations, radians.
+    `turn`, `sign`: error of the stated in-plane rotations, radians; what they are multiplied with.
     """
     generator = torch.Generator().manual_seed(0)
     entries, truth = [], {}
@@ -85,7 +85,7 @@ def write_tree(folder, turn=0.0):
                         "model": f"model/{category}/{product}/model.obj", "focal_length": MILLIMETRES,
                         "rot_mat": rot_mat.tolist(), "trans_mat": trans_mat.tolist(),
                         "cam_position": [float(4 * a.sin() * e.cos()), float(4 * e.sin()), float(-4 * a.cos() * e.cos())],
-                        "inplane_rotation": float(angles[2]) + turn,
+                        "inplane_rotation": sign * float(angles[2]) + turn,
                         "truncated": k == 1, "occluded": False, "slightly_occluded": k == 2,
                         "bbox": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1],
                     }
@@ -253,6 +253,9 @@ def test_stated_viewpoints_are_compared_with_the_poses(tmp_path, tree, recwarn):
     write_tree(tmp_path, turn=math.radians(20))
     with pytest.warns(pix3d.Pix3DWarning, match=r"directions are off by 0\.0 degrees or more.*rotations by 20\.0"):
         pix3d.read(tmp_path)
+    write_tree(tmp_path, sign=-1)
+    with pytest.warns(pix3d.Pix3DWarning, match=r"in-plane rotations by [1-9]\d?\.\d \(0\.0 with the opposite sign\)"):
+        pix3d.read(tmp_path)
 
 
 def test_grey_masks_count_from_half_of_their_brightest(edited):
@@ -284,11 +287,14 @@ def test_photos_are_as_large_as_the_json_says(edited):
     path = folder / record.image
     image = Image.open(path)
     image.load()
+    right = pix3d.read_picture(record)[0]
     exif = Image.Exif()
-    exif[274] = 6  # "turn me": the annotations were made on what is stored
-    image.save(path, exif=exif)
-    with pytest.warns(ImageWarning):
-        assert pix3d.read_picture(record)[0].shape == (3, *SIZE)
+    for turn in (3, 6):  # "turn me": the annotations lie on what is stored
+        exif[274] = turn
+        image.save(path, exif=exif, quality=95)
+        assert (pix3d.read_picture(record)[0] - right).abs().mean() < 0.01
+    with pytest.warns(ImageWarning, match="EXIF"):  # unless the json says otherwise
+        assert pix3d.read_picture(replace(record, size=(SIZE[1], SIZE[0]), mask=None))[0].shape == (3, SIZE[1], SIZE[0])
     image.resize((64, 48)).save(path)
     with pytest.raises(ValueError, match=r"64 x 48 pixels .* pix3d\.json says 128 x 96"):
         pix3d.read_picture(record)

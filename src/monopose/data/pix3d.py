@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..files import existing_file
 from ..geometry import se3, viewpoints
-from ..images import read_image
+from ..images import from_array, read_image
 from ..mesh import load_mesh
 from ..types import ObjectModel
 from .bop_json import check_rotations, found, numbers, read_json, value
@@ -40,6 +40,8 @@ from .bop_json import check_rotations, found, numbers, read_json, value
 SENSOR_WIDTH = 32.0  # millimetres
 MOST_BROKEN = 0.1  # share of entries that may be left out before the file counts as broken
 LARGEST_DISAGREEMENT = 5.0  # degrees, median, between the two viewpoints that an entry states
+
+_STATED: dict[str, tuple[int, ...]] = {"cam_position": (3,), "inplane_rotation": ()}
 
 CAMERA = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
 """our camera from Pix3D's camera; its own inverse."""
@@ -276,20 +278,24 @@ def _check_files(folder: Path, records: Sequence[Record]) -> None:
 
 def _check_viewpoints(path: Path, records: Sequence[Record], entries: dict[str, dict[str, Any]]) -> None:
     """Warn when the cam_position and inplane_rotation of entries are not those of their poses, as a rule."""
-    stated = [r for r in records if "cam_position" in entries[r.image] and "inplane_rotation" in entries[r.image]]
+    stated = []
+    for record in records:
+        try:
+            numbers_of = [numbers(entries[record.image], key, size, "") for key, size in _STATED.items()]
+        except ValueError:  # not there, or no numbers: nothing hangs on them
+            continue
+        stated.append((record.cam_from_obj, *(torch.from_numpy(x) for x in numbers_of)))
     if not stated:
         return
-    off = disagreement(
-        torch.stack([r.cam_from_obj for r in stated]),
-        torch.tensor([[float(x) for x in entries[r.image]["cam_position"]] for r in stated], dtype=torch.float64),
-        torch.tensor([float(entries[r.image]["inplane_rotation"]) for r in stated], dtype=torch.float64),
-    )
-    direction, turn = off.rad2deg().nanmedian(0).values.tolist()
-    if max(direction, turn) > LARGEST_DISAGREEMENT:
+    poses, positions, turns = (torch.stack(column) for column in zip(*stated, strict=True))
+    direction, turn = disagreement(poses, positions, turns).rad2deg().median(0).values.tolist()
+    _, opposite = disagreement(poses, positions, -turns).rad2deg().median(0).values.tolist()
+    if max(direction, turn) > LARGEST_DISAGREEMENT or turn > max(1.0, 2 * opposite):
+        sign = f" ({opposite:.1f} with the opposite sign)" if opposite < turn else ""
         warnings.warn(
             f"{path}: the viewpoints that entries state (cam_position, inplane_rotation) are not those of their poses "
             f"(rot_mat, trans_mat): half of the directions are off by {direction:.1f} degrees or more, half of the in-plane "
-            f"rotations by {turn:.1f}. The poses are used",
+            f"rotations by {turn:.1f}{sign}. The poses are used",
             Pix3DWarning,
             stacklevel=3,
         )
@@ -305,6 +311,9 @@ def disagreement(cam_from_obj: Tensor, cam_position: Tensor, inplane_rotation: T
 
     Returns:
         (N, 2), radians: between the directions to the camera, and between the in-plane rotations.
+
+    Pix3D's README calls `inplane_rotation` a clockwise turn of the camera; users of the data take it as the object's, and so
+    does this file. Read `read`'s warning on the real data: it says when the opposite sign fits the poses better.
     """
     angles = angles_of(cam_from_obj)
     ours = viewpoints.direction_of(angles[:, 0], angles[:, 1])
@@ -334,10 +343,9 @@ def read_picture(record: Record) -> tuple[Tensor, Tensor | None]:
         ValueError: the photo is not as large as pix3d.json says; the mask is empty or belongs to another photo.
     """
     path = record.folder / record.image
-    image = read_image(path)
     height, width = record.size
-    if tuple(image.shape[-2:]) != record.size:
-        image = _as_stored(path)
+    stored = _as_stored(path)
+    image = read_image(path) if stored is None or tuple(stored.shape[-2:]) != record.size else stored
     if tuple(image.shape[-2:]) != record.size:
         got = f"{image.shape[-1]} x {image.shape[-2]}"
         raise ValueError(
@@ -347,12 +355,17 @@ def read_picture(record: Record) -> tuple[Tensor, Tensor | None]:
     return image, None if record.mask is None else _read_mask(record.folder / record.mask, record.size)
 
 
-def _as_stored(path: Path) -> Tensor:
-    """A photo without the turn that its EXIF tag asks for: annotations were made on what is stored."""
-    from PIL import Image
+def _as_stored(path: Path) -> Tensor | None:
+    """A photo without the turn that its EXIF tag asks for: annotations lie on what is stored. None: it asks for none."""
+    from PIL import ExifTags, Image, UnidentifiedImageError
 
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB")).transpose(2, 0, 1).copy()).float() / 255
+    try:
+        with Image.open(path) as image:
+            if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+                return None
+            return from_array(np.array(image.convert("RGB")))
+    except (OSError, SyntaxError, UnidentifiedImageError):
+        return None  # `read_image` says what is wrong with it
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
@@ -447,6 +460,8 @@ _COLUMNS = ("image_path", "cat_id", "example_id", "model_name", "azimuth", "elev
 
 def read_annotations(path: str | Path) -> list[Annotation]:
     """The viewpoints of a category's text file: azimuth and elevation in degrees, in-plane rotation in radians.
+
+    They are Pix3D's own `cam_position` and `inplane_rotation`; see `disagreement` about the sign of the latter.
 
     Raises:
         FileNotFoundError: no such file.
