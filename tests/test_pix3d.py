@@ -399,7 +399,7 @@ def test_real_angles_fall_into_the_published_bins(annotations):
     published = torch.tensor([279, 124, 46, 46, 34, 29, 77, 367]) / 1002
     assert (azimuth - published).abs().max() < 0.1
     for wrong in (azimuth.roll(1), azimuth.roll(-1), azimuth.flip(0), azimuth.roll(4)):
-        assert (wrong - published).abs().max() > 0.13
+        assert (wrong - published).abs().max() > 0.15
     # 96.2 % there. Low elevations dominate; chairs photographed from above make it less here
     assert elevation[0] > 0.9
     assert elevation[:2].sum() == 1
