@@ -169,18 +169,9 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     def told(crops):  # a network that says the same
         return torch.tensor([0.0, 0.0, -1.0])[None, :, None, None].expand(len(crops), 3, *crops.shape[-2:])
 
-    asked = viewpoint_pipeline.replace(run, normals=told).crops(image, boxes, masks)
+    asked = viewpoint_pipeline.replace(run, normals=told, trained={}).crops(image, boxes, masks)
     inside = slice(10, 48)
     torch.testing.assert_close(asked[..., inside, inside], given[..., inside, inside])
-
-
-def test_which_folders_are_viewpoint_runs(tmp_path):
-    assert not viewpoint_pipeline.is_viewpoint_run(tmp_path)
-    _save(tmp_path)
-    assert viewpoint_pipeline.is_viewpoint_run(tmp_path)
-    (tmp_path / "coordinates.safetensors").touch()
-    assert not viewpoint_pipeline.is_viewpoint_run(tmp_path)  # its poses say more
-    assert viewpoint_pipeline.is_viewpoint_run(tmp_path / "viewpoint.safetensors")
 
 
 def test_a_folder_without_a_viewpoint_network_says_so(tmp_path):

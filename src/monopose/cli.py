@@ -60,16 +60,25 @@ class Check(_Common):
 
 @dataclass(kw_only=True)
 class Synth(_Common):
-    """Make a complete BOP folder of rendered pictures from CAD models."""
+    """Make a complete BOP folder of rendered pictures from CAD models; or, with --pix3d, one in Pix3D's layout."""
 
-    models: Positional[tuple[Path, ...]]
-    """Mesh files, or one BOP models folder (which brings unit and symmetries)."""
+    models: Positional[tuple[Path, ...]] = ()
+    """Mesh files, or one BOP models folder (which brings unit and symmetries). With --pix3d: mesh files with +Z up and their
+    front towards -Y, or folders of them named by category; none: furniture."""
     out: Path
-    """BOP folder to make."""
+    """Folder to make."""
+    pix3d: bool = False
+    """Make a data set in Pix3D's layout, for viewpoints: one object in each picture, with its mask and aligned model."""
+    shapes: int = 10
+    """With --pix3d: pieces of furniture per category."""
+    category: str = "object"
+    """With --pix3d: category of single mesh files."""
+    workers: int = 2
+    """With --pix3d: processes that render."""
     unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
     """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
-    images: int = 2000
-    """How many pictures."""
+    images: _Int = None
+    """How many pictures, 2000 by default; with --pix3d of each shape, 40 by default."""
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     camera: _Path = None
@@ -91,13 +100,16 @@ class Synth(_Common):
 
 @dataclass(kw_only=True)
 class Train(_Common):
-    """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped."""
+    """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped.
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
+    viewpoint learns from photos in Pix3D's layout, or from CAD models."""
+
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals"]]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Path
-    """BOP folder with models/ (and camera.json), or a models folder."""
+    """BOP folder with models/ (and camera.json), or a models folder. viewpoint and normals: also a folder in Pix3D's layout,
+    or the word furniture."""
     out: _Path = None
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
     objects: tuple[int, ...] = ()
@@ -129,7 +141,20 @@ class Train(_Common):
     preset: str | None = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
-    (default), maskrcnn."""
+    (default), maskrcnn. viewpoint: modern (default); as published combined, separate."""
+    epochs: _Float = None
+    """viewpoint, normals: passes over the photos, in place of --steps; by default as the preset says (25)."""
+    by: Literal["image", "shape"] = "image"
+    """viewpoint: what is left out for validation: a tenth of the photos, or of the CAD models with all their photos."""
+    categories: tuple[str, ...] = ()
+    """viewpoint, normals: categories to learn; all by default."""
+    inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
+        None
+    )
+    """viewpoint: the last input it sees, those before it come with it; normals by default."""
+    normals: str = "oracle"
+    """viewpoint: where normals of photos come from: oracle (rendered from the aligned CAD model), files, none, or a run folder
+    with normals.safetensors."""
     set: tuple[str, ...] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
 
@@ -159,10 +184,12 @@ class Calibrate(_Common):
 
 @dataclass(kw_only=True)
 class Predict(_Common):
-    """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
+    """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward).
+
+    With a viewpoint run: azimuth, elevation and in-plane rotation in degrees, of objects in boxes or masks."""
 
     source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
-    """Image, folder of images, video, or camera number. Not with --bop."""
+    """Image, folder of images, video, or camera number. Not with --bop or --pix3d."""
     model: str
     """Run folder, or the name of bundled weights."""
     camera: _Path = None
@@ -188,6 +215,22 @@ class Predict(_Common):
     out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH")] = None
     """Folder for overlays, poses.json and a BOP CSV, out/predict by default. With --bop the CSV file,
     METHOD_DATASET-SPLIT.csv."""
+    mask: _Path = None
+    """Viewpoint runs: picture of the object's mask, white where it is; its box is taken where none is given."""
+    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
+    """Viewpoint runs: width, depth and height of the object in metres; with a camera they give poses."""
+    mesh: _Path = None
+    """Viewpoint runs: CAD model in place of --size-m; +Z up, front towards -Y. Its silhouette is drawn."""
+    unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
+    """Unit of --mesh."""
+    pix3d: _Path = None
+    """Viewpoint runs: data set in Pix3D's layout to run on, in place of a source; --out is a file, predictions.json."""
+    by: Annotated[Literal["image", "shape", "all"] | None, arg(metavar="{image,shape,all}")] = None
+    """With --pix3d: whose validation part to run on; by default that which the training left out. all: every picture."""
+    corrupt: Annotated[str | None, arg(metavar="KIND:STRENGTH")] = None
+    """With --pix3d: make the masks worse: dilate, erode, shift, holes or drop, and how much, e.g. dilate:0.1."""
+    normals: Annotated[Literal["oracle", "files", "predicted"] | None, arg(metavar="{oracle,files,predicted}")] = None
+    """With --pix3d: where normals come from; by default as in training."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run."""
     refine: bool = False
@@ -229,12 +272,16 @@ class Refine(_Common):
 @dataclass(kw_only=True)
 class Evaluate(_Common):
     """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm; or as the LINEMOD papers do. A
-    table in percent; fractions with --json."""
+    table in percent; fractions with --json. Viewpoints: a predictions.json against a data set in Pix3D's layout."""
 
     results: Positional[Path]
-    """Result file, METHOD_DATASET-SPLIT.csv."""
+    """Result file, METHOD_DATASET-SPLIT.csv; or predictions.json with viewpoints."""
     data: Path
-    """BOP folder with the models and the truth."""
+    """BOP folder with the models and the truth; for viewpoints the folder with pix3d.json."""
+    out: _Path = None
+    """Viewpoints: folder for pictures: confusion matrices, the worst mistakes."""
+    bins: Annotated[Literal["published", "centred"] | None, arg(metavar="{published,centred}")] = None
+    """Viewpoints: judge the angles in these bins; by default in those of the predictions."""
     targets: _Path = None
     """Targets file; test_targets_bop19.json of the data set by default."""
     protocol: Literal["bop", "classic"] = "bop"
@@ -248,6 +295,18 @@ class Evaluate(_Common):
     reliability: _Path = None
     """Also compare scores with the share of poses that are right (MSSD below 0.1 of the diameter), and draw the diagram
     here (PNG)."""
+
+
+@dataclass(kw_only=True)
+class Download(_Common):
+    """Fetch a public data set: resumed, checked, unpacked whole or not at all."""
+
+    name: Positional[str]
+    """Its name: pix3d, lmo, ycbv, tless."""
+    out: Path = Path("data")
+    """Folder to make the data set's folder in."""
+    url: str | None = None
+    """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
 
 
 @dataclass(kw_only=True)
@@ -303,6 +362,8 @@ def _check(args: Check) -> int:
 
 
 def _synth(args: Synth) -> int:
+    if args.pix3d:
+        return _synth_pix3d(args)
     from .data import bop, synth, synth_bop
     from .images import read_camera
     from .mesh import load_mesh
@@ -317,8 +378,18 @@ def _synth(args: Synth) -> int:
     camera = synth.default_camera() if args.camera is None else read_camera(args.camera)
     scene = synth.scene_config(models, camera, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance)
     result = synth_bop.write_bop(
-        models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds, scene=scene, split=args.split,
-        seed=args.seed,
+        models, args.out, images=2000 if args.images is None else args.images, camera=camera, backgrounds=args.backgrounds,
+        scene=scene, split=args.split, seed=args.seed,
+    )  # fmt: skip
+    return _finish(args, {"out": str(result)})
+
+
+def _synth_pix3d(args: Synth) -> int:
+    from . import viewpoint_commands
+
+    result = viewpoint_commands.synth(
+        args.out, args.models, args.unit, shapes=args.shapes, images=40 if args.images is None else args.images,
+        category=args.category, backgrounds=args.backgrounds, seed=args.seed, workers=args.workers,
     )  # fmt: skip
     return _finish(args, {"out": str(result)})
 
@@ -339,6 +410,8 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
 
 
 def _train(args: Train) -> int:
+    if args.method == "viewpoint":
+        return _train_viewpoint(args)
     from . import train
 
     out = args.out or Path("runs") / args.data.resolve().name
@@ -361,6 +434,20 @@ def _train(args: Train) -> int:
         method_config=method_config,
         progress_bar=not args.json,
     )
+    return _finish(args, {"weights": str(file)})
+
+
+def _train_viewpoint(args: Train) -> int:
+    from . import learning, train_viewpoint
+
+    names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
+    config = learning.TrainConfig(**{name: getattr(args, name) for name in names})
+    changes = _overrides(args.set) | ({"inputs": args.inputs} if args.inputs else {})
+    file = train_viewpoint.train_viewpoint(
+        args.data, args.out or Path("runs") / args.data.resolve().name, by=args.by, normals=args.normals, epochs=args.epochs,
+        backgrounds=args.backgrounds, config=config, progress_bar=not args.json,
+        method_config=train_viewpoint.configured(args.data, args.preset, args.categories, changes),
+    )  # fmt: skip
     return _finish(args, {"weights": str(file)})
 
 
@@ -391,6 +478,12 @@ def _overrides(items: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _predict(args: Predict) -> int:
+    if _sees_viewpoints(args.model):
+        return _predict_viewpoints(args)
+    only: dict[str, Any] = {"--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--pix3d": args.pix3d}
+    only |= {"--unit": args.unit, "--by": args.by, "--corrupt": args.corrupt, "--normals": args.normals}
+    if given := [name for name, value in only.items() if value is not None]:
+        raise ValueError(f"{given[0]} belongs to viewpoint runs; {args.model} has no viewpoint.safetensors, or estimates poses")
     if (args.source is None) == (args.bop is None):
         raise ValueError("give either a SOURCE (image, folder, video, camera number) or --bop DIR")
     if args.bop is None:
@@ -428,6 +521,52 @@ def _predict(args: Predict) -> int:
         limit=args.limit, debug=debug, **_asked_to_refine(args),
     )  # fmt: skip
     return _finish(args, {"results": str(path)})
+
+
+def _sees_viewpoints(model: str) -> bool:
+    """Whether a run folder, or the file in it, is a viewpoint run; told from names alone, so that nothing heavy is imported."""
+    path = Path(model)
+    if path.is_file():
+        return path.name == "viewpoint.safetensors"
+    others = [path / "coordinates.safetensors", path / "probabilistic.safetensors"]
+    return (path / "viewpoint.safetensors").is_file() and not any(p.is_file() for p in others)
+
+
+def _predict_viewpoints(args: Predict) -> int:
+    if (args.source is None) == (args.pix3d is None):
+        raise ValueError("give either a SOURCE (image, folder, video, camera number) or --pix3d DIR")
+    idle: dict[str, Any] = {
+        "--bop": args.bop,
+        "--targets": args.targets,
+        "--true-boxes": args.true_boxes,
+        "--score": args.score,
+    }
+    idle |= {"--posterior": args.posterior, "--refine": args.refine, "--no-refine": args.no_refine}
+    of_data: dict[str, Any] = {"--by": args.by, "--corrupt": args.corrupt, "--normals": args.normals}
+    of_source: dict[str, Any] = {"--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--camera": args.camera}
+    of_source |= {"--fov": args.fov, "--boxes": args.boxes, "--resize-camera": args.resize_camera}
+    for table, reason in ((idle, "does not go with a viewpoint run"), (of_data if args.pix3d is None else of_source, "")):
+        if given := [name for name, value in table.items() if value]:
+            raise ValueError(f"{given[0]} " + (reason or f"does not go with {'a SOURCE' if args.source else '--pix3d'}"))
+    from . import viewpoint_commands, viewpoint_pipeline
+
+    run = viewpoint_pipeline.load(args.model, args.device)
+    if args.pix3d is not None:
+        path = viewpoint_commands.predict_pix3d(
+            run, args.pix3d, args.out or Path("out/predictions.json"), by=args.by, corrupt=args.corrupt, normals=args.normals,
+            limit=args.limit,
+        )  # fmt: skip
+        return _finish(args, {"predictions": str(path)})
+    model = None
+    if args.mesh is not None:
+        from .mesh import load_mesh
+
+        model = load_mesh(args.mesh, args.unit)
+    result = viewpoint_commands.predict_pictures(
+        run, args.source or "", args.out or Path("out/predict"), boxes=args.boxes, mask=args.mask, camera=args.camera,
+        fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, model=model, limit=args.limit, debug=args.debug,
+    )  # fmt: skip
+    return _finish(args, result) or 130 * result.stopped
 
 
 def _asked_to_refine(args: Predict) -> dict[str, Any]:
@@ -516,6 +655,10 @@ def _calibrate(args: Calibrate) -> int:
 
 
 def _evaluate(args: Evaluate) -> int:
+    if args.results.suffix.lower() == ".json":
+        return _evaluate_viewpoints(args)
+    if args.out is not None or args.bins is not None:
+        raise ValueError("--out and --bins belong to viewpoints, whose predictions are a .json file")
     from .evaluation import calibration, classic, protocol, table
 
     if args.protocol == "classic":
@@ -538,6 +681,29 @@ def _evaluate(args: Evaluate) -> int:
     if args.reliability is not None:
         print(f"\n{table.reliability_text(found)}\ndiagram: {args.reliability}")
     return 0
+
+
+def _evaluate_viewpoints(args: Evaluate) -> int:
+    others: dict[str, Any] = {"--targets": args.targets, "--vsd": args.vsd, "--flip-eggbox": args.flip_eggbox}
+    others |= {"--reliability": args.reliability, "--protocol classic": args.protocol == "classic"}
+    if given := [name for name, value in others.items() if value]:
+        raise ValueError(f"{given[0]} belongs to BOP result files, not to viewpoints")
+    from . import viewpoint_commands
+    from .evaluation import viewpoint
+
+    report = viewpoint_commands.evaluate(args.results, args.data, args.out, args.bins)
+    if args.json:
+        return _finish(args, report)
+    print(viewpoint.text(report))
+    if "pictures" in report:
+        print(f"pictures: {args.out}")
+    return 0
+
+
+def _download(args: Download) -> int:
+    from .data import download
+
+    return _finish(args, {"folder": str(download.download(args.name, args.out, args.url))})
 
 
 def _fit_identity(args: FitIdentity) -> int:
@@ -565,6 +731,7 @@ _COMMANDS: dict[type[_Common], tuple[str, Callable[[Any], int]]] = {
     Predict: ("predict", _predict),
     Refine: ("refine", _refine),
     Evaluate: ("evaluate", _evaluate),
+    Download: ("download", _download),
     FitIdentity: ("fit-identity", _fit_identity),
     Doctor: ("doctor", _doctor),
 }

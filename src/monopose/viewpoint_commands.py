@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def _save_debug(folder: Path, name: str, run: ViewpointRun, image: Tensor, boxes
 
 
 def predict_pix3d(
-    run: ViewpointRun, data: str | Path, out: str | Path, *, by: Split | None = None, seed: int | None = None,
+    run: ViewpointRun, data: str | Path, out: str | Path, *, by: Split | None = None, seed: int = 0,
     corrupt: str | None = None, normals: Literal["oracle", "files", "predicted"] | None = None, limit: int | None = None,
 ) -> Path:  # fmt: skip
     """Predict the validation pictures of a Pix3D data set and write predictions.json.
@@ -188,7 +189,7 @@ def predict_pix3d(
         out: the file.
         by: the split whose validation part is taken, see `pix3d.split`; "all": every picture, for runs that have learned from
             none of them; None: the split that the run's training left out.
-        seed: of the split; None: that of the training, else 0.
+        seed: of the split.
         corrupt: KIND:STRENGTH, what is wrong with the masks, e.g. dilate:0.1, see `viewpoint_crops.corrupt`.
         normals: where they come from, see `viewpoint_pipeline.predict_records`.
         limit: only the first so many pictures.
@@ -198,19 +199,18 @@ def predict_pix3d(
     """
     from rich.progress import Progress
 
-    trained, first = run.notes.get("by"), int(run.notes.get("split_seed", 0))
+    trained = run.trained.get("split_by") if _learned_from(run, Path(data)) else None
     chosen = by or trained or "image"
-    at = first if seed is None else seed
-    if trained is not None and chosen != "all" and (chosen, at) != (trained, first):
+    if trained is not None and chosen != "all" and (chosen, seed) != (trained, 0):
         raise ValueError(
-            f"{run.path} was trained on the split by {trained}, seed {first}; validation pictures of the split by {chosen}, "
-            f"seed {at}, are partly those it learned from. Leave --by out, or train on that split"
+            f"{run.path} learned from {data}, split by {trained} with seed 0; validation pictures of the split by {chosen}, "
+            f"seed {seed}, are partly those it learned from. Leave --by out, or train on that split"
         )
     corruption = None if corrupt is None else _corruption(corrupt)
     records = pix3d.read(data, categories=run.config.categories)
-    share = float(run.notes.get("share", 0.1))
+    share = float(run.trained.get("share", 0.1)) if trained is not None else 0.1
     if chosen != "all":
-        records = pix3d.split(records, chosen, at, share)[1]  # type: ignore[arg-type]
+        records = pix3d.split(records, chosen, seed, share)[1]  # type: ignore[arg-type]
     records = records[:limit]
     if not records:
         raise ValueError(f"{data} has no picture in the validation part of the split by {chosen}; try --by all")
@@ -219,11 +219,18 @@ def predict_pix3d(
         seen = viewpoint_pipeline.predict_records(
             run, records, corruption=corruption, normals=normals, advanced=lambda done: progress.update(task, completed=done)
         )
-    about: dict[str, Any] = {"by": chosen, "seed": at, "share": share, "corrupt": corrupt, "limit": limit}
-    if run.sees("normals"):
-        about["normals"] = normals or run.notes.get("normals") or ("predicted" if run.normals is not None else "oracle")
+    about: dict[str, Any] = {"by": chosen, "seed": seed, "share": share, "corrupt": corrupt, "limit": limit}
+    about["normals"] = viewpoint_pipeline.normals_of(run, normals)
     write_json(out, viewpoint_pipeline.predictions(run, records, seen, **about))
     return Path(out)
+
+
+def _learned_from(run: ViewpointRun, data: Path) -> bool:
+    """Whether the run's training read the photos of this folder."""
+    note = run.path / "viewpoint.json"
+    if not note.is_file():
+        return bool(run.trained.get("split_by"))  # weights alone do not tell; take the careful answer
+    return Path(json.loads(note.read_text(encoding="utf-8"))["data"]).resolve() == data.resolve()
 
 
 def _corruption(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,13 +32,14 @@ class ViewpointRun:
     Args:
         model: the network.
         path: the run folder.
-        notes: what its training wrote down: "by", "split_seed" and "share" of the split it left out, "normals", "edges".
+        trained: what its training wrote down: "split_by" and "share" of the photos that it left out, and where "normals" came
+            from: "oracle", "files", "none" or the run folder of a network.
         normals: makes surface normals of crops, see `viewpoint_crops.Predictor`, or None.
     """
 
     model: viewpoint.Model
     path: Path
-    notes: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
     normals: viewpoint_crops.Predictor | None = None
 
     @property
@@ -53,10 +55,16 @@ class ViewpointRun:
         levels = list(viewpoint.GROUPS)
         return levels.index(self.config.inputs) >= levels.index(what)
 
+    @property
+    def learned_from_network(self) -> bool:
+        """Whether normals and boundaries were predicted in training."""
+        return self.trained.get("normals", "none") not in ("oracle", "files", "none")
+
     def crops(self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None) -> Tensor:
         """What the network looks at. Arguments as `predict` -> (N, 8, S, S)."""
-        for what, given in (("mask", masks is not None), ("normals", normals is not None or self.normals is not None)):
-            if self.sees(what) and not given and self.notes.get(what) != "none":  # type: ignore[arg-type]
+        told = normals is not None or self.normals is not None or self.trained.get("normals") == "none"
+        for what, given in (("mask", masks is not None), ("normals", told)):
+            if self.sees(what) and not given:  # type: ignore[arg-type]
                 raise ValueError(
                     f"{self.path} was trained on {self.config.inputs}, so it needs {NEED[what]}: "
                     + (
@@ -74,10 +82,10 @@ class ViewpointRun:
             crop = viewpoint_crops.channels(
                 image.detach().cpu().float(), box, self.config.input_size, mask, normals, scale=self.config.crop_scale
             )
-            if normals is None and self.normals is not None and self.sees("normals"):
-                told, edges = viewpoint_crops._asked(self.normals, crop[viewpoint_crops.RGB])
-                crop[viewpoint_crops.NORMALS] = (told + 1) / 2
-                if edges is not None and self.notes.get("edges") == "predicted":
+            if self.normals is not None and self.sees("boundaries"):
+                found, edges = viewpoint_crops._asked(self.normals, crop[viewpoint_crops.RGB])
+                crop[viewpoint_crops.NORMALS] = (found + 1) / 2 if normals is None else crop[viewpoint_crops.NORMALS]
+                if edges is not None and self.learned_from_network:
                     crop[viewpoint_crops.BOUNDARIES] = edges
             made.append(crop)
         side = self.config.input_size
@@ -128,36 +136,24 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
             f"{folder} has no {FILE}; it holds {', '.join(weights.weights_in(folder))}. Train one: monopose train viewpoint "
             f"--data DIR --out {folder}"
         )
-    checkpoint = weights.read(file)
-    config = replace(weights.build_config(viewpoint.Config, checkpoint.config, str(file)), pretrained=False)
-    model = viewpoint.Model(config)
-    weights.load_into(model, checkpoint)
-    return ViewpointRun(model.eval(), folder, dict(checkpoint.notes), _normals_of(folder)).to(where)
-
-
-def is_viewpoint_run(name: str | Path) -> bool:
-    """Whether `predict` should take this run for viewpoints: it holds their network and none that estimates poses."""
-    path = Path(name)
-    if path.is_file():
-        return path.name == FILE
-    others = ("coordinates.safetensors", "probabilistic.safetensors")
-    return (path / FILE).is_file() and not any((path / other).is_file() for other in others)
+    model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
+    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    run = ViewpointRun(model, folder, trained)
+    beside = folder if (folder / "normals.safetensors").is_file() or not run.learned_from_network else Path(trained["normals"])
+    return replace(run, normals=_normals_of(beside)).to(where)
 
 
 def _normals_of(folder: Path) -> viewpoint_crops.Predictor | None:
-    """The normals network that lies beside, if any."""
+    """The normals network of a run folder, if it has one."""
     file = folder / "normals.safetensors"
     if not file.is_file():
         return None
     from .methods import normals
 
-    checkpoint = weights.read(file)
-    config = replace(weights.build_config(normals.Config, checkpoint.config, str(file)), pretrained=False)
-    model = normals.Model(config)
-    weights.load_into(model, checkpoint)
+    model = weights.load_network(file, normals.Config, normals.Model)
 
     def told(crops: Tensor) -> tuple[Tensor, Tensor]:
-        maps = normals.predict(model.eval(), crops)
+        maps = normals.predict(model, crops)
         return maps.normals, maps.boundaries
 
     return told
@@ -198,26 +194,21 @@ def predict_records(
         run: a trained run.
         records: of `pix3d.read`.
         corruption: what is wrong with the masks, and how much, see `viewpoint_crops.corrupt`.
-        normals: where they come from, for a network that looks at them; None: as in its training, as its notes say, else by
-            the network that lies beside it, else the oracle.
+        normals: where they come from, for a network that looks at them, see `normals_of`.
         advanced: is told how many records are done.
     """
-    source: Any = "none"
-    if run.sees("normals"):
-        kind = normals or run.notes.get("normals") or ("predicted" if run.normals is not None else "oracle")
-        if kind == "predicted" and run.normals is None:
-            raise ValueError(
-                f"{run.path} has no normals.safetensors to predict normals with; put one there, or take the oracle"
-            )
-        source = run.normals if kind == "predicted" else kind
-    edges: Any = run.notes.get("edges", "classical") if run.sees("boundaries") else "classical"
+    kind = normals_of(run, normals)
+    source: Any = run.normals if kind == "predicted" else kind
+    edges: Any = (
+        "files" if kind == "files" else "predicted" if kind == "predicted" and run.learned_from_network else "classical"
+    )
     order = sorted(range(len(records)), key=lambda i: records[i].shape)  # each CAD model is read once
     parts, done = [], 0
     for first in range(0, len(order), CHUNK):
         rows = order[first : first + CHUNK]
         crops = viewpoint_crops.RecordCrops(
-            [records[i] for i in rows], run.config.input_size, normals=source, edges=edges if callable(source) else "classical",
-            corruption=corruption, scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
+            [records[i] for i in rows], run.config.input_size, normals=source, edges=edges, corruption=corruption,
+            scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
         )  # fmt: skip
         parts.append(_asked(run.model, torch.stack([crops[k]["image"] for k in range(len(rows))])))
         done += len(rows)
@@ -225,6 +216,24 @@ def predict_records(
             advanced(done)
     back = torch.tensor(order).argsort()
     return Viewpoints(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
+
+
+def normals_of(run: ViewpointRun, asked: str | None = None) -> Literal["oracle", "files", "predicted", "none"]:
+    """Where the normals of a data set's photos come from: as asked, else as in the run's training, else from its own network,
+    else from the oracle; "none" for a network that does not look at them.
+
+    Raises:
+        ValueError: they should be predicted, and there is no network for it.
+    """
+    if not run.sees("boundaries"):
+        return "none"
+    if not run.sees("normals") and not run.learned_from_network:  # boundaries may lie beside normals that were made by hand
+        return "files" if run.trained.get("normals") == "files" else "none"
+    found = asked or ("predicted" if run.learned_from_network or run.normals is not None else None)
+    kind: Any = found or run.trained.get("normals", "oracle")
+    if kind == "predicted" and run.normals is None:
+        raise ValueError(f"{run.path} has no normals.safetensors to predict normals with; put one there, or take the oracle")
+    return kind
 
 
 def predictions(
