@@ -136,7 +136,12 @@ class Data:
 
     def parts(self, by: str) -> tuple[list[pix3d.Record], list[pix3d.Record]]:
         """Training and held-back pictures, the same for all seeds."""
-        return pix3d.split(self.records, by, 0, self.settings.share)  # type: ignore[arg-type]
+        train, held = pix3d.split(self.records, by, 0, self.settings.share)  # type: ignore[arg-type]
+        if not train or not held:
+            raise ValueError(
+                f"of {len(self.records)} pictures, {len(held)} are held back by {by}; more --shapes or --images are needed"
+            )
+        return train, held
 
     def known(self) -> Mapping[str, Known]:
         """What Pix3D's layout has no place for, by product; nothing is known of real photos."""
@@ -553,8 +558,8 @@ def tables(settings: Settings, results: Results, nets: Sequence[str], levels: Se
         what = f"{first['train']} training pictures, {first['held']} held back, {settings.epochs} epochs"
         parts.append(
             f"Azimuth accuracy, percent, in the 8 published bins, unseen shapes; majority class {majority:.1f}; {what}, "
-            f"crops of {settings.side} px, combined {WIDTHS['combined']}, separate {WIDTHS['separate']}, modern zoom {settings.zoom}\n\n"
-            + markdown(["network", *(INPUT_NAMES[level] for level in levels)], grid)
+            f"crops of {settings.side} px; channels of combined {WIDTHS['combined']}, of separate {WIDTHS['separate']}; modern "
+            f"enlarges {settings.zoom} times\n\n" + markdown(["network", *(INPUT_NAMES[level] for level in levels)], grid)
         )
     section("All scores, unseen shapes", named(main))
     section("All scores, unseen pictures of known shapes", named([replace(r, by="image") for r in main]))
@@ -563,7 +568,11 @@ def tables(settings: Settings, results: Results, nets: Sequence[str], levels: Se
         section("Boundaries and normals predicted from RGB", named_predicted)
     folds = [done[f"normals {k}"] for k in range(FOLDS) if f"normals {k}" in done]
     if folds:
-        keys = (("median °", "median_deg", 1), ("mean °", "mean_deg", 1), ("below 30°", "below_30", 100))
+        keys: tuple[tuple[str, str, int], ...] = (
+            ("median °", "median_deg", 1),
+            ("mean °", "mean_deg", 1),
+            ("below 30°", "below_30", 100),
+        )
         keys += (("boundary precision", "precision", 100), ("boundary recall", "recall", 100), ("mask IoU", "mask_iou", 100))
         cells_ = [spread(_values(folds, key), scale) for _, key, scale in keys]
         parts.append("Predicted normals, held-back shapes\n\n" + markdown(["", *(k[0] for k in keys)], [["normals", *cells_]]))
