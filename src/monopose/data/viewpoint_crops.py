@@ -42,6 +42,7 @@ CHANNELS = 8
 RGB, MASK, BOUNDARIES, NORMALS = slice(0, 3), 3, 4, slice(5, 8)
 NOTHING = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.5])[:, None, None]  # what a crop holds outside the photo
 CROP_SCALE = 1.1  # side of the crop / longer side of the box
+NOTED = 64  # photos after which a cache notes how far it is
 _VERSION = 1  # of what is kept in a cache: a change makes old ones useless
 
 Corruption = Literal["dilate", "erode", "shift", "holes", "drop"]
@@ -434,7 +435,7 @@ class RecordCrops(Dataset):
                 crop = self._crop(self.records[row], broken)
                 kept[row] = (crop * 255).round().clamp(0, 255).byte().numpy()
                 progress.advance(task)
-                if count % 64 == 0 or count == len(order):
+                if count % NOTED == 0 or count == len(order):
                     remember(count)
         if broken:
             path, why = next(iter(broken.items()))
