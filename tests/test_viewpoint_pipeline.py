@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -169,7 +170,7 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     def told(crops):  # a network that says the same
         return torch.tensor([0.0, 0.0, -1.0])[None, :, None, None].expand(len(crops), 3, *crops.shape[-2:])
 
-    asked = viewpoint_pipeline.replace(run, normals=told, trained={}).crops(image, boxes, masks)
+    asked = replace(run, normals=told, trained={}).crops(image, boxes, masks)
     inside = slice(10, 48)
     torch.testing.assert_close(asked[..., inside, inside], given[..., inside, inside])
 

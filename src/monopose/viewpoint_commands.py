@@ -157,11 +157,9 @@ def _read_mask(path: Path) -> Tensor:
 
 
 def _overlay(frame: Any, boxes: Tensor, seen: Any, pose: PoseEstimates | None, model: ObjectModel | None) -> Any:
-    """The silhouette where the mesh is known, else the axes of each object."""
+    """The axes of each object, and its silhouette where the mesh is known."""
     texts = [viz_viewpoint.caption(a, p) for a, p in zip(seen.angles, seen.probabilities)]
-    if model is None or pose is None:
-        return viz_viewpoint.draw(frame.image, boxes, seen.angles, texts)
-    return viz.draw(frame, pose, [model])
+    return viz_viewpoint.draw(frame.image, boxes, seen.angles, texts, model=model, poses=pose, camera=frame.camera)
 
 
 def _save_debug(folder: Path, name: str, run: ViewpointRun, image: Tensor, boxes: Tensor, masks: Any, seen: Any) -> None:

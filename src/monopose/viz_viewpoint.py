@@ -15,6 +15,7 @@ from . import viz
 from .geometry import boxes as box_ops
 from .geometry import viewpoints
 from .geometry.viewpoints import Bins
+from .types import Camera, ObjectModel, PoseEstimates
 from .viz import AXES, BLACK, WHITE, Color
 from .viz_posterior import BLUE, FAINT, GREY, INK, TINTS, TRUTH, _Figure
 
@@ -42,7 +43,8 @@ class Mistake(NamedTuple):
 
 
 def draw(
-    image: Tensor, boxes: Tensor, angles: Tensor, texts: Sequence[str] | None = None, truth: Tensor | None = None
+    image: Tensor, boxes: Tensor, angles: Tensor, texts: Sequence[str] | None = None, truth: Tensor | None = None,
+    model: ObjectModel | None = None, poses: PoseEstimates | None = None, camera: Camera | None = None,
 ) -> Image.Image:  # fmt: skip
     """The photo with the axes that each object is believed to have: to its front green, to its right red, upwards blue.
 
@@ -54,7 +56,8 @@ def draw(
         boxes: (N, 4), xyxy on pixel edges.
         angles: azimuth, elevation, in-plane rotation, (N, 3), radians.
         texts: what to write at each box.
-        truth: true angles, (N, 3), drawn as thin white arrows.
+        truth: true angles, (N, 3), drawn as thin pale arrows.
+        model, poses, camera: where its CAD model is believed to be, one pose per box; its silhouette takes the box's place.
 
     Returns:
         an RGB picture of the photo's size.
@@ -63,10 +66,16 @@ def draw(
     canvas = viz._Canvas((image.shape[-2], image.shape[-1]))
     written: list[tuple[str, tuple[float, float], Color]] = []
     covered = boxes.clone()  # by the box and its arrows
+    silhouettes: list[np.ndarray] = []
+    if model is not None and poses is not None and camera is not None:
+        silhouettes = viz._silhouettes(poses, {model.obj_id: model}, camera, canvas.scale)
     for i, (box, angle) in enumerate(zip(boxes, angles, strict=True)):
-        canvas.box(tuple(box.tolist()), viz.BOX, 0.7 * canvas.line_width)  # type: ignore[arg-type]
+        if silhouettes:
+            canvas.contour(silhouettes[i], viz.BOX, canvas.line_width)
+        else:
+            canvas.box(tuple(box.tolist()), viz.BOX, 0.7 * canvas.line_width)  # type: ignore[arg-type]
         if truth is not None:
-            _arrows(canvas, box, truth[i].detach().cpu().double(), 0.4 * canvas.line_width, WHITE)
+            _arrows(canvas, box, truth[i].detach().cpu().double(), 0.5 * canvas.line_width, pale=True)
         names = _arrows(canvas, box, angle, 1.3 * canvas.line_width)
         written += names
         places = torch.tensor([place for _, place, _ in names], dtype=torch.float64)
@@ -95,7 +104,7 @@ def crop(image: Tensor, box: Tensor, angles: Tensor, side: int = 320, truth: Ten
 
 
 def _arrows(
-    canvas: viz._Canvas, box: Tensor, angles: Tensor, width: float, color: Color | None = None
+    canvas: viz._Canvas, box: Tensor, angles: Tensor, width: float, pale: bool = False
 ) -> list[tuple[str, tuple[float, float], Color]]:
     """Draw the three arrows of one object; returns their names, where to write them, and their colours."""
     R = viewpoints.rotation_of(angles)
@@ -105,9 +114,10 @@ def _arrows(
     written = []
     for k in sorted(range(3), key=lambda k: -ends[k, 2]):  # what points away first
         name, _, own = ARROWS[k]
+        color: Color = tuple((255 + c) // 2 for c in own) if pale else own  # type: ignore[assignment]
         along = ends[k, :2] * length
         tip = middle + along
-        canvas.lines(np.stack([middle, tip]), color or own, width)
+        canvas.lines(np.stack([middle, tip]), color, width)
         reach = float(np.hypot(*along))
         if reach > 4 * width:
             unit = along / reach
@@ -115,7 +125,7 @@ def _arrows(
             for turn in (2.6, -2.6):  # radians from the direction of the arrow
                 c, s = math.cos(turn), math.sin(turn)
                 side = tip + wing * np.array([c * unit[0] - s * unit[1], s * unit[0] + c * unit[1]])
-                canvas.lines(np.stack([tip, side]), color or own, width)
+                canvas.lines(np.stack([tip, side]), color, width)
             place = tip + unit * min(canvas.size) / 36
         else:  # it points at the camera, or straight away from it
             place = tip + np.array([0.0, min(canvas.size) / 24])
@@ -238,7 +248,7 @@ def _percent(share: float) -> str:
 
 
 def worst(mistakes: Sequence[Mistake], most: int = 20, columns: int = 5) -> Image.Image:
-    """The pictures whose rotation is off most, the worst first: estimate in colours, truth in thin white arrows."""
+    """The pictures whose rotation is off most, the worst first: thick arrows for the estimate, thin pale ones for the truth."""
     if not mistakes:
         raise ValueError("a sheet of mistakes needs at least one picture, got none")
     chosen = sorted(mistakes, key=lambda m: -m.error_deg)[:most]

@@ -323,7 +323,8 @@ def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None)
     true = torch.stack([r.angles for r in mine])
     index = given.index if kind == given.bins else None
     report = by_category(given.angles, true, [r.category for r in mine], BINS[kind], index, same)
-    about = {"predictions": str(predictions), "data": str(data), "bins": kind, "symmetric_shapes": len(known), **given.about}
+    about = {"predictions": str(predictions), "data": str(data), "bins": kind, **given.about}
+    about["symmetric_shapes"] = len({r.shape for r in mine} & set(known))
     return report | {"about": about}
 
 
