@@ -28,6 +28,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -319,10 +320,10 @@ def _learned_from(
 
 def halves(records: Sequence[pix3d.Record]) -> list[list[pix3d.Record]]:
     """Records of half the products each, of every category."""
-    place: dict[str, int] = {}
-    for category in sorted({r.category for r in records}):
-        products = sorted({r.product for r in records if r.category == category})
-        place |= {product: i % FOLDS for i, product in enumerate(products)}
+    products = sorted({r.product for r in records})  # by category; every other one
+    if len(products) < FOLDS:
+        raise ValueError(f"predicted normals need {FOLDS} shapes or more to learn from, got {len(products)}")
+    place = {product: i % FOLDS for i, product in enumerate(products)}
     return [[r for r in records if place[r.product] == k] for k in range(FOLDS)]
 
 
@@ -401,37 +402,51 @@ class Results:
 Job = tuple[str, Callable[..., dict[str, Any]], Any]  # key, function of (what, data), what
 
 
-def work(jobs: Iterable[Job], data: Data, results: Results, workers: int, until: float = math.inf) -> bool:
+def started(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each."""
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread, initargs=(0,))
+
+
+def work(
+    jobs: Iterable[Job],
+    data: Data,
+    results: Results,
+    pool: ProcessPoolExecutor | None,
+    workers: int = 1,
+    until: float = math.inf,
+) -> bool:
     """Do what is not done yet, several at once; start nothing new after the time `until` (of `time.monotonic`).
+
+    Args:
+        jobs: in the order of their importance.
+        data: what they learn from.
+        results: of earlier jobs; theirs are added.
+        pool: None: they run in this process.
+        workers: of the pool.
+        until: see above.
 
     Returns:
         whether all of them are done.
     """
-    todo = [job for job in jobs if job[0] not in results.rows]
-
-    def note(row: dict[str, Any]) -> None:
-        results.add(row)
-        where = f", azimuth {100 * row['scores']['published']['azimuth']['accuracy']:.1f}" if "scores" in row else ""
-        print(f"{time.strftime('%H:%M:%S')} {row['key']}: {row['seconds']:.0f} s{where}", flush=True)
-
-    if workers <= 1:
-        for _, function, what in todo:
-            if time.monotonic() > until:
-                return False
-            note(function(what, data))
-        return True
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread, initargs=(0,)) as pool:
-        running: set[Future[dict[str, Any]]] = set()
-        queue = list(todo)
-        while running or (queue and time.monotonic() <= until):
-            while queue and len(running) < workers and time.monotonic() <= until:
-                _, function, what = queue.pop(0)
-                running.add(pool.submit(function, what, data))
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                note(future.result())
+    queue = [job for job in jobs if job[0] not in results.rows]
+    running: set[Future[dict[str, Any]]] = set()
+    while running or (queue and time.monotonic() <= until):
+        while queue and len(running) < workers and time.monotonic() <= until:
+            _, function, what = queue.pop(0)
+            running.add(_done(function(what, data)) if pool is None else pool.submit(function, what, data))
+        finished, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            row = future.result()
+            results.add(row)
+            where = f", azimuth {100 * row['scores']['published']['azimuth']['accuracy']:.1f}" if "scores" in row else ""
+            print(f"{time.strftime('%H:%M:%S')} {row['key']}: {row['seconds']:.0f} s{where}", flush=True)
     return not queue
+
+
+def _done(row: dict[str, Any]) -> Future[dict[str, Any]]:
+    future: Future[dict[str, Any]] = Future()
+    future.set_result(row)
+    return future
 
 
 def _jobs(runs: Iterable[Run]) -> list[Job]:
@@ -650,29 +665,29 @@ def cached(data: Data, splits: Sequence[str]) -> None:
             data.crops(records, augment=augment)
 
 
-def _everything(
-    options: argparse.Namespace, data: Data, results: Results, nets: Sequence[str], levels: Sequence[str], until: float
-) -> bool:
+def _everything(options: argparse.Namespace, data: Data, results: Results, levels: Sequence[str], until: float) -> bool:
     """All trainings, the important ones first; False if the time was up before."""
+    nets, seeds, jobs = tuple(options.nets), options.seeds, options.jobs
+    with started(jobs) if jobs > 1 else nullcontext() as pool:
 
-    def do(jobs: Iterable[Job]) -> bool:
-        return work(jobs, data, results, options.jobs, until)
+        def do(jobs_: Iterable[Job]) -> bool:
+            return work(jobs_, data, results, pool, max(jobs, 1), until)
 
-    if not do(_jobs(probes(nets, levels[-1]))):
-        return False
-    main, seeds = cells(nets, levels, results), options.seeds
-    if not do(_jobs(replace(r, seed=s) for s in range(seeds) for r in main)):
-        return False
-    if not do(_jobs(replace(r, by="image") for r in main)):
-        return False
-    if options.short:
-        return True
-    if "normals" in levels:
-        if not do([(f"normals {k}", learned_normals, k) for k in range(FOLDS)]):
+        if not do(_jobs(probes(nets, levels[-1]))):
             return False
-        if not do(_jobs(predicted_runs(main, seeds))):
+        main = cells(nets, levels, results)
+        if not do(_jobs(replace(r, seed=s) for s in range(seeds) for r in main)):
             return False
-    return do(_jobs(ablations(main)))
+        if not do(_jobs(replace(r, by="image") for r in main)):
+            return False
+        if options.short:
+            return True
+        if "normals" in levels:
+            if not do([(f"normals {k}", learned_normals, k) for k in range(FOLDS)]):
+                return False
+            if not do(_jobs(predicted_runs(main, seeds))):
+                return False
+        return do(_jobs(ablations(main)))
 
 
 def measured(options: argparse.Namespace) -> str:
@@ -683,7 +698,7 @@ def measured(options: argparse.Namespace) -> str:
     if not options.table:
         cached(data, ("shape", "image"))
         print(f"{time.strftime('%H:%M:%S')} {len(data.records)} pictures, crops cut", flush=True)
-        if not _everything(options, data, results, nets, levels, until):
+        if not _everything(options, data, results, levels, until):
             print("the time was up before all was done; run the same command again to go on", flush=True)
     text = tables(data.settings, results, nets, levels, seeds)
     (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
