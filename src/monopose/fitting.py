@@ -1,0 +1,370 @@
+"""Analysis by synthesis: the pose and the code whose synthesised picture looks like the photo.
+
+`fit` starts in many places at once, lets Adam follow the gradient of the generator's picture, and keeps the best; `predict`
+does so for the objects of a frame and says where they are in metres, as far as the category tells how large its objects are.
+
+Source: Chen et al., Category Level Object Pose Estimation via Neural Analysis-by-Synthesis (ECCV 2020), sec. 3.3. Different
+here: starts all around and where the encoder proposes them, first many for few steps and then few for many; a silhouette term;
+pixels that something else hides do not count.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import boxes as box_ops
+from .geometry import camera as camera_ops
+from .geometry import crops, rotation, viewpoints
+from .methods.category import Model, Picture, cross_entropy
+from .nets import perceptual
+from .types import Detections, Frame, PoseEstimates
+
+FEWEST = 16  # mask pixels that an object needs to be fitted
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A number of steps with the best of the starts."""
+
+    starts: int
+    steps: int
+    rate: float = 1.0  # of the learning rates
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to search. Learning rates are Adam's, per step."""
+
+    phases: tuple[Phase, ...] = (Phase(16, 8, 1.5), Phase(4, 20, 1.0))
+    proposals: float = 0.5  # share of the starts that the encoder proposes, if it can
+    elevation_deg: tuple[float, float] = (-10.0, 80.0)  # of the other starts
+    sampled: bool = True  # starts sample their code from the encoder's posterior; else all take its mean
+    align: bool = True  # scale and shift the starts so that their silhouettes lie on the mask
+    lr_azimuth: float = 0.09  # radians
+    lr_elevation: float = 0.05  # radians
+    lr_inplane: float = 0.03  # radians
+    lr_shift: float = 0.02  # half sides of the crop
+    lr_scale: float = 0.02  # of the logarithm
+    lr_code: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)  # of Adam
+    prior_weight: float = 0.02  # of the mean square of the code
+    alpha_weight: float = 0.5  # of the silhouette's cross-entropy, where the generator has an alpha channel
+    colour_weight: float = 1.0  # of the mean absolute difference of colours
+    patience: int = 8  # a phase ends after so many steps that did not lower the least loss by `tolerance` of it
+    tolerance: float = 0.005
+    select: Literal["vote", "least"] = "least"
+    vote_best: int = 5  # of the ends, sorted by loss, take part in the vote
+    vote_deg: float = 10.0  # ends nearer than this agree
+    features: perceptual.Name | None = None  # see `nets.perceptual`; None: the best that is there
+
+
+def published() -> FitConfig:
+    """32 starts, 50 steps of Adam, the published rates, chosen by vote. The starts go all around: the original's, from -90 to
+    90 degrees, left the back half to chance."""
+    return FitConfig(
+        (Phase(32, 50),), proposals=0.0, elevation_deg=(45.0, 45.0), align=False, lr_azimuth=0.03 * math.pi,
+        lr_elevation=0.01 * math.pi, lr_inplane=0.01 * math.pi, lr_shift=0.03, lr_scale=0.03, lr_code=0.3, betas=(0.5, 0.999),
+        prior_weight=1.0, alpha_weight=0.0, colour_weight=0.0, patience=1000, select="vote",
+    )  # fmt: skip
+
+
+class Views(NamedTuple):
+    """Where K starts are: all that the generator needs."""
+
+    angles: Tensor  # (K, 3), azimuth, elevation, in-plane rotation, radians
+    motion: Tensor  # (K, 4), in-plane rotation, scale, tx, ty of the crop, see `nets.volume.warp`
+    codes: Tensor  # (K, codes)
+
+    def rows(self, index: Tensor) -> Views:
+        return Views(self.angles[index], self.motion[index], self.codes[index])
+
+
+class Moment(NamedTuple):
+    """One step of a fit, before the variables move."""
+
+    starts: Tensor  # (K,), int64, which of the starts still run
+    losses: Tensor  # (K,)
+    views: Views
+
+
+class Fit(NamedTuple):
+    """What `fit` found."""
+
+    views: Views  # of the K starts that were kept to the end, each where its loss was least
+    losses: Tensor  # (K,)
+    least: int  # of them, the one whose loss is least
+    voted: int  # the one that the vote chose
+    votes: int  # that it got, itself included
+    chosen: int  # of the two, the one the configuration asks for
+    features: str  # in which the pictures were compared
+    history: list[Moment]
+    metric: bool = False  # whether the pose made from it is in metres; `predict` fills it in
+    seconds: float = 0.0
+
+    @property
+    def angles(self) -> Tensor:
+        """(3,), azimuth in [0, 2 pi), elevation, in-plane rotation, radians, of the chosen one."""
+        return viewpoints.wrapped(self.views.angles[self.chosen])
+
+    @property
+    def motion(self) -> Tensor:
+        """(4,), of the chosen one."""
+        return self.views.motion[self.chosen]
+
+
+def fit(
+    model: Model, image: Tensor, mask: Tensor, config: FitConfig | None = None, generator: torch.Generator | None = None,
+    known: Tensor | None = None,
+) -> Fit:  # fmt: skip
+    """Fit the generator to one crop. The network is not changed.
+
+    Args:
+        model: in evaluation mode.
+        image: the crop, (3, S, S), RGB in [0, 1].
+        mask: what of it the object covers, (S, S), in [0, 1].
+        config: the search.
+        generator: source of randomness, on the CPU; None: seeded by 0.
+        known: (S, S), in [0, 1]: 0 where the mask says nothing of the object, as something else hides it. None: 1 everywhere.
+
+    Returns:
+        `Fit`. Objects of symmetric categories keep azimuth 0 throughout.
+
+    Raises:
+        ValueError: other shapes; the mask is empty.
+    """
+    began = time.perf_counter()
+    config = config or FitConfig()
+    side = model.config.input_size
+    for name, value, wanted in (
+        ("image", image, (3, side, side)),
+        ("mask", mask, (side, side)),
+        ("known", known, (side, side)),
+    ):
+        if value is not None and tuple(value.shape) != wanted:
+            raise ValueError(f"{name} must be {wanted}, the network's input_size, got {tuple(value.shape)}")
+    if not float(mask.sum()) > 0:
+        raise ValueError("the mask is empty: there is nothing to fit to; check that it belongs to this crop")
+    device = next(model.parameters()).device
+    image, mask = image.to(device, torch.float32), mask.to(device, torch.float32)
+    seen = torch.ones_like(mask) if known is None else known.to(device, torch.float32)
+    generator = generator or torch.Generator().manual_seed(0)
+    target = _Target(model, image, mask, seen, config)
+    learns = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        found = _search(model, target, _starts(model, image, mask * seen, config, generator, seen), config)
+    finally:
+        for parameter, learned in zip(model.parameters(), learns, strict=True):
+            parameter.requires_grad_(learned)
+    return found._replace(features=target.net.name, seconds=time.perf_counter() - began)
+
+
+class _Target:
+    """The photo as it is compared: features and masks, computed once.
+
+    Args: see `fit`.
+    """
+
+    def __init__(self, model: Model, image: Tensor, mask: Tensor, known: Tensor, config: FitConfig) -> None:
+        self.model, self.config = model, config
+        self.ground = 0.5 if model.config.alpha else 1.0
+        self.net = perceptual.network(config.features, image.device)
+        self.mask, self.known = mask, known
+        self.image = self._hidden(image * mask + self.ground * (1 - mask))[None]
+        self.wanted = self.net(self.image)
+
+    def _hidden(self, pictures: Tensor) -> Tensor:
+        """Pictures in which all that is not known looks alike."""
+        return pictures * self.known + self.ground * (1 - self.known)
+
+    def losses(self, views: Views) -> Tensor:
+        """How badly each of K views explains the photo, (K,)."""
+        config = self.config
+        made = self.model.synthesise(views.codes, views.angles, views.motion)
+        picture = self._hidden(made.over(self.ground))
+        total = self.net.distance(self.net(picture), self.wanted, self.known[None, None])
+        total = total + config.prior_weight * views.codes.square().mean(1)
+        count = self.known.sum()
+        if config.colour_weight > 0:
+            total = total + config.colour_weight * (picture - self.image).abs().mean(1).sum((1, 2)) / count
+        if made.alpha is not None and config.alpha_weight > 0:
+            outline = cross_entropy(made.alpha, self.mask.expand_as(made.alpha)) * self.known
+            total = total + config.alpha_weight * outline.sum((1, 2)) / count
+        return total
+
+
+@torch.no_grad()
+def _starts(model: Model, image: Tensor, mask: Tensor, config: FitConfig, generator: torch.Generator, known: Tensor) -> Views:
+    """Where the search begins: codes from the posterior, angles around the circle and from the proposal."""
+    count, device = config.phases[0].starts, image.device
+    posterior, proposal = model.encode(image[None], mask[None])
+    draw = torch.randn(count, model.config.codes, generator=generator).to(device) if config.sampled else 0.0
+    codes = posterior.mean + draw * (posterior.log_variance / 2).exp()
+    codes = codes.expand(count, -1).clone()
+    proposed = round(config.proposals * count) if proposal is not None else 0
+    around = count - proposed
+    turn = torch.arange(around) * (2 * math.pi / max(around, 1))
+    low, high = (math.radians(v) for v in config.elevation_deg)
+    golden = (torch.arange(around) * ((math.sqrt(5) - 1) / 2) + 0.5).remainder(1)  # spread whatever their number
+    up = low + (high - low) * golden
+    angles = torch.stack([turn, up], 1).to(device)
+    motion = image.new_tensor([0.0, model.config.start_scale, 0.0, 0.0]).expand(count, 4).clone()
+    if proposal is not None:
+        motion[:] = proposal.warp
+        if proposed:
+            angles = torch.cat([_proposed(proposal.azimuth[0], proposal.elevation[0], proposed, generator), angles])
+    if model.config.symmetric:
+        angles[:, 0] = 0
+    views = Views(torch.cat([angles, motion[:, :1]], 1), motion, codes)
+    if config.align and model.config.alpha and bool((known > 0.5).all()):
+        views = aligned(model, views, mask)
+    return views
+
+
+def _proposed(logits: Tensor, elevation: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Starts where the encoder sees them. (bins,), log-probabilities; () radians -> (count, 2), the most likely first.
+
+    Azimuths at equal steps of the cumulative distribution: an ambiguous view starts in all its places. Elevations spread.
+    """
+    bins = len(logits)
+    p = logits.exp().cpu()
+    order = (torch.arange(bins) + int(p.argmax()) - bins // 2).remainder(bins)  # the circle, cut open opposite to the best
+    steps = (torch.arange(count) + 0.5) / count
+    below = p[order].cumsum(0)
+    index = torch.searchsorted(below / below[-1], steps).clamp_max(bins - 1)
+    within = torch.rand(count, generator=generator) - 0.5
+    azimuth = (order[index] + within) * (2 * math.pi / bins)
+    up = elevation.cpu() + math.radians(8) * torch.randn(count, generator=generator)
+    azimuth[0], up[0] = order[bins // 2] * (2 * math.pi / bins), elevation.cpu()  # the best guess as it is
+    return torch.stack([azimuth, up], 1).to(logits)
+
+
+def aligned(model: Model, views: Views, mask: Tensor) -> Views:
+    """Views scaled and shifted so that area and centre of their silhouettes become those of the mask, (S, S)."""
+    made = model.synthesise(views.codes, views.angles, views.motion).alpha
+    assert made is not None
+    area, centre = _moments(made)
+    wanted_area, wanted_centre = _moments(mask[None])
+    usable = area > 0.02 * mask.numel() / 4  # a generator that draws nothing here has no silhouette to move
+    grow = torch.where(usable, (wanted_area / area.clamp_min(1e-6)).sqrt().clamp(0.5, 2.0), 1.0)
+    shift = views.motion[:, 2:]
+    moved = wanted_centre + grow[:, None] * (shift - centre)
+    motion = torch.cat([
+        views.motion[:, :1], views.motion[:, 1:2] * grow[:, None], torch.where(usable[:, None], moved, shift)
+    ], 1)  # fmt: skip
+    return views._replace(motion=motion)
+
+
+def _moments(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Area, pixels, and centre, half sides, of masks. (K, S, S) -> (K,), (K, 2)."""
+    n = masks.shape[-1]
+    axis = (torch.arange(n, device=masks.device, dtype=masks.dtype) + 0.5) * (2 / n) - 1
+    area = masks.sum((1, 2))
+    x, y = (masks.sum(1) * axis).sum(1), (masks.sum(2) * axis).sum(1)
+    return area, torch.stack([x, y], 1) / area.clamp_min(1e-6)[:, None]
+
+
+def _search(model: Model, target: _Target, views: Views, config: FitConfig) -> Fit:
+    history: list[Moment] = []
+    alive = torch.arange(len(views.codes), device=views.codes.device)
+    kept, least = views, torch.full((len(alive),), math.inf, device=alive.device)
+    for phase in config.phases:
+        keep = least.sort(stable=True).indices[: phase.starts] if history else alive
+        alive, kept, least = alive[keep], kept.rows(keep), least[keep]
+        kept, least = _descend(model, target, kept, least, alive, phase, config, history)
+    symmetric = model.config.symmetric
+    first, voted, votes = vote(kept.angles, least, config.vote_best, config.vote_deg, symmetric)
+    chosen = voted if config.select == "vote" else first
+    return Fit(kept, least, first, voted, votes, chosen, "", history)
+
+
+def _descend(
+    model: Model, target: _Target, views: Views, least: Tensor, alive: Tensor, phase: Phase, config: FitConfig,
+    history: list[Moment],
+) -> tuple[Views, Tensor]:  # fmt: skip
+    """One phase. Returns where each start was best, and its loss there."""
+    azimuth, elevation = (views.angles[:, i].clone().requires_grad_() for i in (0, 1))
+    inplane, size, shift = views.motion[:, 0].clone(), views.motion[:, 1].log(), views.motion[:, 2:].clone()
+    code = views.codes.clone()
+    moving = [
+        (azimuth, 0.0 if model.config.symmetric else config.lr_azimuth), (elevation, config.lr_elevation),
+        (inplane, config.lr_inplane), (size, config.lr_scale), (shift, config.lr_shift), (code, config.lr_code),
+    ]  # fmt: skip
+    groups = [{"params": [value.requires_grad_()], "lr": rate * phase.rate} for value, rate in moving]
+    adam = torch.optim.Adam(groups, betas=config.betas)
+    best, waited = math.inf, 0
+    with torch.enable_grad():
+        for step in range(phase.steps + 1):
+            now = Views(
+                torch.stack([azimuth, elevation, inplane], 1),
+                torch.cat([torch.stack([inplane, size.exp()], 1), shift], 1),
+                code,
+            )
+            losses = target.losses(now)
+            with torch.no_grad():
+                here = Views(*(value.detach().clone() for value in now))
+                better = losses < least
+                least = torch.where(better, losses.detach(), least)
+                views = Views(*(torch.where(better[:, None], a, b) for a, b in zip(here, views, strict=True)))
+                history.append(Moment(alive, losses.detach().clone(), here))
+                waited = 0 if float(least.min()) < best * (1 - config.tolerance) else waited + 1
+                best = min(best, float(least.min())) if waited == 0 else best
+            if step == phase.steps or waited >= config.patience:
+                break
+            adam.zero_grad()
+            losses.sum().backward()  # Adam does not care by what the gradient of each start is multiplied
+            adam.step()
+    return views, least
+
+
+def vote(
+    angles: Tensor, losses: Tensor, best: int = 5, within_deg: float = 10.0, symmetric: bool = False
+) -> tuple[int, int, int]:
+    """Choose among ends.
+
+    Args:
+        angles: (K, 3), radians.
+        losses: (K,).
+        best: so many with the least losses take part.
+        within_deg: ends whose rotations differ by less agree; of symmetric objects, whose +Z axes do.
+        symmetric: about +Z.
+
+    Returns:
+        the one with the least loss; of those that most agree with, the one with the least loss; how many agree with that one,
+        itself included.
+    """
+    order = losses.sort(stable=True).indices[:best]
+    R = viewpoints.rotation_of(angles[order])
+    near = between(R[:, None], R[None], symmetric) < math.radians(within_deg)
+    count = near.sum(1)
+    winner = int((count == count.max()).nonzero()[0, 0])
+    return int(order[0]), int(order[winner]), int(count[winner])
+
+
+def between(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tensor:
+    """Angle between rotations, of symmetric objects between their +Z axes. (..., 3, 3), (..., 3, 3) -> (...,), radians."""
+    if not symmetric:
+        return rotation.angle_between(R_a, R_b)
+    a, b = R_a[..., 2], R_b[..., 2]
+    return torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1))
+
+
+@torch.no_grad()
+def picture(model: Model, moment: Moment, row: int | None = None) -> Picture:
+    """What a step of a fit looked like, for animations.
+
+    Args:
+        moment: of `Fit.history`.
+        row: of the starts that ran then; None: the one with the least loss.
+    """
+    best = int(moment.losses.argmin()) if row is None else row
+    return model.synthesise(
+        *(value[best : best + 1] for value in (moment.views.codes, moment.views.angles, moment.views.motion))
+    )
