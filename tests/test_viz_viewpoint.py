@@ -111,3 +111,42 @@ def test_captions_name_angles_and_probabilities():
     assert viz_viewpoint.caption(angles) == "azimuth 321°, elevation 12°, in-plane -4°"
     text = viz_viewpoint.caption(angles, torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.5, 0.5]]))
     assert text == "azimuth 321° (0.90), elevation 12° (0.70), in-plane -4° (0.50)"
+
+
+def _frames_figure():
+    """The figure of docs/viewpoint.md: what azimuth, elevation and in-plane rotation do to a chair, with its axes."""
+    from monopose import viz
+    from monopose.data import furniture
+    from monopose.geometry import boxes, camera, se3, viewpoints
+    from monopose.render.scene import render_scene
+
+    model, size = furniture.shape("chair", 1), (240, 240)
+    K = camera.K_from_fov(40 * DEGREES, size)
+    pictures, captions = [], []
+    for name, degrees in (
+        ("azimuth 0°, elevation 15°", (0, 15, 0)),
+        ("azimuth 45°", (45, 15, 0)),
+        ("azimuth 90°", (90, 15, 0)),
+        ("azimuth 315°", (315, 15, 0)),
+        ("azimuth 315°, elevation 45°", (315, 45, 0)),
+        ("azimuth 315°, in-plane 20°", (315, 15, 20)),
+    ):
+        angles = torch.tensor(degrees, dtype=torch.float64) * DEGREES
+        pose = se3.from_rt(viewpoints.rotation_of(angles), torch.tensor([0.0, 0.0, 2.0 * model.diameter]).double()).float()
+        paper = torch.full((3, *size), 0.82)
+        scene = render_scene([model], pose[None], K, size, background=paper)
+        box = boxes.from_masks(scene.masks_visible)
+        pictures.append(viz_viewpoint.draw(scene.image, box, angles[None]))
+        captions.append(name)
+    sheet = viz.contact_sheet(pictures, captions, columns=3, width=240)
+    probabilities = torch.tensor([0.08, 0.02, 0.02, 0.02, 0.03, 0.03, 0.18, 0.62])
+    rose = viz_viewpoint.azimuth_rose(
+        probabilities, CENTRED[0], 321 * DEGREES, 330 * DEGREES, "azimuth: where the camera stands"
+    )
+    return viz.side_by_side([sheet, rose], height=sheet.height)
+
+
+if __name__ == "__main__":
+    import sys
+
+    _frames_figure().quantize(128).save(sys.argv[1], optimize=True)
