@@ -160,6 +160,26 @@ def test_worse_masks_change_the_answers_of_a_network_that_sees_them(data, tmp_pa
     assert first["images"][0]["probabilities"] != second["images"][0]["probabilities"]
 
 
+def test_an_oracle_is_called_one(data, tmp_path, capsys):
+    run, out = _save(tmp_path / "run", "normals", split_by=None, normals="oracle"), tmp_path / "predictions.json"
+    assert _run("predict", "--pix3d", data, "--model", run, "--by", "all", "--out", out) == 0
+    assert json.loads(out.read_text())["normals"] == "oracle"
+    assert _run("evaluate", out, "--data", data) == 0
+    assert "ORACLE" in capsys.readouterr().out
+    assert _run("predict", "--pix3d", data, "--model", run, "--by", "all", "--normals", "predicted", "--out", out) == 1
+    assert "no normals.safetensors" in capsys.readouterr().err
+
+
+def test_order_and_batches_do_not_change_answers(data, run, tmp_path, monkeypatch):
+    records = pix3d.read(data)
+    loaded = viewpoint_pipeline.load(run, "cpu")
+    whole = viewpoint_pipeline.predict_records(loaded, records)
+    monkeypatch.setattr(viewpoint_pipeline, "CHUNK", 5)
+    monkeypatch.setattr(viewpoint_pipeline, "BATCH", 2)
+    parts = viewpoint_pipeline.predict_records(loaded, records[::-1])
+    torch.testing.assert_close(parts.probabilities.flip(0), whole.probabilities, atol=1e-5, rtol=0)
+
+
 def test_training_pictures_are_not_taken_for_validation(data, tmp_path, capsys):
     run = _save(tmp_path / "run", split_by="shape", share=0.1, normals="oracle")
     write_json(run / "viewpoint.json", {"config": {}, "data": str(data)})

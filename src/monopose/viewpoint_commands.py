@@ -195,8 +195,6 @@ def predict_pix3d(
     Raises:
         ValueError: the run was trained with another split, so its training pictures would be among these.
     """
-    from rich.progress import Progress
-
     trained = run.trained.get("split_by") if _learned_from(run, Path(data)) else None
     chosen = by or trained or "image"
     if trained is not None and chosen != "all" and (chosen, seed) != (trained, 0):
@@ -212,11 +210,7 @@ def predict_pix3d(
     records = records[:limit]
     if not records:
         raise ValueError(f"{data} has no picture in the validation part of the split by {chosen}; try --by all")
-    with Progress(transient=True) as progress:
-        task = progress.add_task("pictures", total=len(records))
-        seen = viewpoint_pipeline.predict_records(
-            run, records, corruption=corruption, normals=normals, advanced=lambda done: progress.update(task, completed=done)
-        )
+    seen = viewpoint_pipeline.predict_records(run, records, corruption=corruption, normals=normals)
     about: dict[str, Any] = {"by": chosen, "seed": seed, "share": share, "corrupt": corrupt, "limit": limit}
     about["normals"] = viewpoint_pipeline.normals_of(run, normals)
     write_json(out, viewpoint_pipeline.predictions(run, records, seen, **about))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from .types import Camera, PoseEstimates
 
 FILE = "viewpoint.safetensors"
 NEED = {"mask": "the object's mask", "normals": "its surface normals"}  # what the photo alone does not hold
-CHUNK = 64  # pictures held in memory at once
+CHUNK, BATCH = 256, 32  # pictures cut before they are looked at, and looked at together
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,6 @@ def predict_records(
     *,
     corruption: tuple[viewpoint_crops.Corruption, float] | None = None,
     normals: Literal["oracle", "files", "predicted"] | None = None,
-    advanced: Callable[[int], None] | None = None,
 ) -> Viewpoints:
     """Viewpoints of the objects of a Pix3D data set, from their own boxes and masks.
 
@@ -195,7 +194,6 @@ def predict_records(
         records: of `pix3d.read`.
         corruption: what is wrong with the masks, and how much, see `viewpoint_crops.corrupt`.
         normals: where they come from, for a network that looks at them, see `normals_of`.
-        advanced: is told how many records are done.
     """
     kind = normals_of(run, normals)
     source: Any = run.normals if kind == "predicted" else kind
@@ -203,17 +201,15 @@ def predict_records(
         "files" if kind == "files" else "predicted" if kind == "predicted" and run.learned_from_network else "classical"
     )
     order = sorted(range(len(records)), key=lambda i: records[i].shape)  # each CAD model is read once
-    parts, done = [], 0
+    parts = []
     for first in range(0, len(order), CHUNK):
         rows = order[first : first + CHUNK]
         crops = viewpoint_crops.RecordCrops(
             [records[i] for i in rows], run.config.input_size, normals=source, edges=edges, corruption=corruption,
             scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
         )  # fmt: skip
-        parts.append(_asked(run.model, torch.stack([crops[k]["image"] for k in range(len(rows))])))
-        done += len(rows)
-        if advanced is not None:
-            advanced(done)
+        for batch in torch.arange(len(rows)).split(BATCH):
+            parts.append(_asked(run.model, torch.stack([crops[k]["image"] for k in batch.tolist()])))
     back = torch.tensor(order).argsort()
     return Viewpoints(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
 
