@@ -106,6 +106,20 @@ def test_the_best_learning_rate_is_used(tmp_path):
     assert bench.base("combined", "normals", results, "normals").key in results.rows  # that training is not done twice
 
 
+def test_ablations_change_one_thing(tmp_path):
+    results = bench.Results(tmp_path)
+    for run in bench.probes(bench.NETS, "normals"):
+        results.add(row(run, 0.2))
+    main = bench.cells(bench.NETS, bench.LEVELS, results)
+    changed = bench.ablations(main)
+    for run in changed:
+        origin = [r for r in main if (r.net, r.inputs) == (run.net, run.inputs)]
+        before, after = bench.asdict(origin[0]), bench.asdict(run)
+        assert [k for k in before if before[k] != after[k]] in (["augment"], ["targets"])
+    assert {r.inputs for r in changed} == {"rgb", "normals"}
+    assert len({r.key for r in changed}) == len(changed) == 2 * 3 + 2 * 2
+
+
 def test_results_survive_a_kill(tmp_path):
     results = bench.Results(tmp_path)
     run = bench.Run("modern", "rgb")
