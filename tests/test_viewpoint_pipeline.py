@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monopose import viewpoint_pipeline, weights
+from monopose.data import viewpoint_crops
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera, rotation, se3, viewpoints
 from monopose.methods import viewpoint
@@ -173,6 +174,25 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     asked = replace(run, normals=told, trained={}).crops(image, boxes, masks)
     inside = slice(10, 48)
     torch.testing.assert_close(asked[..., inside, inside], given[..., inside, inside])
+
+
+def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
+    from monopose.methods import normals
+
+    _save(tmp_path, "normals", data='{"split_by": "image", "normals": "elsewhere"}')
+    config = normals.Config(pretrained=False)
+    torch.manual_seed(0)
+    network = normals.Model(config).eval()
+    weights.save(tmp_path / "normals.safetensors", network.state_dict(), method="normals", config=config)
+    run = viewpoint_pipeline.load(tmp_path, "cpu")
+    assert viewpoint_pipeline.normals_of(run) == "predicted"
+    assert viewpoint_pipeline.normals_of(run, "oracle") == "oracle"
+    image, boxes, masks = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]]), torch.ones(1, 80, 100).bool()
+    (crop,) = run.crops(image, boxes, masks)
+    found, edges = viewpoint_crops._asked(normals.predictor(network), crop[:3])
+    torch.testing.assert_close(crop[5:] * 2 - 1, found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(crop[4], edges, atol=1e-5, rtol=0)  # as in its training
+    assert run.predict(image, boxes, masks).bins.shape == (1, 3)
 
 
 def test_a_folder_without_a_viewpoint_network_says_so(tmp_path):

@@ -104,12 +104,12 @@ class Train(_Common):
 
     viewpoint learns from photos in Pix3D's layout, or from CAD models."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals"]]
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint"]]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Path
-    """BOP folder with models/ (and camera.json), or a models folder. viewpoint and normals: also a folder in Pix3D's layout,
-    or the word furniture."""
+    """BOP folder with models/ (and camera.json), or a models folder. viewpoint: also a folder in Pix3D's layout, or the word
+    furniture."""
     out: _Path = None
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
     objects: tuple[int, ...] = ()
@@ -143,11 +143,11 @@ class Train(_Common):
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
     (default), maskrcnn. viewpoint: modern (default); as published combined, separate."""
     epochs: _Float = None
-    """viewpoint, normals: passes over the photos, in place of --steps; by default as the preset says (25)."""
+    """viewpoint: passes over the photos, in place of --steps; by default as the preset says (25)."""
     by: Literal["image", "shape"] = "image"
     """viewpoint: what is left out for validation: a tenth of the photos, or of the CAD models with all their photos."""
     categories: tuple[str, ...] = ()
-    """viewpoint, normals: categories to learn; all by default."""
+    """viewpoint: categories to learn; all by default."""
     inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
         None
     )

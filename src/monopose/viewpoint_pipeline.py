@@ -150,13 +150,7 @@ def _normals_of(folder: Path) -> viewpoint_crops.Predictor | None:
         return None
     from .methods import normals
 
-    model = weights.load_network(file, normals.Config, normals.Model)
-
-    def told(crops: Tensor) -> tuple[Tensor, Tensor]:
-        maps = normals.predict(model, crops)
-        return maps.normals, maps.boundaries
-
-    return told
+    return normals.predictor(weights.load_network(file, normals.Config, normals.Model))
 
 
 def _asked(model: viewpoint.Model, crops: Tensor) -> Viewpoints:
