@@ -8,7 +8,7 @@ import torch
 from monopose import train_viewpoint, weights
 from monopose.data import furniture, pix3d, synth_bop, synth_pix3d
 from monopose.learning import TrainConfig
-from monopose.methods import viewpoint
+from monopose.methods import normals, viewpoint
 
 FEW = TrainConfig(steps=3, batch_size=4, workers=0, checkpoint_minutes=1e6)
 SMALL = replace(viewpoint.combined(("chair", "sofa"), "mask", 58), widths=(4, 4, 4, 4), hidden=8)
@@ -83,3 +83,16 @@ def test_presets_and_fields_are_named_in_errors(photos):
         train_viewpoint.configured(photos, "nothing")
     with pytest.raises(ValueError, match="nothing"):
         train_viewpoint.configured(photos, None, changes={"nothing": 1})
+
+
+@pytest.mark.parametrize("source", ["photos", "models"])
+def test_normals_are_learned_and_then_predicted_for_photos(photos, tmp_path, source):
+    small = replace(normals.Config(), pretrained=False, input_size=32, widths=(8, 8, 8, 8))
+    data = photos
+    if source == "models":
+        models = [replace(furniture.shape(c, 0), obj_id=i) for i, c in enumerate(("chair", "desk"), 1)]
+        data = synth_bop.write_bop(models, tmp_path / "data", images=1, workers=0)
+    file = train_viewpoint.train_normals(data, tmp_path / "run", config=FEW, method_config=small, progress_bar=False)
+    assert weights.read(file).method == "normals"
+    found = run(photos, tmp_path / "viewpoints", normals=str(tmp_path / "run"), method_config=replace(SMALL, inputs="normals"))
+    assert weights.read(found).notes["data"].count(str(tmp_path / "run")) == 1

@@ -1,4 +1,5 @@
-"""Training the viewpoint classifier: on photos in Pix3D's layout, or on CAD models alone, in the loop of `learning.fit`.
+"""Training the viewpoint classifier, and the network that predicts normals for it: on photos in Pix3D's layout, or on CAD
+models alone, in the loop of `learning.fit`.
 
 Beside what the loop writes, a run folder holds `crops_*.npy`, the decoded photos.
 """
@@ -8,17 +9,17 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch.utils.data import Dataset
 
-from . import learning
+from . import learning, weights
 from .data import bop, furniture, pix3d, synth, viewpoint_crops
 from .learning import Recipe, TrainConfig
+from .methods import normals as surfaces
 from .methods import viewpoint
 from .types import ObjectModel
 
@@ -48,15 +49,13 @@ def configured(
     Raises:
         ValueError: no such preset or field.
     """
-    from .weights import build_config
-
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"viewpoint has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     changes = dict(changes or {})
     there = tuple(categories) or _categories(data)
     first = {k: changes[k] for k in ("inputs", "input_size") if k in changes}  # others of the preset follow from these
     config = PRESETS[preset or "modern"](there, **first)
-    return build_config(type(config), {**asdict(config), **changes}, "--set")
+    return weights.build_config(type(config), {**asdict(config), **changes}, "--set")
 
 
 def train_viewpoint(
@@ -104,37 +103,57 @@ def train_viewpoint(
         rate=viewpoint.rate if method_config.step_epochs else None,
         decay=lambda c: None if c.net == "modern" else 0.0,  # the published networks learn by Adam
     )  # fmt: skip
+    side, scale = method_config.input_size, method_config.crop_scale
     if is_photos(data):
-        records = [r for r in pix3d.read(data) if r.category in method_config.categories]
-        kept, _ = pix3d.split(records, by, 0, share)
+        varied = method_config.net == "modern" if augment is None else augment
+        crops = _crops(data, out, method_config.categories, by, share, side, scale, normals, varied)
         if epochs is not None or (config.steps == TrainConfig.steps and config.minutes is None):
             passes = epochs if epochs is not None else method_config.epochs
-            config = replace(config, steps=math.ceil(passes * len(kept) / config.batch_size))
-        given, edges, name = surface_maps(normals)
-        crops = viewpoint_crops.RecordCrops(
-            kept, method_config.input_size, categories=method_config.categories, cache=out, normals=given, edges=edges,
-            augment=method_config.net == "modern" if augment is None else augment, scale=method_config.crop_scale,
-            predictor_name=name,
-        )  # fmt: skip
-
-        def samples(length: int, seed: int) -> Dataset:
-            drawn = copy.copy(crops)  # of the same file
-            drawn.length, drawn.seed, drawn.in_order = length, seed, False
-            return drawn
-
+            config = replace(config, steps=math.ceil(passes * len(crops) / config.batch_size))
+        samples = _endless(crops)
     else:
-        models = {c: m for c, m in read_models(data).items() if c in method_config.categories}
-        photos = synth.read_backgrounds(backgrounds)
-
-        def samples(length: int, seed: int) -> Dataset:
-            return viewpoint_crops.CadCrops(
-                models, method_config.input_size, categories=method_config.categories, photos=photos,
-                scale=method_config.crop_scale, length=length, seed=seed,
-            )  # fmt: skip
-
+        samples = _rendered(data, method_config.categories, side, scale, backgrounds)
     return learning.fit(
         "viewpoint", recipe, method_config, lambda: viewpoint.Model(method_config), samples, out, config,
         data=Path(data), notes=notes, progress_bar=progress_bar,
+    )  # fmt: skip
+
+
+def train_normals(
+    data: str | Path,
+    out: str | Path,
+    *,
+    categories: Sequence[str] = (),
+    backgrounds: str | Path | None = None,
+    config: TrainConfig | None = None,
+    method_config: surfaces.Config | None = None,
+    progress_bar: bool = True,
+) -> Path:
+    """Train the network that predicts normals and boundaries of a crop; goes on where an earlier, killed run stopped.
+
+    Args:
+        data: see `train_viewpoint`; the truth of photos is rendered from their aligned CAD models.
+        out: run folder; created.
+        categories: which to learn from; () for all.
+        backgrounds: folder of photos to put behind CAD models; None: patterns.
+        config: budget and optimiser.
+        method_config: None: the small network.
+        progress_bar: show one.
+
+    Returns:
+        the weights file, out/normals.safetensors.
+    """
+    data, out, config = data if str(data) == FURNITURE else Path(data), Path(out), config or TrainConfig()
+    method_config = method_config or surfaces.Config()
+    chosen = tuple(categories) or _categories(data)
+    side, scale = method_config.input_size, method_config.crop_scale
+    if is_photos(data):
+        samples = _endless(_crops(data, out, chosen, "image", 0.1, side, scale, "oracle", augment=True))
+    else:
+        samples = _rendered(data, chosen, side, scale, backgrounds)
+    return learning.fit(
+        "normals", Recipe(("image",), surfaces.loss), method_config, lambda: surfaces.Model(method_config), samples, out,
+        config, data=Path(data), progress_bar=progress_bar,
     )  # fmt: skip
 
 
@@ -142,15 +161,48 @@ def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "pred
     """Where normals and boundaries of photos come from: what `RecordCrops` takes as normals, edges, predictor_name."""
     if normals in ("oracle", "files", "none"):
         return normals, "files" if normals == "files" else "classical", ""
-    from .methods import normals as surfaces
-    from .weights import load_network
+    file = weights.find_run(normals) / "normals.safetensors"
+    network = weights.load_network(file, surfaces.Config, surfaces.Model)
+    return surfaces.predictor(network), "predicted", str(file.resolve())
 
-    network = load_network(Path(normals) / "normals.safetensors", surfaces.Config, surfaces.Model)
 
-    def predicted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return surfaces.predict(network, images)
+def _crops(
+    data: str | Path, out: Path, categories: Sequence[str], by: Literal["image", "shape"], share: float, side: int,
+    scale: float, normals: str, augment: bool,
+) -> viewpoint_crops.RecordCrops:  # fmt: skip
+    """The training part of a Pix3D folder."""
+    kept, _ = pix3d.split(pix3d.read(data, categories), by, 0, share)
+    given, edges, name = surface_maps(normals)
+    return viewpoint_crops.RecordCrops(
+        kept, side, categories=categories, cache=out, normals=given, edges=edges, augment=augment, scale=scale,
+        predictor_name=name,
+    )  # fmt: skip
 
-    return predicted, "predicted", f"{Path(normals).resolve()}"
+
+def _endless(crops: viewpoint_crops.RecordCrops) -> Callable[[int, int], Dataset]:
+    """Passes over the same crops in random order, as long as they are needed."""
+
+    def samples(length: int, seed: int) -> Dataset:
+        drawn = copy.copy(crops)  # of the same file
+        drawn.length, drawn.seed, drawn.in_order = length, seed, False
+        return drawn
+
+    return samples
+
+
+def _rendered(
+    data: str | Path, categories: Sequence[str], side: int, scale: float, backgrounds: str | Path | None
+) -> Callable[[int, int], Dataset]:
+    """Crops of CAD models, drawn on the fly."""
+    models = {c: m for c, m in read_models(data).items() if c in categories}
+    photos = synth.read_backgrounds(backgrounds)
+
+    def samples(length: int, seed: int) -> Dataset:
+        return viewpoint_crops.CadCrops(
+            models, side, categories=categories, photos=photos, scale=scale, length=length, seed=seed
+        )
+
+    return samples
 
 
 def _categories(data: str | Path) -> tuple[str, ...]:
