@@ -1,7 +1,7 @@
 """The viewpoint table: three networks, four inputs, three seeds, on pictures rendered here in Pix3D's layout.
 
     python -m benchmarks.viewpoint --out runs/viewpoint_table [--backgrounds ../shared/data/backgrounds/free] [--jobs 2]
-        [--minutes 55] [--seeds 3] [--side 64] [--epochs 8] [--shapes 10] [--images 25] [--data DIR]
+        [--minutes 55] [--seeds 3] [--side 64] [--epochs 10] [--shapes 10] [--images 25] [--data DIR]
 
 One command for everything: it renders the data set (6 categories, `--shapes` each, `--images` pictures of each), tries learning
 rates and schedules for the two published networks on one seed, trains combined, separate and modern network on RGB, + mask,
@@ -73,7 +73,7 @@ class Settings:
     images: int  # of each shape, if rendered
     size: tuple[int, int] = (240, 320)  # height and width of a rendered picture, pixels
     side: int = 64  # of the crops, pixels
-    epochs: int = 8
+    epochs: int = 10
     zoom: int = 1  # the modern network enlarges its crops this many times
     share: float = 0.2  # of shapes or pictures that are held back
 
@@ -714,7 +714,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--side", type=int, default=64, help="of the crops, pixels")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--zoom", type=int, default=1, help="the modern network enlarges its crops this many times")
     parser.add_argument("--shapes", type=int, default=10, help="of each category")
     parser.add_argument("--images", type=int, default=25, help="of each shape")
