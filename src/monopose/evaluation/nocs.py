@@ -118,11 +118,11 @@ def _oriented(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
 
 
 def _aligned(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
-    return _hulls(*(boxes3d_general.corners(p, s) for p, s in ((a, size_a), (b, size_b))), over=-2)
+    return _hulls(boxes3d_general.corners(a, size_a), boxes3d_general.corners(b, size_b), over=-2)
 
 
 def _nocs2019(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
-    return _hulls(*(boxes3d_general.corners(p, s) for p, s in ((a, size_a), (b, size_b))), over=-1)
+    return _hulls(boxes3d_general.corners(a, size_a), boxes3d_general.corners(b, size_b), over=-1)
 
 
 def _hulls(corners_a: Tensor, corners_b: Tensor, over: int) -> Tensor:
