@@ -16,10 +16,12 @@ ORDER = (
     "types", "files", "geometry",
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
-    "data", "evaluation", "methods", "refinement",
+    "data", "evaluation", "methods", "refinement", "fitting",
     "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "outputs", "external_boxes",
-    "learning", "train", "train_viewpoint", "pipeline", "viewpoint_pipeline", "tracking", "export", "check_folder", "check",
-    "app", "demo", "calibrate", "fit_identity", "doctor", "cli", "__main__",
+    "learning", "train", "train_viewpoint", "train_category", "pipeline", "viewpoint_pipeline",
+    "tracking", "export", "check_folder", "check",
+    "app", "demo", "calibrate", "fit_identity", "doctor", "viewpoint_commands",
+    "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
 STRANGERS = {  # rooms that could, by the order, and still must not

@@ -190,10 +190,11 @@ def test_names_flags_and_choices(tree):
 # --------------------------------------------------------------------------------------------------------------- traps
 
 
-def test_no_json_says_where_it_is(tree, tmp_path):
-    folder, _ = tree
-    with pytest.raises(FileNotFoundError, match=rf"it lies in .*{folder.name}: name that folder"):
-        pix3d.read(folder.parent)
+def test_no_json_says_where_it_is(tmp_path):
+    (tmp_path / "above" / "pix3d").mkdir(parents=True)
+    (tmp_path / "above" / "pix3d" / "pix3d.json").write_text("[]")
+    with pytest.raises(FileNotFoundError, match=r"it lies in .*pix3d: name that folder"):
+        pix3d.read(tmp_path / "above")
     with pytest.raises(FileNotFoundError, match="monopose download pix3d"):
         pix3d.read(tmp_path)
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from monopose import cli, viewpoint_commands, viewpoint_pipeline, weights
 from monopose.data import pix3d, synth_pix3d
-from monopose.evaluation import viewpoint as scoring
 from monopose.files import write_json
 from monopose.methods import viewpoint
 from monopose.types import Symmetries
@@ -41,9 +40,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     sizes = ((0.6, 0.5, 0.3), (0.4, 0.4, 0.9), (1.2, 0.5, 0.4))
     models = [replace(box(s, obj_id=i), name=NAMES[i]) for i, s in enumerate(sizes)]
+    models[2] = replace(models[2], symmetries=Symmetries(discrete=half_turn(2)[None]))
     synth_pix3d.write_pix3d(folder, {"thing": models}, images=4, size=(60, 80), workers=0)
-    same = scoring.symmetries_record(Symmetries(discrete=half_turn(2)[None]))
-    write_json(folder / "symmetries.json", {"thing/wide/model": same})
     return folder
 
 
@@ -282,7 +280,7 @@ def test_symmetries_of_furniture_are_kept(tmp_path, monkeypatch):
     table = replace(box((1.0, 0.6, 0.7), symmetries=Symmetries(discrete=half_turn(2)[None])), name="t1")
     monkeypatch.setattr(synth_pix3d, "furniture_models", lambda shapes: {"table": [table] * shapes})
     viewpoint_commands.synth(tmp_path / "out", shapes=1, images=1, workers=0)
-    known = scoring.read_symmetries(tmp_path / "out")
+    known = pix3d.read_symmetries(tmp_path / "out")
     assert list(known) == ["table/t1/model"]
     torch.testing.assert_close(known["table/t1/model"].discrete[0], half_turn(2))
 

@@ -102,9 +102,9 @@ class Synth(_Common):
 class Train(_Common):
     """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped.
 
-    viewpoint learns from photos in Pix3D's layout, or from CAD models."""
+    viewpoint, and normals, which predicts an input of it, learn from photos in Pix3D's layout, or from CAD models."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint"]]
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals"]]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Path
@@ -141,7 +141,8 @@ class Train(_Common):
     preset: str | None = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
-    (default), maskrcnn. viewpoint: modern (default); as published combined, separate."""
+    (default), maskrcnn. viewpoint: modern (default); as published combined, separate. normals:
+    small (default), large."""
     epochs: _Float = None
     """viewpoint: passes over the photos, in place of --steps; by default as the preset says (25)."""
     by: Literal["image", "shape"] = "image"
@@ -410,8 +411,8 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
 
 
 def _train(args: Train) -> int:
-    if args.method == "viewpoint":
-        return _train_viewpoint(args)
+    if args.method in ("viewpoint", "normals"):
+        return _train_on_categories(args)
     from . import train
 
     out = args.out or Path("runs") / args.data.resolve().name
@@ -437,15 +438,20 @@ def _train(args: Train) -> int:
     return _finish(args, {"weights": str(file)})
 
 
-def _train_viewpoint(args: Train) -> int:
+def _train_on_categories(args: Train) -> int:
     from . import learning, train_viewpoint
 
     names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
     config = learning.TrainConfig(**{name: getattr(args, name) for name in names})
-    changes = _overrides(args.set) | ({"inputs": args.inputs} if args.inputs else {})
+    out, changes = args.out or Path("runs") / args.data.resolve().name, _overrides(args.set)
+    shared: dict[str, Any] = {"config": config, "backgrounds": args.backgrounds, "progress_bar": not args.json}
+    if args.method == "normals":
+        own = train_viewpoint.configured_normals(args.preset, changes)
+        file = train_viewpoint.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
+        return _finish(args, {"weights": str(file)})
+    changes |= {"inputs": args.inputs} if args.inputs else {}
     file = train_viewpoint.train_viewpoint(
-        args.data, args.out or Path("runs") / args.data.resolve().name, by=args.by, normals=args.normals, epochs=args.epochs,
-        backgrounds=args.backgrounds, config=config, progress_bar=not args.json,
+        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
         method_config=train_viewpoint.configured(args.data, args.preset, args.categories, changes),
     )  # fmt: skip
     return _finish(args, {"weights": str(file)})

@@ -58,6 +58,15 @@ def configured(
     return weights.build_config(type(config), {**asdict(config), **changes}, "--set")
 
 
+def configured_normals(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> surfaces.Config:
+    """The configuration of the network that predicts normals; ValueError for an unknown preset or field."""
+    presets = {"small": surfaces.Config, "large": surfaces.large}
+    if preset is not None and preset not in presets:
+        raise ValueError(f"normals has no preset {preset!r}; choose one of {', '.join(presets)}")
+    config = presets[preset or "small"]()
+    return weights.build_config(type(config), {**asdict(config), **(changes or {})}, "--set")
+
+
 def train_viewpoint(
     data: str | Path,
     out: str | Path,
@@ -97,7 +106,8 @@ def train_viewpoint(
     """
     data, out, config = data if str(data) == FURNITURE else Path(data), Path(out), config or TrainConfig()
     method_config = method_config or configured(data)
-    notes = {"data": json.dumps({"split_by": by, "share": share, "normals": normals})}
+    learned = {"split_by": by, "share": share, "normals": normals} if is_photos(data) else {"split_by": None}
+    notes = {"data": json.dumps(learned)}
     recipe = Recipe(
         ("image",), viewpoint.loss, lr=viewpoint.published_lr,
         rate=viewpoint.rate if method_config.step_epochs else None,

@@ -264,7 +264,7 @@ def _save_pictures(out: Path, predictions: str | Path, data: str | Path, report:
 
 def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list[viz_viewpoint.Mistake]:
     """The pictures whose rotation is off most."""
-    given, known = scoring.read_predictions(predictions), scoring.read_symmetries(data)
+    given, known = scoring.read_predictions(predictions), pix3d.read_symmetries(data)
     records = {r.image: r for r in pix3d.read(data, categories=sorted({c for c in given.categories if c}))}
     rows = []
     for name, angles in zip(given.images, given.angles, strict=True):
@@ -298,14 +298,7 @@ def synth(
     from .data import synth_pix3d
 
     models = _read_meshes(meshes, unit, category) if meshes else synth_pix3d.furniture_models(shapes)
-    folder = synth_pix3d.write_pix3d(out, models, images=images, backgrounds=backgrounds, seed=seed, workers=workers)
-    same = {
-        f"{kind}/{model.name}/model": scoring.symmetries_record(model.symmetries)
-        for kind, found in models.items() for model in found if model.symmetries.any
-    }  # fmt: skip
-    if same:
-        write_json(folder / "symmetries.json", same)
-    return folder
+    return synth_pix3d.write_pix3d(out, models, images=images, backgrounds=backgrounds, seed=seed, workers=workers)
 
 
 def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dict[str, list[ObjectModel]]:

@@ -16,12 +16,13 @@ Source: Sun et al., "Pix3D: Dataset and Methods for Single-Image 3D Shape Modeli
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import random
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -30,11 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import existing_file
+from ..files import existing_file, write_json
 from ..geometry import se3, viewpoints
 from ..images import from_array, read_image
 from ..mesh import load_mesh
-from ..types import ObjectModel
+from ..types import ObjectModel, Symmetries
 from .bop_json import check_rotations, found, numbers, read_json, value
 
 SENSOR_WIDTH = 32.0  # millimetres
@@ -394,6 +395,41 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------------- splits
+
+
+def read_symmetries(data: str | Path) -> dict[str, Symmetries]:
+    """The turns under which shapes ("table/table_03/model") look the same, of a data set's symmetries.json; {} without one.
+
+    As in BOP's models_info.json: {SHAPE: {"symmetries_discrete": [16 numbers row by row, …], "symmetries_continuous":
+    [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}}, in our model frame and the model's unit.
+    """
+    path = Path(data) / "symmetries.json"
+    if not path.is_file():
+        return {}
+    found = {}
+    try:
+        for shape, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            discrete = torch.tensor(entry.get("symmetries_discrete", []), dtype=torch.float32).reshape(-1, 4, 4)
+            lines = entry.get("symmetries_continuous", [])
+            axes = torch.tensor([line["axis"] for line in lines], dtype=torch.float32).reshape(-1, 3)
+            offsets = torch.tensor([line["offset"] for line in lines], dtype=torch.float32).reshape(-1, 3)
+            found[str(shape)] = Symmetries(discrete, axes, offsets)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no list of symmetries ({type(error).__name__}: {error})") from error
+    return found
+
+
+def write_symmetries(folder: str | Path, models: Mapping[str, ObjectModel]) -> None:
+    """Write the symmetries.json that `read_symmetries` reads, of models by shape; nothing where none has any."""
+    kept = {shape: _symmetries_entry(m.symmetries) for shape, m in models.items() if m.symmetries.any}
+    if kept:
+        write_json(Path(folder) / "symmetries.json", kept)
+
+
+def _symmetries_entry(symmetries: Symmetries) -> dict[str, Any]:
+    """One entry of symmetries.json."""
+    lines = [{"axis": a, "offset": o} for a, o in zip(symmetries.axes.tolist(), symmetries.offsets.tolist(), strict=True)]
+    return {"symmetries_discrete": symmetries.discrete.flatten(1).tolist(), "symmetries_continuous": lines}
 
 
 def split(

@@ -285,6 +285,7 @@ def write_pix3d(
         path = out / _model_path(category, model)
         if not path.is_file():
             write_obj(path, model)
+    pix3d.write_symmetries(out, {f"{c}/{m.name}/model": m for c, m in pairs})
     file = out / "pix3d.json"
     entries: list[dict[str, Any]] = read_json(file) if file.is_file() else []
     total = images * len(pairs)

@@ -294,7 +294,7 @@ def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None)
     Args:
         predictions: the file, see `read_predictions`.
         data: the data set's folder. A symmetries.json in it says which shapes look the same after a turn, see
-            `read_symmetries`; the real Pix3D has none.
+            `pix3d.read_symmetries`; the real Pix3D has none.
         bins: "published" or "centred": judge the angles in these bins; None: the file's own, and its own choice among them.
 
     Returns:
@@ -318,7 +318,7 @@ def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None)
         raise ValueError(f"{len(strange)} of {len(given.images)} pictures are not in {data}; the first: {strange[0]}")
     _check_whole(given, records, predictions)
     mine = [records[name] for name in given.images]
-    known = read_symmetries(data)
+    known = pix3d.read_symmetries(data)
     same = [known.get(r.shape) for r in mine] if known else None
     true = torch.stack([r.angles for r in mine])
     index = given.index if kind == given.bins else None
@@ -343,34 +343,6 @@ def _check_whole(given: Predictions, records: Mapping[str, Any], path: str | Pat
             f"{path} says that it answers for the split by {by}, and lacks {len(missing)} of its {len(wanted)} pictures; the "
             f"first: {missing[0]}. Predict them too"
         )
-
-
-def read_symmetries(data: str | Path) -> dict[str, Symmetries]:
-    """The turns under which shapes ("table/table_03/model") look the same, of a data set's symmetries.json; {} without one.
-
-    As in BOP's models_info.json: {SHAPE: {"symmetries_discrete": [16 numbers row by row, …], "symmetries_continuous":
-    [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}}, in our model frame and the model's unit.
-    """
-    path = Path(data) / "symmetries.json"
-    if not path.is_file():
-        return {}
-    found = {}
-    try:
-        for shape, entry in json.loads(path.read_text(encoding="utf-8")).items():
-            discrete = torch.tensor(entry.get("symmetries_discrete", []), dtype=torch.float32).reshape(-1, 4, 4)
-            lines = entry.get("symmetries_continuous", [])
-            axes = torch.tensor([line["axis"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            offsets = torch.tensor([line["offset"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            found[str(shape)] = Symmetries(discrete, axes, offsets)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no list of symmetries ({type(error).__name__}: {error})") from error
-    return found
-
-
-def symmetries_record(symmetries: Symmetries) -> dict[str, Any]:
-    """One entry of symmetries.json."""
-    lines = [{"axis": a, "offset": o} for a, o in zip(symmetries.axes.tolist(), symmetries.offsets.tolist(), strict=True)]
-    return {"symmetries_discrete": symmetries.discrete.flatten(1).tolist(), "symmetries_continuous": lines}
 
 
 def text(report: Mapping[str, Any]) -> str:
