@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .data.category_views import View, pose_from_view, view_of
 from .geometry import boxes as box_ops
-from .geometry import camera as camera_ops
 from .geometry import crops, rotation, viewpoints
 from .methods.category import Model, Picture, cross_entropy
 from .nets import perceptual
 from .types import Detections, Frame, PoseEstimates
 
 FEWEST = 16  # mask pixels that an object needs to be fitted
+LEAST_SPREAD_DEG = 3.0  # of the rotation of a fit whose ends agree
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,11 @@ def published() -> FitConfig:
 class Views(NamedTuple):
     """Where K starts are: all that the generator needs."""
 
-    angles: Tensor  # (K, 3), azimuth, elevation, in-plane rotation, radians
-    motion: Tensor  # (K, 4), in-plane rotation, scale, tx, ty of the crop, see `nets.volume.warp`
+    values: Tensor  # (K, 6), in the order of `data.category_views.View.stacked`
     codes: Tensor  # (K, codes)
 
     def rows(self, index: Tensor) -> Views:
-        return Views(self.angles[index], self.motion[index], self.codes[index])
+        return Views(self.values[index], self.codes[index])
 
 
 class Moment(NamedTuple):
@@ -109,14 +108,11 @@ class Fit(NamedTuple):
     seconds: float = 0.0
 
     @property
-    def angles(self) -> Tensor:
-        """(3,), azimuth in [0, 2 pi), elevation, in-plane rotation, radians, of the chosen one."""
-        return viewpoints.wrapped(self.views.angles[self.chosen])
-
-    @property
-    def motion(self) -> Tensor:
-        """(4,), of the chosen one."""
-        return self.views.motion[self.chosen]
+    def view(self) -> View:
+        """The chosen one, without batch dimension."""
+        view = view_of(self.views.values[self.chosen])
+        turned = viewpoints.wrapped(torch.stack(view[:3]))
+        return View(turned[0], turned[1], turned[2], view.shift, view.scale)
 
 
 def fit(
@@ -187,7 +183,7 @@ class _Target:
     def losses(self, views: Views) -> Tensor:
         """How badly each of K views explains the photo, (K,)."""
         config = self.config
-        made = self.model.synthesise(views.codes, views.angles, views.motion)
+        made = self.model.synthesise(views.codes, views.values)
         picture = self._hidden(made.over(self.ground))
         total = self.net.distance(self.net(picture), self.wanted, self.known[None, None])
         total = total + config.prior_weight * views.codes.square().mean(1)
@@ -215,14 +211,14 @@ def _starts(model: Model, image: Tensor, mask: Tensor, config: FitConfig, genera
     golden = (torch.arange(around) * ((math.sqrt(5) - 1) / 2) + 0.5).remainder(1)  # spread whatever their number
     up = low + (high - low) * golden
     angles = torch.stack([turn, up], 1).to(device)
-    motion = image.new_tensor([0.0, model.config.start_scale, 0.0, 0.0]).expand(count, 4).clone()
+    placing = image.new_tensor([0.0, 0.0, 0.0, model.config.own_scale]).expand(count, 4)
     if proposal is not None:
-        motion[:] = proposal.warp
+        placing = proposal.placing.expand(count, 4)
         if proposed:
             angles = torch.cat([_proposed(proposal.azimuth[0], proposal.elevation[0], proposed, generator), angles])
     if model.config.symmetric:
         angles[:, 0] = 0
-    views = Views(torch.cat([angles, motion[:, :1]], 1), motion, codes)
+    views = Views(torch.cat([angles, placing], 1), codes)
     if config.align and model.config.alpha and bool((known > 0.5).all()):
         views = aligned(model, views, mask)
     return views
@@ -248,18 +244,16 @@ def _proposed(logits: Tensor, elevation: Tensor, count: int, generator: torch.Ge
 
 def aligned(model: Model, views: Views, mask: Tensor) -> Views:
     """Views scaled and shifted so that area and centre of their silhouettes become those of the mask, (S, S)."""
-    made = model.synthesise(views.codes, views.angles, views.motion).alpha
+    made = model.synthesise(views.codes, views.values).alpha
     assert made is not None
     area, centre = _moments(made)
     wanted_area, wanted_centre = _moments(mask[None])
     usable = area > 0.02 * mask.numel() / 4  # a generator that draws nothing here has no silhouette to move
     grow = torch.where(usable, (wanted_area / area.clamp_min(1e-6)).sqrt().clamp(0.5, 2.0), 1.0)
-    shift = views.motion[:, 2:]
+    turned, shift, scale = views.values.split([3, 2, 1], 1)
     moved = wanted_centre + grow[:, None] * (shift - centre)
-    motion = torch.cat([
-        views.motion[:, :1], views.motion[:, 1:2] * grow[:, None], torch.where(usable[:, None], moved, shift)
-    ], 1)  # fmt: skip
-    return views._replace(motion=motion)
+    moved = torch.where(usable[:, None], moved, shift)
+    return views._replace(values=torch.cat([turned, moved, scale * grow[:, None]], 1))
 
 
 def _moments(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,7 +274,7 @@ def _search(model: Model, target: _Target, views: Views, config: FitConfig) -> F
         alive, kept, least = alive[keep], kept.rows(keep), least[keep]
         kept, least = _descend(model, target, kept, least, alive, phase, config, history)
     symmetric = model.config.symmetric
-    first, voted, votes = vote(kept.angles, least, config.vote_best, config.vote_deg, symmetric)
+    first, voted, votes = vote(kept.values[:, :3], least, config.vote_best, config.vote_deg, symmetric)
     chosen = voted if config.select == "vote" else first
     return Fit(kept, least, first, voted, votes, chosen, "", history)
 
@@ -290,9 +284,9 @@ def _descend(
     history: list[Moment],
 ) -> tuple[Views, Tensor]:  # fmt: skip
     """One phase. Returns where each start was best, and its loss there."""
-    azimuth, elevation = (views.angles[:, i].clone().requires_grad_() for i in (0, 1))
-    inplane, size, shift = views.motion[:, 0].clone(), views.motion[:, 1].log(), views.motion[:, 2:].clone()
-    code = views.codes.clone()
+    turned, shift, size = (part.clone() for part in views.values.split([3, 2, 1], 1))
+    azimuth, elevation, inplane = (turned[:, i : i + 1].clone() for i in range(3))
+    size, code = size.log(), views.codes.clone()
     moving = [
         (azimuth, 0.0 if model.config.symmetric else config.lr_azimuth), (elevation, config.lr_elevation),
         (inplane, config.lr_inplane), (size, config.lr_scale), (shift, config.lr_shift), (code, config.lr_code),
@@ -302,11 +296,7 @@ def _descend(
     best, waited = math.inf, 0
     with torch.enable_grad():
         for step in range(phase.steps + 1):
-            now = Views(
-                torch.stack([azimuth, elevation, inplane], 1),
-                torch.cat([torch.stack([inplane, size.exp()], 1), shift], 1),
-                code,
-            )
+            now = Views(torch.cat([azimuth, elevation, inplane, shift, size.exp()], 1), code)
             losses = target.losses(now)
             with torch.no_grad():
                 here = Views(*(value.detach().clone() for value in now))
@@ -365,6 +355,109 @@ def picture(model: Model, moment: Moment, row: int | None = None) -> Picture:
         row: of the starts that ran then; None: the one with the least loss.
     """
     best = int(moment.losses.argmin()) if row is None else row
-    return model.synthesise(
-        *(value[best : best + 1] for value in (moment.views.codes, moment.views.angles, moment.views.motion))
+    return model.synthesise(moment.views.codes[best : best + 1], moment.views.values[best : best + 1])
+
+
+def predict(
+    model: Model, frame: Frame, detections: Detections, config: FitConfig | None = None,
+    generator: torch.Generator | None = None, fits: list[Fit] | None = None,
+) -> PoseEstimates:  # fmt: skip
+    """Poses of the objects of a frame that belong to the model's category.
+
+    Args:
+        model: in evaluation mode.
+        frame: the photo and its camera.
+        detections: objects of that category, with masks of what is visible of them. Other objects in the list hide what
+            their masks cover.
+        config: the search.
+        generator: source of randomness, on the CPU; None: seeded by 0.
+        fits: filled with the `Fit` of each pose, in which `metric` says whether the pose is in metres.
+
+    Returns:
+        poses in the order of the detections, without those of fewer than 16 mask pixels. If the model does not know how
+        large its objects are, translations are in sizes of the object: see `metric`. Scores are those of the detections,
+        times the share of the best ends that agree. Covariances say how sizes spread in the category and how far the best
+        ends lie apart; they were not calibrated.
+
+    Raises:
+        ValueError: there are no masks.
+    """
+    began = time.perf_counter()
+    if detections.masks is None:
+        raise ValueError("fitting a category needs a mask of each object; give masks, or a detector that makes them")
+    config, generator = config or FitConfig(), generator or torch.Generator().manual_seed(0)
+    known = model.config.size_mean > 0
+    size = model.config.size_mean if known else 1.0
+    masks, K = detections.masks.bool(), frame.camera.K.float()
+    everything = masks.sum(0)
+    rows, poses, spreads, scores = [], [], [], []
+    for row in range(len(detections)):
+        mask = masks[row]
+        if int(mask.sum()) < FEWEST:
+            continue
+        box = box_ops.from_masks(mask[None]).float()
+        square = box_ops.square(box, model.config.crop_scale)
+        others = (everything - mask.int() > 0) & ~mask
+        image, cut_mask, seen = crop(frame.image, mask, ~others, square, model.config.input_size)
+        found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known)
+        values = found.view.stacked()
+        pose = pose_from_view(view_of(values), K.to(values), square[0].to(values), size)
+        share = found.votes if found.chosen == found.voted else agreeing(found, found.chosen, config, model.config.symmetric)
+        rows.append(row)
+        poses.append(pose)
+        spreads.append(covariance(found, pose, model.config.size_spread if known else 0.0, config, model.config.symmetric))
+        scores.append(float(detections.scores[row]) * share / min(config.vote_best, len(found.losses)))
+        if fits is not None:
+            fits.append(found)
+    labels = detections.labels[rows]
+    device = detections.boxes.device
+    return PoseEstimates(
+        labels,
+        torch.stack(poses).to(device) if poses else torch.zeros(0, 4, 4, device=device),
+        torch.tensor(scores, device=device),
+        torch.stack(spreads).to(device) if spreads else torch.zeros(0, 6, 6, device=device),
+        detections.boxes[rows],
+        {int(label): model.config.category for label in labels},
+        {"category": time.perf_counter() - began},
     )
+
+
+def crop(image: Tensor, mask: Tensor, known: Tensor, square: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `fit` looks at, cut out of a photo.
+
+    Args:
+        image: (3, H, W), RGB in [0, 1].
+        mask: (H, W), bool.
+        known: (H, W), bool, where the mask says whether the object is there. Beyond the photo nothing is known.
+        square: (1, 4), xyxy pixel edges.
+        side: of the crop, pixels.
+
+    Returns:
+        image (3, side, side); mask and known (side, side), in [0, 1].
+    """
+    flat = torch.stack([mask, known]).to(image) + 0.5  # `cut` puts 0.5 where there is no photo
+    cut = crops.cut(flat, square.to(image), side)[0] - 0.5
+    return crops.cut(image, square.to(image), side)[0], cut[0].clamp(0, 1), cut[1].clamp(0, 1)
+
+
+def agreeing(found: Fit, end: int, config: FitConfig, symmetric: bool = False) -> int:
+    """How many of the best ends a vote would count for this one, itself included."""
+    R = viewpoints.rotation_of(found.views.values[:, :3])
+    order = found.losses.sort(stable=True).indices[: config.vote_best]
+    return int((between(R[order], R[end], symmetric) < math.radians(config.vote_deg)).sum())
+
+
+def covariance(found: Fit, cam_from_obj: Tensor, size_spread: float, config: FitConfig, symmetric: bool = False) -> Tensor:
+    """How far a pose may be off, as a covariance of the tangent of `se3.retract`, (6, 6).
+
+    Along the ray as much as sizes spread in the category, and half a percent of the distance in every direction; rotations
+    by the mean square angle of the best ends, at least 3 degrees. Not calibrated.
+    """
+    t = cam_from_obj[:3, 3]
+    R = viewpoints.rotation_of(found.views.values[:, :3])
+    order = found.losses.sort(stable=True).indices[: config.vote_best]
+    apart = between(R[order], R[found.chosen], symmetric).square().mean()
+    about = apart.clamp_min(math.radians(LEAST_SPREAD_DEG) ** 2)
+    eye = torch.eye(3, dtype=t.dtype, device=t.device)
+    place = torch.outer(t, t) * size_spread**2 + eye * (0.005 * t.norm()) ** 2
+    return torch.block_diag(place, eye * about)

@@ -4,8 +4,9 @@ A variational autoencoder whose decoder is told the pose: two views of one objec
 Out of the plane the learned volume turns; in the plane, in scale and position its picture is moved. `fitting.fit` then looks
 for the pose and the code whose picture looks like the photo; `fitting.predict` does so for the objects of a frame.
 
-Angles are those of `geometry.viewpoints`; a view adds how its crop shows the object, see `nets.volume.warp`. Objects of a
-symmetric category have no azimuth of their own: zero is where the encoded view was taken from, so that print is found again.
+Angles are those of `geometry.viewpoints`; a view adds how its crop shows the object: numbers in the order of
+`data.category_views.View.stacked`. What the network draws is the object alone in an even light. Objects of a symmetric
+category have no azimuth of their own: zero is where the encoded view was taken from, so that print is found again.
 
 Source: Chen et al., Category Level Object Pose Estimation via Neural Analysis-by-Synthesis (ECCV 2020). Different here: the KL
 divergence is part of the loss; an alpha channel in place of a white background; codes of shape and of appearance; a head that
@@ -29,16 +30,16 @@ from ..nets.volume import Encoder, Generator, warp
 
 CATEGORIES = ("mug", "bottle", "bowl", "can")
 SYMMETRIC = ("bottle", "bowl", "can")  # about +Z
-WARP = 4  # in-plane rotation, scale, tx, ty
+VIEW = 6  # azimuth, elevation, in-plane rotation, shift right, shift down, scale
 
 
 @dataclass(frozen=True)
 class Config:
     category: str = "mug"  # for reports
     symmetric: bool = False  # any rotation about +Z leaves its shape as it is
-    size_mean: float = 0.0  # of its objects, see `fitting.pose_of`, metres; 0: unknown, then results are not metric
+    size_mean: float = 0.0  # of its objects, diagonal of their boxes, metres; 0: unknown, then results are not metric
     size_spread: float = 0.0  # standard deviation of the logarithm of their sizes
-    start_scale: float = 1.0  # geometric mean of the scales of its crops, see `nets.volume.warp`
+    own_scale: float = 0.9  # share of the side of the generator's own picture that the object's diagonal spans
     input_size: int = 64  # side of crops and pictures, pixels
     crop_scale: float = 1.3  # side of the crop / longer side of the mask's box
     shape_code: int = 16  # length of the code that moulds the volume
@@ -116,7 +117,7 @@ class Proposal(NamedTuple):
 
     azimuth: Tensor  # (B, bins), log-probabilities; bin k is centred on k 2 pi / bins
     elevation: Tensor  # (B,), radians
-    warp: Tensor  # (B, 4), in-plane rotation, scale, tx, ty
+    placing: Tensor  # (B, 4), in-plane rotation, shift right, shift down, scale
 
 
 class Posterior(NamedTuple):
@@ -162,7 +163,7 @@ class Model(nn.Module):
             )
         self.encoder = Encoder(
             4 if config.alpha else 3, config.input_size, config.encoder, config.hidden, 2 * config.codes,
-            config.azimuth_bins + 1 + WARP if config.head else 0,
+            config.azimuth_bins + VIEW - 1 if config.head else 0,
         )  # fmt: skip
 
     def encode(self, image: Tensor, alpha: Tensor) -> tuple[Posterior, Proposal | None]:
@@ -179,24 +180,25 @@ class Model(nn.Module):
         return Posterior(mean, 6 * torch.tanh(raw / 6)), self._proposal(extra) if self.config.head else None
 
     def _proposal(self, raw: Tensor) -> Proposal:
-        bins, elevation, motion = raw.split([self.config.azimuth_bins, 1, WARP], 1)
-        turn, size, x, y = motion.unbind(1)
-        move = torch.stack([turn, self.config.start_scale * size.clamp(-3, 3).exp(), x, y], 1)
-        return Proposal(bins.log_softmax(1), math.pi / 2 * elevation[:, 0].tanh(), move)
+        bins, elevation, rest = raw.split([self.config.azimuth_bins, 1, VIEW - 2], 1)
+        scale = self.config.own_scale * rest[:, 3:].clamp(-3, 3).exp()
+        return Proposal(bins.log_softmax(1), math.pi / 2 * elevation[:, 0].tanh(), torch.cat([rest[:, :3], scale], 1))
 
-    def synthesise(self, codes: Tensor, angles: Tensor, motion: Tensor | None = None) -> Picture:
-        """The object of a code as a camera sees it.
+    def synthesise(self, codes: Tensor, view: Tensor) -> Picture:
+        """The object of a code as a crop shows it.
 
         Args:
             codes: (B, codes), shape first.
-            angles: (B, 2 or more), azimuth, elevation, radians; what follows is not looked at.
-            motion: in-plane rotation, scale, tx, ty, (B, 4), see `nets.volume.warp`; None: upright and centred.
+            view: (B, 6), or azimuth and elevation alone, (B, 2): then upright, centred, in the generator's own scale.
         """
         shape, look = (codes, codes) if not self.config.look_code else codes.split(
             [self.config.shape_code, self.config.look_code], 1
         )  # fmt: skip
-        turn = viewpoints.rotation_of(torch.cat([angles[:, :2], torch.zeros_like(angles[:, :1])], 1))
+        turn = viewpoints.rotation_of(torch.cat([view[:, :2], torch.zeros_like(view[:, :1])], 1))
         raw = self.generator(shape, look, turn)
+        motion = None
+        if view.shape[1] == VIEW:
+            motion = torch.cat([view[:, 2:3], view[:, 5:] / self.config.own_scale, view[:, 3:5]], 1)
         if not self.config.alpha:
             faint = raw.tanh() / 2 - 0.5  # less than white, which is 0 here and so beyond the edges
             return Picture(1 + (faint if motion is None else warp(faint, motion)), None)
@@ -205,37 +207,35 @@ class Model(nn.Module):
             drawn = warp(drawn, motion)
         return Picture(drawn[:, :3], drawn[:, 3])
 
-    def forward(self, image: Tensor, alpha: Tensor, angles: Tensor, warp: Tensor) -> Output:
+    def forward(self, image: Tensor, visible: Tensor, view: Tensor) -> Output:
         """Pairs of views, each drawn from the code of the other.
 
         Args:
-            image: (B, 2, 3, S, S), RGB in [0, 1].
-            alpha: (B, 2, S, S), in [0, 1].
-            angles: (B, 2, 3), radians.
-            warp: (B, 2, 4).
+            image: photos, (B, 2, 3, S, S), RGB in [0, 1].
+            visible: masks of what is seen of the object, (B, 2, S, S), in [0, 1] or bool.
+            view: (B, 2, 6).
         """
         side = self.config.input_size
         if image.dim() != 5 or image.shape[1:] != (2, 3, side, side):
             raise ValueError(f"expected two views each, (B, 2, 3, {side}, {side}), got {tuple(image.shape)}")
-        views, masks = image.flatten(0, 1), alpha.flatten(0, 1)
+        photos, masks = image.flatten(0, 1), visible.flatten(0, 1).to(image.dtype)
         if self.training and self.config.hidden_share > 0:
             masks = masks * occluders(len(masks), side, self.config.hidden_share, masks)
-        posterior, proposal = self.encode(views, masks)
+        posterior, proposal = self.encode(photos, masks)
         codes = (posterior.sample() if self.training else posterior.mean).unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-        seen_from = angles[..., :2]
         if self.config.symmetric:
-            seen_from = torch.stack([angles[..., 0] - angles[..., 0].flip(1), angles[..., 1]], -1)
-        return Output(self.synthesise(codes, seen_from.flatten(0, 1), warp.flatten(0, 1)), posterior, proposal)
+            view = torch.cat([view[..., :1] - view[..., :1].flip(1), view[..., 1:]], -1)
+        return Output(self.synthesise(codes, view.flatten(0, 1)), posterior, proposal)
 
 
 def occluders(count: int, side: int, share: float, like: Tensor) -> Tensor:
-    """Masks that are 0 on a random half-plane that leaves at least a part of the middle free, in a `share` of them.
+    """Masks, a `share` of which are 0 beyond a random line that leaves the middle free.
 
     Returns:
         (count, side, side), 1 where nothing is hidden.
     """
     angle = 2 * math.pi * torch.rand(count, 1, 1, device=like.device)
-    beyond = 0.5 * torch.rand(count, 1, 1, device=like.device)  # of half a side from the middle
+    beyond = 0.1 + 0.4 * torch.rand(count, 1, 1, device=like.device)  # half sides from the middle
     axis = (torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) * (2 / side) - 1
     outside = angle.cos() * axis + angle.sin() * axis[:, None] > beyond
     chosen = torch.rand(count, 1, 1, device=like.device) < share
@@ -253,26 +253,25 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
 
     Args:
         model, output: the network and what it made of the batch.
-        batch: "image" (B, 2, 3, S, S), "alpha" (B, 2, S, S), "angles" (B, 2, 3), "warp" (B, 2, 4).
+        batch: "rgba" (B, 2, 4, S, S), the objects alone: colour times alpha, and alpha; "view" (B, 2, 6).
 
     Returns:
-        scalar tensors by name: colour, alpha, kl, azimuth, elevation, motion, perceptual; their sum is the loss.
+        scalar tensors by name: colour, alpha, kl, azimuth, elevation, placing, perceptual; their sum is the loss.
     """
     config = model.config
-    image, alpha = batch["image"].flatten(0, 1).float(), batch["alpha"].flatten(0, 1).float()
+    rgb, a = batch["rgba"].flatten(0, 1).float().split([3, 1], 1)  # colours times alpha
     made = Picture(output.picture.image.float(), None if output.picture.alpha is None else output.picture.alpha.float())
     losses = {"kl": config.kl_weight * kl(Posterior(*(v.float() for v in output.posterior)))}
-    a = alpha[:, None]
     if made.alpha is None:
-        wanted = image * a + 1 - a
+        wanted = rgb + 1 - a
         losses["colour"] = config.colour_weight * (made.image - wanted).abs().mean()
     else:
-        wanted = image * a + 0.5 * (1 - a)
+        wanted = rgb + 0.5 * (1 - a)
         count = (3 * a.sum((1, 2, 3))).clamp_min(1)
-        losses["colour"] = config.colour_weight * (((made.image - image) * a).abs().sum((1, 2, 3)) / count).mean()
-        losses["alpha"] = config.alpha_weight * cross_entropy(made.alpha, alpha).mean()
+        losses["colour"] = config.colour_weight * ((made.image * a - rgb).abs().sum((1, 2, 3)) / count).mean()
+        losses["alpha"] = config.alpha_weight * cross_entropy(made.alpha, a[:, 0]).mean()
     if config.perceptual_weight > 0:
-        net = perceptual.network(None, image.device)
+        net = perceptual.network(None, rgb.device)
         with torch.no_grad():
             features = net(wanted)
         losses["perceptual"] = config.perceptual_weight * net.distance(net(made.over()), features).mean()
@@ -288,8 +287,7 @@ def cross_entropy(probability: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _proposal_losses(config: Config, proposal: Proposal, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    azimuth, elevation, _ = batch["angles"].flatten(0, 1).float().unbind(1)
-    inplane, scale, tx, ty = batch["warp"].flatten(0, 1).float().unbind(1)
+    azimuth, elevation, inplane, right, down, scale = batch["view"].flatten(0, 1).float().unbind(1)
     losses = {}
     if not config.symmetric:  # else there is nothing to see
         bins = config.azimuth_bins
@@ -298,9 +296,8 @@ def _proposal_losses(config: Config, proposal: Proposal, batch: Mapping[str, Ten
         wanted = (sharp * (azimuth[:, None] - centres).cos()).softmax(1)
         losses["azimuth"] = -(wanted * proposal.azimuth.float()).sum(1).mean()
     away = F.smooth_l1_loss(proposal.elevation.float(), elevation, beta=0.1)
-    true = torch.stack([scale.log(), tx, ty], 1)
-    said = torch.stack([proposal.warp[:, 1].float().log(), *proposal.warp[:, 2:].float().unbind(1)], 1)
-    turn = proposal.warp[:, 0].float() - inplane
+    turn, x, y, size = proposal.placing.float().unbind(1)
+    said, true = torch.stack([x, y, size.log()], 1), torch.stack([right, down, scale.log()], 1)
     losses["elevation"] = 4 * away
-    losses["motion"] = 4 * (F.smooth_l1_loss(said, true, beta=0.1) + (1 - turn.cos()).mean())
+    losses["placing"] = 4 * (F.smooth_l1_loss(said, true, beta=0.1) + (1 - (turn - inplane).cos()).mean())
     return losses

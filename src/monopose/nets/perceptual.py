@@ -86,9 +86,10 @@ def _vgg19() -> nn.Module:
     if not files:
         raise FileNotFoundError(f"no vgg19-*.pth in {folder}; torchvision puts it there: vgg19(weights='DEFAULT')")
     state = torch.load(files[0], weights_only=True, map_location="cpu")
-    features = torchvision.models.vgg19(weights=None).features[:15]
+    with torch.device("meta"):  # its classifier would take half a gigabyte
+        features = torchvision.models.vgg19(weights=None).features[:15]
     kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-    features.load_state_dict({k: v for k, v in kept.items() if int(k.split(".")[0]) < 15}, strict=True)
+    features.load_state_dict({k: v for k, v in kept.items() if int(k.split(".")[0]) < 15}, strict=True, assign=True)
     for layer in features:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False
