@@ -166,9 +166,7 @@ class Tables:
         try:
             return self.rows[name][token]
         except KeyError:
-            raise ValueError(
-                f"{self.folder}: {name}.json has no token {token!r}; do all tables belong to one version?"
-            ) from None
+            raise ValueError(f"{self.folder}: {name}.json has no token {token!r}; are all tables of one version?") from None
 
     def category(self, annotation: str) -> str:
         """The category of an annotation: "vehicle.car"."""
@@ -365,8 +363,8 @@ def _infos(path: str | Path) -> tuple[Path, tuple[str, ...], list[Any]]:
 def read_infos(path: str | Path) -> list[RoadFrame]:
     """The pictures of an `infos.json`, with the boxes that it lists for each camera.
 
-    The file states one place of the vehicle per sample, so `global_from_cam` is off by what the vehicle drove between that
-    moment and the picture, at most 50 ms.
+    The file states the place of the vehicle at the LiDAR's sweep. Where it was when a camera looked, up to 50 ms before,
+    follows from `lidar2cam`, which allows for that.
 
     Args:
         path: of the file; pictures lie beside it.
@@ -380,9 +378,12 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
     read = []
     for k, info in enumerate(listed):
         place = f"{path} sample {k}"
-        global_from_ego = torch.from_numpy(numbers(info, "ego2global", (4, 4), place))
+        global_from_lidar = _global_from_lidar(info, place)
         for channel, image in value(info, "images", place).items():
             where = f"{place} {channel}"
+            ego_from_cam, cam_from_lidar = (
+                torch.from_numpy(numbers(image, key, (4, 4), where)) for key in ("cam2ego", "lidar2cam")
+            )
             K = torch.from_numpy(numbers(image, "cam2img", (3, 3), where))
             picture = path.parent / value(image, "img_path", where)
             camera = Camera(K, _size(picture))
@@ -410,12 +411,22 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
                     value(image, "sample_data_token", where),
                     value(info, "token", place),
                     channel,
-                    torch.from_numpy(numbers(image, "cam2ego", (4, 4), where)),
-                    global_from_ego,
+                    ego_from_cam,
+                    global_from_lidar @ torch.linalg.inv(ego_from_cam @ cam_from_lidar),
                     float(value(image, "timestamp", where)),
                 )
             )
     return read
+
+
+def _global_from_lidar(info: Any, place: str) -> Tensor:
+    """The LiDAR in the map when it swept, by way of the camera that took its picture nearest to that moment. (4, 4)."""
+    images, now = value(info, "images", place), value(info, "timestamp", place)
+    channel = min(images, key=lambda c: abs(value(images[c], "timestamp", f"{place} {c}") - now))
+    ego_from_cam, cam_from_lidar = (
+        torch.from_numpy(numbers(images[channel], key, (4, 4), f"{place} {channel}")) for key in ("cam2ego", "lidar2cam")
+    )
+    return torch.from_numpy(numbers(info, "ego2global", (4, 4), place)) @ ego_from_cam @ cam_from_lidar
 
 
 def _size(picture: Path) -> tuple[int, int]:
@@ -426,7 +437,7 @@ def _size(picture: Path) -> tuple[int, int]:
 def infos_truth(path: str | Path) -> Truth:
     """The true boxes of an `infos.json` in the map; attributes from the cameras that see them are not there: -1.
 
-    Boxes stand in the LiDAR's frame. The camera that took its picture nearest to the sweep leads to the vehicle.
+    Boxes stand in the LiDAR's frame, which the vehicle carries along; velocities there are over ground.
     """
     path, classes, listed = _infos(path)
     tokens, columns, ego = [], [], []
@@ -434,12 +445,7 @@ def infos_truth(path: str | Path) -> Truth:
         place = f"{path} sample {k}"
         tokens.append(value(info, "token", place))
         global_from_ego = torch.from_numpy(numbers(info, "ego2global", (4, 4), place))
-        images = value(info, "images", place)
-        nearest = min(images.values(), key=lambda image: abs(image["timestamp"] - info["timestamp"]))
-        ego_from_lidar = torch.from_numpy(numbers(nearest, "cam2ego", (4, 4), place)) @ torch.from_numpy(
-            numbers(nearest, "lidar2cam", (4, 4), place)
-        )
-        global_from_lidar = global_from_ego @ ego_from_lidar
+        global_from_lidar = _global_from_lidar(info, place)
         ego.append(global_from_ego[:3, 3].numpy())
         for i, row in enumerate(value(info, "instances", place)):
             box = torch.from_numpy(numbers(row, "bbox_3d", (7,), f"{place} instance {i}"))
@@ -594,7 +600,8 @@ def _check_boxes(boxes: Boxes, where: str) -> None:
         return f"{where} sample {boxes.tokens[boxes.sample[row]]}"
 
     for name in ("centre", "wlh", "quat_wxyz", "velocity", "score"):
-        column = getattr(boxes, name).reshape(len(boxes.sample), -1)
+        column = getattr(boxes, name)
+        column = column[:, None] if column.ndim == 1 else column
         bad = np.flatnonzero(~np.isfinite(column).all(1))
         if len(bad):
             got = column[bad[0]].tolist()
