@@ -139,6 +139,25 @@ def test_samples_hold_what_they_say(samples):
                     assert float(found.amax()) == pytest.approx(float(pixels[:, axis].amax()), abs=1.5)
 
 
+def test_handles_are_seen_from_their_side_and_hidden_from_the_other():
+    mug, K, box = (
+        cv.instance("mug", 1),
+        torch.tensor([[500.0, 0, 31.5], [0, 500.0, 31.5], [0, 0, 1]]),
+        torch.tensor([0.0, 0, 64, 64]),
+    )
+    angles = [(0.0, 0.0), (90.0, 0.0), (180.0, 0.0), (270.0, 0.0), (90.0, 70.0)]  # the camera stands at -Y, -X, +Y, +X; above
+    view = torch.tensor([[math.radians(a), math.radians(e), 0.0, 0.0, 0.0, 0.8] for a, e in angles])
+    poses = cv.pose_from_view(cv.view_of(view), K, box, cv.size_of(mug))
+    share = cv.handle_share(mug, poses, K.expand(5, 3, 3), 64).tolist()
+    assert share[1] == 0
+    assert min(share[0], share[2], share[3], share[4]) > 0.03
+    silhouette = cv.cut_out(mug, poses, K.expand(5, 3, 3), 64)[:, 3] > 0.5
+    left, right = (silhouette[0][:, part].sum() for part in (slice(0, 32), slice(32, 64)))
+    assert right > left  # from the front the handle is on the right
+    bowl = cv.instance("bowl", 1)
+    assert float(cv.handle_share(bowl, cv.pose_from_view(cv.view_of(view[:1]), K, box, 0.3), K[None], 64)) == 0
+
+
 def test_poses_stand_on_tables_all_around():
     data = cv.CategoryViews(
         "bowl", [1], side=16, seed=1, config=cv.ViewConfig(elevation_deg=(10, 60), inplane_deg=4, covered=0)

@@ -32,8 +32,9 @@ from torch.utils.data import Dataset
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3, viewpoints
-from ..render import views
+from ..render import maps, views
 from ..render.maps import Lights
+from ..render.raster import rasterize
 from ..types import ObjectModel
 from . import augment, synth, tableware
 from .dataset import amodal_box, jittered_square
@@ -160,6 +161,7 @@ class CategoryViews(Dataset):
         "rgba" (2, 4, s, s): the object alone in the light of `STUDIO`, colour times alpha, and alpha, smooth at its edge
         "view" (2, 6), `View.stacked`; "cam_from_obj" (2, 4, 4), metres; "K" (2, 3, 3) of the crops
         "size" (), metres, see `size_of`; "label" (), the instance's seed
+        "handle" (2,): share of the silhouette that is handle, 0 where nothing sticks out; see `handle_share`
 
     An instance takes 15 ms to make and 0.7 MB; 512 are kept in each process.
     """
@@ -189,6 +191,7 @@ class CategoryViews(Dataset):
             "image": torch.stack(pictures),
             "visible": torch.stack(visible),
             "rgba": cut_out(model, poses, K, s),
+            "handle": handle_share(model, poses, K, s),
             "view": view_parameters(poses, K, whole, size_of(model)).stacked(),
             "cam_from_obj": poses,
             "K": K,
@@ -238,6 +241,25 @@ def cut_out(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int, fine
     return F.avg_pool2d(torch.cat([drawn.image, alpha], 1), fine)
 
 
+def handle_share(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> Tensor:
+    """How much of an object's silhouette is its handle: what sticks out along +X beyond the round rest.
+
+    A mug that shows none of it, below about 0.01, looks the same from there as from some way around.
+
+    Args: as `cut_out`.
+
+    Returns:
+        (B,), in [0, 1]; 0 where nothing is seen.
+    """
+    models = [model] * len(cam_from_obj)
+    meshes = views.side_by_side(models)
+    fragments = rasterize(se3.transform(cam_from_obj, meshes.vertices), meshes.faces, K, (side, side))
+    x = maps.coordinates(fragments, meshes.faces, meshes.vertices)[..., 0]
+    seen = fragments.face >= 0
+    beyond = seen & (x > 1.03 * model.bounds[1, 1])
+    return beyond.sum((1, 2)) / seen.sum((1, 2)).clamp_min(1)
+
+
 class _Shot(NamedTuple):
     """A photo that was never taken: pose, its camera, the crop."""
 
@@ -255,7 +277,7 @@ def _shot(model: ObjectModel, config: ViewConfig, rng: Generator) -> _Shot:
     elevation = math.asin(rng.uniform(math.sin(low), math.sin(high))) if even else rng.uniform(low, high)
     inplane = math.radians(config.inplane_deg) * float(np.clip(rng.normal(), -3, 3))
     R = viewpoints.rotation_of(torch.tensor([rng.uniform(0, 2 * math.pi), elevation, inplane], dtype=torch.float32))
-    span = height * math.exp(rng.uniform(*(math.log(s) for s in config.span)))
+    span = height * math.exp(rng.uniform(math.log(config.span[0]), math.log(config.span[1])))
     depth = float(K[0, 0]) * size_of(model) / span
     pixel = torch.from_numpy(rng.uniform([0.2 * width, 0.2 * height], [0.8 * width, 0.8 * height])).float()
     t = camera_ops.unproject(pixel[None], torch.tensor([depth]), K)[0]
