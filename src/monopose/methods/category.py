@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import viewpoints
+from ..geometry.rotation import full_precision
 from ..nets import perceptual
 from ..nets.volume import Encoder, Generator, warp
 
@@ -194,7 +195,7 @@ class Model(nn.Module):
         shape, look = (codes, codes) if not self.config.look_code else codes.split(
             [self.config.shape_code, self.config.look_code], 1
         )  # fmt: skip
-        turn = viewpoints.rotation_of(torch.cat([view[:, :2], torch.zeros_like(view[:, :1])], 1))
+        turn = full_precision(viewpoints.rotation_of)(torch.cat([view[:, :2], torch.zeros_like(view[:, :1])], 1))
         raw = self.generator(shape, look, turn)
         motion = None
         if view.shape[1] == VIEW:

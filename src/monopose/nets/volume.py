@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..geometry.rotation import full_precision
+
 SIDE = 16  # voxels along each edge of the volume that is turned
 CONST = 4  # voxels along each edge of the learned one it grows from
 SLOPE = 0.2  # of the leaky ReLUs
@@ -112,6 +114,7 @@ class Generator(nn.Module):
         return self.last(x)
 
 
+@full_precision
 def rotate_volume(volume: Tensor, b_from_a: Tensor) -> Tensor:
     """Turn volumes about their centre: what lay at p then lies at R p. Trilinear; beyond the faces their voxels go on.
 
@@ -130,6 +133,7 @@ def rotate_volume(volume: Tensor, b_from_a: Tensor) -> Tensor:
     return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+@full_precision
 def warp(images: Tensor, motion: Tensor, size: int | None = None) -> Tensor:
     """Turn, scale and shift pictures: what lay at q then lies at scale Rot(in-plane) q + (tx, ty). Outside is 0.
 
