@@ -176,7 +176,8 @@ def read_labels(path: str | Path) -> Labels:
         ValueError: a line that is none; says file, line, what was expected. Or some lines have scores and others none.
     """
     path = existing_file(path, "label file")
-    types, values = [], []
+    types: list[str] = []
+    values: list[list[float]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         words = line.split()
         if not words:

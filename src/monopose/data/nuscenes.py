@@ -134,8 +134,8 @@ def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Boxes:
     *real, attribute, score, points = rest
     whole = [np.asarray(c, np.int64) for c in (sample, label)]
     real = [np.asarray(c, np.float64) for c in real]
-    tail = (np.asarray(attribute, np.int64), np.asarray(score, np.float64), np.asarray(points, np.int64))
-    return Boxes(tuple(tokens), *whole, *real, *tail)
+    tail = [np.asarray(attribute, np.int64), np.asarray(score, np.float64), np.asarray(points, np.int64)]
+    return Boxes(tuple(tokens), *(whole + real + tail))
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables
@@ -515,13 +515,12 @@ def write_results(path: str | Path, boxes: Boxes, meta: Mapping[str, bool] | Non
         ValueError: NaN or infinity, sizes that are not positive, or more than 500 boxes of a sample.
     """
     _check_boxes(boxes, str(path))
-    results: dict[str, list[dict[str, Any]]] = {token: [] for token in boxes.tokens}
+    results: list[list[dict[str, Any]]] = [[] for _ in boxes.tokens]
     columns = (c.tolist() for c in boxes[1:])
     for sample, label, centre, wlh, quat, v, attribute, score, _ in zip(*columns):
-        token = boxes.tokens[sample]
-        results[token].append(
+        results[sample].append(
             {
-                "sample_token": token,
+                "sample_token": boxes.tokens[sample],
                 "translation": centre,
                 "size": wlh,
                 "rotation": quat,
@@ -533,7 +532,10 @@ def write_results(path: str | Path, boxes: Boxes, meta: Mapping[str, bool] | Non
         )
     used = {f"use_{name}": name == "camera" for name in ("camera", "lidar", "radar", "map", "external")}
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"meta": dict(meta or used), "results": results}, file)
+        file.write(f'{{"meta": {json.dumps(dict(meta or used))}, "results": {{')
+        for k, (token, rows) in enumerate(zip(boxes.tokens, results)):  # a sample at a time: the file may be large
+            file.write(f"{', ' * (k > 0)}\n{json.dumps(token)}: {json.dumps(rows)}")
+        file.write("}}\n")
 
 
 def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> Boxes:

@@ -33,13 +33,13 @@ class Matches(NamedTuple):
         score: (N,).
         truth: row of the true box, (D, N), int64; -1 for a false positive. One line for each of `DISTANCES`.
         estimate: row of the estimate, (N,), int64.
-        count: how many true boxes there are.
+        there: how many true boxes there are.
     """
 
     score: Array
     truth: Array
     estimate: Array
-    count: int
+    there: int
 
 
 def yaw(boxes: Boxes) -> Array:
@@ -144,9 +144,9 @@ def _running_mean(x: Array) -> Array:
 def _curve(matches: Matches, level: int) -> tuple[Array, Array]:
     """Precision and score at each of `RECALLS`, 0 beyond the highest recall reached."""
     right = (matches.truth[level] >= 0).cumsum().astype(float)
-    if not len(right) or right[-1] == 0 or matches.count == 0:
+    if not len(right) or right[-1] == 0 or matches.there == 0:
         return np.zeros(len(RECALLS)), np.zeros(len(RECALLS))
-    precision, recall = right / np.arange(1, len(right) + 1), right / matches.count
+    precision, recall = right / np.arange(1, len(right) + 1), right / matches.there
     return np.interp(RECALLS, recall, precision, right=0), np.interp(RECALLS, recall, matches.score, right=0)
 
 
@@ -197,7 +197,7 @@ def evaluate(results: Boxes, truth: Truth) -> dict[str, Any]:
         errors: dict[str, float | None] = dict(true_positive_errors(estimates, real, matches, name))
         errors.update(dict.fromkeys(WITHOUT.get(name, ())))
         ap = float(np.mean(list(ap_at.values())))
-        classes[name] = {"ap": ap, "ap_at": ap_at, "errors": errors, "truth": matches.count}
+        classes[name] = {"ap": ap, "ap_at": ap_at, "errors": errors, "truth": matches.there}
     means = {e: float(np.mean([c["errors"][e] for c in classes.values() if c["errors"][e] is not None])) for e in ERRORS}
     mean_ap = float(np.mean([c["ap"] for c in classes.values()]))
     nds = (5 * mean_ap + sum(max(0.0, 1 - e) for e in means.values())) / 10

@@ -288,8 +288,8 @@ def project(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, size: tuple[int, int] 
         rim = around.roll(-1, 0) - around  # the rim of the image on the near plane
         enter, leave = _within(cam_from_obj, lhw, near * rays, near * (rays.roll(-1, -2) - rays))
         enter, leave = enter.clamp_min(0), leave.clamp_max(1)
-        cut = [around.expand(*pixels.shape[:-2], 4, 2), *(around + t[..., None] * rim for t in (enter, leave))]
-        pixels, valid = torch.cat([pixels, *cut], -2), torch.cat([valid, looks, *[enter <= leave] * 2], -1)
+        added = [around.expand(*pixels.shape[:-2], 4, 2), *(around + t[..., None] * rim for t in (enter, leave))]
+        pixels, valid = torch.cat([pixels, *added], -2), torch.cat([valid, looks, *[enter <= leave] * 2], -1)
     some = valid.any(-1, keepdim=True)
     low = torch.where(valid[..., None], pixels, torch.inf).amin(-2)
     high = torch.where(valid[..., None], pixels, -torch.inf).amax(-2)
