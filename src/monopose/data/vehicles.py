@@ -17,11 +17,7 @@ from numpy.random import Generator
 from ..mesh import diameter
 from ..types import ObjectModel, Symmetries
 from .furniture import Array, Three, _paint, _Parts, _shell
-
-CATEGORIES = (
-    "car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
-)  # fmt: skip
-"""The ten detection classes of nuScenes."""
+from .nuscenes import CLASSES as CATEGORIES
 
 SIZES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "car": ((4.62, 1.73, 1.96), (0.46, 0.24, 0.16)),
@@ -119,7 +115,7 @@ def shape(category: str, seed: int) -> ObjectModel:
     parts = _Parts(rng)
     _MAKERS[category](parts, rng, kind, *(float(v) for v in size))
     v, faces, n, c = parts.joined()
-    vertices, normals = (np.stack([-a[:, 1], -a[:, 2], a[:, 0]], -1) for a in (v, n))  # from +Z up, front towards -Y
+    vertices, normals = _turned(v), _turned(n)
     low, high = vertices.min(0), vertices.max(0)
     stretch = size / (high - low)
     vertices = (vertices - (low + high) / 2) * stretch
@@ -130,6 +126,44 @@ def shape(category: str, seed: int) -> ObjectModel:
         CATEGORIES.index(category), f"{category}_{kind}_{seed:03d}", as_tensors[0], torch.from_numpy(faces), as_tensors[1],
         diameter(vertices), colors=as_tensors[2], symmetries=_symmetries(category, kind),
     )  # fmt: skip
+
+
+def roadside(seed: int) -> ObjectModel:
+    """What stands beside roads and hides things: a tree, a lamp post, a sign or a box; obj_id -1, in the frame of `shape`."""
+    rng = np.random.default_rng((seed, 17))
+    parts = _Parts(rng)
+    kind = ("tree", "lamp", "sign", "box")[seed % 4]
+    high = rng.uniform(*{"tree": (3.5, 9.0), "lamp": (5.0, 9.0), "sign": (2.2, 3.2), "box": (0.8, 1.6)}[kind])
+    if kind == "tree":
+        bark, leaves = (
+            np.array((0.28, 0.22, 0.16)) * rng.uniform(0.7, 1.3),
+            np.array((0.20, 0.34, 0.14)) * rng.uniform(0.6, 1.4),
+        )
+        parts.rod((0, 0, 0), (0, 0, 0.6 * high), 0.03 * high, bark, 0.02 * high, sides=8)
+        for _ in range(int(rng.integers(3, 6))):
+            spot = np.array([*rng.normal(0, 0.1, 2), rng.uniform(0.5, 0.85)]) * high
+            _ball(parts, spot, rng.uniform(0.14, 0.24, 3) * high, leaves * rng.uniform(0.8, 1.2))
+    elif kind == "lamp":
+        parts.rod((0, 0, 0), (0, 0, high), 0.1, _STEEL, 0.06, sides=8)
+        parts.rod((0, 0, high - 0.05), (0, -0.2 * high, high), 0.05, _STEEL, sides=8)
+        _block(parts, (-0.15, -0.2 * high - 0.5, high - 0.1), (0.15, -0.2 * high, high + 0.08), _DARK)
+    elif kind == "sign":
+        parts.rod((0, 0, 0), (0, 0, high), 0.035, _STEEL, sides=8)
+        colour = _paint((_RED, (0.1, 0.25, 0.6), _WHITE, (0.9, 0.7, 0.1)), rng)
+        parts.rod((0, -0.05, high - 0.35), (0, -0.08, high - 0.35), 0.35, colour, sides=(4, 8, 16)[int(rng.integers(3))])
+    else:
+        _block(parts, (-0.3, -0.25, 0), (0.3, 0.25, high), _paint(_CARGO, rng) * 0.7)
+    v, faces, n, c = parts.joined()
+    as_tensors = [
+        torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (_turned(v), _turned(n), np.clip(c, 0, 1))
+    ]
+    vertices = as_tensors[0] - (as_tensors[0].amin(0) + as_tensors[0].amax(0)) / 2
+    return ObjectModel(-1, kind, vertices, torch.from_numpy(faces), as_tensors[1], diameter(v), colors=as_tensors[2])
+
+
+def _turned(rows: Array) -> Array:
+    """From the frame in which things are built, +Z up and the front towards -Y, to that of boxes. (n, 3) -> (n, 3)."""
+    return np.stack([-rows[:, 1], -rows[:, 2], rows[:, 0]], -1)
 
 
 def _check(category: str, seed: int) -> None:
