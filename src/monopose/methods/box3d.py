@@ -34,8 +34,7 @@ Z_MIN = 0.1  # metres: least depth of a projected point, and the plane that boxe
 MARGIN = 0.125  # projections stay within this share of the image's width from it
 MOMENTUM = 0.01  # of the running mean of the weight scale
 SIGMA_MOMENTUM = 0.1  # of those of the mixtures' precisions
-SMALLEST = 4.0  # pixels, of an image 1600 wide: boxes whose longer side is less are not learned from
-WIDE = 1600.0  # pixels, the width that published numbers in pixels are for
+SMALLEST = 4.0  # pixels of the network's input: boxes whose longer side is less are not learned from
 
 Size = tuple[float, float, float]
 SIZES: dict[str, tuple[Size, Size]] = {  # of nuScenes' classes: mean and deviation of length, height, width, metres
@@ -296,7 +295,7 @@ def truths(model: Model, batch: Mapping[str, Any]) -> list[Truth]:
         n = len(labels)
         pose = boxes3d.from_yaw(pose[:, :3, 3], boxes3d.yaw_of(pose)).to(K)
         boxes = boxes3d.project(pose, lhw.to(K), K, config.size, Z_MIN) if n else K.new_zeros(0, 4)
-        shown = (boxes[:, 2:] - boxes[:, :2]).amax(-1) >= SMALLEST * config.width / WIDE
+        shown = (boxes[:, 2:] - boxes[:, :2]).amax(-1) >= SMALLEST
         shown &= pose[:, 2, 3] > Z_MIN
         velocity = batch["velocities"][i] if "velocities" in batch else K.new_full((n, 3), math.nan)
         attribute = batch["attributes"][i] if "attributes" in batch else torch.full_like(labels, -1)
@@ -845,10 +844,11 @@ class Boxes(NamedTuple):
 
     labels (N,), indices of `Config.classes`; scores (N,), in [0, 1]; class_scores (N,), that do not judge the box; cam_from_obj
     (N, 4, 4), metres, and sizes (N, 3), length, height, width, in the convention of `geometry.boxes3d`; boxes (N, 4), what the
-    photo shows of them, xyxy pixel edges; velocities (N, 3), metres per second in the camera's axes; attributes (N,), indices of `Config.attributes`, -1 for none;
+    photo shows of them, xyxy pixel edges; velocities (N, 3), metres per second in the camera's axes; attributes (N,), indices
+    of `Config.attributes`, -1 for none;
     samples (N, S, 4, 4) of the pose with log_weights (N, S), of the layer "direct", which knows no distribution, one, the pose;
     points3d (N, P, 3), metres, points2d (N, P, 2), pixels of the photo, weights (N, P, 2), 1 / pixels: the correspondences;
-    converged (N,), bool; seconds by stage.
+    converged (N,), bool: the samples are sound; seconds by stage.
     """
 
     labels: Tensor
@@ -1053,7 +1053,11 @@ def _place(model: Model, found: _Found, K: Tensor, size: tuple[int, int], second
             found.points3d, found.points2d, K, found.weights, dof=4, robust=pnp.AdaptiveHuber(model.config.huber), z_min=Z_MIN,
             bounds=_bounds(size, K),
         )  # fmt: skip
-        pose, converged = solved.cam_from_obj, solved.converged
+        # not `converged`: at the kink of the robust kernel it often says no where the pose is as good as any
+        pose, converged = (
+            solved.cam_from_obj,
+            torch.isfinite(solved.cost) & torch.isfinite(solved.cam_from_obj).flatten(1).all(1),
+        )
     else:
         pose, converged = K.new_zeros(0, 4, 4), ones
     boxes = boxes3d.project(pose, found.lhw, K, size, Z_MIN) if n else K.new_zeros(0, 4)
@@ -1091,5 +1095,5 @@ def _sampled(model: Model, boxes: Boxes, K: Tensor, size: tuple[int, int], sampl
     pose = torch.where(posterior.converged[:, None, None], posterior.mode, boxes.cam_from_obj)
     return boxes._replace(
         cam_from_obj=pose, boxes=boxes3d.project(pose, boxes.sizes, K, size, Z_MIN), samples=posterior.samples,
-        log_weights=posterior.log_weights,
+        log_weights=posterior.log_weights, converged=posterior.converged,
     )  # fmt: skip

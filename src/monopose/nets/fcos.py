@@ -7,6 +7,7 @@ Chen et al., EPro-PnP-Det (centre points and object embeddings in place of boxes
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class ModulatedConv(nn.Module):
     """A convolution that looks where it wants to: every tap has an offset and a weight of its own, predicted from its input.
 
     Args:
-        conv: the ordinary convolution it stands for, whose weights it takes over; at the start it sees the same, halved.
+        conv: the ordinary convolution it stands for, whose weights it takes over; at the start it gives the same.
 
     Source: Zhu et al., Deformable ConvNets v2, sec. 3.1.
     """
@@ -46,8 +47,9 @@ class ModulatedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         offset, mask = self.offset(x).split([2 * self.taps, self.taps], 1)
+        # twice the published mask, so that trained weights keep their meaning
         return deform_conv2d(
-            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask.sigmoid()  # type: ignore[arg-type]
+            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, 2 * mask.sigmoid()  # type: ignore[arg-type]
         )  # fmt: skip
 
 
@@ -80,15 +82,16 @@ class Encoder(nn.Module):
             widths = (64, 256, 512, 1024, 2048)
             self.backbone: Backbone = _TorchvisionFeatures(torchvision.models.resnet101, _split_resnet, widths)
             if pretrained:
-                self.backbone.load_pretrained()
-                self.backbone.freeze(frozen_levels)
+                try:
+                    self.backbone.load_pretrained()
+                    self.backbone.freeze(frozen_levels)
+                except OSError as error:
+                    warnings.warn(f"{name} starts from random weights: {error}", stacklevel=2)
         else:
             self.backbone = backbone(name, pretrained, frozen_levels)
         if deformable:
             if not name.startswith("resnet"):
-                raise ValueError(
-                    f"deformable convolutions replace those of a ResNet's blocks; {name} has none: deformable=False"
-                )
+                raise ValueError(f"only ResNets can have deformable convolutions, not {name}; set deformable=False")
             deform(self.backbone)
         self.fixed_norms = fixed_norms and self.backbone.frozen > 0
         if self.fixed_norms:
