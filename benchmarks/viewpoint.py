@@ -52,7 +52,7 @@ from monopose.types import Symmetries
 NETS = ("combined", "separate", "modern")
 LEVELS = tuple(viewpoint.GROUPS)
 WIDTHS: dict[str, tuple[int, ...]] = {"combined": (32, 128, 128, 8), "separate": (16, 32, 8)}  # half of the published ones
-BATCH = {"combined": viewpoint.PUBLISHED_BATCH, "separate": viewpoint.PUBLISHED_BATCH, "modern": 16}
+BATCH = viewpoint.PUBLISHED_BATCH
 PROBES = ((1e-5, "stepped"), (1e-4, "stepped"), (1e-3, "stepped"), (1e-4, "cosine"), (1e-3, "cosine"))
 """Learning rates and schedules tried for the published networks: those of the original, and what may suit them better."""
 CORRUPTIONS: tuple[tuple[Any, float], ...] = (
@@ -74,7 +74,6 @@ class Settings:
     size: tuple[int, int] = (240, 320)  # height and width of a rendered picture, pixels
     side: int = 64  # of the crops, pixels
     epochs: int = 10
-    zoom: int = 1  # the modern network enlarges its crops this many times
     share: float = 0.2  # of shapes or pictures that are held back
 
 
@@ -102,7 +101,7 @@ def config_of(run: Run, settings: Settings) -> viewpoint.Config:
     make = {"combined": viewpoint.combined, "separate": viewpoint.separate, "modern": viewpoint.modern}[run.net]
     config = make(settings.categories, run.inputs, settings.side)  # type: ignore[arg-type]
     if run.net == "modern":
-        return replace(config, zoom=settings.zoom)
+        return config
     config = replace(config, widths=WIDTHS[run.net])
     if run.schedule == "cosine":
         config = replace(config, step_epochs=0)
@@ -287,7 +286,7 @@ def trained(run: Run, data: Data) -> dict[str, Any]:
     model = viewpoint.Model(config)
     decay = 1e-2 if run.net == "modern" else 0.0  # the published ones: Adam
     means = learn(
-        model, viewpoint.loss, parts, data.settings.epochs, BATCH[run.net], run.seed, run.lr,
+        model, viewpoint.loss, parts, data.settings.epochs, BATCH, run.seed, run.lr,
         lambda done: viewpoint.rate(config, done), decay,
     )  # fmt: skip
     true, symmetries = torch.stack([r.angles for r in held]), data.symmetries(held)
@@ -561,22 +560,27 @@ def tables(settings: Settings, results: Results, nets: Sequence[str], levels: Se
         order = sorted(runs, key=lambda r: (list(nets).index(r.net), LEVELS.index(r.inputs)))
         return [(f"{r.net}, {INPUT_NAMES[r.inputs]}{suffix}", [replace(r, seed=s) for s in range(seeds)]) for r in order]
 
-    grid = []
-    for net in ready:
-        line = [net]
-        for level in levels:
-            runs = [replace(r, seed=s) for r in main if (r.net, r.inputs) == (net, level) for s in range(seeds)]
-            line.append(spread([done[r.key]["scores"]["published"]["azimuth"]["accuracy"] for r in runs if r.key in done]))
-        grid.append(line)
     first = next((done[r.key] for r in main if r.key in done), None)
     if first is not None:
-        majority = 100 * first["scores"]["published"]["azimuth"]["majority"]
+        found = first["scores"]["published"]
         what = f"{first['train']} training pictures, {first['held']} held back, {settings.epochs} epochs"
         parts.append(
-            f"Azimuth accuracy, percent, in the 8 published bins, unseen shapes; majority class {majority:.1f}; {what}, "
-            f"crops of {settings.side} px; channels of combined {WIDTHS['combined']}, of separate {WIDTHS['separate']}; modern "
-            f"enlarges {settings.zoom} times\n\n" + markdown(["network", *(INPUT_NAMES[level] for level in levels)], grid)
+            f"Unseen shapes; {what}, crops of {settings.side} px; channels of combined {WIDTHS['combined']}, of separate "
+            f"{WIDTHS['separate']}; mean ± standard deviation over {seeds} seeds, percent"
         )
+        for title, constant, pick in (
+            ("Azimuth in the 8 published bins", found["azimuth"]["majority"], lambda s: s["published"]["azimuth"]["accuracy"]),
+            ("Rotations within 30 degrees", found["acc_pi_6_constant"], lambda s: s["centred"]["acc_pi_6"]),
+        ):
+            grid = []
+            for net in ready:
+                line = [net]
+                for level in levels:
+                    runs = [replace(r, seed=s) for r in main if (r.net, r.inputs) == (net, level) for s in range(seeds)]
+                    line.append(spread([pick(done[r.key]["scores"]) for r in runs if r.key in done]))
+                grid.append(line)
+            grid.append(["best constant answer", *[f"{100 * constant:.1f}"] * len(levels)])
+            parts.append(f"{title}\n\n" + markdown(["network", *(INPUT_NAMES[level] for level in levels)], grid))
     section("All scores, unseen shapes", named(main))
     section("All scores, unseen pictures of known shapes", named([replace(r, by="image") for r in main]))
     if "normals" in levels:
@@ -642,7 +646,7 @@ def prepared(options: argparse.Namespace) -> Data:
         categories = tuple(sorted({r.category for r in pix3d.read(options.data, categories)}))
     settings = Settings(
         str(options.data.resolve().name) if given else "rendered", categories, options.shapes, options.images,
-        side=options.side, epochs=options.epochs, zoom=options.zoom,
+        side=options.side, epochs=options.epochs,
     )  # fmt: skip
     note = out / "settings.json"
     wanted = json.loads(json.dumps(asdict(settings)))
@@ -715,7 +719,6 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--side", type=int, default=64, help="of the crops, pixels")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--zoom", type=int, default=1, help="the modern network enlarges its crops this many times")
     parser.add_argument("--shapes", type=int, default=10, help="of each category")
     parser.add_argument("--images", type=int, default=25, help="of each shape")
     parser.add_argument("--categories", nargs="+", help="default: all")

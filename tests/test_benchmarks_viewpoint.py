@@ -77,7 +77,7 @@ def test_networks_are_what_the_table_says():
     ours = bench.config_of(bench.Run("separate", "mask", targets="modern"), SETTINGS)
     assert (ours.net, ours.bins, ours.offsets) == ("separate", "centred", True)
     modern = bench.config_of(bench.Run("modern", "normals"), SETTINGS)
-    assert (modern.net, modern.zoom, modern.pretrained) == ("modern", SETTINGS.zoom, True)
+    assert (modern.net, modern.input_size, modern.pretrained) == ("modern", SETTINGS.side, True)
     for config in (stepped, cosine, ours):
         assert viewpoint.Model(config)(torch.zeros(2, 8, 64, 64)).logits.shape == (2, 3, 8)
 

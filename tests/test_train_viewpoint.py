@@ -78,7 +78,7 @@ def test_cad_models_alone_train_it(tmp_path):
 
 
 def test_presets_and_fields_are_named_in_errors(photos):
-    assert train_viewpoint.configured(photos, "modern", changes={"input_size": 64}).zoom == 2
+    assert train_viewpoint.configured(photos, "modern", changes={"input_size": 64}).input_size == 64
     with pytest.raises(ValueError, match="modern, combined, separate"):
         train_viewpoint.configured(photos, "nothing")
     with pytest.raises(ValueError, match="nothing"):

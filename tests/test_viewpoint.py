@@ -12,13 +12,12 @@ from torch import nn
 from monopose import weights
 from monopose.geometry import viewpoints
 from monopose.methods import viewpoint
-from monopose.nets import backbones
-from monopose.nets.viewpoint import CombinedNet, ModernNet, SeparateNet, widen
+from monopose.nets.viewpoint import CombinedNet, ModernNet, SeparateNet
 
 SMALL = {
     "combined": {"widths": (8, 12, 12, 8)},
     "separate": {"widths": (8, 12, 8)},
-    "modern": {"pretrained": False, "backbone": "resnet18", "zoom": 1},
+    "modern": {"pretrained": False, "backbone": "resnet18"},
 }
 
 
@@ -109,31 +108,26 @@ def test_logits_may_be_negative(net):
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenet_v3_large", "convnext_tiny"])
-def test_widened_backbones_see_rgb_as_before(name):
+def test_the_modern_network_sees_every_channel_and_where_things_are(name):
     torch.manual_seed(0)
-    plain = backbones.backbone(name).eval()
-    wide = backbones.backbone(name).eval()
-    wide.load_state_dict(plain.state_dict())
-    widen(wide, 8)
-    neutral = 127 / 255 if name == "efficientnet_lite0" else 0.5  # what is scaled to zero
-    rgb = torch.rand(1, 3, 32, 32)
-    more = torch.cat([rgb, torch.full((1, 5, 32, 32), neutral)], 1)
+    net = ModernNet(8, 24, name, False).eval()
+    crop = torch.rand(1, 8, 64, 64, requires_grad=True)
+    net(crop).square().sum().backward()
+    assert (crop.grad.abs().amax((0, 2, 3)) > 0).all()
     with torch.no_grad():
-        for old, new in zip(plain(rgb), wide(more), strict=True):
-            if new.shape[1] == old.shape[1]:  # ConvNeXt's first level is the picture itself
-                torch.testing.assert_close(new, old, atol=1e-4, rtol=1e-4)
-        changed = torch.cat([rgb, torch.rand(1, 5, 32, 32)], 1)
-        assert (wide(changed)[-1] - plain(rgb)[-1]).abs().max() > 0
+        away = net(crop.flip(-1)) - net(crop)
+    assert away.abs().max() > 1e-4  # an average over the crop would hardly notice
     with pytest.raises(ValueError, match="at least 3 channels"):
-        widen(plain, 2)
+        ModernNet(2, 24, name, False)
 
 
-def test_zoom_enlarges_what_the_backbone_sees():
-    net = ModernNet(3, 24, "resnet18", False, zoom=2)
+def test_with_colours_alone_both_parts_of_the_modern_network_see_them():
+    net = ModernNet(3, 24, "resnet18", False).eval()
     seen = []
-    net.backbone.register_forward_hook(lambda m, x, y: seen.append(x[0].shape[-1]))
-    net.eval()(torch.rand(1, 3, 32, 32))
-    assert seen == [64]
+    net.backbone.register_forward_hook(lambda m, x, y: seen.append(x[0].shape[1]))
+    net.shape.register_forward_hook(lambda m, x, y: seen.append(x[0].shape[1]))
+    net(torch.rand(1, 3, 58, 58))
+    assert sorted(seen) == [3, 3]
 
 
 # ---------------------------------------------------------------------------------------------------- targets and reading

@@ -44,7 +44,6 @@ class Config:
     offset_weight: float = 1.0  # weight of the loss of these offsets
     backbone: str = "efficientnet_lite0"  # of the modern network, see nets.backbones
     pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
-    zoom: int = 1  # the modern network enlarges its crop this many times
     widths: tuple[int, ...] = ()  # channels after each convolution of the published networks; (): as published
     hidden: int = 256  # features before the outputs, per branch in the separate network
     dropout: float = 0.2  # share of the features that the modern network leaves out in training
@@ -70,11 +69,8 @@ def separate(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input
 
 
 def modern(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input_size: int = 224) -> Config:
-    """Pretrained backbone, bins around the frequent directions, targets smoothed around the circle, offsets.
-
-    Crops below 128 pixels are enlarged twice: the last level of a backbone for 64 pixels has four pixels.
-    """
-    return replace(Config(tuple(categories)), inputs=inputs, input_size=input_size, zoom=2 if input_size < 128 else 1)
+    """Pretrained backbone, bins around the frequent directions, targets smoothed around the circle, offsets."""
+    return replace(Config(tuple(categories)), inputs=inputs, input_size=input_size)
 
 
 PUBLISHED_BATCH = 10  # samples per optimiser step in the published training
@@ -135,9 +131,7 @@ class Model(nn.Module):
         elif config.net == "separate":
             self.net = SeparateNet(groups, outputs, hidden=config.hidden, size=config.input_size, **published)
         elif config.net == "modern":
-            self.net = ModernNet(
-                self.channels, outputs, config.backbone, config.pretrained, config.hidden, config.dropout, config.zoom
-            )
+            self.net = ModernNet(self.channels, outputs, config.backbone, config.pretrained, config.hidden, config.dropout)
         else:
             raise ValueError(f"net must be modern, combined or separate, got {config.net!r}")
 

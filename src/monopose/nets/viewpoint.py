@@ -103,62 +103,55 @@ class SeparateNet(nn.Module):
 
 
 class ModernNet(nn.Module):
-    """A backbone that sees all channels, its two deepest levels averaged over the crop, and one hidden layer.
+    """A pretrained backbone looks at the colours, a small network of its own at everything else; both keep where things are.
 
     Args:
-        channels: of the input, at least 3; the first three are RGB.
+        channels: of the input, at least 3; the first three are RGB. Where there are no others, the small network sees RGB too.
         outputs: numbers to predict.
         backbone: see `nets.backbones`.
-        pretrained: start from ImageNet weights, as far as they go: those of the further channels start small.
-        hidden: features between backbone and outputs.
-        dropout: share of the averaged features that are left out in training.
-        zoom: enlarge the crop this many times first; small crops keep more of a deep network busy that way.
+        pretrained: start from ImageNet weights, where they can be had.
+        hidden: features between the crop and the outputs.
+        dropout: share of the features that are left out in training.
 
+    Features of both are averaged over a grid of 4 x 4, not over the whole crop: a viewpoint is about what lies where.
     Input in [0, 1]: the backbone scales it as it is used to.
     """
 
+    GRID = 4
+    FROZEN = 2  # levels of a pretrained backbone that stay as ImageNet made them
+
     def __init__(
         self, channels: int, outputs: int, backbone: str = "efficientnet_lite0", pretrained: bool = True, hidden: int = 256,
-        dropout: float = 0.2, zoom: int = 1,
+        dropout: float = 0.2,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.backbone = make_backbone(backbone, pretrained)
-        widen(self.backbone, channels)
-        self.zoom = zoom
-        features = sum(self.backbone.channels[-2:])
-        self.fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, hidden), nn.ReLU())
+        if channels < 3:
+            raise ValueError(f"the modern network takes RGB and whatever follows, at least 3 channels, got {channels}")
+        self.backbone = make_backbone(backbone, pretrained, self.FROZEN if pretrained else 0)
+        deep = self.backbone.channels[2:4]  # strides 8 and 16
+        self.squeeze = nn.ModuleList([_conv(c, 48, 1) for c in deep])
+        self.first = 3 if channels > 3 else 0
+        self.shape = nn.Sequential(
+            _conv(channels - self.first, 32, 5, 2),
+            _conv(32, 64, 3, 2),
+            _conv(64, 64, 3),
+            _conv(64, 128, 3, 2),
+            _conv(128, 128, 3),
+        )  # fmt: skip
+        self.mix = _conv(128 + 48 * len(deep), 64, 1)
+        self.fc = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * self.GRID**2, hidden), nn.ReLU(), nn.Dropout(dropout)
+        )
         self.heads = nn.Linear(hidden, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, S, S) in [0, 1] -> (B, outputs)."""
-        if self.zoom > 1:
-            images = nn.functional.interpolate(images, scale_factor=self.zoom, mode="bilinear", align_corners=False)
-        levels = self.backbone(images)
-        return self.heads(self.fc(torch.cat([level.mean((2, 3)) for level in levels[-2:]], 1)))
+        levels = self.backbone(images[:, :3])[2:4]
+        parts = [self.shape((images[:, self.first :] - 0.5) / 0.25), *(f(x) for f, x in zip(self.squeeze, levels, strict=True))]
+        return self.heads(self.fc(self.mix(torch.cat([nn.functional.adaptive_avg_pool2d(x, self.GRID) for x in parts], 1))))
 
 
-def widen(net: nn.Module, channels: int, share: float = 0.1) -> None:
-    """Let a backbone for RGB take more channels, in place: the kernels of the first convolution grow, those for RGB stay.
-
-    Args:
-        net: of `nets.backbones`.
-        channels: that it shall take, at least 3; the first three are RGB.
-        share: spread of the new weights relative to that of the old ones.
-
-    Raises:
-        ValueError: fewer than three channels.
-    """
-    if channels < 3:
-        raise ValueError(f"a backbone for RGB takes at least 3 channels, got {channels}")
-    extra = channels - 3
-    if not extra:
-        return
-    stem = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
-    old = stem.weight.detach()
-    new = torch.randn(len(old), extra, *old.shape[2:]) * old.std() * share
-    stem.weight = nn.Parameter(torch.cat([old, new.to(old)], 1))
-    stem.in_channels = channels
-    for name, value in (("mean", 0.5), ("std", 0.25)):  # what a backbone scales its input by, where it does
-        scale = getattr(net, name, None)
-        if isinstance(scale, Tensor):
-            setattr(net, name, torch.cat([scale, scale.new_full((extra, 1, 1), value)]))
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
