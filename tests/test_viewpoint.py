@@ -243,7 +243,7 @@ def test_every_preset_learns_eight_crops_by_heart(net, inputs):
     images = torch.rand(8, 8, model.config.input_size, model.config.input_size)
     angles = viewpoints.wrapped(torch.linspace(0, 6, 8)[:, None] * torch.tensor([1.0, 0.15, 1.0]))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(20 if net == "modern" else 25):
+    for _ in range(40 if net == "modern" else 25):
         output = model(images)
         total = sum(viewpoint.loss(model, output, {"angles": angles}).values())
         optimizer.zero_grad()

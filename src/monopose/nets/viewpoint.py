@@ -128,7 +128,7 @@ class ModernNet(nn.Module):
         if channels < 3:
             raise ValueError(f"the modern network takes RGB and whatever follows, at least 3 channels, got {channels}")
         self.backbone = make_backbone(backbone, pretrained, self.FROZEN if pretrained else 0)
-        deep = self.backbone.channels[2:4]  # strides 8 and 16
+        deep = self.backbone.channels[2:]  # strides 8, 16, 32
         self.squeeze = nn.ModuleList([_conv(c, 48, 1) for c in deep])
         self.first = 3 if channels > 3 else 0
         self.shape = nn.Sequential(
@@ -146,7 +146,7 @@ class ModernNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, S, S) in [0, 1] -> (B, outputs)."""
-        levels = self.backbone(images[:, :3])[2:4]
+        levels = self.backbone(images[:, :3])[2:]
         parts = [self.shape((images[:, self.first :] - 0.5) / 0.25), *(f(x) for f, x in zip(self.squeeze, levels, strict=True))]
         return self.heads(self.fc(self.mix(torch.cat([nn.functional.adaptive_avg_pool2d(x, self.GRID) for x in parts], 1))))
 
