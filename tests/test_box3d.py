@@ -163,6 +163,8 @@ def test_what_an_image_does_not_show_is_not_learned():
     assert found.labels.tolist() == [0, 1]
     assert bool(found.velocity.isnan().all())
     assert found.attribute.tolist() == [-1, -1]
+    hidden = batch_of([sample | {"visibility": torch.tensor([0.02, 0.8]), "K": K.double()}])
+    assert box3d.truths(model, hidden)[0].labels.tolist() == [1]
 
 
 def test_a_class_without_attributes_has_none():

@@ -13,7 +13,8 @@ def bilinear(plane, u, v):
     """The value of (h, w) at column u and row v, cells outside zero; written out."""
     h, w = plane.shape
     total = plane.new_zeros(())
-    for row, column in itertools.product((math.floor(v), math.floor(v) + 1), (math.floor(u), math.floor(u) + 1)):
+    first, left = math.floor(float(v.detach())), math.floor(float(u.detach()))
+    for row, column in itertools.product((first, first + 1), (left, left + 1)):
         if 0 <= row < h and 0 <= column < w:
             total = total + plane[row, column] * (1 - abs(v - row)) * (1 - abs(u - column))
     return total
@@ -24,7 +25,7 @@ def looped(maps, pixels, stride):
     D = maps.shape[1] // H
     rows = []
     for b, r, h, p in itertools.product(range(B), range(R), range(H), range(P)):
-        u, v = (pixels[b, r, h, p] + 0.5) / stride - 0.5
+        u, v = (pixels[b, r, h, p] + 0.5) / stride - 0.5  # with their gradients
         rows.append(torch.stack([bilinear(maps[b, h * D + d], u, v) for d in range(D)]))
     return torch.stack(rows).reshape(B, R, H, P, D)
 

@@ -98,6 +98,7 @@ class Config:
     huber: float = 0.5  # threshold of the robust kernel relative to weights and spread of the points
     far: float = 10.0  # poses so many times as far away as the furthest minimum have no density
     objects: int = 48  # drawn per image in training
+    min_visibility: float = 0.1  # share in [0, 1]; objects seen less are not learned from, where the batch knows it
     roi: int = 28  # side of the grid on which the auxiliary losses look at an object, points
     lidar_points: int = 64  # surface points of an object that the coordinate loss looks at, at most
     depth_modes: int = 0  # of the auxiliary distribution of depth
@@ -285,6 +286,7 @@ def truths(model: Model, batch: Mapping[str, Any]) -> list[Truth]:
     """
     config, found = model.config, []
     for i, K in enumerate(batch["K"]):
+        K = K.float()
         labels, pose, lhw = batch["labels"][i], batch["cam_from_obj"][i], batch["sizes"][i]
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(config.classes)):
             raise ValueError(
@@ -297,9 +299,11 @@ def truths(model: Model, batch: Mapping[str, Any]) -> list[Truth]:
         boxes = boxes3d.project(pose, lhw.to(K), K, config.size, Z_MIN) if n else K.new_zeros(0, 4)
         shown = (boxes[:, 2:] - boxes[:, :2]).amax(-1) >= SMALLEST
         shown &= pose[:, 2, 3] > Z_MIN
+        if "visibility" in batch:
+            shown &= batch["visibility"][i] >= config.min_visibility
         velocity = batch["velocities"][i] if "velocities" in batch else K.new_full((n, 3), math.nan)
         attribute = batch["attributes"][i] if "attributes" in batch else torch.full_like(labels, -1)
-        rows = [labels, pose, lhw.to(K), velocity, attribute, boxes]
+        rows = [labels, pose, lhw.to(K), velocity.to(K), attribute, boxes]
         labels, pose, lhw, velocity, attribute, boxes = (v[shown] for v in rows)
         attribute = torch.where(model.allowed[labels].sum(-1) > 1, attribute, len(config.attributes))  # the class has none
         found.append(Truth(labels, pose, lhw, velocity, attribute, boxes, volume_centres(pose, lhw, K, boxes)))
@@ -456,7 +460,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Any]) -> dict[str, Te
         batch: "image" (B, 3, height, width); and with one entry per image "K" (3, 3) pixels, "labels" (n,), "cam_from_obj"
             (n, 4, 4) metres and "sizes" (n, 3) metres in the convention of `geometry.boxes3d`. Where they are known also
             "velocities" (n, 3) metres per second in the camera's axes, NaN for unknown; "attributes" (n,), -1 for unknown;
-            "lidar" (m, 3), surface points in the camera's frame, metres. n and m may be 0.
+            "visibility" (n,), share in [0, 1]; "lidar" (m, 3), surface points in the camera's frame, metres. n, m may be 0.
 
     Returns:
         scalar tensors by name; their sum is the loss. Those that an image without objects has nothing for are 0.
