@@ -17,7 +17,7 @@ ORDER = (
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "refinement", "fitting",
-    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "outputs", "external_boxes",
+    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_box3d", "outputs", "external_boxes",
     "learning", "train", "train_viewpoint", "train_category", "pipeline", "viewpoint_pipeline",
     "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor", "viewpoint_commands",
