@@ -55,8 +55,8 @@ class RoadConfig:
     objects: tuple[int, int] = (3, 22)  # fewest and most, before some turn out to be hidden
     across: float = 0.2  # share of pictures that do not look along the road, as side cameras
     classes: tuple[tuple[str, float], ...] = (
-        ("car", 0.36), ("truck", 0.07), ("trailer", 0.04), ("bus", 0.05), ("construction_vehicle", 0.04), ("bicycle", 0.07),
-        ("motorcycle", 0.07), ("pedestrian", 0.20), ("traffic_cone", 0.06), ("barrier", 0.04),
+        ("car", 0.35), ("truck", 0.07), ("trailer", 0.05), ("bus", 0.07), ("construction_vehicle", 0.04), ("bicycle", 0.07),
+        ("motorcycle", 0.07), ("pedestrian", 0.20), ("traffic_cone", 0.04), ("barrier", 0.04),
     )  # what stands there, and how often  # fmt: skip
     shapes: int = 24  # of each class; each picture stretches them a little
     first_shape: int = 0  # number of the first: other numbers are other shapes, for validation
@@ -213,7 +213,8 @@ def _candidates(category: str, config: RoadConfig, street: Street, rng: Generato
     """One thing, or a row of cones or barriers, where such things are, or nothing if there is no such place nearby."""
     width = config.size[1]
     K = street.K
-    z = math.exp(rng.uniform(math.log(1.2 * config.distance[0]), math.log(config.distance[1])))
+    near, far = 1.2 * config.distance[0], config.distance[1]
+    z = rng.uniform(near, far) if rng.random() < 0.5 else math.exp(rng.uniform(math.log(near), math.log(far)))
     x = (rng.uniform(-0.06, 1.06) * width - float(K[0, 2])) / float(K[0, 0]) * z
     s, t = (float(v) for v in street.along(np.array(x), np.array(z)))
     seed = config.first_shape + int(rng.integers(config.shapes))
