@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from monopose.data import kitti, road_scenes, vehicles
-from monopose.data.nuscenes import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.data.road_scenes import RoadConfig, RoadPictures, Street
 from monopose.geometry import boxes3d
+from monopose.geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.render.scene import render_masks
 from monopose.types import Camera
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..files import atomic_write, existing_file
 from ..geometry import boxes3d, rotation, se3
+from ..geometry.road_users import ATTRIBUTES, CLASSES
 from ..types import Camera
 from .bop_json import found, numbers, read_json, table, value
 from .road import RoadFrame, RoadObjects
@@ -35,9 +36,6 @@ from .road import RoadFrame, RoadObjects
 Array = NDArray[Any]
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-CLASSES = (
-    "car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
-)  # fmt: skip
 CLASS_OF = {  # category -> detection class; the others are no targets
     "vehicle.car": "car",
     "vehicle.truck": "truck",
@@ -53,18 +51,6 @@ CLASS_OF = {  # category -> detection class; the others are no targets
     "human.pedestrian.police_officer": "pedestrian",
     "movable_object.trafficcone": "traffic_cone",
     "movable_object.barrier": "barrier",
-}
-ATTRIBUTES = (
-    "cycle.with_rider", "cycle.without_rider", "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
-    "vehicle.moving", "vehicle.parked", "vehicle.stopped",
-)  # fmt: skip
-ATTRIBUTES_OF = {  # class -> the attributes it can have
-    **dict.fromkeys(CLASSES[:5], (5, 6, 7)),
-    "bicycle": (0, 1),
-    "motorcycle": (0, 1),
-    "pedestrian": (2, 3, 4),
-    "traffic_cone": (),
-    "barrier": (),
 }
 BIKE_RACK = "static_object.bicycle_rack"
 TABLES = (

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 from ..files import atomic_write, write_json
 from ..geometry import boxes3d, se3
 from ..geometry.camera import crop_resize_K
+from ..geometry.road_users import ATTRIBUTES, CLASSES
 from ..render.scene import render_masks
 from ..types import Camera, ObjectModel
 from . import dataset, kitti, synth, vehicles
 from .bop_json import read_json
 from .furniture import Array
-from .nuscenes import ATTRIBUTES, CLASSES
 from .road import RoadFrame, RoadObjects
 from .synth_pix3d import _photos, _save
 

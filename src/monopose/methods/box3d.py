@@ -27,6 +27,7 @@ from .. import pnp
 from ..geometry import boxes as box_ops
 from ..geometry import boxes3d, se3
 from ..geometry import camera as camera_ops
+from ..geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES, SIZES
 from ..nets import deformable, fcos
 from ..types import Frame
 
@@ -37,34 +38,13 @@ SIGMA_MOMENTUM = 0.1  # of those of the mixtures' precisions
 SMALLEST = 4.0  # pixels of the network's input: boxes whose longer side is less are not learned from
 
 Size = tuple[float, float, float]
-SIZES: dict[str, tuple[Size, Size]] = {  # of nuScenes' classes: mean and deviation of length, height, width, metres
-    "car": ((4.62, 1.73, 1.96), (0.46, 0.24, 0.16)),
-    "truck": ((6.94, 2.84, 2.52), (2.11, 0.84, 0.45)),
-    "trailer": ((12.56, 3.89, 2.94), (4.50, 0.77, 0.54)),
-    "bus": ((11.22, 3.50, 2.95), (2.06, 0.49, 0.33)),
-    "construction_vehicle": ((6.68, 3.21, 2.85), (3.23, 0.93, 1.07)),
-    "bicycle": ((1.70, 1.29, 0.61), (0.26, 0.35, 0.16)),
-    "motorcycle": ((2.11, 1.46, 0.78), (0.33, 0.29, 0.17)),
-    "pedestrian": ((0.73, 1.77, 0.67), (0.19, 0.19, 0.14)),
-    "traffic_cone": ((0.41, 1.08, 0.41), (0.14, 0.27, 0.13)),
-    "barrier": ((0.50, 0.99, 2.52), (0.17, 0.15, 0.62)),
-}
-NUSCENES = tuple(SIZES)
-ATTRIBUTES = (
-    "cycle.with_rider", "cycle.without_rider", "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
-    "vehicle.moving", "vehicle.parked", "vehicle.stopped",
-)  # fmt: skip
-_FAMILIES = {
-    "car": "vehicle", "truck": "vehicle", "trailer": "vehicle", "bus": "vehicle", "construction_vehicle": "vehicle",
-    "bicycle": "cycle", "motorcycle": "cycle", "pedestrian": "pedestrian", "traffic_cone": "", "barrier": "",
-}  # fmt: skip  # which attributes a class may have; others may have all
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that fixes the network and its losses; `small` for CPUs, `basic`, `coord_regr` and `v2` as published."""
 
-    classes: tuple[str, ...] = NUSCENES  # in the order of the labels
+    classes: tuple[str, ...] = CLASSES  # in the order of the labels
     size_means: tuple[Size, ...] = ()  # length, height, width per class, metres; (): of `SIZES`
     size_stds: tuple[Size, ...] = ()  # their deviations, metres
     attributes: tuple[str, ...] = ATTRIBUTES  # in the order of the attribute labels
@@ -155,17 +135,17 @@ class Config:
         return tuple(s for s in self.strides if s >= 8)
 
 
-def basic(classes: Sequence[str] = NUSCENES, **changes: Any) -> Config:
+def basic(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v1): ResNet-101, 1600 x 672, 8 heads of 32 points, Monte Carlo loss and auxiliary reprojection."""
     return Config(tuple(classes), **changes)
 
 
-def coord_regr(classes: Sequence[str] = NUSCENES, **changes: Any) -> Config:
+def coord_regr(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v1): and coordinates are regressed where the LiDAR sees the object."""
     return basic(classes, **{"coordinate_weight": 0.25, **changes})
 
 
-def v2(classes: Sequence[str] = NUSCENES, **changes: Any) -> Config:
+def v2(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v2): 8 heads of 16 points at stride 8, mixtures of coordinates and depths, reference points per class."""
     own: dict[str, Any] = {
         "dense_stride": 8, "points": 16, "samples": 128, "class_offsets": True, "roi": 14, "box_weight": 0.5,
@@ -174,7 +154,7 @@ def v2(classes: Sequence[str] = NUSCENES, **changes: Any) -> Config:
     return Config(tuple(classes), **(own | changes))
 
 
-def small(classes: Sequence[str] = NUSCENES, **changes: Any) -> Config:
+def small(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """For CPUs: EfficientNet-Lite0, 512 x 160, 64 channels, 4 heads of 16 points."""
     own: dict[str, Any] = {
         "height": 160, "width": 512, "backbone": "efficientnet_lite0", "fixed_norms": False, "deformable": False,
@@ -375,9 +355,9 @@ class Model(nn.Module):
         allowed = torch.zeros(len(c.classes), len(c.attributes) + 1, dtype=torch.bool)
         allowed[:, -1] = True
         for k, name in enumerate(c.classes):
-            family = _FAMILIES.get(name.lower())
+            own = ATTRIBUTES_OF.get(name.lower())  # other classes may have any
             for a, attribute in enumerate(c.attributes):
-                allowed[k, a] = family is None or attribute.split(".")[0] == family
+                allowed[k, a] = own is None or attribute in [ATTRIBUTES[i] for i in own]
         self.register_buffer("allowed", allowed, persistent=False)
         self.register_buffer("norm", torch.zeros(()))
         self.register_buffer("precisions", torch.zeros(3))
