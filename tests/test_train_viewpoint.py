@@ -77,6 +77,11 @@ def test_cad_models_alone_train_it(tmp_path):
     assert weights.read(run(data, tmp_path / "run", method_config=config)).notes["steps"] == "3"
 
 
+def test_data_that_is_not_there_says_what_would_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pix3d\.json.*models/.*furniture"):
+        train_viewpoint.configured(tmp_path / "nowhere")
+
+
 def test_presets_and_fields_are_named_in_errors(photos):
     assert train_viewpoint.configured(photos, "modern", changes={"input_size": 64}).input_size == 64
     with pytest.raises(ValueError, match="modern, combined, separate"):

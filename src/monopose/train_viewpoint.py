@@ -28,6 +28,11 @@ FURNITURE = "furniture"  # in place of a data folder: the shapes of data/furnitu
 SHAPES = 40  # of them per category
 
 
+def _made_here(data: str | Path) -> bool:
+    """Whether the word furniture was given, and no folder of that name."""
+    return str(data) == FURNITURE and not Path(data).is_dir()
+
+
 def is_photos(data: str | Path) -> bool:
     """Whether a folder is in Pix3D's layout."""
     return (Path(data) / "pix3d.json").is_file()
@@ -35,8 +40,12 @@ def is_photos(data: str | Path) -> bool:
 
 def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
     """CAD models by category, +Z up, front towards -Y: of a BOP folder, where every object is a category, or furniture."""
-    if str(data) == FURNITURE:
+    if _made_here(data):
         return {c: [furniture.shape(c, seed) for seed in range(SHAPES)] for c in furniture.CATEGORIES}
+    if not Path(data).is_dir():
+        raise FileNotFoundError(
+            f"no folder {data}; expected photos in Pix3D's layout (pix3d.json), a BOP folder with models/, or the word {FURNITURE}"
+        )
     folder = Path(data) / "models" if (Path(data) / "models").is_dir() else Path(data)
     return {model.name: [model] for model in bop.read_models(folder, None).values()}
 
@@ -104,7 +113,7 @@ def train_viewpoint(
     Raises:
         ValueError, FileNotFoundError: the data cannot be read, or `out` holds a run of another configuration.
     """
-    data, out, config = data if str(data) == FURNITURE else Path(data), Path(out), config or TrainConfig()
+    data, out, config = Path(data), Path(out), config or TrainConfig()
     method_config = method_config or configured(data)
     learned = {"split_by": by, "share": share, "normals": normals} if is_photos(data) else {"split_by": None}
     notes = {"data": json.dumps(learned)}
@@ -153,7 +162,7 @@ def train_normals(
     Returns:
         the weights file, out/normals.safetensors.
     """
-    data, out, config = data if str(data) == FURNITURE else Path(data), Path(out), config or TrainConfig()
+    data, out, config = Path(data), Path(out), config or TrainConfig()
     method_config = method_config or surfaces.Config()
     chosen = tuple(categories) or _categories(data)
     side, scale = method_config.input_size, method_config.crop_scale
@@ -216,7 +225,7 @@ def _rendered(
 
 
 def _categories(data: str | Path) -> tuple[str, ...]:
-    if str(data) == FURNITURE:
+    if _made_here(data):
         return tuple(furniture.CATEGORIES)
     if is_photos(data):
         return tuple(sorted({r.category for r in pix3d.read(data)}))
