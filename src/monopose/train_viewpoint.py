@@ -44,7 +44,8 @@ def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
         return {c: [furniture.shape(c, seed) for seed in range(SHAPES)] for c in furniture.CATEGORIES}
     if not Path(data).is_dir():
         raise FileNotFoundError(
-            f"no folder {data}; expected photos in Pix3D's layout (pix3d.json), a BOP folder with models/, or the word {FURNITURE}"
+            f"no folder {data}; expected photos in Pix3D's layout (pix3d.json), a BOP folder with models/, or the word "
+            f"{FURNITURE}"
         )
     folder = Path(data) / "models" if (Path(data) / "models").is_dir() else Path(data)
     return {model.name: [model] for model in bop.read_models(folder, None).values()}
