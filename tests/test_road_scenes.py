@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import kitti, road_scenes, vehicles
+from monopose.data import kitti, nuscenes, road_scenes, vehicles
 from monopose.data.road_scenes import RoadConfig, RoadPictures, Street
 from monopose.geometry import boxes3d
 from monopose.geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
@@ -176,9 +176,9 @@ def test_samples_and_batches():
         assert float(s["image"].max()) <= 1
 
 
-def test_a_kitti_folder_reads_back_and_goes_on(tmp_path):
+def test_a_folder_reads_back_and_goes_on(tmp_path):
     config = RoadConfig(size=(64, 224), shapes=2, objects=(2, 6))
-    out = road_scenes.write_kitti(tmp_path / "road", images=3, config=config, seed=4, workers=0)
+    out = road_scenes.write_road(tmp_path / "road", images=3, config=config, seed=4, workers=0)
     frames = kitti.read(out)
     assert [f.name for f in frames] == ["000000", "000001", "000002"]
     for i, frame in enumerate(frames):
@@ -191,18 +191,31 @@ def test_a_kitti_folder_reads_back_and_goes_on(tmp_path):
         torch.testing.assert_close(frame.objects.truncation, objects.truncation)
         assert len(frame.ignored) == len(true.frame.ignored)
         np.testing.assert_array_equal((frame.read().image.permute(1, 2, 0).numpy() * 255).round(), true.image)
+    seen, truth = nuscenes.read_infos(out / "infos.json"), nuscenes.infos_truth(out / "infos.json")
+    row = 0
+    for i, frame in enumerate(seen):  # the same boxes in nuScenes' axes, and what KITTI has no place for
+        objects = RoadPictures(config, seed=4)[i].frame.objects
+        for column in ("labels", "cam_from_obj", "sizes", "velocities", "attributes"):
+            torch.testing.assert_close(getattr(frame.objects, column), getattr(objects, column))
+        n = len(objects)
+        above = nuscenes.to_global([frame], [replace(frame.objects, scores=torch.ones(n))])
+        for column in ("label", "centre", "wlh", "velocity", "attribute"):
+            np.testing.assert_allclose(getattr(truth.boxes, column)[row : row + n], getattr(above, column), atol=1e-9)
+        row += n
+    assert row == len(truth.boxes.label) > 3
     late = (out / "label_2" / "000002.txt").read_bytes()
     (out / "label_2" / "000002.txt").unlink()  # killed before it was written
+    (out / "infos" / "000002.json").unlink()
     before = (out / "image_2" / "000000.png").stat().st_mtime_ns
-    road_scenes.write_kitti(out, images=3, config=config, seed=4, workers=0)
+    road_scenes.write_road(out, images=3, config=config, seed=4, workers=0)
     assert (out / "label_2" / "000002.txt").read_bytes() == late
     assert (out / "image_2" / "000000.png").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="was started with another seed"):
-        road_scenes.write_kitti(out, images=3, config=config, seed=5, workers=0)
+        road_scenes.write_road(out, images=3, config=config, seed=5, workers=0)
     (tmp_path / "other" / "image_2").mkdir(parents=True)
     (tmp_path / "other" / "image_2" / "000000.png").write_bytes(b"")
     with pytest.raises(ValueError, match="holds files that were not made here"):
-        road_scenes.write_kitti(tmp_path / "other", images=1, workers=0)
+        road_scenes.write_road(tmp_path / "other", images=1, workers=0)
 
 
 @pytest.mark.parametrize(

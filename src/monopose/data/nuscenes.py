@@ -421,7 +421,7 @@ def _size(picture: Path) -> tuple[int, int]:
 
 
 def infos_truth(path: str | Path) -> Truth:
-    """The true boxes of an `infos.json` in the map; attributes from the cameras that see them are not there: -1.
+    """The true boxes of an `infos.json` in the map; attributes are -1 where boxes have no `attr_label`, as nuScenes' own.
 
     Boxes stand in the LiDAR's frame, which the vehicle carries along; velocities there are over ground.
     """
@@ -442,7 +442,9 @@ def infos_truth(path: str | Path) -> Truth:
             points = row["num_lidar_pts"] + row["num_radar_pts"]
             label = CLASSES.index(classes[row["bbox_label_3d"]])
             wlh = (float(box[4]), float(box[3]), float(box[5]))
-            columns.append((k, label, pose[:3, 3].numpy(), wlh, quat.numpy(), v[:2].numpy(), -1, -1.0, points))
+            attribute = row.get("attr_label", len(ATTRIBUTES))
+            attribute = attribute if 0 <= attribute < len(ATTRIBUTES) else -1
+            columns.append((k, label, pose[:3, 3].numpy(), wlh, quat.numpy(), v[:2].numpy(), attribute, -1.0, points))
     boxes = _boxes(tokens, *zip(*columns)) if columns else no_boxes(tokens)
     return Truth(boxes, np.array(ego).reshape(-1, 3), no_boxes(tokens))
 

@@ -694,7 +694,7 @@ def _checked(config: RoadConfig) -> None:
         raise ValueError(f"shapes must be >= 1 and first_shape >= 0, got {config.shapes} and {config.first_shape}")
 
 
-def write_kitti(
+def write_road(
     out: str | Path,
     *,
     images: int = 1000,
@@ -703,12 +703,14 @@ def write_kitti(
     seed: int = 0,
     workers: int = 2,
 ) -> Path:
-    """Write a folder in KITTI's object format, which `kitti.read` reads; a killed run goes on where it stopped.
+    """Write a folder in KITTI's object format, which `kitti.read` reads, and beside it an `infos.json` in nuScenes' axes with
+    speeds and attributes, which KITTI has no place for; a killed run goes on where it stopped.
 
-    Speeds and attributes have no place there. Things too hidden to be truth become DontCare regions.
+    Things too hidden to be truth become DontCare regions. Every picture is a sample of one camera, CAM_FRONT, of a vehicle in
+    the origin of a map of its own.
 
     Args:
-        out: the folder: image_2, calib, label_2, and synth.json, which says how the pictures were made.
+        out: the folder: image_2, calib, label_2; infos.json; and synth.json, which says how the pictures were made.
         images: how many pictures, at least 1.
         config: what is seen.
         backgrounds: folder of photos; None: skies and procedural backgrounds.
@@ -736,7 +738,7 @@ def write_kitti(
     elif any(out.glob("*/*")):
         raise ValueError(f"{out} holds files that were not made here (no synth.json); choose another folder")
     write_json(file, settings)
-    done = {p.stem for p in out.glob("label_2/*.txt")}  # written last
+    done = {p.stem for p in out.glob("infos/*.json")}  # written last
     todo = [i for i in range(images) if f"{i:06d}" not in done]
     pictures = RoadPictures(config, photos, seed, 0, images)
     loader = DataLoader(
@@ -747,6 +749,10 @@ def write_kitti(
         for picture in loader if todo else ():
             _write(out, picture)
             progress.advance(task)
+    meta = {"categories": {c: k for k, c in enumerate(CLASSES)}, "dataset": "synthetic roads"}
+    write_json(out / "infos.json", {
+        "metainfo": meta, "data_list": [read_json(out / "infos" / f"{i:06d}.json") for i in range(images)],
+    })  # fmt: skip
     return out
 
 
@@ -770,6 +776,43 @@ def _write(out: Path, picture: RoadPicture) -> None:
     unknown[:, 3:7] = np.clip(regions - 0.5, 0, [width - 1, height - 1, width - 1, height - 1])
     types = (*labels.types, *(kitti.DONT_CARE,) * len(regions))
     kitti.write_labels(out / "label_2" / f"{frame.name}.txt", kitti.Labels(types, np.concatenate([labels.values, unknown])))
+    write_json(out / "infos" / f"{frame.name}.json", _info(picture))
+
+
+def _info(picture: RoadPicture) -> dict[str, Any]:
+    """One entry of `infos.json`, as `nuscenes.read_infos` reads it; its LiDAR stands in the vehicle's origin."""
+    frame, objects = picture.frame, picture.frame.objects
+    assert objects is not None and objects.velocities is not None
+    assert objects.attributes is not None
+    assert frame.ego_from_cam is not None
+    ego_from_cam, name = frame.ego_from_cam, frame.name
+    pose, lhw = ego_from_cam @ objects.cam_from_obj, objects.sizes
+    over_ground = objects.velocities @ ego_from_cam[:3, :3].mT
+    yaw = boxes3d.yaw_of(objects.cam_from_obj)
+    turn = torch.atan2(pose[:, 1, 0], pose[:, 0, 0])
+    seen, instances = [], []
+    for k in range(len(objects)):
+        shared = {"bbox_label_3d": int(objects.labels[k]), "bbox_3d_isvalid": True}
+        shared["attr_label"] = int(objects.attributes[k]) if objects.attributes[k] >= 0 else len(ATTRIBUTES)
+        lying = {
+            "bbox_3d": [*objects.cam_from_obj[k, :3, 3].tolist(), *lhw[k].tolist(), float(yaw[k])],
+            "velocity": objects.velocities[k, (0, 2)].tolist(), "visibility": float(picture.visibility[k]),
+        }  # fmt: skip
+        standing = {
+            "bbox_3d": [*pose[k, :3, 3].tolist(), *boxes3d.lhw_from_lwh(lhw[k]).tolist(), float(turn[k])],
+            "velocity": over_ground[k, :2].tolist(), "num_lidar_pts": 1, "num_radar_pts": 0,  # seen: it counts
+        }  # fmt: skip
+        seen.append({**shared, **lying})
+        instances.append({**shared, **standing})
+    moment = 0.5 * int(name)
+    image = {
+        "img_path": f"image_2/{name}.png", "cam2img": frame.camera.K.tolist(), "cam2ego": ego_from_cam.tolist(),
+        "sample_data_token": f"road {name} CAM_FRONT", "timestamp": moment, "lidar2cam": se3.inverse(ego_from_cam).tolist(),
+    }  # fmt: skip
+    return {
+        "sample_idx": int(name), "token": f"road {name}", "timestamp": moment, "ego2global": _eye4().tolist(),
+        "images": {"CAM_FRONT": image}, "instances": instances, "cam_instances": {"CAM_FRONT": seen},
+    }  # fmt: skip
 
 
 def _kitti_class(category: str, variant: str) -> str:
