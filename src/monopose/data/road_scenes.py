@@ -782,7 +782,8 @@ def _write(out: Path, picture: RoadPicture) -> None:
 def _info(picture: RoadPicture) -> dict[str, Any]:
     """One entry of `infos.json`, as `nuscenes.read_infos` reads it; its LiDAR stands in the vehicle's origin."""
     frame, objects = picture.frame, picture.frame.objects
-    assert objects is not None and objects.velocities is not None
+    assert objects is not None
+    assert objects.velocities is not None
     assert objects.attributes is not None
     assert frame.ego_from_cam is not None
     ego_from_cam, name = frame.ego_from_cam, frame.name
