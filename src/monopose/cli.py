@@ -102,14 +102,15 @@ class Synth(_Common):
 class Train(_Common):
     """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped.
 
-    viewpoint, and normals, which predicts an input of it, learn from photos in Pix3D's layout, or from CAD models."""
+    viewpoint, and normals, which predicts an input of it, learn from photos in Pix3D's layout, or from CAD models. box3d learns
+    from pictures of roads with boxes in 3D."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals"]]
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals", "box3d"]]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Path
     """BOP folder with models/ (and camera.json), or a models folder. viewpoint: also a folder in Pix3D's layout, or the word
-    furniture."""
+    furniture. box3d: a KITTI or nuScenes folder, an infos.json, or the word road: synthetic ones, drawn on the fly."""
     out: _Path = None
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
     objects: tuple[int, ...] = ()
@@ -117,7 +118,8 @@ class Train(_Common):
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     split: str | None = None
-    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly. box3d: a text
+    file with the names of pictures (KITTI's ImageSets/train.txt) or nuScenes scenes, one per line; all by default."""
     init: _Path = None
     """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
     upright: bool = False
@@ -142,13 +144,13 @@ class Train(_Common):
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
     (default), maskrcnn. viewpoint: modern (default); as published combined, separate. normals:
-    small (default), large."""
+    small (default), large. box3d: small (default); as published basic, coord_regr, v2."""
     epochs: _Float = None
     """viewpoint: passes over the photos, in place of --steps; by default as the preset says (25)."""
     by: Literal["image", "shape"] = "image"
     """viewpoint: what is left out for validation: a tenth of the photos, or of the CAD models with all their photos."""
     categories: tuple[str, ...] = ()
-    """viewpoint: categories to learn; all by default."""
+    """viewpoint: categories to learn; box3d: classes, e.g. car pedestrian; all by default."""
     inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
         None
     )
@@ -413,6 +415,8 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
 def _train(args: Train) -> int:
     if args.method in ("viewpoint", "normals"):
         return _train_on_categories(args)
+    if args.method == "box3d":
+        return _train_boxes(args)
     from . import train
 
     out = args.out or Path("runs") / args.data.resolve().name
@@ -453,6 +457,19 @@ def _train_on_categories(args: Train) -> int:
     file = train_viewpoint.train_viewpoint(
         args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
         method_config=train_viewpoint.configured(args.data, args.preset, args.categories, changes),
+    )  # fmt: skip
+    return _finish(args, {"weights": str(file)})
+
+
+def _train_boxes(args: Train) -> int:
+    from . import learning, train_box3d
+
+    names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
+    out = args.out or Path("runs") / args.data.resolve().name
+    file = train_box3d.train_box3d(
+        args.data, out, names=() if args.split is None else train_box3d.read_names(args.split), backgrounds=args.backgrounds,
+        config=learning.TrainConfig(**{name: getattr(args, name) for name in names}), progress_bar=not args.json,
+        method_config=train_box3d.configured(args.data, args.preset, args.categories, _overrides(args.set)),
     )  # fmt: skip
     return _finish(args, {"weights": str(file)})
 

@@ -20,6 +20,7 @@ from .data import augment, kitti, nuscenes, road_scenes, synth
 from .data.bop_json import found
 from .data.road import RoadFrame, RoadObjects
 from .data.road_scenes import RoadConfig
+from .files import existing_file
 from .geometry.road_users import SIZES
 from .learning import Recipe, TrainConfig
 from .methods import box3d
@@ -62,6 +63,19 @@ def read_frames(data: str | Path, names: Sequence[str] = ()) -> list[RoadFrame]:
         f"{data} is no data set of roads ({found(data)}); expected infos.json, or image_2 and calib (KITTI), or v1.0-mini or "
         "v1.0-trainval (nuScenes)"
     )
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names in a text file, one per line: KITTI's ImageSets/train.txt, scenes of nuScenes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds none.
+    """
+    names = existing_file(path, "file of names").read_text(encoding="utf-8").split()
+    if not names:
+        raise ValueError(f"{path} names no picture; expected one name per line")
+    return names
 
 
 def _tables(data: Path) -> nuscenes.Tables | None:
