@@ -19,6 +19,7 @@ from .methods import category
 from .nets import perceptual
 
 INSTANCES = 400  # that it learns from: seeds 0 to 399; those from 400 on are for tests
+VIEWS = 24  # of each that are kept
 MEASURED = 100  # of them, from which the sizes of the category are known
 
 
@@ -52,6 +53,7 @@ def train_category(
     *,
     instances: int = INSTANCES,
     backgrounds: str | Path | None = None,
+    views: int = VIEWS,
     config: TrainConfig | None = None,
     method_config: category.Config | None = None,
     progress_bar: bool = True,
@@ -63,6 +65,7 @@ def train_category(
         name: of the category, see `data.tableware`.
         instances: shapes of it to learn from.
         backgrounds: folder of photos to put behind them; None: patterns.
+        views: of each shape that are rendered once and kept in `out`, 33 kB each at 64 pixels; 0: render every one anew.
         config: budget and optimiser.
         method_config: see `configured`; None: the standard network.
         progress_bar: show one.
@@ -87,9 +90,9 @@ def train_category(
     recipe = Recipe(("image", "visible", "view"), category.loss, lr=lambda c: c.lr)
 
     def samples(length: int, seed: int) -> Dataset:
-        return category_views.CategoryViews(
-            name, range(instances), method_config.input_size, length=length, seed=seed, photos=photos
-        )
+        side = method_config.input_size
+        drawn = category_views.CategoryViews(name, range(instances), side, length=length, seed=seed, photos=photos)
+        return category_views.KeptViews(drawn, out / f"views_{name}_{instances}x{views}_{side}.bin", views) if views else drawn
 
     return learning.fit(
         "category", recipe, method_config, lambda: category.Model(method_config), samples, out, config,

@@ -46,6 +46,7 @@ class Config:
     shape_code: int = 16  # length of the code that moulds the volume
     look_code: int = 16  # length of the code that colours its picture; 0: one code does both
     volume: tuple[int, int, int] = (256, 96, 48)  # channels at 4, 8 and 16 voxels a side
+    kernel3d: int = 4  # voxels along the side of the kernels by which it grows: 4, or 2, which is much cheaper
     projection: int = 384  # channels of the flattened volume
     decoder: tuple[int, ...] = (128, 48)  # channels at 32, 64, ... pixels
     encoder: tuple[int, ...] = (48, 96, 192, 256)  # channels of its convolutions
@@ -96,7 +97,15 @@ def small(category: str = "mug") -> Config:
     )  # fmt: skip
 
 
-PRESETS = {"standard": standard, "large": large, "small": small, "published": published}
+def tiny(category: str = "mug") -> Config:
+    """64 pixels, a third of the arithmetic of `small` again: learns in minutes on one core."""
+    return replace(
+        standard(category), shape_code=12, look_code=8, volume=(64, 64, 16), kernel3d=2, projection=96, decoder=(40, 20),
+        encoder=(24, 48, 96, 128), hidden=128,
+    )  # fmt: skip
+
+
+PRESETS = {"standard": standard, "large": large, "small": small, "tiny": tiny, "published": published}
 
 
 class Picture(NamedTuple):
@@ -151,11 +160,13 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        if config.kernel3d not in (2, 4):
+            raise ValueError(f"kernel3d must be 2 or 4, got {config.kernel3d}")
         if config.look_code < 0 or config.shape_code < 1:
             raise ValueError(f"shape_code must be 1 or more, look_code 0 or more, got {config.shape_code}, {config.look_code}")
         self.generator = Generator(
             config.shape_code, config.look_code or config.shape_code, config.volume, config.projection, config.decoder,
-            4 if config.alpha else 3,
+            4 if config.alpha else 3, config.kernel3d,
         )  # fmt: skip
         if self.generator.side != config.input_size:
             raise ValueError(
