@@ -118,8 +118,8 @@ class Train(_Common):
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     split: str | None = None
-    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly. box3d: a text
-    file with the names of pictures (KITTI's ImageSets/train.txt) or nuScenes scenes, one per line; all by default."""
+    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly. box3d: a file
+    with the names of pictures (KITTI's ImageSets/train.txt) or of nuScenes scenes, one per line; all by default."""
     init: _Path = None
     """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
     upright: bool = False
@@ -376,7 +376,8 @@ def _synth(args: Synth) -> int:
     if len(args.models) == 1 and args.models[0].is_dir():
         models = list(bop.read_models(args.models[0]).values())
     else:
-        models = [load_mesh(path, args.unit, obj_id=i) for i, path in enumerate(args.models, 1)]
+        ids = bop.ids_of_names(args.models)
+        models = [load_mesh(path, args.unit, obj_id=i) for i, path in zip(ids, args.models, strict=True)]
         models = _with_symmetries(models, args)
     camera = synth.default_camera() if args.camera is None else read_camera(args.camera)
     scene = synth.scene_config(models, camera, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance)
