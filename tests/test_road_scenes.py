@@ -238,3 +238,12 @@ def test_settings_that_cannot_be_are_refused(change, message):
 def test_other_shapes_for_validation():
     config = replace(CONFIG, first_shape=1000, objects=(1, 2))
     assert RoadPictures(config, seed=0)[0].image.shape == (96, 320, 3)
+
+
+def test_a_road_may_be_empty():
+    config = replace(CONFIG, objects=(1, 1), distance=(59.0, 59.1), roadside=0)
+    pictures = [RoadPictures(config, seed=0)[i] for i in range(3)]
+    empty = [p for p in pictures if not len(p.frame.objects)]
+    assert empty
+    assert float(empty[0].image.std()) > 5
+    assert road_scenes.sample(empty[0])["cam_from_obj"].shape == (0, 4, 4)

@@ -543,7 +543,7 @@ def draw(config: RoadConfig, photos: Sequence[np.ndarray], rng: Generator, name:
     everything, sizes = torch.cat([poses, beside]), torch.cat([lhw, their_lhw])
     paper = paint_street(street, config.size, sky, boxes3d.bev(everything, sizes), sizes[:, 1], rng)
     layout = synth.Layout([t.model for t in (*things, *others)], everything.float())
-    look = synth.random_look(len(layout.models), rng)
+    look = synth.random_look(max(len(layout.models), 1), rng)  # an empty road has none to look at
     image, scene = synth.render(layout, look, camera.K.float(), config.size, paper, float(config.size[1]), rng)
     image = synth.finish(image, 1.0, rng)
 
