@@ -127,6 +127,14 @@ def test_models_messages(tmp_path):
         bop.read_models(tmp_path / "models")
 
 
+def test_mesh_files_named_as_bop_keep_their_numbers():
+    assert bop.ids_of_names(["a/obj_000007.ply", "obj_000003.ply"]) == [7, 3]
+    assert bop.ids_of_names(["obj_000007.ply", "cup.stl"]) == [1, 2]
+    assert bop.ids_of_names(["cup.stl", "obj_x.ply"]) == [1, 2]
+    with pytest.raises(ValueError, match="same object number; rename"):
+        bop.ids_of_names(["a/obj_000007.ply", "b/obj_000007.obj"])
+
+
 @pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_ply_vertices(tmp_path, kind):
     points = np.array([[1.5, -2, 3], [4, 5, 6.25]])

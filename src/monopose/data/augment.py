@@ -93,6 +93,27 @@ def light_field(size: tuple[int, int], rng: Generator) -> np.ndarray:
     return field[..., None]
 
 
+def paint(points: np.ndarray, diameter: float, rng: Generator) -> np.ndarray:
+    """Random colours for a surface whose own nobody knows: one colour, or up to three in stripes and spots.
+
+    Args:
+        points: (n, 3), coordinates in the object's own frame, so that the paint stays on the object as it turns.
+        diameter: of the object, in the same unit.
+        rng: source of randomness.
+
+    Returns:
+        (n, 3), RGB in [0.05, 0.95], float32.
+    """
+    grey = rng.uniform(0.05, 0.95, (3, 1))
+    colours = np.clip(grey + rng.uniform(-0.5, 0.5, (3, 3)) * rng.uniform(0, 1), 0.05, 0.95).astype(np.float32)
+    if rng.random() < 0.4:
+        return np.broadcast_to(colours[0], points.shape).copy()
+    waves = rng.standard_normal((3, 2, 3)) * rng.uniform(2, 12) / diameter  # three sums of two waves each
+    phases = rng.uniform(0, 2 * np.pi, (3, 2))
+    strength = np.sin(np.einsum("nk,cwk->ncw", points, waves) + phases).sum(-1)
+    return colours[strength.argmax(-1)]
+
+
 def patches(image: np.ndarray, rng: Generator, fill: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cover up to three rectangles or ellipses with pixels of `fill`: occluders without a model.
 

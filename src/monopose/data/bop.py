@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .bop_json import MM, Array, PathLike, check_rotations, check_translations, found, numbers, read_json, table
-from .bop_models import ModelInfo, read_model_points, read_models, read_models_info
+from .bop_models import ModelInfo, ids_of_names, read_model_points, read_models, read_models_info
 from .bop_results import (
     Results,
     ResultsName,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..types import Camera, Frame, Instances
 
 __all__ = [  # noqa: RUF022  (in the order of use)
-    "read_models_info", "read_models", "read_model_points", "ModelInfo",
+    "read_models_info", "read_models", "read_model_points", "ids_of_names", "ModelInfo",
     "open_scene", "scenes", "images", "Scene", "Truth", "read_frame", "read_instances",
     "read_depth", "image_width", "scene_camera", "read_camera",
     "read_targets", "targets_of", "Targets",

@@ -82,10 +82,31 @@ def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
     return ModelInfo(diameter * MM, low, size, discrete, axes / lengths, offsets * MM)
 
 
+def _number(path: Path) -> int | None:
+    """7 of obj_000007.ply; None if the file is not named so."""
+    return int(path.stem[4:]) if path.stem.startswith("obj_") and path.stem[4:].isdigit() else None
+
+
+def ids_of_names(paths: Iterable[PathLike]) -> list[int]:
+    """Object ids of mesh files: those of their names if all are named as BOP's (obj_000007.ply is 7), else 1, 2, 3, ...
+
+    Raises:
+        ValueError: if two files have the same number.
+    """
+    files = [Path(p) for p in paths]
+    numbers = [n for n in map(_number, files) if n is not None]
+    if len(numbers) < len(files):
+        return list(range(1, len(files) + 1))
+    twice = [str(p) for p, n in zip(files, numbers, strict=True) if numbers.count(n) > 1]
+    if twice:
+        raise ValueError(f"{' and '.join(twice)} have the same object number; rename one of them")
+    return numbers
+
+
 def _model_paths(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no models folder {folder} ({found(folder.parent)})")
-    paths = {int(p.stem[4:]): p for p in sorted(folder.glob("obj_*.ply")) if p.stem[4:].isdigit()}
+    paths = {number: p for p in sorted(folder.glob("obj_*.ply")) if (number := _number(p)) is not None}
     if not paths:
         raise FileNotFoundError(f"no obj_000001.ply in {folder} ({found(folder)}); BOP names meshes obj_ plus six digits")
     return paths

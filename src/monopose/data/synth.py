@@ -21,7 +21,7 @@ from torch import Tensor
 from ..geometry import se3, viewpoints
 from ..geometry.camera import K_from_fov
 from ..render.maps import Lights
-from ..render.scene import SceneRender, render_scene
+from ..render.scene import GREY, SceneRender, render_scene
 from ..types import Camera, ObjectModel
 from . import augment
 
@@ -282,7 +282,7 @@ def random_look(n: int, rng: Generator) -> Look:
 def render(
     layout: Layout, look: Look, K: Tensor, size: tuple[int, int], background: np.ndarray, native: float, rng: Generator
 ) -> tuple[np.ndarray, SceneRender]:
-    """Draw a window of the scene as a camera would have taken it.
+    """Draw a window of the scene as a camera would have taken it. Objects without colours are painted at random.
 
     Args:
         layout, look: the scene.
@@ -299,9 +299,13 @@ def render(
     scene = render_scene(
         layout.models, layout.cam_from_obj, K, size, look.lights, canvas, look.specular, look.shininess, flat=look.flat
     )
-    image = scene.image.permute(1, 2, 0).numpy()
+    image = scene.image.permute(1, 2, 0).numpy().copy()
     index = scene.index.numpy()
     on_object = index >= 0
+    for i, model in enumerate(layout.models):
+        here = index == i
+        if model.colors is None and (model.texture is None or model.uv is None) and here.any():
+            image[here] *= augment.paint(scene.coordinates.numpy()[here], model.diameter, rng) / GREY
     gain = look.gains[np.maximum(index, 0)] * augment.light_field(size, rng)
     image = np.where(on_object[..., None], image * gain, image * (0.5 + 0.5 * augment.light_field(size, rng)))
     picture = (np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -15,6 +15,7 @@ from . import maps
 from .maps import Lights
 from .raster import Fragments, rasterize
 
+GREY = 0.7  # albedo of a surface without colours
 
 @dataclass(frozen=True)
 class SceneRender:
@@ -146,12 +147,12 @@ def render_masks(
 
 
 def surface_color(model: ObjectModel, corners: Tensor, weights: Tensor) -> Tensor:
-    """Unlit RGB at surface points: texture, else vertex colours, else grey 0.7. (n, 3), (n, 3) -> (n, 3)."""
+    """Unlit RGB at surface points: texture, else vertex colours, else `GREY`. (n, 3), (n, 3) -> (n, 3)."""
     if model.texture is not None and model.uv is not None:
         return maps.sample_texture(model.texture, maps.blend(model.uv, corners, weights))
     if model.colors is not None:
         return maps.blend(model.colors, corners, weights)
-    return weights.new_full((len(weights), 3), 0.7)
+    return weights.new_full((len(weights), 3), GREY)
 
 
 def render_scene(
