@@ -241,7 +241,7 @@ def test_other_shapes_for_validation():
 
 
 def test_a_road_may_be_empty():
-    config = replace(CONFIG, objects=(1, 1), distance=(59.0, 59.1), roadside=0)
+    config = replace(CONFIG, objects=(1, 1), distance=(4.0, 5.0), roadside=0)
     pictures = [RoadPictures(config, seed=0)[i] for i in range(3)]
     empty = [p for p in pictures if not len(p.frame.objects)]
     assert empty

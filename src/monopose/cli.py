@@ -118,8 +118,8 @@ class Train(_Common):
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     split: str | None = None
-    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly. box3d: file of
-    names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; all by default."""
+    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly. box3d: a
+    file of names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; all by default."""
     init: _Path = None
     """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
     upright: bool = False
