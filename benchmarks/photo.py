@@ -1,0 +1,67 @@
+"""Seconds per stage of the whole path, from a photo in memory to the poses of the objects in it.
+
+    python -m benchmarks.photo --data DATA/lmo --targets TARGETS --model weights/lmo --refiner weights/lmo_refiner
+
+Wall clock on all cores (or the GPU, if there is one), the least of three runs per photo, the median over the photos with all
+eight objects; reading the file is not counted.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from monopose import pipeline
+from monopose.data import bop
+from monopose.pipeline import truth_as_detections
+
+STAGES = ("detector", "coordinates", "pnp", "silhouettes", "refiner")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a BOP data set with test/")
+    parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
+    parser.add_argument("--model", required=True, help="a run folder with coordinates and detector")
+    parser.add_argument("--refiner", help="a run folder with a refiner; none: without")
+    parser.add_argument("--objects", type=int, default=8, help="photos with that many targets")
+    parser.add_argument("--images", type=int, default=10)
+    args = parser.parse_args()
+    run = pipeline.load(args.model)
+    run = replace(run, models=run.models or bop.read_models(args.data / "models"))
+    if args.refiner:
+        run = replace(run, refiner=pipeline.load_refiner(args.refiner, run.estimator.ids.device))
+    targets = bop.read_targets(args.targets or args.data / "test_targets_bop19.json")
+    asked: dict[tuple[int, int], set[int]] = {}
+    assert targets.obj_id is not None
+    for s, i, o in zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist()):
+        asked.setdefault((s, i), set()).add(o)
+    keys = [k for k, ids in asked.items() if len(ids) == args.objects][: args.images]
+    if not keys:
+        raise SystemExit(f"no photo with {args.objects} targets; give --objects")
+    scenes = {s: bop.open_scene(args.data / "test" / f"{s:06d}") for s, _ in keys}
+    seconds: dict[str, list[dict[str, float]]] = {"true boxes": [], "our detector": []}
+    counts: dict[str, list[int]] = {name: [] for name in seconds}
+    for key in tqdm(keys, desc="photos", unit="photo"):
+        frame = bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        assert frame.instances is not None
+        given = {"true boxes": truth_as_detections(frame.instances, asked[key]), "our detector": None}
+        for name, boxes in given.items():
+            runs = [run.predict(frame, boxes) for _ in range(3)]
+            best = min(runs, key=lambda poses: sum(poses.seconds.values()))
+            seconds[name].append(best.seconds)
+            counts[name].append(len(best.labels))
+    where = "GPU" if run.estimator.ids.is_cuda else f"{torch.get_num_threads()} threads"
+    print(f"\n{len(keys)} photos, {where}; seconds, median\n\n| | {' | '.join(STAGES)} | whole photo | poses |")
+    print(f"|---|{'---|' * (len(STAGES) + 2)}")
+    for name, rows in seconds.items():
+        cells = [statistics.median(row.get(stage, 0.0) for row in rows) for stage in STAGES]
+        cells.append(statistics.median(sum(row.values()) for row in rows))
+        print(f"| {name} | {' | '.join(f'{c:.3f}' for c in cells)} | {statistics.fmean(counts[name]):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
