@@ -60,7 +60,8 @@ class Check(_Common):
 
 @dataclass(kw_only=True)
 class Synth(_Common):
-    """Make a complete BOP folder of rendered pictures from CAD models; or, with --pix3d, one in Pix3D's layout."""
+    """Make a complete BOP folder of rendered pictures from CAD models; or, with --pix3d, one in Pix3D's layout; or, with
+    --road, roads with boxes in 3D, in KITTI's layout and with an infos.json in nuScenes' axes."""
 
     models: Positional[tuple[Path, ...]] = ()
     """Mesh files, or one BOP models folder (which brings unit and symmetries). With --pix3d: mesh files with +Z up and their
@@ -69,16 +70,22 @@ class Synth(_Common):
     """Folder to make."""
     pix3d: bool = False
     """Make a data set in Pix3D's layout, for viewpoints: one object in each picture, with its mask and aligned model."""
-    shapes: int = 10
-    """With --pix3d: pieces of furniture per category."""
+    road: bool = False
+    """Make pictures of roads from vehicles, people and street furniture made in code, with boxes in 3D."""
+    size: Annotated[tuple[int, int], arg(metavar="H W")] = (160, 512)
+    """With --road: height and width of the pictures, pixels."""
+    shapes: _Int = None
+    """With --pix3d: pieces of furniture per category, 10 by default. With --road: shapes of each class, 24 by default."""
+    first_shape: int = 0
+    """With --road: number of the first shape; other numbers are other shapes, for validation."""
     category: str = "object"
     """With --pix3d: category of single mesh files."""
     workers: int = 2
-    """With --pix3d: processes that render."""
+    """With --pix3d and --road: processes that render."""
     unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
     """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
     images: _Int = None
-    """How many pictures, 2000 by default; with --pix3d of each shape, 40 by default."""
+    """How many pictures, 2000 by default, 1000 with --road; with --pix3d of each shape, 40 by default."""
     backgrounds: _Path = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     camera: _Path = None
@@ -189,10 +196,12 @@ class Calibrate(_Common):
 class Predict(_Common):
     """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward).
 
-    With a viewpoint run: azimuth, elevation and in-plane rotation in degrees, of objects in boxes or masks."""
+    With a viewpoint run: azimuth, elevation and in-plane rotation in degrees, of objects in boxes or masks. With a box3d run:
+    boxes in 3D of what is on a road."""
 
     source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
-    """Image, folder of images, video, or camera number. Not with --bop or --pix3d."""
+    """Image, folder of images, video, or camera number. Not with --bop or --pix3d. With a box3d run also a KITTI folder, a
+    nuScenes folder or an infos.json, which know their cameras."""
     model: str
     """Run folder, or the name of bundled weights."""
     camera: _Path = None
@@ -204,7 +213,8 @@ class Predict(_Common):
     boxes: tuple[str, ...] = ()
     """Boxes in place of the detector: x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file."""
     score: _Float = None
-    """Least score of the detector, from 0 to 1; 0.2 by default. Lower finds more and takes longer, which AP rewards."""
+    """Least score of the detector, from 0 to 1; 0.2 by default. Lower finds more and takes longer, which AP rewards. box3d
+    runs: least score of what is drawn; files hold more."""
     device: Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")] = None
     """Where the networks run; by default on the GPU if there is one."""
     limit: _Int = None
@@ -234,6 +244,11 @@ class Predict(_Common):
     """With --pix3d: make the masks worse: dilate, erode, shift, holes or drop, and how much, e.g. dilate:0.1."""
     normals: Annotated[Literal["oracle", "files", "predicted"] | None, arg(metavar="{oracle,files,predicted}")] = None
     """With --pix3d: where normals come from; by default as in training."""
+    views: tuple[Literal["2d", "3d", "bev", "points", "orientation", "score"], ...] = ("3d", "bev")
+    """box3d runs: pictures to save: boxes in the photo, in 3D, from above with the pose distributions; the points that decide,
+    with their weights; distributions of headings; where the network sees centres."""
+    flip: bool = False
+    """box3d runs: look at the mirrored picture too, and let both decide together. Takes twice as long."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run."""
     refine: bool = False
@@ -275,12 +290,17 @@ class Refine(_Common):
 @dataclass(kw_only=True)
 class Evaluate(_Common):
     """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm; or as the LINEMOD papers do. A
-    table in percent; fractions with --json. Viewpoints: a predictions.json against a data set in Pix3D's layout."""
+    table in percent; fractions with --json. Viewpoints: a predictions.json against a data set in Pix3D's layout. Boxes on
+    roads: a folder of KITTI files by KITTI's protocol, a results_nusc.json by nuScenes'."""
 
     results: Positional[Path]
-    """Result file, METHOD_DATASET-SPLIT.csv; or predictions.json with viewpoints."""
+    """Result file, METHOD_DATASET-SPLIT.csv; predictions.json with viewpoints; results_nusc.json, or a folder of KITTI files,
+    with boxes on roads."""
     data: Path
-    """BOP folder with the models and the truth; for viewpoints the folder with pix3d.json."""
+    """BOP folder with the models and the truth; for viewpoints the folder with pix3d.json; for boxes on roads a KITTI or
+    nuScenes folder, or an infos.json."""
+    split: _Path = None
+    """Boxes on roads: file with the names of pictures or scenes, one per line; all by default."""
     out: _Path = None
     """Viewpoints: folder for pictures: confusion matrices, the worst mistakes."""
     bins: Annotated[Literal["published", "centred"] | None, arg(metavar="{published,centred}")] = None
@@ -367,6 +387,8 @@ def _check(args: Check) -> int:
 def _synth(args: Synth) -> int:
     if args.pix3d:
         return _synth_pix3d(args)
+    if args.road:
+        return _synth_road(args)
     from .data import bop, synth, synth_bop
     from .images import read_camera
     from .mesh import load_mesh
@@ -392,8 +414,25 @@ def _synth_pix3d(args: Synth) -> int:
     from . import viewpoint_commands
 
     result = viewpoint_commands.synth(
-        args.out, args.models, args.unit, shapes=args.shapes, images=40 if args.images is None else args.images,
+        args.out, args.models, args.unit, shapes=10 if args.shapes is None else args.shapes,
+        images=40 if args.images is None else args.images,
         category=args.category, backgrounds=args.backgrounds, seed=args.seed, workers=args.workers,
+    )  # fmt: skip
+    return _finish(args, {"out": str(result)})
+
+
+def _synth_road(args: Synth) -> int:
+    if args.models:
+        raise ValueError(f"--road makes its own shapes; leave {args.models[0]} out")
+    from .data import road_scenes
+
+    config = road_scenes.RoadConfig(
+        size=args.size, first_shape=args.first_shape,
+        shapes=road_scenes.RoadConfig.shapes if args.shapes is None else args.shapes,
+    )  # fmt: skip
+    result = road_scenes.write_road(
+        args.out, images=1000 if args.images is None else args.images, config=config, backgrounds=args.backgrounds,
+        seed=args.seed, workers=args.workers,
     )  # fmt: skip
     return _finish(args, {"out": str(result)})
 
@@ -504,6 +543,10 @@ def _overrides(items: tuple[str, ...]) -> dict[str, Any]:
 def _predict(args: Predict) -> int:
     if _sees_viewpoints(args.model):
         return _predict_viewpoints(args)
+    if _sees(args.model, "box3d"):
+        return _predict_boxes(args)
+    if args.flip or args.views != Predict.views:
+        raise ValueError(f"{'--flip' if args.flip else '--views'} belongs to box3d runs; {args.model} has no box3d.safetensors")
     only: dict[str, Any] = {"--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--pix3d": args.pix3d}
     only |= {"--unit": args.unit, "--by": args.by, "--corrupt": args.corrupt, "--normals": args.normals}
     if given := [name for name, value in only.items() if value is not None]:
@@ -547,13 +590,48 @@ def _predict(args: Predict) -> int:
     return _finish(args, {"results": str(path)})
 
 
-def _sees_viewpoints(model: str) -> bool:
-    """Whether a run folder, or the file in it, is a viewpoint run; told from names alone, so that nothing heavy is imported."""
+def _sees(model: str, what: str) -> bool:
+    """Whether a run folder, or the file in it, is a run of this method; told from names alone, so that nothing heavy is
+    imported."""
     path = Path(model)
     if path.is_file():
-        return path.name == "viewpoint.safetensors"
+        return path.name == f"{what}.safetensors"
     others = [path / "coordinates.safetensors", path / "probabilistic.safetensors"]
-    return (path / "viewpoint.safetensors").is_file() and not any(p.is_file() for p in others)
+    return (path / f"{what}.safetensors").is_file() and not any(p.is_file() for p in others)
+
+
+def _sees_viewpoints(model: str) -> bool:
+    return _sees(model, "viewpoint")
+
+
+def _predict_boxes(args: Predict) -> int:
+    if args.source is None:
+        raise ValueError("give a SOURCE: image, folder of images, video, camera number, KITTI or nuScenes folder, infos.json")
+    idle: dict[str, Any] = {"--bop": args.bop, "--targets": args.targets, "--true-boxes": args.true_boxes}
+    idle |= {"--boxes": args.boxes, "--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--pix3d": args.pix3d}
+    idle |= {"--posterior": args.posterior, "--refine": args.refine, "--no-refine": args.no_refine, "--debug": args.debug}
+    if given := [name for name, value in idle.items() if value]:
+        raise ValueError(f"{given[0]} does not go with a box3d run; --views says which pictures to save")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise ValueError(f"--score must be between 0 and 1, got {args.score:g}")
+    from . import box3d_commands, box3d_pipeline
+
+    data = box3d_commands.is_data(args.source)
+    known = args.camera is not None or args.fov is not None or args.resize_camera
+    if data and known:
+        raise ValueError(f"{args.source} is a data set that knows its cameras; leave --camera, --fov, --resize-camera out")
+    if not data and args.camera is None and args.fov is None:
+        raise ValueError("distances need the camera: give --camera K.json (fx, fy, cx, cy, width, height), or --fov DEGREES")
+    run = box3d_pipeline.load(args.model, args.device)
+    shared: dict[str, Any] = {"views": args.views, "options": box3d_pipeline.Options(flip=args.flip), "limit": args.limit}
+    shared["least"] = box3d_commands.DRAWN if args.score is None else args.score
+    out = args.out or Path("out/predict")
+    if data:
+        return _finish(args, box3d_commands.predict_data(run, args.source, out, **shared))
+    result = box3d_commands.predict_pictures(
+        run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
+    )
+    return _finish(args, result) or 130 * result.stopped
 
 
 def _predict_viewpoints(args: Predict) -> int:
@@ -679,6 +757,10 @@ def _calibrate(args: Calibrate) -> int:
 
 
 def _evaluate(args: Evaluate) -> int:
+    if _holds_boxes(args.results):
+        return _evaluate_boxes(args)
+    if args.split is not None:
+        raise ValueError("--split belongs to boxes on roads: a folder of KITTI files or a results_nusc.json")
     if args.results.suffix.lower() == ".json":
         return _evaluate_viewpoints(args)
     if args.out is not None or args.bins is not None:
@@ -704,6 +786,31 @@ def _evaluate(args: Evaluate) -> int:
     print(table.text(scores))
     if args.reliability is not None:
         print(f"\n{table.reliability_text(found)}\ndiagram: {args.reliability}")
+    return 0
+
+
+def _holds_boxes(path: Path) -> bool:
+    """Whether results are boxes on roads: a folder of KITTI files, or nuScenes' JSON."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return path.is_dir()
+    from .data.bop_json import read_json
+
+    content = read_json(path)
+    return isinstance(content, dict) and "results" in content
+
+
+def _evaluate_boxes(args: Evaluate) -> int:
+    others: dict[str, Any] = {"--targets": args.targets, "--vsd": args.vsd, "--flip-eggbox": args.flip_eggbox}
+    others |= {"--reliability": args.reliability, "--protocol classic": args.protocol == "classic"}
+    if given := [name for name, value in {**others, "--out": args.out, "--bins": args.bins}.items() if value]:
+        raise ValueError(f"{given[0]} does not go with boxes on roads")
+    from . import box3d_commands, train_box3d
+
+    names = () if args.split is None else train_box3d.read_names(args.split)
+    report = box3d_commands.evaluate(args.results, args.data, names)
+    if args.json:
+        return _finish(args, report)
+    print(box3d_commands.text(report))
     return 0
 
 

@@ -1081,3 +1081,57 @@ def _sampled(model: Model, boxes: Boxes, K: Tensor, size: tuple[int, int], sampl
         cam_from_obj=pose, boxes=boxes3d.project(pose, boxes.sizes, K, size, Z_MIN), samples=posterior.samples,
         log_weights=posterior.log_weights, converged=posterior.converged,
     )  # fmt: skip
+
+
+def spread(found: Boxes) -> Tensor:
+    """How wide the distributions of the poses are, (N, 3): standard deviations across and along the line of sight, seen from
+    above, metres, and of the yaw, radians (circular). NaN of the layer "direct", which knows no distribution.
+    """
+    if found.samples.shape[1] < 2:
+        return found.cam_from_obj.new_full((len(found.labels), 3), math.nan)
+    p = found.log_weights.softmax(-1)
+    ground = found.samples[..., (0, 2), 3]
+    ray = F.normalize(found.cam_from_obj[:, (0, 2), 3], dim=-1)
+    side = torch.stack([ray[:, 1], -ray[:, 0]], -1)
+    axes = torch.stack([side, ray], -1)  # (N, 2, 2)
+    off = (ground - (p[..., None] * ground).sum(1, keepdim=True)) @ axes
+    place = (p[..., None] * off.square()).sum(1).sqrt()
+    yaw = boxes3d.yaw_of(found.samples)
+    length = torch.hypot((p * yaw.cos()).sum(-1), (p * yaw.sin()).sum(-1)).clamp(1e-12, 1)
+    return torch.cat([place, (-2 * length.log()).sqrt()[:, None]], -1)
+
+
+@torch.no_grad()
+def score_map(model: Model, frame: Frame | Tensor, K: Tensor | None = None) -> Tensor:
+    """How sure the network is at every place of a photo that an object of a class has its centre there.
+
+    Args:
+        model: on any device; its mode is the same afterwards.
+        frame, K: as `predict` takes them.
+
+    Returns:
+        (classes, h, w), in [0, 1], covering the photo in cells of the finest level: class score x centerness, the largest of
+        all levels; 0 where the network does not look.
+    """
+    image, K = _checked(frame, K)
+    c, training = model.config, model.training
+    model.eval()
+    try:
+        shown = fit(image.to(model.norm.device).float(), K.to(model.norm.device).float(), c.size)
+        cells, where = model(shown.image[None])[::2]
+    finally:
+        model.train(training)
+    sure = (cells.logits.sigmoid() * cells.centerness.sigmoid()[..., None])[0]
+    finest = int(where.strides.min())
+    size = (c.height // finest, c.width // finest)
+    best = sure.new_zeros(len(c.classes), *size)
+    for stride in where.strides.unique().tolist():
+        rows = (where.strides == stride).nonzero()[:, 0]
+        columns = len(where.centres[rows, 0].unique())
+        level = sure[rows].T.unflatten(1, (-1, columns))
+        step = int(stride) // finest
+        best = torch.maximum(best, level.repeat_interleave(step, 1).repeat_interleave(step, 2)[:, : size[0], : size[1]])
+    # the photo's own grid: what was cut off above it has no score, what was added below is left out
+    rows = round((image.shape[-2] - shown.top) * float(shown.scale[1]) / finest)
+    above = round(shown.top * float(shown.scale[1]) / finest)
+    return F.pad(best[:, :rows], (0, 0, above, 0))

@@ -1,0 +1,334 @@
+"""What the command line does with boxes in 3D: pictures, whole data sets, scores and synthetic roads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import box3d_pipeline, viz, viz_box3d
+from .box3d_pipeline import BoxRun, Options
+from .data import kitti, nuscenes
+from .data.road import RoadFrame
+from .evaluation import kitti as kitti_scores
+from .evaluation import nuscenes as nuscenes_scores
+from .files import atomic_write, write_json
+from .geometry import boxes3d
+from .geometry.road_users import CLASSES
+from .methods import box3d
+from .methods.box3d import Boxes
+from .types import Frame
+
+UNITS = (
+    "metres, radians, pixels, metres per second; OpenCV camera: x right, y down, z forward; a box has x forwards, y down, z to "
+    "its left, its origin in its middle; size is length, height, width; yaw is KITTI's ry; box is x0, y0, x1, y1 on pixel edges"
+)
+VIEWS = ("2d", "3d", "bev", "points", "orientation", "score")
+SPREAD = ("across", "along", "yaw")  # the line of sight, metres; radians
+DRAWN = 0.2  # least score of what is drawn
+MOST_ROSES = 12  # headings in one picture
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What `predict_pictures` and `predict_data` wrote."""
+
+    boxes: str
+    nuscenes: str | None
+    kitti: str
+    images: list[dict[str, Any]]
+    seconds: dict[str, float]  # per picture, by stage
+    stopped: bool = False
+
+    def text(self) -> str:
+        lines = []
+        for image in self.images[:50]:
+            lines.append(
+                f"{image['image']}: {len(image['objects'])} boxes" + "".join(f"  {p}" for p in image["views"].values())
+            )
+            for row in image["objects"][:5]:
+                x, y, z = row["centre"]
+                lines.append(f"  {row['name']:20} score {row['score']:.2f}   x {x:+.1f}  y {y:+.1f}  z {z:.1f} m")
+            if len(image["objects"]) > 5:
+                lines.append(f"  and {len(image['objects']) - 5} more")
+        if len(self.images) > 50:
+            lines.append(f"and {len(self.images) - 50} pictures more")
+        stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in self.seconds.items())
+        lines.append(f"{len(self.images)} pictures, each {stages}" if self.images else "no pictures")
+        files = [("boxes", self.boxes), ("nuScenes results", self.nuscenes), ("KITTI results", self.kitti)]
+        return "\n".join([*lines, *(f"{name}: {path}" for name, path in files if path)])
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+
+
+def draw(run: BoxRun, view: str, picture: Frame, found: Boxes, truth: Any = None) -> Any:
+    """One view of a picture: "2d", "3d", "bev", "points", "orientation" or "score".
+
+    Args:
+        run: what found the boxes.
+        view: which.
+        picture: the photo.
+        found: its boxes; only those that are to be drawn.
+        truth: `RoadObjects` drawn with it in 2d, 3d and bev, or None.
+    """
+    K, image = picture.camera.K.double(), picture.image
+    if view == "2d":
+        return viz_box3d.boxes_2d(image, found, run.classes, truth)
+    if view == "3d":
+        return viz_box3d.boxes_3d(image, K, found, run.classes, truth)
+    if view == "bev":
+        return viz_box3d.bev(found, run.classes, truth, found.samples, found.log_weights, K, picture.camera.size)
+    if view == "points":
+        return viz_box3d.points(
+            image, found.points2d, found.weights, K, found.cam_from_obj.double(), found.points3d, found.labels
+        )  # fmt: skip
+    if view == "score":
+        return viz_box3d.score_map(image, box3d.score_map(run.model, picture).cpu())
+    if view != "orientation":
+        raise ValueError(f"unknown view {view!r}; choose some of {', '.join(VIEWS)}")
+    roses = []
+    for i in range(min(len(found.labels), MOST_ROSES)):
+        x, _, z = found.cam_from_obj[i, :3, 3].tolist()
+        title = f"{i + 1}. {run.classes[int(found.labels[i])]}, x {x:+.1f}, z {z:.1f} m"
+        roses.append(viz_box3d.yaw_density(found.samples[i], found.log_weights[i], found.cam_from_obj[i], title=title))
+    return viz.contact_sheet(roses, columns=min(4, len(roses))) if roses else viz.to_picture(image)
+
+
+def _save_views(
+    run: BoxRun, views: Sequence[str], out: Path, name: str, picture: Frame, found: Boxes, least: float, truth: Any = None
+) -> dict[str, str]:
+    """Draw the asked views of what scores at least so much; view -> file."""
+    shown = found.rows(found.scores >= least)
+    files = {}
+    for view in views:
+        path = out / f"{name}_{view}.png"
+        with atomic_write(path) as temporary:
+            draw(run, view, picture, shown, truth).save(temporary)
+        files[view] = str(path)
+    return files
+
+
+def records(run: BoxRun, found: Boxes) -> list[dict[str, Any]]:
+    """One dict of plain numbers per box, best first: the pose, and how wide its distribution is."""
+    spread = box3d.spread(found)
+    rows = []
+    attributes = run.config.attributes
+    for i in range(len(found.labels)):
+        kind = int(found.attributes[i])
+        rows.append(
+            {
+                "label": int(found.labels[i]),
+                "name": run.classes[int(found.labels[i])],
+                "score": float(found.scores[i]),
+                "centre": found.cam_from_obj[i, :3, 3].double().tolist(),
+                "yaw": float(boxes3d.yaw_of(found.cam_from_obj[i])),
+                "size": found.sizes[i].double().tolist(),
+                "velocity": found.velocities[i].double().tolist(),
+                "attribute": attributes[kind] if kind >= 0 else "",
+                "box": found.boxes[i].double().tolist(),
+                "spread": None if bool(spread[i].isnan().any()) else dict(zip(SPREAD, spread[i].double().tolist())),
+            }
+        )
+    return rows
+
+
+def _checked(views: Sequence[str], run: BoxRun) -> None:
+    if unknown := [v for v in views if v not in VIEWS]:
+        raise ValueError(f"unknown view {unknown[0]!r}; choose some of {', '.join(VIEWS)}")
+    if run.config.layer == "direct" and (useless := [v for v in views if v in ("points", "orientation")]):
+        raise ValueError(f"{run.path} regresses depth and yaw directly; it has no {useless[0]} to draw")
+
+
+# ------------------------------------------------------------------------------------------------------------- predicting
+
+
+def is_data(source: str | Path) -> bool:
+    """Whether a source is a data set of roads, not pictures: KITTI, nuScenes or an `infos.json`. Told from names alone."""
+    path = Path(source)
+    if path.suffix == ".json":
+        return True
+    return path.is_dir() and (
+        (path / "infos.json").is_file() or (path / "image_2").is_dir() or any(path.glob("v1.0-*")) or path.name[:5] == "v1.0-"
+    )
+
+
+def predict_pictures(
+    run: BoxRun, source: str, out: str | Path, *, camera: str | Path | None = None, fov_deg: float | None = None,
+    resize_camera: bool = False, views: Sequence[str] = ("3d", "bev"), least: float = DRAWN,
+    options: Options = box3d_pipeline.DEFAULT, limit: int | None = None,
+) -> Pictures:  # fmt: skip
+    """Boxes in an image, a folder, a video or from a live camera, all of one camera.
+
+    Args:
+        run: a trained run.
+        source: as `images.iterate_frames` takes it.
+        out: folder for pictures, boxes.json and kitti/NAME.txt.
+        camera, fov_deg, resize_camera: of the pictures.
+        views: which pictures to save, see `draw`.
+        least: least score of what is drawn.
+        options: how the network looks.
+        limit: stop after this many pictures.
+    """
+    from . import images
+
+    _checked(views, run)
+    out = Path(out)
+    rows: list[dict[str, Any]] = []
+    lines: dict[str, kitti.Labels] = {}
+    seconds: list[dict[str, float]] = []
+    stopped = False
+    frames = images.iterate_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera)
+    try:
+        for name, picture in frames:
+            began = time.perf_counter()
+            found = run.predict(picture, options)
+            seconds.append({**found.seconds, "all": time.perf_counter() - began})
+            frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
+            lines[name] = box3d_pipeline.kitti_labels(frame, box3d_pipeline.objects_of(found, run.classes, run.classes))
+            files = _save_views(run, views, out, name, picture, found, least)
+            rows.append({"image": picture.path or name, "views": files, "objects": records(run, found)})
+            if limit is not None and len(rows) >= limit:
+                break
+    except KeyboardInterrupt:  # the way to end a live camera
+        stopped = True
+    return _written(out, rows, lines, None, seconds, stopped)
+
+
+def predict_data(
+    run: BoxRun, data: str | Path, out: str | Path, *, names: Sequence[str] = (), views: Sequence[str] = ("3d", "bev"),
+    least: float = DRAWN, options: Options = box3d_pipeline.DEFAULT, limit: int | None = None,
+) -> Pictures:  # fmt: skip
+    """Boxes in all pictures of a data set; what cameras of one moment see twice is kept once.
+
+    Args:
+        run: a trained run.
+        data: as `train_box3d.read_frames` takes it.
+        out: folder for pictures, boxes.json, kitti/NAME.txt, and results_nusc.json if the data says where cameras were.
+        names: only these pictures or scenes.
+        views: which pictures to save; the truth is drawn with them.
+        least: least score of what is drawn.
+        options: how the network looks.
+        limit: only the first so many pictures; the results then lack samples that the data has.
+    """
+    from .train_box3d import read_frames
+
+    _checked(views, run)
+    frames = read_frames(data, names)[:limit]
+    out = Path(out)
+    rows: list[dict[str, Any]] = []
+    seconds: list[dict[str, float]] = []
+
+    def each(frame: RoadFrame, picture: Frame, found: Boxes) -> None:
+        name = _name(frame)
+        files = _save_views(run, views, out, name, picture, found, least, frame.objects)
+        rows.append({"image": frame.path, "name": frame.name, "views": files, "objects": records(run, found)})
+        seconds.append(dict(found.seconds))
+
+    estimates = box3d_pipeline.predict_frames(run, frames, options, each)
+    lines = {}
+    for frame, found in zip(frames, estimates, strict=True):
+        calibration = None
+        if frame.classes == kitti.CLASSES:
+            calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
+        lines[_name(frame)] = box3d_pipeline.kitti_labels(frame, found, calibration)
+    above = None
+    if frames and all(f.ego_from_cam is not None and f.sample for f in frames):
+        above = nuscenes.to_global(frames, estimates)
+    return _written(out, rows, lines, above, seconds, False)
+
+
+def _name(frame: RoadFrame) -> str:
+    return Path(frame.path).stem if frame.path else frame.name
+
+
+def _written(
+    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.Boxes | None,
+    seconds: Sequence[Mapping[str, float]], stopped: bool,
+) -> Pictures:  # fmt: skip
+    file = out / "boxes.json"
+    write_json(file, {"units": UNITS, "images": rows})
+    scored = {n: replace(v, scores=torch.zeros(0).numpy()) if not len(v) else v for n, v in lines.items()}
+    kitti.write_results(out / "kitti", scored)
+    results = None
+    if above is not None:
+        results = str(out / "results_nusc.json")
+        nuscenes.write_results(results, above)
+    mean = {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
+    return Pictures(str(file), results, str(out / "kitti"), rows, mean, stopped)
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+
+
+def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Scores of results: of a folder by KITTI's protocol, of a JSON file by nuScenes'.
+
+    Args:
+        results: folder of NAME.txt; or results_nusc.json.
+        data: a KITTI folder with label_2; or a nuScenes folder or an `infos.json`.
+        names: pictures of KITTI, scenes of nuScenes; () for all.
+
+    Returns:
+        `evaluation.kitti.evaluate` or `evaluation.nuscenes.evaluate`, with "protocol".
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken, or results and data do not belong together.
+    """
+    results, data = Path(results), Path(data)
+    if results.is_dir():
+        if not (data / "label_2").is_dir():
+            raise FileNotFoundError(f"no label_2 in {data}; results in a folder are judged against KITTI's labels")
+        truth = kitti_scores.read(data / "label_2", names)
+        scores = kitti_scores.evaluate(kitti_scores.read(results, list(truth)), truth)
+        return {"protocol": "kitti", "pictures": len(truth), "classes": scores}
+    truth_boxes = _nuscenes_truth(data, names)
+    found = nuscenes.read_results(results, truth_boxes.boxes.tokens)
+    return {"protocol": "nuscenes", **nuscenes_scores.evaluate(found, truth_boxes)}
+
+
+def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.Truth:
+    from .train_box3d import _tables
+
+    infos = data if data.suffix == ".json" else data / "infos.json"
+    if infos.is_file():
+        return nuscenes.infos_truth(infos)
+    tables = _tables(data)
+    if tables is None:
+        raise FileNotFoundError(f"{data} is no nuScenes folder: expected infos.json, v1.0-mini or v1.0-trainval in it")
+    return nuscenes.truth(tables, nuscenes.samples(tables, names))
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report of `evaluate` as a table in percent, errors in their units."""
+    if report["protocol"] == "kitti":
+        return "\n".join(_kitti_lines(report))
+    errors = report["errors"]
+    lines = [
+        f"NDS {100 * report['nds']:.1f}  mAP {100 * report['map']:.1f} %, {report['samples']} samples",
+        f"mATE {errors['translation']:.3f} m  mASE {errors['scale']:.3f}  mAOE {errors['orientation']:.3f} rad  "
+        f"mAVE {errors['velocity']:.3f} m/s  mAAE {errors['attribute']:.3f}",
+        "",
+        f"{'class':22}{'truth':>6}{'AP':>7}" + "".join(f"{f'AP {d} m':>10}" for d in nuscenes_scores.DISTANCES)
+        + "".join(f"{name:>8}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE")),
+    ]  # fmt: skip
+    for name in CLASSES:
+        row = report["classes"][name]
+        cells = "".join(f"{100 * v:10.1f}" for v in row["ap_at"].values())
+        own = "".join("       -" if row["errors"][e] is None else f"{row['errors'][e]:8.2f}" for e in nuscenes_scores.ERRORS)
+        lines.append(f"{name:22}{row['truth']:6d}{100 * row['ap']:7.1f}{cells}{own}")
+    return "\n".join(lines)
+
+
+def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
+    yield f"KITTI, AP over 40 recalls in percent, {report['pictures']} pictures; easy / moderate / hard"
+    for name, row in report["classes"].items():
+        least = kitti_scores.OVERLAP[name]
+        yield f"{name} (IoU {least}), {' / '.join(str(v) for v in row['truth'].values())} boxes"
+        for metric in (*kitti_scores.METRICS, "aos"):
+            cells = ("-" if v is None else f"{100 * v:.1f}" for v in row[metric].values())
+            yield f"  {metric:4}" + " / ".join(cells)
