@@ -88,7 +88,7 @@ class Run:
     augment: bool = False
     lr: float = 1e-3  # peak
     schedule: str = "cosine"  # or "stepped", as published
-    targets: str = "own"  # or "modern": centred bins, smoothed, with offsets
+    targets: str = "own"  # or "modern": centred bins, smoothed, with offsets and half bins
     normals: str = "oracle"  # or "predicted"
 
     @property
@@ -107,7 +107,7 @@ def config_of(run: Run, settings: Settings) -> viewpoint.Config:
         config = replace(config, step_epochs=0)
     if run.targets == "modern":
         ours = viewpoint.modern()
-        config = replace(config, bins=ours.bins, concentration=ours.concentration, offsets=ours.offsets)
+        config = replace(config, bins=ours.bins, concentration=ours.concentration, offsets=ours.offsets, halves=ours.halves)
     return config
 
 
@@ -246,8 +246,9 @@ def judged(
 def in_bins(config: viewpoint.Config, found: viewpoint.Viewpoints, bins: Sequence[Bins]) -> Tensor:
     """A network's answers in bins that may be others than its own, (N, 3).
 
-    In its own bins: the most probable one. In others: that of its angle if it says where in a bin it lies; if not, every
-    bin's probability is spread evenly over what it covers, since the middle of one bin may be the edge of another.
+    In its own bins: the most probable one. In others: that of its angle if it says where in a bin it lies (with half bins,
+    that is the most probable published bin); if not, every bin's probability is spread evenly over what it covers, since the
+    middle of one bin may be the edge of another.
     """
     own = scoring.BINS[config.bins]
     if tuple(own) == tuple(bins):

@@ -64,6 +64,11 @@ def test_modern_answers_are_judged_by_their_angles_in_published_bins():
     found = viewpoint.read(config, viewpoint.Output(logits, offsets))
     assert bench.in_bins(config, found, scoring.BINS["centred"])[:, 0].tolist() == [0, 0]
     assert bench.in_bins(config, found, scoring.BINS["published"])[:, 0].tolist() == [0, 7]
+    halves = torch.zeros(2, 3, 16)
+    halves[0, 0, 0], halves[1, 0, 1] = 1, 1  # says the other side of the edge
+    found = viewpoint.read(config, viewpoint.Output(viewpoint.summed(halves, "centred"), offsets, halves))
+    assert bench.in_bins(config, found, scoring.BINS["centred"])[:, 0].tolist() == [0, 0]
+    assert bench.in_bins(config, found, scoring.BINS["published"])[:, 0].tolist() == [7, 0]
 
 
 # ------------------------------------------------------------------------------------------------------------------- runs
@@ -75,7 +80,7 @@ def test_networks_are_what_the_table_says():
     cosine = bench.config_of(bench.Run("separate", "mask"), SETTINGS)
     assert (cosine.widths, cosine.step_epochs, cosine.concentration) == ((16, 32, 8), 0, 0)
     ours = bench.config_of(bench.Run("separate", "mask", targets="modern"), SETTINGS)
-    assert (ours.net, ours.bins, ours.offsets) == ("separate", "centred", True)
+    assert (ours.net, ours.bins, ours.offsets, ours.halves) == ("separate", "centred", True, True)
     modern = bench.config_of(bench.Run("modern", "normals"), SETTINGS)
     assert (modern.net, modern.input_size, modern.pretrained) == ("modern", SETTINGS.side, True)
     for config in (stepped, cosine, ours):

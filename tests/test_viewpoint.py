@@ -135,6 +135,7 @@ def test_with_colours_alone_both_parts_of_the_modern_network_see_them():
 angle = st.floats(-10, 10, allow_nan=False)
 elevation = st.floats(-1.5, 1.5)
 SOFT = viewpoint.Config(concentration=8.0)
+HALVED = viewpoint.modern()
 
 
 @settings(max_examples=30)
@@ -179,7 +180,14 @@ def perfect(config, angles):
     logits = viewpoint.targets(config, angles).clamp_min(1e-30).log()
     every = torch.arange(8)
     offsets = torch.stack([b.offset(a[:, None], every) for b, a in zip(bins, angles.unbind(-1))], 1)
-    return viewpoint.Output(logits, offsets if config.offsets else None)
+    halves = halves_of(config, angles) if config.halves else None
+    return viewpoint.Output(logits, offsets if config.offsets else None, halves)
+
+
+def halves_of(config, angles):
+    """Logits of half bins that are sure of the true one."""
+    index = torch.stack([b.index(a) for b, a in zip(viewpoint.HALVES, viewpoints.wrapped(angles).unbind(-1))], -1)
+    return 30.0 * nn.functional.one_hot(index, 16).to(angles)
 
 
 @settings(max_examples=30)
@@ -189,6 +197,9 @@ def test_perfect_outputs_are_read_as_the_truth(a, e, i):
     found = viewpoint.read(SOFT, perfect(SOFT, angles))
     away = torch.remainder(found.angles - angles + math.pi, 2 * math.pi) - math.pi
     assert away.abs().max() < 1e-5
+    held = viewpoint.read(HALVED, perfect(HALVED, angles))
+    away = torch.remainder(held.angles - angles + math.pi, 2 * math.pi) - math.pi
+    assert away.abs().max() < 1.1e-3  # a thousandth of a bin from an edge
     published = viewpoint.combined()
     found = viewpoint.read(published, perfect(published, angles))
     middles = torch.stack([b.centre(n) for b, n in zip(viewpoints.PUBLISHED, found.bins.unbind(-1))], -1)
@@ -222,6 +233,73 @@ def test_the_loss_is_least_for_perfect_outputs():
     torch.testing.assert_close(torch.stack([best[name] for name in viewpoint.ANGLES]), entropy)
     worse = viewpoint.loss(model, viewpoint.Output(output.logits + torch.randn(6, 3, 8), output.offsets + 0.1), batch)
     assert all(worse[name] > best[name] for name in best)
+
+
+def test_both_kinds_of_bins_are_sums_of_the_same_halves():
+    spread = torch.linspace(-10, 10, 996, dtype=torch.float64)  # none on an edge
+    angles = viewpoints.wrapped(torch.stack([spread, 0.5 + 0.06 * spread, spread], -1))  # elevations from -6 to 63 degrees
+    half = torch.stack([b.index(x) for b, x in zip(viewpoint.HALVES, angles.unbind(-1))], -1)
+    assert all(len(half[:, k].unique()) >= 14 for k in range(3))
+    for name, bins in viewpoint.BINS.items():
+        whole = torch.stack([b.index(x) for b, x in zip(bins, angles.unbind(-1))], -1)
+        for k in range(3):
+            assert viewpoint._parts(name)[k, whole[:, k], half[:, k]].all()
+        assert (viewpoint._parts(name).sum(-2) == 1).all()  # every half is part of one bin
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3, 16, dtype=torch.float64)
+    for name in viewpoint.BINS:
+        said = viewpoint.summed(logits, name)
+        torch.testing.assert_close(said.exp().sum(-1), torch.ones(4, 3, dtype=torch.float64))
+    p = logits.softmax(-1)
+    assert viewpoint.summed(logits, "published")[0, 0, 0].exp() == pytest.approx(float(p[0, 0, 1] + p[0, 0, 2]))  # 0 to 45
+    assert viewpoint.summed(logits, "centred")[0, 0, 0].exp() == pytest.approx(float(p[0, 0, 0] + p[0, 0, 1]))
+    assert viewpoint.summed(logits, "published")[0, 0, 7].exp() == pytest.approx(float(p[0, 0, 15] + p[0, 0, 0]))
+
+
+def test_an_angle_does_not_leave_the_published_bin_that_is_most_probable():
+    """Offsets say 2 degrees, on one side of the edge; the halves say that it is the other side, or a far one."""
+    offsets = torch.zeros(3, 3, 8)
+    offsets[:, 0, 0] = 2 / 45
+    halves = torch.full((3, 3, 16), -20.0)
+    halves[:, 1, 4] = halves[:, 2, 0] = 0
+    halves[0, 0, 0], halves[0, 0, 1] = math.log(0.6), math.log(0.4)  # -22.5 to 0, 0 to 22.5
+    halves[1, 0, 0], halves[1, 0, 1] = math.log(0.4), math.log(0.6)
+    halves[2, 0, :2], halves[2, 0, 3], halves[2, 0, 4] = math.log(0.3), math.log(0.1), math.log(0.3)  # 45 to 67.5 to 90
+    output = viewpoint.Output(viewpoint.summed(halves, "centred"), offsets, halves)
+    found = viewpoint.read(HALVED, output)
+    assert found.bins[:, 0].tolist() == [0, 0, 0]
+    azimuth = torch.rad2deg(found.angles[:, 0])
+    assert azimuth.tolist() == pytest.approx([359.955, 2.0, 89.955], abs=1e-3)
+    assert torch.rad2deg(found.angles[:, 2]).tolist() == pytest.approx([-0.045] * 3, abs=1e-3)  # -22.5 to 0
+    before = viewpoint.read(HALVED, output._replace(halves=None))
+    assert torch.rad2deg(before.angles[:, 0]).tolist() == pytest.approx([2.0, 2.0, 2.0], abs=1e-4)
+
+
+def test_half_bins_learn_the_published_bins():
+    model = viewpoint.Model(small("modern"))
+    angles = viewpoints.wrapped(torch.rand(5, 3) * 6)
+    raw = torch.randn(5, 3, 16, requires_grad=True)
+    output = viewpoint.Output(viewpoint.summed(raw, "centred"), torch.zeros(5, 3, 8), raw)
+    losses = viewpoint.loss(model, output, {"angles": angles})
+    said, wanted = viewpoint.summed(raw, "published"), viewpoint.targets(viewpoint.combined(), angles)
+    torch.testing.assert_close(losses["published"], -(wanted * said).sum((1, 2)).mean())
+    sum(losses.values()).backward()
+    assert torch.isfinite(raw.grad).all()
+    assert (raw.grad.abs().amax((0, 2)) > 0).all()
+
+
+def test_runs_from_before_the_half_bins_load(tmp_path):
+    """Their configuration does not name half bins, and their heads have none."""
+    torch.manual_seed(0)
+    model = viewpoint.Model(small("modern", halves=False)).eval()
+    said = {k: v for k, v in dataclasses.asdict(model.config).items() if k != "halves"}
+    again = viewpoint.Model(weights.build_config(viewpoint.Config, said)).eval()
+    again.load_state_dict(model.state_dict())
+    images = torch.rand(2, 8, 64, 64)
+    with torch.no_grad():
+        assert again(images).halves is None
+        torch.testing.assert_close(again(images).logits, model(images).logits)
+        assert viewpoint.Model(small("modern")).eval()(images).halves.shape == (2, 3, 16)
 
 
 def test_hard_labels_are_plain_cross_entropy():
