@@ -105,18 +105,23 @@ class Synth(_Common):
     """Nearest and farthest object, metres; fitted to objects and camera by default."""
 
 
+_UNSAID = Path("-")  # an option that some methods need was not given
+
+
 @dataclass(kw_only=True)
 class Train(_Common):
     """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped.
 
     viewpoint, and normals, which predicts an input of it, learn from photos in Pix3D's layout, or from CAD models. box3d learns
-    from pictures of roads with boxes in 3D."""
+    from pictures of roads with boxes in 3D, category from tableware made in code."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals", "box3d"]]
+    method: Positional[
+        Literal["coordinates", "probabilistic", "refiner", "detector", "viewpoint", "normals", "box3d", "category"]
+    ]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
-    data: Path
-    """BOP folder with models/ (and camera.json), or a models folder. viewpoint: also a folder in Pix3D's layout, or the word
+    data: Annotated[Path, arg(metavar="DIR")] = _UNSAID
+    """BOP folder with models/ (and camera.json), or a models folder. Not with category. viewpoint: also a folder in Pix3D's layout, or the word
     furniture. box3d: a KITTI or nuScenes folder, an infos.json, or the word road: synthetic ones, drawn on the fly."""
     out: _Path = None
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
@@ -145,17 +150,24 @@ class Train(_Common):
     """Peak learning rate; by default what suits the method and preset."""
     workers: int = 1
     """Processes that draw samples."""
+    render: Literal["workers", "device"] | None = None
+    """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
+    there is one."""
     seed: int = 0
     """Of all randomness."""
     preset: str | None = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
     (default), maskrcnn. viewpoint: modern (default); as published combined, separate. normals:
-    small (default), large. box3d: small (default); as published basic, coord_regr, v2."""
+    small (default), large. category: standard (default), tiny, small, large, published. box3d: small (default); as published basic, coord_regr, v2."""
     epochs: _Float = None
     """viewpoint: passes over the photos, in place of --steps; by default as the preset says (25)."""
     by: Literal["image", "shape"] = "image"
     """viewpoint: what is left out for validation: a tenth of the photos, or of the CAD models with all their photos."""
+    category: Annotated[Literal["mug", "bottle", "bowl", "can"] | None, arg(metavar="{mug,bottle,bowl,can}")] = None
+    """category: what to learn; the run folder is runs/category_NAME by default."""
+    instances: _Int = None
+    """category: shapes of it to learn from; 400 by default."""
     categories: tuple[str, ...] = ()
     """viewpoint: categories to learn; box3d: classes, e.g. car pedestrian; all by default."""
     inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
@@ -197,7 +209,7 @@ class Predict(_Common):
     """Poses of the objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward).
 
     With a viewpoint run: azimuth, elevation and in-plane rotation in degrees, of objects in boxes or masks. With a box3d run:
-    boxes in 3D of what is on a road."""
+    boxes in 3D of what is on a road. With a category run: poses of objects in masks, by fitting a generator of pictures."""
 
     source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
     """Image, folder of images, video, or camera number. Not with --bop or --pix3d. With a box3d run also a KITTI folder, a
@@ -229,9 +241,13 @@ class Predict(_Common):
     """Folder for overlays, poses.json and a BOP CSV, out/predict by default. With --bop the CSV file,
     METHOD_DATASET-SPLIT.csv."""
     mask: _Path = None
-    """Viewpoint runs: picture of the object's mask, white where it is; its box is taken where none is given."""
+    """Viewpoint and category runs: picture of the object's mask, white where it is; its box is taken where none is given.
+    Category runs: or a number for each object."""
+    search: Annotated[Literal["default", "published", "quick"] | None, arg(metavar="{default,published,quick}")] = None
+    """Category runs: how to search for the pose; published: 32 starts, 50 steps each."""
     size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
-    """Viewpoint runs: width, depth and height of the object in metres; with a camera they give poses."""
+    """Viewpoint and category runs: width, depth and height of the object in metres; with a camera they give poses. By default
+    a category run takes what is usual in the category."""
     mesh: _Path = None
     """Viewpoint runs: CAD model in place of --size-m; +Z up, front towards -Y. Its silhouette is drawn."""
     unit: Annotated[Unit | None, arg(metavar="{m,cm,mm,inch}")] = None
@@ -453,6 +469,12 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
 
 
 def _train(args: Train) -> int:
+    if args.method == "category":
+        return _train_category(args)
+    if given := [name for name in ("category", "instances") if getattr(args, name) is not None]:
+        raise ValueError(f"--{given[0]} belongs to monopose train category, not to {args.method}")
+    if args.data == _UNSAID:
+        raise ValueError(f"monopose train {args.method} learns from --data DIR; see monopose train --help for what it may be")
     if args.method in ("viewpoint", "normals"):
         return _train_on_categories(args)
     if args.method == "box3d":
@@ -477,6 +499,7 @@ def _train(args: Train) -> int:
         scene=scene,
         config=config,
         method_config=method_config,
+        render=args.render,
         progress_bar=not args.json,
     )
     return _finish(args, {"weights": str(file)})
@@ -499,6 +522,23 @@ def _train_on_categories(args: Train) -> int:
         method_config=train_viewpoint.configured(args.data, args.preset, args.categories, changes),
     )  # fmt: skip
     return _finish(args, {"weights": str(file)})
+
+
+def _train_category(args: Train) -> int:
+    from . import category_commands, learning, train_category
+
+    if args.category is None:
+        raise ValueError("say what to learn: --category mug, bottle, bowl or can")
+    if args.data != _UNSAID:
+        raise ValueError("monopose train category makes its own shapes; leave out --data")
+    names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
+    files = category_commands.train(
+        args.out or Path("runs") / f"category_{args.category}", args.category,
+        instances=train_category.INSTANCES if args.instances is None else args.instances, backgrounds=args.backgrounds,
+        config=learning.TrainConfig(**{name: getattr(args, name) for name in names}), progress_bar=not args.json,
+        method_config=train_category.configured(args.category, args.preset, _overrides(args.set)),
+    )  # fmt: skip
+    return _finish(args, files)
 
 
 def _train_boxes(args: Train) -> int:
@@ -545,6 +585,10 @@ def _predict(args: Predict) -> int:
         return _predict_viewpoints(args)
     if _sees(args.model, "box3d"):
         return _predict_boxes(args)
+    if _sees(args.model, "category"):
+        return _predict_category(args)
+    if args.search is not None:
+        raise ValueError(f"--search belongs to category runs; {args.model} has no category.safetensors")
     if args.flip or args.views != Predict.views:
         raise ValueError(f"{'--flip' if args.flip else '--views'} belongs to box3d runs; {args.model} has no box3d.safetensors")
     only: dict[str, Any] = {"--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--pix3d": args.pix3d}
@@ -631,6 +675,23 @@ def _predict_boxes(args: Predict) -> int:
     result = box3d_commands.predict_pictures(
         run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
     )
+    return _finish(args, result) or 130 * result.stopped
+
+
+def _predict_category(args: Predict) -> int:
+    if args.source is None:
+        raise ValueError("a category run predicts from a SOURCE: image, folder, video or camera number")
+    of_others = ("bop", "targets", "true_boxes", "mesh", "unit", "pix3d", "by", "corrupt", "normals", "posterior", "refine")
+    if given := [name for name in (*of_others, "no_refine", "flip") if getattr(args, name)]:
+        raise ValueError(f"--{given[0].replace('_', '-')} does not go with a category run")
+    from . import category_commands
+
+    result = category_commands.predict_pictures(
+        category_commands.load(args.model, args.device), args.source, args.out or Path("out/predict"), mask=args.mask,
+        boxes=args.boxes, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m,
+        score=0.2 if args.score is None else args.score, config=category_commands.SEARCHES[args.search or "default"](),
+        limit=args.limit, debug=args.debug,
+    )  # fmt: skip
     return _finish(args, result) or 130 * result.stopped
 
 

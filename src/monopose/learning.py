@@ -45,6 +45,9 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0  # between checkpoints
 
 
+Drawing = Callable[[torch.device], Callable[[dict[str, Any]], dict[str, Any]]]
+
+
 class Recipe(NamedTuple):
     """What the loop needs to know of a method."""
 
@@ -66,10 +69,12 @@ def warm_cosine(done: float, warmup: float) -> float:
 class _Learner(L.LightningModule):
     """The optimisation step, shared by all methods."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, config: TrainConfig, drawing: Drawing | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.model, self.config = recipe, model, config
+        self.drawing = drawing  # device -> what makes batches there of what the workers send
+        self._draw: Callable[[Any], Any] | None = None
         self.lr = config.lr or recipe.lr(model.config)
         self.spent = 0.0  # seconds of training in this and earlier processes
         self._since = time.monotonic()
@@ -106,6 +111,8 @@ class _Learner(L.LightningModule):
         return self.trainer.strategy.broadcast(share) if self.trainer.world_size > 1 else share
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if self._draw is not None:
+            batch = self._draw(batch)
         optimizers = self.optimizers()
         optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         done = self.progress()
@@ -154,6 +161,10 @@ class _Learner(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.spent = checkpoint["spent"]
+
+    def on_fit_start(self) -> None:
+        if self.drawing is not None:
+            self._draw = self.drawing(self.device)
 
     def on_train_start(self) -> None:
         self._since = time.monotonic()
@@ -220,6 +231,7 @@ def fit(
     notes: Mapping[str, str] | None = None,
     begin: Callable[[nn.Module], None] | None = None,
     beside: Callable[[], None] | None = None,
+    drawing: Drawing | None = None,
     progress_bar: bool = True,
 ) -> Path:
     """Train one network; goes on where an earlier, killed run in `out` stopped.
@@ -237,6 +249,7 @@ def fit(
         notes: texts that go into the weights file.
         begin: called with a network that starts anew, to fill it from elsewhere.
         beside: called once when the run may write: what else belongs into its folder.
+        drawing: device -> what makes batches of collated samples on that device, where samples are only plans.
         progress_bar: show one.
 
     Returns:
@@ -250,7 +263,7 @@ def fit(
     model = make()
     if begin is not None and last is None:
         begin(model)
-    learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config)
+    learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, drawing)
     file = out / f"{name}.safetensors"
     texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
 
@@ -273,6 +286,7 @@ def fit(
     loader = DataLoader(
         drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
         persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=one_thread,
+        pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
     return file

@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from . import learning, weights
 from .data import bop, dataset, synth
+from .data.device_crops import CropPlans, Studio
 from .files import atomic_write
 from .learning import Recipe, TrainConfig
 from .methods import coordinates, detector, probabilistic, refiner
@@ -32,9 +34,17 @@ class Method(NamedTuple):
     samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
     pictures: Callable[[Any, dataset.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
     recipe: Recipe
+    plans: Plans | None = None  # the same samples, to be drawn on the device that learns
 
 
-def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
+class Plans(NamedTuple):
+    """Samples that are drawn on the device."""
+
+    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed
+    output_size: Callable[[Any], int]  # side of the targets, pixels
+
+
+def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
     return dataset.CropSamples(source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
 
 
@@ -42,16 +52,25 @@ def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: i
     return dataset.BopCropSamples(source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
 
 
-def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
-    windows = dataset.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
+def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
+    return dataset.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
+
+
+def _started(c: Any, windows: Dataset, source: dataset.Source, seed: int) -> Dataset:
     return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
 
 
 def _bop_windows(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
     side = c.window_size
     windows = dataset.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
-    return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+    return _started(c, windows, source, seed)
 
+
+_PLANNED_CROPS = Plans(lambda c, source, n, seed: CropPlans(_crops(c, source, n, seed)), lambda c: c.output_size)
+_PLANNED_STARTS = Plans(
+    lambda c, source, n, seed: _started(c, CropPlans(_windows(c, source, n, seed)), source, seed),
+    lambda c: c.window_size // 2,
+)
 
 METHODS: dict[str, Method] = {
     "coordinates": Method(
@@ -60,6 +79,7 @@ METHODS: dict[str, Method] = {
         samples=_crops,
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss),
+        plans=_PLANNED_CROPS,
     ),
     "probabilistic": Method(
         presets={
@@ -75,13 +95,15 @@ METHODS: dict[str, Method] = {
         samples=_crops,
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), probabilistic.loss),
+        plans=_PLANNED_CROPS,
     ),
     "refiner": Method(
         presets={"medium": lambda ids: refiner.Config(obj_ids=ids), "small": refiner.small, "published": refiner.published},
         model=lambda config, models: refiner.Model(config, models),
-        samples=_windows,
+        samples=lambda c, source, n, seed: _started(c, _windows(c, source, n, seed), source, seed),
         pictures=_bop_windows,
         recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4),
+        plans=_PLANNED_STARTS,
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
@@ -154,6 +176,7 @@ def train(
     config: TrainConfig | None = None,
     method_config: Any = None,
     faces: int = 12_000,
+    render: Literal["workers", "device"] | None = None,
     progress_bar: bool = True,
 ) -> Path:
     """Train a method on CAD models; goes on where an earlier, killed run in `out` stopped.
@@ -170,13 +193,15 @@ def train(
         config: budget and optimiser.
         method_config: the method's Config; None: its default for these objects.
         faces: meshes with more triangles are thinned to this for training; poses refer to the original.
+        render: where crops are drawn: by the worker processes, or on the device that learns; None: there if it is a GPU.
         progress_bar: show one.
 
     Returns:
         the weights file, out/METHOD.safetensors.
 
     Raises:
-        ValueError: unknown method, or `out` holds a run of another method configuration.
+        ValueError: unknown method, a method whose pictures only workers draw, or `out` holds a run of another method
+            configuration.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
@@ -193,12 +218,20 @@ def train(
     scene = scene or scene_config(data, obj_ids)
     source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
     make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
+    plans = entry.plans if split is None else None
+    if render == "device" and plans is None:
+        raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
+    if plans is not None and (torch.cuda.is_available() if render is None else render == "device"):
+        make_samples = plans.samples
+        drawing = lambda device: Studio(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
+    else:
+        drawing = None
     return learning.fit(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes={"scene": json.dumps(asdict(scene))},
         begin=None if init is None else lambda model: _start_from(model, Path(init)),
-        beside=lambda: _copy_objects(data, out, ids), progress_bar=progress_bar,
+        beside=lambda: _copy_objects(data, out, ids), drawing=drawing, progress_bar=progress_bar,
     )  # fmt: skip
 
 

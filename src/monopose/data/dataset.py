@@ -27,6 +27,8 @@ from ..render.raster import rasterize
 from ..types import Camera, ObjectModel
 from . import augment, bop, synth
 
+HIDDEN = 0.15  # objects of which less is seen than this share are shown without their neighbours
+
 
 @dataclass(frozen=True)
 class Source:
@@ -90,21 +92,24 @@ class CropSamples(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
+    def staged(self, i: int) -> tuple[ObjectModel, synth.Layout, Tensor, synth.Look, Generator]:
+        """What sample i shows, before it is drawn: its object (the layout's first), the crop (4,) in the photo, the look."""
         rng = np.random.default_rng((self.seed, i))
         source, s = self.source, self.input_size
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
-        known = list(source.models.values())
-        layout = synth.random_layout(known, source.camera, source.scene, rng, target, source.others)
-        pose = layout.cam_from_obj[0]
-        square = jittered_square(amodal_box(target, pose, source.camera.K), self.crop_scale, rng)
+        layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
+        square = jittered_square(amodal_box(target, layout.cam_from_obj[0], source.camera.K), self.crop_scale, rng)
+        layout = _near_crop(layout, camera_ops.crop_resize_K(source.camera.K, square, (s, s)), s)
+        return target, layout, square, synth.random_look(len(layout.models), rng), rng
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        source, s = self.source, self.input_size
+        target, layout, square, look, rng = self.staged(i)
+        pose, native = layout.cam_from_obj[0], float(square[2] - square[0])
         K = camera_ops.crop_resize_K(source.camera.K, square, (s, s))
-        layout = _near_crop(layout, K, s)
-        native = float(square[2] - square[0])
-        look = synth.random_look(len(layout.models), rng)
         paper = synth.background(source.photos, (s, s), rng)
         picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
-        if float(scene.visibility[0]) < 0.15:  # hidden: show it without its neighbours
+        if float(scene.visibility[0]) < HIDDEN:  # hidden: show it without its neighbours
             layout = synth.Layout(layout.models[:1], layout.cam_from_obj[:1])
             picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
         visible = scene.masks_visible[0].numpy()
@@ -234,27 +239,41 @@ def _near_crop(layout: synth.Layout, K: Tensor, side: int) -> synth.Layout:
     return synth.Layout([layout.models[r] for r in rows], layout.cam_from_obj[rows])
 
 
-def _grey_border(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> None:
-    """Grey a strip at one side, in place, as if the photo ended there; never more than half of the visible object."""
-    side = len(picture)
+def grey_strip(side: int, rng: Generator) -> np.ndarray:
+    """A random strip at one side of a square picture, (side, side), bool."""
     cut = int(rng.uniform(0.03, 0.3) * side)
     strips: list[Any] = [np.s_[:cut], np.s_[side - cut :], np.s_[:, :cut], np.s_[:, side - cut :]]
-    where = strips[int(rng.integers(4))]
+    where: np.ndarray = np.zeros((side, side), bool)
+    where[strips[int(rng.integers(4))]] = True
+    return where
+
+
+def _grey_border(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> None:
+    """Grey a strip at one side, in place, as if the photo ended there; never more than half of the visible object."""
+    where = grey_strip(len(picture), rng)
     if visible[where].sum() < 0.5 * visible.sum():
         picture[where] = 128
         visible[where] = False
 
 
-def _grey_out(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> np.ndarray:
-    """What stage 2 sees: grey outside a wrong-ish mask of the object, with holes and kept background."""
-    side = len(picture)
-    mask: np.ndarray = visible.astype(np.uint8)
+def grey_spots(side: int, rng: Generator) -> tuple[int, np.ndarray]:
+    """How wrong the mask is by which a crop is greyed: pixels that it grows, spots (side, side) of 1 and 0, -1 elsewhere."""
     reach = int(rng.integers(1, max(side // 16, 2)))
-    mask = cv2.dilate(mask, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    spots: np.ndarray = np.full((side, side), -1, np.int8)
     for _ in range(rng.integers(0, 4)):
         spot = (int(rng.uniform(0, side)), int(rng.uniform(0, side)))
         axes = (int(rng.uniform(2, side / 8)), int(rng.uniform(2, side / 8)))
-        cv2.ellipse(mask, spot, axes, rng.uniform(0, 180), 0, 360, int(rng.integers(0, 2)), -1)
+        turn, value = rng.uniform(0, 180), int(rng.integers(0, 2))
+        drawn = cv2.ellipse(np.zeros((side, side), np.uint8), spot, axes, turn, 0, 360, 1, -1)
+        spots[drawn > 0] = value
+    return reach, spots
+
+
+def _grey_out(picture: np.ndarray, visible: np.ndarray, rng: Generator) -> np.ndarray:
+    """What stage 2 sees: grey outside a wrong-ish mask of the object, with holes and kept background."""
+    reach, spots = grey_spots(len(picture), rng)
+    mask = cv2.dilate(visible.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    mask = np.where(spots >= 0, spots, mask)
     return np.where(mask[..., None] > 0, picture, np.uint8(128))
 
 
