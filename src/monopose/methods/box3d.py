@@ -157,7 +157,7 @@ def v2(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
 def small(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """For CPUs: EfficientNet-Lite0, 512 x 160, 64 channels, 4 heads of 16 points."""
     own: dict[str, Any] = {
-        "height": 160, "width": 512, "backbone": "efficientnet_lite0", "fixed_norms": False, "deformable": False,
+        "height": 160, "width": 512, "backbone": "efficientnet_lite0", "frozen_levels": 3, "deformable": False,
         "channels": 64, "dense_stride": 8, "last_stride": 32, "dense_widths": (64, 32), "ranges": (32.0, 64.0),
         "class_offsets": True, "heads": 4, "points": 16, "hidden": 128, "point_hidden": 64, "object_hidden": 128,
         "dropout": 0.0, "initial_scale": 1.0, "samples": 128, "objects": 12, "roi": 7, "lidar_points": 32, "focal": 403.2,

@@ -1,0 +1,334 @@
+"""Three ways from an image to a box in 3D, in the same network: a distribution of poses, reprojection alone, direct regression.
+
+    python -m benchmarks.box3d --out runs/box3d_table [--steps 400] [--seeds 3] [--layers distribution ...]
+    python -m benchmarks.box3d --out runs/box3d_table --table
+    python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
+    python -m benchmarks.box3d --out runs/box3d_table --speed
+
+The first renders roads (`--pictures` to learn from, `--held` of other shapes to be judged by), trains the small network with
+each layer for every seed, all else equal: the same pictures in the same order, as many steps, the same learning rate. Seed 0 of
+all layers comes first. A run that was killed goes on; every finished one is a line of OUT/results.jsonl.
+
+distribution: the Monte Carlo loss of the pose distribution (EPro-PnP), with its derivative regularisation.
+reprojection: every point answers for its own projection under the true pose; PnP without a distribution finds the pose.
+direct: pixel of the centre, depth and observation angle are regressed, without points.
+
+`--spread` asks whether distributions are wider where less is seen: it takes the first finished "distribution" run, gives every
+true box of the held-back pictures the best estimate of its class within 4 m, and sorts by visibility and distance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monopose import box3d_pipeline, train_box3d
+from monopose.box3d_pipeline import Options
+from monopose.data import nuscenes, road_scenes
+from monopose.data.bop_json import read_json
+from monopose.data.road_scenes import RoadConfig
+from monopose.evaluation import nuscenes as scoring
+from monopose.files import atomic_write, write_json
+from monopose.geometry.road_users import CLASSES
+from monopose.learning import TrainConfig
+from monopose.methods import box3d
+
+LAYERS = ("distribution", "reprojection", "direct")
+OPTIONS = Options(samples=32)
+NEAR = 4.0  # metres: an estimate this near to a true box, seen from above, is about it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a table share; a table that goes on must have the same."""
+
+    pictures: int = 1600  # to learn from
+    held: int = 200  # to be judged by
+    size: tuple[int, int] = (128, 352)  # height and width, pixels
+    steps: int = 400
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    layer: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.layer}_{self.seed}"
+
+
+def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
+    """The pictures to learn from and those to be judged by, whose shapes are others; what is there is not drawn again."""
+    config = RoadConfig(size=settings.size)
+    other = replace(config, first_shape=config.shapes)
+    held = road_scenes.write_road(out / "held", images=settings.held, config=other, seed=1, workers=workers)
+    return road_scenes.write_road(out / "train", images=settings.pictures, config=config, seed=0, workers=workers), held
+
+
+def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
+    """Train one network -> its run folder, processor seconds of this call."""
+    began = time.process_time()
+    height, width = settings.size
+    config = train_box3d.configured(
+        out / "train", "small", changes={"layer": run.layer, "height": height, "width": width}
+    )  # fmt: skip
+    train_box3d.train_box3d(
+        out / "train", out / run.key, method_config=config, progress_bar=False,
+        config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
+    )  # fmt: skip
+    return out / run.key, time.process_time() - began
+
+
+def judge(folder: Path, held: Path) -> dict[str, Any]:
+    """nuScenes' scores of a run on the held-back pictures."""
+    run = box3d_pipeline.load(folder, "cpu")
+    frames, truth = nuscenes.read_infos(held / "infos.json"), nuscenes.infos_truth(held / "infos.json")
+    estimates = box3d_pipeline.predict_frames(run, frames, OPTIONS)
+    return scoring.evaluate(nuscenes.to_global(frames, estimates, truth.boxes.tokens), truth)
+
+
+def measured(out: Path, settings: Settings, run: Run) -> dict[str, Any]:
+    """One line of the results."""
+    torch.set_num_threads(1)
+    folder, seconds = train(out, settings, run)
+    return {**asdict(run), "settings": asdict(settings), "scores": judge(folder, out / "held"), "cpu_seconds": seconds}
+
+
+def finished(out: Path, settings: Settings) -> list[dict[str, Any]]:
+    """The lines of OUT/results.jsonl with these settings."""
+    file = out / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    same = json.loads(json.dumps(asdict(settings)))
+    return [line for line in lines if line["settings"] == same]
+
+
+def run_all(out: Path, settings: Settings, runs: Sequence[Run]) -> None:
+    """Train and judge what is not done yet."""
+    done = {(line["layer"], line["seed"]) for line in finished(out, settings)}
+    for run in runs:
+        if (run.layer, run.seed) not in done:
+            line = measured(out, settings, run)
+            with open(out / "results.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(row(f"{run.layer}, seed {run.seed}", [line["scores"]]), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- table
+
+
+def row(name: str, scores: Sequence[dict[str, Any]]) -> str:
+    """A row of the table: means over runs, with the smallest and the largest in brackets where there are several."""
+
+    def cell(values: Sequence[float], digits: int) -> str:
+        mean = f"{statistics.fmean(values):.{digits}f}"
+        return mean if len(values) < 2 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+    cells = [cell([100 * s["nds"] for s in scores], 1), cell([100 * s["map"] for s in scores], 1)]
+    cells += [cell([s["errors"][e] for s in scores], 2) for e in scoring.ERRORS]
+    cells += [cell([100 * s["classes"][c]["ap"] for s in scores], 1) for c in ("car", "pedestrian", "traffic_cone")]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def table(lines: Iterable[dict[str, Any]]) -> str:
+    """Markdown: a row per layer."""
+    lines = list(lines)
+    head = ["layer", "NDS %", "mAP %", "ATE m", "ASE", "AOE rad", "AVE m/s", "AAE", "AP car", "AP pedestrian", "AP cone"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for layer in LAYERS:
+        own = [line for line in lines if line["layer"] == layer]
+        if own:
+            rows.append(row(f"{layer}, {len(own)} seed{'s' * (len(own) > 1)}", [line["scores"] for line in own]))
+    seconds = [line["cpu_seconds"] for line in lines]
+    if seconds:
+        rows.append(f"\nprocessor seconds of a training: {min(seconds):.0f} to {max(seconds):.0f}")
+    return "\n".join(rows)
+
+
+# --------------------------------------------------------------------------------------------------------------- spread
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A true box, and the best estimate of it."""
+
+    label: int
+    visibility: float
+    distance: float  # metres
+    spread: tuple[float, float, float]  # across and along the line of sight, metres; yaw, radians
+    error: float  # of the centre, seen from above, metres
+    yaw_error: float  # radians
+
+
+def pairs(folder: Path, held: Path, samples: int = 128) -> list[Pair]:
+    """True boxes of the held-back pictures with the best-scored estimates near them."""
+    run = box3d_pipeline.load(folder, "cpu")
+    content = read_json(held / "infos.json")["data_list"]
+    found = []
+    for frame, info in zip(nuscenes.read_infos(held / "infos.json"), content, strict=True):
+        boxes, true = run.predict(frame.read(), Options(samples=samples)), frame.objects
+        assert true is not None
+        spread, free = box3d.spread(boxes), torch.ones(len(boxes.labels), dtype=torch.bool)
+        seen = [r["visibility"] for r in info["cam_instances"]["CAM_FRONT"]]
+        for k in range(len(true)):
+            off = (boxes.cam_from_obj[:, (0, 2), 3] - true.cam_from_obj[k, (0, 2), 3].float()).norm(dim=-1)
+            near = (free & (off < NEAR) & (boxes.labels == true.labels[k])).nonzero()[:, 0]
+            if len(near):
+                i = int(near[0])  # best first
+                free[i] = False
+                turn = box3d.boxes3d.yaw_of(boxes.cam_from_obj[i]) - box3d.boxes3d.yaw_of(true.cam_from_obj[k].float())
+                away = float(true.cam_from_obj[k, (0, 2), 3].norm())
+                wide = spread[i].tolist()
+                found.append(
+                    Pair(
+                        int(true.labels[k]), seen[k], away, (wide[0], wide[1], wide[2]), float(off[i]),
+                        abs(float(box3d.boxes3d.wrapped(turn))),
+                    )
+                )  # fmt: skip
+    return found
+
+
+VISIBILITY = ((0.0, 0.4), (0.4, 0.7), (0.7, 0.95), (0.95, 1.01))
+DISTANCE = ((4, 10), (10, 15), (15, 20), (20, 30), (30, 40), (40, 60))
+
+
+def spread_table(found: Sequence[Pair]) -> str:
+    """Markdown: medians by visibility and distance. The spread along the line of sight is also given as a share of the
+    distance, which takes the distance out of the first half."""
+    head = (
+        "| | boxes | along, m | along / distance | across, m | yaw, deg | error of centre, m |\n|---|---|---|---|---|---|---|"
+    )
+    lines = [head]
+    groups = [
+        (f"visible {100 * a:.0f}–{100 * min(b, 1):.0f} %", [p for p in found if a <= p.visibility < b]) for a, b in VISIBILITY
+    ]
+    groups += [(f"{a}–{b} m", [p for p in found if a <= p.distance < b]) for a, b in DISTANCE]
+    for name, own in groups:
+        if not own:
+            continue
+
+        def mid(values: Iterable[float]) -> float:
+            return statistics.median(values)
+
+        lines.append(
+            f"| {name} | {len(own)} | {mid(p.spread[1] for p in own):.2f} | "
+            f"{100 * mid(p.spread[1] / p.distance for p in own):.1f} % | {mid(p.spread[0] for p in own):.2f} | "
+            f"{np.degrees(mid(p.spread[2] for p in own)):.0f} | {mid(p.error for p in own):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
+    ranks = [np.argsort(np.argsort(np.asarray(v))).astype(float) for v in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def spread_picture(found: Sequence[Pair], path: Path) -> None:
+    """Two panels: the spread along the line of sight against distance, and as a share of it against visibility."""
+    from monopose.viz import object_color
+    from monopose.viz_posterior import BLUE, INK, _Figure, _Panel
+
+    figure = _Figure(1000, 430)
+    top = 10.0
+    labels = sorted({p.label for p in found})
+    for x0, limits, title, name in (
+        (70, (0.0, 60.0), "distance [m]", "distance"),
+        (560, (0.0, 1.0), "visible share", "visibility"),
+    ):
+        high = top if name == "distance" else 40.0
+        what = "spread along the line of sight [m]" if name == "distance" else "the same, % of the distance"
+        panel = _Panel(figure, (x0, 40, x0 + 400, 350), limits, (0.0, high), title, what)
+        bins: list[tuple[float, float]] = []
+        for p in found:
+            value = p.spread[1] if name == "distance" else 100 * p.spread[1] / p.distance
+            at = panel.place(np.array([[getattr(p, name), min(value, high)]]))
+            panel.inner.disc(at[0], 1.6, (*object_color(p.label), 130))
+        for a, b in DISTANCE if name == "distance" else VISIBILITY:
+            own = [p for p in found if a <= getattr(p, name) < b]
+            if len(own) >= 5:
+                values = [p.spread[1] if name == "distance" else 100 * p.spread[1] / p.distance for p in own]
+                bins.append((statistics.median(getattr(p, name) for p in own), min(statistics.median(values), high)))
+        if len(bins) > 1:
+            panel.inner.line(panel.place(np.array(bins)), BLUE, 2.6)
+        panel.done()
+    x = 70.0
+    for label in labels:
+        figure.box((x, 404, x + 12, 416), object_color(label), INK, 0.8)
+        x = figure.text((x + 17, 410), CLASSES[label], 12, "lm") + 12
+    figure.text((70, 18), f"{len(found)} boxes; blue: medians", 14, "lm")
+    with atomic_write(path) as temporary:
+        figure.done().save(temporary)
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+
+
+def speed(folder: Path, held: Path, threads: Sequence[int], count: int = 20) -> str:
+    """Markdown: median seconds per picture, by stage."""
+    run = box3d_pipeline.load(folder)
+    frames = [f.read() for f in nuscenes.read_infos(held / "infos.json")[:count]]
+    device = run.model.norm.device
+    lines = ["| threads | views | network | PnP and distribution | boxes |", "|---|---|---|---|---|"]
+    for number in threads:
+        torch.set_num_threads(number)
+        for flip in (False, True):
+            run.predict(frames[0], Options(flip=flip))
+            seen = [run.predict(f, Options(flip=flip)) for f in frames]
+            stages = (statistics.median(s.seconds[k] for s in seen) for k in ("network", "pnp"))
+            cells = " | ".join(f"{1000 * v:.0f} ms" for v in stages)
+            boxes = statistics.fmean(len(s.labels) for s in seen)
+            lines.append(f"| {number} | {1 + flip} | {cells} | {boxes:.0f} |")
+    return "\n".join([f"{device}, {run.config.width} x {run.config.height}", "", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=Settings.pictures)
+    parser.add_argument("--held", type=int, default=Settings.held)
+    parser.add_argument("--size", type=int, nargs=2, default=Settings.size)
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--spread", type=Path, metavar="PNG")
+    parser.add_argument("--speed", action="store_true")
+    args = parser.parse_args()
+    settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch)
+    runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
+    first = next((args.out / r.key for r in runs if (args.out / r.key / "box3d.safetensors").is_file()), args.out)
+    if args.spread is not None:
+        found = pairs(first, args.out / "held")
+        write_json(args.out / "spread.json", [asdict(p) for p in found])
+        spread_picture(found, args.spread)
+        print(spread_table(found))
+        share = [p.spread[1] / p.distance for p in found]
+        print(f"\nrank correlation of the spread along the line of sight: with distance "
+              f"{correlation([p.spread[1] for p in found], [p.distance for p in found]):.2f}, of its share with visibility "
+              f"{correlation(share, [p.visibility for p in found]):.2f}, with the error "
+              f"{correlation([p.spread[1] for p in found], [p.error for p in found]):.2f}")  # fmt: skip
+    elif args.speed:
+        print(speed(first, args.out / "held", (1, 2)))
+    else:
+        if not args.table:
+            render(args.out, settings, workers=1)
+            run_all(args.out, settings, runs)
+        print(table(finished(args.out, settings)))
+
+
+if __name__ == "__main__":
+    main()
