@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -113,10 +112,11 @@ _COLOURS = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij")[::-1],
 
 def _point_spread(pixel: float, rng: np.random.Generator) -> np.ndarray:
     """What the photo's own resolution, then defocus, motion and sharpening make of a single bright pixel, (SPREAD, SPREAD)."""
-    point: np.ndarray = np.zeros((SPREAD, SPREAD), np.float32)
-    point[SPREAD // 2, SPREAD // 2] = 1
-    if pixel > 1:  # shrunk by area and enlarged bilinearly: about a box, then a triangle, of that width
-        point = np.asarray(cv2.GaussianBlur(point, (0, 0), max(pixel * 0.5, 0.3)))
+    # shrunk by area and enlarged bilinearly, a picture passes a box, then a triangle, of that width: about this bell
+    across: np.ndarray = np.exp(-0.5 * ((np.arange(SPREAD) - SPREAD // 2) / max(pixel * 0.5, 1e-2)) ** 2).astype(np.float32)
+    nothing: np.ndarray = (np.arange(SPREAD) == SPREAD // 2).astype(np.float32)
+    line = across / across.sum() if pixel > 1 else nothing
+    point = np.outer(line, line)
     point = augment.blur(point, rng, pixel)
     return point / point.sum()
 
