@@ -17,10 +17,11 @@ ORDER = (
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "refinement", "fitting",
-    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_box3d", "outputs", "external_boxes",
+    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_category", "viz_box3d", "outputs",
+    "external_boxes",
     "learning", "train", "train_viewpoint", "train_box3d", "train_category", "pipeline", "viewpoint_pipeline", "box3d_pipeline",
     "tracking", "export", "check_folder", "check",
-    "app", "demo", "calibrate", "fit_identity", "doctor", "viewpoint_commands", "box3d_commands",
+    "app", "demo", "calibrate", "fit_identity", "doctor", "viewpoint_commands", "category_commands", "box3d_commands",
     "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}

@@ -121,8 +121,9 @@ class Train(_Common):
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
     data: Annotated[Path, arg(metavar="DIR")] = _UNSAID
-    """BOP folder with models/ (and camera.json), or a models folder. Not with category. viewpoint: also a folder in Pix3D's layout, or the word
-    furniture. box3d: a KITTI or nuScenes folder, an infos.json, or the word road: synthetic ones, drawn on the fly."""
+    """BOP folder with models/ (and camera.json), or a models folder. Not with category. viewpoint: also a folder in Pix3D's
+    layout, or the word furniture. box3d: a KITTI or nuScenes folder, an infos.json, or the word road: synthetic ones, drawn on
+    the fly."""
     out: _Path = None
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
     objects: tuple[int, ...] = ()
@@ -159,7 +160,8 @@ class Train(_Common):
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default);
     as published basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small
     (default), maskrcnn. viewpoint: modern (default); as published combined, separate. normals:
-    small (default), large. category: standard (default), tiny, small, large, published. box3d: small (default); as published basic, coord_regr, v2."""
+    small (default), large. category: standard (default), tiny, small, large, published.
+    box3d: small (default); as published basic, coord_regr, v2."""
     epochs: _Float = None
     """viewpoint: passes over the photos, in place of --steps; by default as the preset says (25)."""
     by: Literal["image", "shape"] = "image"

@@ -21,7 +21,7 @@ from torch import Tensor
 from .data.category_views import View, pose_from_view, view_of
 from .geometry import boxes as box_ops
 from .geometry import crops, rotation, viewpoints
-from .methods.category import Model, Picture, cross_entropy
+from .methods.category import Model, Picture, Posterior, Proposal, cross_entropy
 from .nets import perceptual
 from .types import Detections, Frame, PoseEstimates
 
@@ -57,6 +57,8 @@ class FitConfig:
     prior_weight: float = 0.02  # of the mean square of the code
     alpha_weight: float = 0.5  # of the silhouette's cross-entropy, where the generator has an alpha channel
     colour_weight: float = 1.0  # of the mean absolute difference of colours
+    head_weight: float = 0.0  # of the negative log-likelihood of the angles as the encoder's pose head sees them, nats
+    head_elevation_deg: float = 8.0  # standard deviation of its elevation
     patience: int = 8  # a phase ends after so many steps that did not lower the least loss by `tolerance` of it
     tolerance: float = 0.005
     select: Literal["vote", "least"] = "least"
@@ -73,6 +75,11 @@ def published() -> FitConfig:
         lr_elevation=0.01 * math.pi, lr_inplane=0.01 * math.pi, lr_shift=0.03, lr_scale=0.03, lr_code=0.3, betas=(0.5, 0.999),
         prior_weight=1.0, alpha_weight=0.0, colour_weight=0.0, patience=1000, select="vote",
     )  # fmt: skip
+
+
+def quick() -> FitConfig:
+    """A few starts, mostly those the pose head proposes."""
+    return FitConfig((Phase(8, 6, 1.5), Phase(2, 10)), proposals=0.75)
 
 
 class Views(NamedTuple):
@@ -106,6 +113,9 @@ class Fit(NamedTuple):
     history: list[Moment]
     metric: bool = False  # whether the pose made from it is in metres; `predict` fills it in
     seconds: float = 0.0
+    seen: Tensor | None = None  # what was looked at: image, mask, what is known; (5, S, S)
+    square: Tensor | None = None  # where `predict` cut it out of the photo, (4,), xyxy on pixel edges
+    distance_per_size: float | None = None  # of the object from the camera, in sizes of it; `predict` fills it in
 
     @property
     def view(self) -> View:
@@ -151,15 +161,18 @@ def fit(
     image, mask = image.to(device, torch.float32), mask.to(device, torch.float32)
     seen = torch.ones_like(mask) if known is None else known.to(device, torch.float32)
     generator = generator or torch.Generator().manual_seed(0)
-    target = _Target(model, image, mask, seen, config)
+    with torch.no_grad():
+        posterior, proposal = model.encode(image[None], (mask * seen)[None])
+    target = _Target(model, image, mask, seen, config, proposal)
     learns = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:
-        found = _search(model, target, _starts(model, image, mask * seen, config, generator, seen), config)
+        found = _search(model, target, _starts(model, posterior, proposal, mask * seen, config, generator, seen), config)
     finally:
         for parameter, learned in zip(model.parameters(), learns, strict=True):
             parameter.requires_grad_(learned)
-    return found._replace(features=target.net.name, seconds=time.perf_counter() - began)
+    looked = torch.cat([image, mask[None], seen[None]])
+    return found._replace(features=target.net.name, seconds=time.perf_counter() - began, seen=looked)
 
 
 class _Target:
@@ -168,8 +181,11 @@ class _Target:
     Args: see `fit`.
     """
 
-    def __init__(self, model: Model, image: Tensor, mask: Tensor, known: Tensor, config: FitConfig) -> None:
+    def __init__(
+        self, model: Model, image: Tensor, mask: Tensor, known: Tensor, config: FitConfig, proposal: Proposal | None = None
+    ) -> None:  # fmt: skip
         self.model, self.config = model, config
+        self.proposal = proposal if config.head_weight > 0 else None
         self.ground = 0.5 if model.config.alpha else 1.0
         self.net = perceptual.network(config.features, image.device)
         self.mask, self.known = mask, known
@@ -193,14 +209,44 @@ class _Target:
         if made.alpha is not None and config.alpha_weight > 0:
             outline = cross_entropy(made.alpha, self.mask.expand_as(made.alpha)) * self.known
             total = total + config.alpha_weight * outline.sum((1, 2)) / count
+        if self.proposal is not None:
+            total = total + config.head_weight * surprise(
+                self.proposal, views.values, self.model.config.symmetric, math.radians(config.head_elevation_deg)
+            )
         return total
 
 
+def surprise(proposal: Proposal, values: Tensor, symmetric: bool, elevation_spread: float) -> Tensor:
+    """How little the pose head expects some angles, nats, 0 where it expects them most.
+
+    Args:
+        proposal: of one crop.
+        values: (K, 6), views.
+        symmetric: then azimuths mean nothing.
+        elevation_spread: standard deviation of the head's elevation, radians.
+
+    Returns:
+        (K,), differentiable: azimuths between the middles of two bins are interpolated; of elevations, Cauchy's tails.
+    """
+    total = torch.log1p(((values[:, 1] - proposal.elevation) / elevation_spread).square() / 2)
+    if symmetric:
+        return total
+    logits = proposal.azimuth[0]
+    bins = len(logits)
+    place = values[:, 0] * (bins / (2 * math.pi))
+    below = place.detach().floor()
+    share, index = place - below, below.long()
+    low, high = logits[index.remainder(bins)], logits[(index + 1).remainder(bins)]
+    return total + logits.max() - low - share * (high - low)
+
+
 @torch.no_grad()
-def _starts(model: Model, image: Tensor, mask: Tensor, config: FitConfig, generator: torch.Generator, known: Tensor) -> Views:
+def _starts(
+    model: Model, posterior: Posterior, proposal: Proposal | None, mask: Tensor, config: FitConfig, generator: torch.Generator,
+    known: Tensor,
+) -> Views:  # fmt: skip
     """Where the search begins: codes from the posterior, angles around the circle and from the proposal."""
-    count, device = config.phases[0].starts, image.device
-    posterior, proposal = model.encode(image[None], mask[None])
+    count, device = config.phases[0].starts, mask.device
     draw = torch.randn(count, model.config.codes, generator=generator).to(device) if config.sampled else 0.0
     codes = posterior.mean + draw * (posterior.log_variance / 2).exp()
     codes = codes.expand(count, -1).clone()
@@ -211,7 +257,7 @@ def _starts(model: Model, image: Tensor, mask: Tensor, config: FitConfig, genera
     golden = (torch.arange(around) * ((math.sqrt(5) - 1) / 2) + 0.5).remainder(1)  # spread whatever their number
     up = low + (high - low) * golden
     angles = torch.stack([turn, up], 1).to(device)
-    placing = image.new_tensor([0.0, 0.0, 0.0, model.config.own_scale]).expand(count, 4)
+    placing = mask.new_tensor([0.0, 0.0, 0.0, model.config.own_scale]).expand(count, 4)
     if proposal is not None:
         placing = proposal.placing.expand(count, 4)
         if proposed:
@@ -399,9 +445,10 @@ def predict(
         square = box_ops.square(box, model.config.crop_scale)
         others = (everything - mask.int() > 0) & ~mask
         image, cut_mask, seen = crop(frame.image, mask, ~others, square, model.config.input_size)
-        found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known)
+        found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known, square=square[0])
         values = found.view.stacked()
         pose = pose_from_view(view_of(values), K.to(values), square[0].to(values), size)
+        found = found._replace(distance_per_size=float(pose[:3, 3].norm()) / size)
         share = found.votes if found.chosen == found.voted else agreeing(found, found.chosen, config, model.config.symmetric)
         rows.append(row)
         poses.append(pose)
@@ -420,6 +467,12 @@ def predict(
         {int(label): model.config.category for label in labels},
         {"category": time.perf_counter() - began},
     )
+
+
+def distance(found: Fit, size: float) -> float:
+    """Distance from the camera that a fit found by `predict` gives an object of this size, in the unit of the size."""
+    assert found.distance_per_size is not None, "only `predict` knows the camera"
+    return size * found.distance_per_size
 
 
 def crop(image: Tensor, mask: Tensor, known: Tensor, square: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:

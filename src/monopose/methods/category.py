@@ -47,10 +47,13 @@ class Config:
     look_code: int = 16  # length of the code that colours its picture; 0: one code does both
     volume: tuple[int, int, int] = (256, 96, 48)  # channels at 4, 8 and 16 voxels a side
     kernel3d: int = 4  # voxels along the side of the kernels by which it grows: 4, or 2, which is much cheaper
+    detail: bool = False  # it starts from a learned volume of 16 voxels a side besides
     projection: int = 384  # channels of the flattened volume
     decoder: tuple[int, ...] = (128, 48)  # channels at 32, 64, ... pixels
     encoder: tuple[int, ...] = (48, 96, 192, 256)  # channels of its convolutions
     hidden: int = 128  # features before the encoder's outputs
+    pooled: bool = False  # those see the crop in 4 x 4 pixels besides: instance norms hide its colours
+    start_deviation: float = 1.0  # of the codes before training; 1: nothing but noise, which the generator learns to ignore
     alpha: bool = True  # the picture has an alpha channel; else its background is white
     head: bool = True  # the encoder also proposes a pose
     azimuth_bins: int = 24  # of that proposal, around the circle
@@ -78,7 +81,7 @@ def published(category: str = "mug") -> Config:
 
 def standard(category: str = "mug") -> Config:
     """64 pixels, alpha, two codes, proposals; less than half the published arithmetic."""
-    return Config(category, category in SYMMETRIC)
+    return Config(category, category in SYMMETRIC, detail=True, pooled=True, start_deviation=0.2)
 
 
 def large(category: str = "mug") -> Config:
@@ -166,7 +169,7 @@ class Model(nn.Module):
             raise ValueError(f"shape_code must be 1 or more, look_code 0 or more, got {config.shape_code}, {config.look_code}")
         self.generator = Generator(
             config.shape_code, config.look_code or config.shape_code, config.volume, config.projection, config.decoder,
-            4 if config.alpha else 3, config.kernel3d,
+            4 if config.alpha else 3, config.kernel3d, config.detail,
         )  # fmt: skip
         if self.generator.side != config.input_size:
             raise ValueError(
@@ -175,8 +178,12 @@ class Model(nn.Module):
             )
         self.encoder = Encoder(
             4 if config.alpha else 3, config.input_size, config.encoder, config.hidden, 2 * config.codes,
-            config.azimuth_bins + VIEW - 1 if config.head else 0,
+            config.azimuth_bins + VIEW - 1 if config.head else 0, config.pooled,
         )  # fmt: skip
+        last = self.encoder.codes[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias[config.codes :] = 2 * math.log(config.start_deviation)
 
     def encode(self, image: Tensor, alpha: Tensor) -> tuple[Posterior, Proposal | None]:
         """Codes and pose of crops.

@@ -81,15 +81,18 @@ class Generator(nn.Module):
         decoder: channels at 32, 64, ... pixels; its length says how large the picture is; published: 256, 64.
         outputs: channels of the picture: 3, or 4 with an alpha channel.
         kernel3d: side of the kernels that the volume grows by: 4 as published, or 2.
+        detail: a second learned volume, 16 x 16 x 16, is added to the first: what all codes share need not grow from 4 voxels.
     """
 
     def __init__(
         self, shape_code: int, look_code: int, volume: tuple[int, int, int] = (512, 128, 64), projection: int = 1024,
         decoder: Sequence[int] = (256, 64), outputs: int = 3, kernel3d: int = 4,
+        detail: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.const = nn.Parameter(0.02 * torch.randn(volume[0], CONST**3))
-        self.up3d = nn.ModuleList(_Up3d(*layer, kernel3d) for layer in zip(volume[:-1], volume[1:], strict=True))
+        self.up3d = nn.ModuleList([_Up3d(volume[0], volume[1], kernel3d), _Up3d(volume[1], volume[2], kernel3d)])
+        self.detail = nn.Parameter(0.02 * torch.randn(volume[2], SIDE**3)) if detail else None
         self.norm3d = nn.ModuleList(AdaIN(channels, shape_code) for channels in volume)
         self.project = _small(nn.Conv2d(volume[2] * SIDE, projection, 1))
         ins = [projection, *decoder[:-1]]
@@ -102,9 +105,11 @@ class Generator(nn.Module):
         """Features around the object in its own frame. (B, shape_code) -> (B, C, 16, 16, 16)."""
         x = self.const.unflatten(1, (CONST,) * 3).expand(len(shape), -1, -1, -1, -1)
         x = F.leaky_relu(self.norm3d[0](x, shape), SLOPE)
-        for up, norm in zip(self.up3d, self.norm3d[1:], strict=True):
-            x = F.leaky_relu(norm(up(x), shape), SLOPE)
-        return x
+        x = F.leaky_relu(self.norm3d[1](self.up3d[0](x), shape), SLOPE)
+        x = self.up3d[1](x)
+        if self.detail is not None:
+            x = x + self.detail.unflatten(1, (SIDE,) * 3)
+        return F.leaky_relu(self.norm3d[2](x, shape), SLOPE)
 
     def forward(self, shape: Tensor, look: Tensor, cam_from_obj: Tensor) -> Tensor:
         """Pictures before their last squashing.
@@ -172,13 +177,14 @@ class Encoder(nn.Module):
         hidden: features before the outputs; published: 128.
         outputs: numbers that describe the distribution of the codes.
         extra: further numbers, e.g. of a pose, from a layer of their own that no spectral norm holds back.
+        pooled: the last layers also see the picture itself in 4 x 4 pixels: the instance norms hide how bright it is.
 
     Source: the encoder of the original; spectral norm on all that leads to the codes.
     """
 
     def __init__(
         self, inputs: int, side: int, widths: Sequence[int] = (64, 128, 256, 512), hidden: int = 128, outputs: int = 32,
-        extra: int = 0,
+        extra: int = 0, pooled: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         least = 4 * 2 ** len(widths)
@@ -193,7 +199,8 @@ class Encoder(nn.Module):
             layers += [spectral_norm(nn.Conv2d(a, b, 3, 2, 1)), nn.LeakyReLU(SLOPE)]
             layers += [nn.InstanceNorm2d(b)] if i else []
         self.trunk = nn.Sequential(*layers, nn.Flatten())
-        features = 16 * widths[-1]
+        self.pooled = pooled
+        features = 16 * (widths[-1] + inputs * pooled)
         self.codes = nn.Sequential(
             spectral_norm(nn.Linear(features, hidden)), nn.LeakyReLU(SLOPE), spectral_norm(nn.Linear(hidden, outputs))
         )
@@ -204,4 +211,6 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, inputs, side, side), about centred on zero -> (B, outputs), (B, extra)."""
         features = self.trunk(images)
+        if self.pooled:
+            features = torch.cat([features, F.adaptive_avg_pool2d(images, 4).flatten(1)], 1)
         return self.codes(features), features[:, :0] if self.extra is None else self.extra(features)

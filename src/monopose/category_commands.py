@@ -1,0 +1,388 @@
+"""What the command line does with categories: training with pictures of what was learned, poses of objects in photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import fitting, outputs, viz_category, weights
+from .data.category_views import CategoryViews, ViewConfig
+from .files import atomic_write, existing_file
+from .fitting import Fit, FitConfig
+from .geometry import boxes as box_ops
+from .methods import category, detector
+from .methods.category import Model
+from .types import Detections, Frame, PoseEstimates
+
+FILE = "category.safetensors"
+DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
+GIF_STEP_MS = 120
+MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
+HELD_OUT = 400  # seeds from here on are nobody's training shapes
+SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
+
+
+@dataclass(frozen=True)
+class CategoryRun:
+    """A trained category, ready to fit.
+
+    Args:
+        model: generator and encoder.
+        path: the run folder.
+        finder: detector in the same folder, or None; all that it finds belongs to the category.
+    """
+
+    model: Model
+    path: Path
+    finder: detector.Model | None = None
+
+
+def load(name: str | Path, device: torch.device | str | None = None) -> CategoryRun:
+    """Open a run folder, or the weights file in one.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, no category.safetensors in it, a truncated or foreign file; no such device.
+    """
+    from .pipeline import _device
+
+    where = _device(device)
+    folder = weights.find_run(name)
+    files = weights.weights_in(folder)
+    file = Path(name) if Path(name).is_file() else folder / FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} has no {FILE}; it holds {', '.join(files)}. Train one: monopose train category --category mug "
+            f"--out {folder}"
+        )
+    model = weights.load_network(file, category.Config, Model).to(where)
+    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
+    return CategoryRun(model, folder, None if finder is None else finder.to(where))
+
+
+# --------------------------------------------------------------------------------------------------------------- training
+
+
+def train(out: str | Path, name: str, **how: Any) -> dict[str, str]:
+    """`train_category.train_category`, and pictures of what was learned. Returns their paths by name."""
+    from . import train_category
+
+    file = train_category.train_category(out, name, **how)
+    model = weights.load_network(file, category.Config, Model)
+    return {"weights": str(file), "pictures": str(learned(model, file.parent / "pictures"))}
+
+
+def learned(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OUT, HELD_OUT + 5)) -> Path:
+    """Pictures of a network: reconstructions of shapes it has not learned from, sweeps around them, and what lies between.
+
+    Args:
+        folder: for reconstructions.png, azimuth.gif, elevation.gif, interpolation.gif; created.
+        instances: seeds of the shapes.
+    """
+    model.eval()
+    plain = ViewConfig(covered=0.0)
+    drawn = [CategoryViews(model.config.category, [i], model.config.input_size, 1, seed=i, config=plain)[0] for i in instances]
+    _save(folder / "reconstructions.png", viz_category.reconstructions(model, drawn))
+    with torch.no_grad():
+        codes = model.encode(torch.stack([d["image"][0] for d in drawn]), torch.stack([d["visible"][0] for d in drawn]).float())
+    means = codes[0].mean
+    save_gif(folder / "azimuth.gif", viz_category.azimuth_sweep(model, means[:3]))
+    save_gif(folder / "elevation.gif", viz_category.elevation_sweep(model, means[:3]))
+    save_gif(folder / "interpolation.gif", viz_category.interpolation(model, means))
+    return folder
+
+
+def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STEP_MS, rest: int = 1) -> Path:
+    """Pictures one after the other, for ever; the last is shown `rest` times as long."""
+    first, *others = pictures
+    with atomic_write(path) as temporary:
+        pause = [step_ms] * len(others) + [rest * step_ms]
+        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
+    return path
+
+
+def _save(path: Path, picture: Image.Image) -> Path:
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- prediction
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What `predict_pictures` wrote."""
+
+    poses: str
+    images: list[dict[str, Any]]
+    stopped: bool = False
+
+    def text(self) -> str:
+        lines = []
+        for image in self.images:
+            lines.append(f"{image['image']} -> {image['overlay']}")
+            for row in image["poses"]:
+                x, y, z = (line[3] for line in row["cam_from_obj"][:3])
+                unit = "m" if row["metric"] else "sizes of the object"
+                angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
+                lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
+                lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
+        return "\n".join([*lines, f"poses: {self.poses}"])
+
+
+def _metric_text(row: dict[str, Any]) -> str:
+    if not row["metric"]:
+        return f"no ({row['why_not_metric']})"
+    return f"yes, distance ± {row['distance_std_m']:.3f} m as sizes go in the category"
+
+
+def predict_pictures(
+    run: CategoryRun, source: str, out: str | Path, *, mask: str | Path | None = None, boxes: Sequence[str] = (),
+    camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
+    size: tuple[float, float, float] | None = None, score: float = 0.2, config: FitConfig | None = None,
+    limit: int | None = None, seed: int = 0, debug: bool = False,
+) -> Pictures:  # fmt: skip
+    """Poses of a category's objects in an image, a folder, a video or from a live camera.
+
+    Masks come from a file, else from boxes, inside which the object is cut out of the photo by colour (GrabCut), else from the
+    run's own detector.
+
+    Args:
+        run: a trained run.
+        source: as `images.iterate_frames` takes it.
+        out: folder for overlays, GIFs of the fitting and poses.json.
+        mask: see `read_masks`.
+        boxes: see `external_boxes.read_boxes`.
+        camera, fov_deg, resize_camera: of the pictures; without a camera poses are not metric.
+        size: width, depth and height of the objects, metres, where they are known; else the category's mean.
+        score: least score of the detector.
+        config: the search.
+        limit: stop after this many pictures.
+        seed: of the starts.
+        debug: also save the stages of every fit, and sweeps around what was fitted.
+
+    Raises:
+        ValueError: nothing says where the objects are; a mask of another size than the picture.
+    """
+    from . import images
+
+    if mask is not None and boxes:
+        raise ValueError("--mask and --boxes both say where the objects are; give one of them")
+    if mask is None and not boxes and run.finder is None:
+        raise ValueError(
+            f"{run.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object is), "
+            "or --boxes x0,y0,x1,y1"
+        )
+    known = camera is not None or fov_deg is not None
+    model = _sized(run.model, size)
+    out, find, stopped = Path(out), _finder(run, mask, boxes, score), False
+    records: list[dict[str, Any]] = []
+
+    def save() -> Path:
+        return outputs.save_poses(out, records)
+
+    frames = images.iterate_frames(source, camera, fov_deg=fov_deg if known else DRAWN_FOV, resize_camera=resize_camera)
+    try:
+        for name, frame in frames:
+            found, made_from = find(frame.path or name, frame.image)
+            fits: list[Fit] = []
+            poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
+            overlay = _save(out / f"{name}_overlay.png", drawn(model, frame, poses, fits))
+            record = outputs.frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
+            for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
+                row |= described(model, fit, known)
+                _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
+            records.append(record)
+            if limit is not None and len(records) >= limit:
+                break
+    except KeyboardInterrupt:  # the way to end a live camera
+        stopped = True
+    except Exception:  # a broken picture among many: keep what came before it
+        if records:
+            save()
+        raise
+    return Pictures(str(save()), records, stopped)
+
+
+def _sized(model: Model, size: tuple[float, float, float] | None) -> Model:
+    if size is None:
+        return model
+    if not all(v > 0 for v in size):
+        raise ValueError(f"a size is three lengths in metres above 0, got {size}")
+    model.config = replace(model.config, size_mean=math.hypot(*size), size_spread=0.02)
+    return model
+
+
+def described(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:
+    """What a result says beside the pose, in plain numbers."""
+    config, view = model.config, fit.view
+    metric = fit.metric and camera_known
+    end = float(fit.losses[fit.chosen])
+    row: dict[str, Any] = {
+        "category": config.category,
+        "symmetric": config.symmetric,
+        "metric": metric,
+        "view": {f"{k}_deg": math.degrees(float(v)) for k, v in zip(("azimuth", "elevation", "inplane"), view[:3])},
+        "scale": float(view.scale),
+        "loss": end,
+        "loss_at_start": float(fit.history[0].losses.min()),
+        "ends": [
+            {"loss": float(v), "angles_deg": [math.degrees(float(a)) for a in values[:3]]}
+            for v, values in zip(fit.losses, fit.views.values, strict=True)
+        ],
+        "votes": fit.votes,
+        "chosen_by": "least loss" if fit.chosen == fit.least else "vote",
+        "features": fit.features,
+        "seconds": fit.seconds,
+    }
+    if metric:
+        spread = fitting.distance(fit, config.size_mean) * config.size_spread
+        return row | {"size_m": config.size_mean, "size_spread": config.size_spread, "distance_std_m": spread}
+    why = "the camera is not known" if fit.metric else "the run does not know how large its objects are"
+    return row | {"why_not_metric": why}
+
+
+def drawn(model: Model, frame: Frame, poses: PoseEstimates, fits: Sequence[Fit], truth: Tensor | None = None) -> Image.Image:
+    """The photo with the axes of every object; true ones white."""
+    size = model.config.size_mean or 1.0
+    texts = [f"{model.config.category} {float(s):.2f}" for s in poses.scores]
+    return viz_category.overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth)
+
+
+def _save_fit(
+    out: Path, name: str, model: Model, frame: Frame, poses: PoseEstimates, row: int, fit: Fit, debug: bool
+) -> None:  # fmt: skip
+    """The fitting as a GIF; with debug its stages, and the fitted object from all sides."""
+    assert fit.seen is not None
+    save_gif(out / f"{name}_fitting.gif", viz_category.fitting_animation(model, fit), rest=12)
+    if not debug:
+        return
+    folder = out / "debug"
+    one = replace(poses, **{k: getattr(poses, k)[row : row + 1] for k in ("labels", "cam_from_obj", "scores")},
+                  covariance=None, boxes=None)  # fmt: skip
+    assert fit.square is not None
+    shown = viz_category.crop_of(drawn(model, frame, one, [fit]), fit.square)
+    _save(folder / f"{name}_stages.png", viz_category.stages(model, fit, shown))
+    code = fit.views.codes[fit.chosen][None]
+    save_gif(folder / f"{name}_azimuth.gif", viz_category.azimuth_sweep(model, code))
+    save_gif(folder / f"{name}_elevation.gif", viz_category.elevation_sweep(model, code))
+
+
+# ------------------------------------------------------------------------------------------------------ where objects are
+
+
+Finder = Callable[[str, Tensor], tuple[Detections, str]]
+
+
+def _finder(run: CategoryRun, mask: str | Path | None, boxes: Sequence[str], score: float) -> Finder:
+    """A function from a picture's name and pixels to its objects with masks, and where the masks come from."""
+    if mask is not None:
+        given = read_masks(mask)
+
+        def of_file(name: str, image: Tensor) -> tuple[Detections, str]:
+            if given.shape[1:] != image.shape[1:]:
+                (height, width), (h, w) = given.shape[1:], image.shape[1:]
+                raise ValueError(
+                    f"the mask {mask} is {width} x {height} pixels (width x height), {name} is {w} x {h}; "
+                    "it must belong to the same picture"
+                )
+            return _as_detections(given), f"file {Path(mask).name}"
+
+        return of_file
+    if boxes:
+        from .external_boxes import read_boxes
+
+        file = len(boxes) == 1 and Path(boxes[0]).suffix.lower() == ".json"
+        boxes_of = read_boxes(boxes, range(100_000) if file else (1,))
+
+        def of_boxes(name: str, image: Tensor) -> tuple[Detections, str]:
+            found = boxes_of(name)
+            cut = [cut_out(image, box) for box in found.boxes]
+            masks = torch.stack(cut) if cut else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
+            return replace(found, labels=torch.ones_like(found.labels), masks=masks), "GrabCut in the given boxes"
+
+        return of_boxes
+    assert run.finder is not None
+    finder = run.finder
+
+    def of_detector(name: str, image: Tensor) -> tuple[Detections, str]:
+        found = detector.predict(finder, image.to(next(finder.parameters()).device), score)[0].to("cpu")
+        return replace(found, labels=torch.ones_like(found.labels)), "detector"
+
+    return of_detector
+
+
+def _as_detections(masks: Tensor) -> Detections:
+    return Detections(torch.ones(len(masks)).long(), box_ops.from_masks(masks).float(), torch.ones(len(masks)), masks)
+
+
+def read_masks(path: str | Path) -> Tensor:
+    """Masks of the objects of a picture.
+
+    Args:
+        path: a picture, white where the only object is; or with a number for each object and 0 (or 255, if there is no 0)
+            where there is none.
+
+    Returns:
+        (N, H, W), bool, N >= 1.
+
+    Raises:
+        ValueError: nothing in it.
+    """
+    with Image.open(existing_file(path, "mask")) as picture:
+        values = np.asarray(picture if picture.mode in ("L", "P", "I", "I;16", "1") else picture.convert("L")).astype(np.int64)
+    found = np.unique(values)
+    if len(found) == 1:
+        raise ValueError(f"{path} is an empty mask: all of it is {found[0]}; expected white where the object is")
+    if len(found) > MOST_VALUES or len(found) == 2:
+        top = values > (int(found[0]) + int(found[-1])) / 2
+        return torch.from_numpy(top if 0 in found or len(found) > 2 else ~top)[None]
+    ground = 0 if 0 in found else 255 if 255 in found else int(found[0])
+    return torch.from_numpy(np.stack([values == v for v in found if v != ground]))
+
+
+def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
+    """The object in a box, by colour.
+
+    Args:
+        image: (3, H, W), RGB in [0, 1].
+        box: (4,), xyxy on pixel edges.
+        rounds: of the algorithm.
+
+    Returns:
+        (H, W), bool; all of the box where no colours tell the object from what is around it.
+
+    Source: Rother et al., GrabCut (SIGGRAPH 2004), in OpenCV.
+    """
+    import cv2
+
+    height, width = image.shape[1:]
+    x0, y0, x1, y1 = (round(float(v)) for v in box)
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        raise ValueError(f"the box {[round(float(v)) for v in box]} does not lie in the picture of {width} x {height} pixels")
+    margin = max(x1 - x0, y1 - y0) // 2  # far pixels would only slow it down
+    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+    part = image[:, top : min(y1 + margin, height), left : min(x1 + margin, width)]
+    pixels = np.ascontiguousarray((part.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8))
+    labels = np.zeros(pixels.shape[:2], np.uint8)
+    cv2.setRNGSeed(0)
+    inside = np.zeros((height, width), bool)
+    inside[y0:y1, x0:x1] = True
+    if (x1 - x0) * (y1 - y0) < pixels.shape[0] * pixels.shape[1]:
+        area = (x0 - left, y0 - top, x1 - x0, y1 - y0)
+        cv2.grabCut(pixels, labels, area, np.zeros((1, 65)), np.zeros((1, 65)), rounds, cv2.GC_INIT_WITH_RECT)
+        kept = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+        if kept.sum() >= 0.05 * (x1 - x0) * (y1 - y0):
+            found = np.zeros((height, width), bool)
+            found[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+            return torch.from_numpy(found)
+    return torch.from_numpy(inside)
