@@ -549,7 +549,8 @@ def _train_boxes(args: Train) -> int:
     names = ("minutes", "steps", "batch_size", "lr", "workers", "seed")
     out = args.out or Path("runs") / args.data.resolve().name
     file = train_box3d.train_box3d(
-        args.data, out, names=() if args.split is None else train_box3d.read_names(args.split), backgrounds=args.backgrounds,
+        args.data, out, names=() if args.split is None else train_box3d.read_names(args.split), init=args.init,
+        backgrounds=args.backgrounds,
         config=learning.TrainConfig(**{name: getattr(args, name) for name in names}), progress_bar=not args.json,
         method_config=train_box3d.configured(args.data, args.preset, args.categories, _overrides(args.set)),
     )  # fmt: skip

@@ -27,6 +27,7 @@ from .methods import box3d
 
 ROAD = "road"  # in place of a data folder: roads drawn on the fly
 KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that KITTI's benchmark is about
+PER_CLASS = ("head.logits.", "head.offsets.", "class_embedding.")  # parameters with a row, or two, for every class
 SEEN = {0: 1.0, 1: 0.7, 2: 0.3, 3: 0.3}  # KITTI's occlusion -> about which share of an object is seen
 
 
@@ -145,8 +146,8 @@ def configured(
     own: dict[str, Any] = {}
     if not all(c.lower() in SIZES for c in chosen):
         own["size_means"], own["size_stds"] = sizes_of(frames, chosen)
-    config = box3d.PRESETS[preset or "small"](chosen)
-    return weights.build_config(box3d.Config, {**asdict(config), **own, **(changes or {})}, "--set")
+    config = box3d.PRESETS[preset or "small"](chosen, **own)
+    return weights.build_config(box3d.Config, {**asdict(config), **(changes or {})}, "--set")
 
 
 # -------------------------------------------------------------------------------------------------------------- samples
@@ -272,6 +273,7 @@ def train_box3d(
     out: str | Path,
     *,
     names: Sequence[str] = (),
+    init: str | Path | None = None,
     augmented: bool = True,
     road: RoadConfig | None = None,
     backgrounds: str | Path | None = None,
@@ -285,6 +287,7 @@ def train_box3d(
         data: a folder or file as `read_frames` takes it; or "road": synthetic ones, drawn on the fly.
         out: run folder; created.
         names: pictures of a KITTI folder or scenes of nuScenes to learn from; () for all.
+        init: weights file of an earlier run to start from, of other classes perhaps.
         augmented: mirror half of the pictures and change their colours; drawn roads are new every time.
         road: what drawn roads show; its size becomes the network's.
         backgrounds: folder of photos to put behind drawn roads; None: skies and patterns.
@@ -321,7 +324,39 @@ def train_box3d(
     return learning.fit(
         "box3d", RECIPE, method_config, lambda: box3d.Model(method_config), samples, out, config, data=Path(data),
         notes={"data": json.dumps(notes)}, progress_bar=progress_bar,
+        begin=None if init is None else lambda model: start_from(model, init),
     )  # fmt: skip
+
+
+def start_from(model: Any, path: str | Path) -> None:
+    """Copy the parameters of another run that have the same name and shape; of those with a row per class the rows of the
+    classes that both know, "Car" and "car" being the same.
+
+    Raises:
+        ValueError: less than half of the parameters fit: it is another network.
+    """
+    checkpoint = weights.read(path)
+    there = [str(c).lower() for c in checkpoint.config.get("classes", ())]
+    here = [c.lower() for c in model.config.classes]
+    both = [(here.index(c), there.index(c)) for c in there if c in here]
+    state, stored, fitting = model.state_dict(), checkpoint.state, {}
+    for name, value in state.items():
+        old = stored.get(name)
+        rows = 2 if name.startswith("head.offsets.") else 1
+        if old is None:
+            continue
+        if not name.startswith(PER_CLASS) or len(value) != rows * len(here) or len(old) != rows * len(there):
+            if old.shape == value.shape:
+                fitting[name] = old.to(value)
+        elif old.shape[1:] == value.shape[1:]:
+            fitting[name] = value.clone()
+            for new, known in both:
+                fitting[name][rows * new : rows * (new + 1)] = old[rows * known : rows * (known + 1)].to(value)
+    if len(fitting) < len(state) / 2:
+        raise ValueError(
+            f"only {len(fitting)} of {len(state)} parameters in {path} fit this configuration; is it the same net?"
+        )
+    model.load_state_dict(fitting, strict=False)
 
 
 def checked(frames: Iterable[RoadFrame], classes: Sequence[str], where: str) -> int:
