@@ -12,7 +12,7 @@ from torch import nn
 from monopose import weights
 from monopose.geometry import viewpoints
 from monopose.methods import viewpoint
-from monopose.nets.viewpoint import CombinedNet, ModernNet, SeparateNet
+from monopose.nets.viewpoint import ApartNet, CombinedNet, ModernNet, SeparateNet
 
 SMALL = {
     "combined": {"widths": (8, 12, 12, 8)},
@@ -102,15 +102,18 @@ def test_the_published_join_mixes_samples():
 def test_logits_may_be_negative(net):
     torch.manual_seed(0)
     model = viewpoint.Model(small(net)).eval()
+    last = [head[-1] for head in model.net.heads] if net == "modern" else [model.net.heads]
     with torch.no_grad():
-        model.net.heads.bias.fill_(-5.0)
-        assert model(torch.rand(2, 8, 64, 64)).logits.max() < 0
+        for layer in last:
+            layer.bias.fill_(-5.0)
+        assert model.net(torch.rand(2, 8, 64, 64)).max() < 0
 
 
+@pytest.mark.parametrize("kind", [ModernNet, ApartNet])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenet_v3_large", "convnext_tiny"])
-def test_the_modern_network_sees_every_channel_and_where_things_are(name):
+def test_the_modern_network_sees_every_channel_and_where_things_are(name, kind):
     torch.manual_seed(0)
-    net = ModernNet(8, 24, name, False).eval()
+    net = kind(8, 24, name, False).eval()
     crop = torch.rand(1, 8, 64, 64, requires_grad=True)
     net(crop).square().sum().backward()
     assert (crop.grad.abs().amax((0, 2, 3)) > 0).all()
@@ -119,6 +122,32 @@ def test_the_modern_network_sees_every_channel_and_where_things_are(name):
     assert away.abs().max() > 1e-4  # an average over the crop would hardly notice
     with pytest.raises(ValueError, match="at least 3 channels"):
         ModernNet(2, 24, name, False)
+
+
+def test_two_opinions_learn_apart():
+    """A loss of one opinion does not reach the other's weights; the answer is the weighted mean of both."""
+    torch.manual_seed(0)
+    model = viewpoint.Model(small("modern", apart=True)).train()
+    assert isinstance(model.net, ApartNet)
+    images, angles = torch.rand(4, 8, 64, 64), viewpoints.wrapped(torch.rand(4, 3))
+    output = model(images)
+    assert len(output.opinions) == 2
+    part = viewpoint.loss(model, output.opinions[0], {"angles": angles})
+    sum(part.values()).backward()
+    blind = {n for n, p in model.named_parameters() if p.grad is None}
+    assert blind == {n for n, _ in model.named_parameters() if n.startswith(("net.small", "net.mix.1", "net.heads.1"))}
+    whole = viewpoint.loss(model, output, {"angles": angles})
+    other = viewpoint.loss(model, output.opinions[1], {"angles": angles})
+    for name in whole:
+        torch.testing.assert_close(whole[name], part[name] + other[name])
+    model.eval()
+    with torch.no_grad():
+        answer, (colours, all_) = model(images), model.net.opinions(images)
+    assert answer.opinions == ()
+    torch.testing.assert_close(model.net(images), ApartNet.COLOURS * colours + (1 - ApartNet.COLOURS) * all_)
+    assert isinstance(viewpoint.Model(small("modern", "rgb", apart=True)).net, ModernNet)  # nothing to judge apart
+    with pytest.raises(ValueError, match="more than 3 channels"):
+        ApartNet(3, 24, "resnet18", False)
 
 
 def test_with_colours_alone_both_parts_of_the_modern_network_see_them():
@@ -289,10 +318,11 @@ def test_half_bins_learn_the_published_bins():
 
 
 def test_runs_from_before_the_half_bins_load(tmp_path):
-    """Their configuration does not name half bins, and their heads have none."""
+    """Their configuration names neither half bins nor parts that answer apart, and their networks have none."""
     torch.manual_seed(0)
-    model = viewpoint.Model(small("modern", halves=False)).eval()
-    said = {k: v for k, v in dataclasses.asdict(model.config).items() if k != "halves"}
+    model = viewpoint.Model(small("modern", halves=False, apart=False)).eval()
+    said = {k: v for k, v in dataclasses.asdict(model.config).items() if k not in ("halves", "apart")}
+    assert isinstance(model.net, ModernNet)
     again = viewpoint.Model(weights.build_config(viewpoint.Config, said)).eval()
     again.load_state_dict(model.state_dict())
     images = torch.rand(2, 8, 64, 64)

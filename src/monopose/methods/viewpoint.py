@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import viewpoints
-from ..nets.viewpoint import CombinedNet, ModernNet, SeparateNet
+from ..nets.viewpoint import ApartNet, CombinedNet, ModernNet, SeparateNet
 
 GROUPS = {"rgb": 3, "mask": 1, "boundaries": 1, "normals": 3}
 """Modalities in the order of a crop's channels, and how many channels each has. A level of inputs has those before it, too."""
@@ -52,6 +52,7 @@ class Config:
     widths: tuple[int, ...] = ()  # channels after each convolution of the published networks; (): as published
     hidden: int = 256  # features before the outputs, per branch in the separate network
     dropout: float = 0.2  # share of the features that the modern network leaves out in training
+    apart: bool = False  # where it sees more than RGB, its two parts answer and learn apart, see nets.viewpoint.ApartNet
     epochs: int = 25  # passes over the data in which a stepped schedule comes to its end
     step_epochs: int = 0  # the learning rate falls to a tenth after every so many of them; 0: half a cosine instead
 
@@ -74,8 +75,10 @@ def separate(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input
 
 
 def modern(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input_size: int = 224) -> Config:
-    """Pretrained backbone, bins around the frequent directions, targets smoothed around the circle, offsets, half bins."""
-    return replace(Config(tuple(categories)), inputs=inputs, input_size=input_size, halves=True)
+    """Pretrained backbone, colours and the rest judged apart; bins around the frequent directions, targets smoothed around
+    the circle, offsets, half bins."""
+    config = replace(Config(tuple(categories)), inputs=inputs, input_size=input_size)
+    return replace(config, dropout=0.1, halves=True, apart=True)
 
 
 PUBLISHED_BATCH = 10  # samples per optimiser step in the published training
@@ -103,6 +106,7 @@ class Output(NamedTuple):
     logits: Tensor  # (B, 3, 8), of each bin
     offsets: Tensor | None  # (B, 3, 8), of the angle from the middle of each bin, bin widths; or None
     halves: Tensor | None = None  # (B, 3, 16), logits of half bins, of which `logits` are the logarithms of sums; or None
+    opinions: tuple[Output, ...] = ()  # in training, of the parts of a network that learn apart; the rest is their mean
 
 
 class Viewpoints(NamedTuple):
@@ -137,7 +141,8 @@ class Model(nn.Module):
         elif config.net == "separate":
             self.net = SeparateNet(groups, outputs, hidden=config.hidden, size=config.input_size, **published)
         elif config.net == "modern":
-            self.net = ModernNet(self.channels, outputs, config.backbone, config.pretrained, config.hidden, config.dropout)
+            kind = ApartNet if config.apart and self.channels > 3 else ModernNet
+            self.net = kind(self.channels, outputs, config.backbone, config.pretrained, config.hidden, config.dropout)
         else:
             raise ValueError(f"net must be modern, combined or separate, got {config.net!r}")
 
@@ -156,7 +161,13 @@ class Model(nn.Module):
         seen = image[:, : self.channels]
         if self.config.net != "modern":
             seen = (seen - 0.5) / 0.25
-        raw = self.net(seen)
+        if self.training and isinstance(self.net, ApartNet):
+            opinions = self.net.opinions(seen)
+            return self._output(self.net.mean(opinions))._replace(opinions=tuple(self._output(raw) for raw in opinions))
+        return self._output(self.net(seen))
+
+    def _output(self, raw: Tensor) -> Output:
+        """(B, outputs) -> logits and offsets."""
         places = len(self.bins) * self.count * (1 + self.config.halves)
         logits, rest = raw[:, :places].unflatten(1, (len(self.bins), -1)), raw[:, places:]
         offsets = rest.unflatten(1, (len(self.bins), -1)) if self.config.offsets else None
@@ -237,8 +248,12 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
 
     Returns:
         scalar tensors by name: azimuth, elevation, inplane, offset, published; their sum is the loss. Offsets count as far
-        as their bin is right: with hard labels that of the true bin alone. The published bins have hard labels.
+        as their bin is right: with hard labels that of the true bin alone. The published bins have hard labels. Where parts
+        of a network learn apart, these are sums over the parts.
     """
+    if output.opinions:
+        each = [loss(model, opinion, batch) for opinion in output.opinions]
+        return {name: torch.stack([part[name] for part in each]).sum() for name in each[0]}
     angles = batch["angles"].to(output.logits.dtype)
     wanted = targets(model.config, angles)
     entropies = -(wanted * output.logits.log_softmax(-1)).sum(-1).mean(0)

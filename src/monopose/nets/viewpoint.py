@@ -105,6 +105,8 @@ class SeparateNet(nn.Module):
 class ModernNet(nn.Module):
     """A pretrained backbone looks at the colours, a small network of its own at everything else; both keep where things are.
 
+    The network for RGB; with more than that, `ApartNet` learns more.
+
     Args:
         channels: of the input, at least 3; the first three are RGB. Where there are no others, the small network sees RGB too.
         outputs: numbers to predict.
@@ -131,13 +133,7 @@ class ModernNet(nn.Module):
         deep = self.backbone.channels[2:]  # strides 8, 16, 32
         self.squeeze = nn.ModuleList([_conv(c, 48, 1) for c in deep])
         self.first = 3 if channels > 3 else 0
-        self.shape = nn.Sequential(
-            _conv(channels - self.first, 32, 5, 2),
-            _conv(32, 64, 3, 2),
-            _conv(64, 64, 3),
-            _conv(64, 128, 3, 2),
-            _conv(128, 128, 3),
-        )  # fmt: skip
+        self.shape = _small(channels - self.first)
         self.mix = _conv(128 + 48 * len(deep), 64, 1)
         self.fc = nn.Sequential(
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * self.GRID**2, hidden), nn.ReLU(), nn.Dropout(dropout)
@@ -148,7 +144,74 @@ class ModernNet(nn.Module):
         """(B, channels, S, S) in [0, 1] -> (B, outputs)."""
         levels = self.backbone(images[:, :3])[2:]
         parts = [self.shape((images[:, self.first :] - 0.5) / 0.25), *(f(x) for f, x in zip(self.squeeze, levels, strict=True))]
-        return self.heads(self.fc(self.mix(torch.cat([nn.functional.adaptive_avg_pool2d(x, self.GRID) for x in parts], 1))))
+        return self.heads(self.fc(self.mix(torch.cat([_grid(x) for x in parts], 1))))
+
+
+class ApartNet(nn.Module):
+    """Two opinions: of a pretrained backbone that looks at the colours, and of a small network that looks at all channels.
+
+    Nothing joins them but the mean of what they say, and each learns by its own loss. Joined before the outputs, as in
+    `ModernNet`, the colours explain the training pictures first, and the network learns less of shapes from the mask or the
+    normals than the small network learns alone.
+
+    Args:
+        channels: of the input, more than 3; the first three are RGB.
+        outputs, backbone, pretrained, hidden, dropout: see `ModernNet`.
+
+    Input in [0, 1].
+    """
+
+    COLOURS = 0.4  # weight of the backbone's opinion in the mean
+
+    def __init__(
+        self, channels: int, outputs: int, backbone: str = "efficientnet_lite0", pretrained: bool = True, hidden: int = 256,
+        dropout: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if channels <= 3:
+            raise ValueError(f"two opinions need RGB and something else, more than 3 channels, got {channels}")
+        self.backbone = make_backbone(backbone, pretrained, ModernNet.FROZEN if pretrained else 0)
+        deep = self.backbone.channels[2:]
+        self.squeeze = nn.ModuleList([_conv(c, 48, 1) for c in deep])
+        self.small = _small(channels)
+        self.mix = nn.ModuleList([_conv(48 * len(deep), 64, 1), _conv(128, 64, 1)])
+        self.heads = nn.ModuleList([_reader(64 * ModernNet.GRID**2, outputs, hidden, dropout) for _ in range(2)])
+
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, channels, S, S) in [0, 1] -> what the backbone says and what the small network says, (B, outputs) each."""
+        levels = self.backbone(images[:, :3])[2:]
+        colours = torch.cat([_grid(f(x)) for f, x in zip(self.squeeze, levels, strict=True)], 1)
+        seen = (colours, _grid(self.small((images - 0.5) / 0.25)))
+        said = [head(mix(x)) for head, mix, x in zip(self.heads, self.mix, seen, strict=True)]
+        return said[0], said[1]
+
+    def mean(self, opinions: tuple[Tensor, Tensor]) -> Tensor:
+        """One answer from two. (B, outputs) each -> (B, outputs)."""
+        return torch.lerp(opinions[1], opinions[0], self.COLOURS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, S, S) in [0, 1] -> (B, outputs)."""
+        return self.mean(self.opinions(images))
+
+
+def _small(channels: int) -> nn.Sequential:
+    """A small network: side s -> 128 features at s / 8."""
+    return nn.Sequential(
+        _conv(channels, 32, 5, 2), _conv(32, 64, 3, 2), _conv(64, 64, 3), _conv(64, 128, 3, 2), _conv(128, 128, 3)
+    )  # fmt: skip
+
+
+def _grid(x: Tensor) -> Tensor:
+    """Means over a grid of 4 x 4."""
+    return nn.functional.adaptive_avg_pool2d(x, ModernNet.GRID)
+
+
+def _reader(inputs: int, outputs: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Features of a grid -> outputs."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(hidden, outputs),
+    )  # fmt: skip
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
