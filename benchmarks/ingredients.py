@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, required=True, help="targets file")
     parser.add_argument("--backgrounds", type=Path, required=True, help="folder of photos")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=5000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
