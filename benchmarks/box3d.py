@@ -38,6 +38,7 @@ from monopose.data.bop_json import read_json
 from monopose.data.road_scenes import RoadConfig
 from monopose.evaluation import nuscenes as scoring
 from monopose.files import atomic_write, write_json
+from monopose.geometry import boxes3d
 from monopose.geometry.road_users import CLASSES
 from monopose.learning import TrainConfig
 from monopose.methods import box3d
@@ -188,13 +189,13 @@ def pairs(folder: Path, held: Path, samples: int = 128) -> list[Pair]:
             if len(near):
                 i = int(near[0])  # best first
                 free[i] = False
-                turn = box3d.boxes3d.yaw_of(boxes.cam_from_obj[i]) - box3d.boxes3d.yaw_of(true.cam_from_obj[k].float())
+                turn = boxes3d.yaw_of(boxes.cam_from_obj[i]) - boxes3d.yaw_of(true.cam_from_obj[k].float())
                 away = float(true.cam_from_obj[k, (0, 2), 3].norm())
                 wide = spread[i].tolist()
                 found.append(
                     Pair(
                         int(true.labels[k]), seen[k], away, (wide[0], wide[1], wide[2]), float(off[i]),
-                        abs(float(box3d.boxes3d.wrapped(turn))),
+                        abs(float(boxes3d.wrapped(turn))),
                     )
                 )  # fmt: skip
     return found

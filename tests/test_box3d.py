@@ -11,9 +11,11 @@ from torch import nn
 from monopose import weights
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
+from monopose.geometry.road_users import SIZES
 from monopose.methods import box3d
+from monopose.methods.box3d import network as network_of
 from monopose.nets import fcos
-from monopose.nets.backbones import Backbone
+from monopose.nets.backbones import Backbone, backbone
 from monopose.types import Camera, Frame
 
 SIZE = (64, 160)
@@ -103,7 +105,7 @@ def nothing():
 
 
 def test_sizes_and_their_codes():
-    means, stds = (torch.tensor([v[i] for v in box3d.SIZES.values()]) for i in (0, 1))
+    means, stds = (torch.tensor([v[i] for v in SIZES.values()]) for i in (0, 1))
     assert len(means) == 10
     torch.testing.assert_close(box3d.encode_sizes(means, means, stds), torch.zeros(10, 3))
     one_up = means * (stds / means).exp()
@@ -121,7 +123,7 @@ def test_the_score_of_an_error_in_closed_form():
 def test_rays_enter_and_leave_a_box_ahead():
     pose = boxes3d.from_yaw(torch.tensor([[0.0, 0.0, 10.0]]), torch.tensor([math.pi / 2]))  # its length along the view
     pixels = torch.tensor([[[79.5, 26.0], [79.5 + 40.0, 26.0]]])
-    enter, leave = box3d.thickness(pose, torch.tensor([[4.0, 2.0, 2.0]]), K, pixels)
+    enter, leave = boxes3d.thickness(pose, torch.tensor([[4.0, 2.0, 2.0]]), K, pixels)
     assert float(enter[0, 0]) == pytest.approx(8.0, abs=1e-4)
     assert float(leave[0, 0]) == pytest.approx(12.0, abs=1e-4)
     assert float(leave[0, 1]) <= float(enter[0, 1])
@@ -130,7 +132,7 @@ def test_rays_enter_and_leave_a_box_ahead():
 def test_the_volume_centre_of_a_box_ahead_is_its_centre():
     pose, lhw = boxes3d.from_yaw(torch.tensor([[0.0, 0.0, 10.0]]), torch.zeros(1)), torch.tensor([[4.0, 2.0, 2.0]])
     boxes = boxes3d.project(pose, lhw, K)
-    torch.testing.assert_close(box3d.volume_centres(pose, lhw, K, boxes), torch.tensor([[79.5, 26.0]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(boxes3d.volume_centres(pose, lhw, K, boxes), torch.tensor([[79.5, 26.0]]), atol=1e-3, rtol=0)
 
 
 def test_the_volume_centre_agrees_with_a_fine_raster():
@@ -139,7 +141,7 @@ def test_the_volume_centre_agrees_with_a_fine_raster():
     pose, lhw = boxes3d.from_yaw(centre, torch.tensor([0.7, -1.0])), torch.tensor([[4.5, 1.7, 1.9], [4.5, 1.7, 1.9]])
     boxes = boxes3d.project(pose, lhw, K, SIZE)
     assert float(boxes[1, 2]) == SIZE[1]
-    found = box3d.volume_centres(pose, lhw, K, boxes)
+    found = boxes3d.volume_centres(pose, lhw, K, boxes)
     v, u = torch.meshgrid(torch.arange(0, SIZE[0], 0.25) - 0.375, torch.arange(0, SIZE[1], 0.25) - 0.375, indexing="ij")
     pixels = torch.stack([u, v], -1).flatten(0, 1)
     for i in range(2):
@@ -195,7 +197,8 @@ def test_the_published_sizes():
 
 
 @pytest.mark.parametrize("preset", [box3d.basic, box3d.v2])
-def test_the_published_network_at_a_tenth_of_its_input(preset):
+def test_the_published_network_at_a_tenth_of_its_input(preset, monkeypatch):
+    monkeypatch.setattr(fcos, "backbone", backbone)
     torch.manual_seed(0)
     config = preset(height=64, width=160, pretrained=False)
     with torch.device("meta"):
@@ -273,7 +276,7 @@ FULL = {
 def lidar_of(sample):
     """Points on the visible faces of the boxes: where the rays of every third pixel enter them."""
     pixels = camera_ops.pixel_grid(SIZE)[::3, ::3].flatten(0, 1).expand(2, -1, -1)
-    enter, leave = box3d.thickness(sample["cam_from_obj"], sample["sizes"], K, pixels)
+    enter, leave = boxes3d.thickness(sample["cam_from_obj"], sample["sizes"], K, pixels)
     return camera_ops.unproject(pixels, enter, K)[leave > enter]
 
 
@@ -330,9 +333,9 @@ def test_unknown_velocities_and_attributes_teach_nothing():
 def test_velocities_along_the_ray():
     pixel = torch.tensor([[79.5, 20.0], [79.5 + 130.0, 20.0]])  # ahead, and 45 degrees to the right
     v = torch.tensor([[0.0, 2.0], [1.0, 1.0]])
-    seen = box3d._to_ray(v, pixel, K)
+    seen = network_of.to_ray(v, pixel, K)
     torch.testing.assert_close(seen, torch.tensor([[0.0, 2.0], [0.0, math.sqrt(2)]]), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(box3d._from_ray(seen, pixel, K), v)
+    torch.testing.assert_close(network_of.from_ray(seen, pixel, K), v)
 
 
 # ----------------------------------------------------------------------------------------------- learning and predicting
@@ -487,3 +490,42 @@ def test_bad_input_is_named(trained):
     bent = Frame(image, replace(Camera(K, SIZE), distortion=torch.tensor([0.1, 0.0, 0.0, 0.0])))
     with pytest.raises(ValueError, match="this camera has lens distortion"):
         box3d.predict(trained, bent)
+
+
+def test_how_wide_a_distribution_is():
+    """Samples along the line of sight, half of them turned around: known deviations."""
+    g = torch.Generator().manual_seed(0)
+    ray = torch.tensor([0.6, 0.0, 0.8])
+    along, across = 2.0 * torch.randn(4000, 1, generator=g), 0.3 * torch.randn(4000, 1, generator=g)
+    centre = 10 * ray + along * ray + across * torch.tensor([0.8, 0.0, -0.6])
+    yaw = 0.2 * torch.randn(4000, generator=g) + 3.1
+    samples = boxes3d.from_yaw(centre, yaw)[None]
+    one = torch.zeros(1)
+    mode = boxes3d.from_yaw(10 * ray[None], torch.tensor([3.1]))
+    none = torch.zeros(1, 0, 3)
+    found = box3d.Boxes(
+        one.long(), one, one, mode, torch.ones(1, 3), torch.zeros(1, 4), torch.zeros(1, 3), one.long(), samples,
+        torch.zeros(1, 4000), none, none, none, one.bool(), {},
+    )  # fmt: skip
+    torch.testing.assert_close(box3d.spread(found), torch.tensor([[0.3, 2.0, 0.2]]), atol=0.02, rtol=0.03)
+    far = torch.where(torch.arange(4000) < 2000, 0.0, -40.0)[None]  # those that have no weight do not count
+    half = box3d.spread(found._replace(log_weights=far))
+    torch.testing.assert_close(half, torch.tensor([[0.3, 2.0, 0.2]]), atol=0.02, rtol=0.05)
+    alone = found._replace(samples=mode[:, None], log_weights=torch.zeros(1, 1))
+    assert bool(box3d.spread(alone).isnan().all())
+
+
+def test_the_score_map_is_bright_where_objects_are(trained):
+    sample = scene(0)
+    image = torch.cat([torch.full((3, 40, SIZE[1]), 0.5), sample["image"]], 1)  # sky, which the network does not see
+    K = sample["K"].clone()
+    K[1, 2] += 40
+    scores = box3d.score_map(trained, image, K)
+    assert scores.shape == (3, 13, 20)
+    assert float(scores[:, :5].max()) == 0
+    centre = camera_ops.project(sample["cam_from_obj"][:, :3, 3], K, 0.1)
+    for label, (u, v) in zip(sample["labels"].tolist(), centre.tolist(), strict=True):
+        row, column = int((v + 0.5) // 8), int((u + 0.5) // 8)
+        near = scores[label, row - 1 : row + 2, max(column - 1, 0) : column + 2]
+        assert float(near.max()) > 0.3
+        assert float(scores[label].median()) < 0.05

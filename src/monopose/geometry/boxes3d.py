@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import boxes, se3
+from . import boxes, camera, se3
 from .rotation import full_precision
 
 CAMERA_GROUND = (0, 2)  # the level axes of a camera frame, y down
@@ -308,3 +308,56 @@ def _within(cam_from_obj: Tensor, lhw: Tensor, start: Tensor, step: Tensor) -> t
     half = lhw[..., None, :] / 2
     one, other = (-half - origin) / direction, (half - origin) / direction
     return torch.minimum(one, other).amax(-1), torch.maximum(one, other).amin(-1)
+
+
+def thickness(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, pixels: Tensor, near: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Where rays through pixels enter and leave boxes.
+
+    Args:
+        cam_from_obj: (N, 4, 4), metres.
+        lhw: (N, 3), metres.
+        K: (3, 3) or (N, 3, 3), pixels.
+        pixels: (N, P, 2).
+        near: metres.
+
+    Returns:
+        depth z of entry and exit, (N, P), metres, at least `near`; exit <= entry where a ray misses.
+    """
+    rays = camera.unproject(pixels, torch.ones_like(pixels[..., 0]), K)
+    R = cam_from_obj[:, :3, :3]
+    origin, direction = -(R.mT @ cam_from_obj[:, :3, 3:]).mT, rays @ R
+    direction = torch.where(direction.abs() < 1e-9, torch.full_like(direction, 1e-9), direction)
+    half = lhw[:, None] / 2
+    one, other = (-half - origin) / direction, (half - origin) / direction
+    return torch.minimum(one, other).amax(-1).clamp_min(near), torch.maximum(one, other).amin(-1).clamp_min(near)
+
+
+def grid_in(boxes: Tensor, side: int) -> Tensor:
+    """Pixels in the middles of side x side equal parts of boxes. (N, 4), xyxy pixel edges -> (N, side^2, 2)."""
+    steps = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) / side
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    grid = torch.stack([u, v], -1).flatten(0, 1)
+    return boxes[:, None, :2] + grid * (boxes[:, None, 2:] - boxes[:, None, :2]) - 0.5
+
+
+def volume_centres(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, boxes: Tensor, side: int = 32) -> Tensor:
+    """The middle of what a picture shows of boxes: the mean of pixels, weighted by how much of the box lies behind each.
+
+    Args:
+        cam_from_obj: (N, 4, 4), metres.
+        lhw: (N, 3), metres.
+        K: (3, 3), pixels.
+        boxes: what the picture shows of each, (N, 4), xyxy pixel edges, of `project` with the picture's size.
+        side: of the grid of rays in each box; the error is about a hundredth of a box of 4 rays, less of more.
+
+    Returns:
+        (N, 2), pixels, centres at integers; the middle of a 2D box that no ray hits.
+
+    Source: EPro-PnP-Det's reference points, which are rastered; here the rays follow the box, however small.
+    """
+    pixels = grid_in(boxes, side)
+    enter, leave = thickness(cam_from_obj, lhw, K, pixels)
+    weight = (leave - enter).clamp_min(0)[..., None]
+    total = weight.sum(1)
+    mean = (weight * pixels).sum(1) / total.clamp_min(1e-9)
+    return torch.where(total > 1e-6, mean, (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5)

@@ -205,6 +205,7 @@ _TORCHVISION: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module], li
     "resnet18": (torchvision.models.resnet18, _split_resnet, (64, 64, 128, 256, 512)),
     "resnet34": (torchvision.models.resnet34, _split_resnet, (64, 64, 128, 256, 512)),
     "resnet50": (torchvision.models.resnet50, _split_resnet, (64, 256, 512, 1024, 2048)),
+    "resnet101": (torchvision.models.resnet101, _split_resnet, (64, 256, 512, 1024, 2048)),
     "mobilenet_v3_large": (torchvision.models.mobilenet_v3_large, _split_mobilenet, (16, 24, 40, 112, 160)),
     "convnext_tiny": (torchvision.models.convnext_tiny, _split_convnext, (12, 96, 192, 384, 768)),
 }
@@ -214,7 +215,8 @@ def backbone(name: str, pretrained: bool = False, frozen: int = 0) -> Backbone:
     """An encoder with `.channels` and forward(images (B, 3, H, W) RGB in [0, 1]) -> maps of strides 2, 4, 8, 16, 32.
 
     Args:
-        name: "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large" or "convnext_tiny".
+        name: "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101",
+            "mobilenet_v3_large" or "convnext_tiny".
         pretrained: start from ImageNet weights; where they cannot be had, warns and starts from random ones.
         frozen: keep this many levels as ImageNet made them; ignored for random weights, which are nothing to keep.
 

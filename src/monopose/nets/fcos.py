@@ -7,18 +7,16 @@ Chen et al., EPro-PnP-Det (centre points and object embeddings in place of boxes
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from ..geometry.camera import pixel_grid
-from .backbones import Backbone, _split_resnet, _TorchvisionFeatures, backbone
+from .backbones import Backbone, backbone
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -67,7 +65,7 @@ class Encoder(nn.Module):
     """A backbone, with deformable convolutions and fixed batch statistics if asked for.
 
     Args:
-        name: of `nets.backbones`, or "resnet101".
+        name: of `nets.backbones`.
         pretrained: start from ImageNet weights; warns where they cannot be had.
         frozen_levels: levels (strides 2, 4, ...) that keep those weights.
         deformable: `deform` strides 16 and 32; ResNets only.
@@ -78,17 +76,7 @@ class Encoder(nn.Module):
         self, name: str, pretrained: bool, frozen_levels: int = 0, deformable: bool = False, fixed_norms: bool = False
     ) -> None:
         super().__init__()
-        if name == "resnet101":
-            widths = (64, 256, 512, 1024, 2048)
-            self.backbone: Backbone = _TorchvisionFeatures(torchvision.models.resnet101, _split_resnet, widths)
-            if pretrained:
-                try:
-                    self.backbone.load_pretrained()
-                    self.backbone.freeze(frozen_levels)
-                except OSError as error:
-                    warnings.warn(f"{name} starts from random weights: {error}", stacklevel=2)
-        else:
-            self.backbone = backbone(name, pretrained, frozen_levels)
+        self.backbone = backbone(name, pretrained, frozen_levels)
         if deformable:
             if not name.startswith("resnet"):
                 raise ValueError(f"only ResNets can have deformable convolutions, not {name}; set deformable=False")
