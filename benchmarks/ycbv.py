@@ -8,43 +8,53 @@ commands want it: the models at hand have no textures, so that what only their p
 """
 
 import argparse
-import json
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from monopose.data import bop, bop_write
+from monopose.data.dataset import amodal_box
+from monopose.render.scene import render_masks
 from monopose.symmetry_proposals import group_size, propose_symmetries
-from monopose.types import Camera
+from monopose.types import Frame, ObjectModel
 
 SCENES = (0, 51)  # whose truth is the data set's own
 TOLERANCE = 0.03  # of the diameter
 DISTANCE = "0.6 1.3"  # metres, of objects on YCB-V's tables
 
 
+def with_masks(frame: Frame, models: dict[int, ObjectModel]) -> tuple[Frame, Tensor]:
+    """The photo with masks, visibility and amodal boxes rendered from the true poses, and the silhouettes (N, H, W)."""
+    truth, camera = frame.instances, frame.camera
+    assert truth is not None
+    seen = render_masks([models[int(i)] for i in truth.labels], truth.cam_from_obj, camera.K, camera.size)
+    boxes = [amodal_box(models[int(i)], pose, camera.K) for i, pose in zip(truth.labels, truth.cam_from_obj, strict=True)]
+    truth = replace(truth, masks=seen.masks_visible, visibility=seen.visibility, boxes=torch.stack(boxes))
+    return replace(frame, instances=truth), seen.masks_full
+
+
 def prepare(data: Path, out: Path) -> dict[int, str]:
     """Models with symmetries, camera, photos and targets below `out`; the symmetries in words by object."""
-    truth = {s: json.loads((data / "test" / f"{s:06d}" / "scene_gt.json").read_text()) for s in SCENES}
-    wanted = Counter(
-        (s, int(i), int(o["obj_id"])) for s, images in truth.items() for i, all_of in images.items() for o in all_of
-    )
-    models = bop.read_models(data / "models", {obj_id for _, _, obj_id in wanted})
+    scenes = {s: bop.open_scene(data / "test" / f"{s:06d}") for s in SCENES}
+    frames = {s: [bop.read_frame(scene, int(i), depth=False) for i in scene.im_ids] for s, scene in scenes.items()}
+    models = bop.read_models(data / "models", {int(i) for some in frames.values() for f in some for i in f.instances.labels})
     for obj_id in tqdm(models, desc="symmetries", unit="object"):
         models[obj_id] = replace(models[obj_id], symmetries=propose_symmetries(models[obj_id], TOLERANCE).symmetries)
     for folder in ("models", "models_eval"):
         bop_write.write_models(out / folder, models)
-    frame = next(iter(json.loads((data / "test" / f"{SCENES[0]:06d}" / "scene_camera.json").read_text()).values()))
-    bop_write.write_camera(out / "camera.json", Camera(torch.tensor(frame["cam_K"]).view(3, 3), (480, 640)))
-    for scene in SCENES:
-        shutil.copytree(data / "test" / f"{scene:06d}", out / "test" / f"{scene:06d}", dirs_exist_ok=True)
-    scene_id, im_id, obj_id = np.array(sorted(wanted)).T
-    counts = np.array([wanted[key] for key in sorted(wanted)])
-    bop_write.write_targets(out / "test_targets_bop19.json", bop.Targets(scene_id, im_id, obj_id, counts))
+    shutil.rmtree(out / "test", ignore_errors=True)
+    rows = []
+    for scene_id, some in frames.items():
+        whole = [with_masks(frame, models) for frame in some]
+        numbers = bop_write.append_frames(out / "test" / f"{scene_id:06d}", [f for f, _ in whole], [m for _, m in whole])
+        rows += [(scene_id, n, int(i), 1) for n, frame in zip(numbers, some) for i in frame.instances.labels]
+    bop_write.write_camera(out / "camera.json", frames[SCENES[0]][0].camera)
+    bop_write.write_targets(out / "test_targets_bop19.json", bop.Targets(*np.array(sorted(rows)).T))
     return {obj_id: group_size(m.symmetries) for obj_id, m in models.items()}
 
 
