@@ -233,13 +233,13 @@ def described(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, An
         "view": {f"{k}_deg": math.degrees(float(v)) for k, v in zip(("azimuth", "elevation", "inplane"), view[:3])},
         "scale": float(view.scale),
         "loss": end,
-        "loss_at_start": float(fit.history[0].losses.min()),
+        "loss_of_pose_head": None if math.isnan(fit.head_loss) else fit.head_loss,
         "ends": [
             {"loss": float(v), "angles_deg": [math.degrees(float(a)) for a in values[:3]]}
             for v, values in zip(fit.losses, fit.views.values, strict=True)
         ],
         "votes": fit.votes,
-        "chosen_by": "least loss" if fit.chosen == fit.least else "vote",
+        "chosen_by": "pose head" if fit.kept_head else "least loss" if fit.chosen == fit.least else "vote",
         "features": fit.features,
         "seconds": fit.seconds,
     }

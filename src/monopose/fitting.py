@@ -57,13 +57,14 @@ class FitConfig:
     prior_weight: float = 0.02  # of the mean square of the code
     alpha_weight: float = 0.5  # of the silhouette's cross-entropy, where the generator has an alpha channel
     colour_weight: float = 1.0  # of the mean absolute difference of colours
-    head_weight: float = 0.0  # of the negative log-likelihood of the angles as the encoder's pose head sees them, nats
+    head_weight: float = 0.02  # of the negative log-likelihood of the angles as the encoder's pose head sees them, nats
     head_elevation_deg: float = 8.0  # standard deviation of its elevation
     patience: int = 8  # a phase ends after so many steps that did not lower the least loss by `tolerance` of it
     tolerance: float = 0.005
     select: Literal["vote", "least"] = "least"
     vote_best: int = 5  # of the ends, sorted by loss, take part in the vote
     vote_deg: float = 10.0  # ends nearer than this agree
+    gain: float = 0.01  # share by which an end must lower the loss of the pose head's start; else that start is the answer
     features: perceptual.Name | None = None  # see `nets.perceptual`; None: the best that is there
 
 
@@ -73,7 +74,7 @@ def published() -> FitConfig:
     return FitConfig(
         (Phase(32, 50),), proposals=0.0, elevation_deg=(45.0, 45.0), align=False, lr_azimuth=0.03 * math.pi,
         lr_elevation=0.01 * math.pi, lr_inplane=0.01 * math.pi, lr_shift=0.03, lr_scale=0.03, lr_code=0.3, betas=(0.5, 0.999),
-        prior_weight=1.0, alpha_weight=0.0, colour_weight=0.0, patience=1000, select="vote",
+        prior_weight=1.0, alpha_weight=0.0, colour_weight=0.0, head_weight=0.0, patience=1000, select="vote",
     )  # fmt: skip
 
 
@@ -108,11 +109,13 @@ class Fit(NamedTuple):
     least: int  # of them, the one whose loss is least
     voted: int  # the one that the vote chose
     votes: int  # that it got, itself included
-    chosen: int  # of the two, the one the configuration asks for
+    chosen: int  # of the two, the one the configuration asks for; or the pose head's start, if that explains the photo as well
     features: str  # in which the pictures were compared
     history: list[Moment]
     metric: bool = False  # whether the pose made from it is in metres; `predict` fills it in
     seconds: float = 0.0
+    kept_head: bool = False  # nothing explained the photo clearly better than the pose head's start, which is then the last row
+    head_loss: float = math.nan  # there; NaN if no start was proposed
     seen: Tensor | None = None  # what was looked at: image, mask, what is known; (5, S, S)
     square: Tensor | None = None  # where `predict` cut it out of the photo, (4,), xyxy on pixel edges
     distance_per_size: float | None = None  # of the object from the camera, in sizes of it; `predict` fills it in
@@ -127,7 +130,7 @@ class Fit(NamedTuple):
 
 def fit(
     model: Model, image: Tensor, mask: Tensor, config: FitConfig | None = None, generator: torch.Generator | None = None,
-    known: Tensor | None = None,
+    known: Tensor | None = None, start: Tensor | None = None,
 ) -> Fit:  # fmt: skip
     """Fit the generator to one crop. The network is not changed.
 
@@ -138,6 +141,7 @@ def fit(
         config: the search.
         generator: source of randomness, on the CPU; None: seeded by 0.
         known: (S, S), in [0, 1]: 0 where the mask says nothing of the object, as something else hides it. None: 1 everywhere.
+        start: (6,), where all starts begin, with codes of their own; None: see `FitConfig`.
 
     Returns:
         `Fit`. Objects of symmetric categories keep azimuth 0 throughout.
@@ -167,7 +171,10 @@ def fit(
     learns = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:
-        found = _search(model, target, _starts(model, posterior, proposal, mask * seen, config, generator, seen), config)
+        starts = _starts(model, posterior, proposal, mask * seen, config, generator, seen)
+        if start is not None:
+            starts = starts._replace(values=start.to(starts.values).expand_as(starts.values).clone())
+        found = _search(model, target, starts, config)
     finally:
         for parameter, learned in zip(model.parameters(), learns, strict=True):
             parameter.requires_grad_(learned)
@@ -322,7 +329,16 @@ def _search(model: Model, target: _Target, views: Views, config: FitConfig) -> F
     symmetric = model.config.symmetric
     first, voted, votes = vote(kept.values[:, :3], least, config.vote_best, config.vote_deg, symmetric)
     chosen = voted if config.select == "vote" else first
-    return Fit(kept, least, first, voted, votes, chosen, "", history)
+    found = Fit(kept, least, first, voted, votes, chosen, "", history)
+    if not model.config.head or round(config.proposals * len(views.codes)) == 0:
+        return found
+    at_head = history[0].losses[:1]
+    if float(least[chosen]) < (1 - config.gain) * float(at_head):
+        return found._replace(head_loss=float(at_head))
+    both = Views(*(torch.cat([a, b[:1]]) for a, b in zip(kept, views, strict=True)))
+    return found._replace(
+        views=both, losses=torch.cat([least, at_head]), chosen=len(least), kept_head=True, head_loss=float(at_head)
+    )
 
 
 def _descend(
@@ -406,7 +422,7 @@ def picture(model: Model, moment: Moment, row: int | None = None) -> Picture:
 
 def predict(
     model: Model, frame: Frame, detections: Detections, config: FitConfig | None = None,
-    generator: torch.Generator | None = None, fits: list[Fit] | None = None,
+    generator: torch.Generator | None = None, fits: list[Fit] | None = None, hidden: Tensor | None = None,
 ) -> PoseEstimates:  # fmt: skip
     """Poses of the objects of a frame that belong to the model's category.
 
@@ -418,6 +434,7 @@ def predict(
         config: the search.
         generator: source of randomness, on the CPU; None: seeded by 0.
         fits: filled with the `Fit` of each pose, in which `metric` says whether the pose is in metres.
+        hidden: (H, W), bool, where something else stands before the objects, besides the other detections.
 
     Returns:
         poses in the order of the detections, without those of fewer than 16 mask pixels. If the model does not know how
@@ -444,6 +461,7 @@ def predict(
         box = box_ops.from_masks(mask[None]).float()
         square = box_ops.square(box, model.config.crop_scale)
         others = (everything - mask.int() > 0) & ~mask
+        others = others if hidden is None else others | (hidden & ~mask)
         image, cut_mask, seen = crop(frame.image, mask, ~others, square, model.config.input_size)
         found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known, square=square[0])
         values = found.view.stacked()
