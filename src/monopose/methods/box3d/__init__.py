@@ -24,9 +24,9 @@ from .config import (
     small,
     v2,
 )
+from .inference import Boxes, Fitted, fit, mirrored_K, mirrored_pose, predict, score_map, spread
 from .losses import loss, mixture_nll, reprojection_nll
 from .network import Look, Model, Output
-from .predict import Boxes, Fitted, fit, mirrored_K, mirrored_pose, predict, score_map, spread
 from .targets import Truth, truths
 
 __all__ = [
