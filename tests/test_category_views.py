@@ -188,3 +188,34 @@ def test_allocentric_angles_do_not_change_across_the_photo():
 def test_no_instance_is_refused():
     with pytest.raises(ValueError, match="at least one instance of mug"):
         cv.CategoryViews("mug", [])
+
+
+def test_kept_views_are_rendered_once_and_then_come_from_the_file(tmp_path, monkeypatch):
+    drawn = cv.CategoryViews("mug", [3, 5], 32, length=40, seed=1)
+    kept = cv.KeptViews(drawn, tmp_path / "views.bin", 2)
+    first = [kept[i] for i in range(12)]
+    monkeypatch.setattr(cv.CategoryViews, "pair", lambda *_: pytest.fail("rendered again"))
+    again = cv.KeptViews(drawn, tmp_path / "views.bin", 2)
+    for i, sample in enumerate(first):
+        for name, value in again[i].items():
+            assert torch.equal(value, sample[name])
+        assert sample["image"].shape == (2, 3, 32, 32)
+        assert not torch.equal(sample["view"][0], sample["view"][1])
+    with pytest.raises(ValueError, match="delete it to render them anew"):
+        cv.KeptViews(drawn, tmp_path / "views.bin", 4)
+    with pytest.raises(ValueError, match="even number"):
+        cv.KeptViews(drawn, tmp_path / "other.bin", 3)
+
+
+def test_kept_views_are_what_was_rendered():
+    import tempfile
+
+    import numpy as np
+
+    drawn = cv.CategoryViews("can", [2], 32, length=4)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = cv.KeptViews(drawn, f"{folder}/views.bin", 2)[0]
+    exact = drawn.pair(2, np.random.default_rng((0, 0, 41)))
+    order = [int((exact["view"][:, 0] - v[0]).abs().argmin()) for v in sample["view"]]
+    for name in ("view", "visible", "rgba", "handle"):
+        assert (exact[name][order].float() - sample[name].float()).abs().max() < 1 / 500

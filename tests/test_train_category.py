@@ -50,8 +50,8 @@ def test_sizes_are_measured():
 def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="choose one of bottle, bowl, can, mug"):
         train_category.configured("sofa")
-    with pytest.raises(ValueError, match="standard, large, small, published"):
-        train_category.configured("mug", "tiny")
+    with pytest.raises(ValueError, match="standard, large, small, tiny, published"):
+        train_category.configured("mug", "huge")
     with pytest.raises(ValueError, match="is for mug, and can was asked for"):
         train_category.train_category(tmp_path, "can", method_config=tiny(), config=FEW)
     with pytest.raises(ValueError, match="at least one instance"):

@@ -1,0 +1,160 @@
+"""Categories on the command line: masks of many kinds, boxes, results that say whether they are metric, pictures."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose import category_commands as cc
+from monopose import fitting, train_category, viz_category, weights
+from monopose.data.category_views import CategoryViews
+from monopose.fitting import FitConfig, Phase
+from monopose.methods import category
+
+QUICK = FitConfig((Phase(3, 2), Phase(2, 1)), features="pyramid")
+
+
+def tiny(**more):
+    config = train_category.configured("mug", "tiny", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]})
+    return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2, **more)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny()
+    weights.save(folder / cc.FILE, category.Model(config).state_dict(), method="category", config=config)
+    return cc.load(folder, "cpu")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A bright disc on a dark ground, and its mask."""
+    v, u = np.mgrid[:96, :128]
+    disc = (u - 60) ** 2 + (v - 50) ** 2 < 20**2
+    pixels = np.where(disc[..., None], [220, 60, 40], [20, 60, 90]).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(disc).save(tmp_path / "mask.png")
+    return tmp_path, disc
+
+
+def test_masks_are_read_in_the_forms_people_have(tmp_path):
+    def saved(values, mode="L"):
+        Image.fromarray(np.asarray(values, np.uint8), mode).save(tmp_path / "m.png")
+        return cc.read_masks(tmp_path / "m.png")
+
+    square = np.zeros((8, 10), np.uint8)
+    square[2:5, 3:7] = 1
+    for values in (square, 255 * square, 255 - 254 * square):  # numbers, white on black, number on 255 as NOCS has it
+        assert torch.equal(saved(values), torch.from_numpy(square > 0)[None])
+    several = square.copy()
+    several[6:, :3] = 7
+    assert [int(m.sum()) for m in saved(several)] == [12, 6]
+    assert [int(m.sum()) for m in saved(np.where(several == 0, 255, several))] == [12, 6]
+    smooth = (np.arange(80).reshape(8, 10) * 3).astype(np.uint8)
+    assert torch.equal(saved(smooth)[0], torch.from_numpy(smooth > 118))
+    with pytest.raises(ValueError, match="empty mask"):
+        saved(0 * square)
+    with pytest.raises(FileNotFoundError):
+        cc.read_masks(tmp_path / "none.png")
+
+
+def test_an_object_is_cut_out_of_its_box_by_colour(photo):
+    folder, disc = photo
+    image = torch.from_numpy(np.asarray(Image.open(folder / "photo.png")).copy()).permute(2, 0, 1).float() / 255
+    found = cc.cut_out(image, torch.tensor([35.0, 25, 85, 75])).numpy()
+    assert (found & disc).sum() / (found | disc).sum() > 0.9
+    plain = cc.cut_out(torch.full((3, 40, 40), 0.5), torch.tensor([10.0, 10, 30, 30]))
+    assert int(plain.sum()) == 400  # no colours tell them apart
+    with pytest.raises(ValueError, match="does not lie in the picture"):
+        cc.cut_out(image, torch.tensor([200.0, 10, 300, 30]))
+
+
+def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo):
+    folder, _ = photo
+    out = folder / "out"
+    shared = {"config": QUICK, "mask": folder / "mask.png"}
+    result = cc.predict_pictures(run, str(folder / "photo.png"), out, fov_deg=60.0, debug=True, **shared)
+    written = json.loads(Path(result.poses).read_text())["images"][0]
+    assert written["masks"] == "file mask.png"
+    row = written["poses"][0]
+    assert row["metric"]
+    assert row["size_m"] == pytest.approx(run.model.config.size_mean)
+    far = math.hypot(*(line[3] for line in row["cam_from_obj"][:3]))
+    assert row["distance_std_m"] == pytest.approx(far * run.model.config.size_spread, rel=1e-3)
+    assert row["features"] == "pyramid"
+    assert row["chosen_by"] in ("least loss", "vote", "pose head")
+    assert "scale is metric: yes" in result.text()
+    with Image.open(out / "photo_0_fitting.gif") as gif:
+        assert gif.n_frames == 5  # 3 + 2 moments
+    for name in ("photo_overlay.png", "debug/photo_0_stages.png", "debug/photo_0_azimuth.gif", "debug/photo_0_elevation.gif"):
+        assert (out / name).is_file()
+
+    blind = cc.predict_pictures(run, str(folder / "photo.png"), out, **shared)
+    assert not blind.images[0]["poses"][0]["metric"]
+    assert "scale is metric: no (the camera is not known)" in blind.text()
+
+    boxed = cc.predict_pictures(run, str(folder / "photo.png"), out, boxes=["35,25,85,75"], fov_deg=60.0, config=QUICK)
+    assert boxed.images[0]["masks"] == "GrabCut in the given boxes"
+    assert len(boxed.images[0]["poses"]) == 1
+
+
+def test_a_known_size_replaces_the_categorys(photo, run):
+    folder, _ = photo
+    shared = {"config": QUICK, "mask": folder / "mask.png", "fov_deg": 60.0}
+    own = cc.load(run.path, "cpu")
+    sized = cc.predict_pictures(own, str(folder / "photo.png"), folder / "out", size=(0.3, 0.3, 0.4), **shared)
+    usual = cc.predict_pictures(run, str(folder / "photo.png"), folder / "out", **shared)
+    a, b = (r.images[0]["poses"][0]["cam_from_obj"][2][3] for r in (sized, usual))
+    assert a / b == pytest.approx(math.hypot(0.3, 0.3, 0.4) / run.model.config.size_mean, rel=1e-3)
+
+
+def test_errors_say_what_to_do(run, photo, tmp_path):
+    folder, _ = photo
+    with pytest.raises(ValueError, match=r"no detector.*--mask"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path)
+    with pytest.raises(ValueError, match="give one of them"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=folder / "mask.png", boxes=["0,0,9,9"])
+    with pytest.raises(ValueError, match="three lengths"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=folder / "mask.png", size=(0.0, 1, 1))
+    Image.fromarray(np.eye(5, dtype=np.uint8)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"5 x 5 pixels.*128 x 96"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=tmp_path / "small.png")
+    (tmp_path / "coordinates.safetensors").write_bytes((run.path / cc.FILE).read_bytes())
+    with pytest.raises(ValueError, match="monopose train category"):
+        cc.load(tmp_path, "cpu")
+
+
+def test_sweeps_and_interpolations_go_round(run):
+    codes = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    around = viz_category.azimuth_sweep(run.model, codes, count=4, side=32)
+    assert [p.size for p in around] == [(64, 32)] * 4
+    up = viz_category.elevation_sweep(run.model, codes, count=4, side=32)
+    assert np.array_equal(np.asarray(up[1]), np.asarray(up[3]))  # up and down again
+    between = viz_category.interpolation(run.model, codes, count=3, side=32)
+    assert len(between) == 6
+    view = torch.tensor([[math.radians(60), math.radians(25)]])
+    second = run.model.synthesise(codes[1:], view).over()[0]
+    shown = torch.from_numpy(np.asarray(between[3]).copy()).permute(2, 0, 1).float() / 255
+    assert (shown - viz_category._enlarged(second, 32).clamp(0, 1)).abs().max() < 0.01
+    with pytest.raises(ValueError, match="two codes"):
+        viz_category.interpolation(run.model, codes[:1])
+
+
+def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows(run):
+    sample = CategoryViews("mug", [400], 64, 1)[0]
+    found = fitting.fit(run.model, sample["image"][0], sample["visible"][0].float(), QUICK)
+    least = [float(m.losses[row]) for m, row in viz_category._best_so_far(found.history)]
+    assert least == sorted(least, reverse=True)
+    assert least[-1] == pytest.approx(min(float(m.losses.min()) for m in found.history))
+    assert len(viz_category.fitting_animation(run.model, found, every=2)) == 3
+    one = viz_category.reconstructions(run.model, [sample])
+    two = viz_category.reconstructions(run.model, [sample, sample])
+    assert one.width == two.width
+    assert two.height > 1.8 * one.height
