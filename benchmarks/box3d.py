@@ -1,6 +1,6 @@
 """Three ways from an image to a box in 3D, in the same network: a distribution of poses, reprojection alone, direct regression.
 
-    python -m benchmarks.box3d --out runs/box3d_table [--steps 400] [--seeds 3] [--layers distribution ...]
+    python -m benchmarks.box3d --out runs/box3d_table [--steps 800] [--seeds 3] [--layers distribution ...]
     python -m benchmarks.box3d --out runs/box3d_table --table
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --speed
@@ -44,7 +44,7 @@ from monopose.learning import TrainConfig
 from monopose.methods import box3d
 
 LAYERS = ("distribution", "reprojection", "direct")
-OPTIONS = Options(samples=32)
+OPTIONS = Options(samples=32, max_detections=60)
 NEAR = 4.0  # metres: an estimate this near to a true box, seen from above, is about it
 
 
@@ -55,7 +55,7 @@ class Settings:
     pictures: int = 1600  # to learn from
     held: int = 200  # to be judged by
     size: tuple[int, int] = (128, 352)  # height and width, pixels
-    steps: int = 400
+    steps: int = 800
     batch: int = 4
 
 
@@ -66,9 +66,9 @@ class Run:
     layer: str
     seed: int
 
-    @property
-    def key(self) -> str:
-        return f"{self.layer}_{self.seed}"
+    def folder(self, out: Path, settings: Settings) -> Path:
+        """Where it is kept."""
+        return out / f"{self.layer}_{self.seed}_{settings.steps}"
 
 
 def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
@@ -87,10 +87,10 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
         out / "train", "small", changes={"layer": run.layer, "height": height, "width": width}
     )  # fmt: skip
     train_box3d.train_box3d(
-        out / "train", out / run.key, method_config=config, progress_bar=False,
+        out / "train", run.folder(out, settings), method_config=config, progress_bar=False,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
     )  # fmt: skip
-    return out / run.key, time.process_time() - began
+    return run.folder(out, settings), time.process_time() - began
 
 
 def judge(folder: Path, held: Path) -> dict[str, Any]:
@@ -311,7 +311,8 @@ def main() -> None:
     args = parser.parse_args()
     settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch)
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
-    first = next((args.out / r.key for r in runs if (args.out / r.key / "box3d.safetensors").is_file()), args.out)
+    weights = [run.folder(args.out, settings) / box3d_pipeline.FILE for run in runs]
+    first = next((file.parent for file in weights if file.is_file()), args.out)
     if args.spread is not None:
         found = pairs(first, args.out / "held")
         write_json(args.out / "spread.json", [asdict(p) for p in found])

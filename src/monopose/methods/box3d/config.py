@@ -141,7 +141,7 @@ def small(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
         "channels": 64, "dense_stride": 8, "last_stride": 32, "dense_widths": (64, 32), "ranges": (32.0, 64.0),
         "class_offsets": True, "heads": 4, "points": 16, "hidden": 128, "point_hidden": 64, "object_hidden": 128,
         "dropout": 0.0, "initial_scale": 1.0, "samples": 128, "objects": 12, "roi": 7, "lidar_points": 32, "focal": 403.2,
-        "reference_scale": 0.5, "pose_weight": 0.5, "lr": 1e-3,
+        "pose_weight": 0.5, "lr": 1e-3,
     }  # fmt: skip
     return Config(tuple(classes), **(own | changes))
 

@@ -1,0 +1,68 @@
+"""The comparison of layers: a small one from pictures to table, that goes on; and what its summaries say in closed form."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from benchmarks import box3d as bench
+
+
+def pair(**changes):
+    own = {"label": 0, "visibility": 1.0, "distance": 10.0, "spread": (0.1, 1.0, 0.2), "error": 0.5, "yaw_error": 0.1}
+    return bench.Pair(**{**own, **changes})
+
+
+def scores(nds, ap):
+    errors = dict.fromkeys(bench.scoring.ERRORS, 0.5)
+    return {"nds": nds, "map": ap, "errors": errors, "classes": {c: {"ap": ap} for c in bench.CLASSES}}
+
+
+def test_the_table_has_means_and_ranges():
+    lines = [
+        {"layer": layer, "seed": seed, "scores": scores(0.1 * (seed + 1), 0.2), "cpu_seconds": 60.0 + seed}
+        for layer in ("direct", "distribution")
+        for seed in range(3 if layer == "distribution" else 1)
+    ]
+    rows = bench.table(lines).splitlines()
+    assert rows[2].startswith("| distribution, 3 seeds | 20.0 (10.0–30.0) | 20.0 (20.0–20.0) | 0.50 (0.50–0.50) |")
+    assert rows[3].startswith("| direct, 1 seed | 10.0 | 20.0 | 0.50 |")
+    assert "60 to 62" in rows[-1]
+    assert len(bench.table([]).splitlines()) == 2
+
+
+def test_the_spread_by_visibility_and_distance():
+    found = [pair(visibility=0.3, spread=(0.2, 3.0, 1.0)), pair(visibility=0.3, spread=(0.4, 5.0, 1.0)), pair(distance=50.0)]
+    rows = bench.spread_table(found).splitlines()
+    assert rows[2] == "| visible 0–40 % | 2 | 4.00 | 40.0 % | 0.30 | 57 | 0.50 |"
+    assert rows[3] == "| visible 95–100 % | 1 | 1.00 | 2.0 % | 0.10 | 11 | 0.50 |"
+    assert rows[-1].startswith("| 40–60 m | 1 | 1.00 |")
+
+
+def test_rank_correlation():
+    x = np.linspace(0, 3, 20)
+    assert bench.correlation(x, np.exp(x)) == pytest.approx(1.0)
+    assert bench.correlation(x, -(x**3)) == pytest.approx(-1.0)
+
+
+def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
+    size = ["--size", "64", "160", "--pictures", "3", "--held", "2", "--steps", "2", "--batch", "2", "--seeds", "1"]
+
+    def called(*more):
+        monkeypatch.setattr(sys, "argv", ["box3d", "--out", str(tmp_path), *size, *more])
+        bench.main()
+        return capsys.readouterr().out
+
+    assert "| direct, 1 seed |" in called("--layers", "direct")
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(line["layer"], line["seed"]) for line in lines] == [("direct", 0)]
+    assert 0 <= lines[0]["scores"]["nds"] <= 1
+    monkeypatch.setattr(bench, "train", lambda *_: pytest.fail("what is done is not done again"))
+    assert "| direct, 1 seed |" in called("--layers", "direct")
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    assert "| direct" not in called("--table", "--steps", "3")  # another table
+    spread = bench.pairs(tmp_path / "direct_0_2", tmp_path / "held", samples=8)
+    assert all(0 < p.visibility <= 1 and 0 <= p.error < bench.NEAR for p in spread)
+    picture = tmp_path / "spread.png"
+    bench.spread_picture([pair(distance=5.0 + k, visibility=k / 20) for k in range(20)], picture)
+    assert picture.stat().st_size > 5000
