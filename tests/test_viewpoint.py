@@ -321,7 +321,7 @@ def test_runs_from_before_the_half_bins_load(tmp_path):
     """Their configuration names neither half bins nor parts that answer apart, and their networks have none."""
     torch.manual_seed(0)
     model = viewpoint.Model(small("modern", halves=False, apart=False)).eval()
-    said = {k: v for k, v in dataclasses.asdict(model.config).items() if k not in ("halves", "apart")}
+    said = {k: v for k, v in dataclasses.asdict(model.config).items() if k not in ("halves", "apart", "mirror")}
     assert isinstance(model.net, ModernNet)
     again = viewpoint.Model(weights.build_config(viewpoint.Config, said)).eval()
     again.load_state_dict(model.state_dict())
@@ -417,3 +417,39 @@ def test_configurations_that_cannot_be(changes, message):
 def test_crops_that_do_not_fit(shape):
     with pytest.raises(ValueError, match=r"expected crops \(B, 8 or more, 64, 64\)"):
         viewpoint.Model(small("combined"))(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"halves": True}, {"halves": True, "apart": True}, {"bins": "published", "offsets": False}]
+)
+def test_a_mirrored_crop_gets_the_mirrored_answer(config):
+    """By construction, whatever the weights are, once both are looked at; and the mean is the answer's own mean."""
+    torch.manual_seed(0)
+    model = viewpoint.Model(small("modern", mirror=True, **config)).eval()
+    image = torch.rand(4, 8, 64, 64)
+    there = image.flip(-1).clone()
+    there[:, 5] = 1 - there[:, 5]
+    with torch.no_grad():
+        one, other = viewpoint.answer(model, image), viewpoint.answer(model, there)
+        back = viewpoint._mirrored(other, model.bins)
+    for a, b in zip(one, back, strict=True):
+        assert (a is None) == (b is None) or a == b
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(one.logits, other.logits, atol=1e-3)
+    plain = viewpoint.Model(dataclasses.replace(model.config, mirror=False)).eval()
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(viewpoint.answer(plain, image).logits, plain(image).logits)
+
+
+def test_the_mirror_turns_the_right_angles():
+    """A crop at azimuth 50, in-plane 10 degrees is in the mirror one at azimuth 310, -10: in every kind of bins."""
+    for bins in (viewpoint.BINS["centred"], viewpoint.BINS["published"], viewpoint.HALVES):
+        angles = torch.tensor([[50.0, 20.0, 10.0], [133.0, 4.0, -44.0]]).deg2rad().double()
+        logits = torch.stack(
+            [torch.nn.functional.one_hot(b.index(angles[:, k]), b.count) for k, b in enumerate(bins)], 1
+        ).float()
+        found = viewpoint._mirrored(viewpoint.Output(logits, None), bins).logits.argmax(-1)
+        expected = torch.stack([b.index(viewpoints.mirrored(angles)[:, k]) for k, b in enumerate(bins)], 1)
+        assert torch.equal(found, expected)

@@ -13,7 +13,7 @@ Source: the Pix3D viewpoint classification system; bins and offsets as in Mousav
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -53,6 +53,7 @@ class Config:
     hidden: int = 256  # features before the outputs, per branch in the separate network
     dropout: float = 0.2  # share of the features that the modern network leaves out in training
     apart: bool = False  # where it sees more than RGB, its two parts answer and learn apart, see nets.viewpoint.ApartNet
+    mirror: bool = False  # look at the mirrored crop, too, and answer with the mean of both: twice the time
     epochs: int = 25  # passes over the data in which a stepped schedule comes to its end
     step_epochs: int = 0  # the learning rate falls to a tenth after every so many of them; 0: half a cosine instead
 
@@ -76,11 +77,12 @@ def separate(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input
 
 def modern(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input_size: int = 224) -> Config:
     """Pretrained backbone, colours and the rest judged apart; bins around the frequent directions, targets smoothed around
-    the circle, offsets, half bins."""
+    the circle, offsets, half bins; the answer is the mean of two looks, one of them in the mirror."""
     config = replace(Config(tuple(categories)), inputs=inputs, input_size=input_size)
-    return replace(config, dropout=0.1, halves=True, apart=True)
+    return replace(config, dropout=0.1, halves=True, apart=True, mirror=True)
 
 
+NORMALS_X = 5  # channel of a crop that changes its sign in a mirror, see data.viewpoint_crops
 PUBLISHED_BATCH = 10  # samples per optimiser step in the published training
 
 
@@ -325,6 +327,42 @@ def _vote(probabilities: Tensor, index: Tensor, circle: bool) -> Tensor:
     return (weights * steps).sum(1) / weights.sum(1)
 
 
+def answer(model: Model, image: Tensor) -> Output:
+    """What the network says of crops (B, C, S, S), or, with `Config.mirror`, the mean of that and of what it says of the
+    mirrored crops, mirrored back. An object that is not its own mirror image looks like another one there."""
+    said = model(image)
+    if not model.config.mirror:
+        return said
+    crops = image.flip(-1)
+    if crops.shape[1] > NORMALS_X:
+        crops[:, NORMALS_X] = 1 - crops[:, NORMALS_X]
+    other = _mirrored(model(crops), model.bins)
+    mean = lambda a, b: (a + b) / 2  # noqa: E731
+    if said.halves is not None and other.halves is not None:
+        halves = mean(said.halves.log_softmax(-1), other.halves.log_softmax(-1))
+        logits = summed(halves, model.config.bins)
+    else:
+        halves, logits = None, mean(said.logits.log_softmax(-1), other.logits.log_softmax(-1))
+    offsets = None if said.offsets is None or other.offsets is None else mean(said.offsets, other.offsets)
+    return Output(logits, offsets, halves)
+
+
+def _mirrored(output: Output, bins: Sequence[viewpoints.Bins]) -> Output:
+    """What is said of a picture, as it holds of its mirror image: azimuth and in-plane rotation the other way."""
+
+    def swapped(values: Tensor, of: Sequence[viewpoints.Bins], sign: float = 1.0) -> Tensor:
+        values = values.clone()
+        for k in (0, 2):
+            angles = torch.zeros(of[k].count, 3, dtype=torch.float64)
+            angles[:, k] = -of[k].centre(torch.arange(of[k].count, dtype=torch.float64))
+            values[:, k] = sign * values[:, k, of[k].index(viewpoints.wrapped(angles)[:, k]).to(values.device)]
+        return values
+
+    offsets = None if output.offsets is None else swapped(output.offsets, bins, -1.0)
+    halves = None if output.halves is None else swapped(output.halves, HALVES)
+    return Output(swapped(output.logits, bins), offsets, halves)
+
+
 @torch.no_grad()
 def predict(model: Model, image: Tensor, chunk: int = 64) -> Viewpoints:
     """Viewpoints of crops.
@@ -334,5 +372,5 @@ def predict(model: Model, image: Tensor, chunk: int = 64) -> Viewpoints:
         image: (B, 8, S, S), see `data.viewpoint_crops.channels`; channels the model does not look at may be missing.
         chunk: crops per forward pass.
     """
-    parts = [read(model.config, model(part)) for part in image.split(chunk)]
+    parts = [read(model.config, answer(model, part)) for part in image.split(chunk)]
     return Viewpoints(*(torch.cat(values) for values in zip(*parts, strict=True)))
