@@ -59,12 +59,12 @@ def flat(starts: int, steps: int) -> FitConfig:
 
 SEARCHES: dict[str, FitConfig] = {
     "fit, default": PLAIN,
+    "fit, quick": fitting.quick(),
     "fit, 1 start × 28 steps": replace(flat(1, 28), proposals=1.0),
     "fit, 4 starts × 28 steps": flat(4, 28),
     "fit, 16 starts × 8 steps": flat(16, 8),
-    "fit, 16 starts × 28 steps": flat(16, 28),
     "fit, default, without the pose head": replace(PLAIN, head_weight=0.0, proposals=0.0),
-    "fit, quick": fitting.quick(),
+    "fit, 16 starts × 28 steps": flat(16, 28),
 }
 PUBLISHED = "fit, published: 32 starts × 50 steps"
 
@@ -177,7 +177,8 @@ def methods(run: Run, searches: Sequence[str]) -> Iterator[tuple[str, Callable[[
         return made[0].nearest(item), {}
 
     yield f"nearest of {TEMPLATES} templates", nearest
-    for name, config in (*list(SEARCHES.items())[:1], (PUBLISHED, fitting.published()), *list(SEARCHES.items())[1:]):
+    ordered = list(SEARCHES.items())
+    for name, config in (*ordered[:4], (PUBLISHED, fitting.published()), *ordered[4:]):
         if not searches or any(s in name for s in searches):
             yield name, lambda item, i, config=config: _fitted(model, item, i, config)  # type: ignore[misc]
 

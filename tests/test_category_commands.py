@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from monopose import category_commands as cc
-from monopose import fitting, train_category, viz_category, weights
+from monopose import fitting, viz_category, weights
 from monopose.data.category_views import CategoryViews
 from monopose.fitting import FitConfig, Phase
 from monopose.methods import category
@@ -20,7 +20,7 @@ QUICK = FitConfig((Phase(3, 2), Phase(2, 1)), features="pyramid")
 
 
 def tiny(**more):
-    config = train_category.configured("mug", "tiny", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]})
+    config = replace(category.tiny("mug"), volume=(6, 5, 4), projection=8, decoder=(6, 4), size_mean=0.15, size_spread=0.1)
     return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2, **more)
 
 
