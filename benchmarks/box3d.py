@@ -4,6 +4,7 @@
     python -m benchmarks.box3d --out runs/box3d_table --table
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --speed
+    python -m benchmarks.box3d --out out/kitti_mini --against ../shared/data/kitti_mini
 
 The first renders roads (`--pictures` to learn from, `--held` of other shapes to be judged by), trains the small network with
 each layer for every seed, all else equal: the same pictures in the same order, as many steps, the same learning rate. Seed 0 of
@@ -15,6 +16,8 @@ direct: pixel of the centre, depth and observation angle are regressed, without 
 
 `--spread` asks whether distributions are wider where less is seen: it takes the first finished "distribution" run, gives every
 true box of the held-back pictures the best estimate of its class within 4 m, and sorts by visibility and distance.
+
+`--against` compares what `monopose predict` wrote for a KITTI folder with its cars, one by one: AP says little of ten pictures.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import torch
 
 from monopose import box3d_pipeline, train_box3d
 from monopose.box3d_pipeline import Options
-from monopose.data import nuscenes, road_scenes
+from monopose.data import kitti, nuscenes, road_scenes
 from monopose.data.bop_json import read_json
 from monopose.data.road_scenes import RoadConfig
 from monopose.evaluation import nuscenes as scoring
@@ -274,6 +277,45 @@ def spread_picture(found: Sequence[Pair], path: Path) -> None:
         figure.done().save(temporary)
 
 
+# ----------------------------------------------------------------------------------------------------------- single cars
+
+
+def against(results: Path, folder: Path, kind: str = "Car", least: float = 0.3) -> str:
+    """How near the estimates of a KITTI folder are to its true boxes, in words.
+
+    Args:
+        results: with NAME.txt for every picture.
+        folder: the KITTI folder.
+        kind: class.
+        least: least score of an estimate.
+    """
+    overlap, off, turn, there = [], [], [], 0
+    for frame in kitti.read(folder):
+        calibration = kitti.read_calibration(folder / "calib" / f"{frame.name}.txt")
+        found, _ = kitti.objects_from(kitti.read_labels(results / f"{frame.name}.txt"), calibration)
+        label, true = kitti.CLASSES.index(kind), frame.objects
+        assert true is not None
+        if found.scores is not None:
+            found = found[(found.labels == label) & (found.scores >= least)]
+        for k in (true.labels == label).nonzero()[:, 0].tolist():
+            there += 1
+            away = (found.cam_from_obj[:, :3, 3] - true.cam_from_obj[k, :3, 3]).norm(dim=-1)
+            if len(away) and float(away.min()) < NEAR:
+                i = int(away.argmin())
+                pose, lhw = found.cam_from_obj[i], found.sizes[i]
+                overlap.append(float(boxes3d.iou(pose, lhw, true.cam_from_obj[k], true.sizes[k])))
+                off.append(float(away[i]))
+                turned = boxes3d.yaw_of(pose) - boxes3d.yaw_of(true.cam_from_obj[k])
+                turn.append(abs(float(boxes3d.wrapped(turned))))
+    if not there or not off:
+        return f"{there} true boxes of class {kind}, {len(off)} found"
+    over = ", ".join(f"{sum(v > t for v in overlap)} over {t}" for t in (0.3, 0.5, 0.7))
+    return (
+        f"{there} true boxes of class {kind}, {len(off)} found within {NEAR:g} m; 3D IoU: {over}; median error of the centre "
+        f"{statistics.median(off):.2f} m, of the yaw {np.degrees(statistics.median(turn)):.1f} degrees"
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------- speed
 
 
@@ -308,6 +350,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--spread", type=Path, metavar="PNG")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
     settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch)
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
@@ -323,6 +366,8 @@ def main() -> None:
               f"{correlation([p.spread[1] for p in found], [p.distance for p in found]):.2f}, of its share with visibility "
               f"{correlation(share, [p.visibility for p in found]):.2f}, with the error "
               f"{correlation([p.spread[1] for p in found], [p.error for p in found]):.2f}")  # fmt: skip
+    elif args.against is not None:
+        print(against(args.out / "kitti", args.against))
     elif args.speed:
         print(speed(first, args.out / "held", (1, 2)))
     else:

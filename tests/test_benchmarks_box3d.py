@@ -2,10 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import box3d as bench
+
+from monopose.data import kitti, road_scenes
 
 
 def pair(**changes):
@@ -66,3 +70,23 @@ def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "spread.png"
     bench.spread_picture([pair(distance=5.0 + k, visibility=k / 20) for k in range(20)], picture)
     assert picture.stat().st_size > 5000
+
+
+def test_estimates_against_single_cars(tmp_path):
+    """The truth, two metres too far: found, without overlap where cars are short."""
+    config = road_scenes.RoadConfig(size=(64, 160), shapes=2, objects=(3, 5), classes=(("car", 1.0),))
+    folder = road_scenes.write_road(tmp_path / "road", images=2, config=config, seed=0, workers=0)
+    results = {}
+    cars = 0
+    for frame in kitti.read(folder):
+        pose = frame.objects.cam_from_obj.clone()
+        pose[:, 2, 3] += 2.0
+        moved = replace(frame.objects, cam_from_obj=pose, boxes=None, scores=torch.ones(len(pose)))
+        calibration = kitti.read_calibration(folder / "calib" / f"{frame.name}.txt")
+        results[frame.name] = kitti.labels_from(moved, calibration, (64, 160))
+        cars += int((frame.objects.labels == 0).sum())
+    kitti.write_results(tmp_path / "kitti", results)
+    said = bench.against(tmp_path / "kitti", folder)
+    assert said.startswith(f"{cars} true boxes of class Car, {cars} found within 4 m")
+    assert "centre 2.00 m, of the yaw 0.0 degrees" in said
+    assert bench.against(tmp_path / "kitti", folder, "Tram") == "0 true boxes of class Tram, 0 found"

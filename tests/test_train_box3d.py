@@ -225,6 +225,9 @@ def test_a_data_set_on_the_command_line(run, road, tmp_path, capsys):
     assert 0 <= scores["nds"] <= 1
     code, said = called(capsys, "evaluate", out / "kitti", "--data", road)
     assert code == 0
+    (tmp_path / "names.txt").write_text("000001\n000002\n")
+    only = ("--split", tmp_path / "names.txt")
+    assert called(capsys, "evaluate", out / "kitti", "--data", road, *only, "--json")[1].out.count('"pictures": 2') == 1
     assert "KITTI, AP over 40 recalls in percent, 3 pictures" in said.out
 
 

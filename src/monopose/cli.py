@@ -265,6 +265,8 @@ class Predict(_Common):
     views: tuple[Literal["2d", "3d", "bev", "points", "orientation", "score"], ...] = ("3d", "bev")
     """box3d runs: pictures to save: boxes in the photo, in 3D, from above with the pose distributions; the points that decide,
     with their weights; distributions of headings; where the network sees centres."""
+    split: _Path = None
+    """box3d runs on a data set: file of names, one per line: pictures of KITTI or scenes of nuScenes; all by default."""
     flip: bool = False
     """box3d runs: look at the mirrored picture too, and let both decide together. Takes twice as long."""
     posterior: bool = False
@@ -592,8 +594,9 @@ def _predict(args: Predict) -> int:
         return _predict_category(args)
     if args.search is not None:
         raise ValueError(f"--search belongs to category runs; {args.model} has no category.safetensors")
-    if args.flip or args.views != Predict.views:
-        raise ValueError(f"{'--flip' if args.flip else '--views'} belongs to box3d runs; {args.model} has no box3d.safetensors")
+    of_boxes = {"--flip": args.flip, "--split": args.split, "--views": args.views != Predict.views}
+    if given := [name for name, value in of_boxes.items() if value]:
+        raise ValueError(f"{given[0]} belongs to box3d runs; {args.model} has no box3d.safetensors")
     only: dict[str, Any] = {"--mask": args.mask, "--size-m": args.size_m, "--mesh": args.mesh, "--pix3d": args.pix3d}
     only |= {"--unit": args.unit, "--by": args.by, "--corrupt": args.corrupt, "--normals": args.normals}
     if given := [name for name, value in only.items() if value is not None]:
@@ -665,6 +668,8 @@ def _predict_boxes(args: Predict) -> int:
 
     data = box3d_commands.is_data(args.source)
     known = args.camera is not None or args.fov is not None or args.resize_camera
+    if not data and args.split is not None:
+        raise ValueError(f"--split names pictures or scenes of a data set; {args.source} is none")
     if data and known:
         raise ValueError(f"{args.source} is a data set that knows its cameras; leave --camera, --fov, --resize-camera out")
     if not data and args.camera is None and args.fov is None:
@@ -674,7 +679,10 @@ def _predict_boxes(args: Predict) -> int:
     shared["least"] = box3d_commands.DRAWN if args.score is None else args.score
     out = args.out or Path("out/predict")
     if data:
-        return _finish(args, box3d_commands.predict_data(run, args.source, out, **shared))
+        from .train_box3d import read_names
+
+        names = () if args.split is None else read_names(args.split)
+        return _finish(args, box3d_commands.predict_data(run, args.source, out, names=names, **shared))
     result = box3d_commands.predict_pictures(
         run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
     )
