@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from monopose import category_commands as cc
-from monopose import fitting, viz_category, weights
+from monopose import fitting, train_category, viz_category, weights
 from monopose.data.category_views import CategoryViews
 from monopose.fitting import FitConfig, Phase
 from monopose.methods import category
@@ -158,3 +158,34 @@ def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows
     two = viz_category.reconstructions(run.model, [sample, sample])
     assert one.width == two.width
     assert two.height > 1.8 * one.height
+
+
+def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
+    """Where the fit finds the truth, every rotation and IoU is right; estimates of an untrained network are not."""
+    from monopose.data import tableware
+    from monopose.types import PoseEstimates
+    from test_nocs import CAMERA, _scene, _write
+
+    models, poses, scene = _scene()
+    _write(tmp_path / "real_test" / "scene_1", models, poses, scene)
+    shared = {"camera": CAMERA, "config": QUICK, "progress_bar": False}
+    report = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared)
+    written = json.loads((tmp_path / "nocs.json").read_text())
+    assert written["overlap"] == "oriented"
+    assert written["true"] == written["estimates"] == 1  # the mug alone
+    assert "3D IoU: oriented" in report.text()
+
+    def truth(model, frame, found, *_, hidden, **__):
+        mask = found.masks[0]
+        assert int(mask.sum()) == int((scene.index == 0).sum())
+        assert not (hidden & mask).any()
+        return PoseEstimates(found.labels, poses[:1], found.scores)
+
+    monkeypatch.setattr(fitting, "predict", truth)
+    mug = tableware.shape("mug", 3)
+    monkeypatch.setattr(train_category, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
+    right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).scores["classes"]["mug"]
+    assert right["iou"]["iou75"] == right["pose_all"]["5deg2cm"] == 1.0
+    unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))
+    with pytest.raises(ValueError, match="scores are in metres"):
+        cc.predict_nocs(unsized, tmp_path, tmp_path / "nocs.json", **shared)

@@ -14,13 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from . import fitting, outputs, viz_category, weights
+from .data import nocs
 from .data.category_views import CategoryViews, ViewConfig
-from .files import atomic_write, existing_file
+from .evaluation import nocs as scoring
+from .files import atomic_write, existing_file, write_json
 from .fitting import Fit, FitConfig
 from .geometry import boxes as box_ops
 from .methods import category, detector
 from .methods.category import Model
-from .types import Detections, Frame, PoseEstimates
+from .types import Camera, Detections, Frame, PoseEstimates
 
 FILE = "category.safetensors"
 DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
@@ -386,3 +388,72 @@ def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
             found[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
             return torch.from_numpy(found)
     return torch.from_numpy(inside)
+
+
+# ------------------------------------------------------------------------------------------------------------- NOCS's data
+
+
+@dataclass(frozen=True)
+class NocsReport:
+    """What `predict_nocs` measured."""
+
+    report: str  # the file
+    scores: dict[str, Any]
+
+    def text(self) -> str:
+        return f"{scoring.text(self.scores)}\nreport: {self.report}"
+
+
+def predict_nocs(
+    run: CategoryRun, folder: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
+    limit: int | None = None, overlap: scoring.Overlap = "oriented", seed: int = 0, progress_bar: bool = True,
+) -> NocsReport:  # fmt: skip
+    """Fit the objects of a run's category in photos of REAL275's or CAMERA25's layout, and score them by NOCS's protocol.
+
+    Masks are the data set's own. Boxes, which 3D IoU needs, have the mean proportions of the category's training shapes.
+
+    Args:
+        run: a trained run.
+        folder: with 0000_color.png and so on somewhere below; extents come from a folder obj_models in it or beside it, else
+            from the coordinates seen.
+        out: the report, a JSON file.
+        camera: of the photos; None: that of the data set.
+        config: the search.
+        limit: stop after this many photos.
+        overlap: which 3D IoU, see `evaluation.nocs`.
+        seed: of the starts.
+        progress_bar: show one.
+
+    Raises:
+        ValueError: the run does not know how large its objects are, or no photo shows one.
+    """
+    from tqdm import tqdm
+
+    from . import train_category
+
+    model, name = run.model, run.model.config.category
+    if not model.config.size_mean > 0:
+        raise ValueError(f"{run.path} does not know how large its objects are (size_mean is 0); NOCS's scores are in metres")
+    label = nocs.CLASSES.index(name) + 1
+    bounds = (model.config.size_mean * train_category.proportions(name)).double()
+    models = next((p / "obj_models" for p in (Path(folder), Path(folder).parent) if (p / "obj_models").is_dir()), None)
+    results: list[nocs.Results] = []
+    stems = nocs.find(folder)[:limit]
+    for stem in tqdm(stems, desc=name, disable=not progress_bar):
+        photo = nocs.read(stem, camera, models)
+        true, sizes = nocs.poses(photo)
+        mine = photo.labels == label
+        found = Detections(torch.ones(int(mine.sum())).long(), box_ops.from_masks(photo.masks[mine]).float(),
+                           torch.ones(int(mine.sum())), photo.masks[mine])  # fmt: skip
+        poses = fitting.predict(
+            model, Frame(photo.image, photo.camera), found, config, torch.Generator().manual_seed(seed),
+            hidden=photo.masks[~mine].any(0),
+        )  # fmt: skip
+        placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
+        results.append(nocs.Results(
+            photo.labels[mine], true[mine], sizes[mine], torch.full((len(poses),), label), placed, lengths,
+            poses.scores.cpu(), name=str(stem),
+        ))  # fmt: skip
+    scores = scoring.evaluate(results, overlap)
+    write_json(Path(out), {"category": name, "masks": "the data set's own", "run": str(run.path), **scores})
+    return NocsReport(str(out), scores)

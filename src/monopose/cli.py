@@ -247,6 +247,11 @@ class Predict(_Common):
     Category runs: or a number for each object."""
     search: Annotated[Literal["default", "published", "quick"] | None, arg(metavar="{default,published,quick}")] = None
     """Category runs: how to search for the pose; published: 32 starts, 50 steps each."""
+    nocs: _Path = None
+    """Category runs: folder in the layout of REAL275 or CAMERA25 to run on, in place of a source, with its masks; scored by
+    NOCS's protocol. --out is a file, out/nocs.json by default."""
+    overlap: Annotated[Literal["oriented", "aligned", "nocs2019"] | None, arg(metavar="{oriented,aligned,nocs2019}")] = None
+    """With --nocs: which 3D IoU; oriented by default. nocs2019: the original's, which is wrong, for old tables."""
     size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
     """Viewpoint and category runs: width, depth and height of the object in metres; with a camera they give poses. By default
     a category run takes what is usual in the category."""
@@ -592,8 +597,8 @@ def _predict(args: Predict) -> int:
         return _predict_boxes(args)
     if _sees(args.model, "category"):
         return _predict_category(args)
-    if args.search is not None:
-        raise ValueError(f"--search belongs to category runs; {args.model} has no category.safetensors")
+    if given := [name for name in ("search", "nocs", "overlap") if getattr(args, name) is not None]:
+        raise ValueError(f"--{given[0]} belongs to category runs; {args.model} has no category.safetensors")
     of_boxes = {"--flip": args.flip, "--split": args.split, "--views": args.views != Predict.views}
     if given := [name for name, value in of_boxes.items() if value]:
         raise ValueError(f"{given[0]} belongs to box3d runs; {args.model} has no box3d.safetensors")
@@ -691,17 +696,29 @@ def _predict_boxes(args: Predict) -> int:
 
 def _predict_category(args: Predict) -> int:
     if args.source is None:
-        raise ValueError("a category run predicts from a SOURCE: image, folder, video or camera number")
+        if args.nocs is None:
+            raise ValueError("a category run predicts from a SOURCE: image, folder, video or camera number; or from --nocs DIR")
+    elif args.nocs is not None:
+        raise ValueError("--nocs DIR takes the place of a SOURCE; give one of them")
     of_others = ("bop", "targets", "true_boxes", "mesh", "unit", "pix3d", "by", "corrupt", "normals", "posterior", "refine")
     if given := [name for name in (*of_others, "no_refine", "flip") if getattr(args, name)]:
         raise ValueError(f"--{given[0].replace('_', '-')} does not go with a category run")
     from . import category_commands
 
+    search = category_commands.SEARCHES[args.search or "default"]()
+    if args.nocs is not None:
+        of_source = ("mask", "boxes", "camera", "fov", "resize_camera", "size_m", "score", "debug")
+        if given := [name for name in of_source if getattr(args, name)]:
+            raise ValueError(f"--{given[0].replace('_', '-')} does not go with --nocs, whose masks and cameras are known")
+        report = category_commands.predict_nocs(
+            category_commands.load(args.model, args.device), args.nocs, args.out or Path("out/nocs.json"), config=search,
+            overlap=args.overlap or "oriented", limit=args.limit, progress_bar=not args.json,
+        )  # fmt: skip
+        return _finish(args, report)
     result = category_commands.predict_pictures(
-        category_commands.load(args.model, args.device), args.source, args.out or Path("out/predict"), mask=args.mask,
+        category_commands.load(args.model, args.device), args.source or "", args.out or Path("out/predict"), mask=args.mask,
         boxes=args.boxes, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m,
-        score=0.2 if args.score is None else args.score, config=category_commands.SEARCHES[args.search or "default"](),
-        limit=args.limit, debug=args.debug,
+        score=0.2 if args.score is None else args.score, config=search, limit=args.limit, debug=args.debug,
     )  # fmt: skip
     return _finish(args, result) or 130 * result.stopped
 

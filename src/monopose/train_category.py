@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import learning
@@ -45,6 +46,12 @@ def sizes(name: str, instances: Sequence[int]) -> tuple[float, float]:
     found = [math.log(category_views.size_of(category_views.instance(name, i))) for i in instances]
     logs = torch.tensor(found, dtype=torch.float64)
     return float(logs.mean().exp()), float(logs.std(unbiased=len(found) > 1))
+
+
+def proportions(name: str, count: int = 50) -> Tensor:
+    """Mean smallest and largest corner of the boxes of the first instances, in the diagonal of the box, (2, 3)."""
+    shapes = [category_views.instance(name, i) for i in range(count)]
+    return torch.stack([s.bounds / category_views.size_of(s) for s in shapes]).mean(0)
 
 
 def train_category(
