@@ -283,3 +283,14 @@ def test_all_starts_can_begin_at_one_view():
     found = fitting.fit(model, *target(model, [1.0, 0.4, 0, 0, 0, 0.9]), QUICK, start=begin)
     assert torch.equal(found.history[0].views.values, begin.expand(4, 6))
     assert found.seen.shape == (5, 64, 64)
+
+
+def test_symmetric_objects_get_poses_with_an_uncertainty_too(scene):
+    _, frame, mask, _ = scene
+    model = Painted(replace(TINY, symmetric=True, size_mean=0.15, size_spread=0.1)).eval()
+    boxes = torch.tensor([[60.0, 20, 140, 100]])
+    poses = fitting.predict(model, frame, Detections(torch.tensor([1]), boxes, torch.ones(1), mask[None]), QUICK)
+    assert (torch.linalg.eigvalsh(poses.covariance[0]) > 0).all()
+    a, b = viewpoints.rotation_of(torch.tensor([[0.1, 0.2, 0.0], [0.0, 0.5, 0.0]]))
+    apart = fitting.between(torch.stack([a, b]), b, True)
+    assert torch.allclose(apart, torch.tensor([0.3, 0.0]), atol=1e-3)

@@ -404,7 +404,7 @@ def between(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tensor:
     """Angle between rotations, of symmetric objects between their +Z axes. (..., 3, 3), (..., 3, 3) -> (...,), radians."""
     if not symmetric:
         return rotation.angle_between(R_a, R_b)
-    a, b = R_a[..., 2], R_b[..., 2]
+    a, b = torch.broadcast_tensors(R_a[..., 2], R_b[..., 2])
     return torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1))
 
 
