@@ -189,3 +189,25 @@ def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
     unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))
     with pytest.raises(ValueError, match="scores are in metres"):
         cc.predict_nocs(unsized, tmp_path, tmp_path / "nocs.json", **shared)
+
+
+def test_the_command_line_leads_here(run, photo, capsys):
+    from monopose.cli import main
+
+    folder, _ = photo
+    given = [str(folder / "photo.png"), "--model", str(run.path), "--mask", str(folder / "mask.png"), "--device", "cpu"]
+    assert main(["predict", *given, "--fov", "60", "--search", "quick", "--out", str(folder / "out"), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["images"][0]["poses"][0]
+    assert row["category"] == "mug"
+    assert (folder / "out" / "photo_0_fitting.gif").is_file()
+    for arguments, message in (
+        (["train", "category"], "--category mug, bottle, bowl or can"),
+        (["train", "category", "--category", "mug", "--data", "x"], "leave out --data"),
+        (["train", "detector"], "learns from --data DIR"),
+        (["train", "detector", "--data", "x", "--category", "mug"], "--category belongs to monopose train category"),
+        (["predict", *given, "--refine"], "--refine does not go with a category run"),
+        (["predict", *given, "--nocs", "x"], "give one of them"),
+        (["predict", "--model", str(run.path)], "from a SOURCE"),
+    ):
+        assert main(arguments) != 0
+        assert message in capsys.readouterr().err
