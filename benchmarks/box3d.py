@@ -3,6 +3,7 @@
     python -m benchmarks.box3d --out runs/box3d_table [--steps 800] [--seeds 3] [--layers distribution ...]
     python -m benchmarks.box3d --out runs/box3d_table --table
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
+    python -m benchmarks.box3d --out runs/box3d_table --examples docs/images/box3d.png --which 2 3
     python -m benchmarks.box3d --out runs/box3d_table --speed
     python -m benchmarks.box3d --out out/kitti_mini --against ../shared/data/kitti_mini
 
@@ -33,8 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from monopose import box3d_pipeline, train_box3d
+from monopose import box3d_commands, box3d_pipeline, train_box3d
 from monopose.box3d_pipeline import Options
 from monopose.data import kitti, nuscenes, road_scenes
 from monopose.data.bop_json import read_json
@@ -277,6 +279,23 @@ def spread_picture(found: Sequence[Pair], path: Path) -> None:
         figure.done().save(temporary)
 
 
+def examples(folder: Path, held: Path, path: Path, which: Sequence[int], least: float = 0.25) -> None:
+    """Held-back pictures as a run sees them: boxes in the photo (truth in white), points, centres; from above with samples."""
+    run = box3d_pipeline.load(folder, "cpu")
+    frames = nuscenes.read_infos(held / "infos.json")
+    sheet = Image.new("RGB", (704 + 560, 770 * len(which)), "white")
+    for k, i in enumerate(which):
+        photo = frames[i].read()
+        found = run.predict(photo, Options(samples=128))
+        found = found.rows(found.scores >= least)
+        views = {v: box3d_commands.draw(run, v, photo, found, frames[i].objects) for v in ("3d", "points", "score", "bev")}
+        for n, view in enumerate(("3d", "points", "score")):
+            sheet.paste(views[view].resize((704, 256)), (0, 770 * k + 256 * n))
+        sheet.paste(views["bev"].resize((560, 770)), (704, 770 * k))
+    with atomic_write(path) as temporary:
+        sheet.save(temporary)
+
+
 # ----------------------------------------------------------------------------------------------------------- single cars
 
 
@@ -349,6 +368,8 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--spread", type=Path, metavar="PNG")
+    parser.add_argument("--examples", type=Path, metavar="PNG")
+    parser.add_argument("--which", type=int, nargs="+", default=(2, 3), help="held-back pictures to draw")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
@@ -366,6 +387,8 @@ def main() -> None:
               f"{correlation([p.spread[1] for p in found], [p.distance for p in found]):.2f}, of its share with visibility "
               f"{correlation(share, [p.visibility for p in found]):.2f}, with the error "
               f"{correlation([p.spread[1] for p in found], [p.error for p in found]):.2f}")  # fmt: skip
+    elif args.examples is not None:
+        examples(first, args.out / "held", args.examples, args.which)
     elif args.against is not None:
         print(against(args.out / "kitti", args.against))
     elif args.speed:
