@@ -5,7 +5,7 @@
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --examples docs/images/box3d.png --which 2 3
     python -m benchmarks.box3d --out runs/box3d_table --speed
-    python -m benchmarks.box3d --out out/kitti_mini --against ../shared/data/kitti_mini
+    python -m benchmarks.box3d --out out/kitti_mini --against DATA/kitti_mini
 
 The first renders roads (`--pictures` to learn from, `--held` of other shapes to be judged by), trains the small network with
 each layer for every seed, all else equal: the same pictures in the same order, as many steps, the same learning rate. Seed 0 of

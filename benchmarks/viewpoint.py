@@ -1,6 +1,6 @@
 """The viewpoint table: three networks, four inputs, three seeds, on pictures rendered here in Pix3D's layout.
 
-    python -m benchmarks.viewpoint --out runs/viewpoint_table [--backgrounds ../shared/data/backgrounds/free] [--jobs 2]
+    python -m benchmarks.viewpoint --out runs/viewpoint_table [--backgrounds BACKGROUNDS] [--jobs 2]
         [--minutes 55] [--seeds 3] [--side 64] [--epochs 10] [--shapes 10] [--images 25] [--data DIR]
 
 One command for everything: it renders the data set (6 categories, `--shapes` each, `--images` pictures of each), tries learning

@@ -123,9 +123,12 @@ def test_paint_stays_on_the_object_and_shows_all_sorts():
     counts = []
     for seed in range(60):
         colours = augment.paint(points, 0.3, rng(seed))
-        assert colours.shape == (500, 3) and colours.dtype == np.float32
-        assert colours.min() >= 0.05 and colours.max() <= np.float32(0.95)
+        assert colours.shape == (500, 3)
+        assert colours.dtype == np.float32
+        assert colours.min() >= 0.05
+        assert colours.max() <= np.float32(0.95)
         some = np.arange(0, 500, 7)  # a point's colour does not depend on which others are seen, nor on the unit
         assert np.array_equal(colours[some], augment.paint(points[some] * 1000, 300.0, rng(seed)))
         counts.append(len(np.unique(colours, axis=0)))
-    assert {1, 3} <= set(counts) and max(counts) == 3
+    assert {1, 3} <= set(counts)
+    assert max(counts) == 3

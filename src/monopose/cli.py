@@ -544,7 +544,8 @@ def _train_category(args: Train) -> int:
     files = category_commands.train(
         args.out or Path("runs") / f"category_{args.category}", args.category,
         instances=train_category.INSTANCES if args.instances is None else args.instances, backgrounds=args.backgrounds,
-        config=learning.TrainConfig(**{name: getattr(args, name) for name in names}), progress_bar=not args.json,
+        progress_bar=not args.json,
+        config=learning.TrainConfig(**{name: getattr(args, name) for name in names}, ema=train_category.EMA),
         method_config=train_category.configured(args.category, args.preset, _overrides(args.set)),
     )  # fmt: skip
     return _finish(args, files)

@@ -19,6 +19,7 @@ from .learning import Recipe, TrainConfig
 from .methods import category
 from .nets import perceptual
 
+EMA = 0.995  # decay of the averaged weights: trainings are short
 INSTANCES = 400  # that it learns from: seeds 0 to 399; those from 400 on are for tests
 VIEWS = 24  # of each that are kept
 MEASURED = 100  # of them, from which the sizes of the category are known
@@ -84,7 +85,7 @@ def train_category(
         ValueError: no such category, fewer than one instance, or `out` holds a run of another configuration.
         FileNotFoundError: no photos in `backgrounds`.
     """
-    out, config = Path(out), config or TrainConfig()
+    out, config = Path(out), config or TrainConfig(ema=EMA)
     method_config = method_config or configured(name)
     if method_config.category != name:
         raise ValueError(

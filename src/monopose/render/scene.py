@@ -17,6 +17,7 @@ from .raster import Fragments, rasterize
 
 GREY = 0.7  # albedo of a surface without colours
 
+
 @dataclass(frozen=True)
 class SceneRender:
     """A rendered scene of N objects.
