@@ -375,7 +375,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch)
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
-    weights = [run.folder(args.out, settings) / box3d_pipeline.FILE for run in runs]
+    weights = [run.folder(args.out, settings) / "box3d.safetensors" for run in runs]
     first = next((file.parent for file in weights if file.is_file()), args.out)
     if args.spread is not None:
         found = pairs(first, args.out / "held")

@@ -19,7 +19,6 @@ from .methods import box3d
 from .methods.box3d import Boxes
 from .types import Frame
 
-FILE = "box3d.safetensors"
 GROUND_NMS = 0.25  # of two boxes of a class that overlap more from above, the better one stays
 
 
@@ -73,13 +72,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     from .pipeline import _device
 
     where = _device(device)
-    folder = weights.find_run(name)
-    file = Path(name) if Path(name).is_file() else folder / FILE
-    if not file.is_file():
-        raise ValueError(
-            f"{folder} has no {FILE}; it holds {', '.join(weights.weights_in(folder))}. Train one: monopose train box3d "
-            f"--data DIR --out {folder}"
-        )
+    folder, file = weights.find_file(name, "box3d")
     model = weights.load_network(file, box3d.Config, box3d.Model)
     return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))
 

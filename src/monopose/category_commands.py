@@ -56,15 +56,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     from .pipeline import _device
 
     where = _device(device)
-    folder = weights.find_run(name)
-    files = weights.weights_in(folder)
-    file = Path(name) if Path(name).is_file() else folder / FILE
-    if not file.is_file():
-        raise ValueError(
-            f"{folder} has no {FILE}; it holds {', '.join(files)}. Train one: monopose train category --category mug "
-            f"--out {folder}"
-        )
-    model = weights.load_network(file, category.Config, Model).to(where)
+    folder, file = weights.find_file(name, "category", "--category mug")
+    model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
     finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     return CategoryRun(model, folder, None if finder is None else finder.to(where))
 

@@ -129,13 +129,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
     from .pipeline import _device
 
     where = _device(device)
-    folder = weights.find_run(name)
-    file = Path(name) if Path(name).is_file() else folder / FILE
-    if not file.is_file():
-        raise ValueError(
-            f"{folder} has no {FILE}; it holds {', '.join(weights.weights_in(folder))}. Train one: monopose train viewpoint "
-            f"--data DIR --out {folder}"
-        )
+    folder, file = weights.find_file(name, "viewpoint")
     model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
     trained = json.loads(weights.read(file).notes.get("data", "{}"))
     run = ViewpointRun(model, folder, trained)

@@ -269,3 +269,24 @@ def find_run(name: str | Path) -> Path:
 def weights_in(folder: str | Path) -> dict[str, Path]:
     """Method name -> weights file of a run folder, by file name: coordinates.safetensors is "coordinates"."""
     return {p.stem: p for p in sorted(Path(folder).glob("*.safetensors")) if not p.name.startswith(".")}
+
+
+def find_file(name: str | Path, method: str, data: str = "--data DIR") -> tuple[Path, Path]:
+    """The run folder of a method that works alone, and its weights file.
+
+    Args:
+        name: a run folder, or the weights file in one.
+        method: the file is METHOD.safetensors.
+        data: what `monopose train METHOD` would have to be told, for the error message.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, no such file in it.
+    """
+    folder = find_run(name)
+    file = Path(name) if Path(name).is_file() else folder / f"{method}.safetensors"
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} has no {method}.safetensors; it holds {', '.join(weights_in(folder))}. Train one: monopose train "
+            f"{method} {data} --out {folder}"
+        )
+    return folder, file
