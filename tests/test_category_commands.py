@@ -204,6 +204,7 @@ def test_the_command_line_leads_here(run, photo, capsys):
         (["train", "category"], "--category mug, bottle, bowl or can"),
         (["train", "category", "--category", "mug", "--data", "x"], "leave out --data"),
         (["train", "detector"], "learns from --data DIR"),
+        (["train", "category", "--category", "mug", "--render", "device"], "--render belongs to methods that learn CAD models"),
         (["train", "detector", "--data", "x", "--category", "mug"], "--category belongs to monopose train category"),
         (["predict", *given, "--refine"], "--refine does not go with a category run"),
         (["predict", *given, "--nocs", "x"], "give one of them"),

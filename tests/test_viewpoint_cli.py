@@ -252,10 +252,10 @@ def test_pix3d_options_that_do_not_fit_are_refused(data, run, tmp_path, capsys):
 
 
 def test_which_folders_are_viewpoint_runs(run, capsys):
-    assert cli._sees_viewpoints(str(run))
+    assert cli._sees(str(run), "viewpoint")
     (run / "coordinates.safetensors").touch()
-    assert not cli._sees_viewpoints(str(run))  # its poses say more
-    assert cli._sees_viewpoints(str(run / "viewpoint.safetensors"))
+    assert not cli._sees(str(run), "viewpoint")  # its poses say more
+    assert cli._sees(str(run / "viewpoint.safetensors"), "viewpoint")
     assert _run("predict", "photo.jpg", "--model", run, "--mask", "mask.png") == 1
     assert "--mask belongs to viewpoint runs" in capsys.readouterr().err
 

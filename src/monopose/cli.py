@@ -478,6 +478,8 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
 
 
 def _train(args: Train) -> int:
+    if args.render is not None and args.method in ("viewpoint", "normals", "box3d", "category"):
+        raise ValueError(f"--render belongs to methods that learn CAD models, not to {args.method}, whose samples workers draw")
     if args.method == "category":
         return _train_category(args)
     if given := [name for name in ("category", "instances") if getattr(args, name) is not None]:
@@ -592,7 +594,7 @@ def _overrides(items: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _predict(args: Predict) -> int:
-    if _sees_viewpoints(args.model):
+    if _sees(args.model, "viewpoint"):
         return _predict_viewpoints(args)
     if _sees(args.model, "box3d"):
         return _predict_boxes(args)
@@ -654,10 +656,6 @@ def _sees(model: str, what: str) -> bool:
         return path.name == f"{what}.safetensors"
     others = [path / "coordinates.safetensors", path / "probabilistic.safetensors"]
     return (path / f"{what}.safetensors").is_file() and not any(p.is_file() for p in others)
-
-
-def _sees_viewpoints(model: str) -> bool:
-    return _sees(model, "viewpoint")
 
 
 def _predict_boxes(args: Predict) -> int:
