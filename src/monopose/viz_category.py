@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import fitting, viz
 from .fitting import Fit, Moment
-from .geometry import crops
+from .geometry import crops, se3
 from .methods.category import Model
 from .types import Frame
 from .viz_posterior import BLUE, FAINT, GREY, INK, TRUTH, _Figure
@@ -20,6 +20,7 @@ from .viz_posterior import BLUE, FAINT, GREY, INK, TRUTH, _Figure
 TILE = 256  # side of one picture of an animation, pixels
 GROUND = 0.5  # grey that objects lie on
 SWEEP = (-10.0, 90.0)  # elevations of a sweep, degrees
+RING = 48  # points of the ring that stands for the axes which mean nothing
 
 
 @torch.no_grad()
@@ -219,8 +220,9 @@ def crop_of(picture: Image.Image, square: Tensor, side: int = 240) -> Image.Imag
 
 
 def overlay(
-    frame: Frame, poses: Tensor, texts: Sequence[str], sizes: Sequence[float], truth: Tensor | None = None
-) -> Image.Image:
+    frame: Frame, poses: Tensor, texts: Sequence[str], sizes: Sequence[float], truth: Tensor | None = None,
+    symmetric: bool = False,
+) -> Image.Image:  # fmt: skip
     """The photo with the axes of every object: x red, y green, z blue, up; true axes white, where they are known.
 
     Args:
@@ -228,25 +230,40 @@ def overlay(
         texts: what to write at each.
         sizes: how long the axes are, in the unit of the poses' translations.
         truth: (N, 4, 4).
+        symmetric: x and y mean nothing: a ring around the middle is drawn in place of them, in the plane they span.
     """
     canvas = viz._Canvas(frame.camera.size)
     width = canvas.line_width
     tags: list[tuple[str, viz.Color, viz.Box]] = []
     for i, (pose, text, size) in enumerate(zip(poses.cpu(), texts, sizes, strict=True)):
+        K, length = frame.camera.K.cpu(), 0.5 * size
         if truth is not None:
-            _white_axes(canvas, truth[i].cpu(), frame.camera.K, 0.5 * size, width)
-        canvas.axes(pose, frame.camera.K, 0.5 * size, width)
+            _axes(canvas, truth[i].cpu(), K, length, width, [viz.WHITE, None, viz.WHITE], symmetric)
+        if symmetric:
+            _axes(canvas, pose, K, length, 1.2 * width, [None, None, viz.AXES[2]], True)
+        else:
+            canvas.axes(pose, K, length, width)
         tags.append((text, viz.object_color(i + 1), viz._point_box(pose, frame.camera)))
     picture = canvas.over(frame.image)
     viz._write_tags(picture, tags)
     return picture
 
 
-def _white_axes(canvas: viz._Canvas, cam_from_obj: Tensor, K: Tensor, length: float, width: float) -> None:
-    ends = cam_from_obj[:3, 3].double() + length * torch.cat([torch.zeros(1, 3), cam_from_obj[:3, :3].mT]).double()
-    pixels = (ends @ K.cpu().double().mT).numpy()
-    if (pixels[:, 2] <= 1e-3).any():
+def _axes(
+    canvas: viz._Canvas, cam_from_obj: Tensor, K: Tensor, length: float, width: float, colors: Sequence[viz.Color | None],
+    symmetric: bool,
+) -> None:  # fmt: skip
+    """Those axes that have a colour; of symmetric objects the last, and a ring of its colour half as wide as it is long."""
+    turn = torch.arange(RING) * (2 * math.pi / RING)
+    around = 0.5 * torch.stack([turn.cos(), turn.sin(), torch.zeros(RING)], 1)
+    points = length * torch.cat([torch.zeros(1, 3), torch.eye(3), around]).double()
+    seen = se3.transform(cam_from_obj.double(), points) @ K.double().mT
+    if not bool((seen[:, 2] > 1e-3).all()):  # behind the camera, or not a number
         return
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    for axis in (0, 2):
-        canvas.lines(pixels[[0, axis + 1]], viz.WHITE, width)
+    pixels = (seen[:, :2] / seen[:, 2:]).numpy()
+    if symmetric:
+        colors = [None, None, colors[2]]
+        canvas.lines(pixels[4:], colors[2] or viz.WHITE, 0.6 * width, closed=True)
+    for axis, color in enumerate(colors):
+        if color is not None:
+            canvas.lines(pixels[[0, axis + 1]], color, width)
