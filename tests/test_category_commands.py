@@ -80,8 +80,9 @@ def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo):
     folder, _ = photo
     out = folder / "out"
     shared = {"config": QUICK, "mask": folder / "mask.png"}
-    result = cc.predict_pictures(run, str(folder / "photo.png"), out, fov_deg=60.0, debug=True, **shared)
-    written = json.loads(Path(result.poses).read_text())["images"][0]
+    said: list[str] = []
+    result = cc.predict_pictures(run, str(folder / "photo.png"), out, fov_deg=60.0, debug=True, say=said.append, **shared)
+    written = json.loads(Path(result.data["poses"]).read_text())["images"][0]
     assert written["masks"] == "file mask.png"
     row = written["poses"][0]
     assert row["metric"]
@@ -90,19 +91,20 @@ def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo):
     assert row["distance_std_m"] == pytest.approx(far * run.model.config.size_spread, rel=1e-3)
     assert row["features"] == "pyramid"
     assert row["chosen_by"] in ("least loss", "vote", "pose head")
-    assert "scale is metric: yes" in result.text()
+    assert "scale is metric: yes" in said[-1]
+    assert result.text() == f"poses: {out / 'poses.json'}"
     with Image.open(out / "photo_0_fitting.gif") as gif:
         assert gif.n_frames == 5  # 3 + 2 moments
     for name in ("photo_overlay.png", "debug/photo_0_stages.png", "debug/photo_0_azimuth.gif", "debug/photo_0_elevation.gif"):
         assert (out / name).is_file()
 
-    blind = cc.predict_pictures(run, str(folder / "photo.png"), out, **shared)
-    assert not blind.images[0]["poses"][0]["metric"]
-    assert "scale is metric: no (the camera is not known)" in blind.text()
+    blind = cc.predict_pictures(run, str(folder / "photo.png"), out, say=said.append, **shared)
+    assert not blind.data["images"][0]["poses"][0]["metric"]
+    assert "scale is metric: no (the camera is not known)" in said[-1]
 
     boxed = cc.predict_pictures(run, str(folder / "photo.png"), out, boxes=["35,25,85,75"], fov_deg=60.0, config=QUICK)
-    assert boxed.images[0]["masks"] == "GrabCut in the given boxes"
-    assert len(boxed.images[0]["poses"]) == 1
+    assert boxed.data["images"][0]["masks"] == "GrabCut in the given boxes"
+    assert len(boxed.data["images"][0]["poses"]) == 1
 
 
 def test_a_known_size_replaces_the_categorys(photo, run):
@@ -111,7 +113,7 @@ def test_a_known_size_replaces_the_categorys(photo, run):
     own = cc.load(run.path, "cpu")
     sized = cc.predict_pictures(own, str(folder / "photo.png"), folder / "out", size=(0.3, 0.3, 0.4), **shared)
     usual = cc.predict_pictures(run, str(folder / "photo.png"), folder / "out", **shared)
-    a, b = (r.images[0]["poses"][0]["cam_from_obj"][2][3] for r in (sized, usual))
+    a, b = (r.data["images"][0]["poses"][0]["cam_from_obj"][2][3] for r in (sized, usual))
     assert a / b == pytest.approx(math.hypot(0.3, 0.3, 0.4) / run.model.config.size_mean, rel=1e-3)
 
 
@@ -184,7 +186,7 @@ def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "predict", truth)
     mug = tableware.shape("mug", 3)
     monkeypatch.setattr(train_category, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
-    right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).scores["classes"]["mug"]
+    right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).data["scores"]["classes"]["mug"]
     assert right["iou"]["iou75"] == right["pose_all"]["5deg2cm"] == 1.0
     unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))
     with pytest.raises(ValueError, match="scores are in metres"):
@@ -207,8 +209,10 @@ def test_the_command_line_leads_here(run, photo, capsys):
         (["train", "category", "--category", "mug", "--render", "device"], "--render belongs to methods that learn CAD models"),
         (["train", "detector", "--data", "x", "--category", "mug"], "--category belongs to monopose train category"),
         (["predict", *given, "--refine"], "--refine does not go with a category run"),
-        (["predict", *given, "--nocs", "x"], "give one of them"),
-        (["predict", "--model", str(run.path)], "from a SOURCE"),
+        (["predict", *given, "--nocs", "x"], "give either a SOURCE"),
+        (["predict", "--model", str(run.path)], "or --nocs DIR"),
+        (["predict", *given, "--overlap", "aligned"], "--overlap belongs to --nocs DIR"),
+        (["predict", *given, "--flip"], "--flip does not go with a category run"),
     ):
         assert main(arguments) != 0
         assert message in capsys.readouterr().err

@@ -309,7 +309,7 @@ def test_predict_bop(pipeline, tmp_path):
         ),
         (["predict", "nothing.png", "--model", "x", "--fov", "60"], "no image at nothing.png"),
         (["predict", "PHOTO", "--model", "x", "--fov", "60", "--true-boxes"], "--true-boxes belongs to --bop DIR"),
-        (["predict", "--bop", "lmo", "--model", "x", "--fov", "60"], "--fov does not go with --bop"),
+        (["predict", "--bop", "lmo", "--model", "x", "--fov", "60"], "--fov goes with a SOURCE, not with --bop"),
         (
             ["predict", "--bop", "lmo", "--model", "x", "--boxes", "1,2,3,4"],
             "takes one BOP detections file, got 1,2,3,4",

@@ -13,15 +13,16 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A room may import those that stand before it.
 ORDER = (
-    "types", "files", "geometry",
+    "options", "types", "files", "geometry",
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
     "render", "pnp", "nets",
     "data", "evaluation", "methods", "refinement", "fitting",
     "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_category", "viz_box3d", "outputs",
-    "external_boxes",
+    "external_boxes", "heeded", "results",
     "learning", "train", "train_viewpoint", "train_box3d", "train_category", "pipeline", "viewpoint_pipeline", "box3d_pipeline",
     "tracking", "export", "check_folder", "check",
-    "app", "demo", "calibrate", "fit_identity", "doctor", "viewpoint_commands", "category_commands", "box3d_commands",
+    "app", "demo", "calibrate", "fit_identity", "doctor",
+    "object_commands", "viewpoint_commands", "category_commands", "box3d_commands",
     "cli", "__main__",
 )  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(ORDER)}
@@ -36,7 +37,7 @@ STRANGERS = {  # rooms that could, by the order, and still must not
 LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it is called
 OWNERS = {  # a library -> the only files that may import it
     "trimesh": {"mesh.py"},
-    "tyro": {"cli.py"},
+    "tyro": {"cli.py", "options.py"},
     "safetensors": {"weights.py"},
     "lightning": {"learning.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, viewpoint_commands, viewpoint_pipeline, weights
+from monopose import cli, heeded, options, viewpoint_commands, viewpoint_pipeline, weights
 from monopose.data import pix3d, synth_pix3d
 from monopose.files import write_json
 from monopose.methods import viewpoint
@@ -125,7 +125,7 @@ def test_bop_options_do_not_go_with_viewpoints(data, tmp_path, capsys):
     assert _run("evaluate", tmp_path / "predictions.json", "--data", data, "--vsd") == 1
     assert "--vsd belongs to BOP" in capsys.readouterr().err
     assert _run("evaluate", tmp_path / "a_b-c.csv", "--data", data, "--out", tmp_path) == 1
-    assert "belong to viewpoints" in capsys.readouterr().err
+    assert "belongs to viewpoints" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- predict
@@ -252,10 +252,10 @@ def test_pix3d_options_that_do_not_fit_are_refused(data, run, tmp_path, capsys):
 
 
 def test_which_folders_are_viewpoint_runs(run, capsys):
-    assert cli._sees(str(run), "viewpoint")
+    assert heeded.sees(str(run), "viewpoint")
     (run / "coordinates.safetensors").touch()
-    assert not cli._sees(str(run), "viewpoint")  # its poses say more
-    assert cli._sees(str(run / "viewpoint.safetensors"), "viewpoint")
+    assert not heeded.sees(str(run), "viewpoint")  # its poses say more
+    assert heeded.sees(str(run / "viewpoint.safetensors"), "viewpoint")
     assert _run("predict", "photo.jpg", "--model", run, "--mask", "mask.png") == 1
     assert "--mask belongs to viewpoint runs" in capsys.readouterr().err
 
@@ -279,7 +279,7 @@ def test_synth_makes_a_data_set_of_meshes(data, tmp_path, capsys):
 def test_symmetries_of_furniture_are_kept(tmp_path, monkeypatch):
     table = replace(box((1.0, 0.6, 0.7), symmetries=Symmetries(discrete=half_turn(2)[None])), name="t1")
     monkeypatch.setattr(synth_pix3d, "furniture_models", lambda shapes: {"table": [table] * shapes})
-    viewpoint_commands.synth(tmp_path / "out", shapes=1, images=1, workers=0)
+    viewpoint_commands.do_synth(options.Synth(out=tmp_path / "out", pix3d=True, shapes=1, images=1, workers=0))
     known = pix3d.read_symmetries(tmp_path / "out")
     assert list(known) == ["table/t1/model"]
     torch.testing.assert_close(known["table/t1/model"].discrete[0], half_turn(2))

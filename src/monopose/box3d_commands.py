@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from .data import kitti, nuscenes
 from .data.road import RoadFrame
 from .evaluation import kitti as kitti_scores
 from .evaluation import nuscenes as nuscenes_scores
-from .files import atomic_write, write_json
+from .files import write_json
 from .geometry import boxes3d
 from .geometry.road_users import CLASSES
+from .heeded import is_road_data
 from .methods import box3d
 from .methods.box3d import Boxes
+from .options import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
+from .results import Result, Say, each_picture, save_picture, silent
 from .types import Frame
 
 UNITS = (
@@ -30,37 +33,8 @@ UNITS = (
 VIEWS = ("2d", "3d", "bev", "points", "orientation", "score")
 SPREAD = ("across", "along", "yaw")  # the line of sight, metres; radians
 DRAWN = 0.2  # least score of what is drawn
+TOLD = 50  # most pictures of which results are printed
 MOST_ROSES = 12  # headings in one picture
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What `predict_pictures` and `predict_data` wrote."""
-
-    boxes: str
-    nuscenes: str | None
-    kitti: str
-    images: list[dict[str, Any]]
-    seconds: dict[str, float]  # per picture, by stage
-    stopped: bool = False
-
-    def text(self) -> str:
-        lines = []
-        for image in self.images[:50]:
-            lines.append(
-                f"{image['image']}: {len(image['objects'])} boxes" + "".join(f"  {p}" for p in image["views"].values())
-            )
-            for row in image["objects"][:5]:
-                x, y, z = row["centre"]
-                lines.append(f"  {row['name']:20} score {row['score']:.2f}   x {x:+.1f}  y {y:+.1f}  z {z:.1f} m")
-            if len(image["objects"]) > 5:
-                lines.append(f"  and {len(image['objects']) - 5} more")
-        if len(self.images) > 50:
-            lines.append(f"and {len(self.images) - 50} pictures more")
-        stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in self.seconds.items())
-        lines.append(f"{len(self.images)} pictures, each {stages}" if self.images else "no pictures")
-        files = [("boxes", self.boxes), ("nuScenes results", self.nuscenes), ("KITTI results", self.kitti)]
-        return "\n".join([*lines, *(f"{name}: {path}" for name, path in files if path)])
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing
@@ -106,10 +80,7 @@ def _save_views(
     shown = found.rows(found.scores >= least)
     files = {}
     for view in views:
-        path = out / f"{name}_{view}.png"
-        with atomic_write(path) as temporary:
-            draw(run, view, picture, shown, truth).save(temporary)
-        files[view] = str(path)
+        files[view] = str(save_picture(out / f"{name}_{view}.png", draw(run, view, picture, shown, truth)))
     return files
 
 
@@ -147,21 +118,31 @@ def _checked(views: Sequence[str], run: BoxRun) -> None:
 # ------------------------------------------------------------------------------------------------------------- predicting
 
 
-def is_data(source: str | Path) -> bool:
-    """Whether a source is a data set of roads, not pictures: KITTI, nuScenes or an `infos.json`. Told from names alone."""
-    path = Path(source)
-    if path.suffix == ".json":
-        return True
-    return path.is_dir() and (
-        (path / "infos.json").is_file() or (path / "image_2").is_dir() or any(path.glob("v1.0-*")) or path.name[:5] == "v1.0-"
+def do_predict(args: Predict, say: Say) -> Result:
+    """Boxes in pictures, or in a data set of roads."""
+    assert args.source is not None
+    run, out = box3d_pipeline.load(args.model, args.device), args.out or Path("out/predict")
+    shared: dict[str, Any] = {"views": args.views, "options": Options(flip=args.flip), "limit": args.limit, "say": say}
+    shared["least"] = DRAWN if args.score is None else args.score
+    if is_road_data(args.source):
+        return predict_data(run, args.source, out, names=_names(args.split), **shared)
+    return predict_pictures(
+        run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
     )
+
+
+def _names(file: str | Path | None) -> Sequence[str]:
+    """The names of pictures or scenes in a file, () for all."""
+    from .train_box3d import read_names
+
+    return () if file is None else read_names(file)
 
 
 def predict_pictures(
     run: BoxRun, source: str, out: str | Path, *, camera: str | Path | None = None, fov_deg: float | None = None,
     resize_camera: bool = False, views: Sequence[str] = ("3d", "bev"), least: float = DRAWN,
-    options: Options = box3d_pipeline.DEFAULT, limit: int | None = None,
-) -> Pictures:  # fmt: skip
+    options: Options = box3d_pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+) -> Result:  # fmt: skip
     """Boxes in an image, a folder, a video or from a live camera, all of one camera.
 
     Args:
@@ -173,36 +154,34 @@ def predict_pictures(
         least: least score of what is drawn.
         options: how the network looks.
         limit: stop after this many pictures.
+        say: takes lines for people, picture by picture.
     """
     from . import images
 
     _checked(views, run)
     out = Path(out)
-    rows: list[dict[str, Any]] = []
     lines: dict[str, kitti.Labels] = {}
     seconds: list[dict[str, float]] = []
-    stopped = False
+
+    def one(name: str, picture: Frame) -> tuple[dict[str, Any], list[str]]:
+        began = time.perf_counter()
+        found = run.predict(picture, options)
+        seconds.append({**found.seconds, "all": time.perf_counter() - began})
+        frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
+        lines[name] = box3d_pipeline.kitti_labels(frame, box3d_pipeline.objects_of(found, run.classes, run.classes))
+        files = _save_views(run, views, out, name, picture, found, least)
+        row = {"image": picture.path or name, "views": files, "objects": records(run, found)}
+        return row, _lines(row, len(seconds))
+
     frames = images.iterate_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera)
-    try:
-        for name, picture in frames:
-            began = time.perf_counter()
-            found = run.predict(picture, options)
-            seconds.append({**found.seconds, "all": time.perf_counter() - began})
-            frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
-            lines[name] = box3d_pipeline.kitti_labels(frame, box3d_pipeline.objects_of(found, run.classes, run.classes))
-            files = _save_views(run, views, out, name, picture, found, least)
-            rows.append({"image": picture.path or name, "views": files, "objects": records(run, found)})
-            if limit is not None and len(rows) >= limit:
-                break
-    except KeyboardInterrupt:  # the way to end a live camera
-        stopped = True
-    return _written(out, rows, lines, None, seconds, stopped)
+    files, rows, stopped = each_picture(frames, one, lambda rows: _written(out, rows, lines, None), limit, say)
+    return _result(files, rows, seconds, stopped)
 
 
 def predict_data(
     run: BoxRun, data: str | Path, out: str | Path, *, names: Sequence[str] = (), views: Sequence[str] = ("3d", "bev"),
-    least: float = DRAWN, options: Options = box3d_pipeline.DEFAULT, limit: int | None = None,
-) -> Pictures:  # fmt: skip
+    least: float = DRAWN, options: Options = box3d_pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+) -> Result:  # fmt: skip
     """Boxes in all pictures of a data set; what cameras of one moment see twice is kept once.
 
     Args:
@@ -214,6 +193,7 @@ def predict_data(
         least: least score of what is drawn.
         options: how the network looks.
         limit: only the first so many pictures; the results then lack samples that the data has.
+        say: takes lines for people, picture by picture.
     """
     from .train_box3d import read_frames
 
@@ -228,6 +208,8 @@ def predict_data(
         files = _save_views(run, views, out, name, picture, found, least, frame.objects)
         rows.append({"image": frame.path, "name": frame.name, "views": files, "objects": records(run, found)})
         seconds.append(dict(found.seconds))
+        for line in _lines(rows[-1], len(rows)):
+            say(line)
 
     estimates = box3d_pipeline.predict_frames(run, frames, options, each)
     lines = {}
@@ -239,7 +221,7 @@ def predict_data(
     above = None
     if frames and all(f.ego_from_cam is not None and f.sample for f in frames):
         above = nuscenes.to_global(frames, estimates)
-    return _written(out, rows, lines, above, seconds, False)
+    return _result(_written(out, rows, lines, above), rows, seconds, False)
 
 
 def _name(frame: RoadFrame) -> str:
@@ -247,22 +229,50 @@ def _name(frame: RoadFrame) -> str:
 
 
 def _written(
-    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.Boxes | None,
-    seconds: Sequence[Mapping[str, float]], stopped: bool,
-) -> Pictures:  # fmt: skip
-    file = out / "boxes.json"
-    write_json(file, {"units": UNITS, "images": rows})
+    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.Boxes | None
+) -> dict[str, str | None]:
+    """Write results in all their forms; form -> file or folder."""
+    files: dict[str, str | None] = {"boxes": str(out / "boxes.json"), "nuscenes": None, "kitti": str(out / "kitti")}
+    write_json(out / "boxes.json", {"units": UNITS, "images": rows})
     scored = {n: replace(v, scores=torch.zeros(0).numpy()) if not len(v) else v for n, v in lines.items()}
     kitti.write_results(out / "kitti", scored)
-    results = None
     if above is not None:
-        results = str(out / "results_nusc.json")
-        nuscenes.write_results(results, above)
+        files["nuscenes"] = str(out / "results_nusc.json")
+        nuscenes.write_results(out / "results_nusc.json", above)
+    return files
+
+
+def _result(
+    files: Mapping[str, str | None], rows: list[dict[str, Any]], seconds: Sequence[Mapping[str, float]], stopped: bool
+) -> Result:
+    """The files, what is in them, and the mean seconds per picture by stage."""
     mean = {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
-    return Pictures(str(file), results, str(out / "kitti"), rows, mean, stopped)
+    lines = [f"and {len(rows) - TOLD} pictures more"] if len(rows) > TOLD else []
+    stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in mean.items())
+    lines.append(f"{len(rows)} pictures, each {stages}" if rows else "no pictures")
+    names = {"boxes": "boxes", "nuscenes": "nuScenes results", "kitti": "KITTI results"}
+    lines += [f"{names[form]}: {path}" for form, path in files.items() if path]
+    return Result({**files, "images": rows, "seconds": mean, "stopped": stopped}, "\n".join(lines))
+
+
+def _lines(row: Mapping[str, Any], number: int) -> list[str]:
+    """What to say of the picture of this number, from 1; nothing of the later ones of many."""
+    if number > TOLD:
+        return []
+    lines = [f"{row['image']}: {len(row['objects'])} boxes" + "".join(f"  {path}" for path in row["views"].values())]
+    for found in row["objects"][:5]:
+        x, y, z = found["centre"]
+        lines.append(f"  {found['name']:20} score {found['score']:.2f}   x {x:+.1f}  y {y:+.1f}  z {z:.1f} m")
+    return lines if len(row["objects"]) <= 5 else [*lines, f"  and {len(row['objects']) - 5} more"]
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
+
+
+def do_evaluate(args: Evaluate) -> Result:
+    """Score boxes on roads by KITTI's protocol or nuScenes'."""
+    report = evaluate(args.results, args.data, _names(args.split))
+    return Result(report, text(report))
 
 
 def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -> dict[str, Any]:
@@ -332,3 +342,30 @@ def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
         for metric in (*kitti_scores.METRICS, "aos"):
             cells = ("-" if v is None else f"{100 * v:.1f}" for v in row[metric].values())
             yield f"  {metric:4}" + " / ".join(cells)
+
+
+# ------------------------------------------------------------------------------------------------- training and synthesis
+
+
+def do_train(args: Train) -> dict[str, str]:
+    """Train a network for boxes on roads."""
+    from . import learning, train_box3d
+
+    file = train_box3d.train_box3d(
+        args.data, run_folder(args), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
+        config=learning.TrainConfig(**schedule(args)), progress_bar=not args.json,
+        method_config=train_box3d.configured(args.data, args.preset, args.categories, overrides(args.set)),
+    )  # fmt: skip
+    return {"weights": str(file)}
+
+
+def do_synth(args: Synth) -> dict[str, str]:
+    """Make pictures of roads from shapes made in code."""
+    from .data import road_scenes
+
+    shapes = road_scenes.RoadConfig.shapes if args.shapes is None else args.shapes
+    out = road_scenes.write_road(
+        args.out, images=1000 if args.images is None else args.images, backgrounds=args.backgrounds, seed=args.seed,
+        config=road_scenes.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=shapes), workers=args.workers,
+    )  # fmt: skip
+    return {"out": str(out)}

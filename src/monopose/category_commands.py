@@ -22,13 +22,15 @@ from .fitting import Fit, FitConfig
 from .geometry import boxes as box_ops
 from .methods import category, detector
 from .methods.category import Model
+from .options import Predict, Train, overrides, run_folder, schedule
+from .results import Result, Say, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
 from .types import Camera, Detections, Frame, PoseEstimates
 
 FILE = "category.safetensors"
-DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
 GIF_STEP_MS = 120
 MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
 HELD_OUT = 400  # seeds from here on are nobody's training shapes
+_save = save_picture  # so benchmarks call it
 SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 
@@ -65,11 +67,16 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
 # --------------------------------------------------------------------------------------------------------------- training
 
 
-def train(out: str | Path, name: str, **how: Any) -> dict[str, str]:
-    """`train_category.train_category`, and pictures of what was learned. Returns their paths by name."""
-    from . import train_category
+def do_train(args: Train) -> dict[str, str]:
+    """Train a category, and draw what was learned."""
+    from . import learning, train_category
 
-    file = train_category.train_category(out, name, **how)
+    assert args.category is not None
+    file = train_category.train_category(
+        run_folder(args), args.category, instances=train_category.INSTANCES if args.instances is None else args.instances,
+        backgrounds=args.backgrounds, config=learning.TrainConfig(**schedule(args), ema=train_category.EMA),
+        method_config=train_category.configured(args.category, args.preset, overrides(args.set)), progress_bar=not args.json,
+    )  # fmt: skip
     model = weights.load_network(file, category.Config, Model)
     return {"weights": str(file), "pictures": str(learned(model, file.parent / "pictures"))}
 
@@ -84,7 +91,7 @@ def learned(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OU
     model.eval()
     plain = ViewConfig(covered=0.0)
     drawn = [CategoryViews(model.config.category, [i], model.config.input_size, 1, seed=i, config=plain)[0] for i in instances]
-    _save(folder / "reconstructions.png", viz_category.reconstructions(model, drawn))
+    save_picture(folder / "reconstructions.png", viz_category.reconstructions(model, drawn))
     with torch.no_grad():
         codes = model.encode(torch.stack([d["image"][0] for d in drawn]), torch.stack([d["visible"][0] for d in drawn]).float())
     means = codes[0].mean
@@ -103,34 +110,33 @@ def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STE
     return path
 
 
-def _save(path: Path, picture: Image.Image) -> Path:
-    with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
-    return path
-
-
 # ------------------------------------------------------------------------------------------------------------- prediction
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What `predict_pictures` wrote."""
+def do_predict(args: Predict, say: Say) -> Result:
+    """Poses of a category's objects in pictures, or scores on a data set in NOCS's layout."""
+    run, search = load(args.model, args.device), SEARCHES[args.search or "default"]()
+    if args.nocs is not None:
+        return predict_nocs(
+            run, args.nocs, args.out or Path("out/nocs.json"), config=search, overlap=args.overlap or "oriented",
+            limit=args.limit, progress_bar=not args.json,
+        )  # fmt: skip
+    return predict_pictures(
+        run, args.source or "", args.out or Path("out/predict"), mask=args.mask, boxes=args.boxes, camera=args.camera,
+        fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, score=0.2 if args.score is None else args.score,
+        config=search, limit=args.limit, debug=args.debug, say=say,
+    )  # fmt: skip
 
-    poses: str
-    images: list[dict[str, Any]]
-    stopped: bool = False
 
-    def text(self) -> str:
-        lines = []
-        for image in self.images:
-            lines.append(f"{image['image']} -> {image['overlay']}")
-            for row in image["poses"]:
-                x, y, z = (line[3] for line in row["cam_from_obj"][:3])
-                unit = "m" if row["metric"] else "sizes of the object"
-                angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
-                lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
-                lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
-        return "\n".join([*lines, f"poses: {self.poses}"])
+def _lines(record: dict[str, Any]) -> list[str]:
+    lines = [f"{record['image']} -> {record['overlay']}"]
+    for row in record["poses"]:
+        x, y, z = (line[3] for line in row["cam_from_obj"][:3])
+        unit = "m" if row["metric"] else "sizes of the object"
+        angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
+        lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
+        lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
+    return lines
 
 
 def _metric_text(row: dict[str, Any]) -> str:
@@ -143,8 +149,8 @@ def predict_pictures(
     run: CategoryRun, source: str, out: str | Path, *, mask: str | Path | None = None, boxes: Sequence[str] = (),
     camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
     size: tuple[float, float, float] | None = None, score: float = 0.2, config: FitConfig | None = None,
-    limit: int | None = None, seed: int = 0, debug: bool = False,
-) -> Pictures:  # fmt: skip
+    limit: int | None = None, seed: int = 0, debug: bool = False, say: Say = silent,
+) -> Result:  # fmt: skip
     """Poses of a category's objects in an image, a folder, a video or from a live camera.
 
     Masks come from a file, else from boxes, inside which the object is cut out of the photo by colour (GrabCut), else from the
@@ -163,12 +169,11 @@ def predict_pictures(
         limit: stop after this many pictures.
         seed: of the starts.
         debug: also save the stages of every fit, and sweeps around what was fitted.
+        say: takes lines for people, picture by picture.
 
     Raises:
         ValueError: nothing says where the objects are; a mask of another size than the picture.
     """
-    from . import images
-
     if mask is not None and boxes:
         raise ValueError("--mask and --boxes both say where the objects are; give one of them")
     if mask is None and not boxes and run.finder is None:
@@ -178,33 +183,22 @@ def predict_pictures(
         )
     known = camera is not None or fov_deg is not None
     model = _sized(run.model, size)
-    out, find, stopped = Path(out), _finder(run, mask, boxes, score), False
-    records: list[dict[str, Any]] = []
+    out, find = Path(out), _finder(run, mask, boxes, score)
 
-    def save() -> Path:
-        return outputs.save_poses(out, records)
+    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
+        found, made_from = find(frame.path or name, frame.image)
+        fits: list[Fit] = []
+        poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
+        overlay = save_picture(out / f"{name}_overlay.png", drawn(model, frame, poses, fits))
+        record = outputs.frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
+        for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
+            row |= described(model, fit, known)
+            _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
+        return record, _lines(record)
 
-    frames = images.iterate_frames(source, camera, fov_deg=fov_deg if known else DRAWN_FOV, resize_camera=resize_camera)
-    try:
-        for name, frame in frames:
-            found, made_from = find(frame.path or name, frame.image)
-            fits: list[Fit] = []
-            poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
-            overlay = _save(out / f"{name}_overlay.png", drawn(model, frame, poses, fits))
-            record = outputs.frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
-            for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
-                row |= described(model, fit, known)
-                _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
-            records.append(record)
-            if limit is not None and len(records) >= limit:
-                break
-    except KeyboardInterrupt:  # the way to end a live camera
-        stopped = True
-    except Exception:  # a broken picture among many: keep what came before it
-        if records:
-            save()
-        raise
-    return Pictures(str(save()), records, stopped)
+    pictures = frames(source, camera, fov_deg, resize_camera)
+    path, records, stopped = each_picture(pictures, one, lambda rows: outputs.save_poses(out, rows), limit, say)
+    return Result({"poses": str(path), "images": records, "stopped": stopped}, f"poses: {path}")
 
 
 def _sized(model: Model, size: tuple[float, float, float] | None) -> Model:
@@ -265,7 +259,7 @@ def _save_fit(
                   covariance=None, boxes=None)  # fmt: skip
     assert fit.square is not None
     shown = viz_category.crop_of(drawn(model, frame, one, [fit]), fit.square)
-    _save(folder / f"{name}_stages.png", viz_category.stages(model, fit, shown))
+    save_picture(folder / f"{name}_stages.png", viz_category.stages(model, fit, shown))
     code = fit.views.codes[fit.chosen][None]
     save_gif(folder / f"{name}_azimuth.gif", viz_category.azimuth_sweep(model, code))
     save_gif(folder / f"{name}_elevation.gif", viz_category.elevation_sweep(model, code))
@@ -283,20 +277,12 @@ def _finder(run: CategoryRun, mask: str | Path | None, boxes: Sequence[str], sco
         given = read_masks(mask)
 
         def of_file(name: str, image: Tensor) -> tuple[Detections, str]:
-            if given.shape[1:] != image.shape[1:]:
-                (height, width), (h, w) = given.shape[1:], image.shape[1:]
-                raise ValueError(
-                    f"the mask {mask} is {width} x {height} pixels (width x height), {name} is {w} x {h}; "
-                    "it must belong to the same picture"
-                )
+            check_mask(given.shape[1:], name, image.shape[1:])
             return _as_detections(given), f"file {Path(mask).name}"
 
         return of_file
     if boxes:
-        from .external_boxes import read_boxes
-
-        file = len(boxes) == 1 and Path(boxes[0]).suffix.lower() == ".json"
-        boxes_of = read_boxes(boxes, range(100_000) if file else (1,))
+        boxes_of = boxes_of_anything(boxes)
 
         def of_boxes(name: str, image: Tensor) -> tuple[Detections, str]:
             found = boxes_of(name)
@@ -386,21 +372,10 @@ def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- NOCS's data
 
 
-@dataclass(frozen=True)
-class NocsReport:
-    """What `predict_nocs` measured."""
-
-    report: str  # the file
-    scores: dict[str, Any]
-
-    def text(self) -> str:
-        return f"{scoring.text(self.scores)}\nreport: {self.report}"
-
-
 def predict_nocs(
     run: CategoryRun, folder: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
     limit: int | None = None, overlap: scoring.Overlap = "oriented", seed: int = 0, progress_bar: bool = True,
-) -> NocsReport:  # fmt: skip
+) -> Result:  # fmt: skip
     """Fit the objects of a run's category in photos of REAL275's or CAMERA25's layout, and score them by NOCS's protocol.
 
     Masks are the data set's own. Boxes, which 3D IoU needs, have the mean proportions of the category's training shapes.
@@ -436,12 +411,10 @@ def predict_nocs(
         photo = nocs.read(stem, camera, models)
         true, sizes = nocs.poses(photo)
         mine = photo.labels == label
-        found = Detections(torch.ones(int(mine.sum())).long(), box_ops.from_masks(photo.masks[mine]).float(),
-                           torch.ones(int(mine.sum())), photo.masks[mine])  # fmt: skip
+        found, generator = _as_detections(photo.masks[mine]), torch.Generator().manual_seed(seed)
         poses = fitting.predict(
-            model, Frame(photo.image, photo.camera), found, config, torch.Generator().manual_seed(seed),
-            hidden=photo.masks[~mine].any(0),
-        )  # fmt: skip
+            model, Frame(photo.image, photo.camera), found, config, generator, hidden=photo.masks[~mine].any(0)
+        )
         placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
         results.append(nocs.Results(
             photo.labels[mine], true[mine], sizes[mine], torch.full((len(poses),), label), placed, lengths,
@@ -449,4 +422,4 @@ def predict_nocs(
         ))  # fmt: skip
     scores = scoring.evaluate(results, overlap)
     write_json(Path(out), {"category": name, "masks": "the data set's own", "run": str(run.path), **scores})
-    return NocsReport(str(out), scores)
+    return Result({"report": str(out), "scores": scores}, f"{scoring.text(scores)}\nreport: {out}")

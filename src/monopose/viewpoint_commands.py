@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,37 +13,15 @@ from torch import Tensor
 from . import outputs, viewpoint_pipeline, viz, viz_viewpoint
 from .data import pix3d
 from .evaluation import viewpoint as scoring
-from .files import atomic_write, write_json
+from .files import write_json
 from .geometry import boxes as box_ops
-from .types import Detections, ObjectModel, PoseEstimates
+from .options import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
+from .results import Result, Say, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
+from .types import Detections, Frame, ObjectModel, PoseEstimates
 from .viewpoint_pipeline import ViewpointRun
 
 UNITS = "degrees, pixels; the object stands with +Z up and its front towards -Y; boxes x0, y0, x1, y1 on pixel edges"
-DRAWN_FOV = 50.0  # horizontal field of view in degrees that silhouettes are drawn with where no camera is known
 Split = Literal["image", "shape", "all"]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What `predict_pictures` wrote."""
-
-    viewpoints: str
-    poses: str | None
-    images: list[dict[str, Any]]
-    stopped: bool = False
-
-    def text(self) -> str:
-        lines = []
-        for image in self.images:
-            lines.append(f"{image['image']} -> {image['overlay']}")
-            for row in image["objects"]:
-                angles = (f"{name} {row[f'{key}_deg']:6.1f}°" for name, key in _NAMES)
-                best = (f"{max(p):.2f}" for p in row["probabilities"])
-                lines.append("  " + "  ".join(f"{a} ({p})" for a, p in zip(angles, best)))
-        lines.append(f"viewpoints: {self.viewpoints}" + (f", poses: {self.poses}" if self.poses else ""))
-        return "\n".join(lines)
-
-
 _NAMES = (("azimuth", "azimuth"), ("elevation", "elevation"), ("in-plane", "inplane"))
 
 
@@ -52,8 +29,8 @@ def predict_pictures(
     run: ViewpointRun, source: str, out: str | Path, *, boxes: Sequence[str] = (), mask: str | Path | None = None,
     camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
     size: tuple[float, float, float] | None = None, model: ObjectModel | None = None, limit: int | None = None,
-    debug: bool = False,
-) -> Pictures:  # fmt: skip
+    debug: bool = False, say: Say = silent,
+) -> Result:  # fmt: skip
     """Viewpoints in an image, a folder, a video or from a live camera.
 
     Without boxes an object fills its mask, or the whole picture where there is none.
@@ -69,9 +46,8 @@ def predict_pictures(
         model: their CAD model, instead; its silhouette is drawn.
         limit: stop after this many pictures.
         debug: save the crops the network saw, and the azimuth's probabilities, in OUT/debug.
+        say: takes lines for people, picture by picture.
     """
-    from . import images
-
     if size is not None and model is not None:
         raise ValueError("--size-m and --mesh both say how large the object is; give one of them")
     known = camera is not None or fov_deg is not None
@@ -79,64 +55,50 @@ def predict_pictures(
         raise ValueError("a size gives a pose only with a camera: --camera FILE, or --fov DEGREES")
     points = None if size is None else viewpoint_pipeline.box_corners(size)
     points = model.vertices if model is not None else points
-    find = _boxes_of(boxes)
+    find = boxes_of_anything(boxes) if boxes else None
     outline = None if mask is None else _read_mask(Path(mask))
-    records: list[dict[str, Any]] = []
     posed: list[dict[str, Any]] = []
-    out, stopped = Path(out), False
+    out = Path(out)
 
-    def save() -> tuple[Path, Path | None]:
+    def save(records: list[dict[str, Any]]) -> dict[str, str | None]:
         file = out / "viewpoints.json"
         write_json(file, {"units": UNITS, "bins": run.config.bins, "images": records})
-        return file, outputs.save_poses(out, posed) if posed else None
+        return {"viewpoints": str(file), "poses": str(outputs.save_poses(out, posed)) if posed else None}
 
-    frames = images.iterate_frames(source, camera, fov_deg=fov_deg if known else DRAWN_FOV, resize_camera=resize_camera)
-    try:
-        for name, frame in frames:
-            given, masks = _objects(find, frame.path or name, frame.image, outline)
-            seen = run.predict(frame.image, given.boxes, masks)
-            pose = None
-            if points is not None:
-                label, called = (model.obj_id, model.name) if model is not None else (1, "object")
-                pose = viewpoint_pipeline.poses(seen, given.boxes, frame.camera, points, label, called)
-                if known:
-                    posed.append(outputs.frame_record(name, frame, pose))
-            overlay = out / f"{name}_overlay.png"
-            with atomic_write(overlay) as temporary:
-                _overlay(frame, given.boxes, seen, pose, model).save(temporary)
-            if debug:
-                _save_debug(out / "debug", name, run, frame.image, given.boxes, masks, seen)
-            objects = run.records(seen, given.boxes)
-            records.append({"image": frame.path or name, "overlay": str(overlay), "objects": objects})
-            if limit is not None and len(records) >= limit:
-                break
-    except KeyboardInterrupt:  # the way to end a live camera
-        stopped = True
-    except Exception:  # a broken picture among many: keep what came before it
-        if records:
-            save()
-        raise
-    file, poses = save()
-    return Pictures(str(file), None if poses is None else str(poses), records, stopped)
+    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
+        given, masks = _objects(find, frame.path or name, frame.image, outline)
+        seen = run.predict(frame.image, given.boxes, masks)
+        pose = None
+        if points is not None:
+            label, called = (model.obj_id, model.name) if model is not None else (1, "object")
+            pose = viewpoint_pipeline.poses(seen, given.boxes, frame.camera, points, label, called)
+            if known:
+                posed.append(outputs.frame_record(name, frame, pose))
+        overlay = save_picture(out / f"{name}_overlay.png", _overlay(frame, given.boxes, seen, pose, model))
+        if debug:
+            _save_debug(out / "debug", name, run, frame.image, given.boxes, masks, seen)
+        record = {"image": frame.path or name, "overlay": str(overlay), "objects": run.records(seen, given.boxes)}
+        return record, _lines(record)
+
+    pictures = frames(source, camera, fov_deg, resize_camera)
+    files, records, stopped = each_picture(pictures, one, save, limit, say)
+    words = ", ".join(f"{name}: {path}" for name, path in files.items() if path)
+    return Result({**files, "images": records, "stopped": stopped}, words)
 
 
-def _boxes_of(boxes: Sequence[str]) -> Any:
-    """A function from a picture's name to its `Detections`, or None. Any object is an object: numbers mean nothing."""
-    if not boxes:
-        return None
-    from .external_boxes import read_boxes
-
-    file = len(boxes) == 1 and Path(boxes[0]).suffix.lower() == ".json"
-    return read_boxes(boxes, range(100_000) if file else (1,))
+def _lines(record: dict[str, Any]) -> list[str]:
+    lines = [f"{record['image']} -> {record['overlay']}"]
+    for row in record["objects"]:
+        angles = (f"{name} {row[f'{key}_deg']:6.1f}°" for name, key in _NAMES)
+        best = (f"{max(p):.2f}" for p in row["probabilities"])
+        lines.append("  " + "  ".join(f"{a} ({p})" for a, p in zip(angles, best)))
+    return lines
 
 
 def _objects(find: Any, name: str, image: Tensor, mask: Tensor | None) -> tuple[Detections, Tensor | None]:
     height, width = image.shape[-2:]
-    if mask is not None and tuple(mask.shape) != (height, width):
-        raise ValueError(
-            f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), {name} is {width} x {height}; "
-            "it must belong to the same picture"
-        )
+    if mask is not None:
+        check_mask(mask.shape, name, (height, width))
     if find is not None:
         given = find(name)
         if mask is not None and len(given) != 1:
@@ -168,8 +130,8 @@ def _save_debug(folder: Path, name: str, run: ViewpointRun, image: Tensor, boxes
         bins = run.model.bins[0]
         rose = viz_viewpoint.azimuth_rose(seen.probabilities[i, 0], bins, float(seen.angles[i, 0]))
         shown = [crop[:3], crop[3], crop[4], crop[5:8], rose]
-        with atomic_write(folder / f"{name}_{i}.png") as temporary:
-            viz.side_by_side(shown, ["photo", "mask", "boundaries", "normals", "azimuth"], 300).save(temporary)
+        names = ["photo", "mask", "boundaries", "normals", "azimuth"]
+        save_picture(folder / f"{name}_{i}.png", viz.side_by_side(shown, names, 300))
 
 
 # ------------------------------------------------------------------------------------------------------ whole data sets
@@ -237,14 +199,14 @@ def _corruption(text: str) -> Any:
     return kind, value
 
 
-def evaluate(
-    predictions: str | Path, data: str | Path, out: str | Path | None = None, bins: str | None = None
-) -> dict[str, Any]:  # fmt: skip
-    """`evaluation.viewpoint.evaluate`, with pictures in `out`: confusion.png (and one per category) and worst.png."""
-    report = scoring.evaluate(predictions, data, bins)
-    if out is not None:
-        report["pictures"] = [str(p) for p in _save_pictures(Path(out), predictions, data, report)]
-    return report
+def do_evaluate(args: Evaluate) -> Result:
+    """`evaluation.viewpoint.evaluate`, with pictures in --out: confusion.png (and one per category) and worst.png."""
+    report = scoring.evaluate(args.results, args.data, args.bins)
+    words = scoring.text(report)
+    if args.out is not None:
+        report["pictures"] = [str(p) for p in _save_pictures(args.out, args.results, args.data, report)]
+        words += f"\npictures: {args.out}"
+    return Result(report, words)
 
 
 def _save_pictures(out: Path, predictions: str | Path, data: str | Path, report: dict[str, Any]) -> list[Path]:
@@ -254,12 +216,7 @@ def _save_pictures(out: Path, predictions: str | Path, data: str | Path, report:
         for name, found in report["per_category"].items():
             sheets[f"confusion_{name}"] = viz_viewpoint.confusion_matrices(found, scoring.BINS[kind], f"{name}, {kind} bins")
     sheets["worst"] = viz_viewpoint.worst(_mistakes(predictions, data))
-    paths = []
-    for name, picture in sheets.items():
-        paths.append(out / f"{name}.png")
-        with atomic_write(paths[-1]) as temporary:
-            picture.save(temporary)
-    return paths
+    return [save_picture(out / f"{name}.png", picture) for name, picture in sheets.items()]
 
 
 def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list[viz_viewpoint.Mistake]:
@@ -278,27 +235,19 @@ def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list
     ]
 
 
-def synth(
-    out: str | Path, meshes: Sequence[Path] = (), unit: str | None = None, *, shapes: int = 10, images: int = 40,
-    category: str = "object", backgrounds: str | Path | None = None, seed: int = 0, workers: int = 2,
-) -> Path:  # fmt: skip
-    """A Pix3D-format data set of furniture made in code, or of CAD models.
-
-    Args:
-        out: folder to make; a killed run goes on.
-        meshes: mesh files, +Z up and front towards -Y, or folders of them, whose name is the category; none: furniture.
-        unit: of the mesh files.
-        shapes: pieces of furniture per category.
-        images: pictures per shape.
-        category: of single mesh files.
-        backgrounds: folder of photos.
-        seed: of all randomness.
-        workers: processes.
-    """
+def do_synth(args: Synth) -> dict[str, str]:
+    """Make a data set in Pix3D's layout of furniture made in code, or of CAD models; a killed run goes on."""
     from .data import synth_pix3d
 
-    models = _read_meshes(meshes, unit, category) if meshes else synth_pix3d.furniture_models(shapes)
-    return synth_pix3d.write_pix3d(out, models, images=images, backgrounds=backgrounds, seed=seed, workers=workers)
+    if args.models:
+        models = _read_meshes(args.models, args.unit, args.category)
+    else:
+        models = synth_pix3d.furniture_models(10 if args.shapes is None else args.shapes)
+    out = synth_pix3d.write_pix3d(
+        args.out, models, images=40 if args.images is None else args.images, backgrounds=args.backgrounds, seed=args.seed,
+        workers=args.workers,
+    )  # fmt: skip
+    return {"out": str(out)}
 
 
 def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dict[str, list[ObjectModel]]:
@@ -312,3 +261,46 @@ def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dic
             raise ValueError(f"{path} holds no mesh files (PLY, OBJ, STL, OFF, GLB)")
         files.setdefault(path.name if path.is_dir() else category, []).extend(inside)
     return {kind: [load_mesh(p, unit, name=p.stem) for p in found] for kind, found in files.items()}
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def do_train(args: Train) -> dict[str, str]:
+    """Train a viewpoint network, or one that predicts normals for it."""
+    from . import learning, train_viewpoint
+
+    shared: dict[str, Any] = {"config": learning.TrainConfig(**schedule(args)), "backgrounds": args.backgrounds}
+    shared["progress_bar"] = not args.json
+    out, changes = run_folder(args), overrides(args.set)
+    if args.method == "normals":
+        own = train_viewpoint.configured_normals(args.preset, changes)
+        file = train_viewpoint.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
+        return {"weights": str(file)}
+    changes |= {"inputs": args.inputs} if args.inputs else {}
+    file = train_viewpoint.train_viewpoint(
+        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
+        method_config=train_viewpoint.configured(args.data, args.preset, args.categories, changes),
+    )  # fmt: skip
+    return {"weights": str(file)}
+
+
+def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
+    """Viewpoints of objects in pictures, or of a data set."""
+    run = viewpoint_pipeline.load(args.model, args.device)
+    if args.pix3d is not None:
+        path = predict_pix3d(
+            run, args.pix3d, args.out or Path("out/predictions.json"), by=args.by, corrupt=args.corrupt, normals=args.normals,
+            limit=args.limit,
+        )  # fmt: skip
+        return {"predictions": str(path)}
+    model = None
+    if args.mesh is not None:
+        from .mesh import load_mesh
+
+        model = load_mesh(args.mesh, args.unit)
+    return predict_pictures(
+        run, args.source or "", args.out or Path("out/predict"), boxes=args.boxes, mask=args.mask, camera=args.camera,
+        fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, model=model, limit=args.limit, debug=args.debug,
+        say=say,
+    )  # fmt: skip
