@@ -122,6 +122,17 @@ def test_same_padding_gives_every_stride_th_pixel(kernel, stride, length):
     torch.testing.assert_close(out[0, 0, -1], expected.clamp_min(0).float())
 
 
+def test_only_depthwise_convolutions_keep_full_precision_under_autocast():
+    images = torch.rand(1, 8, 12, 12)
+    dense, depthwise = backbones._SameConv(8, 8, 3, 1), backbones._SameConv(8, 8, 3, 2, groups=8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dense(images).dtype == torch.bfloat16
+        halved = images.bfloat16()
+        out = depthwise(halved)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, depthwise(halved.float()), rtol=0, atol=0)
+
+
 def test_heads_belong_to_objects():
     torch.manual_seed(0)
     head = ClassAwareHead(3, 5, 2)

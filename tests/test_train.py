@@ -176,6 +176,28 @@ def test_the_detector_learns_from_drawn_scenes(data, tmp_path):
     assert weights.read(run(data, tmp_path, "detector", steps=2)).notes["steps"] == "2"
 
 
+@pytest.mark.parametrize("method", ["coordinates", "detector"])
+def test_half_precision_on_a_cpu_changes_the_arithmetic_alone(data, tmp_path, monkeypatch, method):
+    seen, states = [], []
+    forward = train.METHODS[method].recipe.loss
+
+    def loss(model, output, batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(model, output, batch)
+
+    recipe = train.METHODS[method].recipe._replace(loss=loss)
+    monkeypatch.setitem(train.METHODS, method, train.METHODS[method]._replace(recipe=recipe))
+    for half in (False, True):
+        monkeypatch.setattr("monopose.learning.multiplies_bfloat16", lambda half=half: half)
+        run(data, tmp_path / str(half), method, steps=2)
+        states.append(last(tmp_path / str(half), method)["state_dict"])
+    assert seen == [False, False, True, True]
+    full, half = ({k: v for k, v in s.items() if v.is_floating_point()} for s in states)
+    assert all(v.dtype == torch.float32 for v in half.values())
+    moved = max(float((half[k] - v).abs().max() / (1 + v.abs().max())) for k, v in full.items())
+    assert 0 < moved < 0.05  # steps of Adam are of one size whatever the gradient: signs of small ones may differ
+
+
 def test_the_adversarial_run_counts_batches_and_leaves_the_discriminator_out(data, tmp_path):
     file = run(data, tmp_path, config=replace(TINY["coordinates"], adversarial_weight=0.01), steps=3)
     found = weights.read(file)

@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
         model=lambda config, models: coordinates.Model(config, models),
         samples=_crops,
         pictures=_bop_crops,
-        recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss),
+        recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss, half_on_cpu=True),
         plans=_PLANNED_CROPS,
     ),
     "probabilistic": Method(
@@ -110,7 +110,13 @@ METHODS: dict[str, Method] = {
         model=lambda config, models: detector.Model(config),
         samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
         pictures=lambda c, source, split, length, seed: dataset.BopSceneSamples(source.models, split, c.size, length, seed),
-        recipe=Recipe(("image",), detector.loss, lr=lambda c: 1e-4 if c.two_stage else 1e-3, collate=dataset.collate_scenes),
+        recipe=Recipe(
+            ("image",),
+            detector.loss,
+            lr=lambda c: 1e-4 if c.two_stage else 1e-3,
+            collate=dataset.collate_scenes,
+            half_on_cpu=True,
+        ),
     ),
 }
 
