@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import kitti, nuscenes, road_scenes, vehicles
-from monopose.data.road_scenes import RoadConfig, RoadPictures, Street
+from monopose.data import kitti, nuscenes, road_layout, road_paint, road_scenes, vehicles
+from monopose.data.road_layout import RoadConfig, Street
+from monopose.data.road_scenes import RoadPictures
 from monopose.geometry import boxes3d
 from monopose.geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.render.scene import render_masks
@@ -126,8 +127,8 @@ def test_places_on_the_street_and_headings_agree():
     s, t = street.along(*(np.array(v) for v in street.place(12.0, -3.0)))
     assert (float(s), float(t)) == pytest.approx((12.0, -3.0))
     model = vehicles.shape("car", 0)
-    thing = road_scenes._Thing(model, "car", "saloon", 12.0, -3.0, 0.0, 0.0, "")
-    poses, lhw = road_scenes._poses([thing], street)
+    thing = road_layout.Thing(model, "car", "saloon", 12.0, -3.0, 0.0, 0.0, "")
+    poses, lhw = road_layout.poses_of([thing], street)
     x0, z0 = street.place(12.0, -3.0)
     x1, z1 = street.place(13.0, -3.0)
     assert poses[0, (0, 2), 0].tolist() == pytest.approx([x1 - x0, z1 - z0])  # it looks along the road
@@ -142,7 +143,7 @@ def test_the_street_is_painted_where_it_is():
     found = 0
     for seed in range(6):
         none = torch.zeros(0, 5), torch.zeros(0)
-        image = road_scenes.paint_street(street, (160, 512), sky, *none, np.random.default_rng(seed)).astype(float).mean(-1)
+        image = road_paint.paint_street(street, (160, 512), sky, *none, np.random.default_rng(seed)).astype(float).mean(-1)
         assert (image[:58] == 200).all()
         row = 130  # z = 1.5 * 400 / 70 = 8.6 m
         z = 1.5 * 400 / (row - 60)
@@ -150,7 +151,7 @@ def test_the_street_is_painted_where_it_is():
         line = [image[v, round(255.5 - (v - 60) * 1.75 / 1.5)] for v in range(80, 150)]  # a dash of it, or all
         found += int(max(line) > lane + 15) + int(abs(kerb - lane) > 4)
         car = torch.tensor([[0.0, 20.0, 4.0, 2.0, 0.0]]), torch.tensor([1.5])
-        shaded = road_scenes.paint_street(street, (160, 512), sky, *car, np.random.default_rng(seed)).astype(float).mean(-1)
+        shaded = road_paint.paint_street(street, (160, 512), sky, *car, np.random.default_rng(seed)).astype(float).mean(-1)
         assert shaded[90, 256] < 0.7 * image[90, 256]  # at 20 m, under the car
     assert found >= 10  # of 12: a grey kerb on a grey road can be hard to tell
 
