@@ -1,15 +1,20 @@
 """Three ways from an image to a box in 3D, in the same network: a distribution of poses, reprojection alone, direct regression.
 
-    python -m benchmarks.box3d --out runs/box3d_table [--steps 800] [--seeds 3] [--layers distribution ...]
+    python -m benchmarks.box3d --out runs/box3d_table [--start 600] [--steps 400] [--seeds 3] [--layers distribution ...]
     python -m benchmarks.box3d --out runs/box3d_table --table
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --examples docs/images/box3d.png --which 2 3
     python -m benchmarks.box3d --out runs/box3d_table --speed
     python -m benchmarks.box3d --out out/kitti_mini --against DATA/kitti_mini
 
-The first renders roads (`--pictures` to learn from, `--held` of other shapes to be judged by), trains the small network with
-each layer for every seed, all else equal: the same pictures in the same order, as many steps, the same learning rate. Seed 0 of
-all layers comes first. A run that was killed goes on; every finished one is a line of OUT/results.jsonl.
+The first renders roads (`--pictures` to learn from, `--held` of other shapes to be judged by), trains one small network
+`--start` steps to find objects, without a word about poses, and from it, for every seed, one with each layer, all else equal:
+the same pictures in the same order, as many steps, the same learning rate, the encoder as the start left it. With `--start 0`
+every network starts from ImageNet and learns all. Seed 0 of all layers comes first. A run that was killed goes on; every
+finished one is a line of OUT/results.jsonl.
+
+Two tables come of it. One holds nuScenes' scores. The other leaves finding out: every network is told where the objects are and
+of which class, as in training, and says where they stand; how sure it should be is compared with how sure it is.
 
 distribution: the Monte Carlo loss of the pose distribution (EPro-PnP), with its derivative regularisation.
 reprojection: every point answers for its own projection under the true pose; PnP without a distribution finds the pose.
@@ -36,7 +41,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monopose import box3d_commands, box3d_pipeline, train_box3d
+from monopose import box3d_commands, box3d_pipeline, pnp, train_box3d, weights
 from monopose.box3d_pipeline import Options
 from monopose.data import kitti, nuscenes, road_scenes
 from monopose.data.bop_json import read_json
@@ -47,6 +52,7 @@ from monopose.geometry import boxes3d
 from monopose.geometry.road_users import CLASSES
 from monopose.learning import TrainConfig
 from monopose.methods import box3d
+from monopose.pnp import kernels
 
 LAYERS = ("distribution", "reprojection", "direct")
 OPTIONS = Options(samples=32, max_detections=60)
@@ -60,8 +66,9 @@ class Settings:
     pictures: int = 1600  # to learn from
     held: int = 200  # to be judged by
     size: tuple[int, int] = (128, 352)  # height and width, pixels
-    steps: int = 800
+    steps: int = 400
     batch: int = 4
+    start: int = 600  # steps of the network that all others start from; 0: they start from ImageNet
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class Run:
 
     def folder(self, out: Path, settings: Settings) -> Path:
         """Where it is kept."""
-        return out / f"{self.layer}_{self.seed}_{settings.steps}"
+        after = f"_after_{settings.start}" if settings.start else ""
+        return out / f"{self.layer}_{self.seed}_{settings.steps}{after}"
 
 
 def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
@@ -84,15 +92,36 @@ def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
     return road_scenes.write_road(out / "train", images=settings.pictures, config=config, seed=0, workers=workers), held
 
 
+def start(out: Path, settings: Settings) -> Path:
+    """The network that knows how to find objects but not how to place them -> its weights file."""
+    folder = out / f"start_{settings.start}"
+    file = folder / "box3d.safetensors"
+    if not file.is_file() or int(weights.read(file).notes["steps"]) < settings.start:
+        config = configured(out, settings, layer="direct", poses=False)
+        train_box3d.train_box3d(
+            out / "train", folder, method_config=config, progress_bar=False,
+            config=TrainConfig(steps=settings.start, batch_size=settings.batch, seed=100, workers=0),
+        )  # fmt: skip
+    return file
+
+
+def configured(out: Path, settings: Settings, **changes: Any) -> box3d.Config:
+    """The small network."""
+    height, width = settings.size
+    return train_box3d.configured(out / "train", "small", changes={**changes, "height": height, "width": width})
+
+
+MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder said about pictures
+
+
 def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     """Train one network -> its run folder, processor seconds of this call."""
+    init = start(out, settings) if settings.start else None
+    config = configured(out, settings, layer=run.layer)
     began = time.process_time()
-    height, width = settings.size
-    config = train_box3d.configured(
-        out / "train", "small", changes={"layer": run.layer, "height": height, "width": width}
-    )  # fmt: skip
     train_box3d.train_box3d(
-        out / "train", run.folder(out, settings), method_config=config, progress_bar=False,
+        out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
+        augmented=init is None, memory=MEMORY if init else None,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
     )  # fmt: skip
     return run.folder(out, settings), time.process_time() - began
@@ -110,15 +139,36 @@ def measured(out: Path, settings: Settings, run: Run) -> dict[str, Any]:
     """One line of the results."""
     torch.set_num_threads(1)
     folder, seconds = train(out, settings, run)
-    return {**asdict(run), "settings": asdict(settings), "scores": judge(folder, out / "held"), "cpu_seconds": seconds}
+    line = {**asdict(run), "settings": asdict(settings), "scores": judge(folder, out / "held"), "cpu_seconds": seconds}
+    return line | {"placed": placing(placed(folder, out / "held"))}
+
+
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    """OUT/results.jsonl."""
+    file = out / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    for line in lines:
+        line["settings"] = {"start": 0, **line["settings"]}  # older lines do not name it
+    return lines
 
 
 def finished(out: Path, settings: Settings) -> list[dict[str, Any]]:
     """The lines of OUT/results.jsonl with these settings."""
-    file = out / "results.jsonl"
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     same = json.loads(json.dumps(asdict(settings)))
-    return [line for line in lines if line["settings"] == same]
+    return [line for line in read_lines(out) if line["settings"] == same]
+
+
+def complete(out: Path, settings: Settings) -> None:
+    """Say of older runs, whose lines do not, how well they place objects, where their weights are still there."""
+    lines, new = read_lines(out), False
+    for line in lines:
+        folder = Run(line["layer"], line["seed"]).folder(out, settings)
+        mine = line["settings"] == json.loads(json.dumps(asdict(settings))) and "placed" not in line
+        if mine and (folder / "box3d.safetensors").is_file():
+            line["placed"], new = placing(placed(folder, out / "held")), True
+    if new:
+        with atomic_write(out / "results.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def run_all(out: Path, settings: Settings, runs: Sequence[Run]) -> None:
@@ -132,19 +182,124 @@ def run_all(out: Path, settings: Settings, runs: Sequence[Run]) -> None:
             print(row(f"{run.layer}, seed {run.seed}", [line["scores"]]), flush=True)
 
 
+# ------------------------------------------------------------------------------------------------------ placing, not finding
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A true box, and where a network that is told about it says that it stands."""
+
+    label: int
+    distance: float  # metres, seen from above
+    error: float  # of the centre, seen from above, metres; inf: no pose
+    yaw_error: float | None  # radians; None: such objects have no front
+    surprise: float | None  # minus the log-density of the true pose, of m^3 rad; None: no distribution
+    level: float | None  # share of the distribution that is likelier than the true pose
+
+
+@torch.no_grad()
+def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
+    """Every true box of the held-back pictures that training would look at, placed by a run that is told where it is."""
+    run = box3d_pipeline.load(folder, "cpu")
+    rows = []
+    for frame in nuscenes.read_infos(held / "infos.json"):
+        sample = train_box3d.sample_of(frame, run.classes, run.config.size)
+        boxes, true = box3d.placed(run.model, sample, 8)
+        n = len(true.labels)
+        if n == 0:
+            continue
+        surprise: list[float | None] = [None] * n
+        level: list[float | None] = [None] * n
+        if run.config.layer != "direct":
+            bounds = box3d.bounds_of(run.config.size, sample["K"])
+            posterior = pnp.sample_posterior(
+                boxes.points3d, boxes.points2d, sample["K"], boxes.weights, init=boxes.cam_from_obj, dof=4, samples=samples,
+                robust=pnp.AdaptiveHuber(run.config.huber), z_min=box3d.Z_MIN, bounds=bounds,
+                generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            minus = pnp.monte_carlo_loss(posterior, true.pose)
+            problems = posterior.prepared.problems
+            costs = kernels.pose_costs(problems, posterior.samples.to(problems.K))
+            likelier = costs < (minus - posterior.log_evidence).to(costs)[:, None]
+            surprise, level = minus.tolist(), (posterior.probabilities() * likelier).sum(-1).tolist()
+        off = (boxes.cam_from_obj[:, (0, 2), 3] - true.pose[:, (0, 2), 3]).norm(dim=-1)
+        turn = boxes3d.yaw_of(boxes.cam_from_obj) - boxes3d.yaw_of(true.pose)
+        for k in range(n):
+            name, good = run.classes[int(true.labels[k])], bool(boxes.converged[k])
+            period = {"traffic_cone": None, "barrier": np.pi}.get(name, 2 * np.pi)
+            yaw = None if period is None else abs((float(turn[k]) + period / 2) % period - period / 2)
+            away = float(true.pose[k, (0, 2), 3].norm())
+            error = float(off[k]) if good else float("inf")
+            rows.append(Placed(int(true.labels[k]), away, error, yaw, surprise[k], level[k]))
+    return rows
+
+
+def placing(rows: Sequence[Placed]) -> dict[str, Any]:
+    """A summary: medians of errors, shares of boxes within some metres, of truths in the middle of their distributions."""
+
+    def of(own: Sequence[Placed]) -> dict[str, Any]:
+        turned = [r.yaw_error for r in own if r.yaw_error is not None]
+        known = [r.surprise for r in own if r.surprise is not None]
+        levels = [r.level for r in own if r.level is not None]
+        return {
+            "count": len(own),
+            "error": statistics.median(r.error for r in own),
+            "relative": statistics.median(r.error / r.distance for r in own),
+            "within": {str(d): statistics.fmean(r.error < d for r in own) for d in scoring.DISTANCES},
+            "yaw": statistics.median(turned) if turned else None,
+            "surprise": statistics.fmean(known) if known else None,
+            "inside": {str(q): statistics.fmean(v <= q for v in levels) for q in (0.5, 0.9)} if levels else None,
+        }
+
+    labels = sorted({r.label for r in rows})
+    return {**of(rows), "classes": {CLASSES[k]: of([r for r in rows if r.label == k]) for k in labels}}
+
+
+def _cell(values: Sequence[float | None], digits: int, factor: float = 1.0) -> str:
+    """Mean over runs, with the smallest and the largest in brackets where there are several."""
+    known = [factor * v for v in values if v is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return mean if len(known) < 2 else f"{mean} ({min(known):.{digits}f}–{max(known):.{digits}f})"
+
+
+def placing_row(name: str, runs: Sequence[dict[str, Any]]) -> str:
+    """A row of the second table."""
+    cells = [_cell([r["relative"] for r in runs], 1, 100), _cell([r["error"] for r in runs], 2)]
+    cells += [_cell([r["within"][d] for r in runs], 1, 100) for d in ("0.5", "1.0", "2.0")]
+    cells += [
+        _cell([r["classes"].get(c, {"yaw": None})["yaw"] for r in runs], 0, 180 / np.pi) for c in ("car", "bus", "pedestrian")
+    ]
+    cells += [_cell([r["surprise"] for r in runs], 2)]
+    cells += [_cell([r["inside"] and r["inside"][q] for r in runs], 0, 100) for q in ("0.5", "0.9")]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def placing_table(lines: Iterable[dict[str, Any]]) -> str:
+    """Markdown: a row per layer."""
+    lines = [line for line in lines if "placed" in line]
+    head = ["layer", "error / distance %", "error m", "within 0.5 m %", "1 m %", "2 m %", "yaw car, deg", "bus", "pedestrian"]
+    head += ["−log density", "in the 50 % region", "in the 90 % region"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for layer in LAYERS:
+        own = [line["placed"] for line in lines if line["layer"] == layer]
+        if own:
+            rows.append(placing_row(f"{layer}, {len(own)} seed{'s' * (len(own) > 1)}", own))
+    if lines:
+        rows.append(f"\n{lines[0]['placed']['count']} true boxes; medians")
+    return "\n".join(rows)
+
+
 # ---------------------------------------------------------------------------------------------------------------- table
 
 
 def row(name: str, scores: Sequence[dict[str, Any]]) -> str:
     """A row of the table: means over runs, with the smallest and the largest in brackets where there are several."""
 
-    def cell(values: Sequence[float], digits: int) -> str:
-        mean = f"{statistics.fmean(values):.{digits}f}"
-        return mean if len(values) < 2 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
-
-    cells = [cell([100 * s["nds"] for s in scores], 1), cell([100 * s["map"] for s in scores], 1)]
-    cells += [cell([s["errors"][e] for s in scores], 2) for e in scoring.ERRORS]
-    cells += [cell([100 * s["classes"][c]["ap"] for s in scores], 1) for c in ("car", "pedestrian", "traffic_cone")]
+    cells = [_cell([s["nds"] for s in scores], 1, 100), _cell([s["map"] for s in scores], 1, 100)]
+    cells += [_cell([s["errors"][e] for s in scores], 2) for e in scoring.ERRORS]
+    cells += [_cell([s["classes"][c]["ap"] for s in scores], 1, 100) for c in ("car", "pedestrian", "traffic_cone")]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -364,6 +519,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=Settings.size)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--start", type=int, default=Settings.start)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
     parser.add_argument("--table", action="store_true")
@@ -373,10 +529,10 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
-    settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch)
+    settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch, args.start)
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
-    weights = [run.folder(args.out, settings) / "box3d.safetensors" for run in runs]
-    first = next((file.parent for file in weights if file.is_file()), args.out)
+    files = [run.folder(args.out, settings) / "box3d.safetensors" for run in runs]
+    first = next((file.parent for file in files if file.is_file()), args.out)
     if args.spread is not None:
         found = pairs(first, args.out / "held")
         write_json(args.out / "spread.json", [asdict(p) for p in found])
@@ -397,7 +553,8 @@ def main() -> None:
         if not args.table:
             render(args.out, settings, workers=1)
             run_all(args.out, settings, runs)
-        print(table(finished(args.out, settings)))
+        complete(args.out, settings)
+        print(table(finished(args.out, settings)), placing_table(finished(args.out, settings)), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ def pair(**changes):
     return bench.Pair(**{**own, **changes})
 
 
+def placed(**changes):
+    own = {"label": 0, "distance": 10.0, "error": 0.4, "yaw_error": 0.1, "surprise": 1.0, "level": 0.3}
+    return bench.Placed(**{**own, **changes})
+
+
 def scores(nds, ap):
     errors = dict.fromkeys(bench.scoring.ERRORS, 0.5)
     return {"nds": nds, "map": ap, "errors": errors, "classes": {c: {"ap": ap} for c in bench.CLASSES}}
@@ -33,6 +38,25 @@ def test_the_table_has_means_and_ranges():
     assert rows[3].startswith("| direct, 1 seed | 10.0 | 20.0 | 0.50 |")
     assert "60 to 62" in rows[-1]
     assert len(bench.table([]).splitlines()) == 2
+
+
+def test_what_is_said_of_placing():
+    rows = [placed(), placed(error=1.5, level=0.95), placed(label=8, error=3.0, distance=20.0, yaw_error=None, level=0.7)]
+    said = bench.placing(rows)
+    assert said["count"] == 3
+    assert said["error"] == 1.5
+    assert said["relative"] == pytest.approx(0.15)
+    assert said["within"] == {"0.5": pytest.approx(1 / 3), "1.0": pytest.approx(1 / 3), "2.0": pytest.approx(2 / 3), "4.0": 1.0}
+    assert said["inside"] == {"0.5": pytest.approx(1 / 3), "0.9": pytest.approx(2 / 3)}
+    assert said["classes"]["traffic_cone"]["yaw"] is None
+    assert said["classes"]["car"]["yaw"] == pytest.approx(0.1)
+    none = bench.placing([placed(surprise=None, level=None, error=float("inf"))])
+    assert none["surprise"] is none["inside"] is None
+    lines = [{"layer": "direct", "placed": none}, {"layer": "reprojection", "placed": said}, {"layer": "reprojection"}]
+    table = bench.placing_table(lines).splitlines()
+    assert table[2] == "| reprojection, 1 seed | 15.0 | 1.50 | 33.3 | 33.3 | 66.7 | 6 | – | – | 1.00 | 33 | 67 |"
+    assert table[3].startswith("| direct, 1 seed | inf | inf | 0.0 |")
+    assert table[3].endswith("| – | – | – |")
 
 
 def test_the_spread_by_visibility_and_distance():
@@ -57,13 +81,27 @@ def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
         bench.main()
         return capsys.readouterr().out
 
-    assert "| direct, 1 seed |" in called("--layers", "direct")
-    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [(line["layer"], line["seed"]) for line in lines] == [("direct", 0)]
-    assert 0 <= lines[0]["scores"]["nds"] <= 1
+    assert "| direct, 1 seed |" in called("--start", "0", "--layers", "direct")
+    monkeypatch.setattr(bench, "MEMORY", {})
+    assert "| reprojection, 1 seed |" in called("--start", "1", "--layers", "reprojection")
+    assert 0 < len(bench.MEMORY) <= 3  # the encoder did not learn, and looked at every picture once
+    file = tmp_path / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["layer"], line["seed"], line["settings"]["start"]) for line in lines] == [
+        ("direct", 0, 0),
+        ("reprojection", 0, 1),
+    ]
+    assert all(0 <= line["scores"]["nds"] <= 1 for line in lines)
+    assert lines[0]["placed"]["surprise"] is None
+    assert 0 <= lines[1]["placed"]["inside"]["0.9"] <= 1
     monkeypatch.setattr(bench, "train", lambda *_: pytest.fail("what is done is not done again"))
-    assert "| direct, 1 seed |" in called("--layers", "direct")
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    assert called("--start", "0", "--layers", "direct").count("| direct, 1 seed |") == 2  # in both tables
+    assert len(file.read_text().splitlines()) == 2
+    older = {k: v for k, v in lines[0].items() if k != "placed"}
+    del older["settings"]["start"]
+    file.write_text(json.dumps(older) + "\n")
+    assert called("--start", "0", "--table").count("| direct, 1 seed |") == 2
+    assert json.loads(file.read_text())["placed"]["count"] == lines[0]["placed"]["count"]
     assert "| direct" not in called("--table", "--steps", "3")  # another table
     spread = bench.pairs(tmp_path / "direct_0_2", tmp_path / "held", samples=8)
     assert all(0 < p.visibility <= 1 and 0 <= p.error < bench.NEAR for p in spread)

@@ -309,6 +309,21 @@ def test_every_loss_reaches_the_network(layer):
         assert parts["object_head.answers.weight"].grad is None  # sizes learn from sizes
 
 
+def test_a_network_that_only_finds_learns_nothing_about_poses():
+    batch = batch_of([scene(0), scene(1)])
+    model = network(layer="direct", poses=False)
+    losses = box3d.loss(model, model(batch["image"]), batch)
+    assert set(losses) == {"class", "reference", "centerness", "size", "velocity", "attribute", "nothing"}
+    torch.stack(list(losses.values())).sum().backward()
+    parts = dict(model.named_parameters())
+    assert [name for name, p in parts.items() if p.grad is None] == []
+    assert float(parts["object_head.direct.weight"].grad.abs().max()) == 0
+    assert float(parts["object_head.answers.weight"].grad[3].abs().max()) == 0  # the score of a pose
+    assert float(parts["object_head.answers.weight"].grad[:3].abs().max()) > 0
+    with pytest.raises(ValueError, match="has learned to find objects but no poses; start a training from it"):
+        box3d.predict(model, batch["image"][0], K)
+
+
 def test_an_image_without_objects_teaches_that_there_are_none():
     model = network(**FULL)
     losses = box3d.loss(model, model(nothing()["image"][None]), batch_of([nothing()]))
@@ -379,6 +394,26 @@ def test_two_pictures_are_learned_by_heart(trained):
         car = (found.labels == 0).nonzero()[0, 0]
         assert int(found.attributes[car]) == 5
         torch.testing.assert_close(found.velocities[car], true["velocities"][0], atol=1.5, rtol=0)
+
+
+def test_objects_are_placed_without_being_found(trained):
+    """Told where objects are, the network says of each, in order, where it stands; however sure it is of them."""
+    sample = scene(1)
+    trained.train()
+    boxes, true = box3d.placed(trained, sample, samples=32)
+    assert trained.training
+    trained.eval()
+    assert torch.equal(true.labels, sample["labels"])
+    assert torch.equal(boxes.labels, sample["labels"])
+    assert float((boxes.cam_from_obj - true.pose)[:, :3, 3].norm(dim=-1).max()) < 0.7
+    turned = {k: v.flip(0) if k not in ("image", "K") else v for k, v in sample.items()}
+    other, _ = box3d.placed(trained, turned, samples=32)
+    torch.testing.assert_close(other.cam_from_obj.flip(0), boxes.cam_from_obj, atol=1e-3, rtol=0)
+    found = box3d.predict(trained, sample["image"], K, min_score=0.2)
+    best = torch.stack([found.cam_from_obj[(found.labels == k).nonzero()[0, 0]] for k in (0, 1)])
+    assert float((best - boxes.cam_from_obj)[:, :3, 3].norm(dim=-1).max()) < 0.5
+    none, nobody = box3d.placed(trained, nothing(), samples=32)
+    assert len(none.labels) == len(nobody.labels) == 0
 
 
 def test_a_mirrored_picture_gives_mirrored_boxes(trained):

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import box3d_commands, box3d_pipeline, cli, train_box3d
+from monopose import box3d_commands, box3d_pipeline, cli, train_box3d, weights
 from monopose.data import kitti, nuscenes, road_scenes
 from monopose.data.road import no_objects
 from monopose.geometry import boxes3d
@@ -134,6 +137,84 @@ def test_a_run_of_other_classes_to_start_from(run, road):
     torch.testing.assert_close(new["class_embedding.weight"], old["class_embedding.weight"][[9, 0]])
     torch.testing.assert_close(new["sampler.query.weight"], old["sampler.query.weight"])
     assert not torch.equal(new["sampler.query.weight"], fresh["sampler.query.weight"])
+
+
+def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
+    changes = {**TINY, "layer": "direct", "poses": False}
+    few = TrainConfig(steps=1, batch_size=2, workers=0)
+    start = train_box3d.train_box3d(
+        road, tmp_path, method_config=train_box3d.configured(road, changes=changes), config=few, progress_bar=False
+    )
+    for layer in ("direct", "distribution"):
+        torch.manual_seed(1)
+        model = box3d.Model(train_box3d.configured(road, changes={**TINY, "layer": layer}))
+        fresh = {k: v.clone() for k, v in model.state_dict().items()}
+        train_box3d.start_from(model, start)
+        changed = {k for k, v in model.state_dict().items() if not torch.equal(v, fresh[k])}
+        assert {"head.logits.weight", "sampler.query.weight", "object_head.answers.weight"} <= changed
+        assert [k for k in changed if k.startswith(train_box3d.OF_POSES)] == []
+
+
+def test_an_encoder_that_does_not_learn_looks_once(road, monkeypatch):
+    """What is remembered is what it would say; pictures it does not know are looked at."""
+    torch.manual_seed(0)
+    model = box3d.Model(train_box3d.configured(road, changes=TINY)).eval()
+    images, memory, looked = torch.rand(3, 3, *SIZE), {}, []
+    expected, look = model(images), model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda x: (looked.append(len(x)), look(x))[1])
+    model = train_box3d.remembering(model, memory).train()
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(p.requires_grad for p in model.head.parameters())
+    for rows in ([0, 1], [1, 0], [2, 1]):
+        got = model(images[rows])
+        torch.testing.assert_close(got.cells.logits, expected.cells.logits[rows], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(got.dense.value, expected.dense.value[rows], atol=2e-2, rtol=2e-2)
+    assert looked == [2, 1]
+    assert model.encoder.training
+    assert len(memory) == 3
+
+
+WORKER = """
+import json
+import sys
+from pathlib import Path
+import torch
+from monopose import train_box3d
+from monopose.learning import TrainConfig
+from monopose.methods import box3d
+
+torch.set_num_threads(1)
+data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+made = []
+
+class Kept(box3d.Model):
+    def __init__(self, config):
+        super().__init__(config)
+        made.append(self)
+
+train_box3d.box3d.Model = Kept
+config = train_box3d.configured(data, changes=changes)
+few = TrainConfig(steps=3, batch_size=1, workers=0)
+train_box3d.train_box3d(data, out, method_config=config, config=few, progress_bar=False)
+rank = torch.distributed.get_rank()
+torch.save({k: v for k, v in made[0].named_parameters()}, out / f"rank_{rank}.pt")
+"""
+
+
+def test_two_processes_train_one_network(road, tmp_path):
+    """DDP through torchrun, gloo on the CPU: other pictures in each process, the same weights in the end."""
+    script, out = tmp_path / "worker.py", tmp_path / "run"
+    script.write_text(WORKER)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [*launcher, str(script), str(road), str(out), json.dumps(TINY)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert weights.read(out / "box3d.safetensors").notes["steps"] == "3"
+    one, other = (torch.load(out / f"rank_{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert box3d_pipeline.load(out, "cpu").trained["pictures"] == 3
 
 
 def test_drawn_roads_are_samples_too():

@@ -29,6 +29,7 @@ class Config:
     size_stds: tuple[Size, ...] = ()  # their deviations, metres
     attributes: tuple[str, ...] = ATTRIBUTES  # in the order of the attribute labels
     layer: Literal["distribution", "reprojection", "direct"] = "distribution"  # what the pose comes from
+    poses: bool = True  # False: only finding objects is learned, and their sizes, for networks of any layer to start from
     height: int = 672  # of the network's input, pixels, a multiple of 32
     width: int = 1600  # pixels, a multiple of 32
     backbone: str = "resnet101"  # of nets.backbones

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from ...geometry import camera as camera_ops
 from ...nets import fcos
 from ...types import Frame
 from .config import Z_MIN, decode_sizes, score_target
-from .network import Model, bounds_of, direct, direct_pose, from_ray
+from .network import Model, Output, bounds_of, direct, direct_pose, from_ray
+from .targets import Truth, truths
 
 
 class Fitted(NamedTuple):
@@ -141,6 +143,8 @@ def predict(
     """
     image, K = _checked(frame, K)
     c, device = model.config, model.norm.device
+    if not c.poses:
+        raise ValueError("this network has learned to find objects but no poses; start a training from it (--init)")
     seconds = {"network": 0.0, "pnp": 0.0}
     training = model.training
     model.eval()
@@ -166,6 +170,40 @@ def predict(
         boxes = boxes.rows(boxes.scores.argsort(descending=True, stable=True))
     seconds["pnp"] = time.perf_counter() - started
     return boxes
+
+
+@torch.no_grad()
+def placed(model: Model, sample: Mapping[str, Any], samples: int | None = None) -> tuple[Boxes, Truth]:
+    """What the network says about objects of known class where they truly are: how well it places them, without finding them.
+
+    Args:
+        model: on any device; its mode is the same afterwards.
+        sample: an image of the network's size and its truth, as `losses.loss` learns from them, without a batch.
+        samples: poses drawn per object; None: as in training.
+
+    Returns:
+        the boxes, and their truth, row by row. Objects that training leaves out are left out, and those to which another,
+        nearer to every cell, leaves none. `converged` is False where no pose was found.
+    """
+    image, K = _checked(sample["image"], sample["K"])
+    device, training = model.norm.device, model.training
+    model.eval()
+    try:
+        shown = fit(image.to(device).float(), K.to(device).float(), model.config.size)
+        output = model(shown.image[None])
+        true = truths(model, {k: [v] for k, v in sample.items()})[0]
+        owner = fcos.assign(output.lattice, true.boxes, true.centres).owner
+        away = (output.lattice.centres[:, None] - true.centres).norm(dim=-1)
+        away = torch.where(owner[:, None] == torch.arange(len(true.labels), device=device), away, math.inf)
+        seen = torch.isfinite(away).any(0)
+        cell, true = away[:, seen].argmin(0), Truth(*(v[seen] for v in true))
+        of_class = output.cells.logits[0, cell, true.labels].sigmoid()
+        found = _described(model, shown, shown.K[None], output, cell[None], true.labels, of_class)
+    finally:
+        model.train(training)
+    size = (image.shape[-2], image.shape[-1])
+    boxes = _place(model, found, shown.K, size, {})
+    return _sampled(model, boxes, shown.K, size, samples or model.config.samples), true
 
 
 def _checked(frame: Frame | Tensor, K: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -197,11 +235,10 @@ def mirrored_pose(cam_from_obj: Tensor) -> Tensor:
 
 def _find(model: Model, shown: Fitted, flip: bool, min_score: float, most: int) -> _Found:
     """Class, size, velocity, attribute and points of what the network sees."""
-    c = model.config
     images, Ks = shown.image[None], shown.K[None]
     if flip:
         images = torch.cat([images, images.flip(-1)])
-        Ks = torch.stack([shown.K, mirrored_K(shown.K, c.width)])
+        Ks = torch.stack([shown.K, mirrored_K(shown.K, model.config.width)])
     output = model(images)
     of_class, sure = output.cells.logits.sigmoid(), output.cells.centerness.sigmoid()
     same = _mirror_cells(output.lattice) if flip else None
@@ -212,8 +249,16 @@ def _find(model: Model, shown: Fitted, flip: bool, min_score: float, most: int) 
     rank = of_class * sure[:, None]
     best, flat = rank.flatten().topk(min(most, rank.numel()))
     flat = flat[best >= min_score]
-    cell, labels = flat // len(c.classes), flat % len(c.classes)
+    cell, labels = flat // len(model.config.classes), flat % len(model.config.classes)
     cells = cell[None] if same is None else torch.stack([cell, same[cell]])
+    return _described(model, shown, Ks, output, cells, labels, of_class[cell, labels])
+
+
+def _described(
+    model: Model, shown: Fitted, Ks: Tensor, output: Output, cells: Tensor, labels: Tensor, of_class: Tensor
+) -> _Found:
+    """What the network says about objects in cells (1 or 2, R), of the photo and its mirror, of classes (R,)."""
+    c = model.config
     look = model.look(output, cells, labels.expand(len(cells), -1))
     answers, views = look.answers, len(cells)
     mirror = look.noc.new_tensor([1.0, -1.0])[:views]  # of what changes its sign
@@ -236,7 +281,7 @@ def _find(model: Model, shown: Fitted, flip: bool, min_score: float, most: int) 
     noc, pixels, weights = (v.transpose(0, 1).flatten(1, 2) for v in (noc, pixels, weights))
     kinds = torch.where(kinds == len(c.attributes), -1, kinds)
     return _Found(
-        labels, of_class[cell, labels], quality, lhw, velocity, kinds, noc * lhw[:, None], pixels, weights, pose
+        labels, of_class, quality, lhw, velocity, kinds, noc * lhw[:, None], pixels, weights, pose
     )  # fmt: skip
 
 

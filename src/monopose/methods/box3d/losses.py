@@ -139,23 +139,26 @@ def _object_losses(
     def mean(each: Tensor) -> Tensor:
         return (share * each).sum()
 
-    losses, pose = _pose_losses(model, look, true, drawn.valid)
     answers = look.answers
     means, stds = model.means[true.labels], model.stds[true.labels]
     code = F.smooth_l1_loss(answers.size_code, encode_sizes(true.lhw, means, stds), reduction="none").mean(-1)
-    off = (pose[..., (0, 2), 3] - true.pose[..., (0, 2), 3]).norm(dim=-1)
-    sure = F.binary_cross_entropy_with_logits(answers.score, score_target(off), reduction="none")
     known = torch.isfinite(true.velocity).all(-1)
     velocity = to_ray(true.velocity[..., (0, 2)].nan_to_num(0.0), look.reference, true.K)
     speed = F.smooth_l1_loss(answers.velocity, velocity, reduction="none").sum(-1)
     attributes = answers.attributes.masked_fill(~model.allowed[true.labels], -1e4)
     kind = F.cross_entropy(attributes.flatten(0, 1), true.attribute.flatten(), ignore_index=-1, reduction="none")
-    losses |= {
+    losses = {
         "size": config.size_weight * mean(code),
-        "score": config.score_weight * mean(sure),
         "velocity": config.velocity_weight * mean(speed * known),
         "attribute": config.attribute_weight * mean(kind.view_as(share)),
     }
+    if not config.poses:
+        unused = (answers.score, answers.direct, look.noc, look.weights)  # several processes need every gradient
+        return losses | {"nothing": 0 * torch.stack([v.sum() for v in unused]).sum()}
+    of_pose, pose = _pose_losses(model, look, true, drawn.valid)
+    off = (pose[..., (0, 2), 3] - true.pose[..., (0, 2), 3]).norm(dim=-1)
+    sure = F.binary_cross_entropy_with_logits(answers.score, score_target(off), reduction="none")
+    losses |= of_pose | {"score": config.score_weight * mean(sure)}
     if model.uses_projection:
         losses["projection"] = config.projection_weight * _projection_loss(model, output, look, true, share)
     if config.coordinate_weight > 0 and model.point_head is not None:
