@@ -4,6 +4,7 @@
     python -m benchmarks.box3d --out runs/box3d_table --table
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --examples docs/images/box3d.png --which 2 3
+    python -m benchmarks.box3d --out runs/box3d_table --scores
     python -m benchmarks.box3d --out runs/box3d_table --speed
     python -m benchmarks.box3d --out out/kitti_mini --against DATA/kitti_mini
 
@@ -22,6 +23,9 @@ direct: pixel of the centre, depth and observation angle are regressed, without 
 
 `--spread` asks whether distributions are wider where less is seen: it takes the first finished "distribution" run, gives every
 true box of the held-back pictures the best estimate of its class within 4 m, and sorts by visibility and distance.
+
+`--scores` asks what the score of a box should be: the same boxes of the first finished run of every layer, ranked by the score
+of their class alone, times the quality that the network predicts, times that which the samples of the pose let expect.
 
 `--against` compares what `monopose predict` wrote for a KITTI folder with its cars, one by one: AP says little of ten pictures.
 """
@@ -52,6 +56,7 @@ from monopose.geometry import boxes3d
 from monopose.geometry.road_users import CLASSES
 from monopose.learning import TrainConfig
 from monopose.methods import box3d
+from monopose.methods.box3d import Boxes
 from monopose.pnp import kernels
 
 LAYERS = ("distribution", "reprojection", "direct")
@@ -451,6 +456,47 @@ def examples(folder: Path, held: Path, path: Path, which: Sequence[int], least: 
         sheet.save(temporary)
 
 
+# --------------------------------------------------------------------------------------------------------------- scores
+
+
+def rescored(found: Boxes) -> dict[str, Boxes]:
+    """The same boxes with other scores, best first.
+
+    Those from samples are of how far these lie from the box, seen from above: the published quality, and the mean of the shares
+    within nuScenes' 0.5, 1, 2 and 4 m, which are the chances that the box counts.
+    """
+    p = found.log_weights.softmax(-1)
+    off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
+    near = (off[..., None] < torch.tensor(scoring.DISTANCES)).float().mean(-1)
+    scores = {
+        "class": found.class_scores,
+        "class x predicted quality": found.scores,
+        "class x root of it": (found.class_scores * found.scores).sqrt(),
+        "class x expected quality": found.class_scores * (p * box3d.score_target(off)).sum(-1),
+        "class x chance to count": found.class_scores * (p * near).sum(-1),
+    }
+    return {name: found._replace(scores=s).rows(s.argsort(descending=True, stable=True)) for name, s in scores.items()}
+
+
+def scores_table(folders: Sequence[Path], held: Path) -> str:
+    """Markdown: nuScenes' scores of runs with different scores of their boxes."""
+    frames, truth = nuscenes.read_infos(held / "infos.json"), nuscenes.infos_truth(held / "infos.json")
+    lines = ["| run | score of a box | NDS % | mAP % | AP car | AP pedestrian | AP cone |", "|---|---|---|---|---|---|---|"]
+    for folder in folders:
+        run = box3d_pipeline.load(folder, "cpu")
+        found = [rescored(run.predict(frame.read(), OPTIONS)) for frame in frames]
+        for name in found[0]:
+            if run.config.layer == "direct" and ("expected" in name or "chance" in name):
+                continue  # it has no samples
+            own = [
+                box3d_pipeline.objects_of(f[name], run.classes, frame.classes) for f, frame in zip(found, frames, strict=True)
+            ]
+            s = scoring.evaluate(nuscenes.to_global(frames, own, truth.boxes.tokens), truth)
+            values = [s["nds"], s["map"], *(s["classes"][c]["ap"] for c in ("car", "pedestrian", "traffic_cone"))]
+            lines.append(f"| {folder.name} | {name} | " + " | ".join(f"{100 * v:.1f}" for v in values) + " |")
+    return "\n".join(lines)
+
+
 # ----------------------------------------------------------------------------------------------------------- single cars
 
 
@@ -526,6 +572,7 @@ def main() -> None:
     parser.add_argument("--spread", type=Path, metavar="PNG")
     parser.add_argument("--examples", type=Path, metavar="PNG")
     parser.add_argument("--which", type=int, nargs="+", default=(2, 3), help="held-back pictures to draw")
+    parser.add_argument("--scores", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
@@ -547,6 +594,11 @@ def main() -> None:
         examples(first, args.out / "held", args.examples, args.which)
     elif args.against is not None:
         print(against(args.out / "kitti", args.against))
+    elif args.scores:
+        firsts = [
+            next((f.parent for f in files if f.is_file() and f.parent.name.startswith(layer)), None) for layer in args.layers
+        ]
+        print(scores_table([f for f in firsts if f is not None], args.out / "held"))
     elif args.speed:
         print(speed(first, args.out / "held", (1, 2)))
     else:

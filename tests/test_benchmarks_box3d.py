@@ -67,6 +67,25 @@ def test_the_spread_by_visibility_and_distance():
     assert rows[-1].startswith("| 40–60 m | 1 | 1.00 |")
 
 
+def test_scores_from_samples():
+    """A box whose samples lie at 0, 0.7 and 3 m, of weights 1/2, 1/4, 1/4, and one that is sure, ten metres from its sample."""
+    pose = torch.eye(4).repeat(2, 3, 1, 1)
+    pose[0, 1, 0, 3], pose[0, 2, 2, 3], pose[1, :, 2, 3] = 0.7, 3.0, 10.0
+    none = {k: torch.zeros(2) for k in bench.Boxes._fields}
+    own = {
+        "cam_from_obj": torch.eye(4).expand(2, 4, 4),
+        "samples": pose,
+        "log_weights": torch.tensor([[0.5, 0.25, 0.25]] * 2).log(),
+    }
+    own |= {"class_scores": torch.tensor([0.4, 0.5]), "scores": torch.tensor([0.1, 0.2]), "labels": torch.tensor([0, 1])}
+    said = bench.rescored(bench.Boxes(**{**none, **own}))
+    assert said["class"].labels.tolist() == said["class x predicted quality"].labels.tolist() == [1, 0]
+    chance = said["class x chance to count"]
+    assert chance.labels.tolist() == [0, 1]
+    assert chance.scores.tolist() == pytest.approx([0.4 * (0.5 + 0.25 * 3 / 4 + 0.25 / 4), 0.0])
+    assert said["class x root of it"].scores.tolist() == pytest.approx([0.1**0.5, 0.04**0.5])
+
+
 def test_rank_correlation():
     x = np.linspace(0, 3, 20)
     assert bench.correlation(x, np.exp(x)) == pytest.approx(1.0)
@@ -103,6 +122,8 @@ def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
     assert called("--start", "0", "--table").count("| direct, 1 seed |") == 2
     assert json.loads(file.read_text())["placed"]["count"] == lines[0]["placed"]["count"]
     assert "| direct" not in called("--table", "--steps", "3")  # another table
+    said = called("--start", "1", "--scores")
+    assert [said.count(f"| reprojection_0_2_after_1 | class {x}") for x in ("x", "|")] == [4, 1]
     spread = bench.pairs(tmp_path / "direct_0_2", tmp_path / "held", samples=8)
     assert all(0 < p.visibility <= 1 and 0 <= p.error < bench.NEAR for p in spread)
     picture = tmp_path / "spread.png"
