@@ -75,8 +75,28 @@ def test_the_table_says_what_the_rows_say(run):
         for i, e in enumerate((150.0, 5.0, 20.0))
     ]
     text = bench.table([*rows, {**rows[0], "run": "other"}], [run], 3)
-    assert "| m | 3 | 20.0° | 33 % | 67 % | 1.50 |" in text
-    assert "| m | 2 | 12.5° | 50 % | 100 % | 1.50 |" in text
+    assert "| m | 3 | 20.0° (5.0–150.0) | 33 % | 67 % | 1.50 |" in text
+    assert "| m | 2 | 12.5° (5.0–20.0) | 50 % | 100 % | 1.50 |" in text
+
+
+def test_the_interval_of_a_median_shrinks_with_the_objects():
+    many = [float(v) for v in range(100)]
+    low, high = bench.interval(many)
+    assert 35 < low < 49.5 < high < 64  # the binomial interval of the median is 40 to 60
+    few = bench.interval(many[::10])
+    assert few[1] - few[0] > 1.5 * (high - low)
+    assert bench.interval([3.0] * 5) == (3.0, 3.0)
+
+
+def test_the_slow_search_stands_beside_the_default_on_the_same_photos(run):
+    def row(method, i, error):
+        same = {"run": run.version, "handle": 0.1, "cpu_seconds": 1.0}
+        return {**same, "method": method, "item": i, "error_deg": error}
+
+    rows = [row("fit, default", i, float(i)) for i in range(9)] + [row(bench.PUBLISHED, i, 20.0) for i in (1, 2, 3)]
+    text = bench.table(rows, [run], 9)
+    assert f"| {bench.PUBLISHED} | 3 | 20.0° (20.0–20.0) |" in text
+    assert "| fit, default, on the same photos | 3 | 2.0° (1.0–3.0) |" in text
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no YCB-V photos in ../shared/data")
