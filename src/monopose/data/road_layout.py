@@ -91,6 +91,10 @@ class Street(NamedTuple):
         """t of both kerbs."""
         return -self.lanes[0] * self.lane - self.parking[0], self.lanes[1] * self.lane + self.parking[1]
 
+    def onwards(self, t: float) -> float:
+        """The heading of the traffic on this side, radians."""
+        return 0.0 if (t > 0) != self.keep_left else math.pi
+
     def along(self, x: Array, z: Array) -> tuple[Array, Array]:
         """Places in the camera's frame to s and t."""
         c, s = math.cos(self.turn), math.sin(self.turn)
@@ -210,73 +214,91 @@ def _candidates(category: str, config: RoadConfig, street: Street, rng: Generato
     x = (rng.uniform(-0.06, 1.06) * width - float(K[0, 2])) / float(K[0, 0]) * z
     s, t = (float(v) for v in street.along(np.array(x), np.array(z)))
     seed = config.first_shape + int(rng.integers(config.shapes))
-    variant = vehicles.variant(category, seed)
     model = _stretched(_shape(category, seed), category, rng)
-    left, right = street.edges
-    if not left - street.pavement[0] - street.wall[0] + 1 < t < right + street.pavement[1] + street.wall[1] - 1:
+    thing = Thing(model, category, vehicles.variant(category, seed), s, t, 0.0, 0.0, "")
+    (left, right), pavement, wall = street.edges, street.pavement, street.wall
+    if not left - pavement[0] - wall[0] + 1 < t < right + pavement[1] + wall[1] - 1:
         return []  # there are houses
-    on_road, between = left < t < right, left - street.pavement[0] < t < right + street.pavement[1]
-    onwards = 0.0 if (t > 0) != street.keep_left else math.pi  # the lane's direction
     if category in _VEHICLES:
-        lanes = (-street.lanes[0] * street.lane, street.lanes[1] * street.lane)
-        if lanes[0] < t < lanes[1] and rng.random() < 0.9:
-            t = (math.floor(t / street.lane) + 0.5) * street.lane + rng.normal(0, 0.15)
-            turning = rng.random() < 0.06
-            heading = rng.uniform(-math.pi, math.pi) if turning else onwards + rng.normal(0, 0.04)
-            moving = rng.random() < 0.65
-            speed = rng.uniform(1.0, 5.0) if turning else rng.uniform(2.0, 16.0)
-            attribute = "vehicle.moving" if moving else "vehicle.stopped"
-            return [Thing(model, category, variant, s, t, heading, speed * moving, attribute)]
-        if category == "bus" and not on_road:
-            return []
-        heading = onwards + math.pi * (rng.random() < 0.15) + rng.normal(0, 0.04)
-        side = int(t > 0)
-        if street.parking[side] > 0 and (on_road or between):
-            t = (right if side else left) - (1 if side else -1) * (street.parking[side] / 2 + rng.normal(0, 0.1))
-        elif on_road or rng.random() < 0.5:
-            return []
-        else:  # in a yard beside the road
-            heading += math.pi / 2 * int(rng.integers(4)) + rng.normal(0, 0.1)
-        return [Thing(model, category, variant, s, t, heading, 0.0, "vehicle.parked")]
-    if category in ("traffic_cone", "barrier"):
-        if not between:
-            return []
-        t = round(t / street.lane) * street.lane + rng.normal(0, 0.3)  # on a line
-        wide = float(model.bounds[1, 2] - model.bounds[0, 2])
-        gap = rng.uniform(1.5, 4.0) if category == "traffic_cone" else wide + 0.35 + rng.uniform(0, 0.4)
-        slant = rng.normal(0, 0.1)
-        heading = rng.uniform(-math.pi, math.pi) if category == "traffic_cone" else rng.choice([-1, 1]) * math.pi / 2 + slant
-        row = [(s + k * gap, t + k * gap * math.tan(slant)) for k in range(int(rng.integers(1, 5)))]
-        return [Thing(model, category, variant, a, b, heading + rng.normal(0, 0.04), 0.0, "") for a, b in row]
-    if not between:
+        return _vehicle(thing, street, rng)
+    if not left - pavement[0] < t < right + pavement[1]:
         return []
-    if category == "pedestrian":
-        crossing = on_road and rng.random() < 0.5
-        if on_road and not crossing:  # on the pavement of this side
-            t = (
-                right + rng.uniform(0.3, street.pavement[1] - 0.3)
-                if t > 0
-                else left - rng.uniform(0.3, street.pavement[0] - 0.3)
-            )
-        walking = variant == "walking"
-        if crossing:
-            heading = rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.15)
-        elif walking:
-            heading = math.pi * rng.integers(2) + rng.normal(0, 0.3)
-        else:
-            heading = rng.uniform(-math.pi, math.pi)
-        speed = float(np.clip(rng.normal(1.35, 0.3), 0.5, 2.5)) if walking else 0.0
-        return [Thing(model, category, variant, s, t, heading, speed, f"pedestrian.{'moving' if walking else 'standing'}")]
-    if variant == "ridden":
+    if category in ("traffic_cone", "barrier"):
+        return _row(thing, street, rng)
+    return _pedestrian(thing, street, rng) if category == "pedestrian" else _cycle(thing, street, rng)
+
+
+def _vehicle(thing: Thing, street: Street, rng: Generator) -> list[Thing]:
+    """In a lane, on a strip for parking, or in a yard."""
+    t, (left, right) = thing.t, street.edges
+    lanes = (-street.lanes[0] * street.lane, street.lanes[1] * street.lane)
+    if lanes[0] < t < lanes[1] and rng.random() < 0.9:
+        t = (math.floor(t / street.lane) + 0.5) * street.lane + rng.normal(0, 0.15)
+        turning = rng.random() < 0.06
+        heading = rng.uniform(-math.pi, math.pi) if turning else street.onwards(thing.t) + rng.normal(0, 0.04)
+        moving = rng.random() < 0.65
+        speed = rng.uniform(1.0, 5.0) if turning else rng.uniform(2.0, 16.0)
+        attribute = "vehicle.moving" if moving else "vehicle.stopped"
+        return [thing._replace(t=t, heading=heading, speed=speed * moving, attribute=attribute)]
+    on_road, between = left < t < right, left - street.pavement[0] < t < right + street.pavement[1]
+    if thing.category == "bus" and not on_road:
+        return []
+    heading = street.onwards(t) + math.pi * (rng.random() < 0.15) + rng.normal(0, 0.04)
+    side = int(t > 0)
+    if street.parking[side] > 0 and between:
+        t = (right if side else left) - (1 if side else -1) * (street.parking[side] / 2 + rng.normal(0, 0.1))
+    elif on_road or rng.random() < 0.5:
+        return []
+    else:  # in a yard beside the road
+        heading += math.pi / 2 * int(rng.integers(4)) + rng.normal(0, 0.1)
+    return [thing._replace(t=t, heading=heading, attribute="vehicle.parked")]
+
+
+def _row(thing: Thing, street: Street, rng: Generator) -> list[Thing]:
+    """One to four cones or barriers along a line."""
+    t = round(thing.t / street.lane) * street.lane + rng.normal(0, 0.3)
+    wide = float(thing.model.bounds[1, 2] - thing.model.bounds[0, 2])
+    cone = thing.category == "traffic_cone"
+    gap = rng.uniform(1.5, 4.0) if cone else wide + 0.35 + rng.uniform(0, 0.4)
+    slant = rng.normal(0, 0.1)
+    heading = rng.uniform(-math.pi, math.pi) if cone else rng.choice([-1, 1]) * math.pi / 2 + slant
+    row = [(thing.s + k * gap, t + k * gap * math.tan(slant)) for k in range(int(rng.integers(1, 5)))]
+    return [thing._replace(s=a, t=b, heading=heading + rng.normal(0, 0.04)) for a, b in row]
+
+
+def _pedestrian(thing: Thing, street: Street, rng: Generator) -> list[Thing]:
+    """On a pavement, or crossing the road."""
+    t, (left, right) = thing.t, street.edges
+    on_road, walking = left < t < right, thing.variant == "walking"
+    crossing = on_road and rng.random() < 0.5
+    if on_road and not crossing:  # on the pavement of this side
+        t = right + rng.uniform(0.3, street.pavement[1] - 0.3) if t > 0 else left - rng.uniform(0.3, street.pavement[0] - 0.3)
+    if crossing:
+        heading = rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.15)
+    elif walking:
+        heading = math.pi * rng.integers(2) + rng.normal(0, 0.3)
+    else:
+        heading = rng.uniform(-math.pi, math.pi)
+    speed = float(np.clip(rng.normal(1.35, 0.3), 0.5, 2.5)) if walking else 0.0
+    attribute = f"pedestrian.{'moving' if walking else 'standing'}"
+    return [thing._replace(t=t, heading=heading, speed=speed, attribute=attribute)]
+
+
+def _cycle(thing: Thing, street: Street, rng: Generator) -> list[Thing]:
+    """Ridden on the road, or left beside it."""
+    t, (left, right) = thing.t, street.edges
+    on_road = left < t < right
+    if thing.variant == "ridden":
         if not on_road:
             return []
-        t += rng.normal(0, 0.3)
-        speed = rng.uniform(2, 7) if category == "bicycle" else rng.uniform(3, 14)
+        aside = rng.normal(0, 0.3)
+        speed = rng.uniform(2, 7) if thing.category == "bicycle" else rng.uniform(3, 14)
         speed *= rng.random() < 0.85
-        return [Thing(model, category, variant, s, t, onwards + rng.normal(0, 0.08), speed, "cycle.with_rider")]
+        heading = street.onwards(t) + rng.normal(0, 0.08)
+        return [thing._replace(t=t + aside, heading=heading, speed=speed, attribute="cycle.with_rider")]
     if on_road:
         t = right + rng.uniform(0.3, 1.2) if t > 0 else left - rng.uniform(0.3, 1.2)
-    return [Thing(model, category, variant, s, t, rng.uniform(-math.pi, math.pi), 0.0, "cycle.without_rider")]
+    return [thing._replace(t=t, heading=rng.uniform(-math.pi, math.pi), attribute="cycle.without_rider")]
 
 
 def _stretched(model: ObjectModel, category: str, rng: Generator) -> ObjectModel:
