@@ -14,7 +14,8 @@ Every answer is a line of OUT/results.jsonl, so a run that was killed goes on; l
 Markdown: median rotation error with the 95 % interval that a bootstrap over the objects gives it, shares below 10 and 30
 degrees, seconds of one core per object. Symmetric categories are scored by their axis. `--why` asks instead what limits the
 fits: how often the loss at the true pose, with the best code found for it, is less than that of the fit (then the search
-failed) or not (then generator and features failed). `--pictures` draws the figures of docs/category.md.
+failed) or not (then generator and features failed). `--profile` asks how well a photo tells the elevation: the loss with the
+elevation held some degrees off, all the rest fitted. `--pictures` draws the figures of docs/category.md.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from monopose.types import Camera, Detections, Frame, ObjectModel
 
 UNSEEN = 400  # first seed of the instances that are tested
 TEMPLATES, TEMPLATE_SHAPES = 500, 50
+TUNING = 600  # first seed of those on which choices were made
+OFF = (-20.0, -12.0, -6.0, 0.0, 6.0, 12.0, 20.0)  # degrees by which `--profile` holds elevations off the true one
 VISIBLE = 0.01  # share of a mug's silhouette that is handle, from which it can be seen
 PLAIN = FitConfig()
 
@@ -298,6 +301,31 @@ def reasons(run: Run, count: int, config: FitConfig) -> str:
     return "\n".join([*lines, f"{run.name}: {counts}"])
 
 
+def profile(run: Run, count: int, steps: int = 20) -> str:
+    """How the loss rises beside the true elevation, everything else fitted and the pose head silent. Markdown.
+
+    Photos are those of the seeds from `TUNING` on.
+    """
+    held = replace(PLAIN, phases=(Phase(1, steps),), head_weight=0.0, patience=1000, sampled=False, lr_azimuth=0.0,
+                   lr_elevation=0.0)  # fmt: skip
+    photos = items(run.name, count, run.model.config.input_size, TUNING)
+    losses = torch.zeros(len(photos), len(OFF))
+    for i, item in enumerate(tqdm(photos, desc=f"{run.name}: profile", mininterval=2)):
+        for k, off in enumerate(OFF):
+            start = item.view.clone()
+            start[1] += math.radians(off)
+            losses[i, k] = fitting.fit(run.model, item.image, item.mask, held, start=start).losses.min()
+    true = losses[:, [OFF.index(0.0)]]
+    more = (100 * (losses / true - 1)).median(0).values
+    less = (losses < true).sum(0)
+    return "\n".join([
+        f"| {run.name}, {len(photos)} photos; elevation off by | " + " | ".join(f"{off:+.0f}°" for off in OFF) + " |",
+        "|---" * (len(OFF) + 1) + "|",
+        "| loss more than at the true one, median | " + " | ".join(f"{v:.1f} %" for v in more) + " |",
+        "| photos in which it is less | " + " | ".join(str(int(v)) for v in less) + " |",
+    ])  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------------- real photos
 
 YCBV = {"mug": (14,), "bowl": (13,), "can": (1, 4, 6), "bottle": (5, 12)}  # objects of YCB-V by category, +Z up in all
@@ -411,6 +439,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--searches", nargs="*", default=[], help="only searches whose name holds one of these words")
     parser.add_argument("--table", action="store_true", help="compute nothing, print the table of what is there")
     parser.add_argument("--why", type=int, metavar="N", help="say what limits the fits of N photos instead")
+    parser.add_argument("--profile", type=int, metavar="N", help="say how the loss of N photos rises beside the true elevation")
     parser.add_argument("--real", type=Path, metavar="DIR", help="run on YCB-V's photos instead; overlays go to OUT/real")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the figures instead")
     return parser.parse_args(arguments)
@@ -426,6 +455,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.why is not None:
         for run in runs:
             print(reasons(run, options.why, PLAIN))
+    elif options.profile is not None:
+        for run in runs:
+            print(profile(run, options.profile))
     elif options.table:
         file = options.out / "results.jsonl"
         print(table([json.loads(line) for line in file.read_text().splitlines()], runs, options.count))

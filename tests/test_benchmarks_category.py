@@ -99,6 +99,23 @@ def test_the_slow_search_stands_beside_the_default_on_the_same_photos(run):
     assert "| fit, default, on the same photos | 3 | 2.0° (1.0–3.0) |" in text
 
 
+def test_the_profile_tells_how_the_loss_rises_beside_the_true_elevation(run, monkeypatch):
+    photos = (item(elevation=0.3), item(elevation=0.6))
+    monkeypatch.setattr(bench, "items", lambda *_: photos)
+    heads = []
+
+    def fit(model, image, mask, config, start):
+        heads.append((config.head_weight, config.lr_elevation))
+        off = abs(float(start[1]) - float(photos[(len(heads) - 1) // 7].view[1]))
+        return bench.fitting.Fit(None, torch.tensor([1.0 + off]), 0, 0, 1, 0, "", [])
+
+    monkeypatch.setattr(bench.fitting, "fit", fit)
+    text = bench.profile(run, 2)
+    assert "| 34.9 % | 20.9 % | 10.5 % | 0.0 % | 10.5 % | 20.9 % | 34.9 % |" in text
+    assert "| photos in which it is less | 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in text
+    assert set(heads) == {(0.0, 0.0)}
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="no YCB-V photos in ../shared/data")
 def test_meshes_of_ycbv_stand_in_the_category_frame():
     """The origin on the axis at half the height; the mug's handle is what sticks out, along +X."""
