@@ -5,6 +5,7 @@
     python -m benchmarks.box3d --out runs/box3d_table --spread docs/images/box3d_spread.png
     python -m benchmarks.box3d --out runs/box3d_table --examples docs/images/box3d.png --which 2 3
     python -m benchmarks.box3d --out runs/box3d_table --scores
+    python -m benchmarks.box3d --out runs/box3d_table --bias
     python -m benchmarks.box3d --out runs/box3d_table --speed
     python -m benchmarks.box3d --out out/kitti_mini --against DATA/kitti_mini
 
@@ -24,8 +25,10 @@ direct: pixel of the centre, depth and observation angle are regressed, without 
 `--spread` asks whether distributions are wider where less is seen: it takes the first finished "distribution" run, gives every
 true box of the held-back pictures the best estimate of its class within 4 m, and sorts by visibility and distance.
 
-`--scores` asks what the score of a box should be: the same boxes of the first finished run of every layer, ranked by the score
-of their class alone, times the quality that the network predicts, times that which the samples of the pose let expect.
+`--scores` asks what the score of a box should be, and where it should stand: the same boxes of all finished runs, ranked by the
+score of their class alone, times the quality that the network predicts, times that which the samples of the pose let expect.
+
+`--bias` asks whether objects whose places are told are seen too near or too far, by the first finished run of every layer.
 
 `--against` compares what `monopose predict` wrote for a KITTI folder with its cars, one by one: AP says little of ten pictures.
 """
@@ -34,9 +37,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,7 @@ from monopose import box3d_commands, box3d_pipeline, pnp, train_box3d, weights
 from monopose.box3d_pipeline import Options
 from monopose.data import kitti, nuscenes, road_scenes
 from monopose.data.bop_json import read_json
+from monopose.data.road import RoadObjects
 from monopose.data.road_scenes import RoadConfig
 from monopose.evaluation import nuscenes as scoring
 from monopose.files import atomic_write, write_json
@@ -74,6 +79,8 @@ class Settings:
     steps: int = 400
     batch: int = 4
     start: int = 600  # steps of the network that all others start from; 0: they start from ImageNet
+    spread: float = 3.0  # how far the outermost points start from an object's middle, strides
+    stretch: bool = False  # one factor on the coordinates of all points of an object
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,8 @@ class Run:
     def folder(self, out: Path, settings: Settings) -> Path:
         """Where it is kept."""
         after = f"_after_{settings.start}" if settings.start else ""
-        return out / f"{self.layer}_{self.seed}_{settings.steps}{after}"
+        wide = "" if settings.spread == 3 else f"_spread_{settings.spread:g}"
+        return out / f"{self.layer}_{self.seed}_{settings.steps}{after}{wide}{'_stretch' * settings.stretch}"
 
 
 def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
@@ -102,7 +110,7 @@ def start(out: Path, settings: Settings) -> Path:
     folder = out / f"start_{settings.start}"
     file = folder / "box3d.safetensors"
     if not file.is_file() or int(weights.read(file).notes["steps"]) < settings.start:
-        config = configured(out, settings, layer="direct", poses=False)
+        config = configured(out, settings, layer="direct", poses=False, spread=3.0, stretch=False)
         train_box3d.train_box3d(
             out / "train", folder, method_config=config, progress_bar=False,
             config=TrainConfig(steps=settings.start, batch_size=settings.batch, seed=100, workers=0),
@@ -122,7 +130,7 @@ MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder s
 def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     """Train one network -> its run folder, processor seconds of this call."""
     init = start(out, settings) if settings.start else None
-    config = configured(out, settings, layer=run.layer)
+    config = configured(out, settings, layer=run.layer, spread=settings.spread, stretch=settings.stretch)
     began = time.process_time()
     train_box3d.train_box3d(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
@@ -153,7 +161,7 @@ def read_lines(out: Path) -> list[dict[str, Any]]:
     file = out / "results.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     for line in lines:
-        line["settings"] = {"start": 0, **line["settings"]}  # older lines do not name it
+        line["settings"] = {"start": 0, "spread": 3.0, "stretch": False, **line["settings"]}  # older lines do not name them
     return lines
 
 
@@ -200,6 +208,10 @@ class Placed:
     yaw_error: float | None  # radians; None: such objects have no front
     surprise: float | None  # minus the log-density of the true pose, of m^3 rad; None: no distribution
     level: float | None  # share of the distribution that is likelier than the true pose
+    height: float = 0.0  # of what the picture shows of it, pixels of the network's input
+    farther: float = 0.0  # log of estimated over true distance
+    middle: float | None = None  # the same of the median distance of the samples
+    spread: float | None = None  # deviation of the log of the samples' distances
 
 
 @torch.no_grad()
@@ -215,6 +227,8 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
             continue
         surprise: list[float | None] = [None] * n
         level: list[float | None] = [None] * n
+        middle: list[float | None] = [None] * n
+        spread: list[float | None] = [None] * n
         if run.config.layer != "direct":
             bounds = box3d.bounds_of(run.config.size, sample["K"])
             posterior = pnp.sample_posterior(
@@ -226,7 +240,13 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
             problems = posterior.prepared.problems
             costs = kernels.pose_costs(problems, posterior.samples.to(problems.K))
             likelier = costs < (minus - posterior.log_evidence).to(costs)[:, None]
-            surprise, level = minus.tolist(), (posterior.probabilities() * likelier).sum(-1).tolist()
+            p = posterior.probabilities()
+            surprise, level = minus.tolist(), (p * likelier).sum(-1).tolist()
+            log = posterior.samples[..., (0, 2), 3].norm(dim=-1).log()
+            spread = (p * (log - (p * log).sum(-1, keepdim=True)).square()).sum(-1).sqrt().tolist()
+            order = log.argsort(-1)
+            half = (p.gather(-1, order).cumsum(-1) < 0.5).sum(-1, keepdim=True).clamp_max(samples - 1)
+            middle = log.gather(-1, order.gather(-1, half))[:, 0].tolist()
         off = (boxes.cam_from_obj[:, (0, 2), 3] - true.pose[:, (0, 2), 3]).norm(dim=-1)
         turn = boxes3d.yaw_of(boxes.cam_from_obj) - boxes3d.yaw_of(true.pose)
         for k in range(n):
@@ -235,7 +255,14 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
             yaw = None if period is None else abs((float(turn[k]) + period / 2) % period - period / 2)
             away = float(true.pose[k, (0, 2), 3].norm())
             error = float(off[k]) if good else float("inf")
-            rows.append(Placed(int(true.labels[k]), away, error, yaw, surprise[k], level[k]))
+            half_way, tall = middle[k], float(true.boxes[k, 3] - true.boxes[k, 1])
+            said = float(boxes.cam_from_obj[k, (0, 2), 3].norm())
+            rows.append(
+                Placed(
+                    int(true.labels[k]), away, error, yaw, surprise[k], level[k], tall, math.log(said / away),
+                    None if half_way is None else half_way - math.log(away), spread[k],
+                )
+            )  # fmt: skip
     return rows
 
 
@@ -294,6 +321,43 @@ def placing_table(lines: Iterable[dict[str, Any]]) -> str:
     if lines:
         rows.append(f"\n{lines[0]['placed']['count']} true boxes; medians")
     return "\n".join(rows)
+
+
+HEIGHTS = ((0.0, 16.0), (16.0, 32.0), (32.0, 64.0), (64.0, math.inf))  # pixels
+
+
+def bias_table(runs: Mapping[str, Sequence[Placed]]) -> str:
+    """Markdown: are estimates too near or too far, by how large an object is in the picture; medians, in percent.
+
+    The pose is where the likelihood is greatest. The distribution is one of places in space, of which there are the more the
+    farther away: where the log of the distance has a deviation s, its middle lies 3 s^2 beyond.
+    """
+    lines = [
+        "| run | height of box, px | boxes | too far, % | median of the samples, % | spread s, % | 3 s², % |",
+        "|---" * 7 + "|",
+    ]
+    for name, rows in runs.items():
+        for low, high in (*HEIGHTS, (0.0, math.inf)):
+            own = [r for r in rows if low <= r.height < high and math.isfinite(r.error)]
+            if own:
+                middle, spread = (
+                    [r.middle for r in own if r.middle is not None],
+                    [r.spread for r in own if r.spread is not None],
+                )
+                s = statistics.median(spread) if spread else None
+                cells = [_cell([v], 1, 100) for v in (
+                    statistics.median(r.farther for r in own), statistics.median(middle) if middle else None, s,
+                    None if s is None else 3 * s * s,
+                )]  # fmt: skip
+                size = (
+                    "all"
+                    if high - low == math.inf and low == 0
+                    else f"{low:g}–{high:g}"
+                    if high < math.inf
+                    else f"{low:g} and more"
+                )
+                lines.append(f"| {name} | {size} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------- table
@@ -465,35 +529,49 @@ def rescored(found: Boxes) -> dict[str, Boxes]:
     Those from samples are of how far these lie from the box, seen from above: the published quality, and the mean of the shares
     within nuScenes' 0.5, 1, 2 and 4 m, which are the chances that the box counts.
     """
-    p = found.log_weights.softmax(-1)
-    off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
-    near = (off[..., None] < torch.tensor(scoring.DISTANCES)).float().mean(-1)
     scores = {
         "class": found.class_scores,
         "class x predicted quality": found.scores,
         "class x root of it": (found.class_scores * found.scores).sqrt(),
-        "class x expected quality": found.class_scores * (p * box3d.score_target(off)).sum(-1),
-        "class x chance to count": found.class_scores * (p * near).sum(-1),
     }
+    if found.samples.shape[1] > 1:
+        p = found.log_weights.softmax(-1)
+        off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
+        near = (off[..., None] < torch.tensor(scoring.DISTANCES)).float().mean(-1)
+        scores["class x expected quality"] = found.class_scores * (p * box3d.score_target(off)).sum(-1)
+        scores["class x chance to count"] = found.class_scores * (p * near).sum(-1)
     return {name: found._replace(scores=s).rows(s.argsort(descending=True, stable=True)) for name, s in scores.items()}
 
 
-def scores_table(folders: Sequence[Path], held: Path) -> str:
-    """Markdown: nuScenes' scores of runs with different scores of their boxes."""
+def scores_table(runs: Mapping[str, Sequence[Path]], held: Path) -> str:
+    """Markdown: nuScenes' scores of the runs of every layer with different scores of their boxes, and with these in two places:
+    where the likelihood is greatest, and where `box3d.centred` puts them."""
     frames, truth = nuscenes.read_infos(held / "infos.json"), nuscenes.infos_truth(held / "infos.json")
-    lines = ["| run | score of a box | NDS % | mAP % | AP car | AP pedestrian | AP cone |", "|---|---|---|---|---|---|---|"]
-    for folder in folders:
-        run = box3d_pipeline.load(folder, "cpu")
-        found = [rescored(run.predict(frame.read(), OPTIONS)) for frame in frames]
-        for name in found[0]:
-            if run.config.layer == "direct" and ("expected" in name or "chance" in name):
-                continue  # it has no samples
-            own = [
-                box3d_pipeline.objects_of(f[name], run.classes, frame.classes) for f, frame in zip(found, frames, strict=True)
-            ]
-            s = scoring.evaluate(nuscenes.to_global(frames, own, truth.boxes.tokens), truth)
-            values = [s["nds"], s["map"], *(s["classes"][c]["ap"] for c in ("car", "pedestrian", "traffic_cone"))]
-            lines.append(f"| {folder.name} | {name} | " + " | ".join(f"{100 * v:.1f}" for v in values) + " |")
+    head = ["layer", "place", "score of a box", "NDS %", "mAP %", "ATE m", "AP car", "AP pedestrian", "AP cone"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for layer, folders in runs.items():
+        results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for folder in folders:
+            run = box3d_pipeline.load(folder, "cpu")
+            objects: dict[tuple[str, str], list[RoadObjects]] = {}
+            for frame in frames:
+                photo = frame.read()
+                found = run.predict(photo, OPTIONS)
+                places = {"mode": found}
+                if run.config.layer != "direct":
+                    places["middle"] = box3d.centred(found, photo.camera.K.float(), photo.camera.size)
+                for place, there in places.items():
+                    for name, boxes in rescored(there).items():
+                        own = box3d_pipeline.objects_of(boxes, run.classes, frame.classes)
+                        objects.setdefault((place, name), []).append(own)
+            for key, every in objects.items():
+                said = scoring.evaluate(nuscenes.to_global(frames, every, truth.boxes.tokens), truth)
+                results.setdefault(key, []).append(said)
+        for (place, name), said in results.items():
+            cells = [_cell([s["nds"] for s in said], 1, 100), _cell([s["map"] for s in said], 1, 100)]
+            cells += [_cell([s["errors"]["translation"] for s in said], 2)]
+            cells += [_cell([s["classes"][c]["ap"] for s in said], 1, 100) for c in ("car", "pedestrian", "traffic_cone")]
+            lines.append(f"| {layer} | {place} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -566,6 +644,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch", type=int, default=Settings.batch)
     parser.add_argument("--start", type=int, default=Settings.start)
+    parser.add_argument(
+        "--strides", type=float, default=Settings.spread, help="from an object's middle to its outermost points"
+    )
+    parser.add_argument("--stretch", action=argparse.BooleanOptionalAction, default=Settings.stretch)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
     parser.add_argument("--table", action="store_true")
@@ -573,10 +655,13 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, metavar="PNG")
     parser.add_argument("--which", type=int, nargs="+", default=(2, 3), help="held-back pictures to draw")
     parser.add_argument("--scores", action="store_true")
+    parser.add_argument("--bias", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
-    settings = Settings(args.pictures, args.held, tuple(args.size), args.steps, args.batch, args.start)
+    settings = Settings(
+        args.pictures, args.held, tuple(args.size), args.steps, args.batch, args.start, args.strides, args.stretch
+    )
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
     files = [run.folder(args.out, settings) / "box3d.safetensors" for run in runs]
     first = next((file.parent for file in files if file.is_file()), args.out)
@@ -594,11 +679,12 @@ def main() -> None:
         examples(first, args.out / "held", args.examples, args.which)
     elif args.against is not None:
         print(against(args.out / "kitti", args.against))
-    elif args.scores:
-        firsts = [
-            next((f.parent for f in files if f.is_file() and f.parent.name.startswith(layer)), None) for layer in args.layers
-        ]
-        print(scores_table([f for f in firsts if f is not None], args.out / "held"))
+    elif args.scores or args.bias:
+        there = {k: [f.parent for f in files if f.is_file() and f.parent.name.startswith(k)] for k in args.layers}
+        if args.scores:
+            print(scores_table(there, args.out / "held"))
+        else:
+            print(bias_table({k: placed(v[0], args.out / "held") for k, v in there.items() if v}))
     elif args.speed:
         print(speed(first, args.out / "held", (1, 2)))
     else:

@@ -86,6 +86,15 @@ def test_scores_from_samples():
     assert said["class x root of it"].scores.tolist() == pytest.approx([0.1**0.5, 0.04**0.5])
 
 
+def test_what_is_said_of_too_near_and_too_far():
+    rows = [placed(height=20.0, farther=-0.1, middle=0.05, spread=0.2), placed(height=80.0, farther=0.3, error=float("inf"))]
+    said = bench.bias_table({"a": rows, "b": [placed(farther=0.02)]}).splitlines()
+    assert said[2:] == [
+        "| a | 16–32 | 1 | -10.0 | 5.0 | 20.0 | 12.0 |", "| a | all | 1 | -10.0 | 5.0 | 20.0 | 12.0 |",
+        "| b | 0–16 | 1 | 2.0 | – | – | – |", "| b | all | 1 | 2.0 | – | – | – |",
+    ]  # fmt: skip
+
+
 def test_rank_correlation():
     x = np.linspace(0, 3, 20)
     assert bench.correlation(x, np.exp(x)) == pytest.approx(1.0)
@@ -123,7 +132,8 @@ def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text())["placed"]["count"] == lines[0]["placed"]["count"]
     assert "| direct" not in called("--table", "--steps", "3")  # another table
     said = called("--start", "1", "--scores")
-    assert [said.count(f"| reprojection_0_2_after_1 | class {x}") for x in ("x", "|")] == [4, 1]
+    assert [said.count(f"| reprojection | {place} | class") for place in ("mode", "middle")] == [5, 5]
+    assert "| reprojection | all |" in called("--start", "1", "--bias")
     spread = bench.pairs(tmp_path / "direct_0_2", tmp_path / "held", samples=8)
     assert all(0 < p.visibility <= 1 and 0 <= p.error < bench.NEAR for p in spread)
     picture = tmp_path / "spread.png"

@@ -14,7 +14,7 @@ from monopose.geometry import camera as camera_ops
 from monopose.geometry.road_users import SIZES
 from monopose.methods import box3d
 from monopose.methods.box3d import network as network_of
-from monopose.nets import fcos
+from monopose.nets import deformable, fcos
 from monopose.nets.backbones import Backbone, backbone
 from monopose.types import Camera, Frame
 
@@ -396,6 +396,37 @@ def test_two_pictures_are_learned_by_heart(trained):
         torch.testing.assert_close(found.velocities[car], true["velocities"][0], atol=1.5, rtol=0)
 
 
+def test_where_points_start():
+    """On rays around the reference point, the outermost `spread` strides away, whatever the embedding is."""
+    model = network(spread=1.5)
+    away = model.sampler.offsets.bias.unflatten(0, (-1, 2)).norm(dim=-1) * deformable.SLOW
+    assert float(away.max()) == pytest.approx(1.5 * (model.config.points - 0.5) / model.config.points)
+
+
+@pytest.mark.parametrize("layer", ["distribution", "reprojection"])
+def test_an_object_stretches_the_coordinates_of_its_points(layer):
+    """Twice the coordinates are an object of half the size in the image: twice as far away. Poses teach the factor."""
+    sample = scene(0)
+    batch = batch_of([sample])
+    plain, model = network(layer=layer).eval(), network(layer=layer, stretch=True).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+
+    def looked(one):
+        output = one(batch["image"])
+        cell, labels = torch.tensor([[3, 40]]), torch.tensor([[0, 1]])
+        look = one.look(output, cell, labels)
+        return look.noc, one.at(output, look, look.pixels[:, :, :5])[0]
+
+    for a, b in zip(looked(plain), looked(model), strict=True):
+        torch.testing.assert_close(a, b)  # nothing before it has learned
+    nn.init.constant_(model.stretch.bias, math.log(2))
+    for a, b in zip(looked(plain), looked(model), strict=True):
+        torch.testing.assert_close(2 * a, b)
+    box3d.loss(model, model(batch["image"]), batch)["pose"].backward()
+    assert float(model.stretch.weight.grad.abs().max()) > 0
+    assert network(layer="direct", stretch=True).stretch is None
+
+
 def test_objects_are_placed_without_being_found(trained):
     """Told where objects are, the network says of each, in order, where it stands; however sure it is of them."""
     sample = scene(1)
@@ -525,6 +556,26 @@ def test_bad_input_is_named(trained):
     bent = Frame(image, replace(Camera(K, SIZE), distortion=torch.tensor([0.1, 0.0, 0.0, 0.0])))
     with pytest.raises(ValueError, match="this camera has lens distortion"):
         box3d.predict(trained, bent)
+
+
+def test_the_distance_of_least_expected_relative_error():
+    """Distances whose density in space makes their log normal, of median 3 s^2 beyond the mode: the best by brute force."""
+    s, n = 0.25, 20001
+    q = (torch.arange(n) + 0.5) / n
+    z = 10 * torch.exp(3 * s * s + s * torch.special.ndtri(q.double())).float()
+    ray = torch.tensor([0.6, 0.0, 0.8])
+    pose = torch.eye(4).repeat(1, n, 1, 1)
+    pose[0, :, :3, 3] = z[:, None] * ray
+    mode = boxes3d.from_yaw(10 * ray[None], torch.tensor([0.3]))
+    none = {k: torch.zeros(1) for k in box3d.Boxes._fields}
+    own = {"cam_from_obj": mode, "samples": pose, "log_weights": torch.zeros(1, n), "sizes": torch.ones(1, 3)}
+    found = box3d.centred(box3d.Boxes(**{**none, **own}), K, SIZE)
+    tried = torch.linspace(9, 14, 501)
+    best = tried[torch.stack([(t / z - 1).abs().mean() for t in tried]).argmin()]
+    assert float(found.cam_from_obj[0, :3, 3].norm()) == pytest.approx(float(best), abs=0.05)
+    torch.testing.assert_close(found.cam_from_obj[:, :3, :3], mode[:, :3, :3])
+    torch.testing.assert_close(found.cam_from_obj[0, :3, 3] / found.cam_from_obj[0, :3, 3].norm(), ray)
+    torch.testing.assert_close(found.boxes, boxes3d.project(found.cam_from_obj, own["sizes"], K, SIZE))
 
 
 def test_how_wide_a_distribution_is():

@@ -29,7 +29,10 @@ from .methods import box3d
 ROAD = "road"  # in place of a data folder: roads drawn on the fly
 KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that KITTI's benchmark is about
 PER_CLASS = ("head.logits.", "head.offsets.", "class_embedding.")  # parameters with a row, or two, for every class
-OF_POSES = ("point_head.", "object_head.scale.", "object_head.direct.", "projection_sigma", "coordinate_sigma")
+OF_POSES = (  # parameters that learn from poses
+    "sampler.offsets.", "stretch.", "point_head.", "object_head.scale.", "object_head.direct.", "projection_sigma",
+    "coordinate_sigma",
+)  # fmt: skip
 SEEN = {0: 1.0, 1: 0.7, 2: 0.3, 3: 0.3}  # KITTI's occlusion -> about which share of an object is seen
 
 

@@ -24,13 +24,13 @@ from .config import (
     small,
     v2,
 )
-from .inference import Boxes, Fitted, fit, mirrored_K, mirrored_pose, placed, predict, score_map, spread
+from .inference import Boxes, Fitted, centred, fit, mirrored_K, mirrored_pose, placed, predict, score_map, spread
 from .losses import loss, mixture_nll, reprojection_nll
 from .network import Look, Model, Output, bounds_of
 from .targets import Truth, truths
 
 __all__ = [
     "PRESETS", "SMALLEST", "Z_MIN", "Boxes", "Config", "Fitted", "Look", "Model", "Output", "Size", "Truth", "basic",
-    "bounds_of", "coord_regr", "decode_sizes", "encode_sizes", "fit", "loss", "mirrored_K", "mirrored_pose", "mixture_nll",
-    "placed", "predict", "reprojection_nll", "score_map", "score_target", "small", "spread", "truths", "v2",
+    "bounds_of", "centred", "coord_regr", "decode_sizes", "encode_sizes", "fit", "loss", "mirrored_K", "mirrored_pose",
+    "mixture_nll", "placed", "predict", "reprojection_nll", "score_map", "score_target", "small", "spread", "truths", "v2",
 ]  # fmt: skip

@@ -48,8 +48,10 @@ class Config:
         384.0,
     )  # pixels from centre to edge of box, at most, per level from 8
     class_offsets: bool = False  # one reference point per class, and the class is added to the embedding
+    stretch: bool = False  # the object says how far its points reach on it, one factor for all; not in the original
     heads: int = 8  # of the sampler
     points: int = 32  # of each head
+    spread: float = 3.0  # how far the outermost points start from the reference point, strides of the object's level
     hidden: int = 1024  # channels of the sampler's feed-forward layer
     point_hidden: int = 256  # of the point head's
     object_hidden: int = 256  # of the object head's

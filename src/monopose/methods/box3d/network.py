@@ -60,9 +60,14 @@ class Model(nn.Module):
         self.head = fcos.CentreHead(len(c.classes), c.channels, len(c.head_strides), c.class_offsets, c.box_weight > 0)
         self.dense = deformable.DenseFeatures(c.channels, c.dense_widths, c.channels, len(c.strides))
         self.class_embedding = nn.Embedding(len(c.classes), c.channels) if c.class_offsets else None
-        self.sampler = deformable.DeformableSampler(c.channels, c.heads, c.points, c.hidden, c.dropout)
+        self.sampler = deformable.DeformableSampler(c.channels, c.heads, c.points, c.hidden, c.dropout, c.spread)
         direct = c.layer == "direct"
         self.point_head = None if direct else deformable.PointHead(c.channels // c.heads, c.heads, c.point_hidden)
+        self.stretch = None
+        if c.stretch and not direct:
+            self.stretch = nn.Linear(c.channels, 1)
+            nn.init.zeros_(self.stretch.weight)
+            nn.init.zeros_(self.stretch.bias)
         scale = None if direct else c.initial_scale
         self.object_head = deformable.ObjectHead(c.channels, c.object_hidden, len(c.attributes) + 1, scale, c.depth_modes)
         if self.uses_projection:
@@ -125,7 +130,18 @@ class Model(nn.Module):
         inside = seen.inside.flatten(2)[..., None]
         share = said[..., 3:].softmax(2) * inside
         weights = share * answers.log_scale.exp()[:, :, None]
-        return Look(reference, strides, seen, answers, tokens, places, said[..., :3], pixels, weights, lhw)
+        noc = said[..., :3] * self._reach(seen)[:, :, None]
+        return Look(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw)
+
+    def _reach(self, seen: deformable.Samples) -> Tensor:
+        """What the coordinates of an object's points are multiplied by, (B, R, 1).
+
+        Objects of one level differ in apparent size by a factor of four while their points lie equally far apart: without it
+        every point would have to multiply its place by the size for itself.
+        """
+        if self.stretch is None:
+            return seen.objects.new_ones(*seen.objects.shape[:2], 1)
+        return self.stretch(seen.objects).float().clamp(-3, 3).exp()
 
     def at(self, output: Output, look: Look, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What each head says that other pixels (B, R, P, 2) are: noc (B, R, H, P, 3), attention logits (B, R, H, P)."""
@@ -134,7 +150,8 @@ class Model(nn.Module):
         features, attention = self.sampler.at(look.seen.query, every, output.dense)
         tokens, asked = self.point_head.tokens(features, look.seen.query), every.flatten(2, 3)
         places = _places(asked, look.reference, look.strides)
-        return self.point_head(tokens, places, look.tokens, look.places).float()[..., :3], attention
+        noc = self.point_head(tokens, places, look.tokens, look.places).float()[..., :3]
+        return noc * self._reach(look.seen)[:, :, None, None], attention
 
 
 def _places(pixels: Tensor, reference: Tensor, strides: Tensor) -> Tensor:
