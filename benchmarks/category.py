@@ -398,13 +398,14 @@ def _one_real(
 # ---------------------------------------------------------------------------------------------------------------- the figures
 
 
-def pictures(runs: Sequence[Run], folder: Path, most: int = 3) -> list[Path]:
-    """The figures of docs/category.md: fits from the photo to the pose, and pairs of views."""
+def pictures(runs: Sequence[Run], folder: Path, most: int = 4) -> list[Path]:
+    """The figures of docs/category.md: fits from the photo to the pose, the first photos of each category (of mugs those that
+    show the handle); and pairs of views of the first."""
     rows = []
     for run in runs:
         photos = items(run.name, 40, run.model.config.input_size)
         shown = [i for i, item in enumerate(photos) if run.model.config.symmetric or item.handle > 0.05]
-        rows += [_fit_row(run, photos[i], i) for i in shown[: most if len(runs) == 1 else 2]]
+        rows += [_fit_row(run, photos[i], i) for i in shown[: max(most // len(runs), 1)]]
     sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
     for k, row in enumerate(rows):
         sheet.paste(row, (0, sum(r.height for r in rows[:k])))
