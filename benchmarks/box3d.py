@@ -65,7 +65,7 @@ from monopose.methods.box3d import Boxes
 from monopose.pnp import kernels
 
 LAYERS = ("distribution", "reprojection", "direct")
-OPTIONS = Options(samples=32, max_detections=60)
+OPTIONS = Options(samples=32, max_detections=60, central=False)
 NEAR = 4.0  # metres: an estimate this near to a true box, seen from above, is about it
 
 

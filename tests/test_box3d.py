@@ -450,15 +450,15 @@ def test_objects_are_placed_without_being_found(trained):
 def test_a_mirrored_picture_gives_mirrored_boxes(trained):
     """With both views at work it is the same two views, so that not the training but the arithmetic decides."""
     image = scene(0)["image"]
-    found = box3d.predict(trained, image, K, flip=True, min_score=0.1)
-    other = box3d.predict(trained, image.flip(-1), box3d.mirrored_K(K, SIZE[1]), flip=True, min_score=0.1)
+    found = box3d.predict(trained, image, K, flip=True, min_score=0.1, central=False)
+    other = box3d.predict(trained, image.flip(-1), box3d.mirrored_K(K, SIZE[1]), flip=True, min_score=0.1, central=False)
     assert len(found.labels) == len(other.labels) > 0
     assert found.points2d.shape[1] == 2 * 4 * 16
     torch.testing.assert_close(found.scores, other.scores, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(box3d.mirrored_pose(other.cam_from_obj), found.cam_from_obj, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(other.sizes, found.sizes, atol=1e-4, rtol=1e-4)
     # the same weight of evidence as one view has: the points of both, each counting less
-    once = box3d.predict(trained, image, K, min_score=0.1)
+    once = box3d.predict(trained, image, K, min_score=0.1, central=False)
     assert float(found.weights[0].square().sum()) == pytest.approx(float(once.weights[0].square().sum()), rel=0.5)
 
 

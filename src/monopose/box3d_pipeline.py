@@ -30,7 +30,7 @@ class Options(NamedTuple):
     min_score: float = 0.04
     max_detections: int = 100
     posterior_scores: bool = False
-    central: bool = False
+    central: bool = True
 
 
 DEFAULT = Options()

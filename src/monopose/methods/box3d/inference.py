@@ -121,7 +121,7 @@ def predict(
     image_nms: float = 0.8,
     ground_nms: float = 0.25,
     posterior_scores: bool = False,
-    central: bool = False,
+    central: bool = True,
 ) -> Boxes:
     """Find the objects of one photo.
 
@@ -137,7 +137,7 @@ def predict(
         image_nms: of two boxes of a class whose projections overlap more, the better one stays.
         ground_nms: the same for rectangles seen from above.
         posterior_scores: put the expected quality of the pose, as its samples see it, in place of the predicted one.
-        central: put the boxes where `centred` does, not where the likelihood is greatest.
+        central: put the boxes where `centred` does; False: where the likelihood is greatest.
 
     Returns:
         Boxes, empty where nothing is found. The score is class score x quality of the box.
