@@ -189,7 +189,7 @@ def methods(run: Run, searches: Sequence[str]) -> Iterator[tuple[str, Callable[[
 def _fitted(model: Model, item: Item, i: int, config: FitConfig) -> tuple[Tensor, dict[str, Any]]:
     found = fitting.fit(model, item.image, item.mask, config, torch.Generator().manual_seed(i))
     steps = sum(len(m.losses) for m in found.history)
-    more = {"loss": float(found.losses[found.chosen]), "evaluations": steps, "kept_head": found.kept_head}
+    more: dict[str, Any] = {"loss": float(found.losses[found.chosen]), "evaluations": steps, "kept_head": found.kept_head}
     if found.chosen != found.voted:
         more["voted"] = found.views.values[found.voted, :3].tolist()
     return found.views.values[found.chosen, :3], more
