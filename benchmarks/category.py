@@ -46,6 +46,7 @@ from monopose.geometry import boxes as box_ops
 from monopose.geometry import crops, se3, viewpoints
 from monopose.methods.category import Model, cross_entropy
 from monopose.nets import perceptual
+from monopose.results import save_picture
 from monopose.types import Camera, Detections, Frame, ObjectModel
 
 UNSEEN = 400  # first seed of the instances that are tested
@@ -387,9 +388,9 @@ def _one_real(
     size = model.config.size_mean or 1.0
     drawn = viz_category.overlay(frame, poses.cam_from_obj, [run.name], [size], true[None], model.config.symmetric)
     name = f"{frame.scene_id:06d}_{frame.im_id:06d}_{run.name}_{mesh.obj_id}"
-    category_commands._save(out / f"{name}_overlay.png", drawn)
+    save_picture(out / f"{name}_overlay.png", drawn)
     shown = viz_category.crop_of(drawn, fit.square)
-    category_commands._save(out / f"{name}_stages.png", viz_category.stages(model, fit, shown))
+    save_picture(out / f"{name}_stages.png", viz_category.stages(model, fit, shown))
     errors = (f"{error_deg(angles, item, model.config.symmetric):.0f}°" for angles in answers)
     far, near = (float(t.norm()) for t in (true[:3, 3], poses.cam_from_obj[0, :3, 3]))
     return [f"{run.name}, {mesh.name or mesh.obj_id}", *errors, f"{far:.2f} m", f"{near:.2f} m"]
@@ -412,8 +413,8 @@ def pictures(runs: Sequence[Run], folder: Path, most: int = 4) -> list[Path]:
     first = runs[0].model
     samples = [CategoryViews(runs[0].name, [UNSEEN + i], first.config.input_size, 1, seed=UNSEEN + i)[0] for i in range(5)]
     return [
-        category_commands._save(folder / "category_fitting.png", sheet),
-        category_commands._save(folder / "category_reconstructions.png", viz_category.reconstructions(first, samples)),
+        save_picture(folder / "category_fitting.png", sheet),
+        save_picture(folder / "category_reconstructions.png", viz_category.reconstructions(first, samples)),
     ]
 
 

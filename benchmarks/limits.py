@@ -3,10 +3,12 @@
     python -m benchmarks.limits --data DATA/lmo --targets TARGETS --model weights/lmo
 
 prints, for each replacement, AR (mean of MSSD and MSPD) and ADD(-S) 0.1 d: what perfect boxes, masks, coordinates, rotations or
-translations would be worth. True masks and coordinates are rendered from the true poses.
+translations would be worth. True masks and coordinates are rendered from the true poses. With `--boxes` it says only how well
+the detector's boxes fit: of each target, the overlap (IoU, amodal) of the best-scored box of its class, and of the best one.
 """
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 import monopose
 from monopose.data import bop, bop_results
@@ -90,11 +93,25 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
     keep("+ true distance along the ray", PoseEstimates(poses.labels, distance, poses.scores))
 
 
+def overlaps(run: Pipeline, frame: Frame, wanted: set[int]) -> list[tuple[float, float]]:
+    """For each wanted object, the IoU of the best-scored detection of its class, and the largest of all of its class."""
+    truth = frame.instances
+    assert truth is not None
+    found = run.detect(frame)
+    rows = []
+    for label, box in zip(truth.labels.tolist(), truth.boxes, strict=True):
+        if label in wanted:
+            iou = box_iou(box[None].float(), found.boxes[found.labels == label])[0].tolist() or [0.0]
+            rows.append((iou[0], max(iou)))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a BOP data set with test/ and true poses")
     parser.add_argument("--model", type=Path, required=True, help="a run folder with coordinates.safetensors")
     parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
+    parser.add_argument("--boxes", action="store_true", help="only how well the detector's boxes fit")
     args = parser.parse_args()
     run = replace(monopose.load(args.model), models=bop.read_models(args.data / "models"))
     targets_file = args.targets or args.data / "test_targets_bop19.json"
@@ -106,6 +123,12 @@ def main() -> None:
     scenes = {s: bop.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
     results: Rows = {}
     keys = list(wanted)
+    if args.boxes:
+        seen = [o for k in keys for o in overlaps(run, bop.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])]
+        for name, values in zip(("best-scored box", "best box"), zip(*seen, strict=True), strict=True):
+            shares = ", ".join(f"{100 * sum(v > t for v in values) / len(values):.0f} % over {t}" for t in (0.5, 0.75))
+            print(f"{len(values)} targets, {name}: IoU {shares}; median {statistics.median(values):.2f}")
+        return
     with torch.no_grad():
         for n, key in enumerate(keys):
             substituted(run, bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key])

@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from monopose.data import category_download, download, nocs
+from monopose.data import download, nocs
 
 
 def zipped(*names):
@@ -44,7 +44,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "photos"), [("real275", "real_test/scene_1/0000"), ("camera25", "val/00000/0000")])
 def test_photos_models_and_annotations_lie_where_the_reader_looks(server, tmp_path, name, photos):
-    folder = category_download.download(name, tmp_path / "data", server)
+    folder = download.download(name, tmp_path / "data", server)
     assert folder == tmp_path / "data" / name
     assert nocs.find(folder) == [folder / photos]
     assert (folder / "obj_models/real_test/mug_a_norm.txt").is_file()
@@ -54,15 +54,11 @@ def test_photos_models_and_annotations_lie_where_the_reader_looks(server, tmp_pa
 def test_another_archive_under_that_name_is_refused(server, tmp_path):
     (tmp_path / "server" / "real_test.zip").write_bytes(zipped("pix3d.json"))
     with pytest.raises(ValueError, match=r"holds no real_test \(but pix3d.json\)"):
-        category_download.download("real275", tmp_path / "data", server)
+        download.download("real275", tmp_path / "data", server)
 
 
-def test_names_and_addresses(tmp_path, monkeypatch):
+def test_names_and_addresses(tmp_path):
     with pytest.raises(ValueError, match=r"no data set 'real2' is known; known: pix3d, .*real275, camera25"):
-        category_download.download("real2", tmp_path)
-    asked = []
-    monkeypatch.setattr(download, "download", lambda *args: asked.append(args) or tmp_path)
-    category_download.download("pix3d", tmp_path)
-    assert asked == [("pix3d", tmp_path, None)]
-    for archives in category_download.ARCHIVES.values():
-        assert all(a.url.startswith("http://download.cs.stanford.edu/orion/nocs/") and a.holds for a in archives)
+        download.download("real2", tmp_path)
+    for name in ("real275", "camera25"):
+        assert all(a.url.startswith("http://download.cs.stanford.edu/orion/nocs/") and a.holds for a in download.DATASETS[name])

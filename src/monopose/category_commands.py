@@ -30,7 +30,6 @@ FILE = "category.safetensors"
 GIF_STEP_MS = 120
 MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
 HELD_OUT = 400  # seeds from here on are nobody's training shapes
-_save = save_picture  # so benchmarks call it
 SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 
@@ -243,7 +242,7 @@ def drawn(model: Model, frame: Frame, poses: PoseEstimates, fits: Sequence[Fit],
     """The photo with the axes of every object; true ones white."""
     size = model.config.size_mean or 1.0
     texts = [f"{model.config.category} {float(s):.2f}" for s in poses.scores]
-    return viz_category.overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth)
+    return viz_category.overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth, model.config.symmetric)
 
 
 def _save_fit(

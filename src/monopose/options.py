@@ -378,7 +378,7 @@ class Download(Common):
     """Fetch a public data set: resumed, checked, unpacked whole or not at all."""
 
     name: Positional[str]
-    """Its name: pix3d, lmo, ycbv, tless."""
+    """Its name: pix3d, lmo, ycbv, tless, real275, camera25."""
     out: Path = Path("data")
     """Folder to make the data set's folder in."""
     url: str | None = None

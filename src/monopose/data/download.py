@@ -60,6 +60,16 @@ def _bop(name: str, *parts: tuple[str, str]) -> tuple[Archive, ...]:
     return tuple(Archive(f"{root}/{name}_{part}.zip", holds) for part, holds in parts)
 
 
+_NOCS = (
+    "http://download.cs.stanford.edu/orion/nocs"  # README of hughw19/NOCS_CVPR2019; non-commercial use, cite Wang et al. 2019
+)
+
+
+def _nocs(photos: str, holds: str) -> tuple[Archive, ...]:
+    """Photos, meshes with their extents, and the authors' fitted poses, as `data.nocs` reads them; never fetched by us."""
+    return tuple(Archive(f"{_NOCS}/{f}.zip", h) for f, h in ((photos, holds), ("obj_models", "obj_models"), ("gts", "gts")))
+
+
 _TEST = (("base", "test_targets_bop19.json"), ("models", "models/models_info.json"), ("test_bop19", "test"))
 
 DATASETS: dict[str, tuple[Archive, ...]] = {
@@ -69,6 +79,8 @@ DATASETS: dict[str, tuple[Archive, ...]] = {
     "tless": _bop(
         "tless", ("base", "test_targets_bop19.json"), ("models", "models_cad"), ("test_primesense_bop19", "test_primesense")
     ),
+    "real275": _nocs("real_test", "real_test"),
+    "camera25": _nocs("camera_val25K", "val"),  # without the 140 GB of training photos, from which nothing here learns
 }
 """Name -> archives, in the order they are fetched. No size or hash of these is known here; see `Archive.sha256`."""
 
