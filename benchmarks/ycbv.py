@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     for obj_id, words in prepare(args.data, args.out).items():
         print(f"object {obj_id:2d}: symmetries: {words}")
-    how = f"--distance {DISTANCE} --backgrounds BACKGROUNDS --set input_size=96 output_size=48 --batch-size 24 --minutes 60"
+    how = f"--distance {DISTANCE} --backgrounds BACKGROUNDS --set input_size=96 output_size=48 --batch-size 24 --minutes 152"
     print(f"""
 monopose train coordinates --data {args.out} --out runs/ycbv {how} --init weights/lmo/coordinates.safetensors
 monopose predict --bop {args.out} --true-boxes --model runs/ycbv --out monopose_ycbv-test.csv
