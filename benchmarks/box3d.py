@@ -340,22 +340,14 @@ def bias_table(runs: Mapping[str, Sequence[Placed]]) -> str:
         for low, high in (*HEIGHTS, (0.0, math.inf)):
             own = [r for r in rows if low <= r.height < high and math.isfinite(r.error)]
             if own:
-                middle, spread = (
-                    [r.middle for r in own if r.middle is not None],
-                    [r.spread for r in own if r.spread is not None],
-                )
+                middle = [r.middle for r in own if r.middle is not None]
+                spread = [r.spread for r in own if r.spread is not None]
                 s = statistics.median(spread) if spread else None
                 cells = [_cell([v], 1, 100) for v in (
                     statistics.median(r.farther for r in own), statistics.median(middle) if middle else None, s,
                     None if s is None else 3 * s * s,
                 )]  # fmt: skip
-                size = (
-                    "all"
-                    if high - low == math.inf and low == 0
-                    else f"{low:g}–{high:g}"
-                    if high < math.inf
-                    else f"{low:g} and more"
-                )
+                size = f"{low:g}–{high:g}" if high < math.inf else f"{low:g} and more" if low else "all"
                 lines.append(f"| {name} | {size} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
