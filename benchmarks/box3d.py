@@ -81,6 +81,7 @@ class Settings:
     start: int = 600  # steps of the network that all others start from; 0: they start from ImageNet
     spread: float = 3.0  # how far the outermost points start from an object's middle, strides
     stretch: bool = False  # one factor on the coordinates of all points of an object
+    projection: float = 0.5  # weight of the auxiliary loss that teaches points where they are, whatever the layer
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Run:
         """Where it is kept."""
         after = f"_after_{settings.start}" if settings.start else ""
         wide = "" if settings.spread == 3 else f"_spread_{settings.spread:g}"
-        return out / f"{self.layer}_{self.seed}_{settings.steps}{after}{wide}{'_stretch' * settings.stretch}"
+        taught = "" if settings.projection == 0.5 else f"_projection_{settings.projection:g}"
+        return out / f"{self.layer}_{self.seed}_{settings.steps}{after}{wide}{'_stretch' * settings.stretch}{taught}"
 
 
 def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
@@ -130,7 +132,8 @@ MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder s
 def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     """Train one network -> its run folder, processor seconds of this call."""
     init = start(out, settings) if settings.start else None
-    config = configured(out, settings, layer=run.layer, spread=settings.spread, stretch=settings.stretch)
+    own = {"spread": settings.spread, "stretch": settings.stretch, "projection_weight": settings.projection}
+    config = configured(out, settings, layer=run.layer, **own)
     began = time.process_time()
     train_box3d.train_box3d(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
@@ -161,7 +164,7 @@ def read_lines(out: Path) -> list[dict[str, Any]]:
     file = out / "results.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     for line in lines:
-        line["settings"] = {"start": 0, "spread": 3.0, "stretch": False, **line["settings"]}  # older lines do not name them
+        line["settings"] = {"start": 0, "spread": 3.0, "stretch": False, "projection": 0.5, **line["settings"]}  # older lines
     return lines
 
 
@@ -640,6 +643,7 @@ def main() -> None:
         "--strides", type=float, default=Settings.spread, help="from an object's middle to its outermost points"
     )
     parser.add_argument("--stretch", action=argparse.BooleanOptionalAction, default=Settings.stretch)
+    parser.add_argument("--projection", type=float, default=Settings.projection, help="weight of the auxiliary loss; 0: none")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
     parser.add_argument("--table", action="store_true")
@@ -652,8 +656,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, metavar="KITTI")
     args = parser.parse_args()
     settings = Settings(
-        args.pictures, args.held, tuple(args.size), args.steps, args.batch, args.start, args.strides, args.stretch
-    )
+        args.pictures, args.held, tuple(args.size), args.steps, args.batch, args.start, args.strides, args.stretch,
+        args.projection,
+    )  # fmt: skip
     runs = [Run(layer, seed) for seed in range(args.seeds) for layer in args.layers]
     files = [run.folder(args.out, settings) / "box3d.safetensors" for run in runs]
     first = next((file.parent for file in files if file.is_file()), args.out)

@@ -1,116 +1,304 @@
-"""What each ingredient of the coordinate network is worth: short trainings that differ in one thing, scored on real photos.
+"""What each ingredient of the coordinate network's training is worth on real photos.
 
     python -m benchmarks.ingredients --data DATA/lmo --targets TARGETS --backgrounds BACKGROUNDS --out runs/ingredients
 
-Three objects of LM-O, crops of 64 pixels, the same number of steps and samples for every row, true boxes. The first row is
-repeated with other seeds: a row pays only if it lies outside their spread. Finished rows are kept in OUT; a run that was
-stopped goes on.
+takes a trained network (`--init`, weights/lmo) and trains it on, twelve times, with eleven ingredients changed or not in the
+twelve combinations of Plackett and Burman (1946). Every ingredient is changed in six of the runs, any two of them together in
+three, so each effect is a difference between means of six runs: a sixth of the variance of a run apiece, for the same work.
+What is no more than chance is told by Lenth's (1989) pseudo standard error: most ingredients do little, so the middle of
+all effects is what chance does. Scored with true boxes, and with those of the detector of `--init`.
+
+    python -m benchmarks.ingredients ... --nothing
+
+trains from nothing what training on cannot tell, networks that differ in themselves: on three objects, 64 pixels, all on the
+same crops. The first row is repeated with another seed.
+
+Finished runs are lines of OUT/results.jsonl; a run that was stopped goes on. `--table` prints what is done.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
 
-import monopose
 from benchmarks.viewpoint import markdown
-from monopose import train
-from monopose.data import bop, bop_write
+from monopose import learning, pipeline, train, weights
+from monopose.data import bop, bop_results, bop_write, dataset, synth
 from monopose.evaluation import classic, protocol
-from monopose.files import write_json
 from monopose.learning import TrainConfig
 from monopose.methods import coordinates
-from monopose.pipeline import predict_bop
+from monopose.nets import unet
 
-OBJECTS = (6, 8, 9)  # cat, driller, duck
-BATCH = 16
+DISTANCE = (0.4, 1.5)  # metres, of the objects of LM-O
+SCORES = {"ar": 1.0, "add": 100.0, "near": 100.0, "px": 100.0}  # and the factor to print them with
+HEAD = ["AR", "ADD(-S) 0.1 d, %", "10° 10 cm, %", "2D 10 px, %"]
+
+
+# ---------------------------------------------------------------------------------------------------------- training on
 
 
 @dataclass(frozen=True)
-class Row:
-    """One training: what is different from the default."""
+class Factor:
+    """One ingredient, in words and as what is changed."""
 
     name: str
-    config: dict[str, Any] = field(default_factory=dict)  # fields of coordinates.Config
-    scene: dict[str, Any] = field(default_factory=dict)  # fields of synth.SceneConfig
+    config: Mapping[str, Any] = field(default_factory=dict)  # fields of coordinates.Config
+    scene: Mapping[str, Any] = field(default_factory=dict)  # fields of synth.SceneConfig
     backgrounds: bool = True
+
+
+FACTORS = (
+    Factor("boxes as wrong as a poor detector's (`shift=0.25 zoom=0.3`)", {"shift": 0.25, "zoom": 0.3}),
+    Factor("tighter crops, 1.2 boxes (`crop_scale=1.2`)", {"crop_scale": 1.2}),
+    Factor("projection loss (`projection_weight=0.3`)", {"projection_weight": 0.3, "projection_start": 0.0}),
+    Factor("no crops greyed as the second look is (`greyed_share=0`)", {"greyed_share": 0.0}),
+    Factor("hidden pixels weigh as much as visible ones (`visible_weight=1`)", {"visible_weight": 1.0}),
+    Factor("all of the encoder learns (`frozen_levels=0`)", {"frozen_levels": 0}),
+    Factor("stronger changes of colour (`colours` 1.6)", scene={"colours": 1.6}),
+    Factor("backgrounds without photos", backgrounds=False),
+    Factor("nothing in front of the objects", scene={"objects": (1, 1), "distractors": (0, 0)}),
+    Factor("distances of 0.2 to 3 m, not 0.4 to 1.5", scene={"distance": (0.2, 3.0)}),
+    Factor("objects in any rotation, not upright", scene={"upright": False}),
+)
+_GENERATOR = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)  # Plackett & Burman, N = 12
+
+
+def design() -> np.ndarray:
+    """Which of the eleven ingredients are changed in each of the twelve runs, (12, 11), 0 or 1; the last run changes none."""
+    return np.array([np.roll(_GENERATOR, k) for k in range(11)] + [np.zeros(11, int)])
+
+
+def lenth(effects: np.ndarray) -> float:
+    """The pseudo standard error of effects most of which are none. (k,) -> scalar. Source: Lenth 1989, eq. 2."""
+    size = np.abs(effects)
+    first = 1.5 * np.median(size)
+    return float(1.5 * np.median(size[size < 2.5 * first])) if first > 0 else 0.0
+
+
+def effects(changed: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Mean of the runs that change an ingredient, less the mean of those that do not. (N, k), (N,) -> (k,)."""
+    return np.array([scores[column == 1].mean() - scores[column == 0].mean() for column in changed.T])
+
+
+def train_on(row: Sequence[int], out: Path, options: argparse.Namespace, seed: int) -> Path:
+    """One of the twelve runs -> its weights file."""
+    chosen = [f for f, used in zip(FACTORS, row, strict=True) if used]
+    start = options.init / "coordinates.safetensors"
+    base = weights.build_config(coordinates.Config, weights.read(start).config, str(start))
+    scene = train.scene_config(options.data, base.obj_ids, upright=True, distance=DISTANCE)
+    return train.train(
+        "coordinates", options.data, out, obj_ids=base.obj_ids, init=start,
+        backgrounds=options.backgrounds if all(f.backgrounds for f in chosen) else None,
+        scene=replace(scene, **{k: v for f in chosen for k, v in f.scene.items()}),
+        config=TrainConfig(steps=options.steps, batch_size=options.batch, seed=seed, ema=0.98, lr=options.lr, workers=0),
+        method_config=replace(base, **{k: v for f in chosen for k, v in f.config.items()}), progress_bar=False,
+    )  # fmt: skip
+
+
+def detected(options: argparse.Namespace, targets: Path) -> Path:
+    """The boxes that the detector of the start finds in the photos, found once for all runs."""
+    file = options.out / "boxes.json"
+    if not file.is_file():
+        run, records = pipeline.load(options.init, "cpu"), []
+        rows = bop.read_targets(targets)
+        scenes = {s: bop.open_scene(options.data / "test" / f"{s:06d}") for s in set(rows.scene_id.tolist())}
+        for s, i in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
+            found = run.detect(bop.read_frame(scenes[s], i, masks=False, depth=False))
+            records += bop_results.detection_rows(replace(found, masks=None), s, i)
+        bop_results.write_detections(file, records)
+    return file
+
+
+# --------------------------------------------------------------------------------------------------------- from nothing
+
+
+OBJECTS = (6, 8, 9)  # cat, driller, duck
+SMALL: dict[str, Any] = {"input_size": 64, "output_size": 32, "widths": (96, 64, 48, 32)}
+
+
+class SharedHead(unet.ClassAwareHead):
+    """The same last layer for all objects, which are then told apart only at the bottleneck."""
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        return super().forward(x, torch.zeros_like(index))
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network from nothing."""
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    head: type[unet.ClassAwareHead] = unet.ClassAwareHead
     seed: int = 0
 
     @property
     def key(self) -> str:
-        return f"{self.name} {self.seed}".replace(" ", "-").replace(".", "")
+        return f"{self.name}, seed {self.seed}"
 
 
-ROWS = (
-    *(Row("default", seed=seed) for seed in range(3)),
-    Row("no ImageNet weights", {"pretrained": False, "frozen_levels": 0}),
-    Row("no frozen levels", {"frozen_levels": 0}),
-    Row("regression, no bins", {"bins": 0}),
-    Row("no amodal mask, no distance from it", {"amodal_weight": 0.0}),
-    Row("hidden pixels weigh the same", {"visible_weight": 1.0}),
-    Row("never greyed", {"greyed_share": 0.0}),
-    Row("crop 1.2 boxes", {"crop_scale": 1.2}),
-    Row("crop 2 boxes", {"crop_scale": 2.0}),
-    Row("96 pixels", {"input_size": 96, "output_size": 48}),
-    Row("procedural backgrounds", backgrounds=False),
-    Row("one object a scene, nothing in front", scene={"objects": (1, 1), "distractors": (0, 0)}),
-    Row("any rotation", scene={"upright": False}),
-    Row("distances 0.2 to 3 m", scene={"distance": (0.2, 3.0)}),
+NETWORKS = (
+    Network("default"),
+    Network("no ImageNet weights (`pretrained=false frozen_levels=0`)", {"pretrained": False, "frozen_levels": 0}),
+    Network("regression in place of bins (`bins=0`)", {"bins": 0}),
+    Network("8 bins per axis in place of 32 (`bins=8`)", {"bins": 8}),
+    Network("one head for all objects", head=SharedHead),
+    Network("all of the encoder learns (`frozen_levels=0`)", {"frozen_levels": 0}),
+    Network("no silhouette mask (`amodal_weight=0`)", {"amodal_weight": 0.0}),
+    Network("default", seed=1),
 )
 
 
-def score(row: Row, options: argparse.Namespace, targets: Path) -> dict[str, float]:
-    """Train, predict, evaluate; shares of 1."""
-    out = options.out / row.key
-    scene = train.scene_config(options.data, OBJECTS, upright=True, distance=(0.4, 1.5))
-    base = coordinates.Config(OBJECTS, input_size=64, output_size=32, widths=(96, 64, 48, 32))
-    train.train(
-        "coordinates",
-        options.data,
-        out,
-        obj_ids=OBJECTS,
-        backgrounds=options.backgrounds if row.backgrounds else None,
-        scene=replace(scene, **row.scene),
-        config=TrainConfig(steps=options.steps, batch_size=BATCH, seed=row.seed, ema=0.99),
-        method_config=replace(base, **row.config),
-    )
-    results = predict_bop(monopose.load(out), options.data, targets, out / "ingredients_lmo-test.csv", true_boxes=True)
-    ar = protocol.evaluate(results, options.data, targets)["ar"]
-    report = classic.evaluate(results, options.data, targets)
-    return {
-        "ar": ar["mean"], "mssd": ar["mssd"], "mspd": ar["mspd"],
-        "add": report["add_s"]["0.1"], "near": report["deg_cm"]["10"], "px": report["projection"]["10"],
-    }  # fmt: skip
+class Kept(Dataset):
+    """Samples that were drawn once, again and again, in another order every time."""
+
+    def __init__(self, samples: Sequence[dict[str, Tensor]], length: int, seed: int) -> None:
+        self.samples, self.length, self.seed = samples, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        epoch, place = divmod(i, len(self.samples))
+        return self.samples[int(np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))[place])]
 
 
-def targets_of_objects(source: Path, out: Path) -> Path:
-    """The targets that are the three objects."""
+def crops(options: argparse.Namespace) -> list[dict[str, Tensor]]:
+    """What all networks from nothing learn from."""
+    models = train.read_objects(options.data, OBJECTS, 12_000)
+    scene = train.scene_config(options.data, OBJECTS, upright=True, distance=DISTANCE)
+    photos = synth.read_backgrounds(options.backgrounds)
+    source = dataset.Source(models, train.read_data_camera(options.data), photos, scene)
+    drawn = dataset.CropSamples(source, SMALL["input_size"], SMALL["output_size"], seed=11)
+    return [drawn[i] for i in tqdm(range(options.crops), desc="crops", unit="crop")]
+
+
+def train_anew(network: Network, samples: Sequence[dict[str, Tensor]], out: Path, options: argparse.Namespace) -> Path:
+    """One network from nothing -> its weights file."""
+    models = train.read_objects(options.data, OBJECTS, 12_000)
+    config = coordinates.Config(OBJECTS, **{**SMALL, **network.config})
+
+    def make() -> coordinates.Model:
+        model = coordinates.Model(config, models)
+        head = model.net.head
+        model.net.head = network.head(len(head.weight), head.weight.shape[2], head.weight.shape[1])
+        return model
+
+    file = learning.fit(
+        "coordinates", train.METHODS["coordinates"].recipe, config, make, lambda n, seed: Kept(samples, n, seed), out,
+        TrainConfig(steps=options.steps, batch_size=options.batch, seed=network.seed, ema=0.99, lr=options.lr, workers=0),
+        data=options.data, labels=OBJECTS, progress_bar=False,
+    )  # fmt: skip
+    if network.head is SharedHead:  # to predict with: every object gets the row that all of them used
+        learned = weights.read(file)
+        for name in ("net.head.weight", "net.head.bias"):
+            learned.state[name] = learned.state[name][:1].expand_as(learned.state[name]).clone()
+        weights.save(file, learned.state, method="coordinates", config=config, labels=OBJECTS, notes=learned.notes, half=True)
+    return file
+
+
+def targets_of(source: Path, ids: Sequence[int], out: Path) -> Path:
+    """The targets that are some objects."""
     targets = bop.read_targets(source)
     assert targets.obj_id is not None
-    rows = np.isin(targets.obj_id, OBJECTS)
+    rows = np.isin(targets.obj_id, ids)
     bop_write.write_targets(out, bop.Targets(*(None if c is None else c[rows] for c in targets)))
     return out
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
-    scale = {"ar": 1.0, "mssd": 1.0, "mspd": 1.0, "add": 100.0, "near": 100.0, "px": 100.0}
-    rows = []
-    for name in dict.fromkeys(r.name for r in ROWS):
-        seeds = [found[r.key] for r in ROWS if r.name == name and r.key in found]
-        cells = []
-        for key, factor in scale.items():
-            values = factor * np.array([s[key] for s in seeds])
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | None) -> dict[str, float]:
+    """Shares of 1, of the poses of a run in true boxes, or in given ones."""
+    out = run / f"{'true' if boxes is None else 'given'}_lmo-test.csv"
+    model = pipeline.load(run, "cpu")
+    pipeline.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
+    report = classic.evaluate(out, options.data, targets)
+    ar = protocol.evaluate(out, options.data, targets)["ar"]
+    return {
+        "ar": ar["mean"], "add": report["add_s"]["0.1"], "near": report["deg_cm"]["10"], "px": report["projection"]["10"],
+    }  # fmt: skip
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the runs of a table share."""
+    return {"steps": options.steps, "batch": options.batch, "lr": options.lr}
+
+
+def finished(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The lines of OUT/results.jsonl with these settings, by run."""
+    file = options.out / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return {line["run"]: line for line in lines if line["settings"] == settings(options)}
+
+
+def keep(options: argparse.Namespace, run: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    with open(options.out / "results.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"run": run, "settings": settings(options), **scores}) + "\n")
+    print(run, scores, flush=True)
+
+
+def run_design(options: argparse.Namespace) -> None:
+    """The twelve runs that are not done yet."""
+    done, boxes = finished(options), detected(options, options.targets)
+    for k, row in enumerate(design()):
+        name = f"on {k}"
+        if name not in done:
+            out = train_on(row, options.out / f"on_{k}_{options.steps}", options, seed=100 + k).parent
+            given = {"true": None, "ours": boxes}
+            keep(options, name, {key: scored(out, options, options.targets, b) for key, b in given.items()})
+
+
+def run_networks(options: argparse.Namespace) -> None:
+    """The networks from nothing that are not done yet."""
+    targets = targets_of(options.targets, OBJECTS, options.out / "targets.json")
+    samples: list[dict[str, Tensor]] = []
+    for k, network in enumerate(NETWORKS):
+        if network.key not in finished(options):
+            samples = samples or crops(options)
+            out = train_anew(network, samples, options.out / f"nothing_{k}_{options.steps}", options).parent
+            keep(options, network.key, {"true": scored(out, options, targets, None)})
+
+
+def design_table(done: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: what each ingredient changes, and how large chance is."""
+    names = [f"on {k}" for k in range(12)]
+    if any(name not in done for name in names):
+        return f"{sum(name in done for name in names)} of 12 runs done"
+    rows: list[list[str]] = [[f.name] for f in FACTORS]
+    chance, last = ["chance (one pseudo standard error)"], ["**none of them**, one run"]
+    for key in ("true", "ours"):
+        for score, factor in list(SCORES.items())[:2]:
             digits = 3 if factor == 1 else 1
-            spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.{digits}f}{spread}" if len(values) else "-")
-        rows.append([name, *cells])
-    return markdown(["", "AR", "AR MSSD", "AR MSPD", "ADD(-S) 0.1 d, %", "10° 10 cm, %", "10 px, %"], rows)
+            said = factor * np.array([done[name][key][score] for name in names])
+            found = effects(design(), said)
+            for row, value in zip(rows, found, strict=True):
+                row.append(f"{value:+.{digits}f}")
+            chance.append(f"{lenth(found):.{digits}f}")
+            last.append(f"{said[-1]:.{digits}f}")
+    head = ["what is changed", *(f"{box}: {name}" for box in ("true boxes", "our detector") for name in HEAD[:2])]
+    return markdown(head, [*rows, chance, last])
+
+
+def network_table(done: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: networks from nothing."""
+    rows = []
+    for network in NETWORKS:
+        if network.key in done:
+            said = done[network.key]["true"]
+            rows.append([network.key, *(f"{factor * said[k]:.{3 if factor == 1 else 1}f}" for k, factor in SCORES.items())])
+    return markdown(["from nothing", *HEAD], rows)
 
 
 def main() -> None:
@@ -118,20 +306,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="LM-O")
     parser.add_argument("--targets", type=Path, required=True, help="targets file")
     parser.add_argument("--backgrounds", type=Path, required=True, help="folder of photos")
+    parser.add_argument("--init", type=Path, default=Path("weights/lmo"), help="run folder to train on from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--nothing", action="store_true", help="networks from nothing")
+    parser.add_argument("--crops", type=int, default=8000, help="that the networks from nothing learn from")
+    parser.add_argument("--steps", type=int, help="of each run; by default 300, from nothing 1500")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, help="peak; by default 5e-4, from nothing 1e-3")
+    parser.add_argument("--table", action="store_true", help="only print")
     options = parser.parse_args()
+    options.steps = options.steps or (1500 if options.nothing else 300)
+    options.lr = options.lr or (1e-3 if options.nothing else 5e-4)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    kept = options.out / f"results-{options.steps}.json"
-    found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
-    targets = targets_of_objects(options.targets, options.out / "targets.json")
-    for row in ROWS:
-        if row.key not in found:
-            print(f"{row.name}, seed {row.seed}", flush=True)
-            found[row.key] = score(row, options, targets)
-            write_json(kept, found)
-    print(table(found))
+    if not options.table:
+        (run_networks if options.nothing else run_design)(options)
+    print((network_table if options.nothing else design_table)(finished(options)))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ class _Pipeline:
     def __init__(self):
         self.calls = []
 
-    def predict(self, frame, detections=None, debug=None, score_threshold=None):
+    def predict(self, frame, detections=None, debug=None, score_threshold=None, looks=6):
         self.calls.append((frame, detections, debug))
-        self.score = score_threshold
+        self.score, self.looks = score_threshold, looks
         pose = torch.eye(4)[None].clone()
         pose[0, 2, 3] = 0.5
         return PoseEstimates(torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25})
@@ -167,12 +167,12 @@ def test_predict_json_folder_boxes_limit_debug(pipeline, photo, tmp_path, capsys
     assert pipeline.model.calls[-1][1:] == (None, tmp_path / "out" / "debug" / "b")
 
 
-def test_device_and_score_reach_the_pipeline(pipeline, photo, tmp_path, capsys):
+def test_device_score_and_looks_reach_the_pipeline(pipeline, photo, tmp_path, capsys):
     argv = ["predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out"]
     assert _run(*argv) == 0
     assert (pipeline.device, pipeline.model.score) == (None, 0.2)
-    assert _run(*argv, "--device", "cuda:1", "--score", 0.05) == 0
-    assert (pipeline.device, pipeline.model.score) == ("cuda:1", 0.05)
+    assert _run(*argv, "--device", "cuda:1", "--score", 0.05, "--looks", 1) == 0
+    assert (pipeline.device, pipeline.model.score, pipeline.model.looks) == ("cuda:1", 0.05, 1)
     out = tmp_path / "monopose_lmo-test.csv"
     assert _run("predict", "--bop", "lmo", "--model", "x", "--out", out, "--score", 0, "--device", "cpu") == 0
     assert pipeline.bop_calls[-1][1]["score_threshold"] == 0

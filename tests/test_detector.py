@@ -368,3 +368,102 @@ def test_two_stage_boxes_may_leave_the_image():
     assert labels[0][0] == 1
     assert torch.allclose(boxes[0][0], torch.tensor([-40.0, 20, 80, 60]), atol=1e-3)
     assert scores[0][0] > 0.9
+
+
+# ---------------------------------------------------------------------------------------------------------- several looks
+
+
+class RedNet(torch.nn.Module):
+    """Finds what is red, exactly, where it sees at least a cell of it: for looks at a picture that must agree."""
+
+    def __init__(self):
+        super().__init__()
+        self.blind = None
+
+    def forward(self, images):
+        _, _, height, width = images.shape
+        h, w = height // STRIDE, width // STRIDE
+        maps = detector.Maps(
+            torch.full((1, 2, h, w), -9.0), torch.zeros(1, 2, 4, h, w), torch.zeros(1, 3, h, w), torch.zeros(1, 2, h, w)
+        )
+        red = (images[0, 0] > 0.7) & (images[0, 1] < 0.3)
+        if self.blind is not None and self.blind(images):
+            red = torch.zeros_like(red)
+        if red.sum() >= STRIDE**2:
+            rows, columns = red.any(1).nonzero()[:, 0], red.any(0).nonzero()[:, 0]
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            box = torch.stack(edges).float()
+            cell = ((box[:2] + box[2:]) / (2 * STRIDE)).floor()
+            x, y = (int(v) for v in cell)
+            maps.heat[0, 1, y, x] = 4.0
+            maps.distances[0, 1, :, y, x] = detector.encode(box[None], cell[None])[0]
+            cover = torch.nn.functional.avg_pool2d(red[None, None].float(), STRIDE)[0, 0]
+            maps.semantic[0, 2] = 20 * cover
+            middle = (box[:2] + box[2:]) / (2 * STRIDE)
+            grid = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")).float()
+            maps.votes[0] = middle[:, None, None] - grid - 0.5
+        return maps
+
+
+def red_picture(box, size=(96, 128)):
+    image = torch.zeros(3, *size)
+    x0, y0, x1, y1 = box
+    image[0, y0:y1, x0:x1] = 1
+    return image
+
+
+def red_model():
+    model = detector.Model(tiny())
+    model.net = RedNet()
+    return model
+
+
+@pytest.mark.parametrize("box", [(46, 36, 78, 60), (8, 8, 36, 40), (100, 52, 124, 92)])
+@pytest.mark.parametrize("looks", detector.LOOKS)
+def test_looks_at_one_thing_agree_on_it(box, looks):
+    """Mirrored and enlarged looks come back to the pixels of the picture; what all see keeps its score."""
+    (found,) = detector.predict(red_model(), red_picture(box), score_threshold=0.5, looks=looks)
+    assert found.labels.tolist() == [IDS[1]]
+    torch.testing.assert_close(found.boxes[0], torch.tensor(box).float(), atol=1.0, rtol=0)
+    assert found.scores[0].item() == pytest.approx(torch.tensor(4.0).sigmoid().item(), abs=1e-6)
+    true = red_picture(box)[0] > 0
+    assert (found.masks[0] & true).sum() / (found.masks[0] | true).sum() > 0.8
+
+
+def test_what_one_look_alone_sees_scores_a_share():
+    model = red_model()
+    calls = []
+    model.net.blind = lambda images: calls.append(1) or len(calls) != 2  # only the second look, the mirrored one, sees
+    (found,) = detector.predict(model, red_picture((46, 36, 78, 60)), score_threshold=0.2, looks=6)
+    assert len(calls) == 6
+    assert found.scores.tolist() == [pytest.approx(torch.tensor(4.0).sigmoid().item() / 3, abs=1e-6)]
+    torch.testing.assert_close(found.boxes[0], torch.tensor([46.0, 36.0, 78.0, 60.0]), atol=1.0, rtol=0)
+    assert found.masks[0, 48, 62]
+
+
+def test_agreeing_boxes_meet_at_their_weighted_mean():
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    scores, which = torch.tensor([0.8, 0.4, 0.6, 0.5]), torch.tensor([0, 0, 1, 0])
+    moved, said = detector._agreed(which, boxes, scores, torch.tensor([0, 1, 1, 1]), 2)
+    x = (0.4**2 * 1) / (0.8**2 + 0.4**2)
+    torch.testing.assert_close(moved[:2], torch.tensor([[x, 0, 10 + x, 10]] * 2))
+    torch.testing.assert_close(moved[2:], boxes[2:])  # another class, another place
+    torch.testing.assert_close(said, torch.tensor([0.6, 0.6, 0.3, 0.25]))
+    nothing = detector._agreed(which[:0], boxes[:0], scores[:0], which[:0], 2)
+    assert nothing[0].shape == (0, 4)
+    assert nothing[1].shape == (0,)
+
+
+def test_the_two_stage_detector_looks_several_times_too():
+    torch.manual_seed(0)
+    model = detector.Model(tiny_two_stage())
+    picture = torch.rand(3, 50, 70)
+    (found,) = detector.predict(model, picture, score_threshold=0.0, max_detections=5, looks=6)
+    assert len(found) == 5
+    assert found.masks.shape == (5, 50, 70)
+    assert (found.scores.diff() <= 0).all()
+
+
+def test_another_number_of_looks_is_an_error():
+    with pytest.raises(ValueError, match="looks must be one of 1, 2, 6, got 3"):
+        detector.predict(detector.Model(tiny()), torch.rand(3, 60, 90), looks=3)

@@ -158,21 +158,25 @@ def test_a_lower_score_finds_more(run, frame):
     found = model.detect(frame, 0.0)
     assert len(found) > 1  # an untrained detector sees something everywhere
     middle = float(found.scores.median())
-    expected = int((found.scores >= middle).sum())
-    assert len(model.detect(frame, middle)) == expected < len(found)
+    fewer = model.detect(frame, middle)
+    assert 0 < len(fewer) < len(found)
+    assert fewer.scores.min() >= middle
     assert len(model.detect(frame, 1.0)) == 0
+    once = model.detect(frame, 0.0, looks=1)
+    half = float(once.scores.median())
+    assert len(model.detect(frame, half, looks=1)) == int((once.scores >= half).sum())
 
     class Asked(Exception):
         pass
 
-    def detect(self, frame, score_threshold):
-        raise Asked(score_threshold)
+    def detect(self, frame, score_threshold, looks):
+        raise Asked(score_threshold, looks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.Pipeline, "detect", detect)
-        with pytest.raises(Asked, match=r"0\.05"):
-            model.predict(frame, score_threshold=0.05)
-        with pytest.raises(Asked, match=r"0\.2"):
+        with pytest.raises(Asked, match=r"0\.05, 1"):
+            model.predict(frame, score_threshold=0.05, looks=1)
+        with pytest.raises(Asked, match=r"0\.2, 6"):
             model.predict(frame)
 
 
@@ -260,7 +264,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     out, options = tmp_path / "mine_tiny-train.csv", {"boxes": tmp_path / "a.json"}
     if changed == "score":
         options = {"score_threshold": 0.5}
-    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold: BOXES)
+    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold, looks: BOXES)
     monkeypatch.setattr(coordinates, "predict", fake(stop_at=21))
     with pytest.raises(KeyboardInterrupt):
         bop_run(pipeline.load(folder, "cpu"), data, out, **options)

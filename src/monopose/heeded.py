@@ -36,6 +36,7 @@ _HEEDED: dict[type[Work], tuple[tuple[str, str], ...]] = {  # options, and all t
         ("debug", "object viewpoint category.source"),
         ("bop targets true_boxes", "object.bop"),
         ("posterior", "object.source"),
+        ("looks", "object"),
         ("refine no_refine", "object"),
         ("mask size_m", "viewpoint.source category.source"),
         ("mesh unit", "viewpoint.source"),

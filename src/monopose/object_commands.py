@@ -86,6 +86,7 @@ def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
 
     model = pipeline.load(args.model, args.device)
     how: dict[str, Any] = {"score_threshold": pipeline.SCORE if args.score is None else args.score}
+    how |= {} if args.looks is None else {"looks": args.looks}
     how |= {"refine": args.refine} if args.refine or args.no_refine else {}
     if args.bop is None:
         return _predict_pictures(args, model, how, say)

@@ -233,6 +233,9 @@ class Predict(Common):
     score: _Float = None
     """Least score of the detector, from 0 to 1; 0.2 by default. Lower finds more and takes longer, which AP rewards. box3d
     runs: least score of what is drawn; files hold more."""
+    looks: Annotated[Literal[1, 2, 6] | None, arg(metavar="{1,2,6}")] = None
+    """How often the detector looks: 1 at the picture, 2 in the mirror as well, 6 at four enlarged quarters as well. 6 by
+    default, which finds more; 1 is faster."""
     device: _Device = None
     """Where the networks run; by default on the GPU if there is one."""
     limit: _Int = None

@@ -25,6 +25,7 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "coordinates": (coordinates.Config, coordinates.Model),
 }
 SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
+LOOKS = 6  # of the detector at a picture, see `detector.predict`
 FURTHER_DEG, FURTHER_SHIFT = 20.0, 0.05  # standard deviations of further starts: degrees per axis, diameters
 SAVED_EVERY = 20  # images, after which a run over a data set can go on
 Key = tuple[int, int]  # scene_id, im_id
@@ -78,14 +79,14 @@ class Pipeline:
             )
         return True
 
-    def detect(self, frame: Frame, score_threshold: float = SCORE) -> Detections:
+    def detect(self, frame: Frame, score_threshold: float = SCORE, looks: int = LOOKS) -> Detections:
         """Find the known objects. Raises ValueError if the run has no detector."""
         if self.finder is None:
             raise ValueError(
                 f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
                 f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
             )
-        (found,) = detector.predict(self.finder, [frame.image], score_threshold)
+        (found,) = detector.predict(self.finder, [frame.image], score_threshold, looks=looks)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
 
     def predict(
@@ -94,6 +95,7 @@ class Pipeline:
         detections: Detections | None = None,
         debug: str | Path | None = None,
         score_threshold: float = SCORE,
+        looks: int = LOOKS,
         beliefs: list[probabilistic.Belief] | None = None,
         refine: bool | None = None,
     ) -> PoseEstimates:
@@ -104,6 +106,7 @@ class Pipeline:
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
             score_threshold: least score of what the run's detector finds.
+            looks: how often the run's detector looks at the picture, see `detector.predict`.
             beliefs: if a list, the distribution of every object's pose is appended to it.
             refine: whether the run's refiner gets the poses in the end; None: if the run has one.
 
@@ -125,7 +128,7 @@ class Pipeline:
         device = self.estimator.ids.device
         frame = frame.to(device)
         started = time.perf_counter()
-        found = (self.detect(frame, score_threshold) if detections is None else detections).to(device)
+        found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
         believed: list[probabilistic.Belief] = []
@@ -133,8 +136,8 @@ class Pipeline:
             asked = debug is not None or beliefs is not None
             poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
         else:
-            looks = None if debug is None else stages
-            poses = coordinates.predict(network, frame, found, debug=looks, models=self.models)
+            kept_looks = None if debug is None else stages
+            poses = coordinates.predict(network, frame, found, debug=kept_looks, models=self.models)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, detected=detections is None)
@@ -237,6 +240,7 @@ def predict_bop(
     boxes: str | Path | None = None,
     true_boxes: bool = False,
     score_threshold: float = SCORE,
+    looks: int = LOOKS,
     limit: int | None = None,
     debug: str | Path | None = None,
     refine: bool | None = None,
@@ -251,6 +255,7 @@ def predict_bop(
         boxes: detections JSON (BOP form) in place of the detector.
         true_boxes: the ground truth's amodal boxes in place of the detector; an oracle, to be named where reported.
         score_threshold: least score of what the run's detector finds.
+        looks: how often the run's detector looks at a picture, see `detector.predict`.
         limit: only the first so many images.
         debug: folder for pictures of every stage.
         refine: whether the run's refiner gets the poses in the end; None: if the run has one.
@@ -283,13 +288,13 @@ def predict_bop(
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
         where = _picture_folder(debug, key)
-        poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining)
+        poses = model.predict(frame, detections, where, score_threshold, looks, refine=refining)
         asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == asked).any(1)]
         return bop_results.results_of(poses, *key)
 
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
-    sources |= {"score": score_threshold, "refine": refining}
+    sources |= {"score": score_threshold, "looks": looks, "refine": refining}
     done = _every_image(keys, out, sources, predicted)
     return _write_whole(out, [done[k] for k in keys])
 

@@ -45,11 +45,13 @@ class Plans(NamedTuple):
 
 
 def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
-    return dataset.CropSamples(source, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
+    how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+    return dataset.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
 
 
 def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
-    return dataset.BopCropSamples(source.models, split, c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed)
+    how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+    return dataset.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
 
 
 def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:

@@ -57,8 +57,23 @@ def amodal_box(model: ObjectModel, cam_from_obj: Tensor, K: Tensor) -> Tensor:
     return box_ops.from_points(camera_ops.project(se3.transform(cam_from_obj, model.vertices), K))
 
 
-def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = 0.12, zoom: float = 0.2) -> Tensor:
-    """The square crop around a box as an imperfect detector would place it. (4,) -> (4,)."""
+SHIFT, ZOOM = 0.12, 0.2  # how wrong the boxes of a detector are, see `jittered_square`
+
+
+def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SHIFT, zoom: float = ZOOM) -> Tensor:
+    """The square crop around a box as an imperfect detector would place it.
+
+    Args:
+        box: (4,), xyxy.
+        scale: side of the crop / longer side of the box.
+        rng: source of randomness.
+        shift: along each axis the crop lies beside the box, by half of this as a rule (one deviation), twice this at most, in
+            longer sides of the box.
+        zoom: the crop is at most exp(zoom) times larger or smaller.
+
+    Returns:
+        (4,), xyxy.
+    """
     square = box_ops.square(box, scale * float(np.exp(rng.uniform(-zoom, zoom))))
     move = (box[2:] - box[:2]).max() * torch.from_numpy(np.clip(rng.normal(0, shift / 2, 2), -2 * shift, 2 * shift)).float()
     return square + torch.cat([move, move])
@@ -75,6 +90,7 @@ class CropSamples(Dataset):
         greyed_share: share of samples with everything but (roughly) the visible object greyed.
         length: samples per epoch.
         seed: same seed, same samples.
+        shift, zoom: how wrong the boxes are, see `jittered_square`.
 
     A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
     (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size, "box" (4,) of the crop in the photo, xyxy pixel
@@ -83,8 +99,9 @@ class CropSamples(Dataset):
 
     def __init__(
         self, source: Source, input_size: int, output_size: int, crop_scale: float = 1.5, greyed_share: float = 0.25,
-        length: int = 100_000, seed: int = 0,
+        length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM,
     ) -> None:  # fmt: skip
+        self.shift, self.zoom = shift, zoom
         self.source, self.input_size, self.output_size = source, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.ids = sorted(source.models)
@@ -98,7 +115,8 @@ class CropSamples(Dataset):
         source, s = self.source, self.input_size
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
-        square = jittered_square(amodal_box(target, layout.cam_from_obj[0], source.camera.K), self.crop_scale, rng)
+        box = amodal_box(target, layout.cam_from_obj[0], source.camera.K)
+        square = jittered_square(box, self.crop_scale, rng, self.shift, self.zoom)
         layout = _near_crop(layout, camera_ops.crop_resize_K(source.camera.K, square, (s, s)), s)
         return target, layout, square, synth.random_look(len(layout.models), rng), rng
 
@@ -117,7 +135,7 @@ class CropSamples(Dataset):
             covered_picture, covered = augment.patches(picture, rng, synth.background(source.photos, (s, s), rng))
             if (visible & ~covered).sum() > 0.3 * visible.sum():
                 picture, visible = covered_picture, visible & ~covered
-        picture = synth.finish(picture, s / native, rng)
+        picture = synth.finish(picture, s / native, rng, source.scene.colours)
         if rng.random() < 0.3:  # part of the crop lies outside the photo
             _grey_border(picture, visible, rng)
         if rng.random() < self.greyed_share:
@@ -183,7 +201,7 @@ class BopCropSamples(Dataset):
     Args:
         models: known objects by id.
         split: split folder, e.g. lmo/train_pbr.
-        input_size, output_size, crop_scale, greyed_share, length, seed: as in `CropSamples`.
+        input_size, output_size, crop_scale, greyed_share, length, seed, shift, zoom: as in `CropSamples`.
         min_visibility: instances seen less are left out.
 
     Raises:
@@ -192,8 +210,10 @@ class BopCropSamples(Dataset):
 
     def __init__(
         self, models: Mapping[int, ObjectModel], split: Path, input_size: int, output_size: int, crop_scale: float = 1.5,
-        greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15,
+        greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15, shift: float = SHIFT,
+        zoom: float = ZOOM,
     ) -> None:  # fmt: skip
+        self.shift, self.zoom = shift, zoom
         self.models, self.input_size, self.output_size = models, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.rows: list[tuple[bop.Scene, int, int]] = []
@@ -217,7 +237,7 @@ class BopCropSamples(Dataset):
         if frame.instances is None or frame.instances.masks is None:
             raise ValueError(f"{scene.folder} has no mask_visib/, which training needs")
         model, pose = self.models[int(frame.instances.labels[n])], frame.instances.cam_from_obj[n]
-        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng)
+        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng, self.shift, self.zoom)
         both = torch.cat([frame.image - 0.5, frame.instances.masks[n][None].float()])  # outside the photo is grey
         crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
         visible = crop[..., 3] > 0.5
@@ -305,7 +325,7 @@ class SceneSamples(Dataset):
         paper = synth.background(source.photos, size, rng)
         native = float(max(source.camera.size[1], size[1]))
         picture, scene = synth.render(layout, look, camera.K, size, paper, native, rng)
-        picture = synth.finish(picture, 1.0, rng)
+        picture = synth.finish(picture, 1.0, rng, source.scene.colours)
         known = torch.tensor([m.obj_id >= 0 for m in layout.models])
         seen = known & (scene.masks_visible.flatten(1).sum(1) > 16)
         rows = seen.nonzero().flatten().tolist()

@@ -87,7 +87,9 @@ class CropPlans(Dataset):
             "light_on_paper": torch.from_numpy(0.5 + 0.5 * augment.light_field((s, s), rng)[..., 0]).float(),
             "spread": torch.from_numpy(_point_spread(pixel, rng)),
             "covered": torch.from_numpy(covered),
-            "colours": torch.from_numpy(augment.photometric(_COLOURS, rng)).view(CUBE, CUBE, CUBE, 3),
+            "colours": torch.from_numpy(augment.photometric(_COLOURS, rng, crops.source.scene.colours)).view(
+                CUBE, CUBE, CUBE, 3
+            ),
             "grain": torch.from_numpy(augment.noise(np.full((s, s, 3), 128, np.uint8), rng, pixel).astype(np.int16) - 128).to(
                 torch.int8
             ),

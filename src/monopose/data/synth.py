@@ -37,6 +37,7 @@ class SceneConfig:
     elevation_deg: tuple[float, float] = (-10.0, 90.0)  # of the camera above the table, degrees
     roll_deg: float = 30.0  # standard deviation of the camera's roll, degrees
     tabletop: float = 0.6  # share of scenes on a table; in the rest every object floats on its own
+    colours: float = 1.0  # strength of what lamps and cameras do to colours: 0 nothing, 1 what is usual
 
 
 class Layout(NamedTuple):
@@ -314,9 +315,9 @@ def render(
     return augment.blur(picture, rng, pixel), scene
 
 
-def finish(picture: np.ndarray, pixel: float, rng: Generator) -> np.ndarray:
+def finish(picture: np.ndarray, pixel: float, rng: Generator, colours: float = 1.0) -> np.ndarray:
     """Colour, then noise and compression: the last things that happen to a photo. (H, W, 3), uint8, both ways."""
-    return augment.noise(augment.photometric(picture, rng), rng, pixel)
+    return augment.noise(augment.photometric(picture, rng, colours), rng, pixel)
 
 
 def background(photos: Sequence[np.ndarray], size: tuple[int, int], rng: Generator) -> np.ndarray:

@@ -39,7 +39,7 @@ class Frames(Dataset):
         look = synth.random_look(len(layout.models), rng)
         paper = synth.background(source.photos, camera.size, rng)
         picture, scene = synth.render(layout, look, camera.K, camera.size, paper, float(camera.size[1]), rng)
-        picture = synth.finish(picture, 1.0, rng)
+        picture = synth.finish(picture, 1.0, rng, source.scene.colours)
         rows = [r for r, m in enumerate(layout.models) if m.obj_id >= 0]
         boxes = [dataset.amodal_box(layout.models[r], layout.cam_from_obj[r], camera.K) for r in rows]
         instances = Instances(

@@ -40,6 +40,8 @@ class Config:
     widths: tuple[int, int, int, int] = (128, 96, 64, 48)  # decoder channels at strides 16, 8, 4, 2
     bins: int = 32  # every coordinate is a distribution over this many bins of [-1, 1]; 0 regresses it directly
     crop_scale: float = 1.5  # side of the crop / longer side of the box
+    shift: float = 0.12  # how far training crops lie beside the box: twice this at most, half of it usually, longer sides of it
+    zoom: float = 0.2  # how much larger or smaller they are, natural logarithm
     visible_weight: float = 3.0  # weight of visible object pixels over hidden ones in the coordinate loss (beta)
     bins_weight: float = 0.3  # weight of the bins' cross-entropy, which stands in for the distance when there are bins
     error_weight: float = 0.5  # weight of the expected-error loss

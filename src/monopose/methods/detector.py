@@ -5,7 +5,7 @@ Boxes are what they are here, not enlarged: whoever crops an object enlarges its
 need no detector: `data.bop` and `data.coco` read them as the same `Detections`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -310,6 +310,7 @@ def predict(
     max_detections: int = 100,
     nms_iou: float = 0.6,
     enlarge: float = 1.0,
+    looks: int = 1,
 ) -> list[Detections]:
     """Find the known objects.
 
@@ -320,10 +321,15 @@ def predict(
         max_detections: per image, the best ones.
         nms_iou: of two boxes of one class that overlap more, the better one stays.
         enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `methods.coordinates` does.
+        looks: 1: at the picture; 2: at its mirror image as well; 6: and at four quarters of it, enlarged. Boxes that agree are
+            averaged, and a score is the mean over the whole, the mirrored and the enlarged picture.
 
     Returns:
         one Detections per image, best score first: object ids; boxes of the whole objects, hidden and cut-off parts included,
         in pixels of the original image; scores; visible masks (N, H, W).
+
+    Raises:
+        ValueError: not an image; another number of looks.
     """
     several = [images] if isinstance(images, (Frame, Tensor)) else list(images)
     pictures = [p.image if isinstance(p, Frame) else p for p in several]
@@ -332,33 +338,110 @@ def predict(
             raise ValueError(
                 f"an image must be (3, H, W), float RGB in [0, 1], got {tuple(p.shape)} {p.dtype}; images.read_image makes one"
             )
+    if looks not in LOOKS:
+        raise ValueError(f"looks must be one of {', '.join(map(str, LOOKS))}, got {looks}")
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou) for p in pictures]
+            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou, looks) for p in pictures]
     finally:
         model.train(training)
     return [Detections(d.labels, box2d.enlarged(d.boxes, enlarge), d.scores, d.masks) for d in found]
 
 
-def _predict_one(model: Model, image: Tensor, score_threshold: float, max_detections: int, nms_iou: float) -> Detections:
-    original = (image.shape[-2], image.shape[-1])
-    inputs, content = letterbox(image[None].to(model.ids.device), model.config.size)
+LOOKS = (1, 2, 6)
+QUARTER = 2 / 3  # side of an enlarged quarter / side of the picture: they overlap
+FAINT = 0.01  # least score of a box that counts for those that it agrees with
+AGREE = 0.5  # overlap (IoU) from which boxes of one class in different looks are about the same object
+
+
+class _Seen(NamedTuple):
+    """The boxes that one look at a picture finds, best first, and how to draw their masks.
+
+    which: row of each one's object, (N,). boxes: (N, 4), pixels of the whole picture. scores: (N,). masks: rows (n,) -> their
+    visible masks, (n, H, W), bool.
+    """
+
+    which: Tensor
+    boxes: Tensor
+    scores: Tensor
+    masks: Callable[[Tensor], Tensor]
+
+
+def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int, nms_iou: float, looks: int) -> Detections:
+    faint = min(FAINT, score_threshold) if looks > 1 else score_threshold
+    height, width = image.shape[-2:]
+    whole = (0, 0, height, width)
+    views = [[_look(model, image, whole, False, faint, most, nms_iou)]]
+    if looks > 1:
+        views.append([_look(model, image, whole, True, faint, most, nms_iou)])
+    if looks > 2:
+        h, w = max(round(QUARTER * height), 1), max(round(QUARTER * width), 1)
+        corners = [(y, x, h, w) for y in (0, height - h) for x in (0, width - w)]
+        views.append([_look(model, image, corner, False, faint, most, nms_iou) for corner in corners])
+    seen = [look for view in views for look in view]
+    which, boxes, scores = (torch.cat(values) for values in list(zip(*seen, strict=True))[:3])
+    if looks > 1:
+        view = torch.cat([torch.full_like(look.which, v) for v, own in enumerate(views) for look in own])
+        boxes, scores = _agreed(which, boxes, scores, view, len(views))
+    keep = batched_nms(boxes, scores, which, nms_iou)[:most]
+    keep = keep[scores[keep] >= score_threshold]
+    masks = torch.zeros(len(keep), height, width, dtype=torch.bool, device=boxes.device)
+    start = 0
+    for look in seen:
+        mine = (keep >= start) & (keep < start + len(look.which))
+        if bool(mine.any()):
+            masks[mine] = look.masks(keep[mine] - start)
+        start += len(look.which)
+    return Detections(model.ids[which[keep]], boxes[keep], scores[keep], masks)
+
+
+def _agreed(which: Tensor, boxes: Tensor, scores: Tensor, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Every box where those of its class that overlap it lie on the average, weighted by their squared scores, and its score
+    over all views: a view that does not see it counts as 0. (N,), (N, 4), (N,), (N,) -> boxes (N, 4), scores (N,)."""
+    same = (box2d.iou(boxes, boxes) > AGREE) & (which[:, None] == which)
+    same |= torch.eye(len(which), dtype=torch.bool, device=which.device)
+    weight = same * scores.square()
+    total = torch.zeros_like(scores)
+    for v in range(views):
+        total += torch.where(same & (view == v), scores, torch.zeros_like(scores)).amax(1) if len(which) else 0
+    return weight @ boxes / weight.sum(1, keepdim=True).clamp_min(1e-9), total / views
+
+
+def _look(
+    model: Model, image: Tensor, window: tuple[int, int, int, int], mirrored: bool, faint: float, most: int, nms_iou: float
+) -> _Seen:
+    """One look at a window (y, x, height, width) of the picture."""
+    top, left, h, w = window
+    shown = image[None, :, top : top + h, left : left + w]
+    inputs, content = letterbox((shown.flip(-1) if mirrored else shown).to(model.ids.device), model.config.size)
     if isinstance(model.net, TwoStageNet):
-        found = model.net.detect(model.net(inputs), score_threshold, max_detections, nms_iou)[0]
-        boxes = found["boxes"] / _scale(original, content, found["boxes"])
-        masks = paste_masks_in_image(found["masks"], boxes, original)[:, 0] > 0.5
-        return Detections(model.ids[found["labels"] - 1], boxes, found["scores"], masks.reshape(-1, *original))
-    maps = Maps(*(m[0].float() for m in model.net(inputs)))
-    index, boxes, scores = _peaks(maps, content, score_threshold, max_detections, nms_iou)
-    if len(index):
-        masks = _instance_masks(maps, index, boxes)[None]
-        masks = F.interpolate(masks, model.config.size, mode="bilinear", align_corners=False)[..., : content[0], : content[1]]
-        masks = F.interpolate(masks, original, mode="bilinear", align_corners=False)[0] > 0.5
+        found = model.net.detect(model.net(inputs), faint, most, nms_iou)[0]
+        index, scores, own = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
+
+        def masks_in_window(rows: Tensor) -> Tensor:
+            return (paste_masks_in_image(found["masks"][rows], own[rows], (h, w))[:, 0] > 0.5).reshape(-1, h, w)
     else:
-        masks = torch.zeros(0, *original, dtype=torch.bool, device=boxes.device)
-    return Detections(model.ids[index], boxes / _scale(original, content, boxes), scores, masks)
+        maps = Maps(*(m[0].float() for m in model.net(inputs)))
+        index, boxes, scores = _peaks(maps, content, faint, most, nms_iou)
+        own = boxes / _scale((h, w), content, boxes)
+
+        def masks_in_window(rows: Tensor) -> Tensor:
+            masks = _instance_masks(maps, index[rows], boxes[rows])[None]
+            masks = F.interpolate(masks, model.config.size, mode="bilinear", align_corners=False)
+            masks = masks[..., : content[0], : content[1]]
+            return F.interpolate(masks, (h, w), mode="bilinear", align_corners=False)[0] > 0.5
+
+    def masks_in_picture(rows: Tensor) -> Tensor:
+        masks = masks_in_window(rows)
+        masks = masks.flip(-1) if mirrored else masks
+        right, below = image.shape[-1] - left - w, image.shape[-2] - top - h
+        return F.pad(masks, (left, right, top, below))
+
+    if mirrored:
+        own = torch.stack([w - own[:, 2], own[:, 1], w - own[:, 0], own[:, 3]], -1)
+    return _Seen(index, own + own.new_tensor([left, top, left, top]), scores, masks_in_picture)
 
 
 def _peaks(

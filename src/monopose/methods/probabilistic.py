@@ -49,6 +49,8 @@ class Config:
     deconv_width: int = 0  # channels of the published head of transposed convolutions; 0: the U-Net decoder
     bins: int = 32  # every coordinate is a distribution over this many bins of [-1, 1]; 0 regresses it directly
     crop_scale: float = 1.5  # side of the crop / longer side of the box
+    shift: float = 0.12  # how far training crops lie beside the box: twice this at most, half of it usually, longer sides of it
+    zoom: float = 0.2  # how much larger or smaller they are, natural logarithm
     greyed_share: float = 0.0  # share of training crops with the background greyed
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     legacy_weights: bool = False  # weights as in the first release: not a softmax, and per photo pixel, not per grid pixel
