@@ -136,8 +136,8 @@ class Pipeline:
             asked = debug is not None or beliefs is not None
             poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
         else:
-            kept_looks = None if debug is None else stages
-            poses = coordinates.predict(network, frame, found, debug=kept_looks, models=self.models)
+            taken = None if debug is None else stages
+            poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, detected=detections is None)
