@@ -153,8 +153,6 @@ NETWORKS = (
     Network("regression in place of bins (`bins=0`)", {"bins": 0}),
     Network("8 bins per axis in place of 32 (`bins=8`)", {"bins": 8}),
     Network("one head for all objects", head=SharedHead),
-    Network("all of the encoder learns (`frozen_levels=0`)", {"frozen_levels": 0}),
-    Network("no silhouette mask (`amodal_weight=0`)", {"amodal_weight": 0.0}),
     Network("default", seed=1),
 )
 
