@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from benchmarks.viewpoint import markdown
-from monopose import learning, pipeline, train, weights
+from monopose import bop_runs, learning, pipeline, train, weights
 from monopose.data import bop, bop_results, bop_write, dataset, synth
 from monopose.evaluation import classic, protocol
 from monopose.learning import TrainConfig
@@ -221,7 +221,7 @@ def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | 
     """Shares of 1, of the poses of a run in true boxes, or in given ones."""
     out = run / f"{'true' if boxes is None else 'given'}_lmo-test.csv"
     model = pipeline.load(run, "cpu")
-    pipeline.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
+    bop_runs.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
     report = classic.evaluate(out, options.data, targets)
     ar = protocol.evaluate(out, options.data, targets)["ar"]
     return {

@@ -19,11 +19,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import monopose
+from monopose.bop_runs import truth_as_detections
 from monopose.data import bop, bop_results
 from monopose.evaluation import protocol
 from monopose.geometry import camera as camera_ops
 from monopose.methods import coordinates
-from monopose.pipeline import Pipeline, truth_as_detections
+from monopose.pipeline import Pipeline
 from monopose.render import maps, raster, scene
 from monopose.types import Frame, PoseEstimates
 

@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from monopose import pipeline
+from monopose.bop_runs import truth_as_detections
 from monopose.data import bop
-from monopose.pipeline import truth_as_detections
 
 STAGES = ("detector", "coordinates", "pnp", "silhouettes", "refiner")
 

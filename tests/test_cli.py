@@ -42,10 +42,12 @@ def pipeline(monkeypatch):
     fake.SCORE = 0.2  # type: ignore[attr-defined]
     fake.load = lambda name, device: fake.__dict__.update(device=device) or model  # type: ignore[attr-defined]
     fake.bop_calls = []  # type: ignore[attr-defined]
-    fake.predict_bop = lambda *args, **kwargs: fake.bop_calls.append((args, kwargs)) or args[3]  # type: ignore[attr-defined]
+    runs = types.ModuleType("monopose.bop_runs")
+    runs.predict_bop = lambda *args, **kwargs: fake.bop_calls.append((args, kwargs)) or args[3]  # type: ignore[attr-defined]
     fake.model = model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "monopose.pipeline", fake)
-    monkeypatch.setattr(monopose, "pipeline", fake, raising=False)
+    for name, module in (("pipeline", fake), ("bop_runs", runs)):
+        monkeypatch.setitem(sys.modules, f"monopose.{name}", module)
+        monkeypatch.setattr(monopose, name, module, raising=False)
     return fake
 
 

@@ -19,7 +19,8 @@ ORDER = (
     "data", "evaluation", "methods", "refinement", "fitting",
     "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_category", "viz_box3d", "outputs",
     "external_boxes", "heeded", "results",
-    "learning", "train", "train_viewpoint", "train_box3d", "train_category", "pipeline", "viewpoint_pipeline", "box3d_pipeline",
+    "learning", "train", "train_viewpoint", "train_box3d", "train_category", "pipeline", "bop_runs",
+    "viewpoint_pipeline", "box3d_pipeline",
     "tracking", "export", "check_folder", "check",
     "app", "demo", "calibrate", "fit_identity", "doctor",
     "object_commands", "viewpoint_commands", "category_commands", "box3d_commands",
@@ -33,6 +34,7 @@ STRANGERS = {  # rooms that could, by the order, and still must not
     "methods": {"data", "evaluation", "images", "weights"},
     "evaluation": {"pnp", "nets", "images", "weights"},
     "pipeline": {"learning", "train", "train_viewpoint", "evaluation"},
+    "bop_runs": {"learning", "train", "train_viewpoint", "evaluation"},
 }
 LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it is called
 OWNERS = {  # a library -> the only files that may import it

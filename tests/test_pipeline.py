@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import pipeline, weights
+from monopose import bop_runs, pipeline, weights
 from monopose.data import bop, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.methods import coordinates, detector
@@ -212,7 +212,7 @@ def test_debug_saves_every_stage_as_a_picture(run, frame, tmp_path):
 
 
 def bop_run(model, data, out, **more):
-    return pipeline.predict_bop(model, data, data / "train_targets_bop19.json", out, **more)
+    return bop_runs.predict_bop(model, data, data / "train_targets_bop19.json", out, **more)
 
 
 def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     elif changed == "targets":
         targets = tmp_path / "targets.json"
     monkeypatch.setattr(coordinates, "predict", fake(calls := []))
-    pipeline.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
+    bop_runs.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
     assert len(calls) == (3 if changed == "nothing" else 23)
     assert not (tmp_path / ".partial").exists()
 
@@ -309,11 +309,11 @@ def test_bad_names_and_missing_truth(run, data, tmp_path):
     with pytest.raises(ValueError, match="a BOP result file is named"):
         bop_run(model, data, tmp_path / "results.csv")
     with pytest.raises(FileNotFoundError, match=r"test_targets_bop19\.json"):
-        pipeline.predict_bop(model, data, None, tmp_path / "mine_tiny-train.csv")
+        bop_runs.predict_bop(model, data, None, tmp_path / "mine_tiny-train.csv")
     with pytest.raises(FileNotFoundError, match="000000"):
         bop_run(model, data, tmp_path / "mine_tiny-test.csv")
     truth = bop.read_instances(bop.open_scene(data / "train/000000"), 0, masks=False)
     with pytest.raises(ValueError, match=r"true boxes need scene_gt_info\.json"):
-        pipeline.truth_as_detections(dataclasses.replace(truth, boxes=None), [2])
-    chosen = pipeline.truth_as_detections(truth, truth.labels[:1].tolist())
+        bop_runs.truth_as_detections(dataclasses.replace(truth, boxes=None), [2])
+    chosen = bop_runs.truth_as_detections(truth, truth.labels[:1].tolist())
     assert chosen.labels.tolist() == truth.labels[:1].tolist()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, pipeline, refinement, weights
+from monopose import bop_runs, cli, pipeline, refinement, weights
 from monopose.data import bop, bop_results, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import noise
@@ -308,7 +308,7 @@ def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, 
     model, targets = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json"
     results = [
         bop.read_results(
-            pipeline.predict_bop(model, data, targets, tmp_path / f"{name}_tiny-train.csv", true_boxes=True, refine=refine)
+            bop_runs.predict_bop(model, data, targets, tmp_path / f"{name}_tiny-train.csv", true_boxes=True, refine=refine)
         )
         for name, refine in (("a", None), ("b", True), ("c", False))
     ]
@@ -318,7 +318,7 @@ def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, 
 
 
 def test_a_partial_run_counts_only_if_it_refined_too(whole_run, data, shifting, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "SAVED_EVERY", 1)
+    monkeypatch.setattr(bop_runs, "SAVED_EVERY", 1)
     model, targets, out = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json", tmp_path / "a_tiny-train.csv"
     calls = []
 
@@ -330,8 +330,8 @@ def test_a_partial_run_counts_only_if_it_refined_too(whole_run, data, shifting, 
 
     monkeypatch.setattr(coordinates, "predict", counted)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.predict_bop(model, data, targets, out, true_boxes=True)
-    pipeline.predict_bop(model, data, targets, out, true_boxes=True, refine=False)
+        bop_runs.predict_bop(model, data, targets, out, true_boxes=True)
+    bop_runs.predict_bop(model, data, targets, out, true_boxes=True, refine=False)
     assert len(calls) == 3 + 4  # all four images anew
 
 
@@ -393,7 +393,7 @@ def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data
 
 
 def test_an_interrupted_refinement_goes_on(run, initial, data, shifting, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pipeline, "SAVED_EVERY", 1)
+    monkeypatch.setattr(bop_runs, "SAVED_EVERY", 1)
     rows = bop.read_results(initial)
     start = bop_results.write_results(tmp_path / "other_tiny-train.csv", rows._replace(time=np.full(len(rows.time), -1.0)))
     out = tmp_path / "mine_tiny-train.csv"
@@ -458,10 +458,10 @@ def test_the_network_itself_with_further_starts_and_pictures(run, initial, data,
 
 def test_further_starts_are_near():
     poses = frame_with((0.0, 0.0, 0.4), (0.1, 0.0, 0.5))[1]
-    starts = pipeline._further(poses, OBJECTS, 200, (3, 4))
+    starts = bop_runs._further(poses, OBJECTS, 200, (3, 4))
     assert starts.shape == (2, 200, 4, 4)
-    assert torch.equal(starts, pipeline._further(poses, OBJECTS, 200, (3, 4)))
-    assert not torch.equal(starts, pipeline._further(poses, OBJECTS, 200, (3, 5)))
+    assert torch.equal(starts, bop_runs._further(poses, OBJECTS, 200, (3, 4)))
+    assert not torch.equal(starts, bop_runs._further(poses, OBJECTS, 200, (3, 5)))
     sideways = (starts[..., :2, 3] - poses.cam_from_obj[:, None, :2, 3])[0].std()
     assert 0.03 < sideways / OBJECTS[5].diameter < 0.07
 
@@ -578,7 +578,7 @@ def test_flags_reach_the_pipeline(monkeypatch, tmp_path, capsys, flags, asked):
 
     fake = SimpleNamespace(predict=predict, models={}, names={5: "can"})
     monkeypatch.setattr(pipeline, "load", lambda *args: fake)
-    monkeypatch.setattr(pipeline, "predict_bop", lambda *args, **kwargs: seen.append(
+    monkeypatch.setattr(bop_runs, "predict_bop", lambda *args, **kwargs: seen.append(
         {k: v for k, v in kwargs.items() if k == "refine"}
     ) or "x.csv")  # fmt: skip
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "photo.png")

@@ -97,10 +97,10 @@ def _calibrate(args: Calibrate) -> int:
 
 
 def _refine(args: Refine) -> int:
-    from . import pipeline
+    from . import bop_runs
 
     debug = args.out.parent / "debug" if args.debug else None
-    report = pipeline.refine_bop(
+    report = bop_runs.refine_bop(
         args.model, args.results, args.bop, args.out, targets=args.targets, hypotheses=args.hypotheses, outer=args.outer,
         inner=args.inner, debug=debug, device=args.device,
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _method_config(args: Train) -> Any:
 
 def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
-    from . import pipeline
+    from . import bop_runs, pipeline
 
     model = pipeline.load(args.model, args.device)
     how: dict[str, Any] = {"score_threshold": pipeline.SCORE if args.score is None else args.score}
@@ -91,7 +91,7 @@ def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
     if args.bop is None:
         return _predict_pictures(args, model, how, say)
     assert args.out is not None
-    path = pipeline.predict_bop(
+    path = bop_runs.predict_bop(
         model, args.bop, args.targets, args.out, boxes=Path(args.boxes[0]) if args.boxes else None, true_boxes=args.true_boxes,
         limit=args.limit, debug=args.out.parent / "debug" if args.debug else None, **how,
     )  # fmt: skip
