@@ -243,3 +243,36 @@ def test_empty_splits_are_refused(folder, tmp_path):
         dataset.BopCropSamples({9: box(obj_id=9)}, folder / "train", 64, 32)
     with pytest.raises(FileNotFoundError, match="no split folder"):
         dataset.BopSceneSamples(SOURCE.models, tmp_path / "nothing", (96, 128), 10)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "read"])
+def test_boxes_are_as_wrong_as_asked(folder, kind):
+    """Without errors the crop is the square around the object's box; with large ones it lies far beside it now and then."""
+
+    def misses(**wrong):
+        samples, off = crops(folder, kind, **wrong), []
+        for i in range(24):
+            s = samples[i]
+            model = SOURCE.models[int(s["label"])]
+            square = dataset.jittered_square(
+                dataset.amodal_box(model, s["cam_from_obj"], CAMERA.K), 1.5, np.random.default_rng(0), 0.0, 0.0
+            )
+            off.append(((s["box"] - square).abs().max() / (square[2] - square[0])).item())
+        return max(off)
+
+    assert misses(shift=0.0, zoom=0.0) < 1e-5
+    assert 0.05 < misses() < 0.4
+    assert misses(shift=0.5, zoom=0.6) > 0.4
+
+
+def test_colours_change_as_much_as_asked():
+    """Everything but the picture's colours is the same; without changes a sample keeps the renderer's colours, up to noise."""
+    plain, usual, strong = (
+        dataset.CropSamples(replace(SOURCE, scene=replace(SCENE, colours=c)), 64, 32, seed=4, greyed_share=0.0)
+        for c in (0.0, 1.0, 3.0)
+    )
+    apart = [torch.stack([(s[i]["image"] - plain[i]["image"]).abs().mean() for i in range(12)]) for s in (usual, strong)]
+    assert apart[0].mean() > 0.02
+    assert apart[1].mean() > 1.5 * apart[0].mean()
+    for key in ("coordinates", "cam_from_obj", "box", "mask_full"):
+        assert torch.equal(plain[0][key], strong[0][key])
