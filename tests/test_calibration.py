@@ -289,9 +289,9 @@ def test_the_pipeline_applies_it(run, monkeypatch):
         torch.testing.assert_close(poses.covariance, 16 * before.covariance)
         torch.testing.assert_close(poses.cam_from_obj, before.cam_from_obj)
         assert poses.scores.dtype == before.scores.dtype
-    none = Calibration().applied(before, detected=True)
+    none = Calibration().applied(before, 1)
     torch.testing.assert_close(none.scores, before.scores)
-    assert len(BOTH.applied(before[:0], detected=True)) == 0
+    assert len(BOTH.applied(before[:0], 1)) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ the command

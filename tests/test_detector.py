@@ -412,9 +412,9 @@ def red_picture(box, size=(96, 128)):
     return image
 
 
-def red_model():
+def red_model(net=RedNet):
     model = detector.Model(tiny())
-    model.net = RedNet()
+    model.net = net()
     return model
 
 
@@ -430,38 +430,95 @@ def test_looks_at_one_thing_agree_on_it(box, looks):
     assert (found.masks[0] & true).sum() / (found.masks[0] | true).sum() > 0.8
 
 
-def test_what_one_look_alone_sees_scores_a_share():
-    model = red_model()
-    calls = []
-    model.net.blind = lambda images: calls.append(1) or len(calls) != 2  # only the second look, the mirrored one, sees
-    (found,) = detector.predict(model, red_picture((46, 36, 78, 60)), score_threshold=0.2, looks=6)
+class RedTwoStage(detector.TwoStageNet):
+    """The same in two stages: a box, and a mask of 28 x 28 that fills it."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.blind = None
+
+    def forward(self, images):
+        return images
+
+    def detect(self, images, score_threshold, max_detections, nms_iou):
+        red = (images[0, 0] > 0.7) & (images[0, 1] < 0.3)
+        if self.blind is not None and self.blind(images):
+            red = torch.zeros_like(red)
+        n = int(red.sum() >= STRIDE**2)
+        box = box2d.from_masks(red[None])[:n]
+        return [
+            {"boxes": box, "labels": torch.full((n,), 2), "scores": torch.full((n,), 0.9), "masks": torch.ones(n, 1, 28, 28)}
+        ]
+
+
+@pytest.mark.parametrize("net", [RedNet, RedTwoStage])
+@pytest.mark.parametrize("which", range(6))
+def test_what_one_look_alone_sees_is_put_where_it_is(net, which):
+    """Box and mask come back from the mirror and from every quarter; two views of three that see nothing cost two thirds."""
+    model, calls = red_model(net), []
+    model.net.blind = lambda images: calls.append(1) or len(calls) != which + 1
+    box = (46, 36, 62, 60)  # in every quarter, and apart from its mirror image
+    picture = red_picture(box)
+    (found,) = detector.predict(model, picture, score_threshold=0.2, looks=6)
     assert len(calls) == 6
-    assert found.scores.tolist() == [pytest.approx(torch.tensor(4.0).sigmoid().item() / 3, abs=1e-6)]
-    torch.testing.assert_close(found.boxes[0], torch.tensor([46.0, 36.0, 78.0, 60.0]), atol=1.0, rtol=0)
-    assert found.masks[0, 48, 62]
+    one = 0.9 if net is RedTwoStage else torch.tensor(4.0).sigmoid().item()
+    assert found.scores.tolist() == [pytest.approx(one / 3, abs=1e-6)]
+    torch.testing.assert_close(found.boxes[0], torch.tensor(box).float(), atol=1.0, rtol=0)
+    true = picture[0] > 0
+    assert (found.masks[0] & true).sum() / (found.masks[0] | true).sum() > 0.75
 
 
-def test_agreeing_boxes_meet_at_their_weighted_mean():
-    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
-    scores, which = torch.tensor([0.8, 0.4, 0.6, 0.5]), torch.tensor([0, 0, 1, 0])
-    moved, said = detector._agreed(which, boxes, scores, torch.tensor([0, 1, 1, 1]), 2)
-    x = (0.4**2 * 1) / (0.8**2 + 0.4**2)
-    torch.testing.assert_close(moved[:2], torch.tensor([[x, 0, 10 + x, 10]] * 2))
-    torch.testing.assert_close(moved[2:], boxes[2:])  # another class, another place
-    torch.testing.assert_close(said, torch.tensor([0.6, 0.6, 0.3, 0.25]))
-    nothing = detector._agreed(which[:0], boxes[:0], scores[:0], which[:0], 2)
-    assert nothing[0].shape == (0, 4)
-    assert nothing[1].shape == (0,)
+def look(view, window, boxes, scores, which=None):
+    """A look that found these boxes; its masks are not asked for."""
+    which = torch.zeros(len(scores), dtype=torch.int64) if which is None else torch.tensor(which)
+    return detector._Look(view, window, which, torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), lambda rows: None)
 
 
-def test_the_two_stage_detector_looks_several_times_too():
-    torch.manual_seed(0)
-    model = detector.Model(tiny_two_stage())
-    picture = torch.rand(3, 50, 70)
-    (found,) = detector.predict(model, picture, score_threshold=0.0, max_detections=5, looks=6)
-    assert len(found) == 5
-    assert found.masks.shape == (5, 50, 70)
-    assert (found.scores.diff() <= 0).all()
+WHOLE = (0, 0, 100, 100)
+
+
+def test_boxes_of_different_looks_meet_at_their_weighted_mean():
+    seen = [
+        look(0, WHOLE, [[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]], [0.8, 0.5]),
+        look(1, WHOLE, [[1.0, 0.0, 11.0, 10.0], [0.0, 0.0, 10.0, 10.0]], [0.4, 0.6], [0, 1]),
+    ]
+    found = detector._agreed(seen, (100, 100))
+    x = 0.4**2 / (0.8**2 + 0.4**2)
+    assert found.which.tolist() == [0, 1, 0]
+    torch.testing.assert_close(found.boxes, torch.tensor([[x, 0, 10 + x, 10], [0, 0, 10, 10], [50, 50, 60, 60]]))
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.3, 0.25]))  # of the best, alone in class, alone in place
+    assert found.look.tolist() == [0, 1, 0]
+    assert found.row.tolist() == [0, 1, 1]
+    nothing = detector._agreed([look(0, WHOLE, [], []), look(1, WHOLE, [], [])], (100, 100))
+    assert nothing.boxes.shape == (0, 4)
+
+
+def test_two_of_a_kind_stay_two():
+    """Neighbours that overlap by 0.54 in every look, and a faint box between them that is like both."""
+    a, b, between = [0.0, 0.0, 20.0, 10.0], [6.0, 0.0, 26.0, 10.0], [3.0, 0.0, 23.0, 10.0]
+    assert box2d.iou(torch.tensor([a]), torch.tensor([b])).item() == pytest.approx(14 / 26)
+    both = look(0, WHOLE, [a, b], [0.9, 0.8]), look(1, WHOLE, [a, b], [0.9, 0.8])
+    found = detector._agreed(both, (100, 100))
+    torch.testing.assert_close(found.boxes, torch.tensor([a, b]))
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8]))
+    apart = look(0, WHOLE, [a], [0.9]), look(1, WHOLE, [b], [0.8]), look(2, WHOLE, [between], [0.05])
+    assert detector._agreed(apart, (100, 100)).scores.max() < 0.6  # the faint one lends its neighbours nothing of each other
+
+
+def test_the_enlarged_view_is_not_asked_about_what_no_quarter_shows():
+    """A thing as large as the picture keeps its score; one that a quarter shows and does not find loses a third."""
+    quarters = [look(2, (y, x, 67, 67), [], []) for y in (0, 33) for x in (0, 33)]
+    large, small = [0.0, 0.0, 100.0, 100.0], [10.0, 10.0, 30.0, 30.0]
+    seen = [look(0, WHOLE, [large, small], [0.9, 0.6]), look(1, WHOLE, [large, small], [0.9, 0.6]), *quarters]
+    torch.testing.assert_close(detector._agreed(seen, (100, 100)).scores, torch.tensor([0.9, 0.4]))
+
+
+def test_the_mask_of_the_whole_picture_is_taken_where_there_is_one():
+    quarter = look(2, (0, 0, 67, 67), [[10.0, 10.0, 30.0, 30.0]], [0.9])
+    seen = [look(0, WHOLE, [], []), look(1, WHOLE, [[11.0, 10.0, 31.0, 30.0]], [0.3]), quarter]
+    found = detector._agreed(seen, (100, 100))
+    assert (found.look.tolist(), found.row.tolist()) == ([1], [0])
+    assert detector._agreed([seen[0], look(1, WHOLE, [], []), quarter], (100, 100)).look.tolist() == [2]
 
 
 def test_another_number_of_looks_is_an_error():

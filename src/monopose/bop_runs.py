@@ -91,7 +91,7 @@ def predict_bop(
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
         where = _picture_folder(debug, key)
-        poses = model.predict(frame, detections, where, score_threshold, looks, refine=refining)
+        poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
         asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == asked).any(1)]
         return bop_results.results_of(poses, *key)

@@ -188,7 +188,7 @@ def run(
     }  # fmt: skip
     digests = {kind: confidence.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
-    found = confidence.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes)
+    found = confidence.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
     file = confidence.write(model.path, found)
 
     seen: dict[str, Samples] = {}

@@ -94,6 +94,7 @@ class Calibration:
 
     Args:
         detector: for poses in boxes of the run's detector; None leaves their scores raw.
+        looks: of the detector, for which that map holds; `detector.predict` tells what they do to its scores.
         boxes: for poses in boxes from elsewhere; None leaves their scores raw.
         covariance_scale: factor on the covariances, > 0.
         weights: method -> digest of the weights file it was fitted for.
@@ -105,19 +106,28 @@ class Calibration:
     covariance_scale: float = 1.0
     weights: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    looks: int = 1
 
     def __post_init__(self) -> None:
         if not (self.covariance_scale > 0 and math.isfinite(self.covariance_scale)):
             raise ValueError(f"covariance_scale must be a finite number > 0, got {self.covariance_scale}")
 
-    def applied(self, poses: PoseEstimates, detected: bool) -> PoseEstimates:
+    def applied(self, poses: PoseEstimates, looks: int | None) -> PoseEstimates:
         """The same poses, in the same order, with scores that are probabilities and covariances that mean what they say.
 
         Args:
             poses: raw.
-            detected: whether the boxes came from the run's detector.
+            looks: of the run's detector, from which the boxes came; None: they came from elsewhere. After other looks than this
+                was made with, scores stay raw, with a warning.
         """
-        found = self.detector if detected else self.boxes
+        found = self.boxes if looks is None else self.detector
+        if found is not None and looks not in (None, self.looks):
+            warnings.warn(
+                f"the scores of this run were calibrated with {self.looks} look(s) of its detector, so with {looks} they stay "
+                "raw; make the calibration again: monopose calibrate RUN --data DIR",
+                stacklevel=2,
+            )
+            found = None
         scores, covariance = poses.scores, poses.covariance
         if found is not None:
             scores = scores.new_tensor(found(scores.detach().cpu().numpy()))
@@ -136,7 +146,8 @@ def write(folder: str | Path, calibration: Calibration) -> Path:
     path = Path(folder) / FILE
     value = {
         "event": EVENT, "detector": plain(calibration.detector), "boxes": plain(calibration.boxes),
-        "covariance_scale": calibration.covariance_scale, "weights": dict(calibration.weights), **calibration.notes,
+        "covariance_scale": calibration.covariance_scale, "looks": calibration.looks, "weights": dict(calibration.weights),
+        **calibration.notes,
     }  # fmt: skip
     write_json(path, value)
     return path
@@ -162,7 +173,8 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
         value = json.loads(path.read_text(encoding="utf-8"))
         event, weights = value.pop("event"), dict(value.pop("weights"))
         detector, boxes = _map(value.pop("detector")), _map(value.pop("boxes"))
-        calibration = Calibration(detector, boxes, float(value.pop("covariance_scale")), weights, value)
+        scale, looks = float(value.pop("covariance_scale")), int(value.pop("looks", 1))  # older files looked once
+        calibration = Calibration(detector, boxes, scale, weights, value, looks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a calibration ({error!r}); make it again: monopose calibrate {folder} --data DIR"

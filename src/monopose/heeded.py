@@ -197,8 +197,9 @@ def _check_predict(args: Predict, family: str) -> None:
         return
     if args.true_boxes and args.boxes:
         raise ValueError("--true-boxes and --boxes both replace the detector; give one of them")
-    if args.score is not None and (args.true_boxes or args.boxes):
-        raise ValueError("--score belongs to the detector, which --boxes and --true-boxes replace")
+    for name in ("score", "looks"):
+        if getattr(args, name) is not None and (args.true_boxes or args.boxes):
+            raise ValueError(f"--{name} belongs to the detector, which --boxes and --true-boxes replace")
     if args.refine and args.no_refine:
         raise ValueError("--refine and --no-refine contradict each other; give one of them, or none")
     if args.bop is not None and (len(args.boxes) > 1 or any("," in box for box in args.boxes)):

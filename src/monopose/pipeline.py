@@ -89,9 +89,9 @@ class Pipeline:
         detections: Detections | None = None,
         debug: str | Path | None = None,
         score_threshold: float = SCORE,
-        looks: int = LOOKS,
         beliefs: list[probabilistic.Belief] | None = None,
         refine: bool | None = None,
+        looks: int = LOOKS,
     ) -> PoseEstimates:
         """Poses of the known objects in one picture.
 
@@ -100,9 +100,9 @@ class Pipeline:
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
             score_threshold: least score of what the run's detector finds.
-            looks: how often the run's detector looks at the picture, see `detector.predict`.
             beliefs: if a list, the distribution of every object's pose is appended to it.
             refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+            looks: how often the run's detector looks at the picture, see `detector.predict`.
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
@@ -134,7 +134,7 @@ class Pipeline:
             poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if self.calibration is not None:
-            poses = self.calibration.applied(poses, detected=detections is None)
+            poses = self.calibration.applied(poses, looks if detections is None else None)
         if beliefs is not None:
             beliefs.extend(believed)
         courses: list[refinement.Course] = []

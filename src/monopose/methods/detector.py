@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -303,6 +304,13 @@ def _two_stage_targets(model: Model, batch: Mapping[str, Any]) -> list[dict[str,
 # ------------------------------------------------------------------------------------------------------------- predict
 
 
+LOOKS = (1, 2, 6)  # how often `predict` can look at a picture
+QUARTER = 2 / 3  # side of an enlarged quarter / side of the picture: they overlap
+FAINT = 0.01  # boxes with smaller scores have no vote, unless even these are asked for
+AGREE = 0.5  # overlap (IoU) from which boxes of one class in different looks are about the same object
+WHOLE = 0.75  # share of a box in the picture that a look must show for its silence to count
+
+
 def predict(
     model: Model,
     images: Frame | Tensor | Sequence[Frame | Tensor],
@@ -322,7 +330,8 @@ def predict(
         nms_iou: of two boxes of one class that overlap more, the better one stays.
         enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `methods.coordinates` does.
         looks: 1: at the picture; 2: at its mirror image as well; 6: and at four quarters of it, enlarged. Boxes that agree are
-            averaged, and a score is the mean over the whole, the mirrored and the enlarged picture.
+            averaged, and a score is the mean over the whole, the mirrored and, where a quarter shows most of the object, the
+            enlarged picture.
 
     Returns:
         one Detections per image, best score first: object ids; boxes of the whole objects, hidden and cut-off parts included,
@@ -350,19 +359,20 @@ def predict(
     return [Detections(d.labels, box2d.enlarged(d.boxes, enlarge), d.scores, d.masks) for d in found]
 
 
-LOOKS = (1, 2, 6)
-QUARTER = 2 / 3  # side of an enlarged quarter / side of the picture: they overlap
-FAINT = 0.01  # least score of a box that counts for those that it agrees with
-AGREE = 0.5  # overlap (IoU) from which boxes of one class in different looks are about the same object
+class _Look(NamedTuple):
+    """What one look at a picture finds.
 
-
-class _Seen(NamedTuple):
-    """The boxes that one look at a picture finds, best first, and how to draw their masks.
-
-    which: row of each one's object, (N,). boxes: (N, 4), pixels of the whole picture. scores: (N,). masks: rows (n,) -> their
-    visible masks, (n, H, W), bool.
+    Attributes:
+        view: looks of one view together see the whole picture.
+        window: (y, x, height, width) of what it sees, pixels of the picture.
+        which: row of each box's object, (N,); best first.
+        boxes: (N, 4), pixels of the picture.
+        scores: (N,).
+        masks: rows (n,) -> visible masks of these, (n, H, W), bool, zero outside the window.
     """
 
+    view: int
+    window: tuple[int, int, int, int]
     which: Tensor
     boxes: Tensor
     scores: Tensor
@@ -373,75 +383,124 @@ def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int,
     faint = min(FAINT, score_threshold) if looks > 1 else score_threshold
     height, width = image.shape[-2:]
     whole = (0, 0, height, width)
-    views = [[_look(model, image, whole, False, faint, most, nms_iou)]]
+    seen = [_look(model, image, 0, whole, faint, most, nms_iou)]
     if looks > 1:
-        views.append([_look(model, image, whole, True, faint, most, nms_iou)])
+        seen.append(_look(model, image, 1, whole, faint, most, nms_iou, mirrored=True))
     if looks > 2:
         h, w = max(round(QUARTER * height), 1), max(round(QUARTER * width), 1)
-        corners = [(y, x, h, w) for y in (0, height - h) for x in (0, width - w)]
-        views.append([_look(model, image, corner, False, faint, most, nms_iou) for corner in corners])
-    seen = [look for view in views for look in view]
-    which, boxes, scores = (torch.cat(values) for values in list(zip(*seen, strict=True))[:3])
-    if looks > 1:
-        view = torch.cat([torch.full_like(look.which, v) for v, own in enumerate(views) for look in own])
-        boxes, scores = _agreed(which, boxes, scores, view, len(views))
-    keep = batched_nms(boxes, scores, which, nms_iou)[:most]
-    keep = keep[scores[keep] >= score_threshold]
-    masks = torch.zeros(len(keep), height, width, dtype=torch.bool, device=boxes.device)
-    start = 0
-    for look in seen:
-        mine = (keep >= start) & (keep < start + len(look.which))
-        if bool(mine.any()):
-            masks[mine] = look.masks(keep[mine] - start)
-        start += len(look.which)
-    return Detections(model.ids[which[keep]], boxes[keep], scores[keep], masks)
+        seen += [_look(model, image, 2, (y, x, h, w), faint, most, nms_iou) for y in (0, height - h) for x in (0, width - w)]
+    found = _agreed(seen, (height, width))
+    keep = batched_nms(found.boxes, found.scores, found.which, nms_iou)[:most]
+    which, boxes, scores, source, row = (v[keep[found.scores[keep] >= score_threshold]] for v in found)
+    masks = torch.zeros(len(which), height, width, dtype=torch.bool, device=boxes.device)
+    for k, look in enumerate(seen):
+        mine = source == k
+        if bool(mine.any()):  # all that this look is sure of, so that neighbours of one class share the pixels between them
+            rows = torch.cat([row[mine], (look.scores >= score_threshold).nonzero()[:, 0]]).unique()
+            masks[mine] = look.masks(rows)[torch.searchsorted(rows, row[mine])]
+    return Detections(model.ids[which], boxes, scores, masks)
 
 
-def _agreed(which: Tensor, boxes: Tensor, scores: Tensor, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
-    """Every box where those of its class that overlap it lie on the average, weighted by their squared scores, and its score
-    over all views: a view that does not see it counts as 0. (N,), (N, 4), (N,), (N,) -> boxes (N, 4), scores (N,)."""
-    same = (box2d.iou(boxes, boxes) > AGREE) & (which[:, None] == which)
-    same |= torch.eye(len(which), dtype=torch.bool, device=which.device)
-    weight = same * scores.square()
-    total = torch.zeros_like(scores)
-    for v in range(views):
-        total += torch.where(same & (view == v), scores, torch.zeros_like(scores)).amax(1) if len(which) else 0
-    return weight @ boxes / weight.sum(1, keepdim=True).clamp_min(1e-9), total / views
+class _Agreed(NamedTuple):
+    """Boxes that looks agree on: object rows (G,), boxes (G, 4), scores (G,); whose mask to take: look (G,), row of it (G,)."""
+
+    which: Tensor
+    boxes: Tensor
+    scores: Tensor
+    look: Tensor
+    row: Tensor
+
+
+def _agreed(seen: Sequence[_Look], size: tuple[int, int]) -> _Agreed:
+    """Boxes of different looks that are about the same object become one.
+
+    The best box leads; of every other look the best one of its class that overlaps it joins. The group lies on the average,
+    weighted by squared scores. Its score is the mean over the views that show most of it, of the best in each; a view that says
+    nothing counts as 0. Its mask is that of the first look at the whole picture that is among them, else the leader's.
+
+    Args:
+        seen: the looks.
+        size: (height, width) of the picture.
+    """
+    which, boxes, scores = (torch.cat(column) for column in zip(*((k.which, k.boxes, k.scores) for k in seen), strict=True))
+    look = torch.cat([torch.full_like(s.which, k) for k, s in enumerate(seen)])
+    row = torch.cat([torch.arange(len(s.which), device=which.device) for s in seen])
+    if len(seen) == 1 or len(which) == 0:
+        return _Agreed(which, boxes, scores, look, row)
+    near = (box2d.iou(boxes, boxes) > AGREE) & (which[:, None] == which) & (look[:, None] != look)
+    able = _shown(boxes, [s.window for s in seen], size) >= WHOLE
+    # box by box from here on, which tensors are slow at
+    joins, shows, p, of = (v.cpu().numpy() for v in (near, able, scores.double().clamp_min(1e-9), look))
+    view, whole = np.array([s.view for s in seen]), np.array([s.window[2:] == size for s in seen])
+    free = np.ones(len(p), bool)
+    leaders, said, drawn, shares = [], [], [], []
+    for leader in np.argsort(-p, kind="stable"):
+        if not free[leader]:
+            continue
+        rivals = np.flatnonzero(joins[leader] & free)
+        rivals = rivals[np.argsort(-p[rivals], kind="stable")]
+        members = np.append(leader, rivals[np.unique(of[rivals], return_index=True)[1]])  # the best one of every other look
+        free[members] = False
+        best = [p[members[view[of[members]] == v]].max(initial=0.0) for v in np.unique(view[shows[leader]])]
+        at_whole = members[whole[of[members]]]
+        leaders.append(leader)
+        said.append(np.mean(best))
+        drawn.append(at_whole[of[at_whole].argmin()] if len(at_whole) else leader)
+        shares.append(np.zeros(len(p)))
+        shares[-1][members] = p[members] ** 2 / (p[members] ** 2).sum()
+    leader_rows, mask_rows = (torch.as_tensor(np.array(v), device=which.device) for v in (leaders, drawn))
+    return _Agreed(
+        which[leader_rows],
+        boxes.new_tensor(np.array(shares)) @ boxes,
+        scores.new_tensor(np.array(said)),
+        look[mask_rows],
+        row[mask_rows],
+    )
+
+
+def _shown(boxes: Tensor, windows: Sequence[tuple[int, int, int, int]], size: tuple[int, int]) -> Tensor:
+    """The share of each box in the picture that each window shows. (N, 4), W windows -> (N, W); 1 for a box outside it."""
+    inside = box2d.clipped(boxes, size)
+    area = box2d.area(inside)
+    shares = []
+    for top, left, h, w in windows:
+        cut = box2d.clipped(inside - inside.new_tensor([left, top, left, top]), (h, w))
+        shares.append(torch.where(area > 0, box2d.area(cut) / area.clamp_min(1e-12), torch.ones_like(area)))
+    return torch.stack(shares, -1)
 
 
 def _look(
-    model: Model, image: Tensor, window: tuple[int, int, int, int], mirrored: bool, faint: float, most: int, nms_iou: float
-) -> _Seen:
-    """One look at a window (y, x, height, width) of the picture."""
+    model: Model, image: Tensor, view: int, window: tuple[int, int, int, int], faint: float, most: int, nms_iou: float,
+    mirrored: bool = False,
+) -> _Look:  # fmt: skip
+    """One look at a window of the picture, or at its mirror image."""
     top, left, h, w = window
     shown = image[None, :, top : top + h, left : left + w]
     inputs, content = letterbox((shown.flip(-1) if mirrored else shown).to(model.ids.device), model.config.size)
     if isinstance(model.net, TwoStageNet):
         found = model.net.detect(model.net(inputs), faint, most, nms_iou)[0]
-        index, scores, own = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
+        which, scores, seen = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
 
-        def masks_in_window(rows: Tensor) -> Tensor:
-            return (paste_masks_in_image(found["masks"][rows], own[rows], (h, w))[:, 0] > 0.5).reshape(-1, h, w)
+        def masks_as_seen(rows: Tensor) -> Tensor:
+            return (paste_masks_in_image(found["masks"][rows], seen[rows], (h, w))[:, 0] > 0.5).reshape(-1, h, w)
     else:
         maps = Maps(*(m[0].float() for m in model.net(inputs)))
-        index, boxes, scores = _peaks(maps, content, faint, most, nms_iou)
-        own = boxes / _scale((h, w), content, boxes)
+        which, raw, scores = _peaks(maps, content, faint, most, nms_iou)
+        seen = raw / _scale((h, w), content, raw)
 
-        def masks_in_window(rows: Tensor) -> Tensor:
-            masks = _instance_masks(maps, index[rows], boxes[rows])[None]
+        def masks_as_seen(rows: Tensor) -> Tensor:
+            masks = _instance_masks(maps, which[rows], raw[rows])[None]
             masks = F.interpolate(masks, model.config.size, mode="bilinear", align_corners=False)
             masks = masks[..., : content[0], : content[1]]
             return F.interpolate(masks, (h, w), mode="bilinear", align_corners=False)[0] > 0.5
 
     def masks_in_picture(rows: Tensor) -> Tensor:
-        masks = masks_in_window(rows)
-        masks = masks.flip(-1) if mirrored else masks
+        masks = masks_as_seen(rows)
         right, below = image.shape[-1] - left - w, image.shape[-2] - top - h
-        return F.pad(masks, (left, right, top, below))
+        return F.pad(masks.flip(-1) if mirrored else masks, (left, right, top, below))
 
-    if mirrored:
-        own = torch.stack([w - own[:, 2], own[:, 1], w - own[:, 0], own[:, 3]], -1)
-    return _Seen(index, own + own.new_tensor([left, top, left, top]), scores, masks_in_picture)
+    placed = torch.stack([w - seen[:, 2], seen[:, 1], w - seen[:, 0], seen[:, 3]], -1) if mirrored else seen
+    return _Look(view, window, which, placed + placed.new_tensor([left, top, left, top]), scores, masks_in_picture)
 
 
 def _peaks(
