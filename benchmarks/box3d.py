@@ -81,7 +81,7 @@ class Settings:
     start: int = 600  # steps of the network that all others start from; 0: they start from ImageNet
     spread: float = 3.0  # how far the outermost points start from an object's middle, strides
     stretch: bool = False  # one factor on the coordinates of all points of an object
-    projection: float = 0.5  # weight of the auxiliary loss that teaches points where they are, whatever the layer
+    projection: float = 0.5  # weight of the auxiliary loss that teaches the points of both layers that have them
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Run:
         """Where it is kept."""
         after = f"_after_{settings.start}" if settings.start else ""
         wide = "" if settings.spread == 3 else f"_spread_{settings.spread:g}"
-        taught = "" if settings.projection == 0.5 else f"_projection_{settings.projection:g}"
+        taught = "" if settings.projection == 0.5 or self.layer == "direct" else f"_projection_{settings.projection:g}"
         return out / f"{self.layer}_{self.seed}_{settings.steps}{after}{wide}{'_stretch' * settings.stretch}{taught}"
 
 
@@ -643,7 +643,9 @@ def main() -> None:
         "--strides", type=float, default=Settings.spread, help="from an object's middle to its outermost points"
     )
     parser.add_argument("--stretch", action=argparse.BooleanOptionalAction, default=Settings.stretch)
-    parser.add_argument("--projection", type=float, default=Settings.projection, help="weight of the auxiliary loss; 0: none")
+    parser.add_argument(
+        "--projection", type=float, default=Settings.projection, help="weight of the auxiliary loss of points; 0: none"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
     parser.add_argument("--table", action="store_true")

@@ -5,8 +5,10 @@
 takes a trained network (`--init`, weights/lmo) and trains it on, twelve times, with eleven ingredients changed or not in the
 twelve combinations of Plackett and Burman (1946). Every ingredient is changed in six of the runs, any two of them together in
 three, so each effect is a difference between means of six runs: a sixth of the variance of a run apiece, for the same work.
-What is no more than chance is told by Lenth's (1989) pseudo standard error: most ingredients do little, so the middle of
-all effects is what chance does. Scored with true boxes, and with those of the detector of `--init`.
+It is that of an ingredient while half of the others are changed; what two of them do only together is mixed into the rest by
+thirds. What is no more than chance is told by Lenth's (1989) margin of error: most ingredients do little, so the middle of all
+effects is what chance does; one in twenty that do nothing lies beyond it. Scored with true boxes, and with those of the
+detector of `--init`.
 
     python -m benchmarks.ingredients ... --nothing
 
@@ -19,6 +21,7 @@ Finished runs are lines of OUT/results.jsonl; a run that was stopped goes on. `-
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +30,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from benchmarks.viewpoint import markdown
-from monopose import bop_runs, learning, pipeline, train, weights
+from monopose import bop_runs, confidence, learning, pipeline, train, weights
 from monopose.data import bop, bop_results, bop_write, dataset, synth
 from monopose.evaluation import classic, protocol
 from monopose.learning import TrainConfig
@@ -85,6 +89,11 @@ def lenth(effects: np.ndarray) -> float:
     return float(1.5 * np.median(size[size < 2.5 * first])) if first > 0 else 0.0
 
 
+def margin(effects: np.ndarray) -> float:
+    """Nineteen in twenty effects that are none are smaller. (k,) -> scalar. Source: Lenth 1989, eq. 3."""
+    return float(stats.t.ppf(0.975, len(effects) / 3)) * lenth(effects)
+
+
 def effects(changed: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Mean of the runs that change an ingredient, less the mean of those that do not. (N, k), (N,) -> (k,)."""
     return np.array([scores[column == 1].mean() - scores[column == 0].mean() for column in changed.T])
@@ -107,7 +116,7 @@ def train_on(row: Sequence[int], out: Path, options: argparse.Namespace, seed: i
 
 def detected(options: argparse.Namespace, targets: Path) -> Path:
     """The boxes that the detector of the start finds in the photos, found once for all runs."""
-    file = options.out / "boxes.json"
+    file = folder(options, "boxes") / "boxes.json"
     if not file.is_file():
         run, records = pipeline.load(options.init, "cpu"), []
         rows = bop.read_targets(targets)
@@ -230,8 +239,18 @@ def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | 
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the runs of a table share."""
-    return {"steps": options.steps, "batch": options.batch, "lr": options.lr}
+    """What the runs of a table share; other settings are other runs and another table."""
+    start = None if options.nothing else confidence.digest_of(options.init / "coordinates.safetensors")
+    return {
+        "steps": options.steps, "batch": options.batch, "lr": options.lr, "targets": options.targets.name,
+        "backgrounds": options.backgrounds.name, "init": start, "crops": options.crops if options.nothing else None,
+    }  # fmt: skip
+
+
+def folder(options: argparse.Namespace, name: str) -> Path:
+    """Of a run, or of what the runs of a table share."""
+    code = hashlib.blake2b(json.dumps(settings(options)).encode(), digest_size=4).hexdigest()
+    return options.out / f"{name}_{code}"
 
 
 def finished(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -253,7 +272,7 @@ def run_design(options: argparse.Namespace) -> None:
     for k, row in enumerate(design()):
         name = f"on {k}"
         if name not in done:
-            out = train_on(row, options.out / f"on_{k}_{options.steps}", options, seed=100 + k).parent
+            out = train_on(row, folder(options, f"on_{k}"), options, seed=100 + k).parent
             given = {"true": None, "ours": boxes}
             keep(options, name, {key: scored(out, options, options.targets, b) for key, b in given.items()})
 
@@ -265,7 +284,7 @@ def run_networks(options: argparse.Namespace) -> None:
     for k, network in enumerate(NETWORKS):
         if network.key not in finished(options):
             samples = samples or crops(options)
-            out = train_anew(network, samples, options.out / f"nothing_{k}_{options.steps}", options).parent
+            out = train_anew(network, samples, folder(options, f"nothing_{k}"), options).parent
             keep(options, network.key, {"true": scored(out, options, targets, None)})
 
 
@@ -275,7 +294,7 @@ def design_table(done: Mapping[str, Mapping[str, Any]]) -> str:
     if any(name not in done for name in names):
         return f"{sum(name in done for name in names)} of 12 runs done"
     rows: list[list[str]] = [[f.name] for f in FACTORS]
-    chance, last = ["chance (one pseudo standard error)"], ["**none of them**, one run"]
+    chance, last = ["19 of 20 by chance alone are within"], ["nothing changed, one run"]
     for key in ("true", "ours"):
         for score, factor in list(SCORES.items())[:2]:
             digits = 3 if factor == 1 else 1
@@ -283,7 +302,7 @@ def design_table(done: Mapping[str, Mapping[str, Any]]) -> str:
             found = effects(design(), said)
             for row, value in zip(rows, found, strict=True):
                 row.append(f"{value:+.{digits}f}")
-            chance.append(f"{lenth(found):.{digits}f}")
+            chance.append(f"±{margin(found):.{digits}f}")
             last.append(f"{said[-1]:.{digits}f}")
     head = ["what is changed", *(f"{box}: {name}" for box in ("true boxes", "our detector") for name in HEAD[:2])]
     return markdown(head, [*rows, chance, last])

@@ -215,7 +215,7 @@ def test_mahalanobis_in_closed_form():
 
 # ------------------------------------------------------------------------------------------------------- file, pipeline
 
-BOTH = Calibration(Isotonic((0.1, 0.9), (0.2, 0.6)), Logistic(0.5, -1.0), 16.0, {}, {"scenes": {"images": 3}})
+BOTH = Calibration(Isotonic((0.1, 0.9), (0.2, 0.6)), Logistic(0.5, -1.0), 16.0, {}, {"scenes": {"images": 3}}, looks=6)
 
 
 @pytest.fixture
@@ -289,6 +289,10 @@ def test_the_pipeline_applies_it(run, monkeypatch):
         torch.testing.assert_close(poses.covariance, 16 * before.covariance)
         torch.testing.assert_close(poses.cam_from_obj, before.cam_from_obj)
         assert poses.scores.dtype == before.scores.dtype
+    with pytest.warns(UserWarning, match=r"calibrated with 6 look\(s\) .* so with 1 they stay raw"):
+        once = model.predict(frame, looks=1)
+    assert once.scores.tolist() == before.scores.tolist()
+    assert replace(BOTH, looks=1).applied(before, 1).scores[0] != before.scores[0]
     none = Calibration().applied(before, 1)
     torch.testing.assert_close(none.scores, before.scores)
     assert len(BOTH.applied(before[:0], 1)) == 0

@@ -176,8 +176,8 @@ def test_device_score_and_looks_reach_the_pipeline(pipeline, photo, tmp_path, ca
     assert _run(*argv, "--device", "cuda:1", "--score", 0.05, "--looks", 1) == 0
     assert (pipeline.device, pipeline.model.score, pipeline.model.looks) == ("cuda:1", 0.05, 1)
     out = tmp_path / "monopose_lmo-test.csv"
-    assert _run("predict", "--bop", "lmo", "--model", "x", "--out", out, "--score", 0, "--device", "cpu") == 0
-    assert pipeline.bop_calls[-1][1]["score_threshold"] == 0
+    assert _run("predict", "--bop", "lmo", "--model", "x", "--out", out, "--score", 0, "--looks", 2, "--device", "cpu") == 0
+    assert [pipeline.bop_calls[-1][1][key] for key in ("score_threshold", "looks")] == [0, 2]
     assert pipeline.device == "cpu"
     assert _run(*argv, "--score", 1.5) == 1
     assert "--score must be between 0 and 1, got 1.5" in capsys.readouterr().err
@@ -319,6 +319,7 @@ def test_predict_bop(pipeline, tmp_path):
         (["predict", "--bop", "lmo", "--model", "x", "--true-boxes", "--boxes", "a.json"], "give one of them"),
         (["predict", "--bop", "lmo", "--model", "x", "--true-boxes", "--score", "0"], "--score belongs to the detector"),
         (["predict", "PHOTO", "--model", "x", "--fov", "60", "--boxes", "1,2,3,4", "--score", "0.1"], "--score belongs"),
+        (["predict", "PHOTO", "--model", "x", "--fov", "60", "--boxes", "1,2,3,4", "--looks", "1"], "--looks belongs"),
     ],
 )
 def test_expected_errors_are_one_line(pipeline, photo, argv, message, capsys):

@@ -10,6 +10,7 @@ import torch
 from monopose.data import dataset, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
+from monopose.methods import coordinates, probabilistic
 from monopose.types import Camera
 from shapes import box
 
@@ -265,8 +266,17 @@ def test_boxes_are_as_wrong_as_asked(folder, kind):
     assert misses(shift=0.5, zoom=0.6) > 0.4
 
 
+def test_networks_are_configured_with_the_usual_errors():
+    for method in (coordinates, probabilistic):
+        config = method.Config()
+        assert (config.shift, config.zoom) == (dataset.SHIFT, dataset.ZOOM)
+    for wrong in ({"shift": -0.1}, {"zoom": -0.1}):
+        with pytest.raises(ValueError, match="must be 0 or more"):
+            dataset.jittered_square(torch.tensor([0.0, 0.0, 9.0, 9.0]), 1.5, np.random.default_rng(0), **wrong)
+
+
 def test_colours_change_as_much_as_asked():
-    """Everything but the picture's colours is the same; without changes a sample keeps the renderer's colours, up to noise."""
+    """Stronger changes are farther from none; everything but the picture's colours is the same."""
     plain, usual, strong = (
         dataset.CropSamples(replace(SOURCE, scene=replace(SCENE, colours=c)), 64, 32, seed=4, greyed_share=0.0)
         for c in (0.0, 1.0, 3.0)

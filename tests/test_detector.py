@@ -1,9 +1,12 @@
 """The detector: targets in closed form, boxes there and back, edge cases, learning on shapes that can be told by eye."""
 
+import typing
+
 import pytest
 import torch
 from torch import Tensor
 
+from monopose import options, pipeline
 from monopose.geometry import boxes as box2d
 from monopose.methods import detector
 from monopose.nets import detection
@@ -524,3 +527,9 @@ def test_the_mask_of_the_whole_picture_is_taken_where_there_is_one():
 def test_another_number_of_looks_is_an_error():
     with pytest.raises(ValueError, match="looks must be one of 1, 2, 6, got 3"):
         detector.predict(detector.Model(tiny()), torch.rand(3, 60, 90), looks=3)
+
+
+def test_the_command_line_offers_these_looks():
+    (number, _) = typing.get_args(typing.get_type_hints(options.Predict)["looks"])
+    assert typing.get_args(number) == detector.LOOKS
+    assert pipeline.LOOKS == 6  # as its help says

@@ -22,7 +22,7 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "coordinates": (coordinates.Config, coordinates.Model),
 }
 SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
-LOOKS = 6  # of the detector at a picture, see `detector.predict`
+LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detector.predict`
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,12 @@ def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SH
 
     Returns:
         (4,), xyxy.
+
+    Raises:
+        ValueError: shift or zoom below 0.
     """
+    if shift < 0 or zoom < 0:
+        raise ValueError(f"shift and zoom of training crops must be 0 or more, got {shift:g} and {zoom:g}")
     square = box_ops.square(box, scale * float(np.exp(rng.uniform(-zoom, zoom))))
     move = (box[2:] - box[:2]).max() * torch.from_numpy(np.clip(rng.normal(0, shift / 2, 2), -2 * shift, 2 * shift)).float()
     return square + torch.cat([move, move])
