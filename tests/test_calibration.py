@@ -295,7 +295,7 @@ def test_the_pipeline_applies_it(run, monkeypatch):
     assert replace(BOTH, looks=1).applied(before, 1).scores[0] != before.scores[0]
     none = Calibration().applied(before, 1)
     torch.testing.assert_close(none.scores, before.scores)
-    assert len(BOTH.applied(before[:0], 1)) == 0
+    assert len(BOTH.applied(before[:0], 6)) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ the command

@@ -317,3 +317,26 @@ def test_bad_names_and_missing_truth(run, data, tmp_path):
         bop_runs.truth_as_detections(dataclasses.replace(truth, boxes=None), [2])
     chosen = bop_runs.truth_as_detections(truth, truth.labels[:1].tolist())
     assert chosen.labels.tolist() == truth.labels[:1].tolist()
+
+
+def test_what_is_found_twice_counts_once(run, frame, monkeypatch):
+    """Of equal poses of one object the best stays; another object there, and the same one elsewhere, are others."""
+    pose = torch.eye(4).repeat(4, 1, 1)
+    pose[:, 2, 3] = 0.5
+    pose[1, 0, 3] = 0.002
+    pose[3, 0, 3] = 0.15
+    labels = torch.tensor([5, 5, 2, 5])
+
+    def predict(network, frame, found, debug=None, models=None):
+        return PoseEstimates(labels, pose, torch.tensor([0.4, 0.9, 0.5, 0.3]))
+
+    monkeypatch.setattr(coordinates, "predict", predict)
+    model = pipeline.load(run, "cpu")
+    poses = model.predict(frame)
+    assert poses.labels.tolist() == [5, 2, 5]
+    assert poses.scores.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert poses.cam_from_obj[0, 0, 3] == pytest.approx(0.002)
+    assert len(model.predict(frame, BOXES)) == 4  # who gives boxes wants a pose for each
+    behind = pipeline.distinct(poses[:1], OBJECTS[5].corners[None] - torch.tensor([0.0, 0.0, 1.0]), frame.camera.K)
+    assert len(behind) == 1
+    assert len(pipeline.distinct(poses[:0], torch.zeros(0, 8, 3), frame.camera.K)) == 0

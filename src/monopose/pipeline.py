@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from . import confidence, refinement, weights
 from .data import bop
+from .geometry import boxes as box_ops
+from .geometry import camera as camera_ops
+from .geometry import se3
 from .methods import coordinates, detector, probabilistic, refiner
+from .pnp.problems import Z_MIN
 from .types import Detections, Frame, ObjectModel, PoseEstimates
 
 # what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
@@ -22,6 +27,7 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "coordinates": (coordinates.Config, coordinates.Model),
 }
 SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
+SAME = 0.6  # overlap (IoU) of poses of one object from which they are about the same thing
 LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detector.predict`
 
 
@@ -105,9 +111,10 @@ class Pipeline:
             looks: how often the run's detector looks at the picture, see `detector.predict`.
 
         Returns:
-            PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found. `seconds` tells the time of
-            each stage. With a calibration, scores are probabilities that the pose is right, see `confidence`; before refining,
-            which leaves them as they are. A refined pose has no covariance.
+            PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
+            the detector has found twice, see `distinct`. `seconds` tells the time of each stage. With a calibration, scores are
+            probabilities that the pose is right, see `confidence`; before refining, which leaves them as they are. A refined
+            pose has no covariance.
 
         Raises:
             ValueError: no detector and no boxes; boxes of unknown objects; beliefs of a run that has none; refining without a
@@ -133,6 +140,8 @@ class Pipeline:
             taken = None if debug is None else stages
             poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
+        if detections is None:
+            poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, looks if detections is None else None)
         if beliefs is not None:
@@ -145,6 +154,22 @@ class Pipeline:
         if debug is not None:
             _save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
         return poses
+
+
+def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
+    """Poses without those of an object that look as a better one of it does: a detector sees one thing as two now and then.
+
+    Args:
+        poses: N, best score first.
+        corners: of each one's box, (N, 8, 3), metres, object frame.
+        K: (3, 3), pixels.
+
+    Returns:
+        of poses of one object whose boxes in the picture overlap by more than `SAME` (IoU) the best.
+    """
+    points = se3.transform(poses.cam_from_obj.to(corners), corners)
+    boxes = box_ops.from_points(camera_ops.project(points, K.to(corners), Z_MIN))
+    return poses[batched_nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
 
 
 def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline:
