@@ -272,7 +272,7 @@ def test_networks_are_configured_with_the_usual_errors():
         assert (config.shift, config.zoom) == (dataset.SHIFT, dataset.ZOOM)
     for wrong in ({"shift": -0.1}, {"zoom": -0.1}):
         with pytest.raises(ValueError, match="must be 0 or more"):
-            dataset.jittered_square(torch.tensor([0.0, 0.0, 9.0, 9.0]), 1.5, np.random.default_rng(0), **wrong)
+            dataset.CropSamples(SOURCE, 64, 32, **wrong)
 
 
 def test_colours_change_as_much_as_asked():

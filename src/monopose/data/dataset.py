@@ -60,6 +60,12 @@ def amodal_box(model: ObjectModel, cam_from_obj: Tensor, K: Tensor) -> Tensor:
 SHIFT, ZOOM = 0.12, 0.2  # how wrong the boxes of a detector are, see `jittered_square`
 
 
+def _checked(shift: float, zoom: float) -> tuple[float, float]:
+    if shift < 0 or zoom < 0:
+        raise ValueError(f"shift and zoom of training crops must be 0 or more, got {shift:g} and {zoom:g}")
+    return shift, zoom
+
+
 def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SHIFT, zoom: float = ZOOM) -> Tensor:
     """The square crop around a box as an imperfect detector would place it.
 
@@ -73,12 +79,7 @@ def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SH
 
     Returns:
         (4,), xyxy.
-
-    Raises:
-        ValueError: shift or zoom below 0.
     """
-    if shift < 0 or zoom < 0:
-        raise ValueError(f"shift and zoom of training crops must be 0 or more, got {shift:g} and {zoom:g}")
     square = box_ops.square(box, scale * float(np.exp(rng.uniform(-zoom, zoom))))
     move = (box[2:] - box[:2]).max() * torch.from_numpy(np.clip(rng.normal(0, shift / 2, 2), -2 * shift, 2 * shift)).float()
     return square + torch.cat([move, move])
@@ -95,7 +96,7 @@ class CropSamples(Dataset):
         greyed_share: share of samples with everything but (roughly) the visible object greyed.
         length: samples per epoch.
         seed: same seed, same samples.
-        shift, zoom: how wrong the boxes are, see `jittered_square`.
+        shift, zoom: how wrong the boxes are, see `jittered_square`; ValueError below 0.
 
     A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
     (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size, "box" (4,) of the crop in the photo, xyxy pixel
@@ -106,7 +107,7 @@ class CropSamples(Dataset):
         self, source: Source, input_size: int, output_size: int, crop_scale: float = 1.5, greyed_share: float = 0.25,
         length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = shift, zoom
+        self.shift, self.zoom = _checked(shift, zoom)
         self.source, self.input_size, self.output_size = source, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.ids = sorted(source.models)
@@ -218,7 +219,7 @@ class BopCropSamples(Dataset):
         greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15, shift: float = SHIFT,
         zoom: float = ZOOM,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = shift, zoom
+        self.shift, self.zoom = _checked(shift, zoom)
         self.models, self.input_size, self.output_size = models, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.rows: list[tuple[bop.Scene, int, int]] = []
