@@ -49,20 +49,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monopose import box3d_commands, box3d_pipeline, pnp, train_box3d, weights
-from monopose.box3d_pipeline import Options
-from monopose.data import kitti, nuscenes, road_scenes
-from monopose.data.bop_json import read_json
-from monopose.data.road import RoadObjects
-from monopose.data.road_scenes import RoadConfig
+from monopose import pnp, weights
+from monopose.datasets import kitti, nuscenes
+from monopose.datasets.road import RoadObjects
 from monopose.evaluation import nuscenes as scoring
-from monopose.files import atomic_write, write_json
 from monopose.geometry import boxes3d
 from monopose.geometry.road_users import CLASSES
-from monopose.learning import TrainConfig
-from monopose.methods import box3d
-from monopose.methods.box3d import Boxes
+from monopose.io.files import atomic_write, write_json
+from monopose.io.records import read_json
 from monopose.pnp import kernels
+from monopose.road import commands, inference, network, pipeline, training
+from monopose.road import config as config_module
+from monopose.road.inference import Boxes
+from monopose.road.pipeline import Options
+from monopose.synthesis import road_scene
+from monopose.synthesis.road_scene import RoadConfig
+from monopose.training.loop import TrainConfig
 
 LAYERS = ("distribution", "reprojection", "direct")
 OPTIONS = Options(samples=32, max_detections=60, central=False)
@@ -103,8 +105,8 @@ def render(out: Path, settings: Settings, workers: int) -> tuple[Path, Path]:
     """The pictures to learn from and those to be judged by, whose shapes are others; what is there is not drawn again."""
     config = RoadConfig(size=settings.size)
     other = replace(config, first_shape=config.shapes)
-    held = road_scenes.write_road(out / "held", images=settings.held, config=other, seed=1, workers=workers)
-    return road_scenes.write_road(out / "train", images=settings.pictures, config=config, seed=0, workers=workers), held
+    held = road_scene.write_road(out / "held", images=settings.held, config=other, seed=1, workers=workers)
+    return road_scene.write_road(out / "train", images=settings.pictures, config=config, seed=0, workers=workers), held
 
 
 def start(out: Path, settings: Settings) -> Path:
@@ -113,17 +115,17 @@ def start(out: Path, settings: Settings) -> Path:
     file = folder / "box3d.safetensors"
     if not file.is_file() or int(weights.read(file).notes["steps"]) < settings.start:
         config = configured(out, settings, layer="direct", poses=False, spread=3.0, stretch=False)
-        train_box3d.train_box3d(
+        training.train_box3d(
             out / "train", folder, method_config=config, progress_bar=False,
             config=TrainConfig(steps=settings.start, batch_size=settings.batch, seed=100, workers=0),
         )  # fmt: skip
     return file
 
 
-def configured(out: Path, settings: Settings, **changes: Any) -> box3d.Config:
+def configured(out: Path, settings: Settings, **changes: Any) -> config_module.Config:
     """The small network."""
     height, width = settings.size
-    return train_box3d.configured(out / "train", "small", changes={**changes, "height": height, "width": width})
+    return training.configured(out / "train", "small", changes={**changes, "height": height, "width": width})
 
 
 MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder said about pictures
@@ -135,7 +137,7 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     own = {"spread": settings.spread, "stretch": settings.stretch, "projection_weight": settings.projection}
     config = configured(out, settings, layer=run.layer, **own)
     began = time.process_time()
-    train_box3d.train_box3d(
+    training.train_box3d(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
         augmented=init is None, memory=MEMORY if init else None,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
@@ -145,9 +147,9 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
 
 def judge(folder: Path, held: Path) -> dict[str, Any]:
     """nuScenes' scores of a run on the held-back pictures."""
-    run = box3d_pipeline.load(folder, "cpu")
+    run = pipeline.load(folder, "cpu")
     frames, truth = nuscenes.read_infos(held / "infos.json"), nuscenes.infos_truth(held / "infos.json")
-    estimates = box3d_pipeline.predict_frames(run, frames, OPTIONS)
+    estimates = pipeline.predict_frames(run, frames, OPTIONS)
     return scoring.evaluate(nuscenes.to_global(frames, estimates, truth.boxes.tokens), truth)
 
 
@@ -220,11 +222,11 @@ class Placed:
 @torch.no_grad()
 def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
     """Every true box of the held-back pictures that training would look at, placed by a run that is told where it is."""
-    run = box3d_pipeline.load(folder, "cpu")
+    run = pipeline.load(folder, "cpu")
     rows = []
     for frame in nuscenes.read_infos(held / "infos.json"):
-        sample = train_box3d.sample_of(frame, run.classes, run.config.size)
-        boxes, true = box3d.placed(run.model, sample, 8)
+        sample = training.sample_of(frame, run.classes, run.config.size)
+        boxes, true = inference.placed(run.model, sample, 8)
         n = len(true.labels)
         if n == 0:
             continue
@@ -233,10 +235,10 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
         middle: list[float | None] = [None] * n
         spread: list[float | None] = [None] * n
         if run.config.layer != "direct":
-            bounds = box3d.bounds_of(run.config.size, sample["K"])
+            bounds = network.bounds_of(run.config.size, sample["K"])
             posterior = pnp.sample_posterior(
                 boxes.points3d, boxes.points2d, sample["K"], boxes.weights, init=boxes.cam_from_obj, dof=4, samples=samples,
-                robust=pnp.AdaptiveHuber(run.config.huber), z_min=box3d.Z_MIN, bounds=bounds,
+                robust=pnp.AdaptiveHuber(run.config.huber), z_min=config_module.Z_MIN, bounds=bounds,
                 generator=torch.Generator().manual_seed(0),
             )  # fmt: skip
             minus = pnp.monte_carlo_loss(posterior, true.pose)
@@ -399,13 +401,13 @@ class Pair:
 
 def pairs(folder: Path, held: Path, samples: int = 128) -> list[Pair]:
     """True boxes of the held-back pictures with the best-scored estimates near them."""
-    run = box3d_pipeline.load(folder, "cpu")
+    run = pipeline.load(folder, "cpu")
     content = read_json(held / "infos.json")["data_list"]
     found = []
     for frame, info in zip(nuscenes.read_infos(held / "infos.json"), content, strict=True):
         boxes, true = run.predict(frame.read(), Options(samples=samples)), frame.objects
         assert true is not None
-        spread, free = box3d.spread(boxes), torch.ones(len(boxes.labels), dtype=torch.bool)
+        spread, free = inference.spread(boxes), torch.ones(len(boxes.labels), dtype=torch.bool)
         seen = [r["visibility"] for r in info["cam_instances"]["CAM_FRONT"]]
         for k in range(len(true)):
             off = (boxes.cam_from_obj[:, (0, 2), 3] - true.cam_from_obj[k, (0, 2), 3].float()).norm(dim=-1)
@@ -464,7 +466,7 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def spread_picture(found: Sequence[Pair], path: Path) -> None:
     """Two panels: the spread along the line of sight against distance, and as a share of it against visibility."""
     from monopose.viz import object_color
-    from monopose.viz_posterior import BLUE, INK, _Figure, _Panel
+    from monopose.viz.posterior import BLUE, INK, _Figure, _Panel
 
     figure = _Figure(1000, 430)
     top = 10.0
@@ -500,14 +502,14 @@ def spread_picture(found: Sequence[Pair], path: Path) -> None:
 
 def examples(folder: Path, held: Path, path: Path, which: Sequence[int], least: float = 0.25) -> None:
     """Held-back pictures as a run sees them: boxes in the photo (truth in white), points, centres; from above with samples."""
-    run = box3d_pipeline.load(folder, "cpu")
+    run = pipeline.load(folder, "cpu")
     frames = nuscenes.read_infos(held / "infos.json")
     sheet = Image.new("RGB", (704 + 560, 770 * len(which)), "white")
     for k, i in enumerate(which):
         photo = frames[i].read()
         found = run.predict(photo, Options(samples=128))
         found = found.rows(found.scores >= least)
-        views = {v: box3d_commands.draw(run, v, photo, found, frames[i].objects) for v in ("3d", "points", "score", "bev")}
+        views = {v: commands.draw(run, v, photo, found, frames[i].objects) for v in ("3d", "points", "score", "bev")}
         for n, view in enumerate(("3d", "points", "score")):
             sheet.paste(views[view].resize((704, 256)), (0, 770 * k + 256 * n))
         sheet.paste(views["bev"].resize((560, 770)), (704, 770 * k))
@@ -533,7 +535,7 @@ def rescored(found: Boxes) -> dict[str, Boxes]:
         p = found.log_weights.softmax(-1)
         off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
         near = (off[..., None] < torch.tensor(scoring.DISTANCES)).float().mean(-1)
-        scores["class x expected quality"] = found.class_scores * (p * box3d.score_target(off)).sum(-1)
+        scores["class x expected quality"] = found.class_scores * (p * config_module.score_target(off)).sum(-1)
         scores["class x chance to count"] = found.class_scores * (p * near).sum(-1)
     return {name: found._replace(scores=s).rows(s.argsort(descending=True, stable=True)) for name, s in scores.items()}
 
@@ -547,17 +549,17 @@ def scores_table(runs: Mapping[str, Sequence[Path]], held: Path) -> str:
     for layer, folders in runs.items():
         results: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for folder in folders:
-            run = box3d_pipeline.load(folder, "cpu")
+            run = pipeline.load(folder, "cpu")
             objects: dict[tuple[str, str], list[RoadObjects]] = {}
             for frame in frames:
                 photo = frame.read()
                 found = run.predict(photo, OPTIONS)
                 places = {"mode": found}
                 if run.config.layer != "direct":
-                    places["middle"] = box3d.centred(found, photo.camera.K.float(), photo.camera.size)
+                    places["middle"] = inference.centred(found, photo.camera.K.float(), photo.camera.size)
                 for place, there in places.items():
                     for name, boxes in rescored(there).items():
-                        own = box3d_pipeline.objects_of(boxes, run.classes, frame.classes)
+                        own = pipeline.objects_of(boxes, run.classes, frame.classes)
                         objects.setdefault((place, name), []).append(own)
             for key, every in objects.items():
                 said = scoring.evaluate(nuscenes.to_global(frames, every, truth.boxes.tokens), truth)
@@ -614,7 +616,7 @@ def against(results: Path, folder: Path, kind: str = "Car", least: float = 0.3) 
 
 def speed(folder: Path, held: Path, threads: Sequence[int], count: int = 20) -> str:
     """Markdown: median seconds per picture, by stage."""
-    run = box3d_pipeline.load(folder)
+    run = pipeline.load(folder)
     frames = [f.read() for f in nuscenes.read_infos(held / "infos.json")[:count]]
     device = run.model.norm.device
     lines = ["| threads | views | network | PnP and distribution | boxes |", "|---|---|---|---|---|"]

@@ -38,14 +38,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from monopose import category_commands, fitting, viz_category
-from monopose.data import category_views
-from monopose.data.category_views import CategoryViews
-from monopose.fitting import FitConfig, Phase
+from monopose.category import commands, fitting, perceptual, viz
+from monopose.category import samples as category_views
+from monopose.category.fitting import FitConfig, Phase
+from monopose.category.model import Model, cross_entropy
+from monopose.category.samples import CategoryViews
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import crops, se3, viewpoints
-from monopose.methods.category import Model, cross_entropy
-from monopose.nets import perceptual
 from monopose.results import save_picture
 from monopose.types import Camera, Detections, Frame, ObjectModel
 
@@ -162,8 +161,8 @@ class Run:
 
     @classmethod
     def read(cls, path: str) -> Run:
-        found = category_commands.load(path, "cpu")
-        data = (found.path / category_commands.FILE).read_bytes()
+        found = commands.load(path, "cpu")
+        data = (found.path / commands.FILE).read_bytes()
         found.model.eval()
         return cls(found.model.config.category, found.model, hashlib.sha256(data).hexdigest()[:12])
 
@@ -350,14 +349,14 @@ def category_frame(model: Any, category: str) -> Tensor:
 
 def real(runs: Sequence[Run], data: Path, out: Path) -> str:
     """YCB-V's mugs, bowls, cans and bottles: estimated against true axes. Masks are rendered from the true poses."""
-    from monopose.data import bop
+    from monopose.datasets.bop import models, scenes
     from monopose.render.scene import render_masks
 
-    meshes = bop.read_models(data / "models", set(range(1, 22)))
+    meshes = models.read_models(data / "models", set(range(1, 22)))
     lines = ["| scene / photo | object | pose head | fit | by vote | true distance | found |", "|---|---|---|---|---|---|---|"]
-    for scene in bop.scenes(data / "test"):
+    for scene in scenes.scenes(data / "test"):
         for im_id in (int(i) for i in scene.im_ids):
-            frame = bop.read_frame(scene, im_id, masks=False, depth=False)
+            frame = scenes.read_frame(scene, im_id, masks=False, depth=False)
             truth = frame.instances
             assert truth is not None
             objects = [meshes[int(i)] for i in truth.labels]
@@ -386,11 +385,11 @@ def _one_real(
     item = Item(fit.seen[:3], fit.seen[3] * fit.seen[4], view, 0.0)
     answers = (pose_head(model, item), *(fit.views.values[k, :3] for k in (fit.least, fit.voted)))
     size = model.config.size_mean or 1.0
-    drawn = viz_category.overlay(frame, poses.cam_from_obj, [run.name], [size], true[None], model.config.symmetric)
+    drawn = viz.overlay(frame, poses.cam_from_obj, [run.name], [size], true[None], model.config.symmetric)
     name = f"{frame.scene_id:06d}_{frame.im_id:06d}_{run.name}_{mesh.obj_id}"
     save_picture(out / f"{name}_overlay.png", drawn)
-    shown = viz_category.crop_of(drawn, fit.square)
-    save_picture(out / f"{name}_stages.png", viz_category.stages(model, fit, shown))
+    shown = viz.crop_of(drawn, fit.square)
+    save_picture(out / f"{name}_stages.png", viz.stages(model, fit, shown))
     errors = (f"{error_deg(angles, item, model.config.symmetric):.0f}°" for angles in answers)
     far, near = (float(t.norm()) for t in (true[:3, 3], poses.cam_from_obj[0, :3, 3]))
     return [f"{run.name}, {mesh.name or mesh.obj_id}", *errors, f"{far:.2f} m", f"{near:.2f} m"]
@@ -414,7 +413,7 @@ def pictures(runs: Sequence[Run], folder: Path, most: int = 4) -> list[Path]:
     samples = [CategoryViews(runs[0].name, [UNSEEN + i], first.config.input_size, 1, seed=UNSEEN + i)[0] for i in range(5)]
     return [
         save_picture(folder / "category_fitting.png", sheet),
-        save_picture(folder / "category_reconstructions.png", viz_category.reconstructions(first, samples)),
+        save_picture(folder / "category_reconstructions.png", viz.reconstructions(first, samples)),
     ]
 
 
@@ -428,8 +427,8 @@ def _fit_row(run: Run, item: Item, i: int, side: int = 240) -> Image.Image:
         category_views.pose_from_view(category_views.view_of(v), camera.K, whole, 0.15)
         for v in (found.views.values[found.chosen], item.view)
     ]
-    drawn = viz_category.overlay(Frame(large, camera), poses[0][None], [""], [0.15], poses[1][None], run.model.config.symmetric)
-    return viz_category.stages(run.model, found, drawn, height=150)
+    drawn = viz.overlay(Frame(large, camera), poses[0][None], [""], [0.15], poses[1][None], run.model.config.symmetric)
+    return viz.stages(run.model, found, drawn, height=150)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:

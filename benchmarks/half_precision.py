@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monopose.learning import multiplies_bfloat16
-from monopose.methods import coordinates, detector
+from monopose.detection import detector
+from monopose.objects import coordinates
+from monopose.training.loop import multiplies_bfloat16
 
 IDS = tuple(range(1, 9))
 ROUNDS = 7

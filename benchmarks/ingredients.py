@@ -36,12 +36,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from benchmarks.viewpoint import markdown
-from monopose import bop_runs, confidence, learning, pipeline, train, weights
-from monopose.data import bop, bop_results, bop_write, dataset, synth
-from monopose.evaluation import classic, protocol
-from monopose.learning import TrainConfig
-from monopose.methods import coordinates
+from monopose import weights
+from monopose.datasets.bop import results, writing
+from monopose.datasets.bop import scenes as bop
+from monopose.evaluation import bop as protocol
+from monopose.evaluation import linemod
 from monopose.nets import unet
+from monopose.objects import bop_pipeline, calibration, coordinates, pipeline, training
+from monopose.objects import samples as dataset
+from monopose.synthesis import scene as synth
+from monopose.training import loop
+from monopose.training.loop import TrainConfig
 
 DISTANCE = (0.4, 1.5)  # metres, of the objects of LM-O
 SCORES = {"ar": 1.0, "add": 100.0, "near": 100.0, "px": 100.0}  # and the factor to print them with
@@ -104,8 +109,8 @@ def train_on(row: Sequence[int], out: Path, options: argparse.Namespace, seed: i
     chosen = [f for f, used in zip(FACTORS, row, strict=True) if used]
     start = options.init / "coordinates.safetensors"
     base = weights.build_config(coordinates.Config, weights.read(start).config, str(start))
-    scene = train.scene_config(options.data, base.obj_ids, upright=True, distance=DISTANCE)
-    return train.train(
+    scene = training.scene_config(options.data, base.obj_ids, upright=True, distance=DISTANCE)
+    return training.train(
         "coordinates", options.data, out, obj_ids=base.obj_ids, init=start,
         backgrounds=options.backgrounds if all(f.backgrounds for f in chosen) else None,
         scene=replace(scene, **{k: v for f in chosen for k, v in f.scene.items()}),
@@ -123,8 +128,8 @@ def detected(options: argparse.Namespace, targets: Path) -> Path:
         scenes = {s: bop.open_scene(options.data / "test" / f"{s:06d}") for s in set(rows.scene_id.tolist())}
         for s, i in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
             found = run.detect(bop.read_frame(scenes[s], i, masks=False, depth=False))
-            records += bop_results.detection_rows(replace(found, masks=None), s, i)
-        bop_results.write_detections(file, records)
+            records += results.detection_rows(replace(found, masks=None), s, i)
+        results.write_detections(file, records)
     return file
 
 
@@ -182,17 +187,17 @@ class Kept(Dataset):
 
 def crops(options: argparse.Namespace) -> list[dict[str, Tensor]]:
     """What all networks from nothing learn from."""
-    models = train.read_objects(options.data, OBJECTS, 12_000)
-    scene = train.scene_config(options.data, OBJECTS, upright=True, distance=DISTANCE)
+    models = training.read_objects(options.data, OBJECTS, 12_000)
+    scene = training.scene_config(options.data, OBJECTS, upright=True, distance=DISTANCE)
     photos = synth.read_backgrounds(options.backgrounds)
-    source = dataset.Source(models, train.read_data_camera(options.data), photos, scene)
+    source = dataset.Source(models, training.read_data_camera(options.data), photos, scene)
     drawn = dataset.CropSamples(source, SMALL["input_size"], SMALL["output_size"], seed=11)
     return [drawn[i] for i in tqdm(range(options.crops), desc="crops", unit="crop")]
 
 
 def train_anew(network: Network, samples: Sequence[dict[str, Tensor]], out: Path, options: argparse.Namespace) -> Path:
     """One network from nothing -> its weights file."""
-    models = train.read_objects(options.data, OBJECTS, 12_000)
+    models = training.read_objects(options.data, OBJECTS, 12_000)
     config = coordinates.Config(OBJECTS, **{**SMALL, **network.config})
 
     def make() -> coordinates.Model:
@@ -201,8 +206,8 @@ def train_anew(network: Network, samples: Sequence[dict[str, Tensor]], out: Path
         model.net.head = network.head(len(head.weight), head.weight.shape[2], head.weight.shape[1])
         return model
 
-    file = learning.fit(
-        "coordinates", train.METHODS["coordinates"].recipe, config, make, lambda n, seed: Kept(samples, n, seed), out,
+    file = loop.fit(
+        "coordinates", training.METHODS["coordinates"].recipe, config, make, lambda n, seed: Kept(samples, n, seed), out,
         TrainConfig(steps=options.steps, batch_size=options.batch, seed=network.seed, ema=0.99, lr=options.lr, workers=0),
         data=options.data, labels=OBJECTS, progress_bar=False,
     )  # fmt: skip
@@ -219,7 +224,7 @@ def targets_of(source: Path, ids: Sequence[int], out: Path) -> Path:
     targets = bop.read_targets(source)
     assert targets.obj_id is not None
     rows = np.isin(targets.obj_id, ids)
-    bop_write.write_targets(out, bop.Targets(*(None if c is None else c[rows] for c in targets)))
+    writing.write_targets(out, bop.Targets(*(None if c is None else c[rows] for c in targets)))
     return out
 
 
@@ -230,8 +235,8 @@ def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | 
     """Shares of 1, of the poses of a run in true boxes, or in given ones."""
     out = run / f"{'true' if boxes is None else 'given'}_lmo-test.csv"
     model = pipeline.load(run, "cpu")
-    bop_runs.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
-    report = classic.evaluate(out, options.data, targets)
+    bop_pipeline.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
+    report = linemod.evaluate(out, options.data, targets)
     ar = protocol.evaluate(out, options.data, targets)["ar"]
     return {
         "ar": ar["mean"], "add": report["add_s"]["0.1"], "near": report["deg_cm"]["10"], "px": report["projection"]["10"],
@@ -240,7 +245,7 @@ def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the runs of a table share; other settings are other runs and another table."""
-    start = None if options.nothing else confidence.digest_of(options.init / "coordinates.safetensors")
+    start = None if options.nothing else calibration.digest_of(options.init / "coordinates.safetensors")
     return {
         "steps": options.steps, "batch": options.batch, "lr": options.lr, "targets": options.targets.name,
         "backgrounds": options.backgrounds.name, "init": start, "crops": options.crops if options.nothing else None,

@@ -19,12 +19,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import monopose
-from monopose.bop_runs import truth_as_detections
-from monopose.data import bop, bop_results
-from monopose.evaluation import protocol
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import results as bop_results
+from monopose.datasets.bop import scenes as scenes_module
+from monopose.evaluation import bop as protocol
 from monopose.geometry import camera as camera_ops
-from monopose.methods import coordinates
-from monopose.pipeline import Pipeline
+from monopose.objects import coordinates
+from monopose.objects.bop_pipeline import truth_as_detections
+from monopose.objects.pipeline import Pipeline
 from monopose.render import maps, raster, scene
 from monopose.types import Frame, PoseEstimates
 
@@ -114,25 +116,31 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
     parser.add_argument("--boxes", action="store_true", help="only how well the detector's boxes fit")
     args = parser.parse_args()
-    run = replace(monopose.load(args.model), models=bop.read_models(args.data / "models"))
+    run = replace(monopose.load(args.model), models=models_module.read_models(args.data / "models"))
     targets_file = args.targets or args.data / "test_targets_bop19.json"
-    targets = bop.read_targets(targets_file)
+    targets = scenes_module.read_targets(targets_file)
     wanted: dict[tuple[int, int], set[int]] = {}
     known = set(run.estimator.config.obj_ids)
     for s, i, o in zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist()):
         wanted.setdefault((s, i), set()).update({o} & known)
-    scenes = {s: bop.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
+    scenes = {s: scenes_module.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
     results: Rows = {}
     keys = list(wanted)
     if args.boxes:
-        seen = [o for k in keys for o in overlaps(run, bop.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])]
+        seen = [
+            o
+            for k in keys
+            for o in overlaps(run, scenes_module.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
+        ]
         for name, values in zip(("best-scored box", "best box"), zip(*seen, strict=True), strict=True):
             shares = ", ".join(f"{100 * sum(v > t for v in values) / len(values):.0f} % over {t}" for t in (0.5, 0.75))
             print(f"{len(values)} targets, {name}: IoU {shares}; median {statistics.median(values):.2f}")
         return
     with torch.no_grad():
         for n, key in enumerate(keys):
-            substituted(run, bop.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key])
+            substituted(
+                run, scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key]
+            )
             print(f"\r{n + 1} of {len(keys)} photos", end="", flush=True)
     print(f"\n\n{'':34s}{'AR':>8s}{'MSSD':>8s}{'MSPD':>8s}{'ADD(-S) 0.1 d %':>18s}")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,11 +20,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from monopose import demo, train
-from monopose.data import dataset
+from monopose import demo
 from monopose.evaluation import errors
 from monopose.geometry import crops, rotation, symmetry
-from monopose.methods import coordinates
+from monopose.objects import coordinates, training
+from monopose.objects import samples as dataset
 from monopose.types import Camera, ObjectModel
 
 OBJECTS = (1, 3)
@@ -35,8 +35,8 @@ START = 0.6
 def draw(models: dict[int, ObjectModel], count: int, seed: int) -> dict[str, Tensor]:
     """Crops, stacked."""
     folder = demo.folder() / "objects"
-    scene = train.scene_config(folder, OBJECTS, upright=True, distance=(0.4, 1.2))
-    source = dataset.Source(models, train.read_data_camera(folder), (), scene)
+    scene = training.scene_config(folder, OBJECTS, upright=True, distance=(0.4, 1.2))
+    source = dataset.Source(models, training.read_data_camera(folder), (), scene)
     samples = dataset.CropSamples(source, 64, 32, greyed_share=0.0, length=count, seed=seed)
     return torch.utils.data.default_collate([samples[i] for i in range(count)])
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.3])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    models = train.read_objects(demo.folder() / "objects", OBJECTS, 3000)
+    models = training.read_objects(demo.folder() / "objects", OBJECTS, 3000)
     held_out = draw(models, HELD_OUT, 999)
     config = coordinates.Config(
         OBJECTS,

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.render import blob, random_poses
-from monopose import pipeline, refinement
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
-from monopose.methods import refiner
+from monopose.objects import pipeline, refinement, refiner
 from monopose.render import views
 from monopose.types import ObjectModel
 

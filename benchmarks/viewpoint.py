@@ -38,16 +38,18 @@ import torch
 from torch import Tensor
 
 from monopose import weights
-from monopose.data import furniture, pix3d, synth_pix3d
-from monopose.data.dataset import one_thread
-from monopose.data.viewpoint_crops import RecordCrops
+from monopose.datasets import pix3d
 from monopose.evaluation import viewpoint as scoring
-from monopose.files import write_json
 from monopose.geometry import viewpoints
 from monopose.geometry.viewpoints import Bins
-from monopose.methods import normals as normal_net
-from monopose.methods import viewpoint
+from monopose.io.files import write_json
+from monopose.objects.samples import one_thread
+from monopose.synthesis import pix3d_folder
+from monopose.synthesis.shapes import furniture
 from monopose.types import Symmetries
+from monopose.viewpoint import model as viewpoint
+from monopose.viewpoint import normals as normal_net
+from monopose.viewpoint.samples import RecordCrops
 
 NETS = ("combined", "separate", "modern")
 LEVELS = tuple(viewpoint.GROUPS)
@@ -117,7 +119,7 @@ def config_of(run: Run, settings: Settings) -> viewpoint.Config:
 def rendered(folder: Path, settings: Settings, backgrounds: Path | None, workers: int) -> Path:
     """The pictures of a table; those that are there are not drawn again."""
     models = {c: [furniture.shape(c, k) for k in range(settings.shapes)] for c in settings.categories}
-    return synth_pix3d.write_pix3d(
+    return pix3d_folder.write_pix3d(
         folder, models, images=settings.images, size=settings.size, backgrounds=backgrounds, workers=workers
     )
 

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monopose.data import bop, bop_write
-from monopose.data.dataset import amodal_box
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import scenes as scenes_module
+from monopose.datasets.bop import writing
+from monopose.mesh.symmetries import group_size, propose_symmetries
+from monopose.objects.samples import amodal_box
 from monopose.render.scene import render_masks
-from monopose.symmetry_proposals import group_size, propose_symmetries
 from monopose.types import Frame, ObjectModel
 
 SCENES = (0, 51)  # whose truth is the data set's own
@@ -40,21 +42,23 @@ def with_masks(frame: Frame, models: dict[int, ObjectModel]) -> tuple[Frame, Ten
 
 def prepare(data: Path, out: Path) -> dict[int, str]:
     """Models with symmetries, camera, photos and targets below `out`; the symmetries in words by object."""
-    scenes = {s: bop.open_scene(data / "test" / f"{s:06d}") for s in SCENES}
-    frames = {s: [bop.read_frame(scene, int(i), depth=False) for i in scene.im_ids] for s, scene in scenes.items()}
-    models = bop.read_models(data / "models", {int(i) for some in frames.values() for f in some for i in f.instances.labels})
+    scenes = {s: scenes_module.open_scene(data / "test" / f"{s:06d}") for s in SCENES}
+    frames = {s: [scenes_module.read_frame(scene, int(i), depth=False) for i in scene.im_ids] for s, scene in scenes.items()}
+    models = models_module.read_models(
+        data / "models", {int(i) for some in frames.values() for f in some for i in f.instances.labels}
+    )
     for obj_id in tqdm(models, desc="symmetries", unit="object"):
         models[obj_id] = replace(models[obj_id], symmetries=propose_symmetries(models[obj_id], TOLERANCE).symmetries)
     for folder in ("models", "models_eval"):
-        bop_write.write_models(out / folder, models)
+        writing.write_models(out / folder, models)
     shutil.rmtree(out / "test", ignore_errors=True)
     rows = []
     for scene_id, some in frames.items():
         whole = [with_masks(frame, models) for frame in some]
-        numbers = bop_write.append_frames(out / "test" / f"{scene_id:06d}", [f for f, _ in whole], [m for _, m in whole])
+        numbers = writing.append_frames(out / "test" / f"{scene_id:06d}", [f for f, _ in whole], [m for _, m in whole])
         rows += [(scene_id, n, int(i), 1) for n, frame in zip(numbers, some) for i in frame.instances.labels]
-    bop_write.write_camera(out / "camera.json", frames[SCENES[0]][0].camera)
-    bop_write.write_targets(out / "test_targets_bop19.json", bop.Targets(*np.array(sorted(rows)).T))
+    writing.write_camera(out / "camera.json", frames[SCENES[0]][0].camera)
+    writing.write_targets(out / "test_targets_bop19.json", scenes_module.Targets(*np.array(sorted(rows)).T))
     return {obj_id: group_size(m.symmetries) for obj_id, m in models.items()}
 
 

@@ -9,9 +9,10 @@ import torch
 from scipy.spatial import cKDTree
 
 import monopose
-from monopose.data import bop
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import scenes
 from monopose.geometry import symmetry
-from monopose.mesh import albedo, diameter, surface_samples
+from monopose.mesh.loading import albedo, diameter, surface_samples
 from monopose.render.scene import render_masks, render_scene
 
 ASSETS = Path(monopose.__file__).parent / "assets" / "demo"
@@ -23,17 +24,17 @@ IMAGES = range(6)
 
 @pytest.fixture(scope="module")
 def models():
-    return bop.read_models(OBJECTS)
+    return models_module.read_models(OBJECTS)
 
 
 @pytest.fixture(scope="module")
 def scene():
-    return bop.open_scene(SCENE)
+    return scenes.open_scene(SCENE)
 
 
 @pytest.fixture(scope="module")
 def frames(scene):
-    return {k: bop.read_frame(scene, k, masks=False) for k in IMAGES}
+    return {k: scenes.read_frame(scene, k, masks=False) for k in IMAGES}
 
 
 def turn(axis, degrees):
@@ -101,7 +102,7 @@ def test_mesh_is_a_closed_surface_that_faces_outwards(models, obj_id):
 
 @pytest.mark.parametrize("obj_id", NAMES, ids=NAMES.get)
 def test_models_info_holds_for_the_mesh(models, obj_id):
-    model, info = models[obj_id], bop.read_models_info(OBJECTS)[obj_id]
+    model, info = models[obj_id], models_module.read_models_info(OBJECTS)[obj_id]
     assert 0.06 < model.diameter < 0.20
     assert info.diameter == pytest.approx(diameter(model.vertices), rel=1e-5)
     low, high = model.bounds.numpy()
@@ -112,7 +113,7 @@ def test_models_info_holds_for_the_mesh(models, obj_id):
 
 
 def test_declared_symmetries():
-    info = bop.read_models_info(OBJECTS)
+    info = models_module.read_models_info(OBJECTS)
     assert [len(info[k].symmetries.discrete) for k in NAMES] == [0, 0, 3, 0, 0]
     assert [len(info[k].symmetries.axes) for k in NAMES] == [0, 0, 0, 1, 0]
 
@@ -140,10 +141,10 @@ def test_other_turns_show(models, obj_id, axis, degrees):
 
 
 def test_photos_are_a_bop_split(scene, frames):
-    camera = bop.read_camera(PHOTOS / "camera.json")
+    camera = scenes.read_camera(PHOTOS / "camera.json")
     assert camera.size == (480, 640)
     assert list(scene.im_ids) == list(IMAGES)
-    targets = bop.read_targets(PHOTOS / "test_targets_bop19.json")
+    targets = scenes.read_targets(PHOTOS / "test_targets_bop19.json")
     assert len(targets.im_id) == len(IMAGES) * len(NAMES)
     for frame in frames.values():
         torch.testing.assert_close(frame.camera.K, camera.K.to(frame.camera.K))

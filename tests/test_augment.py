@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monopose.data import augment
+from monopose.synthesis import augment
 
 
 def rng(seed=0):

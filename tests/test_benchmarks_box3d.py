@@ -9,7 +9,8 @@ import pytest
 import torch
 from benchmarks import box3d as bench
 
-from monopose.data import kitti, road_scenes
+from monopose.datasets import kitti
+from monopose.synthesis import road_scene
 
 
 def pair(**changes):
@@ -143,8 +144,8 @@ def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
 
 def test_estimates_against_single_cars(tmp_path):
     """The truth, two metres too far: found, without overlap where cars are short."""
-    config = road_scenes.RoadConfig(size=(64, 160), shapes=2, objects=(3, 5), classes=(("car", 1.0),))
-    folder = road_scenes.write_road(tmp_path / "road", images=2, config=config, seed=0, workers=0)
+    config = road_scene.RoadConfig(size=(64, 160), shapes=2, objects=(3, 5), classes=(("car", 1.0),))
+    folder = road_scene.write_road(tmp_path / "road", images=2, config=config, seed=0, workers=0)
     results = {}
     cars = 0
     for frame in kitti.read(folder):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from benchmarks import category as bench
 
-from monopose import category_commands as cc
 from monopose import weights
-from monopose.data import bop
-from monopose.fitting import FitConfig, Phase
+from monopose.category import commands as cc
+from monopose.category import model as category
+from monopose.category.fitting import FitConfig, Phase
+from monopose.datasets.bop import models
 from monopose.geometry import se3
-from monopose.methods import category
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "ycbv_mini"
 
@@ -119,7 +119,7 @@ def test_the_profile_tells_how_the_loss_rises_beside_the_true_elevation(run, mon
 @pytest.mark.skipif(not DATA.is_dir(), reason="no YCB-V photos in ../shared/data")
 def test_meshes_of_ycbv_stand_in_the_category_frame():
     """The origin on the axis at half the height; the mug's handle is what sticks out, along +X."""
-    mug = bop.read_models(DATA / "models", {14})[14]
+    mug = models.read_models(DATA / "models", {14})[14]
     points = se3.transform(bench.category_frame(mug, "mug"), mug.vertices)
     assert abs(float(points[:, 2].amax() + points[:, 2].amin())) < 1e-5
     far = points[points[:, :2].norm(dim=1) > 0.055]

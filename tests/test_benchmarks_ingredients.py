@@ -11,7 +11,7 @@ from benchmarks import ingredients as bench
 
 import monopose
 from monopose import weights
-from monopose.methods import coordinates
+from monopose.objects import coordinates
 
 DEMO = Path(monopose.__file__).parent / "assets/demo/objects"
 

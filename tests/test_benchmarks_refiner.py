@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from conftest import ROOT
-from monopose import demo, refinement
-from monopose.data import bop
-from monopose.evaluation import classic, protocol
+from monopose import demo
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import scenes
+from monopose.evaluation import bop as protocol
+from monopose.evaluation import linemod
 from monopose.geometry import rotation
-from monopose.methods import refiner
+from monopose.io import records
+from monopose.objects import refinement, refiner
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import refiner as speed
@@ -93,7 +96,7 @@ def test_a_subset_meets_the_same_noise(monkeypatch, photos):
     whole = list(asked)
     asked.clear()
     assert photos.targets.obj_id is not None
-    few = bop.Targets(*(column[7:] for column in photos.targets))  # objects 3, 4, 5 of the second photo
+    few = scenes.Targets(*(column[7:] for column in photos.targets))  # objects 3, 4, 5 of the second photo
     robustness.grid(photos._replace(targets=few), CELLS[1:])
     assert len(whole) == 4
     assert [len(poses) for poses in asked] == [3]
@@ -109,8 +112,8 @@ def test_recalls_are_those_of_the_classic_protocol(monkeypatch, photos):
     assert photos.targets.obj_id is not None
     poses = torch.cat(asked).double().numpy()
     none = np.zeros(len(poses))
-    found = bop.Results(*photos.targets[:3], none, poses[:, :3, :3], poses[:, :3, 3], none)
-    report = classic.evaluate(found, photos.folder, photos.targets)
+    found = results_module.Results(*photos.targets[:3], none, poses[:, :3, :3], poses[:, :3, 3], none)
+    report = linemod.evaluate(found, photos.folder, photos.targets)
     assert 0 < report["add_s"]["0.1"] < 1  # otherwise this would show little
     assert robustness.recall(rows, 0) == robustness.recall(rows, 1) == pytest.approx(100 * report["add_s"]["0.1"])
     each = {i: [r for r in rows if r.obj_id == int(i)] for i in report["per_object"]}
@@ -129,7 +132,7 @@ def test_the_truth_is_right_after(monkeypatch, photos, tmp_path):
     assert max(r.metres[1] for r in rows) < 1e-4
     turned = [r.degrees[0] for r in rows if r.cell == CELLS[1] and r.obj_id in (1, 2, 5)]  # without symmetries
     assert min(turned) > 1
-    assert len(bop.read_json(tmp_path / "rows.json")["grid"]) == 20
+    assert len(records.read_json(tmp_path / "rows.json")["grid"]) == 20
 
 
 def test_tables_sum_and_mark_what_falls():
@@ -161,7 +164,7 @@ def results(setting, poses):
     none = np.ones(len(poses))
     keys = np.array(list(truth(setting)))[: len(poses)].T
     pose = torch.stack(poses).numpy()
-    return bop.Results(*keys, none, pose[:, :3, :3], pose[:, :3, 3], none)
+    return results_module.Results(*keys, none, pose[:, :3, :3], pose[:, :3, 3], none)
 
 
 def test_results_before_and_after(monkeypatch, photos):

@@ -9,7 +9,7 @@ from benchmarks import viewpoint as bench
 
 from monopose.evaluation import viewpoint as scoring
 from monopose.geometry import viewpoints
-from monopose.methods import viewpoint
+from monopose.viewpoint import model
 
 SETTINGS = bench.Settings("rendered", ("chair", "table"), shapes=2, images=3, size=(96, 128), epochs=1)
 
@@ -47,7 +47,7 @@ def test_published_answers_are_judged_fairly_in_centred_bins():
     logits[2, 0, 7], logits[2, 0, 6] = 5, 4
     logits[:, 1, 0] = 9
     logits[:, 2, 3], logits[:, 2, 4] = 5, 4.9
-    found = viewpoint.read(config, viewpoint.Output(logits, None))
+    found = model.read(config, model.Output(logits, None))
     centred = bench.in_bins(config, found, scoring.BINS["centred"])
     assert centred[:, 0].tolist() == [0, 1, 7]
     assert centred[:, 1].tolist() == [3, 3, 3]  # 22.5 degrees
@@ -61,12 +61,12 @@ def test_modern_answers_are_judged_by_their_angles_in_published_bins():
     logits[:, :, 0] = 9
     logits[:, 1] = torch.zeros(8).index_fill(0, torch.tensor([2]), 9.0)
     offsets[0, 0, 0], offsets[1, 0, 0] = 0.3, -0.3  # azimuths 13.5 and 346.5 share a centred bin
-    found = viewpoint.read(config, viewpoint.Output(logits, offsets))
+    found = model.read(config, model.Output(logits, offsets))
     assert bench.in_bins(config, found, scoring.BINS["centred"])[:, 0].tolist() == [0, 0]
     assert bench.in_bins(config, found, scoring.BINS["published"])[:, 0].tolist() == [0, 7]
     halves = torch.zeros(2, 3, 16)
     halves[0, 0, 0], halves[1, 0, 1] = 1, 1  # says the other side of the edge
-    found = viewpoint.read(config, viewpoint.Output(viewpoint.summed(halves, "centred"), offsets, halves))
+    found = model.read(config, model.Output(model.summed(halves, "centred"), offsets, halves))
     assert bench.in_bins(config, found, scoring.BINS["centred"])[:, 0].tolist() == [0, 0]
     assert bench.in_bins(config, found, scoring.BINS["published"])[:, 0].tolist() == [7, 0]
 
@@ -84,7 +84,7 @@ def test_networks_are_what_the_table_says():
     modern = bench.config_of(bench.Run("modern", "normals"), SETTINGS)
     assert (modern.net, modern.input_size, modern.pretrained) == ("modern", SETTINGS.side, True)
     for config in (stepped, cosine, ours):
-        assert viewpoint.Model(config)(torch.zeros(2, 8, 64, 64)).logits.shape == (2, 3, 8)
+        assert model.Model(config)(torch.zeros(2, 8, 64, 64)).logits.shape == (2, 3, 8)
 
 
 def row(run, azimuth, seconds=1.0):

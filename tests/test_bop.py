@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from monopose import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
-from monopose.data import bop
-from monopose.data.bop_models import ModelInfo
 from monopose.data.ply import read_ply_vertices
+from monopose.datasets.bop import models, results, scenes, writing
+from monopose.datasets.bop.models import ModelInfo
 from monopose.geometry.rotation import random_rotations
 from monopose.types import Symmetries
 
@@ -63,8 +63,10 @@ def test_models_survive_a_round_trip(tmp_path, generator):
     uv = torch.rand(8, 2, generator=generator)
     texture = (torch.rand(3, 4, 6, generator=generator) * 255).round() / 255
     colors = (torch.rand(8, 3, generator=generator) * 255).round() / 255
-    bop.write_models(tmp_path / "models", {1: cube(colors=colors, symmetries=symmetric), 12: cube(12, uv=uv, texture=texture)})
-    back = bop.read_models(tmp_path / "models", names={12: "box"})
+    writing.write_models(
+        tmp_path / "models", {1: cube(colors=colors, symmetries=symmetric), 12: cube(12, uv=uv, texture=texture)}
+    )
+    back = models.read_models(tmp_path / "models", names={12: "box"})
     assert list(back) == [1, 12]
     assert back[12].name == "box"
     for model in back.values():
@@ -77,8 +79,8 @@ def test_models_survive_a_round_trip(tmp_path, generator):
     torch.testing.assert_close(back[1].colors, colors)
     torch.testing.assert_close(back[12].texture, texture)
     torch.testing.assert_close(back[12].uv, uv)
-    np.testing.assert_allclose(bop.read_model_points(tmp_path / "models", [1])[1], cube().vertices.numpy(), atol=1e-7)
-    assert list(bop.read_models(tmp_path / "models", [12])) == [12]
+    np.testing.assert_allclose(models.read_model_points(tmp_path / "models", [1])[1], cube().vertices.numpy(), atol=1e-7)
+    assert list(models.read_models(tmp_path / "models", [12])) == [12]
 
 
 def test_models_info_is_in_metres(tmp_path):
@@ -86,7 +88,7 @@ def test_models_info_is_in_metres(tmp_path):
     record["symmetries_discrete"] = [[-1, 0, 0, 5, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]
     record["symmetries_continuous"] = [{"axis": [0, 0, 2], "offset": [1, 2, 3]}]
     (tmp_path / "models_info.json").write_text(json.dumps({"3": record}))
-    info = bop.read_models_info(tmp_path)[3]
+    info = models.read_models_info(tmp_path)[3]
     assert isinstance(info, ModelInfo)
     assert info.diameter == pytest.approx(0.1)
     np.testing.assert_allclose(info.low, [-0.01, -0.02, -0.03])
@@ -111,28 +113,28 @@ def test_models_info_is_in_metres(tmp_path):
 def test_models_info_messages(tmp_path, record, message):
     (tmp_path / "models_info.json").write_text(json.dumps({"1": record}))
     with pytest.raises(ValueError, match=message):
-        bop.read_models_info(tmp_path)
+        models.read_models_info(tmp_path)
 
 
 def test_models_messages(tmp_path):
     with pytest.raises(FileNotFoundError, match="no models folder"):
-        bop.read_models(tmp_path / "models")
+        models.read_models(tmp_path / "models")
     with pytest.raises(FileNotFoundError, match=r"no obj_000001\.ply in .*found: nothing"):
-        bop.read_models(tmp_path)
-    bop.write_models(tmp_path / "models", {1: cube(), 4: cube(4)})
+        models.read_models(tmp_path)
+    writing.write_models(tmp_path / "models", {1: cube(), 4: cube(4)})
     with pytest.raises(ValueError, match=r"unknown object id 2: no obj_000002\.ply in .*known ids: \[1, 4\]"):
-        bop.read_models(tmp_path / "models", [2])
+        models.read_models(tmp_path / "models", [2])
     (tmp_path / "models/models_info.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no models_info\.json in .*found: .*obj_000001\.ply"):
-        bop.read_models(tmp_path / "models")
+        models.read_models(tmp_path / "models")
 
 
 def test_mesh_files_named_as_bop_keep_their_numbers():
-    assert bop.ids_of_names(["a/obj_000007.ply", "obj_000003.ply"]) == [7, 3]
-    assert bop.ids_of_names(["obj_000007.ply", "cup.stl"]) == [1, 2]
-    assert bop.ids_of_names(["cup.stl", "obj_x.ply"]) == [1, 2]
+    assert models.ids_of_names(["a/obj_000007.ply", "obj_000003.ply"]) == [7, 3]
+    assert models.ids_of_names(["obj_000007.ply", "cup.stl"]) == [1, 2]
+    assert models.ids_of_names(["cup.stl", "obj_x.ply"]) == [1, 2]
     with pytest.raises(ValueError, match="same object number; rename"):
-        bop.ids_of_names(["a/obj_000007.ply", "b/obj_000007.obj"])
+        models.ids_of_names(["a/obj_000007.ply", "b/obj_000007.obj"])
 
 
 @pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
@@ -165,10 +167,10 @@ def test_ply_vertices(tmp_path, kind):
 def test_frames_survive_a_round_trip(tmp_path, generator, jpeg):
     scene = tmp_path / "data/train/000003"
     pairs = [make_frame(generator, 2), make_frame(generator, 3, depth=False, offset=4)]
-    ids = bop.append_frames(scene, [f for f, _ in pairs], [m for _, m in pairs], jpeg=jpeg)
+    ids = writing.append_frames(scene, [f for f, _ in pairs], [m for _, m in pairs], jpeg=jpeg)
     assert ids == [0, 1]
     for im_id, (frame, _) in zip(ids, pairs):
-        back = bop.read_frame(scene, im_id, raw=True)
+        back = scenes.read_frame(scene, im_id, raw=True)
         assert (back.scene_id, back.im_id) == (3, im_id)
         assert (back.image - frame.image).abs().mean() < (0.2 if jpeg else 1e-6)  # JPEG blurs the colours of noise
         assert torch.equal(back.camera.K, frame.camera.K)
@@ -195,9 +197,9 @@ def test_frames_survive_a_round_trip(tmp_path, generator, jpeg):
 def test_writing_what_was_read_gives_the_same_files(tmp_path, generator):
     first, second = tmp_path / "a/train/000000", tmp_path / "b/train/000000"
     pairs = [make_frame(generator, 2), make_frame(generator, 1)]
-    bop.append_frames(first, [f for f, _ in pairs], [m for _, m in pairs])
-    frames = [bop.read_frame(first, i, raw=True) for i in (0, 1)]
-    bop.append_frames(second, frames, [m for _, m in pairs])
+    writing.append_frames(first, [f for f, _ in pairs], [m for _, m in pairs])
+    frames = [scenes.read_frame(first, i, raw=True) for i in (0, 1)]
+    writing.append_frames(second, frames, [m for _, m in pairs])
     for path in sorted(first.rglob("*")):
         if path.is_file():
             other = second / path.relative_to(first)
@@ -208,26 +210,26 @@ def test_writing_what_was_read_gives_the_same_files(tmp_path, generator):
 
 
 def test_real_poses_are_rewritten_to_the_last_digit(tmp_path, shared_data):
-    scene = bop.open_scene(shared_data / "lmo/test/000002")
-    frame = bop.read_frame(scene, 3, raw=True)
-    bop.append_frames(tmp_path / "lmo/test/000000", [frame])
+    scene = scenes.open_scene(shared_data / "lmo/test/000002")
+    frame = scenes.read_frame(scene, 3, raw=True)
+    writing.append_frames(tmp_path / "lmo/test/000000", [frame])
     mine = json.loads((tmp_path / "lmo/test/000000/scene_gt.json").read_text())["0"]
     theirs = json.loads((scene.folder / "scene_gt.json").read_text())["3"]
     assert mine == theirs
-    projected = bop.read_instances(scene, 3)
+    projected = scenes.read_instances(scene, 3)
     R = projected.cam_from_obj[:, :3, :3]
     torch.testing.assert_close(R @ R.mT, torch.eye(3).expand_as(R), atol=1e-5, rtol=0)
     assert projected.cam_from_obj.dtype == torch.float32
     assert torch.equal(projected.labels, torch.tensor([1, 5, 6, 8, 9, 10, 11, 12]))
     x, y, w, h = json.loads((scene.folder / "scene_gt_info.json").read_text())["3"][0]["bbox_obj"]
     assert projected.boxes[0].tolist() == [x, y, x + w + 1, y + h + 1]  # scene_gt_info holds xmax - xmin
-    assert len(bop.images(shared_data / "lmo/test")) == 50
+    assert len(scenes.images(shared_data / "lmo/test")) == 50
     assert len(scene.im_ids) == 200
 
 
 def test_the_two_box_conventions_differ_by_one(tmp_path, generator):
     frame, full = make_frame(generator, 1)
-    bop.append_frames(tmp_path / "d/train/000000", [frame], [full])
+    writing.append_frames(tmp_path / "d/train/000000", [frame], [full])
     info = json.loads((tmp_path / "d/train/000000/scene_gt_info.json").read_text())
     coco = json.loads((tmp_path / "d/train/000000/scene_gt_coco.json").read_text())
     assert info["0"][0]["bbox_obj"] == [5, 10, 9, 9]
@@ -237,9 +239,9 @@ def test_the_two_box_conventions_differ_by_one(tmp_path, generator):
 def test_appending_goes_on_where_a_killed_run_stopped(tmp_path, generator, monkeypatch):
     scene = tmp_path / "d/train/000000"
     frames = [make_frame(generator, 2) for _ in range(4)]
-    bop.append_frames(scene, [frames[0][0]], [frames[0][1]])
+    writing.append_frames(scene, [frames[0][0]], [frames[0][1]])
 
-    import monopose.data.bop_write as writer
+    import monopose.datasets.bop.writing as writer
 
     real = writer._write_lines
 
@@ -250,13 +252,13 @@ def test_appending_goes_on_where_a_killed_run_stopped(tmp_path, generator, monke
 
     monkeypatch.setattr(writer, "_write_lines", killed)
     with pytest.raises(KeyboardInterrupt):
-        bop.append_frames(scene, [frames[1][0]], [frames[1][1]])
+        writing.append_frames(scene, [frames[1][0]], [frames[1][1]])
     monkeypatch.undo()
-    assert bop.count_images(scene) == 1  # the half-written image does not count
-    assert [i.im_id for i in bop.images(scene)] == [0]
-    assert bop.append_frames(scene, [f for f, _ in frames[2:]], [m for _, m in frames[2:]]) == [1, 2]
-    assert bop.count_images(scene) == 3
-    assert torch.equal(bop.read_frame(scene, 1).image, frames[2][0].image)
+    assert writing.count_images(scene) == 1  # the half-written image does not count
+    assert [i.im_id for i in scenes.images(scene)] == [0]
+    assert writing.append_frames(scene, [f for f, _ in frames[2:]], [m for _, m in frames[2:]]) == [1, 2]
+    assert writing.count_images(scene) == 3
+    assert torch.equal(scenes.read_frame(scene, 1).image, frames[2][0].image)
     coco = json.loads((scene / "scene_gt_coco.json").read_text())
     assert [a["image_id"] for a in coco["annotations"]] == [0, 0, 1, 1, 2, 2]
     assert len({a["id"] for a in coco["annotations"]}) == 6
@@ -266,7 +268,7 @@ def test_appending_goes_on_where_a_killed_run_stopped(tmp_path, generator, monke
 def test_a_full_disk_leaves_the_scene_as_it_was(tmp_path, generator, monkeypatch):
     scene = tmp_path / "d/train/000000"
     frame, full = make_frame(generator)
-    bop.append_frames(scene, [frame], [full])
+    writing.append_frames(scene, [frame], [full])
     before = {p.name: p.read_bytes() for p in scene.glob("*.json")}
 
     def no_space(self, *args, **kwargs):
@@ -274,7 +276,7 @@ def test_a_full_disk_leaves_the_scene_as_it_was(tmp_path, generator, monkeypatch
 
     monkeypatch.setattr(Image.Image, "save", no_space)
     with pytest.raises(OSError, match="No space left"):
-        bop.append_frames(scene, [frame], [full])
+        writing.append_frames(scene, [frame], [full])
     assert {p.name: p.read_bytes() for p in scene.glob("*.json")} == before
 
 
@@ -282,9 +284,9 @@ def test_empty_images_and_objects_out_of_sight(tmp_path, generator):
     frame, _ = make_frame(generator, 1)
     hidden = Instances(torch.tensor([1]), frame.instances.cam_from_obj, torch.tensor([[-20.0, 3, -5, 9]]), torch.zeros(1, 4))
     frames = [Frame(frame.image, frame.camera), Frame(frame.image, frame.camera, instances=hidden)]
-    bop.append_frames(tmp_path / "d/train/000000", frames)
-    assert len(bop.read_frame(tmp_path / "d/train/000000", 0).instances) == 0
-    back = bop.read_frame(tmp_path / "d/train/000000", 1)
+    writing.append_frames(tmp_path / "d/train/000000", frames)
+    assert len(scenes.read_frame(tmp_path / "d/train/000000", 0).instances) == 0
+    back = scenes.read_frame(tmp_path / "d/train/000000", 1)
     assert torch.equal(back.instances.boxes, hidden.boxes)  # amodal boxes are not clipped
     assert torch.equal(back.instances.boxes_visible, torch.zeros(1, 4))
     info = json.loads((tmp_path / "d/train/000000/scene_gt_info.json").read_text())["1"][0]
@@ -298,24 +300,24 @@ def test_pictures_of_all_kinds(tmp_path, folder, suffix, mode):
     (scene / folder).mkdir(parents=True)
     Image.new(mode, (W, H), 128 if mode == "L" else (128, 128, 128)).save(scene / folder / f"000012{suffix}")
     (scene / "scene_camera.json").write_text(json.dumps({"12": {"cam_K": K.flatten().tolist()}}))
-    frame = bop.read_frame(scene, 12)
+    frame = scenes.read_frame(scene, 12)
     assert frame.image.shape == (3, H, W)
     torch.testing.assert_close(frame.image.mean(), torch.tensor(128 / 255), atol=0.01, rtol=0)
     assert frame.instances is None
-    assert bop.image_width(bop.open_scene(scene)) == W
+    assert scenes.image_width(scenes.open_scene(scene)) == W
 
 
 def test_a_second_sensor_has_its_own_names(tmp_path, generator):
     frame, _ = make_frame(generator, 1)
     scene = tmp_path / "test/000001"
-    bop.append_frames(scene, [frame])
+    writing.append_frames(scene, [frame])
     for path in list(scene.iterdir()):
         path.rename(path.with_name(f"{path.stem}_photoneo{path.suffix}"))
-    back = bop.read_frame(bop.open_scene(scene, "photoneo"), 0)
+    back = scenes.read_frame(scenes.open_scene(scene, "photoneo"), 0)
     assert back.depth is not None
     assert torch.equal(back.instances.masks, frame.instances.masks)
     with pytest.raises(FileNotFoundError, match=r"no scene_camera\.json in .*found: depth_photoneo/"):
-        bop.open_scene(scene)
+        scenes.open_scene(scene)
 
 
 def edit(path, change):
@@ -363,69 +365,69 @@ def edit(path, change):
 def test_scene_messages(tmp_path, generator, name, change, message):
     scene = tmp_path / "test/000001"
     frame, full = make_frame(generator)
-    bop.append_frames(scene, [frame], [full])
+    writing.append_frames(scene, [frame], [full])
     edit(scene / f"{name}.json", change)
     with pytest.raises(ValueError, match=message):
-        bop.open_scene(scene)
+        scenes.open_scene(scene)
 
 
 def test_file_messages(tmp_path, generator):
     with pytest.raises(FileNotFoundError, match="no split folder"):
-        bop.images(tmp_path / "train")
+        scenes.images(tmp_path / "train")
     with pytest.raises(FileNotFoundError, match=r"no scene folder such as 000001 in .*found: nothing"):
-        bop.images(tmp_path)
+        scenes.images(tmp_path)
     with pytest.raises(ValueError, match="a scene folder is named by six digits"):
-        bop.open_scene(tmp_path)
+        scenes.open_scene(tmp_path)
     scene = tmp_path / "000001"
     with pytest.raises(FileNotFoundError, match="no scene folder"):
-        bop.open_scene(scene)
+        scenes.open_scene(scene)
     frame, full = make_frame(generator)
-    bop.append_frames(scene, [frame], [full])
+    writing.append_frames(scene, [frame], [full])
     with pytest.raises(ValueError, match=r"scene_camera\.json: no image 5 \(has: 0\)"):
-        bop.read_frame(scene, 5)
+        scenes.read_frame(scene, 5)
     (scene / "mask_visib/000000_000001.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"no 000000_000001\.png in .*mask_visib \(found: 000000_000000\.png"):
-        bop.read_frame(scene, 0)
+        scenes.read_frame(scene, 0)
     (scene / "mask_visib/000000_000001.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(ValueError, match=r"000000_000001\.png cannot be read as a picture"):
-        bop.read_frame(scene, 0)
-    assert bop.read_frame(scene, 0, masks=False).instances.masks is None
+        scenes.read_frame(scene, 0)
+    assert scenes.read_frame(scene, 0, masks=False).instances.masks is None
     Image.new("L", (8, 8)).save(scene / "depth/000000.png")
     with pytest.raises(ValueError, match=r"depth/000000\.png is 8x8 but .*rgb/000000\.png is 64x48"):
-        bop.read_frame(scene, 0, masks=False)
+        scenes.read_frame(scene, 0, masks=False)
     (scene / "rgb/000000.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"no picture 000000 \(\.png, \.jpg, \.tif\)"):
-        bop.read_frame(scene, 0)
+        scenes.read_frame(scene, 0)
     (scene / "scene_gt.json").write_text('{"0": [')
     with pytest.raises(ValueError, match=r"scene_gt\.json is not valid JSON \(line 1: .*cut short"):
-        bop.open_scene(scene)
+        scenes.open_scene(scene)
 
 
 def test_masks_of_another_size_are_refused(tmp_path, generator):
     frame, full = make_frame(generator)
     with pytest.raises(ValueError, match=r"masks_full of frame 0 must be \(2, 48, 64\), got \(2, 48, 63\)"):
-        bop.append_frames(tmp_path / "000001", [frame], [full[..., 1:]])
+        writing.append_frames(tmp_path / "000001", [frame], [full[..., 1:]])
 
 
 def test_depth_keeps_tenths_of_millimetres_near_and_millimetres_far(tmp_path, generator):
     frame, _ = make_frame(generator, 1)
     near, far = torch.linspace(0, 6.5, H * W).reshape(H, W), torch.linspace(0, 60.0, H * W).reshape(H, W)
-    bop.append_frames(tmp_path / "000000", [Frame(frame.image, frame.camera, z) for z in (near, far)])
-    torch.testing.assert_close(bop.read_frame(tmp_path / "000000", 0).depth, near, atol=0.51e-4, rtol=0)
-    torch.testing.assert_close(bop.read_frame(tmp_path / "000000", 1).depth, far, atol=0.51e-3, rtol=0)
+    writing.append_frames(tmp_path / "000000", [Frame(frame.image, frame.camera, z) for z in (near, far)])
+    torch.testing.assert_close(scenes.read_frame(tmp_path / "000000", 0).depth, near, atol=0.51e-4, rtol=0)
+    torch.testing.assert_close(scenes.read_frame(tmp_path / "000000", 1).depth, far, atol=0.51e-3, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------- cameras and targets
 
 
 def test_data_set_camera(tmp_path):
-    bop.write_camera(tmp_path / "camera.json", Camera(K, (H, W)))
-    back = bop.read_camera(tmp_path / "camera.json")
+    writing.write_camera(tmp_path / "camera.json", Camera(K, (H, W)))
+    back = scenes.read_camera(tmp_path / "camera.json")
     assert torch.equal(back.K, K)
     assert back.size == (H, W)
     (tmp_path / "camera.json").write_text('{"fx": 1}')
     with pytest.raises(ValueError, match=r"camera\.json: key 'fy' is missing \(has: fx\)"):
-        bop.read_camera(tmp_path / "camera.json")
+        scenes.read_camera(tmp_path / "camera.json")
 
 
 def test_targets_in_both_forms(tmp_path, generator):
@@ -434,20 +436,20 @@ def test_targets_in_both_forms(tmp_path, generator):
     labels = torch.tensor([5, 5, 1])
     share = torch.tensor([0.5, 0.05, 1.0])
     rows = Instances(labels, frame.instances.cam_from_obj, frame.instances.boxes, visibility=share, masks=frame.instances.masks)
-    bop.append_frames(scene, [Frame(frame.image, frame.camera, instances=rows)] * 2, [full] * 2)
-    made = bop.targets_of([bop.open_scene(scene)])
+    writing.append_frames(scene, [Frame(frame.image, frame.camera, instances=rows)] * 2, [full] * 2)
+    made = scenes.targets_of([scenes.open_scene(scene)])
     assert list(zip(*(c.tolist() for c in made))) == [(2, 0, 1, 1), (2, 0, 5, 1), (2, 1, 1, 1), (2, 1, 5, 1)]
-    bop.write_targets(tmp_path / "test_targets_bop19.json", made)
-    back = bop.read_targets(tmp_path / "test_targets_bop19.json")
+    writing.write_targets(tmp_path / "test_targets_bop19.json", made)
+    back = scenes.read_targets(tmp_path / "test_targets_bop19.json")
     for a, b in zip(made, back):
         np.testing.assert_array_equal(a, b)
-    bop.write_targets(tmp_path / "test_targets_bop24.json", made._replace(obj_id=None, inst_count=None))
-    images = bop.read_targets(tmp_path / "test_targets_bop24.json")
+    writing.write_targets(tmp_path / "test_targets_bop24.json", made._replace(obj_id=None, inst_count=None))
+    images = scenes.read_targets(tmp_path / "test_targets_bop24.json")
     assert images.obj_id is None
     assert images.im_id.tolist() == [0, 1]
     (tmp_path / "t.json").write_text('[{"scene_id": 1, "im_id": 2, "obj_id": 3}]')
     with pytest.raises(ValueError, match=r"t\.json, entry 0: key 'inst_count' is missing"):
-        bop.read_targets(tmp_path / "t.json")
+        scenes.read_targets(tmp_path / "t.json")
 
 
 # --------------------------------------------------------------------------------------------------------------- results
@@ -461,8 +463,8 @@ def test_results_are_read_as_they_were_written(tmp_path_factory, t, score):
     t = t + np.sign(t) * 0.03 + [0, 0, 0.1]
     R = random_rotations(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).numpy()
     ids = np.arange(3)
-    rows = bop.Results(ids, ids + 1, ids + 2, score, R, t, np.array([0.25, -1, 1e-7]))
-    back = bop.read_results(bop.write_results(folder / "me_lmo-test.csv", rows))
+    rows = results.Results(ids, ids + 1, ids + 2, score, R, t, np.array([0.25, -1, 1e-7]))
+    back = results.read_results(results.write_results(folder / "me_lmo-test.csv", rows))
     for name, a, b in zip(rows._fields, rows, back):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
@@ -472,30 +474,32 @@ def test_results_file_is_what_bop_wants(tmp_path):
         torch.tensor([5, 6]), torch.eye(4).repeat(2, 1, 1), torch.tensor([0.75, 0.25]), seconds={"detector": 0.5, "pnp": 0.25}
     )
     estimates.cam_from_obj[:, 2, 3] = 1.5
-    path = bop.write_results(tmp_path / "me_lmo-test.csv", [bop.results_of(estimates, 2, 7, min_score=0.5)])
+    path = results.write_results(tmp_path / "me_lmo-test.csv", [results.results_of(estimates, 2, 7, min_score=0.5)])
     assert path.read_bytes().decode() == (
         "scene_id,im_id,obj_id,score,R,t,time\n2,7,5,0.75,1.0 0.0 0.0 0.0 1.0 0.0 0.0 0.0 1.0,0 0 1500,0.75\n"
     )  # millimetres
-    assert bop.results_of(estimates, 2, 7, seconds=3.0).time.tolist() == [3.0, 3.0]
+    assert results.results_of(estimates, 2, 7, seconds=3.0).time.tolist() == [3.0, 3.0]
 
 
 def test_result_names():
-    assert bop.results_name("monopose", "lmo") == "monopose_lmo-test.csv"
-    assert bop.results_name("monopose", "tless", "test", "primesense", "run-2") == "monopose_tless-test-primesense_run-2.csv"
-    name = bop.parse_results_name("a/b/gt-pbrreal-rgb-mmodel_lmo-test_lmo.csv")
+    assert results.results_name("monopose", "lmo") == "monopose_lmo-test.csv"
+    assert (
+        results.results_name("monopose", "tless", "test", "primesense", "run-2") == "monopose_tless-test-primesense_run-2.csv"
+    )
+    name = results.parse_results_name("a/b/gt-pbrreal-rgb-mmodel_lmo-test_lmo.csv")
     assert tuple(name) == ("gt-pbrreal-rgb-mmodel", "lmo", "test", "", "lmo")
-    assert bop.parse_results_name(name.file) == name
+    assert results.parse_results_name(name.file) == name
     with pytest.raises(ValueError, match=r"METHOD of a BOP result file must not contain '_', got 'my_method'; try 'my-method'"):
-        bop.results_name("my_method", "lmo")
+        results.results_name("my_method", "lmo")
     with pytest.raises(ValueError, match=r"METHOD of a BOP result file must not contain '\.', got 'v1\.2'; try 'v1-2'"):
-        bop.results_name("v1.2", "lmo")
+        results.results_name("v1.2", "lmo")
     with pytest.raises(ValueError, match="DATASET of a BOP result file must not be empty"):
-        bop.results_name("monopose", "")
+        results.results_name("monopose", "")
     for bad in ("poses.csv", "my_method_lmo-test_1.csv", "v1.2_lmo-test.csv", "me_lmo.csv", "me_lmo-test.txt"):
         with pytest.raises(ValueError, match=r"a BOP result file is named METHOD_DATASET-SPLIT"):
-            bop.parse_results_name(bad)
+            results.parse_results_name(bad)
     with pytest.raises(ValueError, match=r"METHOD must contain neither '_' nor '\.'"):
-        bop.parse_results_name("my_method_lmo-test_1.csv")
+        results.parse_results_name("my_method_lmo-test_1.csv")
 
 
 GOOD = "2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 900,-1"
@@ -517,37 +521,37 @@ def test_bad_rows_are_named(tmp_path, row, message):
     path = tmp_path / "me_lmo-test.csv"
     path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD}\n{row}\n")
     with pytest.raises(ValueError, match=message):
-        bop.read_results(path)
+        results.read_results(path)
 
 
 def test_results_that_are_a_picture_are_named(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 not text")
     with pytest.raises(ValueError, match=r"photo\.jpg is not a text file; expected a BOP result file, METHOD_DATASET-SPLIT"):
-        bop.read_results(path)
+        results.read_results(path)
 
 
 def test_results_messages(tmp_path):
     path = tmp_path / "me_lmo-test.csv"
     with pytest.raises(FileNotFoundError, match="no result file"):
-        bop.read_results(path)
+        results.read_results(path)
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="the first line must be 'scene_id,im_id,obj_id,score,R,t,time', got 'a,b'"):
-        bop.read_results(path)
+        results.read_results(path)
     path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD.replace('900', '0.9')}\n")
     with pytest.raises(ValueError, match=r"'t' must be millimetres.*were metres written\?"):
-        bop.read_results(path)
+        results.read_results(path)
     path.write_text("\ufeffscene_id,im_id,obj_id,score,R,t,time\n")
-    assert len(bop.read_results(path).score) == 0
+    assert len(results.read_results(path).score) == 0
     path.write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{GOOD.replace('900', '9e2')}\n\n")
-    assert bop.read_results(path).t.tolist() == [[0, 0, 0.9]]
+    assert results.read_results(path).t.tolist() == [[0, 0, 0.9]]
     one = np.ones(1, np.int64)
-    rows = bop.Results(one, one, one, np.ones(1), np.eye(3)[None], np.array([[0, 0, 900.0]]), np.ones(1))
+    rows = results.Results(one, one, one, np.ones(1), np.eye(3)[None], np.array([[0, 0, 900.0]]), np.ones(1))
     with pytest.raises(ValueError, match="translations must be metres here"):
-        bop.write_results(path, rows)
+        results.write_results(path, rows)
     with pytest.raises(ValueError, match="'score' of row 0 is NaN or infinite"):
-        bop.write_results(path, rows._replace(score=np.array([np.nan])))
-    assert bop.read_results(path).t.tolist() == [[0, 0, 0.9]]  # the old file stays
+        results.write_results(path, rows._replace(score=np.array([np.nan])))
+    assert results.read_results(path).t.tolist() == [[0, 0, 0.9]]  # the old file stays
 
 
 # ------------------------------------------------------------------------------------------------------------ detections
@@ -557,39 +561,39 @@ def test_results_messages(tmp_path):
 def test_run_lengths_in_both_spellings(mask):
     from pycocotools import mask as coco_mask
 
-    rle = bop.rle_from_mask(mask)
+    rle = results.rle_from_mask(mask)
     assert sum(rle["counts"]) == mask.size
-    np.testing.assert_array_equal(bop.mask_from_rle(rle), mask)
+    np.testing.assert_array_equal(results.mask_from_rle(rle), mask)
     packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert coco_mask.frPyObjects(rle, *mask.shape)["counts"] == packed["counts"]
     for counts in (packed["counts"], packed["counts"].decode()):
-        np.testing.assert_array_equal(bop.mask_from_rle({"counts": counts, "size": list(mask.shape)}), mask)
+        np.testing.assert_array_equal(results.mask_from_rle({"counts": counts, "size": list(mask.shape)}), mask)
 
 
 def test_detections_survive_a_round_trip(tmp_path, generator):
     frame, full = make_frame(generator, 2)
     made = Detections(torch.tensor([2, 1]), frame.instances.boxes, torch.tensor([0.5, 0.75]), full)
-    path = bop.write_detections(tmp_path / "boxes.json", bop.detection_rows(made, 4, 9, seconds=0.5))
+    path = results.write_detections(tmp_path / "boxes.json", results.detection_rows(made, 4, 9, seconds=0.5))
     entries = json.loads(path.read_text())
     assert entries[0]["bbox"] == [5, 10, 10, 10]
     assert entries[0]["time"] == 0.5
-    back = bop.detections_of(bop.read_detections(path)[4, 9], masks=True)
+    back = results.detections_of(results.read_detections(path)[4, 9], masks=True)
     assert torch.equal(back.labels, torch.tensor([1, 2]))  # best first
     assert torch.equal(back.boxes, made.boxes.flip(0))
     assert torch.equal(back.masks, full.flip(0))
-    assert bop.detections_of(bop.read_detections(path)[4, 9]).masks is None
+    assert results.detections_of(results.read_detections(path)[4, 9]).masks is None
 
 
 def test_detection_messages(tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"boxes\.json must be a list of detections, got dict"):
-        bop.read_detections(path)
+        results.read_detections(path)
     path.write_text('[{"scene_id": 1, "image_id": 2, "category_id": 3, "score": 1}]')
     with pytest.raises(ValueError, match=r"boxes\.json, entry 0: key 'bbox' is missing \(has: scene_id, image_id"):
-        bop.read_detections(path)
+        results.read_detections(path)
     path.write_text('[{"scene_id": 1, "image_id": 2, "category_id": 3, "score": 1, "bbox": [1, 2, 3]}]')
     with pytest.raises(ValueError, match="'bbox' must have 4 numbers, got 3"):
-        bop.read_detections(path)
+        results.read_detections(path)
     with pytest.raises(ValueError, match=r"'counts' must sum to height x width = 12, got 11; is 'size' \[h, w\]\?"):
-        bop.mask_from_rle({"counts": [5, 6], "size": [3, 4]})
+        results.mask_from_rle({"counts": [5, 6], "size": [3, 4]})

@@ -12,10 +12,12 @@ from monopose import weights
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
 from monopose.geometry.road_users import SIZES
-from monopose.methods import box3d
-from monopose.methods.box3d import network as network_of
-from monopose.nets import deformable, fcos
 from monopose.nets.backbones import Backbone, backbone
+from monopose.road import config as config_module
+from monopose.road import inference, pyramid, sampler, targets
+from monopose.road import losses as losses_module
+from monopose.road import network as network_module
+from monopose.road import network as network_of
 from monopose.types import Camera, Frame
 
 SIZE = (64, 160)
@@ -48,17 +50,17 @@ class TinyBackbone(Backbone):
 
 @pytest.fixture(autouse=True)
 def tiny_backbone(monkeypatch):
-    monkeypatch.setattr(fcos, "backbone", lambda *_: TinyBackbone())
+    monkeypatch.setattr(pyramid, "backbone", lambda *_: TinyBackbone())
 
 
 def tiny(**changes):
     own = {"height": SIZE[0], "width": SIZE[1], "pretrained": False, "samples": 64, "focal": 130.0, "channels": 32}
-    return box3d.small(("car", "pedestrian", "barrier"), **{**own, **changes})
+    return config_module.small(("car", "pedestrian", "barrier"), **{**own, **changes})
 
 
 def network(**changes):
     torch.manual_seed(0)
-    return box3d.Model(tiny(**changes))
+    return network_module.Model(tiny(**changes))
 
 
 def drawn(cam_from_obj, lhw, K=K, size=SIZE):
@@ -107,17 +109,17 @@ def nothing():
 def test_sizes_and_their_codes():
     means, stds = (torch.tensor([v[i] for v in SIZES.values()]) for i in (0, 1))
     assert len(means) == 10
-    torch.testing.assert_close(box3d.encode_sizes(means, means, stds), torch.zeros(10, 3))
+    torch.testing.assert_close(config_module.encode_sizes(means, means, stds), torch.zeros(10, 3))
     one_up = means * (stds / means).exp()
-    torch.testing.assert_close(box3d.encode_sizes(one_up, means, stds), torch.ones(10, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(config_module.encode_sizes(one_up, means, stds), torch.ones(10, 3), atol=1e-5, rtol=1e-5)
     lhw = means * (1 + 0.4 * (torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) - 0.5))
-    torch.testing.assert_close(box3d.decode_sizes(box3d.encode_sizes(lhw, means, stds), means, stds), lhw)
-    assert bool(torch.isfinite(box3d.decode_sizes(torch.full((10, 3), 1e6), means, stds)).all())
+    torch.testing.assert_close(config_module.decode_sizes(config_module.encode_sizes(lhw, means, stds), means, stds), lhw)
+    assert bool(torch.isfinite(config_module.decode_sizes(torch.full((10, 3), 1e6), means, stds)).all())
 
 
 def test_the_score_of_an_error_in_closed_form():
     error = torch.tensor([0.0, 2**-1.5, 1.0, 2**0.5, 2.0, 2**2.5, 100.0])
-    torch.testing.assert_close(box3d.score_target(error), torch.tensor([1.0, 1.0, 0.625, 0.5, 0.375, 0.0, 0.0]))
+    torch.testing.assert_close(config_module.score_target(error), torch.tensor([1.0, 1.0, 0.625, 0.5, 0.375, 0.0, 0.0]))
 
 
 def test_rays_enter_and_leave_a_box_ahead():
@@ -161,48 +163,48 @@ def test_what_an_image_does_not_show_is_not_learned():
     behind = boxes3d.from_yaw(torch.tensor([[0.0, 0.0, -8.0], [0.0, 1.0, 400.0], [60.0, 0.0, 8.0]]), torch.zeros(3))
     more = {"cam_from_obj": torch.cat([sample["cam_from_obj"], behind]), "labels": torch.tensor([0, 1, 0, 0, 0])}
     more["sizes"] = torch.cat([sample["sizes"], torch.tensor([[4.0, 1.5, 1.8]] * 3)])
-    found = box3d.truths(model, batch_of([{"image": sample["image"], "K": K, **more}]))[0]
+    found = targets.truths(model, batch_of([{"image": sample["image"], "K": K, **more}]))[0]
     assert found.labels.tolist() == [0, 1]
     assert bool(found.velocity.isnan().all())
     assert found.attribute.tolist() == [-1, -1]
     hidden = batch_of([sample | {"visibility": torch.tensor([0.02, 0.8]), "K": K.double()}])
-    assert box3d.truths(model, hidden)[0].labels.tolist() == [1]
+    assert targets.truths(model, hidden)[0].labels.tolist() == [1]
 
 
 def test_a_class_without_attributes_has_none():
     sample = scene(0) | {"labels": torch.tensor([0, 2])}
-    assert box3d.truths(network(), batch_of([sample]))[0].attribute.tolist() == [5, 8]
+    assert targets.truths(network(), batch_of([sample]))[0].attribute.tolist() == [5, 8]
 
 
 def test_bad_truth_is_named():
     model, sample = network(), scene(0)
     with pytest.raises(ValueError, match=r"labels must be 0 to 2, of car, pedestrian, barrier; got \[0, 7\]"):
-        box3d.truths(model, batch_of([sample | {"labels": torch.tensor([0, 7])}]))
+        targets.truths(model, batch_of([sample | {"labels": torch.tensor([0, 7])}]))
     with pytest.raises(ValueError, match="sizes must be length, height, width in metres, all > 0"):
-        box3d.truths(model, batch_of([sample | {"sizes": torch.zeros(2, 3)}]))
+        targets.truths(model, batch_of([sample | {"sizes": torch.zeros(2, 3)}]))
 
 
 # --------------------------------------------------------------------------------------------------------- configuration
 
 
 def test_the_published_sizes():
-    basic, later = box3d.basic(), box3d.v2()
+    basic, later = config_module.basic(), config_module.v2()
     assert basic.strides == (4, 8, 16, 32, 64, 128)
     assert later.strides == basic.head_strides == (8, 16, 32, 64, 128)
     assert basic.ranges == (48.0, 96.0, 192.0, 384.0)
     assert basic.size == (672, 1600)
     assert (basic.heads * basic.points, later.heads * later.points) == (256, 128)
     assert (basic.samples, later.samples) == (512, 128)
-    assert box3d.coord_regr().coordinate_weight == 0.25
+    assert config_module.coord_regr().coordinate_weight == 0.25
 
 
-@pytest.mark.parametrize("preset", [box3d.basic, box3d.v2])
+@pytest.mark.parametrize("preset", [config_module.basic, config_module.v2])
 def test_the_published_network_at_a_tenth_of_its_input(preset, monkeypatch):
-    monkeypatch.setattr(fcos, "backbone", backbone)
+    monkeypatch.setattr(pyramid, "backbone", backbone)
     torch.manual_seed(0)
     config = preset(height=64, width=160, pretrained=False)
     with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in box3d.Model(config).named_parameters()}
+        shapes = {name: tuple(p.shape) for name, p in network_module.Model(config).named_parameters()}
     N, levels = config.heads * config.points, len(config.strides)
     assert sum(name.endswith("conv2.offset.weight") for name in shapes) == 26  # 23 blocks at stride 16, 3 at stride 32
     assert shapes["sampler.offsets.weight"] == (2 * N, 256)
@@ -213,13 +215,13 @@ def test_the_published_network_at_a_tenth_of_its_input(preset, monkeypatch):
     assert shapes["point_head.weight"] == (8, 32, 5)
     assert shapes["point_head.feed.0.weight"] == (256, 32)
     assert shapes["object_head.answers.weight"] == (3 + 1 + 2 + 9, 256)
-    assert ("head.edges.weight" in shapes) == (preset is box3d.v2)
-    assert shapes["head.offsets.weight"][0] == (20 if preset is box3d.v2 else 2)
+    assert ("head.edges.weight" in shapes) == (preset is config_module.v2)
+    assert shapes["head.offsets.weight"][0] == (20 if preset is config_module.v2 else 2)
 
 
 def test_a_configuration_comes_back_from_json():
     config = tiny(layer="reprojection", ranges=(20.0, 40.0))
-    assert weights.build_config(box3d.Config, json.loads(json.dumps(asdict(config)))) == config
+    assert weights.build_config(config_module.Config, json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_bad_configurations_are_named():
@@ -228,12 +230,12 @@ def test_bad_configurations_are_named():
     with pytest.raises(ValueError, match="multiples of 32 pixels, got 100 and 160"):
         tiny(height=100)
     with pytest.raises(ValueError, match=r"size_means needs length, height and width in metres of each of Tram, got \(\)"):
-        box3d.small(("Tram",))
+        config_module.small(("Tram",))
     with pytest.raises(ValueError, match=r"3 levels, strides \(8, 16, 32\), need 2 ranges"):
         tiny(ranges=(48.0,))
-    own = box3d.small(("Tram",), size_means=((15.0, 3.5, 2.6),), size_stds=((2.0, 0.3, 0.2),), pretrained=False)
-    assert box3d.Model(own).means.tolist() == [pytest.approx([15.0, 3.5, 2.6])]
-    assert bool(box3d.Model(own).allowed.all())
+    own = config_module.small(("Tram",), size_means=((15.0, 3.5, 2.6),), size_stds=((2.0, 0.3, 0.2),), pretrained=False)
+    assert network_module.Model(own).means.tolist() == [pytest.approx([15.0, 3.5, 2.6])]
+    assert bool(network_module.Model(own).allowed.all())
 
 
 # ---------------------------------------------------------------------------------------------------------------- losses
@@ -244,10 +246,12 @@ def test_a_mixture_of_one_is_a_gaussian_with_linear_tails():
     log_sigma = torch.tensor([0.5, 2.0]).log()
     near = (0.2**2 + 0.1**2) / 2 + math.log(0.5 * 2)
     far = 2 * (math.hypot(60, 20) - 1) + math.log(0.5 * 2)
-    found = box3d.mixture_nll(error, torch.zeros(2, 1), log_sigma, 2.0)
+    found = losses_module.mixture_nll(error, torch.zeros(2, 1), log_sigma, 2.0)
     torch.testing.assert_close(found, torch.tensor([near, far]))
     # two components with shares: the likelihoods add up
-    both = box3d.mixture_nll(torch.tensor([[[0.1, -0.2], [1.0, 0.0]]]), torch.tensor([[0.25, 0.75]]).log(), log_sigma, 2.0)
+    both = losses_module.mixture_nll(
+        torch.tensor([[[0.1, -0.2], [1.0, 0.0]]]), torch.tensor([[0.25, 0.75]]).log(), log_sigma, 2.0
+    )
     expected = -math.log(0.25 * math.exp(-near) + 0.75 * math.exp(-(2 * (2.0 - 1) + math.log(0.5 * 2))))
     assert float(both) == pytest.approx(expected, rel=1e-5)
 
@@ -259,7 +263,7 @@ def test_the_reprojection_likelihood_is_best_at_the_true_deviation_and_leaves_th
     points2d = (exact + torch.tensor([0.6, -0.8])).requires_grad_()
     weight = torch.full((1, 12, 2), math.sqrt(2)).requires_grad_()  # error of length 1 in two directions: variance 1 / 2
     bounds = torch.tensor([-1e3, -1e3, 1e3, 1e3])
-    nll = box3d.reprojection_nll(points3d, points2d, weight, K[None], pose, bounds)
+    nll = losses_module.reprojection_nll(points3d, points2d, weight, K[None], pose, bounds)
     nll.sum().backward()
     assert points2d.grad is None
     assert float(points3d.grad.abs().max()) > 0
@@ -285,7 +289,7 @@ def test_every_loss_reaches_the_network(layer):
     samples = [scene(0), scene(1)]
     batch = batch_of(samples) | {"lidar": [lidar_of(s) for s in samples]}
     model = network(layer=layer, **FULL)
-    losses = box3d.loss(model, model(batch["image"]), batch)
+    losses = losses_module.loss(model, model(batch["image"]), batch)
     pose = {
         "distribution": {"pose", "translation", "rotation"}, "reprojection": {"pose"}, "direct": {"centre", "distance", "yaw"},
     }[layer]  # fmt: skip
@@ -302,7 +306,7 @@ def test_every_loss_reaches_the_network(layer):
     assert without == []  # what no loss reached would stop training on several machines
     if layer == "distribution":
         pose_only = network(layer=layer)
-        (box3d.loss(pose_only, pose_only(batch["image"]), batch)["pose"]).backward()
+        (losses_module.loss(pose_only, pose_only(batch["image"]), batch)["pose"]).backward()
         parts = dict(pose_only.named_parameters())
         for name in ("point_head.weight", "sampler.offsets.bias", "object_head.scale.bias", "dense.value.weight"):
             assert float(parts[name].grad.abs().max()) > 0, name
@@ -312,7 +316,7 @@ def test_every_loss_reaches_the_network(layer):
 def test_a_network_that_only_finds_learns_nothing_about_poses():
     batch = batch_of([scene(0), scene(1)])
     model = network(layer="direct", poses=False)
-    losses = box3d.loss(model, model(batch["image"]), batch)
+    losses = losses_module.loss(model, model(batch["image"]), batch)
     assert set(losses) == {"class", "reference", "centerness", "size", "velocity", "attribute", "nothing"}
     torch.stack(list(losses.values())).sum().backward()
     parts = dict(model.named_parameters())
@@ -321,19 +325,19 @@ def test_a_network_that_only_finds_learns_nothing_about_poses():
     assert float(parts["object_head.answers.weight"].grad[3].abs().max()) == 0  # the score of a pose
     assert float(parts["object_head.answers.weight"].grad[:3].abs().max()) > 0
     with pytest.raises(ValueError, match="has learned to find objects but no poses; start a training from it"):
-        box3d.predict(model, batch["image"][0], K)
+        inference.predict(model, batch["image"][0], K)
 
 
 def test_an_image_without_objects_teaches_that_there_are_none():
     model = network(**FULL)
-    losses = box3d.loss(model, model(nothing()["image"][None]), batch_of([nothing()]))
+    losses = losses_module.loss(model, model(nothing()["image"][None]), batch_of([nothing()]))
     zero = {k for k, v in losses.items() if float(v.detach()) == 0}
     assert zero >= {"pose", "size", "score", "velocity", "attribute", "reference", "centerness", "boxes", "projection", "depth"}
     assert float(losses["class"].detach()) > 0
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())
     mixed = batch_of([nothing(), scene(0)])
-    losses = box3d.loss(model, model(mixed["image"]), mixed)
+    losses = losses_module.loss(model, model(mixed["image"]), mixed)
     assert all(bool(torch.isfinite(v)) for v in losses.values())
     assert float(losses["size"].detach()) > 0
 
@@ -341,7 +345,7 @@ def test_an_image_without_objects_teaches_that_there_are_none():
 def test_unknown_velocities_and_attributes_teach_nothing():
     model, sample = network(), scene(0)
     unknown = sample | {"velocities": torch.full((2, 3), math.nan), "attributes": torch.tensor([-1, -1])}
-    losses = box3d.loss(model, model(sample["image"][None]), batch_of([unknown]))
+    losses = losses_module.loss(model, model(sample["image"][None]), batch_of([unknown]))
     assert float(losses["velocity"].detach()) == float(losses["attribute"].detach()) == 0
 
 
@@ -360,14 +364,14 @@ def test_velocities_along_the_ray():
 def trained():
     """Two pictures learned by heart."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(fcos, "backbone", lambda *_: TinyBackbone())
+    patch.setattr(pyramid, "backbone", lambda *_: TinyBackbone())
     model, batch = network(), batch_of([scene(0), scene(1)])
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     steps = 50
     for i in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, (i + 1) / 10) * (0.5 + 0.5 * math.cos(math.pi * i / steps) + 0.01)
-        losses = box3d.loss(model, model(batch["image"]), batch)
+        losses = losses_module.loss(model, model(batch["image"]), batch)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -379,7 +383,7 @@ def trained():
 def test_two_pictures_are_learned_by_heart(trained):
     for seed in (0, 1):
         true = scene(seed)
-        found = box3d.predict(trained, true["image"], K, min_score=0.2)
+        found = inference.predict(trained, true["image"], K, min_score=0.2)
         for k in range(2):
             row = (found.labels == k).nonzero()[0, 0]  # the best of its class
             assert float((found.cam_from_obj[row] - true["cam_from_obj"][k])[:3, 3].norm()) < 0.7
@@ -399,7 +403,7 @@ def test_two_pictures_are_learned_by_heart(trained):
 def test_where_points_start():
     """On rays around the reference point, the outermost `spread` strides away, whatever the embedding is."""
     model = network(spread=1.5)
-    away = model.sampler.offsets.bias.unflatten(0, (-1, 2)).norm(dim=-1) * deformable.SLOW
+    away = model.sampler.offsets.bias.unflatten(0, (-1, 2)).norm(dim=-1) * sampler.SLOW
     assert float(away.max()) == pytest.approx(1.5 * (model.config.points - 0.5) / model.config.points)
 
 
@@ -422,7 +426,7 @@ def test_an_object_stretches_the_coordinates_of_its_points(layer):
     nn.init.constant_(model.stretch.bias, math.log(2))
     for a, b in zip(looked(plain), looked(model), strict=True):
         torch.testing.assert_close(2 * a, b)
-    box3d.loss(model, model(batch["image"]), batch)["pose"].backward()
+    losses_module.loss(model, model(batch["image"]), batch)["pose"].backward()
     assert float(model.stretch.weight.grad.abs().max()) > 0
     assert network(layer="direct", stretch=True).stretch is None
 
@@ -431,60 +435,62 @@ def test_objects_are_placed_without_being_found(trained):
     """Told where objects are, the network says of each, in order, where it stands; however sure it is of them."""
     sample = scene(1)
     trained.train()
-    boxes, true = box3d.placed(trained, sample, samples=32)
+    boxes, true = inference.placed(trained, sample, samples=32)
     assert trained.training
     trained.eval()
     assert torch.equal(true.labels, sample["labels"])
     assert torch.equal(boxes.labels, sample["labels"])
     assert float((boxes.cam_from_obj - true.pose)[:, :3, 3].norm(dim=-1).max()) < 0.7
     turned = {k: v.flip(0) if k not in ("image", "K") else v for k, v in sample.items()}
-    other, _ = box3d.placed(trained, turned, samples=32)
+    other, _ = inference.placed(trained, turned, samples=32)
     torch.testing.assert_close(other.cam_from_obj.flip(0), boxes.cam_from_obj, atol=1e-3, rtol=0)
-    found = box3d.predict(trained, sample["image"], K, min_score=0.2)
+    found = inference.predict(trained, sample["image"], K, min_score=0.2)
     best = torch.stack([found.cam_from_obj[(found.labels == k).nonzero()[0, 0]] for k in (0, 1)])
     assert float((best - boxes.cam_from_obj)[:, :3, 3].norm(dim=-1).max()) < 0.5
-    none, nobody = box3d.placed(trained, nothing(), samples=32)
+    none, nobody = inference.placed(trained, nothing(), samples=32)
     assert len(none.labels) == len(nobody.labels) == 0
 
 
 def test_a_mirrored_picture_gives_mirrored_boxes(trained):
     """With both views at work it is the same two views, so that not the training but the arithmetic decides."""
     image = scene(0)["image"]
-    found = box3d.predict(trained, image, K, flip=True, min_score=0.1, central=False)
-    other = box3d.predict(trained, image.flip(-1), box3d.mirrored_K(K, SIZE[1]), flip=True, min_score=0.1, central=False)
+    found = inference.predict(trained, image, K, flip=True, min_score=0.1, central=False)
+    other = inference.predict(
+        trained, image.flip(-1), inference.mirrored_K(K, SIZE[1]), flip=True, min_score=0.1, central=False
+    )
     assert len(found.labels) == len(other.labels) > 0
     assert found.points2d.shape[1] == 2 * 4 * 16
     torch.testing.assert_close(found.scores, other.scores, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(box3d.mirrored_pose(other.cam_from_obj), found.cam_from_obj, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(inference.mirrored_pose(other.cam_from_obj), found.cam_from_obj, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(other.sizes, found.sizes, atol=1e-4, rtol=1e-4)
     # the same weight of evidence as one view has: the points of both, each counting less
-    once = box3d.predict(trained, image, K, min_score=0.1, central=False)
+    once = inference.predict(trained, image, K, min_score=0.1, central=False)
     assert float(found.weights[0].square().sum()) == pytest.approx(float(once.weights[0].square().sum()), rel=0.5)
 
 
 def test_mirrors_undo_themselves():
     pose = boxes3d.from_yaw(torch.tensor([[1.0, 0.5, 9.0], [-2.0, 0.1, 20.0]]), torch.tensor([0.4, -2.9]))
-    torch.testing.assert_close(box3d.mirrored_pose(box3d.mirrored_pose(pose)), pose)
+    torch.testing.assert_close(inference.mirrored_pose(inference.mirrored_pose(pose)), pose)
     # a point to the object's left is to its right in the mirror
     point = torch.tensor([0.3, -0.2, 0.9, 1.0])
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     other = torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0]))
-    torch.testing.assert_close(mirror @ pose @ point, box3d.mirrored_pose(pose) @ other @ point)
+    torch.testing.assert_close(mirror @ pose @ point, inference.mirrored_pose(pose) @ other @ point)
 
 
 def test_boxes_are_in_the_pixels_and_the_camera_of_the_photo(trained):
     """More sky, and twice the pixels: the network sees the same, and the poses are the same."""
     image = scene(0)["image"]
-    found = box3d.predict(trained, image, K, min_score=0.2)
+    found = inference.predict(trained, image, K, min_score=0.2)
     higher = torch.cat([torch.rand(3, 30, SIZE[1]), image], 1)
     moved = K.clone()
     moved[1, 2] += 30
-    other = box3d.predict(trained, higher, moved, min_score=0.2)
+    other = inference.predict(trained, higher, moved, min_score=0.2)
     torch.testing.assert_close(other.cam_from_obj, found.cam_from_obj, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(other.points2d, found.points2d + torch.tensor([0.0, 30.0]), atol=1e-3, rtol=0)
     double = image.repeat_interleave(2, 1).repeat_interleave(2, 2)
     camera = Camera(K, SIZE).resized((2 * SIZE[0], 2 * SIZE[1]))
-    large = box3d.predict(trained, Frame(double, camera), min_score=0.2)
+    large = inference.predict(trained, Frame(double, camera), min_score=0.2)
     assert float((large.cam_from_obj[0] - found.cam_from_obj[0]).abs().max()) < 0.3
     torch.testing.assert_close(large.boxes[0], 2 * found.boxes[0], atol=6.0, rtol=0)
 
@@ -494,7 +500,7 @@ def test_fitting_moves_image_and_camera_together():
     point = torch.tensor([1.0, 0.5, 8.0])
     for size, photo in (((64, 160), (140, 310)), ((64, 160), (30, 250)), ((96, 160), (480, 640))):
         image = torch.rand(3, *photo, generator=g)
-        fitted = box3d.fit(image, K, size)
+        fitted = inference.fit(image, K, size)
         assert tuple(fitted.image.shape) == (3, *size)
         inside = camera_ops.project(point[None], fitted.K)[0]
         back = (inside + 0.5) / fitted.scale - 0.5 + torch.tensor([0.0, float(fitted.top)])
@@ -504,7 +510,7 @@ def test_fitting_moves_image_and_camera_together():
 
 def test_no_detection_is_an_answer(trained):
     for model in (trained, network(layer="direct").eval()):
-        found = box3d.predict(model, scene(0)["image"], K, min_score=1.1, samples=32)
+        found = inference.predict(model, scene(0)["image"], K, min_score=1.1, samples=32)
         assert len(found.labels) == 0
         shapes = [tuple(v.shape) for v in found[:-1]]
         assert shapes[3:7] == [(0, 4, 4), (0, 3), (0, 4), (0, 3)]
@@ -514,18 +520,18 @@ def test_no_detection_is_an_answer(trained):
 def test_predictions_repeat_and_leave_the_mode_alone(trained):
     image = scene(1)["image"]
     trained.train()
-    a = box3d.predict(trained, image, K, samples=32)
+    a = inference.predict(trained, image, K, samples=32)
     assert trained.training
-    b = box3d.predict(trained.eval(), image, K, samples=32)
+    b = inference.predict(trained.eval(), image, K, samples=32)
     assert torch.equal(a.samples, b.samples)
     assert a.samples.shape[1] == 32
 
 
 def test_the_samples_can_judge_the_pose(trained):
     image = scene(0)["image"]
-    found = box3d.predict(trained, image, K, min_score=0.2, posterior_scores=True)
+    found = inference.predict(trained, image, K, min_score=0.2, posterior_scores=True)
     off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
-    expected = found.class_scores * (found.log_weights.softmax(-1) * box3d.score_target(off)).sum(-1)
+    expected = found.class_scores * (found.log_weights.softmax(-1) * config_module.score_target(off)).sum(-1)
     torch.testing.assert_close(found.scores, expected)
     assert bool((found.scores.diff() <= 0).all())
 
@@ -534,7 +540,7 @@ def test_the_samples_can_judge_the_pose(trained):
 def test_the_other_layers_answer_in_the_same_form(layer):
     model = network(layer=layer).eval()
     for flip in (False, True):
-        found = box3d.predict(model, scene(0)["image"], K, min_score=1e-4, max_candidates=20, flip=flip)
+        found = inference.predict(model, scene(0)["image"], K, min_score=1e-4, max_candidates=20, flip=flip)
         n = len(found.labels)
         assert n > 0
         assert found.cam_from_obj.shape == (n, 4, 4)
@@ -546,16 +552,16 @@ def test_the_other_layers_answer_in_the_same_form(layer):
 def test_bad_input_is_named(trained):
     image = scene(0)["image"]
     with pytest.raises(ValueError, match="distances need the camera: pass K"):
-        box3d.predict(trained, image)
+        inference.predict(trained, image)
     with pytest.raises(ValueError, match=r"K must be \(3, 3\) with positive focal lengths"):
-        box3d.predict(trained, image, torch.zeros(3, 3))
+        inference.predict(trained, image, torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"an image must be \(3, H, W\), float RGB in \[0, 1\], got \(64, 160, 3\)"):
-        box3d.predict(trained, image.permute(1, 2, 0), K)
+        inference.predict(trained, image.permute(1, 2, 0), K)
     with pytest.raises(ValueError, match=r"takes images of 160x64 \(width x height\), got 320x64"):
         trained(torch.rand(1, 3, 64, 320))
     bent = Frame(image, replace(Camera(K, SIZE), distortion=torch.tensor([0.1, 0.0, 0.0, 0.0])))
     with pytest.raises(ValueError, match="this camera has lens distortion"):
-        box3d.predict(trained, bent)
+        inference.predict(trained, bent)
 
 
 def test_the_distance_of_least_expected_relative_error():
@@ -567,9 +573,9 @@ def test_the_distance_of_least_expected_relative_error():
     pose = torch.eye(4).repeat(1, n, 1, 1)
     pose[0, :, :3, 3] = z[:, None] * ray
     mode = boxes3d.from_yaw(10 * ray[None], torch.tensor([0.3]))
-    none = {k: torch.zeros(1) for k in box3d.Boxes._fields}
+    none = {k: torch.zeros(1) for k in inference.Boxes._fields}
     own = {"cam_from_obj": mode, "samples": pose, "log_weights": torch.zeros(1, n), "sizes": torch.ones(1, 3)}
-    found = box3d.centred(box3d.Boxes(**{**none, **own}), K, SIZE)
+    found = inference.centred(inference.Boxes(**{**none, **own}), K, SIZE)
     tried = torch.linspace(9, 14, 501)
     best = tried[torch.stack([(t / z - 1).abs().mean() for t in tried]).argmin()]
     assert float(found.cam_from_obj[0, :3, 3].norm()) == pytest.approx(float(best), abs=0.05)
@@ -589,16 +595,16 @@ def test_how_wide_a_distribution_is():
     one = torch.zeros(1)
     mode = boxes3d.from_yaw(10 * ray[None], torch.tensor([3.1]))
     none = torch.zeros(1, 0, 3)
-    found = box3d.Boxes(
+    found = inference.Boxes(
         one.long(), one, one, mode, torch.ones(1, 3), torch.zeros(1, 4), torch.zeros(1, 3), one.long(), samples,
         torch.zeros(1, 4000), none, none, none, one.bool(), {},
     )  # fmt: skip
-    torch.testing.assert_close(box3d.spread(found), torch.tensor([[0.3, 2.0, 0.2]]), atol=0.02, rtol=0.03)
+    torch.testing.assert_close(inference.spread(found), torch.tensor([[0.3, 2.0, 0.2]]), atol=0.02, rtol=0.03)
     far = torch.where(torch.arange(4000) < 2000, 0.0, -40.0)[None]  # those that have no weight do not count
-    half = box3d.spread(found._replace(log_weights=far))
+    half = inference.spread(found._replace(log_weights=far))
     torch.testing.assert_close(half, torch.tensor([[0.3, 2.0, 0.2]]), atol=0.02, rtol=0.05)
     alone = found._replace(samples=mode[:, None], log_weights=torch.zeros(1, 1))
-    assert bool(box3d.spread(alone).isnan().all())
+    assert bool(inference.spread(alone).isnan().all())
 
 
 def test_the_score_map_is_bright_where_objects_are(trained):
@@ -606,7 +612,7 @@ def test_the_score_map_is_bright_where_objects_are(trained):
     image = torch.cat([torch.full((3, 40, SIZE[1]), 0.5), sample["image"]], 1)  # sky, which the network does not see
     K = sample["K"].clone()
     K[1, 2] += 40
-    scores = box3d.score_map(trained, image, K)
+    scores = inference.score_map(trained, image, K)
     assert scores.shape == (3, 13, 20)
     assert float(scores[:, :5].max()) == 0
     centre = camera_ops.project(sample["cam_from_obj"][:, :3, 3], K, 0.1)

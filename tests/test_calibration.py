@@ -10,12 +10,15 @@ import torch
 from scipy.special import expit, logit
 from scipy.stats import binomtest, chi2
 
-from monopose import calibrate, cli, confidence, pipeline, viz
-from monopose.confidence import Calibration, Isotonic, Logistic
-from monopose.data import bop, synth_bop
-from monopose.evaluation import calibration, scores, table
+from monopose import cli, viz
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import writing
+from monopose.evaluation import calibration, scores, tables
 from monopose.geometry import rotation, se3
-from monopose.methods import coordinates
+from monopose.objects import calibrate, coordinates, pipeline
+from monopose.objects import calibration as confidence
+from monopose.objects.calibration import Calibration, Isotonic, Logistic
+from monopose.synthesis import bop_folder
 from monopose.types import PoseEstimates
 from shapes import box, half_turn
 from test_pipeline import BOXES, CAMERA, IDS, OBJECTS, fake, save
@@ -60,8 +63,8 @@ def test_reliability_in_closed_form():
     assert np.isnan(found.bins[0].right)
     assert (found.bins[0].lower, found.bins[0].upper) == (0, 1)
     json.dumps(found.as_dict(), allow_nan=False)
-    assert "0.7 - 0.8" in table.reliability_text(found)
-    assert "0.2 - 0.3" not in table.reliability_text(found)
+    assert "0.7 - 0.8" in tables.reliability_text(found)
+    assert "0.2 - 0.3" not in tables.reliability_text(found)
 
 
 def test_nothing_and_what_is_no_probability():
@@ -223,7 +226,7 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     save(folder)
-    bop.write_models(folder / "objects", OBJECTS)
+    writing.write_models(folder / "objects", OBJECTS)
     return folder
 
 
@@ -306,14 +309,14 @@ class Believer:
 
     def __init__(self, monkeypatch):
         self.rng, self.truth = np.random.default_rng(0), None
-        drawn_frame = synth_bop.Frames.__getitem__
+        drawn_frame = bop_folder.Frames.__getitem__
 
         def remember(frames, n):
             item = drawn_frame(frames, n)
             self.truth = item[0].instances
             return item
 
-        monkeypatch.setattr(synth_bop.Frames, "__getitem__", remember)
+        monkeypatch.setattr(bop_folder.Frames, "__getitem__", remember)
         monkeypatch.setattr(pipeline.Pipeline, "predict", lambda model, frame, boxes=None: self.answer(model, frame, boxes))
 
     def answer(self, model, frame, boxes):
@@ -329,7 +332,7 @@ class Believer:
 
 
 def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
-    bop.write_camera(run / "camera.json", CAMERA)
+    writing.write_camera(run / "camera.json", CAMERA)
     believer = Believer(monkeypatch)
     code = cli.main(["calibrate", str(run), "--data", str(run / "objects"), "--images", "60", "--out", str(tmp_path / "a.png")])
     assert code == 0
@@ -360,7 +363,7 @@ def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
 
 def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monkeypatch):
     """The photos here are rendered: what matters is that they come from a split of the data."""
-    data = synth_bop.write_bop(
+    data = bop_folder.write_bop(
         list(OBJECTS.values()), tmp_path / "data", images=3, camera=CAMERA, split="test", workers=0, seed=5
     )
     plain = calibrate.collect
@@ -386,7 +389,7 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
 
 
 def test_calibrate_names_what_is_missing(run, tmp_path):
-    bop.write_models(tmp_path / "models", {2: box(obj_id=2)})
+    writing.write_models(tmp_path / "models", {2: box(obj_id=2)})
     with pytest.raises(ValueError, match=r"no CAD model for object\(s\) \[5\]"):
         calibrate.run(run, tmp_path / "models", images=2, progress_bar=False)
     assert IDS == (2, 5)
@@ -414,7 +417,7 @@ def test_which_estimates_of_a_file_are_right(cubes):
 
 
 def test_evaluate_draws_the_diagram(cubes, tmp_path, capsys):
-    file = bop.write_results(tmp_path / "mine_cubes-test.csv", cubes[1])
+    file = results_module.write_results(tmp_path / "mine_cubes-test.csv", cubes[1])
     ask = tmp_path / "targets.json"
     ask.write_text(json.dumps([{"scene_id": 4, "im_id": 7, "obj_id": 1, "inst_count": 2}]))
     words = ["evaluate", str(file), "--data", str(cubes[0]), "--targets", str(ask), "--reliability", str(tmp_path / "a.png")]

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
-from monopose.data import category_views
+from monopose.category import model as category
+from monopose.category import samples
+from monopose.category.model import Model, Picture, Posterior, Proposal
 from monopose.geometry import camera
-from monopose.methods import category
-from monopose.methods.category import Model, Picture, Posterior, Proposal
 
 TINY = replace(
     category.small("mug"), shape_code=4, look_code=3, volume=(8, 6, 4), projection=12, decoder=(8, 6), encoder=(6, 8, 8, 8),
@@ -123,13 +123,13 @@ def test_symmetric_objects_are_seen_from_where_they_were_encoded():
 
 def test_views_mean_what_the_data_means_by_them():
     """A generator that draws a soft spot off the middle, placed as `data.category_views` places it."""
-    view = category_views.View(*torch.tensor([0.3, 0.2, 0.4]), torch.tensor([0.2, -0.1]), torch.tensor(1.1)).stacked()
+    view = samples.View(*torch.tensor([0.3, 0.2, 0.4]), torch.tensor([0.2, -0.1]), torch.tensor(1.1)).stacked()
     model = build(replace(TINY, own_scale=0.8)).eval()
     pixels = camera.pixel_grid((64, 64))
     drawn = (-(pixels - torch.tensor([44.0, 26.0])).square().sum(-1) / 18).exp().clamp(1e-6, 1 - 1e-6)
     model.generator.forward = lambda *_: drawn.logit().expand(1, 4, 64, 64)
     made = model.synthesise(torch.zeros(1, 7), view[None]).alpha
-    theta = category_views.warp(category_views.view_of(view), 0.8)
+    theta = samples.warp(samples.view_of(view), 0.8)
     grid = F.affine_grid(theta[None], [1, 1, 64, 64], align_corners=False)
     assert torch.allclose(made, F.grid_sample(drawn[None, None], grid, align_corners=False)[:, 0], atol=1e-5)
     assert float(made.max()) > 0.9

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import category_commands as cc
-from monopose import fitting, train_category, viz_category, weights
-from monopose.data.category_views import CategoryViews
-from monopose.fitting import FitConfig, Phase
-from monopose.methods import category
+from monopose import weights
+from monopose.category import commands as cc
+from monopose.category import fitting, training, viz
+from monopose.category import model as category
+from monopose.category.fitting import FitConfig, Phase
+from monopose.category.samples import CategoryViews
 
 QUICK = FitConfig((Phase(3, 2), Phase(2, 1)), features="pyramid")
 
@@ -135,36 +136,36 @@ def test_errors_say_what_to_do(run, photo, tmp_path):
 
 def test_sweeps_and_interpolations_go_round(run):
     codes = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    around = viz_category.azimuth_sweep(run.model, codes, count=4, side=32)
+    around = viz.azimuth_sweep(run.model, codes, count=4, side=32)
     assert [p.size for p in around] == [(64, 32)] * 4
-    up = viz_category.elevation_sweep(run.model, codes, count=4, side=32)
+    up = viz.elevation_sweep(run.model, codes, count=4, side=32)
     assert np.array_equal(np.asarray(up[1]), np.asarray(up[3]))  # up and down again
-    between = viz_category.interpolation(run.model, codes, count=3, side=32)
+    between = viz.interpolation(run.model, codes, count=3, side=32)
     assert len(between) == 6
     view = torch.tensor([[math.radians(60), math.radians(25)]])
     second = run.model.synthesise(codes[1:], view).over()[0]
     shown = torch.from_numpy(np.asarray(between[3]).copy()).permute(2, 0, 1).float() / 255
-    assert (shown - viz_category._enlarged(second, 32).clamp(0, 1)).abs().max() < 0.01
+    assert (shown - viz._enlarged(second, 32).clamp(0, 1)).abs().max() < 0.01
     with pytest.raises(ValueError, match="two codes"):
-        viz_category.interpolation(run.model, codes[:1])
+        viz.interpolation(run.model, codes[:1])
 
 
 def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows(run):
     sample = CategoryViews("mug", [400], 64, 1)[0]
     found = fitting.fit(run.model, sample["image"][0], sample["visible"][0].float(), QUICK)
-    least = [float(m.losses[row]) for m, row in viz_category._best_so_far(found.history)]
+    least = [float(m.losses[row]) for m, row in viz._best_so_far(found.history)]
     assert least == sorted(least, reverse=True)
     assert least[-1] == pytest.approx(min(float(m.losses.min()) for m in found.history))
-    assert len(viz_category.fitting_animation(run.model, found, every=2)) == 3
-    one = viz_category.reconstructions(run.model, [sample])
-    two = viz_category.reconstructions(run.model, [sample, sample])
+    assert len(viz.fitting_animation(run.model, found, every=2)) == 3
+    one = viz.reconstructions(run.model, [sample])
+    two = viz.reconstructions(run.model, [sample, sample])
     assert one.width == two.width
     assert two.height > 1.8 * one.height
 
 
 def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
     """Where the fit finds the truth, every rotation and IoU is right; estimates of an untrained network are not."""
-    from monopose.data import tableware
+    from monopose.synthesis.shapes import tableware
     from monopose.types import PoseEstimates
     from test_nocs import CAMERA, _scene, _write
 
@@ -185,7 +186,7 @@ def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fitting, "predict", truth)
     mug = tableware.shape("mug", 3)
-    monkeypatch.setattr(train_category, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
+    monkeypatch.setattr(training, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
     right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).data["scores"]["classes"]["mug"]
     assert right["iou"]["iou75"] == right["pose_all"]["5deg2cm"] == 1.0
     unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))

@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from monopose.data import download, nocs
+from monopose.datasets import download, nocs
 
 
 def zipped(*names):

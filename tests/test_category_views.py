@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monopose.data import category_views as cv
-from monopose.data import tableware
+from monopose.category import samples as cv
 from monopose.geometry import camera, rotation, se3, viewpoints
+from monopose.synthesis.shapes import tableware
 
 angle = st.floats(-math.pi, math.pi)
 

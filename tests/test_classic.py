@@ -7,8 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from monopose import cli
-from monopose.data import bop
-from monopose.evaluation import classic, evaluate, table
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import scenes
+from monopose.evaluation import evaluate, linemod, tables
 from test_protocol import DIAMETER, EYE, make_dataset, results, shifted, targets
 
 HALF_TURN = np.diag([-1.0, -1, 1])
@@ -25,7 +26,7 @@ def lmo(tmp_path):
 def score(data, *rows, ask=(1,), **options):
     """Of estimates (object, R, t): object i is the one of picture i."""
     found = results(*[(i, i, 1.0, R, t) for i, R, t in rows])
-    return classic.evaluate(found, data, targets(*[(i, i, 1) for i in ask]), **options)
+    return linemod.evaluate(found, data, targets(*[(i, i, 1) for i in ask]), **options)
 
 
 def test_truth_is_perfect(lmo):
@@ -66,7 +67,7 @@ def test_linemods_diameters_belong_to_linemod(tmp_path):
     report = score(data, (1, EYE, HERE))
     assert report["add_s_linemod"] is None
     assert report["about"]["diameters"]["linemod"] is None
-    assert "0.1L" not in table.text(report)
+    assert "0.1L" not in tables.text(report)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +128,8 @@ def test_the_eggbox_may_be_flipped_by_name_only(lmo):
 
 def test_the_best_estimate_counts_and_no_other(lmo):
     two = results((1, 1, 0.9, EYE, shifted(0.3)), (1, 1, 0.5, EYE, HERE), (1, 10, 1.0, EYE, HERE))
-    assert classic.evaluate(two, lmo, targets((1, 1, 1)))["add_s"]["0.1"] == 0
-    none = classic.evaluate(results((10, 1, 1.0, EYE, HERE)), lmo, targets((1, 1, 1), (12, 12, 1)))
+    assert linemod.evaluate(two, lmo, targets((1, 1, 1)))["add_s"]["0.1"] == 0
+    none = linemod.evaluate(results((10, 1, 1.0, EYE, HERE)), lmo, targets((1, 1, 1), (12, 12, 1)))
     assert none["targets"] == none["about"]["missing"] == 2
     for name in ("add_s", "deg_cm", "projection", "auc_add_s"):
         assert set(none[name].values()) == {0.0}
@@ -147,7 +148,7 @@ def test_agrees_with_bops_report_where_they_measure_the_same(tmp_path):
             rows.append((k, o, rng.random(), near, t + rng.normal(size=3) * [5, 5, 15]))
     rows += [(k, 1, 2.0, EYE, (0, 0, 3000)) for k in range(5)]  # far off, and the best of their pictures
     found, ask = results(*rows), targets(*[(k, o, 1) for k in images for o in (1, 2)])
-    ours, bops = classic.evaluate(found, data, ask), evaluate(found, data, ask)
+    ours, bops = linemod.evaluate(found, data, ask), evaluate(found, data, ask)
     for part, other in ((ours, bops), *((ours["per_object"][i], bops["per_object"][i]) for i in ("1", "2"))):
         assert 0.1 < part["add_s"]["0.1"] < 1
         assert part["add_s"] == other["add_s"] | {"mean": pytest.approx(np.mean([*other["add_s"].values()]))}
@@ -158,7 +159,7 @@ def test_agrees_with_bops_report_where_they_measure_the_same(tmp_path):
 
 def test_agrees_with_bop_on_a_published_file(oracles, shared_data):
     (file,) = (oracles / "lmo_published_results").glob("gt-*.csv")
-    report = classic.evaluate(file, shared_data / "lmo")
+    report = linemod.evaluate(file, shared_data / "lmo")
     assert report["targets"] == 1445
     assert set(report["add_s"].values()) == set(report["add_s_linemod"].values()) == {1.0}
     assert set(report["deg_cm"].values()) == set(report["projection"].values()) == {1.0}
@@ -167,15 +168,15 @@ def test_agrees_with_bop_on_a_published_file(oracles, shared_data):
 def test_what_the_protocol_does_not_know_is_said(lmo, tmp_path):
     two = make_dataset(tmp_path / "two", {3: [(1, EYE, HERE), (1, EYE, (100, 0, 1000))]})
     with pytest.raises(ValueError, match=r"scene 4, image 3 shows object 1 more than once.*--protocol bop"):
-        classic.evaluate(results(), two, targets((3, 1, 2)))
+        linemod.evaluate(results(), two, targets((3, 1, 2)))
     with pytest.raises(ValueError, match="images only"):
-        classic.evaluate(results(), lmo, bop.Targets(np.array([4]), np.array([1]), None, None))
+        linemod.evaluate(results(), lmo, scenes.Targets(np.array([4]), np.array([1]), None, None))
     with pytest.raises(ValueError, match="this data set is 'two'"):
-        classic.evaluate(results(), two, targets((3, 1, 1)), flip_eggbox=True)
+        linemod.evaluate(results(), two, targets((3, 1, 1)), flip_eggbox=True)
 
 
 def test_on_the_command_line(lmo, tmp_path, capsys):
-    file = bop.write_results(tmp_path / "mine_lmo-test.csv", results((1, 1, 1.0, EYE, (9.8, 0, 1000))))
+    file = results_module.write_results(tmp_path / "mine_lmo-test.csv", results((1, 1, 1.0, EYE, (9.8, 0, 1000))))
     ask = tmp_path / "targets.json"
     ask.write_text(json.dumps([{"scene_id": 4, "im_id": 1, "obj_id": 1, "inst_count": 1}]))
     words = ["evaluate", str(file), "--data", str(lmo), "--targets", str(ask)]

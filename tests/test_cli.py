@@ -114,7 +114,7 @@ def test_version(capsys):
 
 
 def test_options_for_training_have_the_defaults_of_training():
-    from monopose.train import METHODS, TrainConfig
+    from monopose.objects.training import METHODS, TrainConfig
 
     own = {f.name: f.default for f in fields(cli.Train)}
     shared = [f for f in fields(TrainConfig) if f.name in own]
@@ -126,11 +126,11 @@ def test_options_for_training_have_the_defaults_of_training():
 
 
 def test_train_passes_everything_on(monkeypatch, tmp_path, capsys):
-    from monopose import train
+    from monopose.objects import training
 
     seen = {}
-    monkeypatch.setattr(train, "scene_config", lambda *args, **kwargs: None)
-    monkeypatch.setattr(train, "train", lambda *args, **kwargs: seen.update(args=args, **kwargs) or tmp_path / "w")
+    monkeypatch.setattr(training, "scene_config", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: seen.update(args=args, **kwargs) or tmp_path / "w")
     argv = ["train", "coordinates", "--data", tmp_path / "part", "--minutes", "2", "--objects", "5", "8"]
     assert _run(*argv, "--set", "input_size=96", "backbone=resnet18", "widths=[8,8,8,8]", "--json") == 0
     assert str(seen["args"][2]) == "runs/part"
@@ -220,17 +220,18 @@ def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
     """Accepted ones stay when the command runs again; proposed ones are taken when asked for."""
     import trimesh
 
-    from monopose.data import bop, synth_bop
+    from monopose.datasets.bop import writing
+    from monopose.synthesis import bop_folder
 
     trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
     made = {}
 
     def write(models, out, **options):
         made.update({m.obj_id: m for m in models})
-        bop.write_models(out / "models", made)
+        writing.write_models(out / "models", made)
         return out
 
-    monkeypatch.setattr(synth_bop, "write_bop", write)
+    monkeypatch.setattr(bop_folder, "write_bop", write)
     argv = ["synth", tmp_path / "part.stl", "--unit", "mm", "--out", tmp_path / "data"]
     assert _run(*argv) == 0
     assert not made[1].symmetries.any
@@ -243,11 +244,11 @@ def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
 def test_synth_passes_everything_on(monkeypatch, tmp_path, capsys):
     import trimesh
 
-    from monopose.data import synth_bop
+    from monopose.synthesis import bop_folder
 
     trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
     seen = {}
-    monkeypatch.setattr(synth_bop, "write_bop", lambda models, out, **options: seen.update(options) or out)
+    monkeypatch.setattr(bop_folder, "write_bop", lambda models, out, **options: seen.update(options) or out)
     argv = [
         "synth",
         tmp_path / "part.stl",
@@ -379,7 +380,7 @@ def test_warnings_are_one_line(pipeline, tmp_path, capsys):
 
 
 def test_evaluate_prints_json(monkeypatch, capsys):
-    from monopose.evaluation import protocol
+    from monopose.evaluation import bop as protocol
 
     scores = {"ar": {"mssd": np.float64(0.5), "vsd": None}, "per_object": {1: {"recall": 0.25}}, "targets": 3}
     monkeypatch.setattr(protocol, "evaluate", lambda *args, **kwargs: scores)

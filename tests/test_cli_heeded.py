@@ -10,7 +10,7 @@ import pytest
 
 import monopose
 from monopose import cli, heeded
-from monopose.options import Evaluate, Predict, Synth, Train
+from monopose.command import Evaluate, Predict, Synth, Train
 from test_readme import PAGES, _commands, _words
 
 WORK = [
@@ -40,7 +40,7 @@ def _heeded(family, command):
 
 def _read(family, command):
     """The options that the family's file reads in functions that take the command's."""
-    text = (Path(monopose.__file__).parent / f"{family}_commands.py").read_text(encoding="utf-8")
+    text = (Path(monopose.__file__).parent / {"object": "objects", "box3d": "road"}.get(family, family) / "commands.py").read_text(encoding="utf-8")
     found = set()
     for node in ast.walk(ast.parse(text)):
         takes = isinstance(node, ast.FunctionDef) and any(

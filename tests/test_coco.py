@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from monopose.data import coco
-from monopose.data.bop_results import rle_from_mask
+from monopose.datasets import coco
+from monopose.datasets.bop.results import rle_from_mask
 
 
 def square(x, y, side=20, size=(100, 100)):

@@ -9,9 +9,9 @@ import torch
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.methods import coordinates, silhouettes
 from monopose.nets import bins as bin_ops
 from monopose.nets.pix2pose import Pix2PoseGenerator
+from monopose.objects import coordinates, silhouettes
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -518,7 +518,8 @@ def test_bin_loss_is_least_at_the_truth():
 @pytest.mark.parametrize("bins", [0, 16])
 def test_it_learns_one_batch(bins):
     """Random start, small widths, 64 px: the coordinates of visible pixels come close, by regression and by bins."""
-    from monopose.data import dataset, synth
+    from monopose.objects import samples as dataset
+    from monopose.synthesis import scene as synth
 
     objects = {1: box((0.1, 0.07, 0.12), cells=4), 2: box((0.06, 0.06, 0.1), obj_id=2, cells=4)}
     camera = Camera(camera_ops.K_from_fov(math.radians(60), (240, 320)), (240, 320))

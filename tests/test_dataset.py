@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import dataset, synth, synth_bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
-from monopose.methods import coordinates, probabilistic
+from monopose.objects import coordinates, probabilistic
+from monopose.objects import samples as dataset
+from monopose.synthesis import bop_folder, scene
 from monopose.types import Camera
 from shapes import box
 
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (120, 160)), (120, 160))
 OBJECTS = [box(obj_id=2, cells=6), box((0.05, 0.07, 0.05), (0.01, 0.0, 0.02), obj_id=5, cells=6)]
-SCENE = synth.SceneConfig(objects=(1, 2), distractors=(0, 1), distance=(0.3, 0.6))
+SCENE = scene.SceneConfig(objects=(1, 2), distractors=(0, 1), distance=(0.3, 0.6))
 SOURCE = dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, (), SCENE)
 
 
@@ -24,7 +25,7 @@ SOURCE = dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, (), SCENE)
 def folder(tmp_path_factory):
     """Eight written pictures."""
     out = tmp_path_factory.mktemp("written")
-    return synth_bop.write_bop(OBJECTS, out, images=8, camera=CAMERA, scene=SCENE, workers=0, seed=1)
+    return bop_folder.write_bop(OBJECTS, out, images=8, camera=CAMERA, scene=SCENE, workers=0, seed=1)
 
 
 def crops(folder, kind, greyed_share=0.3, seed=0, **more):
@@ -147,7 +148,7 @@ def test_grey_border_leaves_half_of_the_object():
 
 def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
     """What prediction does beyond the border of a photo is what training shows."""
-    from monopose.data import bop_write
+    from monopose.datasets.bop import writing
     from monopose.types import Frame, Instances
 
     model = OBJECTS[0]
@@ -156,7 +157,7 @@ def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
     mask = full[:120]
     instances = Instances(torch.tensor([2]), pose[None], masks=mask[None], visibility=torch.tensor([1.0]))
     frame = Frame(torch.full((3, 120, 160), 0.9), CAMERA, None, instances)
-    bop_write.append_frames(tmp_path / "train/000000", [frame], [mask[None]])
+    writing.append_frames(tmp_path / "train/000000", [frame], [mask[None]])
     samples = dataset.BopCropSamples({2: model}, tmp_path / "train", 64, 32, greyed_share=0.0)
     seen = 0
     for i in range(6):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from monopose.nets import deformable
+from monopose.road import sampler as deformable
 
 
 def bilinear(plane, u, v):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from monopose import demo
-from monopose.data import bop
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import scenes
 from monopose.geometry import rotation, se3
 from monopose.types import Instances, PoseEstimates
 
@@ -17,7 +18,7 @@ WITHIN = "{} of {} objects within 10 % of their diameter"
 
 @pytest.fixture(scope="module")
 def models():
-    return bop.read_models(demo.folder() / "objects")
+    return models_module.read_models(demo.folder() / "objects")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_the_demo_runs_and_finds_its_objects(tmp_path):
     if not {"coordinates", "detector"} <= {p.stem for p in demo.folder().glob("*.safetensors")}:
         pytest.skip(f"no bundled weights (coordinates and detector) in {demo.folder().name}/")
     result = demo.run(tmp_path)
-    scene = bop.open_scene(demo.folder() / "photos" / "test" / "000001")
+    scene = scenes.open_scene(demo.folder() / "photos" / "test" / "000001")
     assert len(result.rows) == len(scene.truth.im_id)
     good = sum(r.add_s_percent < 10 for r in result.rows)
     assert good >= len(result.rows) / 3  # the weights are worth bundling

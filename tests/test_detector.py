@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from monopose import options, pipeline
+from monopose import command
+from monopose.detection import detector, networks
+from monopose.detection.networks import STRIDE, OneStageNet
 from monopose.geometry import boxes as box2d
-from monopose.methods import detector
-from monopose.nets import detection
-from monopose.nets.detection import STRIDE, OneStageNet
+from monopose.objects import pipeline
 from monopose.types import Camera, Detections, Frame
 
 IDS = (5, 9)  # 5: red rectangle, 9: green disc
@@ -245,7 +245,7 @@ class _SmallBackbone(torch.nn.Module):
 
 
 def test_learns_one_batch(monkeypatch):
-    monkeypatch.setattr(detection, "backbone", lambda *_: _SmallBackbone())
+    monkeypatch.setattr(networks, "backbone", lambda *_: _SmallBackbone())
     torch.manual_seed(0)
     model = detector.Model(tiny())
     batch = scenes()
@@ -530,6 +530,6 @@ def test_another_number_of_looks_is_an_error():
 
 
 def test_the_command_line_offers_these_looks():
-    (number, _) = typing.get_args(typing.get_type_hints(options.Predict)["looks"])
+    (number, _) = typing.get_args(typing.get_type_hints(command.Predict)["looks"])
     assert typing.get_args(number) == detector.LOOKS
     assert pipeline.LOOKS == 6  # as its help says

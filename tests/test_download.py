@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from monopose.data import download
+from monopose.datasets import download
 
 
 def zipped(files):

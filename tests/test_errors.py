@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monopose.data import bop
+from monopose.datasets.bop import models
 from monopose.evaluation import errors, scores
 
 K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
@@ -41,8 +41,8 @@ def slow_mspd(P, Q, x, group):
 
 def test_equals_the_recorded_values_of_the_official_toolkit(oracles, shared_data):
     recorded = json.loads((oracles / "bop_errors_lmo.json").read_text())
-    points = bop.read_model_points(shared_data / "lmo/models_eval")
-    infos = bop.read_models_info(shared_data / "lmo/models_eval")
+    points = models.read_model_points(shared_data / "lmo/models_eval")
+    infos = models.read_models_info(shared_data / "lmo/models_eval")
     camera = np.reshape(recorded["K"], (3, 3))
 
     def as_pose(R, t):
@@ -264,7 +264,7 @@ def test_published_ycb_video_areas(shared_data):
     archive = zipfile.ZipFile(folder / "published_keyframe_poses/ycb-video_poses.zip")
     infos = json.loads((folder / "models/models_info.json").read_text())
     ids = {info["name"]: int(key) for key, info in infos.items()}
-    points = bop.read_model_points(folder / "models")
+    points = models.read_model_points(folder / "models")
 
     def read(name):
         table = np.loadtxt(io.StringIO(archive.read(name).decode()), ndmin=2)

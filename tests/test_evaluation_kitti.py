@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data.kitti import Labels, write_labels
+from monopose.datasets.kitti import Labels, write_labels
 from monopose.evaluation import kitti
 from monopose.geometry import boxes3d
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data.nocs import CLASSES, Results
+from monopose.datasets.nocs import CLASSES, Results
 from monopose.evaluation import nocs
 from monopose.geometry import rotation, se3
 

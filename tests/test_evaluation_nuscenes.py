@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from monopose.data import nuscenes as data
-from monopose.data.nuscenes import CLASSES, Boxes, Truth
+from monopose.datasets import nuscenes as data
+from monopose.datasets.nuscenes import CLASSES, Boxes, Truth
 from monopose.evaluation import nuscenes
 from monopose.geometry import road_users
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monopose.files import atomic_write, existing_file, write_json
+from monopose.io.files import atomic_write, existing_file, write_json
 
 
 def test_new_file_replaces_old_and_leaves_nothing_else(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import furniture
 from monopose.geometry import symmetry
-from monopose.mesh import merged
+from monopose.mesh.loading import merged
+from monopose.synthesis.shapes import furniture
 from monopose.types import ObjectModel
 
 SEEDS = range(8)
@@ -97,7 +97,7 @@ def _depth_seen(model: ObjectModel, front: bool) -> float:
 def test_only_tables_have_symmetries_and_those_are_true(shapes):
     from scipy.spatial import cKDTree
 
-    from monopose.mesh import surface_samples
+    from monopose.mesh.loading import surface_samples
 
     orders = set()
     for model in _all(shapes):

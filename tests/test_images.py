@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from monopose import images
-from monopose.images import (
+from monopose.io import images
+from monopose.io.images import (
     ImageWarning,
     from_array,
     iterate_frames,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.data import kitti
-from monopose.data.road import no_objects
+from monopose.datasets import kitti
+from monopose.datasets.road import no_objects
 from monopose.geometry import boxes, boxes3d
 
 CALIB = """P0: 700 0 600 0 0 700 180 0 0 0 1 0

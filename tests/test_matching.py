@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.optical_flow.raft import CorrBlock
 
-from monopose.nets import matching
+from monopose.objects import refiner_networks
 
 
 def features(seed, size=2, channels=6, h=8, w=12, dtype=torch.float64):
@@ -29,7 +29,7 @@ def bilinear(values, x, y):
 
 def test_the_pyramid_is_scalar_products_and_their_means():
     a, b = features(0), features(1)
-    pyramid = matching.correlation(a, b, 3)
+    pyramid = refiner_networks.correlation(a, b, 3)
     assert [tuple(v.shape) for v in pyramid] == [(192, 1, 8, 12), (192, 1, 4, 6), (192, 1, 2, 3)]
     for image, row, column, y, x in ((0, 0, 0, 0, 0), (1, 7, 11, 3, 8), (1, 2, 5, 7, 0)):
         expected = (a[image, :, row, column] * b[image, :, y, x]).sum() / 6**0.5
@@ -41,8 +41,8 @@ def test_the_pyramid_is_scalar_products_and_their_means():
 
 def test_look_up_against_a_loop():
     """Level l has its cells where the mean of 2^l x 2^l fine ones lies: half cells count."""
-    pyramid, at, radius = matching.correlation(features(2), features(3), 3), centres(4), 2
-    found = matching.look_up(pyramid, at, radius)
+    pyramid, at, radius = refiner_networks.correlation(features(2), features(3), 3), centres(4), 2
+    found = refiner_networks.look_up(pyramid, at, radius)
     assert found.shape == (2, 3 * 25, 8, 12)
     generator = torch.Generator().manual_seed(5)
     for _ in range(60):
@@ -58,12 +58,12 @@ def test_look_up_is_that_of_torchvision():
     a, b, at, radius = features(6).float(), features(7).float(), centres(8).float(), 3
     theirs = CorrBlock(num_levels=3, radius=radius)
     theirs.build_pyramid(a, b)
-    pyramid = matching.correlation(a, b, 3)
+    pyramid = refiner_networks.correlation(a, b, 3)
     for level, volume in enumerate(theirs.corr_pyramid):
         torch.testing.assert_close(pyramid[level], volume)
         moved = at + 0.5 - 0.5 * 2**level
         with_x_slow = theirs.index_pyramid(moved.movedim(-1, 1)).unflatten(1, (3, 7, 7))[:, level]
-        ours = matching.look_up(pyramid, at, radius).unflatten(1, (3, 7, 7))[:, level]
+        ours = refiner_networks.look_up(pyramid, at, radius).unflatten(1, (3, 7, 7))[:, level]
         torch.testing.assert_close(ours.transpose(1, 2), with_x_slow, atol=1e-5, rtol=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_the_best_fit_of_a_shifted_picture_is_found_at_the_shift():
     a = F.normalize(features(9, 1, 64, 16, 16), dim=1)
     b = torch.roll(a, (1, 2), (2, 3))
     grid = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="xy"), -1)[None].double()
-    found = matching.look_up(matching.correlation(a, b, 1), grid, 3)[0, :, 3:13, 3:13]
+    found = refiner_networks.look_up(refiner_networks.correlation(a, b, 1), grid, 3)[0, :, 3:13, 3:13]
     best = found.argmax(0)
     assert bool((best == (3 + 1) * 7 + (3 + 2)).all())
 
@@ -80,7 +80,7 @@ def test_the_best_fit_of_a_shifted_picture_is_found_at_the_shift():
 def test_sample_is_exact_at_pixels_and_zero_outside():
     maps = features(10, 1, 3, 5, 7)
     pixels = torch.tensor([[[[0.0, 0.0], [6.0, 4.0], [3.5, 2.0], [-1.0, 0.0], [7.0, 4.0], [1e6, -1e6]]]]).double()
-    found = matching.sample(maps, pixels)[0, :, 0]
+    found = refiner_networks.sample(maps, pixels)[0, :, 0]
     expected = [maps[0, :, 0, 0], maps[0, :, 4, 6], (maps[0, :, 2, 3] + maps[0, :, 2, 4]) / 2, *[torch.zeros(3).double()] * 3]
     torch.testing.assert_close(found, torch.stack(expected, 1))
 
@@ -89,16 +89,16 @@ def test_places_stay_exact_in_half_precision():
     """Under autocast features are multiplied as float32 and read at float32 places: bfloat16 would move them by a quarter
     of a crop pixel."""
     a, b, at = features(11).float(), features(12).float(), centres(13).float()
-    plain = matching.look_up(matching.correlation(a, b, 2), at, 2)
+    plain = refiner_networks.look_up(refiner_networks.correlation(a, b, 2), at, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        half = matching.look_up(matching.correlation(a, b, 2), at, 2)
+        half = refiner_networks.look_up(refiner_networks.correlation(a, b, 2), at, 2)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, plain)
 
 
 def test_features_have_stride_four_and_do_not_mix_pictures():
     torch.manual_seed(0)
-    net = matching.FeatureNet("efficientnet_lite0", 2, (16, 16, 16), 12, False, 0).eval()
+    net = refiner_networks.FeatureNet("efficientnet_lite0", 2, (16, 16, 16), 12, False, 0).eval()
     images, index = torch.rand(3, 3, 64, 96), torch.tensor([1, 0, -1])
     with torch.no_grad():
         every = net(images, index)
@@ -114,9 +114,9 @@ def test_expected_is_where_the_look_up_is_largest():
     looked = torch.zeros(1, 2, 7, 7, 3, 4)
     looked[:, :, 3 + 1, 3 + 2] = 1.0
     looked = looked.flatten(1, 3)
-    found = matching.expected(looked, 2, 3, torch.tensor(100.0))
+    found = refiner_networks.expected(looked, 2, 3, torch.tensor(100.0))
     for level in range(2):
         expected = torch.tensor([2.0, 1.0])[:, None, None].expand(2, 3, 4) * 2**level
         torch.testing.assert_close(found[0, level], expected)
-    still = matching.expected(looked, 2, 3, torch.tensor(0.0))
+    still = refiner_networks.expected(looked, 2, 3, torch.tensor(0.0))
     torch.testing.assert_close(still, torch.zeros(1, 2, 2, 3, 4), rtol=0, atol=1e-6)

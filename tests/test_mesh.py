@@ -9,7 +9,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from monopose.mesh import albedo, diameter, load_mesh, read_raw, simplified, surface_samples
+from monopose.mesh.loading import albedo, diameter, load_mesh, read_raw, simplified, surface_samples
 
 BOX = (0.1, 0.06, 0.04)  # metres
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import nocs, tableware
+from monopose.datasets import nocs
 from monopose.geometry import rotation, se3, viewpoints
 from monopose.geometry.camera import K_from_fov
 from monopose.render.scene import render_scene
+from monopose.synthesis.shapes import tableware
 from monopose.types import Camera
 
 SIZE = (150, 200)

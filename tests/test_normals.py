@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from monopose import weights
-from monopose.data import viewpoint_crops
 from monopose.geometry import se3, viewpoints
-from monopose.methods import normals
+from monopose.viewpoint import normals, samples
 from shapes import box
 
 SMALL = normals.Config(pretrained=False, widths=(16, 16, 16, 16), zoom=2)
@@ -41,7 +40,7 @@ def rendered(count=4, side=64):
     for i in range(count):
         angles = torch.tensor([0.4 + 1.3 * i, 0.2 + 0.1 * i, 0.0])
         pose = se3.from_rt(viewpoints.rotation_of(angles), torch.tensor([0.0, 0.0, 3.0]))
-        n = viewpoint_crops.render_normals(model, pose, K, (side, side))
+        n = samples.render_normals(model, pose, K, (side, side))
         mask = n.norm(dim=0) > 0.5
         color = torch.where(mask, (n * torch.tensor([0.2, 0.5, 0.8])[:, None, None]).sum(0).abs(), 0.1)
         image = torch.cat([color.expand(3, side, side), mask[None].float(), torch.zeros(1, side, side), (n + 1) / 2])

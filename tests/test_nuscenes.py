@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.data import nuscenes
-from monopose.data.road import RoadObjects, no_objects
+from monopose.datasets import nuscenes
+from monopose.datasets.road import RoadObjects, no_objects
 from monopose.evaluation import nuscenes as protocol
 from monopose.geometry import boxes as boxes2d
 from monopose.geometry import boxes3d, se3

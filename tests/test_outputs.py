@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monopose import outputs
-from monopose.external_boxes import read_boxes
+from monopose.io.boxes import read_boxes
 from monopose.types import Camera, Frame, PoseEstimates
 
 
@@ -42,7 +42,7 @@ def test_json_says_everything(tmp_path):
 
 
 def test_csv_is_a_bop_file(tmp_path):
-    from monopose.data.bop_results import read_results
+    from monopose.datasets.bop.results import read_results
 
     path = outputs.save_results(tmp_path, [_poses(), _poses()])
     rows = read_results(path)

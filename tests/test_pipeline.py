@@ -9,10 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import bop_runs, pipeline, weights
-from monopose.data import bop, synth, synth_bop
+from monopose import weights
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import scenes, writing
+from monopose.detection import detector
 from monopose.geometry import camera as camera_ops
-from monopose.methods import coordinates, detector
+from monopose.objects import bop_pipeline, coordinates, pipeline
+from monopose.synthesis import bop_folder
+from monopose.synthesis import scene as synth
 from monopose.types import Camera, Detections, Frame, PoseEstimates
 from shapes import box
 
@@ -41,7 +45,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     save(folder)
     save(folder, "detector")
-    bop.write_models(folder / "objects", OBJECTS)
+    writing.write_models(folder / "objects", OBJECTS)
     return folder
 
 
@@ -49,7 +53,7 @@ def run(tmp_path_factory):
 def data(tmp_path_factory):
     """A data set with 23 pictures in its split `train`."""
     scene = synth.SceneConfig(objects=(1, 2), distractors=(0, 1), distance=(0.3, 0.7))
-    return synth_bop.write_bop(
+    return bop_folder.write_bop(
         list(OBJECTS.values()), tmp_path_factory.mktemp("data"), images=23, camera=CAMERA, scene=scene, workers=0, seed=1
     )
 
@@ -212,18 +216,18 @@ def test_debug_saves_every_stage_as_a_picture(run, frame, tmp_path):
 
 
 def bop_run(model, data, out, **more):
-    return bop_runs.predict_bop(model, data, data / "train_targets_bop19.json", out, **more)
+    return bop_pipeline.predict_bop(model, data, data / "train_targets_bop19.json", out, **more)
 
 
 def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict", fake())
     out = bop_run(pipeline.load(run, "cpu"), data, tmp_path / "mine_tiny-train.csv", true_boxes=True)
-    results, targets = bop.read_results(out), bop.read_targets(data / "train_targets_bop19.json")
+    results, targets = results_module.read_results(out), scenes.read_targets(data / "train_targets_bop19.json")
     asked = set(zip(targets.im_id.tolist(), targets.obj_id.tolist()))
     assert set(zip(results.im_id.tolist(), results.obj_id.tolist())) == asked
-    scene = bop.open_scene(data / "train/000000")
+    scene = scenes.open_scene(data / "train/000000")
     for row in range(len(results.im_id)):
-        truth = bop.read_instances(scene, int(results.im_id[row]), masks=False)
+        truth = scenes.read_instances(scene, int(results.im_id[row]), masks=False)
         corner = truth.boxes[truth.labels == int(results.obj_id[row])][0, :2]
         np.testing.assert_allclose(results.t[row, :2] * 1000, corner.numpy(), atol=1e-3)
     assert not (tmp_path / ".partial").exists()
@@ -253,7 +257,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     folder.mkdir()
     for path in run.glob("*.safetensors"):
         (folder / path.name).write_bytes(path.read_bytes())
-    truth = bop.open_scene(data / "train/000000").truth
+    truth = scenes.open_scene(data / "train/000000").truth
     for name in ("a.json", "b.json"):
         found = [
             {"scene_id": 0, "image_id": int(im), "category_id": int(obj), "score": 0.5, "bbox": [9, 9, 20, 20], "time": -1}
@@ -280,7 +284,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     elif changed == "targets":
         targets = tmp_path / "targets.json"
     monkeypatch.setattr(coordinates, "predict", fake(calls := []))
-    bop_runs.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
+    bop_pipeline.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
     assert len(calls) == (3 if changed == "nothing" else 23)
     assert not (tmp_path / ".partial").exists()
 
@@ -288,16 +292,18 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
 def test_limit_boxes_and_debug(run, data, tmp_path, monkeypatch):
     model = pipeline.load(run, "cpu")
     monkeypatch.setattr(coordinates, "predict", fake(calls := []))
-    targets = bop.read_targets(data / "train_targets_bop19.json")
+    targets = scenes.read_targets(data / "train_targets_bop19.json")
     obj_id = int(targets.obj_id[0])
-    rows = bop.detection_rows(dataclasses.replace(BOXES, labels=torch.tensor([obj_id, obj_id])), 0, int(targets.im_id[0]))
+    rows = results_module.detection_rows(
+        dataclasses.replace(BOXES, labels=torch.tensor([obj_id, obj_id])), 0, int(targets.im_id[0])
+    )
     rows.append({**rows[0], "category_id": 77})  # an object the run does not know
     (tmp_path / "boxes.json").write_text(json.dumps(rows))
     out = bop_run(
         model, data, tmp_path / "mine_tiny-train.csv", boxes=tmp_path / "boxes.json", limit=2, debug=tmp_path / "stages"
     )
     assert len(calls) == 2
-    results = bop.read_results(out)
+    results = results_module.read_results(out)
     assert results.obj_id.tolist() == [obj_id] * 2  # the second image has no boxes
     assert sorted(results.score.tolist()) == pytest.approx([0.4, 0.9])
     assert results.time.tolist() == [0.25, 0.25]
@@ -309,13 +315,13 @@ def test_bad_names_and_missing_truth(run, data, tmp_path):
     with pytest.raises(ValueError, match="a BOP result file is named"):
         bop_run(model, data, tmp_path / "results.csv")
     with pytest.raises(FileNotFoundError, match=r"test_targets_bop19\.json"):
-        bop_runs.predict_bop(model, data, None, tmp_path / "mine_tiny-train.csv")
+        bop_pipeline.predict_bop(model, data, None, tmp_path / "mine_tiny-train.csv")
     with pytest.raises(FileNotFoundError, match="000000"):
         bop_run(model, data, tmp_path / "mine_tiny-test.csv")
-    truth = bop.read_instances(bop.open_scene(data / "train/000000"), 0, masks=False)
+    truth = scenes.read_instances(scenes.open_scene(data / "train/000000"), 0, masks=False)
     with pytest.raises(ValueError, match=r"true boxes need scene_gt_info\.json"):
-        bop_runs.truth_as_detections(dataclasses.replace(truth, boxes=None), [2])
-    chosen = bop_runs.truth_as_detections(truth, truth.labels[:1].tolist())
+        bop_pipeline.truth_as_detections(dataclasses.replace(truth, boxes=None), [2])
+    chosen = bop_pipeline.truth_as_detections(truth, truth.labels[:1].tolist())
     assert chosen.labels.tolist() == truth.labels[:1].tolist()
 
 

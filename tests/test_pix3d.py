@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.data import pix3d
+from monopose.datasets import pix3d
 from monopose.geometry import camera, rotation, se3, viewpoints
-from monopose.images import ImageWarning
+from monopose.io.images import ImageWarning
 from monopose.render.scene import render_masks
 from shapes import box
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from monopose import pipeline, pnp, train, weights
-from monopose.data import bop, dataset, synth
+from monopose import pnp, weights
+from monopose.datasets.bop import writing
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import crops, se3
-from monopose.methods import coordinates, probabilistic
 from monopose.nets import unet
 from monopose.nets.backbones import Backbone
+from monopose.objects import coordinates, pipeline, probabilistic, training
+from monopose.objects import samples as dataset
+from monopose.synthesis import scene
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -55,7 +57,7 @@ def tiny_backbone(monkeypatch):
 
 
 def config(preset="unet", ids=(1, 2), **changes):
-    chosen = train.METHODS["probabilistic"].presets[preset](ids)
+    chosen = training.METHODS["probabilistic"].presets[preset](ids)
     own = {"output_size": 16, "deconv_width": 32} if chosen.deconv_width else {"output_size": 32, "widths": (16, 16, 16, 16)}
     return dataclasses.replace(chosen, **{**TINY, **own, **changes})
 
@@ -66,7 +68,7 @@ def network(settings, objects=OBJECTS):
 
 
 def batch_of(settings, count=3, objects=OBJECTS):
-    placed = synth.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
+    placed = scene.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
     source = dataset.Source(objects, CAMERA, (), placed)
     samples = dataset.CropSamples(source, settings.input_size, settings.output_size, greyed_share=0.0, seed=3)
     return torch.utils.data.default_collate([samples[i] for i in range(count)])
@@ -371,7 +373,7 @@ def test_a_run_saves_loads_predicts_and_is_taken_before_its_coordinates(tmp_path
     weights.save(
         tmp_path / "probabilistic.safetensors", model.state_dict(), method="probabilistic", config=settings, labels=(1, 2)
     )
-    bop.write_models(tmp_path / "objects", OBJECTS)
+    writing.write_models(tmp_path / "objects", OBJECTS)
     loaded = pipeline.load(tmp_path, "cpu")
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.estimator.state_dict()[name]), name
@@ -402,7 +404,7 @@ def test_the_command_line_draws_posteriors(tmp_path, capsys):
     settings = config(ids=(1,))
     state = network(settings, {1: PLAIN}).state_dict()
     weights.save(tmp_path / "run" / "probabilistic.safetensors", state, method="probabilistic", config=settings, labels=(1,))
-    bop.write_models(tmp_path / "run" / "objects", {1: PLAIN})
+    writing.write_models(tmp_path / "run" / "objects", {1: PLAIN})
     Image.new("RGB", (160, 120), (90, 120, 60)).save(tmp_path / "photo.png")
     words = ["predict", str(tmp_path / "photo.png"), "--model", str(tmp_path / "run"), "--fov", "60", "--device", "cpu"]
     words += ["--boxes", "1:20,20,100,100", "--out", str(tmp_path / "out"), "--posterior"]
@@ -417,7 +419,7 @@ def test_the_command_line_draws_posteriors(tmp_path, capsys):
 
 
 def test_training_starts_from_coordinates_resumes_and_ends_in_a_run(tmp_path):
-    bop.write_models(tmp_path / "data" / "models", OBJECTS)
+    writing.write_models(tmp_path / "data" / "models", OBJECTS)
     shape = {"pretrained": False, "input_size": 64, "output_size": 32, "widths": (16, 16, 16, 16)}
     first = coordinates.Config((1, 2), **shape)
     torch.manual_seed(3)
@@ -429,13 +431,13 @@ def test_training_starts_from_coordinates_resumes_and_ends_in_a_run(tmp_path):
     settings = config(ids=(1, 2), samples=16)
 
     def run(steps, **changes):
-        return train.train(
-            "probabilistic", tmp_path / "data", tmp_path / "run", config=train.TrainConfig(steps=steps, **common),
+        return training.train(
+            "probabilistic", tmp_path / "data", tmp_path / "run", config=training.TrainConfig(steps=steps, **common),
             method_config=settings, progress_bar=False, **changes,
         )  # fmt: skip
 
     model = network(settings)
-    train._start_from(model, file)
+    training._start_from(model, file)
     said = model.net.head.weight.shape[1]  # coordinates may say more, after what this network says too
     torch.testing.assert_close(model.net.head.weight, source.net.head.weight[:, :said])
     torch.testing.assert_close(model.net.which.weight, source.net.which.weight)

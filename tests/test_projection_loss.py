@@ -5,8 +5,8 @@ import torch
 
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import crops, rotation, se3
-from monopose.methods import coordinates
 from monopose.nets.bins import bin_centres
+from monopose.objects import coordinates
 from monopose.types import Symmetries
 from shapes import box, half_turn, seen_on_box
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monopose.data import bop
-from monopose.evaluation import errors, evaluate, matching, scores, table
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import scenes
+from monopose.evaluation import errors, evaluate, matching, scores, tables
 
 CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
 DIAMETER = 100 * 3**0.5
@@ -55,17 +56,17 @@ def make_dataset(folder, images, visibility=None, width=640, obj_ids=(1, 2), sym
 def targets(*rows):
     """(im_id, obj_id, inst_count) ..."""
     im, obj, count = np.array(rows, np.int64).T
-    return bop.Targets(np.full(len(im), 4), im, obj, count)
+    return scenes.Targets(np.full(len(im), 4), im, obj, count)
 
 
 def results(*rows):
     """(im_id, obj_id, score, R, t_mm) ..."""
     if not rows:
-        return bop.concatenated([])
+        return results_module.concatenated([])
     im, obj, score, R, t = zip(*rows)
     scene = np.full(len(im), 4)
     columns = (np.array(im), np.array(obj), np.array(score, float), np.array(R, float), np.array(t, float) * 1e-3)
-    return bop.Results(scene, *columns, np.full(len(im), -1.0))
+    return results_module.Results(scene, *columns, np.full(len(im), -1.0))
 
 
 EYE = np.eye(3)
@@ -106,8 +107,8 @@ def test_published_results_on_lmo_get_their_published_scores(oracles, shared_dat
         assert report["deg_cm"] == {"2": 1, "5": 1, "10": 1}
         assert report["auc_add_s"] == pytest.approx({"voc": 1, "step": 1}, abs=1e-6)
     else:  # with one instance of a class per image the recalls follow from the errors of the best estimates
-        rows = bop.read_results(oracles / "lmo_published_results" / name)
-        est, true = _best_estimates(rows, bop.open_scene(shared_data / "lmo/test/000002"), report)
+        rows = results_module.read_results(oracles / "lmo_published_results" / name)
+        est, true = _best_estimates(rows, scenes.open_scene(shared_data / "lmo/test/000002"), report)
         angle, distance = errors.rotation(est, true), errors.translation(est, true)
         for n in (2, 5, 10):
             hits = scores.recall_rotation_translation(angle, distance, n, n / 100) * len(est)
@@ -116,7 +117,7 @@ def test_published_results_on_lmo_get_their_published_scores(oracles, shared_dat
 
 def _best_estimates(rows, scene, report):
     """Poses (estimated, true) of the targets of LM-O that have an estimate."""
-    wanted = bop.read_targets(report["about"]["targets_file"])
+    wanted = scenes.read_targets(report["about"]["targets_file"])
     pairs = []
     for im_id, obj_id in zip(wanted.im_id, wanted.obj_id):
         mine = np.flatnonzero((rows.im_id == im_id) & (rows.obj_id == obj_id))
@@ -230,7 +231,7 @@ def test_the_table_for_people(tmp_path):
     images = {7: [(1, EYE, (0, 0, 1000)), (2, EYE, (300, 0, 1000))], 8: [(1, EYE, (0, 0, 1000))]}
     data = make_dataset(tmp_path / "cubes", images)
     rows = results((7, 1, 1.0, EYE, (0, 0, 1000)), (7, 2, 1.0, EYE, (0, 200, 700)), (8, 1, 1.0, EYE, (0, 0, 1000)))
-    lines = table.text(evaluate(rows, data, targets((7, 1, 1), (7, 2, 1), (8, 1, 1)))).splitlines()
+    lines = tables.text(evaluate(rows, data, targets((7, 1, 1), (7, 2, 1), (8, 1, 1)))).splitlines()
     words = {line.rsplit("  ", 1)[0][:15].strip(): line[15:].split() for line in lines[:6]}
     header = words["percent"]
     assert "VSD" not in header  # was not asked for
@@ -240,10 +241,10 @@ def test_the_table_for_people(tmp_path):
         assert row[header.index("5°5cm") - 1] == value
     assert len({len(line) for line in lines[:6]}) == 1  # aligned
     assert any("symmetries not considered" in line for line in lines)
-    alone = evaluate(rows, data, bop.Targets(np.array([4]), np.array([7]), None, None))  # images only: AP alone
-    assert "AP" in table.text(alone)
-    assert "0.1d" not in table.text(alone).splitlines()[0]
-    assert table.text({"targets": 0}).startswith("percent")
+    alone = evaluate(rows, data, scenes.Targets(np.array([4]), np.array([7]), None, None))  # images only: AP alone
+    assert "AP" in tables.text(alone)
+    assert "0.1d" not in tables.text(alone).splitlines()[0]
+    assert tables.text({"targets": 0}).startswith("percent")
 
 
 def test_fewer_estimates_than_instances(tmp_path):
@@ -296,7 +297,7 @@ def test_pixel_thresholds_grow_with_the_width_of_the_image(tmp_path):
 
 def test_detection_counts_wrong_estimates(one):
     good, bad = (EYE, (0, 0, 1000)), (EYE, (150, 0, 1000))
-    ask = bop.Targets(np.array([4]), np.array([7]), None, None)  # the BOP'24 form
+    ask = scenes.Targets(np.array([4]), np.array([7]), None, None)  # the BOP'24 form
     report = evaluate(results((7, 1, 0.9, *bad), (7, 1, 0.8, *good)), one, ask)
     assert report["ap"]["mssd"] == 0.5  # the right one comes second at every threshold
     assert report["ar"]["mean"] is None
@@ -309,7 +310,7 @@ def test_detection_ignores_barely_visible_objects(tmp_path):
     images = {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]}
     data = make_dataset(tmp_path / "cubes", images, visibility={7: [0.05, 0.8]})
     hidden, seen = (7, 1, 0.9, EYE, (-200, 0, 1000)), (7, 1, 0.5, EYE, (200, 0, 1000))
-    ask = bop.Targets(np.array([4]), np.array([7]), None, None)
+    ask = scenes.Targets(np.array([4]), np.array([7]), None, None)
     assert evaluate(results(hidden, seen), data, ask)["ap"]["mean"] == 1  # finding the hidden one is no mistake
     assert evaluate(results(seen), data, ask)["ap"]["mean"] == 1  # missing it neither
     wrong = (7, 1, 0.9, EYE, (0, 200, 1000))

@@ -13,11 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import bop_runs, cli, pipeline, refinement, weights
-from monopose.data import bop, bop_results, synth, synth_bop
+from monopose import cli, weights
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import results as bop_results
+from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import noise
-from monopose.methods import coordinates, refiner
+from monopose.objects import bop_pipeline, coordinates, pipeline, refinement, refiner
+from monopose.synthesis import bop_folder
+from monopose.synthesis import scene as synth
 from monopose.types import Camera, Detections, Frame, PoseEstimates
 from shapes import box
 
@@ -46,7 +51,7 @@ def run(tmp_path_factory):
 def data(tmp_path_factory):
     """A data set with 4 pictures in its split `train`."""
     scene = synth.SceneConfig(objects=(2, 2), distractors=(0, 0), distance=(0.3, 0.5))
-    return synth_bop.write_bop(
+    return bop_folder.write_bop(
         list(OBJECTS.values()), tmp_path_factory.mktemp("data"), images=4, camera=CAMERA, scene=scene, workers=0, seed=1
     )
 
@@ -54,7 +59,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def initial(data, tmp_path_factory):
     """Poses in all pictures, roughly where objects are, the images mixed."""
-    truth = bop.open_scene(data / "train/000000").truth
+    truth = scenes.open_scene(data / "train/000000").truth
     pose = torch.eye(4).repeat(len(truth.im_id), 1, 1).double()
     pose[:, :3, :3], pose[:, :3, 3] = torch.from_numpy(truth.R), torch.from_numpy(truth.t)
     pose[:, :2, 3] *= 0.6  # all of them in sight
@@ -230,7 +235,7 @@ def whole_run(run, tmp_path_factory):
     state = coordinates.Model(config, OBJECTS).state_dict()
     weights.save(folder / "coordinates.safetensors", state, method="coordinates", config=config, labels=IDS)
     shutil.copy(run / "refiner.safetensors", folder)
-    bop.write_models(folder / "objects", OBJECTS)
+    writing.write_models(folder / "objects", OBJECTS)
     return folder
 
 
@@ -307,8 +312,8 @@ def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, 
     monkeypatch.setattr(coordinates, "predict", estimator)
     model, targets = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json"
     results = [
-        bop.read_results(
-            bop_runs.predict_bop(model, data, targets, tmp_path / f"{name}_tiny-train.csv", true_boxes=True, refine=refine)
+        results_module.read_results(
+            bop_pipeline.predict_bop(model, data, targets, tmp_path / f"{name}_tiny-train.csv", true_boxes=True, refine=refine)
         )
         for name, refine in (("a", None), ("b", True), ("c", False))
     ]
@@ -318,7 +323,7 @@ def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, 
 
 
 def test_a_partial_run_counts_only_if_it_refined_too(whole_run, data, shifting, monkeypatch, tmp_path):
-    monkeypatch.setattr(bop_runs, "SAVED_EVERY", 1)
+    monkeypatch.setattr(bop_pipeline, "SAVED_EVERY", 1)
     model, targets, out = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json", tmp_path / "a_tiny-train.csv"
     calls = []
 
@@ -330,8 +335,8 @@ def test_a_partial_run_counts_only_if_it_refined_too(whole_run, data, shifting, 
 
     monkeypatch.setattr(coordinates, "predict", counted)
     with pytest.raises(KeyboardInterrupt):
-        bop_runs.predict_bop(model, data, targets, out, true_boxes=True)
-    bop_runs.predict_bop(model, data, targets, out, true_boxes=True, refine=False)
+        bop_pipeline.predict_bop(model, data, targets, out, true_boxes=True)
+    bop_pipeline.predict_bop(model, data, targets, out, true_boxes=True, refine=False)
     assert len(calls) == 3 + 4  # all four images anew
 
 
@@ -346,7 +351,7 @@ def test_every_row_stays_in_its_place(run, initial, data, shifting, tmp_path, ca
     out = tmp_path / "mine_tiny-train.csv"
     assert refine(run, initial, data, out, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    before, after = bop.read_results(initial), bop.read_results(out)
+    before, after = results_module.read_results(initial), results_module.read_results(out)
     n = len(before.im_id)
     assert report == {"results": str(out), "rows": n, "refined": n, "unchanged": {}}
     for name in ("scene_id", "im_id", "obj_id", "score"):
@@ -360,14 +365,14 @@ def test_every_row_stays_in_its_place(run, initial, data, shifting, tmp_path, ca
 
 
 def test_unknown_times_stay_unknown(run, initial, data, shifting, tmp_path):
-    rows = bop.read_results(initial)
+    rows = results_module.read_results(initial)
     start = bop_results.write_results(tmp_path / "other_tiny-train.csv", rows._replace(time=np.full(len(rows.time), -1.0)))
     assert refine(run, start, data, tmp_path / "mine_tiny-train.csv") == 0
-    assert set(bop.read_results(tmp_path / "mine_tiny-train.csv").time.tolist()) == {-1.0}
+    assert set(results_module.read_results(tmp_path / "mine_tiny-train.csv").time.tolist()) == {-1.0}
 
 
 def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data, shifting, tmp_path, capsys):
-    rows = bop.read_results(initial)
+    rows = results_module.read_results(initial)
     first = int(rows.im_id[0])
     bad = [*BAD.values(), (0.0, 0.0, 0.4), (0.123456789012345, 0.0, 0.4)]
     extra = bop_results.Results(
@@ -383,7 +388,7 @@ def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data
         "behind the camera": 2, "outside the picture": 1, "less than 10 pixels wide": 1, "no CAD model of object 77": 1,
         "no CAD model of object 78": 1,
     }  # fmt: skip
-    out = bop.read_results(tmp_path / "mine_tiny-train.csv")
+    out = results_module.read_results(tmp_path / "mine_tiny-train.csv")
     assert np.array_equal(out.t[:6], extra.t)
     assert np.array_equal(out.R[:6], extra.R)
     assert len(set(out.time[out.im_id == first].tolist())) == 1  # BOP: one time per image
@@ -393,8 +398,8 @@ def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data
 
 
 def test_an_interrupted_refinement_goes_on(run, initial, data, shifting, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bop_runs, "SAVED_EVERY", 1)
-    rows = bop.read_results(initial)
+    monkeypatch.setattr(bop_pipeline, "SAVED_EVERY", 1)
+    rows = results_module.read_results(initial)
     start = bop_results.write_results(tmp_path / "other_tiny-train.csv", rows._replace(time=np.full(len(rows.time), -1.0)))
     out = tmp_path / "mine_tiny-train.csv"
     whole = tmp_path / "whole_tiny-train.csv"
@@ -421,13 +426,13 @@ def test_an_interrupted_refinement_goes_on(run, initial, data, shifting, monkeyp
 
 
 def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
-    rows = bop.read_results(initial)
+    rows = results_module.read_results(initial)
     chosen = sorted(set(rows.im_id.tolist()))[1]
     entry = {"scene_id": 0, "im_id": chosen, "obj_id": 5, "inst_count": 1}
     (tmp_path / "targets.json").write_text(json.dumps([entry]))
     out = tmp_path / "mine_tiny-train.csv"
     assert refine(run, initial, data, out, "--targets", tmp_path / "targets.json", "--json") == 0
-    report, after = json.loads(capsys.readouterr().out), bop.read_results(out)
+    report, after = json.loads(capsys.readouterr().out), results_module.read_results(out)
     mine = rows.im_id == chosen
     assert report["refined"] == mine.sum()
     assert report["unchanged"] == {"not among the targets": int((~mine).sum())}
@@ -439,7 +444,7 @@ def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
 
 
 def test_the_network_itself_with_further_starts_and_pictures(run, initial, data, tmp_path, capsys):
-    rows = bop.read_results(initial)
+    rows = results_module.read_results(initial)
     chosen = int(rows.im_id[0])
     mine = rows.im_id == chosen
     (tmp_path / "targets.json").write_text(json.dumps([{"scene_id": 0, "im_id": chosen, "obj_id": 5, "inst_count": 1}]))
@@ -453,15 +458,15 @@ def test_the_network_itself_with_further_starts_and_pictures(run, initial, data,
     pictures = sorted(p.suffix for p in (tmp_path / "debug").rglob("*.*"))
     assert pictures == [".gif"] * mine.sum() + [".png"] * mine.sum()
     assert refine(run, initial, data, again, *more) == 0
-    assert np.array_equal(bop.read_results(out).t, bop.read_results(again).t)  # the starts are not random
+    assert np.array_equal(results_module.read_results(out).t, results_module.read_results(again).t)  # the starts are not random
 
 
 def test_further_starts_are_near():
     poses = frame_with((0.0, 0.0, 0.4), (0.1, 0.0, 0.5))[1]
-    starts = bop_runs._further(poses, OBJECTS, 200, (3, 4))
+    starts = bop_pipeline._further(poses, OBJECTS, 200, (3, 4))
     assert starts.shape == (2, 200, 4, 4)
-    assert torch.equal(starts, bop_runs._further(poses, OBJECTS, 200, (3, 4)))
-    assert not torch.equal(starts, bop_runs._further(poses, OBJECTS, 200, (3, 5)))
+    assert torch.equal(starts, bop_pipeline._further(poses, OBJECTS, 200, (3, 4)))
+    assert not torch.equal(starts, bop_pipeline._further(poses, OBJECTS, 200, (3, 5)))
     sideways = (starts[..., :2, 3] - poses.cam_from_obj[:, None, :2, 3])[0].std()
     assert 0.03 < sideways / OBJECTS[5].diameter < 0.07
 
@@ -505,7 +510,7 @@ def test_missing_camera_picture_and_models(run, initial, data, shifting, tmp_pat
     shutil.copytree(data, mine)
     file = mine / "train/000000/scene_camera.json"
     cameras = json.loads(file.read_text())
-    rows = bop.read_results(initial)
+    rows = results_module.read_results(initial)
     gone = int(rows.im_id[-1])
     out = tmp_path / "mine_tiny-train.csv"
     file.write_text(json.dumps({k: v for k, v in cameras.items() if int(k) != gone}))
@@ -552,13 +557,13 @@ def test_meshes_without_normals_colours_or_texture(run, initial, data, tmp_path,
         points = [" ".join(f"{1000 * x:.6f}" for x in p) for p in shape.vertices.tolist()]
         faces = ["3 " + " ".join(map(str, f)) for f in shape.faces.tolist()]
         (mine / f"models/obj_{i:06d}.ply").write_text("\n".join([*header, *points, *faces]) + "\n")
-    bare = bop.read_models(mine / "models")
+    bare = models_module.read_models(mine / "models")
     assert bare[5].colors is None
     assert bare[5].texture is None
     assert refine(run, initial, mine, tmp_path / "mine_tiny-train.csv", "--outer", 1, "--inner", 1, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["unchanged"]) <= {"not held for better than it was"}
-    assert np.isfinite(bop.read_results(tmp_path / "mine_tiny-train.csv").t).all()
+    assert np.isfinite(results_module.read_results(tmp_path / "mine_tiny-train.csv").t).all()
 
 
 def test_flags_that_contradict(capsys):
@@ -578,7 +583,7 @@ def test_flags_reach_the_pipeline(monkeypatch, tmp_path, capsys, flags, asked):
 
     fake = SimpleNamespace(predict=predict, models={}, names={5: "can"})
     monkeypatch.setattr(pipeline, "load", lambda *args: fake)
-    monkeypatch.setattr(bop_runs, "predict_bop", lambda *args, **kwargs: seen.append(
+    monkeypatch.setattr(bop_pipeline, "predict_bop", lambda *args, **kwargs: seen.append(
         {k: v for k, v in kwargs.items() if k == "refine"}
     ) or "x.csv")  # fmt: skip
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "photo.png")

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from monopose import demo, refinement, train, weights
-from monopose.data import bop, dataset, synth, synth_bop
+from monopose import demo, weights
+from monopose.datasets.bop import models as bop
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.methods import refiner
-from monopose.nets import matching
 from monopose.nets.backbones import Backbone
+from monopose.objects import refinement, refiner, refiner_networks, training
+from monopose.objects import samples as dataset
 from monopose.render.scene import render_scene
+from monopose.synthesis import bop_folder
+from monopose.synthesis import scene as synth
 from monopose.types import Camera, Symmetries
 from shapes import box, half_turn
 
@@ -54,7 +56,7 @@ class TinyBackbone(Backbone):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(matching, "backbone", lambda *_: TinyBackbone())
+    monkeypatch.setattr(refiner_networks, "backbone", lambda *_: TinyBackbone())
 
 
 def network(config=TINY, objects=OBJECTS):
@@ -247,7 +249,7 @@ def test_the_photo_is_cut_where_the_object_is_rendered(tiny):
     miss = {}
     for shift in (-0.5, 0.0, 0.5):
         grid = (camera_ops.pixel_grid((64, 64)) + shift)[None]
-        miss[shift] = float((matching.sample(now.observed, grid) - now.rendered).abs()[:, :, 4:-4, 4:-4].mean())
+        miss[shift] = float((refiner_networks.sample(now.observed, grid) - now.rendered).abs()[:, :, 4:-4, 4:-4].mean())
     assert miss[0.0] < 0.02
     assert miss[0.0] < 0.6 * min(miss[-0.5], miss[0.5])
     assert miss[-0.5] == pytest.approx(miss[0.5], rel=0.2)
@@ -273,13 +275,13 @@ def test_pictures_are_normalised_once():
 def test_places_are_not_rounded_under_autocast(tiny, monkeypatch, batch):
     """bfloat16 has eight bits: a pixel of a crop of 128 would be known to half a pixel."""
     model, found = network().eval(), []
-    look_up = matching.look_up
+    look_up = refiner_networks.look_up
 
     def watched(pyramid, centres, radius):
         found.append((pyramid[0], centres))
         return look_up(pyramid, centres, radius)
 
-    monkeypatch.setattr(matching, "look_up", watched)
+    monkeypatch.setattr(refiner_networks, "look_up", watched)
     with torch.no_grad():
         plain = model.round(model.gather([model.objects[1]] * 4, "cpu"), batch["image"], batch["K"], batch["start"], 1)
         with torch.autocast("cpu", torch.bfloat16):
@@ -623,11 +625,11 @@ def test_the_same_on_cuda(tiny, batch):
 
 def test_training_goes_on_where_it_stopped(tmp_path):
     K = torch.tensor([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
-    data = synth_bop.write_bop([PLAIN, SYMMETRIC], tmp_path / "data", images=2, camera=Camera(K, (96, 128)), workers=0, seed=1)
+    data = bop_folder.write_bop([PLAIN, SYMMETRIC], tmp_path / "data", images=2, camera=Camera(K, (96, 128)), workers=0, seed=1)
 
     def run(steps, **more):
-        few = train.TrainConfig(steps=steps, batch_size=2, workers=0, checkpoint_minutes=1e6)
-        return train.train("refiner", data, tmp_path / "run", config=few, method_config=TINY, progress_bar=False, **more)
+        few = training.TrainConfig(steps=steps, batch_size=2, workers=0, checkpoint_minutes=1e6)
+        return training.train("refiner", data, tmp_path / "run", config=few, method_config=TINY, progress_bar=False, **more)
 
     file = run(2)
     before = weights.read(file)

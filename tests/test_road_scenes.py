@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import kitti, nuscenes, road_layout, road_paint, road_scenes, vehicles
-from monopose.data.road_layout import RoadConfig, Street
-from monopose.data.road_scenes import RoadPictures
+from monopose.data import road_paint
+from monopose.datasets import kitti, nuscenes
 from monopose.geometry import boxes3d
 from monopose.geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.render.scene import render_masks
+from monopose.synthesis import road_layout, road_scene
+from monopose.synthesis.road_layout import RoadConfig, Street
+from monopose.synthesis.road_scene import RoadPictures
+from monopose.synthesis.shapes import vehicles
 from monopose.types import Camera
 
 CONFIG = RoadConfig(size=(96, 320), shapes=2)
@@ -116,9 +119,9 @@ def test_truncation_is_the_share_beyond_the_edge():
         x = edge + (beyond - 0.5) * wide
         pose = boxes3d.from_yaw(torch.tensor([x, 0.0, 20.0], dtype=torch.float64), yaw)
         want = min(max(beyond, 0.0), 1.0)
-        assert road_scenes.truncated(model, pose, camera) == pytest.approx(want, abs=0.06)
+        assert road_scene.truncated(model, pose, camera) == pytest.approx(want, abs=0.06)
     behind = boxes3d.from_yaw(torch.tensor([0.0, 0.0, -9.0], dtype=torch.float64), yaw)
-    assert road_scenes.truncated(model, behind, camera) == 1.0
+    assert road_scene.truncated(model, behind, camera) == 1.0
 
 
 def test_places_on_the_street_and_headings_agree():
@@ -158,9 +161,9 @@ def test_the_street_is_painted_where_it_is():
 
 def test_samples_and_batches():
     config = RoadConfig(size=(96, 320), shapes=2, objects=(1, 4))
-    dataset = road_scenes.RoadSamples(config, seed=2, last=3)
+    dataset = road_scene.RoadSamples(config, seed=2, last=3)
     samples = [dataset[i] for i in range(3)]
-    batch = road_scenes.collate(samples)
+    batch = road_scene.collate(samples)
     assert len(dataset) == 3
     with pytest.raises(IndexError, match="picture 3 of 3"):
         dataset[3]
@@ -179,7 +182,7 @@ def test_samples_and_batches():
 
 def test_a_folder_reads_back_and_goes_on(tmp_path):
     config = RoadConfig(size=(64, 224), shapes=2, objects=(2, 6))
-    out = road_scenes.write_road(tmp_path / "road", images=3, config=config, seed=4, workers=0)
+    out = road_scene.write_road(tmp_path / "road", images=3, config=config, seed=4, workers=0)
     frames = kitti.read(out)
     assert [f.name for f in frames] == ["000000", "000001", "000002"]
     for i, frame in enumerate(frames):
@@ -208,15 +211,15 @@ def test_a_folder_reads_back_and_goes_on(tmp_path):
     (out / "label_2" / "000002.txt").unlink()  # killed before it was written
     (out / "infos" / "000002.json").unlink()
     before = (out / "image_2" / "000000.png").stat().st_mtime_ns
-    road_scenes.write_road(out, images=3, config=config, seed=4, workers=0)
+    road_scene.write_road(out, images=3, config=config, seed=4, workers=0)
     assert (out / "label_2" / "000002.txt").read_bytes() == late
     assert (out / "image_2" / "000000.png").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="was started with another seed"):
-        road_scenes.write_road(out, images=3, config=config, seed=5, workers=0)
+        road_scene.write_road(out, images=3, config=config, seed=5, workers=0)
     (tmp_path / "other" / "image_2").mkdir(parents=True)
     (tmp_path / "other" / "image_2" / "000000.png").write_bytes(b"")
     with pytest.raises(ValueError, match="holds files that were not made here"):
-        road_scenes.write_road(tmp_path / "other", images=1, workers=0)
+        road_scene.write_road(tmp_path / "other", images=1, workers=0)
 
 
 @pytest.mark.parametrize(
@@ -247,4 +250,4 @@ def test_a_road_may_be_empty():
     empty = [p for p in pictures if not len(p.frame.objects)]
     assert empty
     assert float(empty[0].image.std()) > 5
-    assert road_scenes.sample(empty[0])["cam_from_obj"].shape == (0, 4, 4)
+    assert road_scene.sample(empty[0])["cam_from_obj"].shape == (0, 4, 4)

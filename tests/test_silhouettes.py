@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monopose.geometry import rotation, se3
-from monopose.methods import silhouettes
+from monopose.objects import silhouettes
 from shapes import box
 
 K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 590.0, 240.0], [0.0, 0.0, 1.0]])

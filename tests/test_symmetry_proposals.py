@@ -6,8 +6,8 @@ import torch
 import trimesh
 
 from monopose.geometry.symmetry import transforms
-from monopose.mesh import load_mesh, surface_samples
-from monopose.symmetry_proposals import propose_symmetries
+from monopose.mesh.loading import load_mesh, surface_samples
+from monopose.mesh.symmetries import propose_symmetries
 
 CREATE = trimesh.creation
 MOVED = trimesh.transformations.random_rotation_matrix(np.array([0.1, 0.5, 0.9]))

@@ -15,8 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.data import bop, dataset, synth, synth_bop
+from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
+from monopose.objects import samples
+from monopose.synthesis import bop_folder
+from monopose.synthesis import scene as synth
 from monopose.types import Camera, Symmetries
 from shapes import box, half_turn
 
@@ -199,13 +203,13 @@ def test_backgrounds_are_rgb_and_not_larger_than_asked(tmp_path):
 def written(out, images=6, **more):
     turn = Symmetries(discrete=half_turn(2)[None])
     objects = [box(obj_id=2, symmetries=turn), *OBJECTS[1:]]
-    return synth_bop.write_bop(
+    return bop_folder.write_bop(
         objects, out, **{"images": images, "camera": CAMERA, "scene": CONFIG, "workers": 0, "seed": 4, **more}
     )
 
 
 def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
-    from monopose.check_folder import check_bop
+    from monopose.datasets.bop.check import check_bop
 
     out = written(tmp_path / "set")
     report = check_bop(out)
@@ -213,15 +217,15 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
     assert report.models == [2, 5, 7]
     assert report.images == {"train": 6}
 
-    models = bop.read_models(out / "models")
+    models = models_module.read_models(out / "models")
     assert torch.equal(models[2].symmetries.discrete, half_turn(2)[None])
     torch.testing.assert_close(models[7].vertices, OBJECTS[2].vertices, atol=1e-7, rtol=0)
-    scene = bop.open_scene(out / "train" / "000000")
+    scene = scenes.open_scene(out / "train" / "000000")
     assert scene.im_ids.tolist() == list(range(6))
-    drawn = synth_bop.Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, 6, 4)
+    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, 6, 4)
     seen = 0
     for im_id in range(6):
-        frame, (truth, _) = bop.read_frame(scene, im_id), drawn[im_id]
+        frame, (truth, _) = scenes.read_frame(scene, im_id), drawn[im_id]
         torch.testing.assert_close(frame.camera.K, CAMERA.K)
         assert torch.equal(frame.instances.labels, truth.instances.labels)
         torch.testing.assert_close(frame.instances.cam_from_obj, truth.instances.cam_from_obj, atol=2e-6, rtol=0)
@@ -231,20 +235,20 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
         assert (frame.depth - truth.depth).abs().max() < 1e-4
         seen += len(frame.instances)
     assert seen >= 6
-    targets = bop.read_targets(out / "train_targets_bop19.json")
+    targets = scenes.read_targets(out / "train_targets_bop19.json")
     assert set(targets.obj_id.tolist()) <= {2, 5, 7}
 
 
 def test_a_longer_set_starts_with_the_shorter_one_and_fills_several_scenes(tmp_path, monkeypatch):
-    monkeypatch.setattr(synth_bop, "_SCENE", 4)
+    monkeypatch.setattr(bop_folder, "_SCENE", 4)
     written(tmp_path, 3)
     first = (tmp_path / "train/000000/rgb/000001.png").read_bytes()
     stamp = (tmp_path / "train/000000/rgb/000001.png").stat().st_mtime_ns
     written(tmp_path, 6)
     assert (tmp_path / "train/000000/rgb/000001.png").read_bytes() == first
     assert (tmp_path / "train/000000/rgb/000001.png").stat().st_mtime_ns == stamp  # not drawn again
-    assert bop.count_images(tmp_path / "train/000000") == 4
-    assert bop.count_images(tmp_path / "train/000001") == 2
+    assert writing.count_images(tmp_path / "train/000000") == 4
+    assert writing.count_images(tmp_path / "train/000001") == 2
     a = (tmp_path / "train/000000/rgb/000000.png").read_bytes()
     assert (tmp_path / "train/000001/rgb/000000.png").read_bytes() != a
 
@@ -275,31 +279,31 @@ def test_going_on_otherwise_is_refused(tmp_path):
         (OBJECTS[1:], r"started with other meshes \(objects \[2, 5, 7\], now \[5, 7\]\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            synth_bop.write_bop(models, out, images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+            bop_folder.write_bop(models, out, images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
     assert {p: p.read_bytes() for p in out.glob("**/*") if p.is_file()} == before
 
     # other symmetries are welcome, as are the folder's own models, wherever the folder and the photos lie by now
     out.rename(tmp_path / "moved")
-    own = list(bop.read_models(tmp_path / "moved" / "models").values())
-    synth_bop.write_bop(own, tmp_path / "moved", images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
-    synth_bop.write_bop(OBJECTS, tmp_path / "moved", images=3, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
-    assert bop.count_images(tmp_path / "moved/train/000000") == 3
+    own = list(models_module.read_models(tmp_path / "moved" / "models").values())
+    bop_folder.write_bop(own, tmp_path / "moved", images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+    bop_folder.write_bop(OBJECTS, tmp_path / "moved", images=3, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
+    assert writing.count_images(tmp_path / "moved/train/000000") == 3
 
 
 def test_meshes_with_textures_are_recognised(tmp_path):
     """As read from any file, against what is written of them."""
-    demo = bop.read_models(Path(synth.__file__).parents[1] / "assets" / "demo" / "objects")
-    bop.write_models(tmp_path, demo)
+    demo = models_module.read_models(Path(synth.__file__).parents[1] / "assets" / "demo" / "objects")
+    writing.write_models(tmp_path, demo)
     assert any(m.texture is not None for m in demo.values())
-    written = bop.read_models(tmp_path)
-    assert synth_bop._unlike(demo, written) == ""
+    written = models_module.read_models(tmp_path)
+    assert bop_folder._unlike(demo, written) == ""
     i, textured = next((i, m) for i, m in demo.items() if m.texture is not None)
-    assert synth_bop._unlike(demo | {i: replace(textured, texture=1 - textured.texture)}, written).endswith("other texture")
-    assert synth_bop._unlike(demo | {i: replace(textured, texture=None, uv=None)}, written).endswith("other texture")
+    assert bop_folder._unlike(demo | {i: replace(textured, texture=1 - textured.texture)}, written).endswith("other texture")
+    assert bop_folder._unlike(demo | {i: replace(textured, texture=None, uv=None)}, written).endswith("other texture")
 
 
 def test_a_second_split_and_a_start_without_pictures(tmp_path, monkeypatch):
-    from monopose.check_folder import check_bop
+    from monopose.datasets.bop.check import check_bop
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -337,10 +341,10 @@ def test_photos_are_known_by_content_not_by_place(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "inner").mkdir(parents=True)
         Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / name / "inner" / "x.png")
-    assert synth_bop._photos(tmp_path / "a") == synth_bop._photos(str(tmp_path / "b"))
+    assert bop_folder._photos(tmp_path / "a") == bop_folder._photos(str(tmp_path / "b"))
     Image.fromarray(np.zeros((90, 100, 3), np.uint8)).save(tmp_path / "b" / "inner" / "y.png")
-    assert synth_bop._photos(tmp_path / "a") != synth_bop._photos(tmp_path / "b")
-    assert synth_bop._photos(None) is None
+    assert bop_folder._photos(tmp_path / "a") != bop_folder._photos(tmp_path / "b")
+    assert bop_folder._photos(None) is None
 
 
 def test_scene_config_is_checked():
@@ -359,7 +363,7 @@ def test_scene_config_is_checked():
 def test_bad_models_are_named(tmp_path):
     for models in ([], [box(obj_id=1), box(obj_id=1)], [box(obj_id=0)]):
         with pytest.raises(ValueError, match="distinct obj_id >= 1, got"):
-            synth_bop.write_bop(models, tmp_path / "set")
+            bop_folder.write_bop(models, tmp_path / "set")
     with pytest.raises(ValueError, match="images must be at least 1, got 0"):
         written(tmp_path / "set", 0)
     assert not (tmp_path / "set").exists()
@@ -380,28 +384,28 @@ def test_killed_and_started_again_is_complete_and_the_same(tmp_path, monkeypatch
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
     index = out / "train/000000/scene_camera.json"
     for _ in range(3000):
-        if index.is_file() and bop.count_images(index.parent) >= 4:
+        if index.is_file() and writing.count_images(index.parent) >= 4:
             break
         assert process.poll() is None, "the writer ended by itself"
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = bop.count_images(index.parent)
+    done = writing.count_images(index.parent)
     assert 4 <= done < 400
 
-    monkeypatch.setattr(synth_bop, "_CHUNK", 2)
+    monkeypatch.setattr(bop_folder, "_CHUNK", 2)
     wanted = done + 3
     written(out, wanted)
-    from monopose.check_folder import check_bop
+    from monopose.datasets.bop.check import check_bop
 
     assert check_bop(out).problems == []
-    scene = bop.open_scene(index.parent)
+    scene = scenes.open_scene(index.parent)
     assert scene.im_ids.tolist() == list(range(wanted))
     assert len(json.loads((index.parent / "scene_gt_coco.json").read_text())["images"]) == wanted
-    drawn = synth_bop.Frames(dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, wanted, 4)
+    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, wanted, 4)
     for im_id in (0, done - 1, done, wanted - 1):  # as if nothing had happened
         truth, _ = drawn[im_id]
-        frame = bop.read_frame(scene, im_id)
+        frame = scenes.read_frame(scene, im_id)
         torch.testing.assert_close(frame.image, truth.image)
         torch.testing.assert_close(frame.instances.cam_from_obj, truth.instances.cam_from_obj, atol=2e-6, rtol=0)
         assert torch.equal(frame.instances.masks, truth.instances.masks)

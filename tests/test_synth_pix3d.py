@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import furniture, pix3d, synth_pix3d
+from monopose.datasets import pix3d
 from monopose.geometry import se3, viewpoints
 from monopose.geometry.boxes import from_masks
 from monopose.geometry.camera import project
 from monopose.render.scene import render_masks
+from monopose.synthesis import pix3d_folder
+from monopose.synthesis.shapes import furniture
 from monopose.types import ObjectModel
 
 SIZE = (96, 128)
@@ -26,7 +28,7 @@ def models() -> dict[str, list[ObjectModel]]:  # with legs that are no thinner t
 
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory) -> Path:
-    return synth_pix3d.write_pix3d(tmp_path_factory.mktemp("set"), models, images=12, size=SIZE, seed=3, workers=0)
+    return pix3d_folder.write_pix3d(tmp_path_factory.mktemp("set"), models, images=12, size=SIZE, seed=3, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_written_pose_lays_the_model_on_its_mask(records):
         assert (mask & ~whole).sum() <= 3  # the file's pose and model are rounded
         if record.truncated or record.occluded or record.slightly_occluded:
             continue
-        assert mask.sum() >= (synth_pix3d.SLIGHT - 0.002) * whole.sum()
+        assert mask.sum() >= (pix3d_folder.SLIGHT - 0.002) * whole.sum()
         if (mask ^ whole).sum() > 3:  # a few pixels are hidden, at its edge perhaps
             continue
         seen = project(se3.transform(record.cam_from_obj, model.vertices.double()), record.K.double()) + 0.5
@@ -97,8 +99,8 @@ def test_the_stated_viewpoint_is_that_of_the_pose(folder, records):
 
 
 def test_cameras_and_flags_are_as_asked_for(models):
-    views, rng = synth_pix3d.Views(), np.random.default_rng(0)
-    angles = torch.stack([synth_pix3d.random_angles(views, rng) for _ in range(4000)]).rad2deg()
+    views, rng = pix3d_folder.Views(), np.random.default_rng(0)
+    angles = torch.stack([pix3d_folder.random_angles(views, rng) for _ in range(4000)]).rad2deg()
     front = (torch.remainder(angles[:, 0] + 180, 360) - 180).abs()
     assert 0.59 < (front < 60).float().mean() < 0.65  # 0.65 x 0.77 + 0.35 / 3
     assert 0.03 < (front > 150).float().mean() < 0.09  # 0.35 / 6 and few of the others
@@ -111,8 +113,8 @@ def test_cameras_and_flags_are_as_asked_for(models):
     for truncated in (0.0, 1.0):
         asked = replace(views, truncated=truncated)
         for _ in range(20):
-            wanted = synth_pix3d.random_angles(asked, rng)
-            pose = synth_pix3d.place(model, wanted, K, SIZE, asked, rng)
+            wanted = pix3d_folder.random_angles(asked, rng)
+            pose = pix3d_folder.place(model, wanted, K, SIZE, asked, rng)
             assert torch.allclose(pix3d.angles_of(pose), viewpoints.wrapped(wanted), atol=1e-6)
             seen = project(se3.transform(pose, model.vertices.double()), K.double()) + 0.5
             limits = torch.tensor([SIZE[1], SIZE[0]])
@@ -124,10 +126,10 @@ def test_cameras_and_flags_are_as_asked_for(models):
 
 
 def test_flags_say_what_is_seen(models):
-    views = replace(synth_pix3d.Views(), occluders=1.0, truncated=0.0)
+    views = replace(pix3d_folder.Views(), occluders=1.0, truncated=0.0)
     kinds = set()
     for i in range(25):
-        picture = synth_pix3d.draw(models["bed"][0], SIZE, [], views, np.random.default_rng(i))
+        picture = pix3d_folder.draw(models["bed"][0], SIZE, [], views, np.random.default_rng(i))
         entry = picture.entry
         assert not (entry["occluded"] and entry["slightly_occluded"])
         pose = pix3d.pose_from_pix3d(entry["rot_mat"], entry["trans_mat"])
@@ -135,15 +137,15 @@ def test_flags_say_what_is_seen(models):
         K = torch.tensor([[f, 0, (SIZE[1] - 1) / 2], [0, f, (SIZE[0] - 1) / 2], [0, 0, 1]])
         whole = render_masks([models["bed"][0]], pose[None].float(), K, SIZE).masks_full[0]
         share = picture.mask.sum() / float(whole.sum())
-        assert entry["occluded"] == (share < synth_pix3d.HEAVY)
-        assert entry["slightly_occluded"] == (synth_pix3d.HEAVY <= share < synth_pix3d.SLIGHT)
+        assert entry["occluded"] == (share < pix3d_folder.HEAVY)
+        assert entry["slightly_occluded"] == (pix3d_folder.HEAVY <= share < pix3d_folder.SLIGHT)
         kinds.add((entry["occluded"], entry["slightly_occluded"]))
     assert len(kinds) == 3
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_files(models, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(synth_pix3d, "_CHUNK", 7)
-    draw, made = synth_pix3d.draw, []
+    monkeypatch.setattr(pix3d_folder, "_CHUNK", 7)
+    draw, made = pix3d_folder.draw, []
 
     def dies(*args):
         if len(made) == 17:
@@ -151,21 +153,21 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(models, folder, tmp_path,
         made.append(1)
         return draw(*args)
 
-    monkeypatch.setattr(synth_pix3d, "draw", dies)
+    monkeypatch.setattr(pix3d_folder, "draw", dies)
     with pytest.raises(KeyboardInterrupt):
-        synth_pix3d.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0)
+        pix3d_folder.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0)
     assert len(json.loads((tmp_path / "pix3d.json").read_text())) == 14
     assert len(pix3d.read(tmp_path)) == 14  # what is there can be used
     made.clear()
-    monkeypatch.setattr(synth_pix3d, "draw", lambda *args: (made.append(1), draw(*args))[1])
-    synth_pix3d.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0)
+    monkeypatch.setattr(pix3d_folder, "draw", lambda *args: (made.append(1), draw(*args))[1])
+    pix3d_folder.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0)
     assert len(made) == 36 - 14
     assert _files(tmp_path) == _files(folder)
 
 
 def test_workers_do_not_change_the_pictures_and_a_set_can_grow(models, folder, tmp_path):
     for images in (1, 2):
-        synth_pix3d.write_pix3d(tmp_path, models, images=images, size=SIZE, seed=3, workers=2)
+        pix3d_folder.write_pix3d(tmp_path, models, images=images, size=SIZE, seed=3, workers=2)
     written, all_files = _files(tmp_path), _files(folder)
     pictures = [name for name in written if name.endswith((".jpg", ".png"))]
     assert len(pictures) == 12
@@ -174,31 +176,31 @@ def test_workers_do_not_change_the_pictures_and_a_set_can_grow(models, folder, t
 
 def test_pictures_of_two_kinds_are_not_mixed(models, folder, tmp_path):
     with pytest.raises(ValueError, match="seed: 3, now it is 4"):
-        synth_pix3d.write_pix3d(folder, models, images=12, size=SIZE, seed=4, workers=0)
+        pix3d_folder.write_pix3d(folder, models, images=12, size=SIZE, seed=4, workers=0)
     with pytest.raises(ValueError, match="shapes: other ones"):
-        synth_pix3d.write_pix3d(folder, {"bed": models["bed"]}, images=12, size=SIZE, seed=3, workers=0)
+        pix3d_folder.write_pix3d(folder, {"bed": models["bed"]}, images=12, size=SIZE, seed=3, workers=0)
     with pytest.raises(ValueError, match="holds 36 pictures, more than the 3"):
-        synth_pix3d.write_pix3d(folder, models, images=1, size=SIZE, seed=3, workers=0)
+        pix3d_folder.write_pix3d(folder, models, images=1, size=SIZE, seed=3, workers=0)
     (tmp_path / "pix3d.json").write_text("[]")
     with pytest.raises(ValueError, match="not rendered here"):
-        synth_pix3d.write_pix3d(tmp_path, models, images=1, size=SIZE, workers=0)
+        pix3d_folder.write_pix3d(tmp_path, models, images=1, size=SIZE, workers=0)
 
 
 def test_what_cannot_be_written_is_refused(models, tmp_path):
     chair = models["chair"][0]
     with pytest.raises(ValueError, match="at least one shape"):
-        synth_pix3d.write_pix3d(tmp_path, {}, images=1)
+        pix3d_folder.write_pix3d(tmp_path, {}, images=1)
     with pytest.raises(ValueError, match="name of 2 shapes"):
-        synth_pix3d.write_pix3d(tmp_path, {"chair": [chair, chair]}, images=1)
+        pix3d_folder.write_pix3d(tmp_path, {"chair": [chair, chair]}, images=1)
     with pytest.raises(ValueError, match="letters, digits"):
-        synth_pix3d.write_pix3d(tmp_path, {"chair": [replace(chair, name="../x")]}, images=1)
+        pix3d_folder.write_pix3d(tmp_path, {"chair": [replace(chair, name="../x")]}, images=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_furniture_of_every_category():
-    shapes = synth_pix3d.furniture_models(2, seed=5)
+    shapes = pix3d_folder.furniture_models(2, seed=5)
     assert tuple(shapes) == furniture.CATEGORIES
     assert [m.name for m in shapes["sofa"]] == ["sofa_05", "sofa_06"]
     assert math.isclose(shapes["sofa"][0].diameter, furniture.shape("sofa", 5).diameter)
     with pytest.raises(ValueError, match="at least 1"):
-        synth_pix3d.furniture_models(0)
+        pix3d_folder.furniture_models(0)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import tableware, turned
 from monopose.geometry import symmetry
-from monopose.mesh import merged
+from monopose.mesh.loading import merged
+from monopose.synthesis.shapes import solids, tableware
 from monopose.types import ObjectModel
 
 SEEDS = range(8)
@@ -94,7 +94,7 @@ def test_handles_point_along_x(shapes):
 def test_the_ends_of_handles_are_hidden_in_the_wall(shapes):
     """No vertex of the tube may come out inside the mug: seen from above along the axis there is only the turned part."""
     for model in shapes["mug"]:
-        tube = model.uv[:, 1] < 0.5 * turned.SPARE / turned.ROWS
+        tube = model.uv[:, 1] < 0.5 * solids.SPARE / solids.ROWS
         tube &= (model.uv[:, 0] - 0.5).abs() < 1e-6
         ends, wall = model.vertices[tube], model.vertices[~tube]
         radius = wall[:, :2].norm(dim=-1)
@@ -109,7 +109,7 @@ def test_only_mugs_have_no_symmetry_and_the_others_are_round(shapes):
         assert model.symmetries.any == (not model.name.startswith("mug"))
         if not model.symmetries.any:
             continue
-        turn = symmetry.transforms(model.symmetries, turned.SIDES)[1]  # by one side
+        turn = symmetry.transforms(model.symmetries, solids.SIDES)[1]  # by one side
         moved = model.vertices @ turn[:3, :3].mT + turn[:3, 3]
         assert float(torch.cdist(moved.double(), model.vertices.double()).amin(1).max()) < 1e-6
 

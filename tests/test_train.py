@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from monopose import train, weights
-from monopose.data import bop, synth_bop
-from monopose.methods import coordinates, detector
+from monopose import weights
+from monopose.datasets.bop import writing
+from monopose.detection import detector
+from monopose.objects import coordinates, training
+from monopose.synthesis import bop_folder
 from monopose.types import Camera
 from shapes import box
 
@@ -25,12 +27,12 @@ TINY = {
     ),
     "detector": detector.small(IDS, image_height=64, image_width=64, pretrained=False, channels=16),
 }
-FEW = train.TrainConfig(steps=3, batch_size=2, workers=0, checkpoint_minutes=1e6)
+FEW = training.TrainConfig(steps=3, batch_size=2, workers=0, checkpoint_minutes=1e6)
 
 
 def run(data, out, method="coordinates", config=None, **changes):
     """A training of seconds; `changes` are fields of `TrainConfig`, also used by the script below."""
-    return train.train(
+    return training.train(
         method, data, out, config=replace(FEW, **changes), method_config=config or TINY[method], progress_bar=False
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ def _threads():
 def data(tmp_path_factory):
     """A data set of two boxes with four pictures in its split `train`."""
     K = torch.tensor([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
-    return synth_bop.write_bop(
+    return bop_folder.write_bop(
         [box(obj_id=2), box((0.05, 0.07, 0.06), obj_id=5)], tmp_path_factory.mktemp("data"),
         images=4, camera=Camera(K, (96, 128)), workers=0, seed=1,
     )  # fmt: skip
@@ -156,7 +158,7 @@ def test_the_learning_rate_rises_falls_and_is_half_for_the_backbone(data, tmp_pa
 @pytest.mark.parametrize("method", ["coordinates", "detector"])
 def test_both_methods_learn_from_a_written_split(data, tmp_path, method):
     out = tmp_path / "run"
-    file = train.train(
+    file = training.train(
         method,
         data,
         out,
@@ -179,14 +181,14 @@ def test_the_detector_learns_from_drawn_scenes(data, tmp_path):
 @pytest.mark.parametrize("method", ["coordinates", "detector"])
 def test_half_precision_on_a_cpu_changes_the_arithmetic_alone(data, tmp_path, monkeypatch, method):
     seen, states = [], []
-    forward = train.METHODS[method].recipe.loss
+    forward = training.METHODS[method].recipe.loss
 
     def loss(model, output, batch):
         seen.append(torch.is_autocast_enabled("cpu"))
         return forward(model, output, batch)
 
-    recipe = train.METHODS[method].recipe._replace(loss=loss)
-    monkeypatch.setitem(train.METHODS, method, train.METHODS[method]._replace(recipe=recipe))
+    recipe = training.METHODS[method].recipe._replace(loss=loss)
+    monkeypatch.setitem(training.METHODS, method, training.METHODS[method]._replace(recipe=recipe))
     for half in (False, True):
         monkeypatch.setattr("monopose.learning.multiplies_bfloat16", lambda half=half: half)
         run(data, tmp_path / str(half), method, steps=2)
@@ -211,13 +213,13 @@ def test_the_adversarial_run_counts_batches_and_leaves_the_discriminator_out(dat
 def _losses(monkeypatch, spoil):
     """Let `spoil(n)` say whether the n-th loss is NaN."""
     count = iter(range(10**6))
-    entry = train.METHODS["coordinates"]
+    entry = training.METHODS["coordinates"]
 
     def loss(model, output, batch):
         losses = entry.recipe.loss(model, output, batch)
         return {**losses, "coordinates": losses["coordinates"] * float("nan")} if spoil(next(count)) else losses
 
-    monkeypatch.setitem(train.METHODS, "coordinates", entry._replace(recipe=entry.recipe._replace(loss=loss)))
+    monkeypatch.setitem(training.METHODS, "coordinates", entry._replace(recipe=entry.recipe._replace(loss=loss)))
 
 
 def test_gradients_that_are_not_finite_are_skipped(data, tmp_path, monkeypatch):
@@ -257,18 +259,18 @@ def test_bad_arguments_are_answered(data, tmp_path):
     with pytest.raises(ValueError, match="unknown method 'coordinate'; choose one of coordinates, probabilistic, refiner"):
         run(data, tmp_path, "coordinate", config=TINY["coordinates"])
     with pytest.raises(ValueError, match=r"no CAD model for object\(s\) \[99\]"):
-        train.train("coordinates", data, tmp_path, obj_ids=(2, 99), config=FEW, progress_bar=False)
+        training.train("coordinates", data, tmp_path, obj_ids=(2, 99), config=FEW, progress_bar=False)
     assert not (tmp_path / "objects").exists()
 
 
 def test_objects_are_thinned_for_training_only(data, tmp_path):
-    bop.write_models(tmp_path / "models", {2: box(obj_id=2, cells=20)})
-    (model,) = train.read_objects(tmp_path, (), 500).values()
+    writing.write_models(tmp_path / "models", {2: box(obj_id=2, cells=20)})
+    (model,) = training.read_objects(tmp_path, (), 500).values()
     assert len(model.faces) <= 500
-    assert len(train.read_objects(tmp_path)[2].faces) == 6 * 2 * 20 * 20
-    camera = train.read_data_camera(tmp_path)
+    assert len(training.read_objects(tmp_path)[2].faces) == 6 * 2 * 20 * 20
+    camera = training.read_data_camera(tmp_path)
     assert camera.size == (480, 640)
-    assert train.read_data_camera(data).size == (96, 128)
+    assert training.read_data_camera(data).size == (96, 128)
 
 
 def test_two_processes_train_one_model(data, tmp_path):

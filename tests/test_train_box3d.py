@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import box3d_commands, box3d_pipeline, cli, train_box3d, weights
-from monopose.data import kitti, nuscenes, road_scenes
-from monopose.data.road import no_objects
+from monopose import cli, weights
+from monopose.datasets import kitti, nuscenes
+from monopose.datasets.road import no_objects
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
-from monopose.learning import TrainConfig
-from monopose.methods import box3d
+from monopose.road import commands, inference, pipeline, training
+from monopose.road import network as network_module
+from monopose.synthesis import road_scene
+from monopose.training.loop import TrainConfig
 
 KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti_mini"
 NUSCENES = Path(__file__).parents[2] / "shared" / "data" / "nuscenes_mini_sample"
@@ -29,16 +31,16 @@ TINY |= {"hidden": 16, "object_hidden": 16, "dense_widths": [16, 8]}
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
-    config = road_scenes.RoadConfig(size=SIZE, shapes=2, objects=(4, 6))
-    return road_scenes.write_road(tmp_path_factory.mktemp("data") / "road", images=3, config=config, seed=3, workers=0)
+    config = road_scene.RoadConfig(size=SIZE, shapes=2, objects=(4, 6))
+    return road_scene.write_road(tmp_path_factory.mktemp("data") / "road", images=3, config=config, seed=3, workers=0)
 
 
 @pytest.fixture(scope="module")
 def run(road, tmp_path_factory):
     """A network of two steps."""
     out = tmp_path_factory.mktemp("run") / "road"
-    config = train_box3d.configured(road, changes=TINY)
-    train_box3d.train_box3d(
+    config = training.configured(road, changes=TINY)
+    training.train_box3d(
         road, out, method_config=config, config=TrainConfig(steps=2, batch_size=2, workers=0), progress_bar=False
     )
     return out
@@ -49,16 +51,16 @@ def run(road, tmp_path_factory):
 
 def test_samples_show_what_their_boxes_say(road):
     """Mirrored or not, boxes project to the same pixels as those of the picture as it is."""
-    frames = train_box3d.read_frames(road)
+    frames = training.read_frames(road)
     frame = max(frames, key=lambda f: len(f.objects))
-    plain = train_box3d.sample_of(frame, frame.classes, (32, 96))
+    plain = training.sample_of(frame, frame.classes, (32, 96))
     scale = 96 / SIZE[1]
     expected = frame.objects.boxes.float() * scale
     got = boxes3d.project(plain["cam_from_obj"], plain["sizes"], plain["K"], (32, 96))
     torch.testing.assert_close(got[:, 0::2], expected[:, 0::2], atol=0.05, rtol=0)
     seen = {True: 0, False: 0}
     for seed in range(6):
-        changed = train_box3d.varied(plain, np.random.default_rng(seed))
+        changed = training.varied(plain, np.random.default_rng(seed))
         boxes = boxes3d.project(changed["cam_from_obj"], changed["sizes"], changed["K"], (32, 96))
         flipped = not torch.equal(changed["K"], plain["K"])
         seen[flipped] += 1
@@ -74,8 +76,8 @@ def test_samples_show_what_their_boxes_say(road):
 
 
 def test_samples_are_the_same_whoever_draws_them(road):
-    frames = train_box3d.read_frames(road)
-    one, other = (train_box3d.FrameSamples(frames, frames[0].classes, SIZE, 8, seed=5) for _ in range(2))
+    frames = training.read_frames(road)
+    one, other = (training.FrameSamples(frames, frames[0].classes, SIZE, 8, seed=5) for _ in range(2))
     assert torch.equal(one[6]["image"], other[6]["image"])
     assert sorted(one[i]["name"] for i in range(3)) == sorted(one[i]["name"] for i in range(3, 6))  # an epoch has all
     with pytest.raises(IndexError, match="sample 8 of 8"):
@@ -87,19 +89,19 @@ def test_visibility_from_what_a_data_set_says():
         no_objects(), labels=torch.zeros(3).long(), cam_from_obj=torch.eye(4).expand(3, 4, 4), sizes=torch.ones(3, 3),
         truncation=torch.tensor([0.0, 0.5, 0.0]), occlusion=torch.tensor([0, 1, 2]), points=torch.tensor([5, 5, 0]),
     )  # fmt: skip
-    assert train_box3d.visibility(objects).tolist() == pytest.approx([1.0, 0.35, 0.0])
-    assert train_box3d.visibility(no_objects()).shape == (0,)
+    assert training.visibility(objects).tolist() == pytest.approx([1.0, 0.35, 0.0])
+    assert training.visibility(no_objects()).shape == (0,)
 
 
 @pytest.mark.skipif(not KITTI.is_dir(), reason="needs ../shared/data/kitti_mini")
 def test_real_kitti_pictures_become_samples():
-    frames = train_box3d.read_frames(KITTI)
-    config = train_box3d.configured(KITTI, changes={"height": 96, "width": 320})
-    assert set(config.classes) <= set(train_box3d.KITTI_CLASSES)
+    frames = training.read_frames(KITTI)
+    config = training.configured(KITTI, changes={"height": 96, "width": 320})
+    assert set(config.classes) <= set(training.KITTI_CLASSES)
     assert "Car" in config.classes
     assert len(config.size_means or config.classes) == len(config.classes)
     for frame in frames[:3]:
-        sample = train_box3d.sample_of(frame, config.classes, config.size)
+        sample = training.sample_of(frame, config.classes, config.size)
         centre = camera_ops.project(sample["cam_from_obj"][:, :3, 3], sample["K"], 0.1)
         whole = camera_ops.project(frame.objects.cam_from_obj[:, :3, 3], frame.camera.K, 0.1).float()
         own = torch.tensor([frame.classes[k] in config.classes for k in frame.objects.labels.tolist()])
@@ -114,12 +116,12 @@ def test_real_kitti_pictures_become_samples():
 def test_a_run_learns_and_goes_on(run, road):
     report = json.loads((run / "box3d.json").read_text())
     assert report["config"]["height"] == 64
-    network = box3d_pipeline.load(run, "cpu")
+    network = pipeline.load(run, "cpu")
     assert network.trained["pictures"] == 3
     assert network.trained["boxes"] > 5
-    config = train_box3d.configured(road, changes=TINY)
+    config = training.configured(road, changes=TINY)
     before = (run / "box3d.safetensors").stat().st_mtime_ns
-    train_box3d.train_box3d(
+    training.train_box3d(
         road, run, method_config=config, config=TrainConfig(steps=3, batch_size=2, workers=0), progress_bar=False
     )
     assert (run / "box3d.safetensors").stat().st_mtime_ns > before
@@ -128,10 +130,10 @@ def test_a_run_learns_and_goes_on(run, road):
 
 def test_a_run_of_other_classes_to_start_from(run, road):
     torch.manual_seed(0)
-    model = box3d.Model(train_box3d.configured(road, classes=("barrier", "car"), changes=TINY))
+    model = network_module.Model(training.configured(road, classes=("barrier", "car"), changes=TINY))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
-    train_box3d.start_from(model, run / "box3d.safetensors")
-    old, new = box3d_pipeline.load(run, "cpu").model.state_dict(), model.state_dict()
+    training.start_from(model, run / "box3d.safetensors")
+    old, new = pipeline.load(run, "cpu").model.state_dict(), model.state_dict()
     torch.testing.assert_close(new["head.logits.weight"], old["head.logits.weight"][[9, 0]])
     torch.testing.assert_close(new["head.offsets.bias"], old["head.offsets.bias"][[18, 19, 0, 1]])
     torch.testing.assert_close(new["class_embedding.weight"], old["class_embedding.weight"][[9, 0]])
@@ -142,27 +144,27 @@ def test_a_run_of_other_classes_to_start_from(run, road):
 def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
     changes = {**TINY, "layer": "direct", "poses": False}
     few = TrainConfig(steps=1, batch_size=2, workers=0)
-    start = train_box3d.train_box3d(
-        road, tmp_path, method_config=train_box3d.configured(road, changes=changes), config=few, progress_bar=False
+    start = training.train_box3d(
+        road, tmp_path, method_config=training.configured(road, changes=changes), config=few, progress_bar=False
     )
     for layer in ("direct", "distribution"):
         torch.manual_seed(1)
-        model = box3d.Model(train_box3d.configured(road, changes={**TINY, "layer": layer}))
+        model = network_module.Model(training.configured(road, changes={**TINY, "layer": layer}))
         fresh = {k: v.clone() for k, v in model.state_dict().items()}
-        train_box3d.start_from(model, start)
+        training.start_from(model, start)
         changed = {k for k, v in model.state_dict().items() if not torch.equal(v, fresh[k])}
         assert {"head.logits.weight", "sampler.query.weight", "object_head.answers.weight"} <= changed
-        assert [k for k in changed if k.startswith(train_box3d.OF_POSES)] == []
+        assert [k for k in changed if k.startswith(training.OF_POSES)] == []
 
 
 def test_an_encoder_that_does_not_learn_looks_once(road, monkeypatch):
     """What is remembered is what it would say; pictures it does not know are looked at."""
     torch.manual_seed(0)
-    model = box3d.Model(train_box3d.configured(road, changes=TINY)).eval()
+    model = network_module.Model(training.configured(road, changes=TINY)).eval()
     images, memory, looked = torch.rand(3, 3, *SIZE), {}, []
     expected, look = model(images), model.encoder.forward
     monkeypatch.setattr(model.encoder, "forward", lambda x: (looked.append(len(x)), look(x))[1])
-    model = train_box3d.remembering(model, memory).train()
+    model = training.remembering(model, memory).train()
     assert not any(p.requires_grad for p in model.encoder.parameters())
     assert all(p.requires_grad for p in model.head.parameters())
     for rows in ([0, 1], [1, 0], [2, 1]):
@@ -214,18 +216,18 @@ def test_two_processes_train_one_network(road, tmp_path):
     assert weights.read(out / "box3d.safetensors").notes["steps"] == "3"
     one, other = (torch.load(out / f"rank_{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert box3d_pipeline.load(out, "cpu").trained["pictures"] == 3
+    assert pipeline.load(out, "cpu").trained["pictures"] == 3
 
 
 def test_drawn_roads_are_samples_too():
     own = ("pedestrian", "car")
-    roads = road_scenes.RoadSamples(road_scenes.RoadConfig(size=SIZE, shapes=2, objects=(4, 6)), seed=3, last=3)
-    samples = train_box3d.DrawnSamples(roads, own)
+    roads = road_scene.RoadSamples(road_scene.RoadConfig(size=SIZE, shapes=2, objects=(4, 6)), seed=3, last=3)
+    samples = training.DrawnSamples(roads, own)
     kept = 0
     for i in range(3):
         whole, part = roads[i], samples[i]
-        rows = [k for k, label in enumerate(whole["labels"].tolist()) if road_scenes.CLASSES[label] in own]
-        assert [own[k] for k in part["labels"].tolist()] == [road_scenes.CLASSES[int(whole["labels"][k])] for k in rows]
+        rows = [k for k, label in enumerate(whole["labels"].tolist()) if road_scene.CLASSES[label] in own]
+        assert [own[k] for k in part["labels"].tolist()] == [road_scene.CLASSES[int(whole["labels"][k])] for k in rows]
         assert torch.equal(part["cam_from_obj"], whole["cam_from_obj"][rows])
         kept += len(rows)
     assert kept > 0
@@ -236,8 +238,8 @@ def test_drawn_roads_are_samples_too():
 
 def broken_kitti(folder, lines):
     """A copy of one drawn KITTI picture with other labels."""
-    config = road_scenes.RoadConfig(size=SIZE, shapes=2, objects=(1, 2))
-    road_scenes.write_road(folder, images=1, config=config, seed=0, workers=0)
+    config = road_scene.RoadConfig(size=SIZE, shapes=2, objects=(1, 2))
+    road_scene.write_road(folder, images=1, config=config, seed=0, workers=0)
     (folder / "infos.json").unlink()
     (folder / "label_2" / "000000.txt").write_text(lines)
     return folder
@@ -256,29 +258,29 @@ def broken_kitti(folder, lines):
 def test_labels_that_teach_nothing(tmp_path, lines, message):
     folder = broken_kitti(tmp_path / "kitti", lines)
     with pytest.raises(ValueError, match=message):
-        train_box3d.train_box3d(folder, tmp_path / "run", progress_bar=False)
+        training.train_box3d(folder, tmp_path / "run", progress_bar=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_data_that_cannot_be(tmp_path, road):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; expected KITTI's or nuScenes' layout"):
-        train_box3d.read_frames(tmp_path / "nowhere")
+        training.read_frames(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="is no data set of roads"):
-        train_box3d.read_frames(tmp_path)
+        training.read_frames(tmp_path)
     with pytest.raises(ValueError, match="box3d has no preset 'huge'; choose one of small"):
-        train_box3d.configured(road, "huge")
+        training.configured(road, "huge")
     with pytest.raises(ValueError, match="has no class 'tram'; it has car, truck"):
-        train_box3d.configured(road, classes=("tram",))
+        training.configured(road, classes=("tram",))
     infos = json.loads((road / "infos.json").read_text())
     del infos["data_list"][0]["images"]["CAM_FRONT"]["cam2img"]
     for other in infos["data_list"]:
         other["images"]["CAM_FRONT"]["img_path"] = str(road / other["images"]["CAM_FRONT"]["img_path"])
     (tmp_path / "infos.json").write_text(json.dumps(infos))
     with pytest.raises(ValueError, match="cam2img"):
-        train_box3d.read_frames(tmp_path)
+        training.read_frames(tmp_path)
     (tmp_path / "names.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no picture"):
-        train_box3d.read_names(tmp_path / "names.txt")
+        training.read_names(tmp_path / "names.txt")
 
 
 # ------------------------------------------------------------------------------------------------------ the command line
@@ -313,7 +315,7 @@ def test_a_data_set_on_the_command_line(run, road, tmp_path, capsys):
 
 
 def test_the_truth_as_results_scores_one(road, tmp_path, capsys):
-    frames = train_box3d.read_frames(road)
+    frames = training.read_frames(road)
     sure = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in frames]
     nuscenes.write_results(tmp_path / "results.json", nuscenes.to_global(frames, sure))
     code, said = called(capsys, "evaluate", tmp_path / "results.json", "--data", road, "--json")
@@ -325,11 +327,11 @@ def test_the_truth_as_results_scores_one(road, tmp_path, capsys):
     # the fronts of cones and barriers are nobody's
     assert all(c["errors"]["translation"] < 1e-6 for c in there)
     results = {
-        f.name: box3d_pipeline.kitti_labels(f, o, kitti.read_calibration(road / "calib" / f"{f.name}.txt"))
+        f.name: pipeline.kitti_labels(f, o, kitti.read_calibration(road / "calib" / f"{f.name}.txt"))
         for f, o in zip(kitti.read(road), [replace(f.objects, scores=torch.ones(len(f.objects))) for f in kitti.read(road)])
     }
     kitti.write_results(tmp_path / "kitti", results)
-    report = box3d_commands.evaluate(tmp_path / "kitti", road)
+    report = commands.evaluate(tmp_path / "kitti", road)
     counted = [v for row in report["classes"].values() for v in row["3d"].values() if v is not None]
     number = [v for row in report["classes"].values() for v in row["truth"].values() if v > 0]
     assert counted == pytest.approx([(min(n, 41) - 1) / 40 for n in number])  # the first of n points does not count
@@ -337,7 +339,7 @@ def test_the_truth_as_results_scores_one(road, tmp_path, capsys):
 
 def test_nothing_found_gives_empty_but_valid_files(run, road, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        box3d_pipeline.BoxRun, "predict", lambda self, frame, options: box3d.predict(self.model, frame, min_score=2.0)
+        pipeline.BoxRun, "predict", lambda self, frame, options: inference.predict(self.model, frame, min_score=2.0)
     )
     code, _ = called(
         capsys, "predict", road, "--model", run, "--out", tmp_path, "--views", "3d", "bev", "orientation", "points"
@@ -347,10 +349,10 @@ def test_nothing_found_gives_empty_but_valid_files(run, road, tmp_path, capsys, 
     assert len(content) == 3
     assert all(boxes == [] for boxes in content.values())
     assert [p.read_text() for p in (tmp_path / "kitti").iterdir()] == [""] * 3
-    report = box3d_commands.evaluate(tmp_path / "results_nusc.json", road)
+    report = commands.evaluate(tmp_path / "results_nusc.json", road)
     assert report["map"] == 0
-    assert "NDS" in box3d_commands.text(report)
-    assert box3d_commands.evaluate(tmp_path / "kitti", road)["pictures"] == 3
+    assert "NDS" in commands.text(report)
+    assert commands.evaluate(tmp_path / "kitti", road)["pictures"] == 3
 
 
 def test_pictures_with_one_camera(run, road, tmp_path, capsys):
@@ -365,7 +367,7 @@ def test_pictures_with_one_camera(run, road, tmp_path, capsys):
     assert len(rows) == 2
     for image in rows:
         for row in image["objects"]:
-            assert row["name"] in road_scenes.CLASSES
+            assert row["name"] in road_scene.CLASSES
             assert row["centre"][2] > 0
             assert min(row["size"]) > 0
             assert set(row["spread"]) == {"across", "along", "yaw"}
@@ -384,7 +386,7 @@ def test_pictures_with_one_camera(run, road, tmp_path, capsys):
 
 
 def test_broken_results_are_refused(road, tmp_path, capsys):
-    frames = train_box3d.read_frames(road)
+    frames = training.read_frames(road)
     sure = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in frames]
     file = tmp_path / "results.json"
     nuscenes.write_results(file, nuscenes.to_global(frames, sure))
@@ -409,7 +411,7 @@ def test_broken_results_are_refused(road, tmp_path, capsys):
 
 def test_cameras_of_one_moment_keep_a_box_once():
     """Two cameras look the same way from places a metre apart: the box that both see stays where it scores more."""
-    one = road_scenes.RoadPictures(road_scenes.RoadConfig(size=SIZE, shapes=1, objects=(1, 1)), seed=0)[0].frame
+    one = road_scene.RoadPictures(road_scene.RoadConfig(size=SIZE, shapes=1, objects=(1, 1)), seed=0)[0].frame
     ego_from_cam = one.ego_from_cam.clone()
     ego_from_cam[1, 3] += 1.0  # a metre to the left
     frames = [replace(one, sample="s", channel="A"), replace(one, sample="s", channel="B", ego_from_cam=ego_from_cam)]
@@ -422,13 +424,13 @@ def test_cameras_of_one_moment_keep_a_box_once():
         )  # fmt: skip
 
     same = [seen(2.0, 0, 0.4), seen(3.1, 0, 0.6)]  # 0.1 m apart in the vehicle's frame
-    assert [len(o) for o in box3d_pipeline.fused(frames, same)] == [0, 1]
-    assert [len(o) for o in box3d_pipeline.fused(frames, [seen(2.0, 0, 0.4), seen(3.1, 1, 0.6)])] == [1, 1]  # other classes
-    assert [len(o) for o in box3d_pipeline.fused(frames, [seen(2.0, 0, 0.4), seen(9.0, 0, 0.6)])] == [1, 1]  # other places
+    assert [len(o) for o in pipeline.fused(frames, same)] == [0, 1]
+    assert [len(o) for o in pipeline.fused(frames, [seen(2.0, 0, 0.4), seen(3.1, 1, 0.6)])] == [1, 1]  # other classes
+    assert [len(o) for o in pipeline.fused(frames, [seen(2.0, 0, 0.4), seen(9.0, 0, 0.6)])] == [1, 1]  # other places
     apart = [replace(frames[0], sample="t"), frames[1]]
-    assert [len(o) for o in box3d_pipeline.fused(apart, same)] == [1, 1]  # other moments
+    assert [len(o) for o in pipeline.fused(apart, same)] == [1, 1]  # other moments
     with pytest.raises(ValueError, match="have no scores"):
-        box3d_pipeline.fused(frames, [replace(o, scores=None) for o in same])
+        pipeline.fused(frames, [replace(o, scores=None) for o in same])
 
 
 @pytest.mark.skipif(not NUSCENES.is_dir(), reason="needs ../shared/data/nuscenes_mini_sample")
@@ -436,7 +438,7 @@ def test_the_real_sample_keeps_each_box_once():
     """The truth of six cameras put together has no more boxes than the sample, and loses few that one camera alone sees."""
     frames = nuscenes.read_infos(NUSCENES / "infos.json")
     every = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in frames]
-    kept = box3d_pipeline.fused(frames, every)
+    kept = pipeline.fused(frames, every)
     whole = len(nuscenes.infos_truth(NUSCENES / "infos.json").boxes.label)
     assert sum(map(len, kept)) < sum(map(len, every))
     assert sum(map(len, kept)) <= whole

@@ -5,27 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monopose import train_category, weights
-from monopose.data import category_views
-from monopose.learning import TrainConfig
-from monopose.methods import category
+from monopose import weights
+from monopose.category import model, samples, training
+from monopose.training.loop import TrainConfig
 
 FEW = TrainConfig(steps=2, batch_size=2, workers=0, checkpoint_minutes=1e6)
 
 
 def tiny(name="mug"):
-    config = train_category.configured(name, "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]})
+    config = training.configured(name, "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]})
     return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2)
 
 
 def run(out, config=FEW, **more):
     given = {"method_config": tiny(), "instances": 2, **more}
-    return train_category.train_category(out, "mug", config=config, progress_bar=False, **given)
+    return training.train_category(out, "mug", config=config, progress_bar=False, **given)
 
 
 def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
     file = run(tmp_path)
-    network = weights.load_network(file, category.Config, category.Model)
+    network = weights.load_network(file, model.Config, model.Model)
     assert network.config == tiny()
     assert weights.read(file).notes["features"] == "none"
     shown = network.synthesise(torch.zeros(1, 5), torch.zeros(1, 2))
@@ -37,22 +36,22 @@ def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
 
 
 def test_sizes_are_measured():
-    mean, spread = train_category.sizes("can", range(6))
-    measured = [category_views.size_of(category_views.instance("can", i)) for i in range(6)]
+    mean, spread = training.sizes("can", range(6))
+    measured = [samples.size_of(samples.instance("can", i)) for i in range(6)]
     assert min(measured) < mean < max(measured)
     assert 0 < spread < 1
-    config = train_category.configured("can")
+    config = training.configured("can")
     assert config.symmetric
     assert 0.05 < config.size_mean < 0.4
-    assert train_category.configured("can", None, {"size_mean": 0.0}).size_mean == 0
+    assert training.configured("can", None, {"size_mean": 0.0}).size_mean == 0
 
 
 def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="choose one of bottle, bowl, can, mug"):
-        train_category.configured("sofa")
+        training.configured("sofa")
     with pytest.raises(ValueError, match="standard, large, small, tiny, published"):
-        train_category.configured("mug", "huge")
+        training.configured("mug", "huge")
     with pytest.raises(ValueError, match="is for mug, and can was asked for"):
-        train_category.train_category(tmp_path, "can", method_config=tiny(), config=FEW)
+        training.train_category(tmp_path, "can", method_config=tiny(), config=FEW)
     with pytest.raises(ValueError, match="at least one instance"):
         run(tmp_path, instances=0)

@@ -5,23 +5,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monopose import train_viewpoint, weights
-from monopose.data import furniture, pix3d, synth_bop, synth_pix3d
-from monopose.learning import TrainConfig
-from monopose.methods import normals, viewpoint
+from monopose import weights
+from monopose.datasets import pix3d
+from monopose.synthesis import bop_folder, pix3d_folder
+from monopose.synthesis.shapes import furniture
+from monopose.training.loop import TrainConfig
+from monopose.viewpoint import model, normals, training
 
 FEW = TrainConfig(steps=3, batch_size=4, workers=0, checkpoint_minutes=1e6)
-SMALL = replace(viewpoint.combined(("chair", "sofa"), "mask", 58), widths=(4, 4, 4, 4), hidden=8)
+SMALL = replace(model.combined(("chair", "sofa"), "mask", 58), widths=(4, 4, 4, 4), hidden=8)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     models = {c: [furniture.shape(c, seed) for seed in range(2)] for c in ("chair", "sofa")}
-    return synth_pix3d.write_pix3d(tmp_path_factory.mktemp("photos") / "set", models, images=5, size=(60, 80), workers=0)
+    return pix3d_folder.write_pix3d(tmp_path_factory.mktemp("photos") / "set", models, images=5, size=(60, 80), workers=0)
 
 
 def run(data, out, config=FEW, **more):
-    return train_viewpoint.train_viewpoint(data, out, config=config, progress_bar=False, **{"method_config": SMALL, **more})
+    return training.train_viewpoint(data, out, config=config, progress_bar=False, **{"method_config": SMALL, **more})
 
 
 def rates(monkeypatch):
@@ -38,11 +40,11 @@ def rates(monkeypatch):
 
 def test_photos_in_the_layout_of_pix3d_train_a_network_that_loads(photos, tmp_path):
     file = run(photos, tmp_path)
-    network = weights.load_network(file, viewpoint.Config, viewpoint.Model)
+    network = weights.load_network(file, model.Config, model.Model)
     assert network.config == SMALL
     assert not network.training
     assert weights.read(file).notes["steps"] == "3"
-    found = viewpoint.predict(network, torch.rand(2, 4, 58, 58))
+    found = model.predict(network, torch.rand(2, 4, 58, 58))
     assert found.angles.shape == (2, 3)
     assert list(tmp_path.glob("crops_*.npy"))
 
@@ -71,23 +73,23 @@ def test_the_published_schedule_steps_and_does_not_decay(photos, tmp_path, monke
 
 def test_cad_models_alone_train_it(tmp_path):
     models = [replace(furniture.shape(c, 0), obj_id=i) for i, c in enumerate(("chair", "desk"), 1)]
-    data = synth_bop.write_bop(models, tmp_path / "data", images=1, workers=0)
-    config = train_viewpoint.configured(data, "combined", changes={"input_size": 58, "widths": [4, 4, 4, 4], "inputs": "rgb"})
+    data = bop_folder.write_bop(models, tmp_path / "data", images=1, workers=0)
+    config = training.configured(data, "combined", changes={"input_size": 58, "widths": [4, 4, 4, 4], "inputs": "rgb"})
     assert len(config.categories) == 2
     assert weights.read(run(data, tmp_path / "run", method_config=config)).notes["steps"] == "3"
 
 
 def test_data_that_is_not_there_says_what_would_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pix3d\.json.*models/.*furniture"):
-        train_viewpoint.configured(tmp_path / "nowhere")
+        training.configured(tmp_path / "nowhere")
 
 
 def test_presets_and_fields_are_named_in_errors(photos):
-    assert train_viewpoint.configured(photos, "modern", changes={"input_size": 64}).input_size == 64
+    assert training.configured(photos, "modern", changes={"input_size": 64}).input_size == 64
     with pytest.raises(ValueError, match="modern, combined, separate"):
-        train_viewpoint.configured(photos, "nothing")
+        training.configured(photos, "nothing")
     with pytest.raises(ValueError, match="nothing"):
-        train_viewpoint.configured(photos, None, changes={"nothing": 1})
+        training.configured(photos, None, changes={"nothing": 1})
 
 
 @pytest.mark.parametrize("source", ["photos", "models"])
@@ -96,8 +98,8 @@ def test_normals_are_learned_and_then_predicted_for_photos(photos, tmp_path, sou
     data = photos
     if source == "models":
         models = [replace(furniture.shape(c, 0), obj_id=i) for i, c in enumerate(("chair", "desk"), 1)]
-        data = synth_bop.write_bop(models, tmp_path / "data", images=1, workers=0)
-    file = train_viewpoint.train_normals(data, tmp_path / "run", config=FEW, method_config=small, progress_bar=False)
+        data = bop_folder.write_bop(models, tmp_path / "data", images=1, workers=0)
+    file = training.train_normals(data, tmp_path / "run", config=FEW, method_config=small, progress_bar=False)
     assert weights.read(file).method == "normals"
     found = run(photos, tmp_path / "viewpoints", normals=str(tmp_path / "run"), method_config=replace(SMALL, inputs="normals"))
     assert weights.read(found).notes["data"].count(str(tmp_path / "run")) == 1

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import vehicles
 from monopose.geometry import boxes3d, symmetry
-from monopose.mesh import merged
+from monopose.mesh.loading import merged
+from monopose.synthesis.shapes import vehicles
 from monopose.types import ObjectModel
 
 SEEDS = range(6)  # as many as a category has kinds at most

@@ -11,8 +11,8 @@ from torch import nn
 
 from monopose import weights
 from monopose.geometry import viewpoints
-from monopose.methods import viewpoint
-from monopose.nets.viewpoint import ApartNet, CombinedNet, ModernNet, SeparateNet
+from monopose.viewpoint import model as viewpoint
+from monopose.viewpoint.networks import ApartNet, CombinedNet, ModernNet, SeparateNet
 
 SMALL = {
     "combined": {"widths": (8, 12, 12, 8)},

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, heeded, options, viewpoint_commands, viewpoint_pipeline, weights
-from monopose.data import pix3d, synth_pix3d
-from monopose.files import write_json
-from monopose.methods import viewpoint
+from monopose import cli, command, heeded, weights
+from monopose.datasets import pix3d
+from monopose.io.files import write_json
+from monopose.synthesis import pix3d_folder
 from monopose.types import Symmetries
+from monopose.viewpoint import commands, model, pipeline
 from shapes import box, half_turn
 
 NAMES = ("low", "high", "wide")
@@ -24,12 +25,12 @@ def _run(*argv):
 
 
 def _save(folder, inputs="rgb", **noted):
-    config = viewpoint.Config(
+    config = model.Config(
         ("thing",), net="combined", inputs=inputs, input_size=58, widths=(4, 4, 4, 4), hidden=8, pretrained=False,
         concentration=0.0, offsets=False,
     )  # fmt: skip
     torch.manual_seed(0)
-    state, notes = viewpoint.Model(config).state_dict(), {"data": json.dumps(noted)}
+    state, notes = model.Model(config).state_dict(), {"data": json.dumps(noted)}
     weights.save(folder / "viewpoint.safetensors", state, method="viewpoint", config=config, notes=notes)
     return folder
 
@@ -41,7 +42,7 @@ def data(tmp_path_factory):
     sizes = ((0.6, 0.5, 0.3), (0.4, 0.4, 0.9), (1.2, 0.5, 0.4))
     models = [replace(box(s, obj_id=i), name=NAMES[i]) for i, s in enumerate(sizes)]
     models[2] = replace(models[2], symmetries=Symmetries(discrete=half_turn(2)[None]))
-    synth_pix3d.write_pix3d(folder, {"thing": models}, images=4, size=(60, 80), workers=0)
+    pix3d_folder.write_pix3d(folder, {"thing": models}, images=4, size=(60, 80), workers=0)
     return folder
 
 
@@ -64,7 +65,7 @@ def test_truth_scores_one(data, tmp_path, capsys):
     write_json(tmp_path / "predictions.json", _truth(data))
     assert _run("evaluate", tmp_path / "predictions.json", "--data", data, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    for name in viewpoint.ANGLES:
+    for name in model.ANGLES:
         assert report["overall"][name]["accuracy"] == 1
     assert report["overall"]["images"] == 12
     assert report["overall"]["median_deg"] < 1e-6
@@ -140,7 +141,7 @@ def test_predictions_of_the_validation_part(data, run, tmp_path, capsys):
     assert content["by"] == "shape"
     record = validation[2]
     image, _ = pix3d.read_picture(record)
-    alone = viewpoint_pipeline.load(run, "cpu").predict(image, record.box[None])
+    alone = pipeline.load(run, "cpu").predict(image, record.box[None])
     assert content["images"][2]["bins"] == alone.bins[0].tolist()
     np.testing.assert_allclose(content["images"][2]["probabilities"], alone.probabilities[0], atol=0.01)  # kept in 8 bits
     assert _run("evaluate", out, "--data", data) == 0
@@ -170,11 +171,11 @@ def test_an_oracle_is_called_one(data, tmp_path, capsys):
 
 def test_order_and_batches_do_not_change_answers(data, run, tmp_path, monkeypatch):
     records = pix3d.read(data)
-    loaded = viewpoint_pipeline.load(run, "cpu")
-    whole = viewpoint_pipeline.predict_records(loaded, records)
-    monkeypatch.setattr(viewpoint_pipeline, "CHUNK", 5)
-    monkeypatch.setattr(viewpoint_pipeline, "BATCH", 2)
-    parts = viewpoint_pipeline.predict_records(loaded, records[::-1])
+    loaded = pipeline.load(run, "cpu")
+    whole = pipeline.predict_records(loaded, records)
+    monkeypatch.setattr(pipeline, "CHUNK", 5)
+    monkeypatch.setattr(pipeline, "BATCH", 2)
+    parts = pipeline.predict_records(loaded, records[::-1])
     torch.testing.assert_close(parts.probabilities.flip(0), whole.probabilities, atol=1e-5, rtol=0)
 
 
@@ -202,7 +203,7 @@ def test_a_photo_with_a_box_gets_its_viewpoint_drawn_and_written(run, photo, tmp
     assert "azimuth" in capsys.readouterr().out
     (written,) = json.loads((tmp_path / "out" / "viewpoints.json").read_text())["images"]
     (row,) = written["objects"]
-    seen = viewpoint_pipeline.load(run, "cpu").predict(pix3d.read_picture(record)[0], record.box[None])
+    seen = pipeline.load(run, "cpu").predict(pix3d.read_picture(record)[0], record.box[None])
     assert row["azimuth_deg"] == pytest.approx(math.degrees(float(seen.angles[0, 0])), abs=1e-4)
     assert row["bins"] == seen.bins[0].tolist()
     assert Image.open(written["overlay"]).size == (80, 60)
@@ -278,8 +279,8 @@ def test_synth_makes_a_data_set_of_meshes(data, tmp_path, capsys):
 
 def test_symmetries_of_furniture_are_kept(tmp_path, monkeypatch):
     table = replace(box((1.0, 0.6, 0.7), symmetries=Symmetries(discrete=half_turn(2)[None])), name="t1")
-    monkeypatch.setattr(synth_pix3d, "furniture_models", lambda shapes: {"table": [table] * shapes})
-    viewpoint_commands.do_synth(options.Synth(out=tmp_path / "out", pix3d=True, shapes=1, images=1, workers=0))
+    monkeypatch.setattr(pix3d_folder, "furniture_models", lambda shapes: {"table": [table] * shapes})
+    commands.do_synth(command.Synth(out=tmp_path / "out", pix3d=True, shapes=1, images=1, workers=0))
     known = pix3d.read_symmetries(tmp_path / "out")
     assert list(known) == ["table/t1/model"]
     torch.testing.assert_close(known["table/t1/model"].discrete[0], half_turn(2))

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from monopose.data import pix3d
-from monopose.data import viewpoint_crops as vc
+from monopose.datasets import pix3d
 from monopose.geometry import se3, viewpoints
 from monopose.render.scene import render_scene
+from monopose.viewpoint import samples as vc
 from shapes import box
 
 

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monopose import viewpoint_pipeline, weights
-from monopose.data import viewpoint_crops
+from monopose import weights
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera, rotation, se3, viewpoints
-from monopose.methods import viewpoint
-from monopose.methods.viewpoint import Viewpoints
 from monopose.render.scene import render_masks
 from monopose.types import Camera
+from monopose.viewpoint import model as viewpoint
+from monopose.viewpoint import pipeline, samples
+from monopose.viewpoint.model import Viewpoints
 from shapes import box
 
 SIZE = (240, 320)
@@ -51,9 +51,7 @@ def test_the_pose_that_was_rendered_comes_back(degrees, t):
     points, parts = _chair()
     true = _pose(degrees, t)
     masks = render_masks(parts, true.float().expand(2, 4, 4), K, SIZE).masks_full.any(0)[None]
-    found = viewpoint_pipeline.poses(
-        _seen(torch.tensor([degrees]) * DEGREES), box_ops.from_masks(masks), Camera(K, SIZE), points
-    )
+    found = pipeline.poses(_seen(torch.tensor([degrees]) * DEGREES), box_ops.from_masks(masks), Camera(K, SIZE), points)
     distance = true[:3, 3].norm()
     assert float((found.cam_from_obj[0, :3, 3] - true[:3, 3]).norm() / distance) < 0.01
     assert float(rotation.angle_between(found.cam_from_obj[0, :3, :3].double(), true[:3, :3])) < 0.01
@@ -72,7 +70,7 @@ def test_projections_fill_the_box_exactly(degrees, direction, distance):
     true = _pose(degrees, (ray / ray.norm() * distance).tolist())
     wanted = box_ops.from_points(camera.project(se3.transform(true, points.double()), K.double()))
     angles = torch.tensor([degrees]).double() * DEGREES
-    found = viewpoint_pipeline.fill_boxes(angles, wanted[None], K, points)[0]
+    found = pipeline.fill_boxes(angles, wanted[None], K, points)[0]
     torch.testing.assert_close(found, true, atol=1e-3 * distance, rtol=0)
 
 
@@ -80,7 +78,7 @@ def test_a_wrong_viewpoint_still_gives_the_box_its_place_and_area():
     points, _ = _chair()
     wanted = torch.tensor([[100.0, 50.0, 180.0, 200.0]])
     for degrees in ((90, 0, 0), (10, 80, 45), (180, -30, 170)):
-        found = viewpoint_pipeline.fill_boxes(torch.tensor([degrees]) * DEGREES, wanted, K, points)
+        found = pipeline.fill_boxes(torch.tensor([degrees]) * DEGREES, wanted, K, points)
         seen = box_ops.from_points(camera.project(se3.transform(found, points.double()), K.double()))
         torch.testing.assert_close((seen[:, :2] + seen[:, 2:]) / 2, torch.tensor([[140.0, 125.0]]).double(), atol=1e-3, rtol=0)
         torch.testing.assert_close(box_ops.area(seen), torch.tensor([80.0 * 150.0]).double(), atol=0, rtol=1e-4)
@@ -89,26 +87,26 @@ def test_a_wrong_viewpoint_still_gives_the_box_its_place_and_area():
 def test_twice_the_object_is_twice_as_far():
     points, _ = _chair()
     angles, wanted = torch.tensor([[30.0, 10, 0]]) * DEGREES, torch.tensor([[100.0, 50.0, 180.0, 200.0]])
-    near = viewpoint_pipeline.fill_boxes(angles, wanted, K, points)
-    far = viewpoint_pipeline.fill_boxes(angles, wanted, K, 2 * points)
+    near = pipeline.fill_boxes(angles, wanted, K, points)
+    far = pipeline.fill_boxes(angles, wanted, K, 2 * points)
     torch.testing.assert_close(far[:, :3, 3], 2 * near[:, :3, 3])
 
 
 def test_boxes_that_cannot_be_filled_are_refused():
     points, _ = _chair()
     with pytest.raises(ValueError, match="x0 < x1"):
-        viewpoint_pipeline.fill_boxes(torch.zeros(1, 3), torch.tensor([[5.0, 5, 5, 9]]), K, points)
+        pipeline.fill_boxes(torch.zeros(1, 3), torch.tensor([[5.0, 5, 5, 9]]), K, points)
     with pytest.raises(ValueError, match=r"\(N, 4\)"):
-        viewpoint_pipeline.fill_boxes(torch.zeros(2, 3), torch.ones(1, 4), K, points)
+        pipeline.fill_boxes(torch.zeros(2, 3), torch.ones(1, 4), K, points)
     with pytest.raises(ValueError, match="no extent"):
-        viewpoint_pipeline.fill_boxes(torch.zeros(1, 3), torch.tensor([[5.0, 5, 15, 9]]), K, points[:1])
+        pipeline.fill_boxes(torch.zeros(1, 3), torch.tensor([[5.0, 5, 15, 9]]), K, points[:1])
     with pytest.raises(ValueError, match="width, depth and height"):
-        viewpoint_pipeline.box_corners((1.0, 0.0, 1.0))
-    assert viewpoint_pipeline.fill_boxes(torch.zeros(0, 3), torch.zeros(0, 4), K, points).shape == (0, 4, 4)
+        pipeline.box_corners((1.0, 0.0, 1.0))
+    assert pipeline.fill_boxes(torch.zeros(0, 3), torch.zeros(0, 4), K, points).shape == (0, 4, 4)
 
 
 def test_corners_of_a_size():
-    corners = viewpoint_pipeline.box_corners((0.4, 0.6, 0.8))
+    corners = pipeline.box_corners((0.4, 0.6, 0.8))
     assert corners.shape == (8, 3)
     torch.testing.assert_close(corners.amax(0), torch.tensor([0.2, 0.3, 0.4]).double())
     assert len({tuple(c) for c in corners.tolist()}) == 8
@@ -130,7 +128,7 @@ def _save(folder, inputs="rgb", **notes):
 
 def test_a_run_predicts_what_its_network_says(tmp_path):
     model = _save(tmp_path)
-    run = viewpoint_pipeline.load(tmp_path, "cpu")
+    run = pipeline.load(tmp_path, "cpu")
     image, boxes = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70], [40.0, 5, 99, 60]])
     seen = run.predict(image, boxes)
     wanted = viewpoint.predict(model, run.crops(image, boxes))
@@ -147,7 +145,7 @@ def test_a_run_predicts_what_its_network_says(tmp_path):
 
 def test_a_network_gets_the_mask_it_was_trained_on_or_says_so(tmp_path):
     _save(tmp_path, "mask")
-    run = viewpoint_pipeline.load(tmp_path, "cpu")
+    run = pipeline.load(tmp_path, "cpu")
     image, boxes = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]])
     with pytest.raises(ValueError, match=r"trained on mask.*--mask FILE"):
         run.predict(image, boxes)
@@ -160,7 +158,7 @@ def test_a_network_gets_the_mask_it_was_trained_on_or_says_so(tmp_path):
 
 def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     _save(tmp_path, "normals")
-    run = viewpoint_pipeline.load(tmp_path, "cpu")
+    run = pipeline.load(tmp_path, "cpu")
     image, boxes, masks = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]]), torch.ones(1, 80, 100).bool()
     with pytest.raises(ValueError, match="surface normals"):
         run.predict(image, boxes, masks)
@@ -177,19 +175,19 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
 
 
 def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
-    from monopose.methods import normals
+    from monopose.viewpoint import normals
 
     _save(tmp_path, "normals", data='{"split_by": "image", "normals": "elsewhere"}')
     config = normals.Config(pretrained=False)
     torch.manual_seed(0)
     network = normals.Model(config).eval()
     weights.save(tmp_path / "normals.safetensors", network.state_dict(), method="normals", config=config)
-    run = viewpoint_pipeline.load(tmp_path, "cpu")
-    assert viewpoint_pipeline.normals_of(run) == "predicted"
-    assert viewpoint_pipeline.normals_of(run, "oracle") == "oracle"
+    run = pipeline.load(tmp_path, "cpu")
+    assert pipeline.normals_of(run) == "predicted"
+    assert pipeline.normals_of(run, "oracle") == "oracle"
     image, boxes, masks = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]]), torch.ones(1, 80, 100).bool()
     (crop,) = run.crops(image, boxes, masks)
-    found, edges = viewpoint_crops._asked(normals.predictor(network), crop[:3])
+    found, edges = samples._asked(normals.predictor(network), crop[:3])
     torch.testing.assert_close(crop[5:] * 2 - 1, found, atol=1e-5, rtol=0)
     torch.testing.assert_close(crop[4], edges, atol=1e-5, rtol=0)  # as in its training
     assert run.predict(image, boxes, masks).bins.shape == (1, 3)
@@ -198,4 +196,4 @@ def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
 def test_a_folder_without_a_viewpoint_network_says_so(tmp_path):
     (tmp_path / "detector.safetensors").touch()
     with pytest.raises(ValueError, match=r"no viewpoint.safetensors; it holds detector. Train one: monopose train viewpoint"):
-        viewpoint_pipeline.load(tmp_path, "cpu")
+        pipeline.load(tmp_path, "cpu")

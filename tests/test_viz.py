@@ -5,6 +5,7 @@ from PIL import Image
 
 from monopose import viz
 from monopose.types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
+from monopose.viz.canvas import AXES, _free_spot, _overlap
 
 SIZE = (120, 160)
 K = torch.tensor([[200.0, 0.0, 79.5], [0.0, 200.0, 59.5], [0.0, 0.0, 1.0]])
@@ -49,8 +50,8 @@ def test_contour_follows_the_silhouette(grey):
 
 def test_axes_have_their_colours_and_directions():
     pixels = np.asarray(viz.draw(_frame(), _poses(), [_cube()])).astype(int)
-    assert np.abs(pixels[60, 89] - viz.AXES[0]).max() < 90  # x to the right
-    assert np.abs(pixels[69, 80] - viz.AXES[1]).max() < 90  # y down
+    assert np.abs(pixels[60, 89] - AXES[0]).max() < 90  # x to the right
+    assert np.abs(pixels[69, 80] - AXES[1]).max() < 90  # y down
 
 
 def test_without_models_the_box_is_drawn():
@@ -96,14 +97,14 @@ def test_labels_do_not_cover_each_other():
     plates = []
     box = (70.0, 50.0, 90.0, 70.0)
     for _ in range(6):
-        plates.append(viz._free_spot(box, (50, 12), (160, 120), plates, [box]))
+        plates.append(_free_spot(box, (50, 12), (160, 120), plates, [box]))
     for i, a in enumerate(plates):
         assert a[0] >= 0
         assert a[1] >= 0
         assert a[2] < 160
         assert a[3] < 120
-        assert all(viz._overlap(a, b) == 0 for b in plates[:i])
-        assert viz._overlap(a, box) == 0
+        assert all(_overlap(a, b) == 0 for b in plates[:i])
+        assert _overlap(a, box) == 0
 
 
 def test_detections_tint_masks():

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from monopose import viz, viz_category
+from monopose import viz
+from monopose.category import viz as viz_category
 from monopose.geometry import se3, viewpoints
 from monopose.types import Camera, Frame
 

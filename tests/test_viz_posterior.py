@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import viz, viz_posterior
+from monopose import viz
 from monopose.geometry import rotation, se3, viewpoints
 from monopose.types import Camera, Frame
+from monopose.viz import posterior
 
 MAP_CENTRE, MAP_HALF = (315, 200), 285  # where `orientation_density` draws its map, pixels
 
@@ -61,8 +62,8 @@ def test_equal_in_plane_angles_share_a_colour_and_opposite_ones_do_not():
 
 
 def test_the_map_is_equal_area_and_its_poles_are_up_and_down():
-    figure = viz_posterior._Figure(10, 10)
-    world = viz_posterior._Map(figure, (0.0, 0.0), 2.0)
+    figure = posterior._Figure(10, 10)
+    world = posterior._Map(figure, (0.0, 0.0), 2.0)
     directions = viewpoints.fibonacci_sphere(4000).double()
     spots, _ = world.place(viewpoints.look_at(directions).numpy())
     x, y = spots[:, 0] / 2, spots[:, 1]
@@ -75,7 +76,7 @@ def test_the_map_is_equal_area_and_its_poles_are_up_and_down():
 
 
 def test_place_finds_the_in_plane_angle():
-    world = viz_posterior._Map(viz_posterior._Figure(10, 10), (0.0, 0.0), 2.0)
+    world = posterior._Map(posterior._Figure(10, 10), (0.0, 0.0), 2.0)
     angles = torch.linspace(-3.1, 3.1, 9).double()
     directions = viewpoints.fibonacci_sphere(9).double()
     _, found = world.place(viewpoints.look_at(directions, angles).numpy())
@@ -85,7 +86,7 @@ def test_place_finds_the_in_plane_angle():
 def test_regions_hold_their_share_and_keep_two_modes_apart():
     generator = np.random.default_rng(0)
     points = np.concatenate([generator.normal((0, 0), 0.1, (400, 2)), generator.normal((5, 0), 0.1, (200, 2))])
-    density = viz_posterior._Density(points, np.full(600, 1 / 600))
+    density = posterior._Density(points, np.full(600, 1 / 600))
     level = density.level(0.9)
     fresh = np.concatenate([generator.normal((0, 0), 0.1, (2000, 2)), generator.normal((5, 0), 0.1, (1000, 2))])
     assert (density(fresh) >= level).mean() == pytest.approx(0.9, abs=0.04)
@@ -224,18 +225,18 @@ def test_hopeless_samples_on_the_photo():
 
 
 def test_many_samples_are_chosen_in_proportion():
-    picked = viz_posterior.chosen(torch.log(torch.tensor([0.5, 0.25, 0.25, 0.0])), 4, 8)
+    picked = posterior.chosen(torch.log(torch.tensor([0.5, 0.25, 0.25, 0.0])), 4, 8)
     assert [picked.count(k) for k in range(4)] == [4, 2, 2, 0]
-    assert viz_posterior.chosen(None, 4, 4) == [0, 1, 2, 3]
+    assert posterior.chosen(None, 4, 4) == [0, 1, 2, 3]
 
 
 def test_axes_have_round_numbers():
-    ticks, step = viz_posterior._ticks(-0.37, 1.2)
+    ticks, step = posterior._ticks(-0.37, 1.2)
     assert step == pytest.approx(0.5)
     assert ticks == pytest.approx([0.0, 0.5, 1.0])
-    assert [viz_posterior._label(v, 0.02) for v in (0.1, -0.0, 3)] == ["0.10", "0.00", "3.00"]
-    assert viz_posterior._with_error(797.36, 11.2) == "797 ± 11"
-    assert viz_posterior._with_error(50.71, 2.24) == "50.7 ± 2.2"
+    assert [posterior._label(v, 0.02) for v in (0.1, -0.0, 3)] == ["0.10", "0.00", "3.00"]
+    assert posterior._with_error(797.36, 11.2) == "797 ± 11"
+    assert posterior._with_error(50.71, 2.24) == "50.7 ± 2.2"
 
 
 def test_inputs_are_not_modified_and_may_carry_gradients():

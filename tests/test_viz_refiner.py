@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from monopose import demo, outputs, refinement, viz_refiner
-from monopose.data import bop
+from monopose import demo, outputs
+from monopose.datasets.bop import models, scenes
 from monopose.geometry import noise
-from monopose.methods import refiner
+from monopose.objects import refinement, refiner, viz
 from monopose.render.scene import render_masks
 from monopose.types import PoseEstimates
 
@@ -61,9 +61,9 @@ class Knows(refiner.Model):
 @functools.cache
 def scene(picture=0, label=2, share=0.6, **changes):
     """A bundled picture, one of its objects with a start that is off, and how it is refined."""
-    objects = bop.read_models(demo.folder() / "objects")
-    opened = bop.open_scene(demo.folder() / "photos/test/000001")
-    frame = bop.read_frame(opened, int(opened.im_ids[picture]))
+    objects = models.read_models(demo.folder() / "objects")
+    opened = scenes.open_scene(demo.folder() / "photos/test/000001")
+    frame = scenes.read_frame(opened, int(opened.im_ids[picture]))
     (row,) = (frame.instances.labels == label).nonzero()[:, 0].tolist()
     truth = frame.instances.cam_from_obj[row]
     config = refiner.Config(**{**TINY, "crop_size": 128, "finer": 2, "outer": 2, "inner": 2, **changes})
@@ -84,7 +84,7 @@ def test_directions_have_their_colours():
     flow[:, 0, :4] = torch.tensor([[2.0, 0, -2, 1], [0, 2, 0, 0]])
     flow[0, 0, 5] = torch.nan
     mask = torch.tensor([[True, True, True, True, True, True]])
-    right, down, left, half, none, unknown = np.asarray(viz_refiner.flow_image(flow, mask))[0].tolist()
+    right, down, left, half, none, unknown = np.asarray(viz.flow_image(flow, mask))[0].tolist()
     assert right == [255, 0, 0]
     assert down == pytest.approx([127, 255, 0], abs=1)  # a quarter round the hues
     assert left == [0, 255, 255]
@@ -92,12 +92,12 @@ def test_directions_have_their_colours():
     assert none == [255, 255, 255]
     assert unknown == [89, 89, 89]
     mask[0, 0] = False
-    assert np.asarray(viz_refiner.flow_image(flow, mask))[0, 0].tolist() == [89, 89, 89]
-    assert np.asarray(viz_refiner.flow_image(flow, mask, 4.0))[0, 2].tolist() == pytest.approx([127, 255, 255], abs=1)
+    assert np.asarray(viz.flow_image(flow, mask))[0, 0].tolist() == [89, 89, 89]
+    assert np.asarray(viz.flow_image(flow, mask, 4.0))[0, 2].tolist() == pytest.approx([127, 255, 255], abs=1)
 
 
 def test_the_wheel_shows_what_the_field_means():
-    disc = np.asarray(viz_refiner.wheel(41)).astype(int)
+    disc = np.asarray(viz.wheel(41)).astype(int)
     assert disc[20, 39, 0] > 240 > 40 > disc[20, 39, 1]  # to the right: red
     assert disc[20, 20].min() > 230  # the middle: no displacement
     assert disc[0, 0].tolist() == [89, 89, 89]
@@ -116,14 +116,14 @@ def test_the_result_is_the_true_pose():
 
 def test_the_animation_has_a_frame_for_every_step():
     frame, course, _, _ = scene()
-    pictures = viz_refiner.animation(frame, course, 200)
+    pictures = viz.animation(frame, course, 200)
     assert len(pictures) == 1 + 2 * 2
     assert {p.size for p in pictures} == {(200, 200)}
     frames = np.stack([np.asarray(p).astype(int) for p in pictures])[:, 20:]  # without the captions
-    piece, _ = viz_refiner._piece(frame, course.model, viz_refiner._poses(course), 200)
+    piece, _ = viz._piece(frame, course.model, viz._poses(course), 200)
     photo = (piece.movedim(0, -1) * 255).numpy()[20:]
     white = (frames > 220).all(-1) & (photo < 190).any(-1)
-    orange = (abs(frames - np.array(viz_refiner.NOW)) < 30).all(-1)
+    orange = (abs(frames - np.array(viz.NOW)) < 30).all(-1)
     assert orange[0].sum() == 0
     assert (orange[1:].sum((1, 2)) > 100).all()
     assert white[0].sum() > 100
@@ -135,7 +135,7 @@ def test_the_animation_has_a_frame_for_every_step():
 
 def test_the_sheet_shows_every_rendering_and_the_judgement():
     frame, course, _, _ = scene()
-    sheet = viz_refiner.strip(frame, course, 100)
+    sheet = viz.strip(frame, course, 100)
     assert sheet.width == 6 * 100 + 7 * 6
     half = (sheet.width - 18) // 2
     assert sheet.height == 3 * (100 + 22) + 4 * 6 + half + 22 + 2 * 6
@@ -153,11 +153,11 @@ def test_the_sheet_shows_every_rendering_and_the_judgement():
 def test_a_start_that_stays_is_named(tmp_path):
     frame, course, _, _ = scene()
     kept = course._replace(converged=False, cam_from_obj=course.start)
-    assert viz_refiner._verdict(kept) == "pose unchanged"
-    assert viz_refiner._verdict(kept._replace(hypothesis=2)) == "start 2 taken"
-    assert viz_refiner._verdict(course._replace(hypothesis=2)) == "refined from start 2"
-    same = np.asarray(viz_refiner.before_after(frame, kept, 120)).astype(int)
-    moved = np.asarray(viz_refiner.before_after(frame, course, 120)).astype(int)
+    assert viz._verdict(kept) == "pose unchanged"
+    assert viz._verdict(kept._replace(hypothesis=2)) == "start 2 taken"
+    assert viz._verdict(course._replace(hypothesis=2)) == "refined from start 2"
+    same = np.asarray(viz.before_after(frame, kept, 120)).astype(int)
+    moved = np.asarray(viz.before_after(frame, course, 120)).astype(int)
     assert (same[6:126, 6:126] == same[6:126, 132:252]).all()
     assert abs(moved[6:126, 6:126] - moved[6:126, 132:252]).mean() > 1
 
@@ -165,7 +165,7 @@ def test_a_start_that_stays_is_named(tmp_path):
 def test_an_object_of_which_nothing_is_rendered():
     frame, course, _, _ = scene()
     empty = [r._replace(mask=torch.zeros_like(r.mask)) for r in course.rounds]
-    assert viz_refiner.strip(frame, course._replace(rounds=empty), 60).width == 6 * 60 + 7 * 6
+    assert viz.strip(frame, course._replace(rounds=empty), 60).width == 6 * 60 + 7 * 6
 
 
 def test_files(tmp_path):
@@ -189,4 +189,4 @@ def test_what_was_refined_is_in_the_json():
 
 if __name__ == "__main__":
     photo, shown, _, _ = scene(0, 1, 0.6)
-    viz_refiner.strip(photo, shown, 150).save(sys.argv[1])
+    viz.strip(photo, shown, 150).save(sys.argv[1])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import viz_viewpoint
 from monopose.evaluation import viewpoint
 from monopose.geometry.viewpoints import CENTRED, PUBLISHED
-from monopose.viz import AXES
-from monopose.viz_posterior import BLUE, TRUTH
+from monopose.viewpoint import viz as viz_viewpoint
+from monopose.viz.canvas import AXES
+from monopose.viz.posterior import BLUE, TRUTH
 
 DEGREES = math.pi / 180
 
@@ -116,9 +116,9 @@ def test_captions_name_angles_and_probabilities():
 def _frames_figure():
     """The figure of docs/viewpoint.md: what azimuth, elevation and in-plane rotation do to a chair, with its axes."""
     from monopose import viz
-    from monopose.data import furniture
     from monopose.geometry import boxes, camera, se3, viewpoints
     from monopose.render.scene import render_scene
+    from monopose.synthesis.shapes import furniture
 
     model, size = furniture.shape("chair", 1), (240, 240)
     K = camera.K_from_fov(40 * DEGREES, size)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from monopose.category import perceptual
+from monopose.category.networks import AdaIN, Encoder, Generator, rotate_volume, warp
 from monopose.geometry import camera, rotation, viewpoints
-from monopose.nets import perceptual
-from monopose.nets.volume import AdaIN, Encoder, Generator, rotate_volume, warp
 
 
 def blob(centre, n=16, width=0.25):

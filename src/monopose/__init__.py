@@ -15,20 +15,20 @@ _NAMES = {  # public name -> module that owns it
     "Frame": "types",
     "Detections": "types",
     "PoseEstimates": "types",
-    "load": "pipeline",
-    "load_mesh": "mesh",
-    "read_frame": "images",
-    "read_camera": "images",
+    "load": "objects.pipeline",
+    "load_mesh": "mesh.loading",
+    "read_frame": "io.images",
+    "read_camera": "io.images",
 }
-_MODULES = ("pnp", "viz", "geometry", "render", "evaluation", "mesh", "data")
+_MODULES = ("pnp", "viz", "geometry", "render", "evaluation", "mesh", "datasets")
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
-    from . import data, evaluation, geometry, mesh, pnp, render, viz
-    from .images import read_camera, read_frame
-    from .mesh import load_mesh
-    from .pipeline import load
+    from . import datasets, evaluation, geometry, mesh, pnp, render, viz
+    from .io.images import read_camera, read_frame
+    from .mesh.loading import load_mesh
+    from .objects.pipeline import load
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .check_folder import FolderReport, check_bop
-from .files import atomic_write
+from .datasets.bop.check import FolderReport, check_bop
 from .geometry.camera import project
 from .geometry.viewpoints import look_at
-from .mesh import degenerate, length, load_mesh, merged, read_raw
-from .symmetry_proposals import group_size, propose_symmetries
+from .io.files import atomic_write
+from .mesh.loading import degenerate, length, load_mesh, merged, read_raw
+from .mesh.symmetries import group_size, propose_symmetries
 from .types import ObjectModel, Symmetries
 
 __all__ = ["FolderReport", "MeshReport", "PhotoReport", "check_bop", "check_mesh", "check_photo", "contact_sheet"]
@@ -157,8 +157,8 @@ def check_mesh(path: str | Path, unit: str | None = None, *, out: str | Path | N
 
 def models_info_entry(model: ObjectModel, symmetries: Symmetries) -> dict[str, Any]:
     """The entry of BOP's models_info.json for a model: diameter, box and the given symmetries, mm."""
-    from .data.bop_json import MM
-    from .data.bop_write import symmetries_json
+    from .datasets.bop.writing import symmetries_json
+    from .io.records import MM
 
     low, high = (model.bounds.double().cpu().numpy() / MM).round(6).tolist()
     entry: dict[str, Any] = {"diameter": round(model.diameter / MM, 6)}
@@ -370,7 +370,7 @@ def check_photo(image: str | Path, camera: str | Path) -> PhotoReport:
     Raises:
         FileNotFoundError, ValueError: a file is missing or cannot be read.
     """
-    from .images import read_camera, read_image
+    from .io.images import read_camera, read_image
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -19,20 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from . import heeded
-from .options import (
-    Calibrate,
-    Check,
-    Common,
-    Demo,
-    Doctor,
-    Download,
-    Evaluate,
-    FitIdentity,
-    Predict,
-    Refine,
-    Synth,
-    Train,
-)
+from .command import Calibrate, Check, Common, Demo, Doctor, Download, Evaluate, FitIdentity, Predict, Refine, Synth, Train
 from .results import Result, silent
 
 # ------------------------------------------------------------------------------------------------ what the commands do
@@ -66,8 +53,10 @@ def _check(args: Check) -> int:
 
 
 def _commands(args: heeded.Work) -> ModuleType:
-    """What does this work: object_commands.py, viewpoint_commands.py, category_commands.py or box3d_commands.py."""
-    return import_module(f".{heeded.check(args)}_commands", __package__)
+    """What does this work: the commands of a family."""
+    family = heeded.check(args)
+    package = {"object": "objects", "box3d": "road"}.get(family, family)
+    return import_module(f".{package}.commands", __package__)
 
 
 def _synth(args: Synth) -> int:
@@ -87,7 +76,7 @@ def _evaluate(args: Evaluate) -> int:
 
 
 def _calibrate(args: Calibrate) -> int:
-    from . import calibrate
+    from .objects import calibrate
 
     report = calibrate.run(
         args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
@@ -97,10 +86,10 @@ def _calibrate(args: Calibrate) -> int:
 
 
 def _refine(args: Refine) -> int:
-    from . import bop_runs
+    from .objects import bop_pipeline
 
     debug = args.out.parent / "debug" if args.debug else None
-    report = bop_runs.refine_bop(
+    report = bop_pipeline.refine_bop(
         args.model, args.results, args.bop, args.out, targets=args.targets, hypotheses=args.hypotheses, outer=args.outer,
         inner=args.inner, debug=debug, device=args.device,
     )  # fmt: skip
@@ -108,7 +97,7 @@ def _refine(args: Refine) -> int:
 
 
 def _download(args: Download) -> int:
-    from .data import download
+    from .datasets import download
 
     return _finish(args, {"folder": str(download.download(args.name, args.out, args.url))})
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from . import outputs, pipeline, viz
-from .data import bop
-from .files import atomic_write
+from . import outputs, viz
+from .datasets.bop import scenes
 from .geometry import rotation, symmetry
+from .io.files import atomic_write
+from .objects import pipeline
 from .types import Instances, ObjectModel, PoseEstimates
 
 
@@ -105,12 +106,12 @@ def run(out: str | Path = "out/demo") -> Report:
 
     out = Path(out)
     model = pipeline.load(folder())
-    scene = bop.open_scene(folder() / "photos" / "test" / "000001")
+    scene = scenes.open_scene(folder() / "photos" / "test" / "000001")
     rows: list[Row] = []
     records, pictures, overlays = [], [], []
     totals: dict[str, float] = {}
     for im_id in track(scene.im_ids.tolist(), description="pictures", transient=True):
-        frame = bop.read_frame(scene, im_id)
+        frame = scenes.read_frame(scene, im_id)
         assert frame.instances is not None
         poses = model.predict(frame)
         rows += compare(poses, frame.instances, dict(model.models), im_id)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from . import pnp, viz
-from .files import atomic_write, write_json
 from .geometry import rotation, se3
+from .io.files import atomic_write, write_json
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original

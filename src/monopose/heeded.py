@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from .options import UNSAID, Evaluate, Predict, Synth, Train
+from .command import UNSAID, Evaluate, Predict, Synth, Train
 
 _FAMILIES = ("viewpoint", "box3d", "category")  # and objects
 Work = Synth | Train | Predict | Evaluate
@@ -160,7 +160,7 @@ def _holds_boxes(path: Path) -> bool:
     """Whether results are boxes on roads: a folder of KITTI files, or nuScenes' JSON."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return path.is_dir()
-    from .data.bop_json import read_json
+    from .io.records import read_json
 
     content = read_json(path)
     return isinstance(content, dict) and "results" in content

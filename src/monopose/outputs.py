@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import atomic_write, write_json
+from .io.files import atomic_write, write_json
 from .types import Frame, ObjectModel, PoseEstimates
 
 if TYPE_CHECKING:
     from .evaluation.calibration import Reliability
-    from .methods.probabilistic import Belief
-    from .refinement import Course
+    from .objects.probabilistic import Belief
+    from .objects.refinement import Course
 
 GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
 UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
@@ -98,7 +98,7 @@ def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[Course])
     contours one after the other in a GIF beside it."""
     if not courses:
         return []
-    from . import viz_refiner
+    from .objects import viz as viz_refiner
 
     paths = []
     for course in courses:
@@ -122,7 +122,7 @@ def save_poses(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> Path
 
 def save_results(folder: str | Path, poses: Iterable[PoseEstimates], method: str = "monopose") -> Path:
     """Poses of several pictures as a BOP result file: scene 0, images 0, 1, … in their order."""
-    from .data.bop_results import results_name, results_of, write_results
+    from .datasets.bop.results import results_name, results_of, write_results
 
     path = Path(folder) / results_name(method, "images")
     return write_results(path, [results_of(p, 0, i) for i, p in enumerate(poses)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .files import atomic_write
+from .io.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +46,7 @@ def frames(
     source: str, camera: str | Path | None, fov_deg: float | None, resize_camera: bool
 ) -> Iterator[tuple[str, Frame]]:  # fmt: skip
     """`images.iterate_frames`, but a camera that is not known gets the usual field of view."""
-    from .images import iterate_frames
+    from .io.images import iterate_frames
 
     known = camera is not None or fov_deg is not None
     return iterate_frames(source, camera, fov_deg=fov_deg if known else DRAWN_FOV, resize_camera=resize_camera)
@@ -89,7 +89,7 @@ def each_picture(
 
 def boxes_of_anything(boxes: Sequence[str]) -> Callable[[str], Detections]:
     """`external_boxes.read_boxes` where any object is an object: its number means nothing."""
-    from .external_boxes import read_boxes
+    from .io.boxes import read_boxes
 
     file = len(boxes) == 1 and Path(boxes[0]).suffix.lower() == ".json"
     return read_boxes(boxes, range(100_000) if file else (1,))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .evaluation.calibration import Reliability
-from .viz_posterior import BLUE, FAINT, GREY, INK, TINTS, WHITE, _Figure
+from .viz.posterior import BLUE, FAINT, GREY, INK, TINTS, WHITE, _Figure
 
 OVER = (250, 226, 226)  # where scores promise too much
 FRAME = (78.0, 56.0, 458.0, 436.0)  # of the diagram

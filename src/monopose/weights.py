@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .files import atomic_write, existing_file
+from .io.files import atomic_write, existing_file
 
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bop_json import found
+from ..io.records import found
 
 _TYPES = {
     "char": "i1",

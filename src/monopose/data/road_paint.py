@@ -12,9 +12,9 @@ import numpy as np
 from numpy.random import Generator
 from torch import Tensor
 
-from . import synth
-from .furniture import Array
-from .road_layout import Street
+from ..synthesis import scene
+from ..synthesis.road_layout import Street
+from ..synthesis.shapes.furniture import Array
 
 
 def _cover(distance: Array, half: float, foot: Array) -> Array:
@@ -201,7 +201,7 @@ def random_sky(size: tuple[int, int], horizon: float, photos: Sequence[np.ndarra
     import cv2
 
     if rng.random() < 0.35:
-        return synth.background(photos, size, rng)
+        return scene.background(photos, size, rng)
     height, width = size
     up = np.clip((horizon - np.arange(height)) / max(horizon, 1), 0, 1)[:, None, None]
     low, high = np.array((0.82, 0.86, 0.9)), np.array((0.35, 0.55, 0.85)) * rng.uniform(0.7, 1.2)

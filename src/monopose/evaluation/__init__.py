@@ -3,6 +3,6 @@
 `evaluate` scores a result file; `errors`, `matching` and `scores` hold the pieces.
 """
 
-from .protocol import evaluate
+from .bop import evaluate
 
 __all__ = ["evaluate"]

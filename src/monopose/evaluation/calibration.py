@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..confidence import LIMIT, Isotonic, Logistic, Map
-from ..data import bop
+from ..datasets.bop import results as results_module
+from ..datasets.bop import scenes
+from ..io import records
+from ..objects.calibration import LIMIT, Isotonic, Logistic, Map
 from . import errors
 from .truth import Object, open_data, read_objects
 
@@ -320,9 +322,9 @@ def judged(est: Array, true: Array, model: Object) -> tuple[float, int]:
 
 
 def of_results(
-    results: bop.PathLike | bop.Results,
-    data_dir: bop.PathLike,
-    targets: bop.PathLike | bop.Targets | None = None,
+    results: records.PathLike | results_module.Results,
+    data_dir: records.PathLike,
+    targets: records.PathLike | scenes.Targets | None = None,
     *,
     split: str | None = None,
     models: str = "models_eval",

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.kitti import DONT_CARE, Labels, read_labels
+from ..datasets.kitti import DONT_CARE, Labels, read_labels
 from ..geometry import boxes3d
 
 Array = NDArray[Any]

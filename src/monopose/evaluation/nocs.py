@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.nocs import CLASSES, UP, Results
+from ..datasets.nocs import CLASSES, UP, Results
 from ..geometry import boxes3d_general, rotation, se3
 from . import matching
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.nuscenes import CLASSES, Boxes, Truth
+from ..datasets.nuscenes import CLASSES, Boxes, Truth
 
 Array = NDArray[Any]
 

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import bop
+from ..datasets.bop import models as models_module
+from ..datasets.bop import results as results_module
+from ..datasets.bop import scenes
+from ..io import records
 from . import errors
 
 Array = NDArray[Any]
@@ -40,8 +43,8 @@ class Object(NamedTuple):
 class Data(NamedTuple):
     """Results and what they are judged by."""
 
-    rows: bop.Results
-    wanted: bop.Targets
+    rows: results_module.Results
+    wanted: scenes.Targets
     truth: Truth
     split: Path  # folder of the scenes
     models: Path  # folder of the models
@@ -56,9 +59,9 @@ class Data(NamedTuple):
 
 
 def open_data(
-    results: bop.PathLike | bop.Results,
-    data_dir: bop.PathLike,
-    targets: bop.PathLike | bop.Targets | None = None,
+    results: records.PathLike | results_module.Results,
+    data_dir: records.PathLike,
+    targets: records.PathLike | scenes.Targets | None = None,
     *,
     split: str | None = None,
     models: str = "models_eval",
@@ -71,12 +74,12 @@ def open_data(
         raise FileNotFoundError(
             f"no data set folder {data_dir}; it should hold models_eval/, test/ and test_targets_bop19.json"
         )
-    rows = results if isinstance(results, bop.Results) else bop.read_results(results)
-    target_path = None if isinstance(targets, bop.Targets) else Path(targets or data_dir / "test_targets_bop19.json")
+    rows = results if isinstance(results, results_module.Results) else results_module.read_results(results)
+    target_path = None if isinstance(targets, scenes.Targets) else Path(targets or data_dir / "test_targets_bop19.json")
     if target_path is not None and not target_path.exists() and (data_dir / target_path).exists():
         target_path = data_dir / target_path
-    wanted = targets if isinstance(targets, bop.Targets) else bop.read_targets(target_path or "")
-    folder = _split_folder(data_dir, None if isinstance(results, bop.Results) else Path(results), split)
+    wanted = targets if isinstance(targets, scenes.Targets) else scenes.read_targets(target_path or "")
+    folder = _split_folder(data_dir, None if isinstance(results, results_module.Results) else Path(results), split)
     truth = _read_truth(folder, wanted, sensor, image_width)
     model_folder = data_dir / models if (data_dir / models).is_dir() else data_dir / "models"
     return Data(rows, wanted, truth, folder, model_folder, target_path)
@@ -87,7 +90,7 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
     names = [split] if split else []
     if not split and results is not None:
         try:
-            parsed = bop.parse_results_name(results)
+            parsed = results_module.parse_results_name(results)
             names = [f"{parsed.split}_{parsed.split_type}", parsed.split] if parsed.split_type else [parsed.split]
         except ValueError:
             pass
@@ -104,11 +107,11 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
     )
 
 
-def _read_truth(folder: Path, wanted: bop.Targets, sensor: str, image_width: int | None) -> Truth:
+def _read_truth(folder: Path, wanted: scenes.Targets, sensor: str, image_width: int | None) -> Truth:
     """True objects of the images that the targets name."""
     parts = []
     for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
-        scene = bop.open_scene(folder / f"{scene_id:06d}", sensor)
+        scene = scenes.open_scene(folder / f"{scene_id:06d}", sensor)
         if scene.truth is None:
             raise FileNotFoundError(f"no scene_gt.json in {scene.folder}; the truth of this split is not public")
         im_ids = np.unique(wanted.im_id[wanted.scene_id == scene_id])
@@ -120,7 +123,7 @@ def _read_truth(folder: Path, wanted: bop.Targets, sensor: str, image_width: int
         pose[:, :3, :3], pose[:, :3, 3] = t.R[keep], t.t[keep]
         visibility = np.ones(len(pose)) if t.visibility is None else t.visibility[keep]
         K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
-        width = image_width or bop.image_width(scene)
+        width = image_width or scenes.image_width(scene)
         parts.append(
             (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
         )
@@ -129,12 +132,12 @@ def _read_truth(folder: Path, wanted: bop.Targets, sensor: str, image_width: int
 
 def read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, Object]:
     """The models of the objects, checked against models_info.json."""
-    infos = bop.read_models_info(folder)
+    infos = models_module.read_models_info(folder)
     ids = sorted(set(obj_ids))
     if unknown := [i for i in ids if i not in infos]:
         raise ValueError(f"unknown object id {unknown[0]}: not in {folder}/models_info.json (has: {sorted(infos)})")
     objects = {}
-    for i, points in bop.read_model_points(folder, ids).items():
+    for i, points in models_module.read_model_points(folder, ids).items():
         info = infos[i]
         extent = float(np.linalg.norm(np.ptp(points, axis=0)))
         if not 0.5 < extent / info.diameter < 2:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import existing_file
 from ..geometry import rotation, symmetry, viewpoints
 from ..geometry.viewpoints import Bins
+from ..io.files import existing_file
 from ..types import Symmetries
 
 ANGLES = ("azimuth", "elevation", "inplane")
@@ -304,7 +304,7 @@ def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None)
         FileNotFoundError, ValueError: a file is missing or broken; a picture is not in the data set; the file says that it
             answers for a split and lacks a picture of it.
     """
-    from ..data import pix3d
+    from ..datasets import pix3d
 
     given = read_predictions(predictions)
     if not given.images:
@@ -330,7 +330,7 @@ def evaluate(predictions: str | Path, data: str | Path, bins: str | None = None)
 
 def _check_whole(given: Predictions, records: Mapping[str, Any], path: str | Path) -> None:
     """Raise where the file says which split it answers for, and pictures of that are missing."""
-    from ..data import pix3d
+    from ..datasets import pix3d
 
     by = given.about.get("by")
     if by not in ("image", "shape") or given.about.get("limit"):

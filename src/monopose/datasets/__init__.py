@@ -1,0 +1,1 @@
+"""Public data sets, one file per layout; they know files, no networks."""

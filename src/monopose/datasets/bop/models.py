@@ -1,0 +1,155 @@
+"""BOP's models folders: meshes, diameters, boxes and symmetries, in metres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...data.ply import read_ply_vertices
+from ...io.records import MM, Array, PathLike, check_rotations, found, numbers, read_json
+
+if TYPE_CHECKING:
+    from ...types import ObjectModel, Symmetries
+
+
+class ModelInfo(NamedTuple):
+    """What models_info.json says of one object.
+
+    diameter: metres. low, size: corner and extent of its box, (3,), metres, or None.
+    discrete: obj_from_obj, (S, 4, 4), metres, without the identity. axes, offsets: (A, 3), unit vectors and metres.
+    """
+
+    diameter: float
+    low: Array | None
+    size: Array | None
+    discrete: Array
+    axes: Array
+    offsets: Array
+
+    @property
+    def symmetries(self) -> Symmetries:
+        import torch
+
+        from ...types import Symmetries
+
+        return Symmetries(*(torch.as_tensor(a, dtype=torch.float32) for a in (self.discrete, self.axes, self.offsets)))
+
+
+def read_models_info(path: PathLike) -> dict[int, ModelInfo]:
+    """Diameters, boxes and symmetries of all objects from a models_info.json (or the folder that holds it), in metres.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, object and key.
+
+    Source: BOP format: symmetries_discrete lists 4x4 row by row, translation in mm, the identity not listed.
+    """
+    path = Path(path)
+    path = path if path.suffix == ".json" else path / "models_info.json"
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
+        raise ValueError(f'{path} must be a JSON object keyed by object ids such as "1"')
+    return {int(key): _model_info(record, f"{path}, object {key}") for key, record in raw.items()}
+
+
+def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
+    diameter = float(numbers(record, "diameter", (), where))
+    if diameter < 1:
+        raise ValueError(f"{where}: 'diameter' must be millimetres, got {diameter:g}; were metres written? Multiply by 1000")
+    low = size = None
+    if all(f"{k}_{a}" in record for k in ("min", "size") for a in "xyz"):
+        low, size = (np.array([float(record[f"{k}_{a}"]) for a in "xyz"]) * MM for k in ("min", "size"))
+    listed = record.get("symmetries_discrete", [])
+    discrete = np.array(
+        [
+            numbers({"symmetries_discrete": m}, "symmetries_discrete", (4, 4), f"{where}, entry {n}")
+            for n, m in enumerate(listed)
+        ]
+    ).reshape(-1, 4, 4)
+    check_rotations(discrete[:, :3, :3], where, "symmetries_discrete", 0.05)
+    discrete[:, :3, 3] *= MM
+    lines = record.get("symmetries_continuous", [])
+    axes, offsets = (
+        np.array([numbers(line, key, (3,), f"{where}, symmetries_continuous") for line in lines]).reshape(-1, 3)
+        for key in ("axis", "offset")
+    )
+    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
+    if (lengths < 1e-9).any():
+        raise ValueError(f"{where}, symmetries_continuous: 'axis' must not be zero")
+    return ModelInfo(diameter * MM, low, size, discrete, axes / lengths, offsets * MM)
+
+
+def _number(path: Path) -> int | None:
+    """7 of obj_000007.ply; None if the file is not named so."""
+    return int(path.stem[4:]) if path.stem.startswith("obj_") and path.stem[4:].isdigit() else None
+
+
+def ids_of_names(paths: Iterable[PathLike]) -> list[int]:
+    """Object ids of mesh files: those of their names if all are named as BOP's (obj_000007.ply is 7), else 1, 2, 3, ...
+
+    Raises:
+        ValueError: if two files have the same number.
+    """
+    files = [Path(p) for p in paths]
+    numbers = [n for n in map(_number, files) if n is not None]
+    if len(numbers) < len(files):
+        return list(range(1, len(files) + 1))
+    twice = [str(p) for p, n in zip(files, numbers, strict=True) if numbers.count(n) > 1]
+    if twice:
+        raise ValueError(f"{' and '.join(twice)} have the same object number; rename one of them")
+    return numbers
+
+
+def _model_paths(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no models folder {folder} ({found(folder.parent)})")
+    paths = {number: p for p in sorted(folder.glob("obj_*.ply")) if (number := _number(p)) is not None}
+    if not paths:
+        raise FileNotFoundError(f"no obj_000001.ply in {folder} ({found(folder)}); BOP names meshes obj_ plus six digits")
+    return paths
+
+
+def read_models(
+    folder: PathLike, obj_ids: Iterable[int] | None = None, names: dict[int, str] | None = None
+) -> dict[int, ObjectModel]:
+    """The CAD models of a BOP models folder in metres, with colours, normals, texture and symmetries where the files have them.
+
+    Args:
+        folder: holds obj_000001.ply ... (mm) and models_info.json (mm).
+        obj_ids: which objects; all by default.
+        names: what to call them; by default what names.json beside the meshes says ({"1": "duck"}), else "obj_000001".
+
+    Returns:
+        object id -> ObjectModel, sorted by id. Its diameter is the one of models_info.json.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, object and key; an unknown id lists the known ones.
+    """
+    from ...mesh.loading import load_mesh
+
+    folder = Path(folder)
+    if names is None:
+        file = folder / "names.json"
+        names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
+    paths, infos = _model_paths(folder), read_models_info(folder)
+    models = {}
+    for i in sorted(paths if obj_ids is None else set(obj_ids)):
+        if i not in paths or i not in infos:
+            missing = f"obj_{i:06d}.ply" if i not in paths else f"key '{i}' in models_info.json"
+            raise ValueError(f"unknown object id {i}: no {missing} in {folder}; known ids: {sorted(set(paths) & set(infos))}")
+        model = load_mesh(paths[i], "mm", obj_id=i, name=names.get(i, paths[i].stem), symmetries=infos[i].symmetries)
+        models[i] = replace(model, diameter=infos[i].diameter)
+    return models
+
+
+def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) -> dict[int, Array]:
+    """Vertices of the models in a folder, object id -> (V, 3), float64, metres. No torch, no mesh library."""
+    paths = _model_paths(Path(folder))
+    ids = sorted(paths if obj_ids is None else set(obj_ids))
+    for i in ids:
+        if i not in paths:
+            raise ValueError(f"unknown object id {i}: no obj_{i:06d}.ply in {folder}; known ids: {sorted(paths)}")
+    return {i: read_ply_vertices(paths[i]) * MM for i in ids}

@@ -1,0 +1,401 @@
+"""BOP folders in and out: models, scenes, targets. With its `bop_*` parts the only place that knows millimetres.
+
+Everything leaves here in metres and arrives here in metres. What scores need (models' vertices, true poses, targets, result
+files) works on numpy alone, so that `monopose evaluate` starts without torch; functions that return `ObjectModel`, `Frame`
+or `Instances` import torch when called.
+
+Source: BOP datasets format, https://github.com/thodan/bop_toolkit/blob/master/docs/bop_datasets_format.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...io.records import MM, Array, PathLike, check_rotations, check_translations, found, numbers, read_json, table
+
+if TYPE_CHECKING:
+    from ...types import Camera, Frame, Instances
+
+# -------------------------------------------------------------------------------------------------------------- scenes
+
+
+class Truth(NamedTuple):
+    """True objects, one row each, in the order of scene_gt.json.
+
+    im_id, obj_id: (N,), int64. gt_id: place in the image's list, (N,). R: (N, 3, 3), as written, not always orthonormal.
+    t: (N, 3), metres. boxes: amodal, boxes_visible: (N, 4), xyxy pixel edges, zeros where empty; visibility: (N,), in [0, 1].
+    The last three are None without scene_gt_info.json.
+    """
+
+    im_id: Array
+    obj_id: Array
+    gt_id: Array
+    R: Array
+    t: Array
+    boxes: Array | None
+    boxes_visible: Array | None
+    visibility: Array | None
+
+
+class Scene(NamedTuple):
+    """One scene folder with its JSON files read into arrays; pictures stay on the disk.
+
+    sensor: suffix of folders and JSON names in multi-sensor sets, "" otherwise. im_ids: (M,), sorted. K: (M, 3, 3), pixels.
+    depth_unit: metres per stored depth value, (M,). cam_from_world: (M, 4, 4), metres, NaN where not given.
+    truth: None without scene_gt.json.
+    """
+
+    folder: Path
+    scene_id: int
+    sensor: str
+    im_ids: Array
+    K: Array
+    depth_unit: Array
+    cam_from_world: Array
+    truth: Truth | None
+
+
+def open_scene(folder: PathLike, sensor: str = "") -> Scene:
+    """Read the JSON files of a scene folder such as lmo/test/000002.
+
+    Args:
+        folder: holds scene_camera.json and, if the truth is public, scene_gt.json and scene_gt_info.json.
+        sensor: for multi-sensor sets the suffix of the names: "photoneo" reads scene_camera_photoneo.json.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, image, key; says when K is missing and cam_model is there instead.
+    """
+    folder = Path(folder)
+    suffix = f"_{sensor}" if sensor else ""
+    if not folder.name.isdigit():
+        raise ValueError(f"{folder}: a scene folder is named by six digits, e.g. test/000002; to list a split use images(...)")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no scene folder {folder} ({found(folder.parent)})")
+    path = folder / f"scene_camera{suffix}.json"
+    cameras = _by_image(path)
+    im_ids = np.array(sorted(cameras), np.int64)
+    records, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
+    for record, place in zip(records, where):
+        if isinstance(record, dict) and "cam_K" not in record and "cam_model" in record:
+            kind = (record["cam_model"] or {}).get("projection_model_type", "unknown") if record["cam_model"] else "unknown"
+            raise ValueError(
+                f"{place}: has 'cam_model' ({kind}) instead of 'cam_K'; only pinhole cameras are read. "
+                "Undistort the images and write cam_K"
+            )
+    K = table(records, "cam_K", (3, 3), where)
+    unit = np.array([float(r.get("depth_scale", 1.0)) for r in records]) * MM
+    world = np.full((len(im_ids), 4, 4), np.nan)
+    for n, (record, place) in enumerate(zip(records, where)):
+        if "cam_R_w2c" in record and "cam_t_w2c" in record:
+            world[n] = np.eye(4)
+            world[n, :3, :3] = numbers(record, "cam_R_w2c", (3, 3), place)
+            world[n, :3, 3] = numbers(record, "cam_t_w2c", (3,), place) * MM
+    truth = _truth(folder, suffix) if (folder / f"scene_gt{suffix}.json").exists() else None
+    return Scene(folder, int(folder.name), sensor, im_ids, K, unit, world, truth)
+
+
+def _by_image(path: Path) -> dict[int, Any]:
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
+        raise ValueError(f'{path} must be a JSON object keyed by image ids such as "0"')
+    return {int(key): record for key, record in raw.items()}
+
+
+def _truth(folder: Path, suffix: str) -> Truth:
+    path = folder / f"scene_gt{suffix}.json"
+    lists = _by_image(path)
+    rows = [(i, n, record) for i in sorted(lists) for n, record in enumerate(lists[i])]
+    where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
+    records = [record for _, _, record in rows]
+    R = table(records, "cam_R_m2c", (3, 3), where)
+    t = table(records, "cam_t_m2c", (3,), where) * MM
+    check_rotations(R, where, "cam_R_m2c")
+    check_translations(t, str(path), "cam_t_m2c")
+    ids = table(records, "obj_id", (), where).astype(np.int64)
+    im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
+    path = folder / f"scene_gt_info{suffix}.json"
+    if not path.exists():
+        return Truth(im_id, ids, gt_id, R, t, None, None, None)
+    infos = _by_image(path)
+    details = []
+    for i, listed in lists.items():
+        if len(infos.get(i, ())) != len(listed):
+            raise ValueError(
+                f"{path}, image {i}: must describe the {len(listed)} objects of scene_gt, got {len(infos.get(i, ()))}"
+            )
+    where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
+    details = [infos[i][n] for i, n, _ in rows]
+    boxes, visible = (_edges(table(details, key, (4,), where)) for key in ("bbox_obj", "bbox_visib"))
+    return Truth(im_id, ids, gt_id, R, t, boxes, visible, table(details, "visib_fract", (), where))
+
+
+def _edges(boxes: Array) -> Array:
+    """scene_gt_info boxes (x, y, xmax - xmin, ymax - ymin) of pixel indices as xyxy on pixel edges: one wider than they say."""
+    x, y, w, h = boxes.T
+    empty = (w < 0) | (h < 0)
+    return np.where(empty[:, None], 0.0, np.stack([x, y, x + w + 1, y + h + 1], -1))
+
+
+def scenes(split: PathLike, sensor: str = "") -> Iterator[Scene]:
+    """The scenes of a split folder (lmo/test, lmo/train_pbr), one after the other, by number.
+
+    Raises:
+        FileNotFoundError: no such folder, or no scene in it.
+    """
+    split = Path(split)
+    if not split.is_dir():
+        raise FileNotFoundError(f"no split folder {split} ({found(split.parent)})")
+    folders = sorted((p for p in split.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    if not folders:
+        raise FileNotFoundError(f"no scene folder such as 000001 in {split} ({found(split)})")
+    return (open_scene(folder, sensor) for folder in folders)
+
+
+class ImageFile(NamedTuple):
+    """Where one picture lies: its scene, its number, its file."""
+
+    scene: Scene
+    im_id: int
+    path: Path
+
+
+def images(split: PathLike, sensor: str = "", scene_ids: Iterable[int] | None = None) -> list[ImageFile]:
+    """The pictures of a split folder that are on the disk, by scene and number; listed cameras without a picture are skipped.
+
+    Args:
+        split: a split folder (lmo/test) or one scene folder (lmo/test/000002).
+        sensor: suffix of multi-sensor sets.
+        scene_ids: only these scenes.
+    """
+    split = Path(split)
+    opened = [open_scene(split, sensor)] if split.name.isdigit() else scenes(split, sensor)
+    wanted = None if scene_ids is None else set(scene_ids)
+    listed = []
+    for scene in opened:
+        if wanted is None or scene.scene_id in wanted:
+            files = _picture_files(scene)
+            listed += [ImageFile(scene, int(i), files[int(i)]) for i in scene.im_ids if int(i) in files]
+    return listed
+
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def _picture_files(scene: Scene) -> dict[int, Path]:
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    for name in (f"rgb{suffix}", f"gray{suffix}", *((f"{scene.sensor}_rgb",) if scene.sensor else ())):
+        folder = scene.folder / name
+        if folder.is_dir():
+            return {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.stem.isdigit()}
+    return {}
+
+
+def _row(scene: Scene, im_id: int) -> int:
+    n = int(np.searchsorted(scene.im_ids, im_id))
+    if n == len(scene.im_ids) or scene.im_ids[n] != im_id:
+        ids = ", ".join(map(str, scene.im_ids[:6])) + (", ..." if len(scene.im_ids) > 6 else "")
+        raise ValueError(f"{scene.folder}/scene_camera.json: no image {im_id} (has: {ids})")
+    return n
+
+
+def scene_camera(scene: Scene, im_id: int, size: tuple[int, int]) -> Camera:
+    """The camera of one image; BOP does not store the size (height, width), the picture has it."""
+    import torch
+
+    from ...types import Camera
+
+    return Camera(torch.as_tensor(scene.K[_row(scene, im_id)], dtype=torch.float32), size)
+
+
+def read_camera(path: PathLike) -> Camera:
+    """The camera of a data set's camera.json: fx, fy, cx, cy in pixels, width, height."""
+    import torch
+
+    from ...types import Camera
+
+    raw = read_json(path)
+    fx, fy, cx, cy, w, h = (float(numbers(raw, key, (), str(path))) for key in ("fx", "fy", "cx", "cy", "width", "height"))
+    return Camera(torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(h), int(w)))
+
+
+def read_instances(scene: Scene, im_id: int, masks: bool = True, raw: bool = False) -> Instances | None:
+    """The true objects of one image.
+
+    Args:
+        scene: from `open_scene`.
+        im_id: number of the image.
+        masks: read mask_visib/IMID_GTID.png when the folder is there.
+        raw: poses as written, float64; otherwise rotations are projected to SO(3), float32. Official scores use them raw.
+
+    Returns:
+        None when the scene has no scene_gt.json; zero rows when the image shows no object.
+    """
+    import torch
+
+    from ...geometry.rotation import nearest_rotation
+    from ...types import Instances
+
+    if scene.truth is None:
+        return None
+    truth = scene.truth
+    rows = np.flatnonzero(truth.im_id == im_id)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
+    R = torch.as_tensor(truth.R[rows])
+    pose[:, :3, :3] = R if raw else nearest_rotation(R)
+    pose[:, :3, 3] = torch.as_tensor(truth.t[rows])
+    boxes, visible, visibility = (
+        None if column is None else torch.as_tensor(column[rows], dtype=torch.float32)
+        for column in (truth.boxes, truth.boxes_visible, truth.visibility)
+    )
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    folder, pictures = scene.folder / f"mask_visib{suffix}", None
+    if masks and len(rows) and folder.is_dir():
+        names = [folder / f"{im_id:06d}_{n:06d}.png" for n in truth.gt_id[rows]]
+        pictures = torch.from_numpy(np.stack([_read_plane(name) > 0 for name in names]))
+    labels = torch.as_tensor(truth.obj_id[rows])
+    return Instances(labels, pose if raw else pose.float(), boxes, visible, pictures, visibility)
+
+
+def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: bool = True, raw: bool = False) -> Frame:
+    """One picture of a scene with its camera, depth and true objects, as far as the folder has them.
+
+    Args:
+        scene: from `open_scene`, or a scene folder (read anew each time).
+        im_id: number of the image.
+        masks, depth: read them when they are there.
+        raw: true poses as written, float64, instead of projected to SO(3).
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, image and key.
+    """
+    import torch
+
+    from ...io.images import read_image
+    from ...types import Frame
+
+    scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    _row(scene, im_id)
+    files = _picture_files(scene)
+    if im_id not in files:
+        raise FileNotFoundError(
+            f"no picture {im_id:06d} (.png, .jpg, .tif) in {scene.folder}/rgb or gray ({found(scene.folder)})"
+        )
+    image = read_image(files[im_id])
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    distances = None
+    if depth and _depth_file(scene, im_id) is not None:
+        distances = torch.from_numpy(read_depth(scene, im_id))
+        if distances.shape != size:
+            h, w = distances.shape
+            raise ValueError(f"{_depth_file(scene, im_id)} is {w}x{h} but {files[im_id]} is {size[1]}x{size[0]}")
+    instances = read_instances(scene, im_id, masks, raw)
+    if instances is not None and instances.masks is not None and tuple(instances.masks.shape[-2:]) != size:
+        h, w = instances.masks.shape[-2:]
+        raise ValueError(
+            f"{scene.folder}/mask_visib: masks of image {im_id} are {w}x{h} but the picture is {size[1]}x{size[0]}"
+        )
+    return Frame(image, scene_camera(scene, im_id, size), distances, instances, scene.scene_id, im_id, str(files[im_id]))
+
+
+def read_depth(scene: Scene, im_id: int) -> Array:
+    """The sensor's depth of one image, (H, W), float32, metres, 0 = unknown.
+
+    Raises:
+        FileNotFoundError: the scene has no depth image of that number.
+    """
+    path = _depth_file(scene, im_id)
+    if path is None:
+        raise FileNotFoundError(f"no depth image {im_id:06d}.png in {scene.folder}/depth ({found(scene.folder)})")
+    return (_read_plane(path) * scene.depth_unit[_row(scene, im_id)]).astype(np.float32)
+
+
+def _depth_file(scene: Scene, im_id: int) -> Path | None:
+    folder = scene.folder / (f"depth_{scene.sensor}" if scene.sensor else "depth")
+    return next((p for s in _SUFFIXES if (p := folder / f"{im_id:06d}{s}").exists()), None)
+
+
+def image_width(scene: Scene) -> int:
+    """Width of a scene's pictures, pixels: of the first one on the disk, or of the data set's only camera.json.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for path in _picture_files(scene).values():
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            return picture.width
+    root = scene.folder.parent.parent
+    widths = {int(numbers(read_json(p), "width", (), str(p))) for p in sorted(root.glob("camera*.json"))}
+    if len(widths) != 1:
+        raise FileNotFoundError(f"cannot tell the width of the images: no picture in {scene.folder}, no camera.json in {root}")
+    return widths.pop()
+
+
+def _read_plane(path: Path) -> Array:
+    """A one-channel picture as stored, (H, W)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            plane = np.asarray(picture)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture ({error}); was it cut short while written?") from None
+    if plane.ndim != 2:
+        raise ValueError(f"{path} must have one channel, got shape {plane.shape}")
+    return plane
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+class Targets(NamedTuple):
+    """What is to be estimated. scene_id, im_id: (N,), int64. obj_id, inst_count: (N,), or None in the BOP'24 detection form."""
+
+    scene_id: Array
+    im_id: Array
+    obj_id: Array | None
+    inst_count: Array | None
+
+
+def read_targets(path: PathLike) -> Targets:
+    """A targets file in the localisation form (with obj_id and inst_count) or the BOP'24 detection form (images only)."""
+    path = Path(path)
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(
+            f"{path} must be a list of targets with keys scene_id, im_id (and obj_id, inst_count), got {rows!r:.60}"
+        )
+    where = [f"{path}, entry {n}" for n in range(len(rows))]
+    scene_id, im_id = (table(rows, key, (), where).astype(np.int64) for key in ("scene_id", "im_id"))
+    if "obj_id" not in rows[0]:
+        return Targets(scene_id, im_id, None, None)
+    return Targets(scene_id, im_id, *(table(rows, key, (), where).astype(np.int64) for key in ("obj_id", "inst_count")))
+
+
+def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
+    """Localisation targets of scenes with truth: per image and object, how many instances are visible enough.
+
+    Source: BOP challenge 2019: targets are instances with at least 10 % of the silhouette visible.
+    """
+    counts: dict[tuple[int, int, int], int] = {}
+    for scene in opened:
+        if scene.truth is None:
+            raise ValueError(f"{scene.folder}: targets need scene_gt.json")
+        seen = (
+            np.ones(len(scene.truth.im_id), bool)
+            if scene.truth.visibility is None
+            else scene.truth.visibility >= min_visibility
+        )
+        for im_id, obj_id in zip(scene.truth.im_id[seen].tolist(), scene.truth.obj_id[seen].tolist()):
+            key = (scene.scene_id, im_id, obj_id)
+            counts[key] = counts.get(key, 0) + 1
+    keys = sorted(counts)
+    scene_id, im_id, obj_id = np.array(keys, np.int64).reshape(-1, 3).T
+    return Targets(scene_id, im_id, obj_id, np.array([counts[key] for key in keys], np.int64))

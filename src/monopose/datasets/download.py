@@ -1,0 +1,397 @@
+"""Public data sets fetched from where their authors keep them: resumed, checked, unpacked whole or not at all.
+
+OUT/pix3d/                             the data set
+OUT/pix3d/.downloads/pix3d.zip.part    what has come so far
+OUT/pix3d/.downloads/pix3d.zip.json    what was unpacked: address, size, SHA-256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import stat
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .. import __version__
+from ..io.files import write_json
+
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 4  # connections that may break one after another without bringing anything
+WAIT = 1.0  # seconds before the second attempt, doubled each time
+_PIECE = 1 << 20  # bytes read at once
+_SPARE = 100_000_000  # bytes that stay free on the disk
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to fetch and unpack.
+
+    Args:
+        url: of a ZIP file.
+        holds: a path that is in the data set's folder once the archive is unpacked.
+        size: bytes, None where unknown.
+        sha256: hexadecimal, None where unknown: then what came is said and noted, and the ZIP's own checksums are all there is.
+    """
+
+    url: str
+    holds: str
+    size: int | None = None
+    sha256: str | None = None
+
+    @property
+    def file(self) -> str:
+        return PurePosixPath(urllib.parse.urlsplit(self.url).path).name
+
+
+def _bop(name: str, *parts: tuple[str, str]) -> tuple[Archive, ...]:
+    root = f"https://huggingface.co/datasets/bop-benchmark/{name}/resolve/main"
+    return tuple(Archive(f"{root}/{name}_{part}.zip", holds) for part, holds in parts)
+
+
+_NOCS = (
+    "http://download.cs.stanford.edu/orion/nocs"  # README of hughw19/NOCS_CVPR2019; non-commercial use, cite Wang et al. 2019
+)
+
+
+def _nocs(photos: str, holds: str) -> tuple[Archive, ...]:
+    """Photos, meshes with their extents, and the authors' fitted poses, as `data.nocs` reads them; never fetched by us."""
+    return tuple(Archive(f"{_NOCS}/{f}.zip", h) for f, h in ((photos, holds), ("obj_models", "obj_models"), ("gts", "gts")))
+
+
+_TEST = (("base", "test_targets_bop19.json"), ("models", "models/models_info.json"), ("test_bop19", "test"))
+
+DATASETS: dict[str, tuple[Archive, ...]] = {
+    "pix3d": (Archive("http://pix3d.csail.mit.edu/data/pix3d.zip", "pix3d.json"),),
+    "lmo": _bop("lmo", *_TEST),
+    "ycbv": _bop("ycbv", *_TEST),
+    "tless": _bop(
+        "tless", ("base", "test_targets_bop19.json"), ("models", "models_cad"), ("test_primesense_bop19", "test_primesense")
+    ),
+    "real275": _nocs("real_test", "real_test"),
+    "camera25": _nocs("camera_val25K", "val"),  # without the 140 GB of training photos, from which nothing here learns
+}
+"""Name -> archives, in the order they are fetched. No size or hash of these is known here; see `Archive.sha256`."""
+
+NAMES = tuple(DATASETS)
+
+
+def download(name: str, out: str | Path, url: str | None = None) -> Path:
+    """Fetch a data set into the folder `out`/`name`. What is complete is left alone; what was interrupted goes on.
+
+    Args:
+        name: one of `NAMES`.
+        out: folder to make the data set's folder in.
+        url: fetch from elsewhere: of the ZIP file, or of the folder that holds the data set's ZIP files.
+
+    Returns:
+        the data set's folder.
+
+    Raises:
+        ValueError: an unknown name or address; what came is not the expected file, or no whole ZIP file.
+        FileNotFoundError: the server has no such file.
+        ConnectionError: no network, or it breaks again and again. What has come is kept.
+        OSError: the disk is too small.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data set {name!r} is known; known: {', '.join(NAMES)}")
+    folder = Path(out) / name
+    for archive in _from(DATASETS[name], url):
+        _fetch_and_unpack(archive, folder)
+    return folder
+
+
+def _from(archives: tuple[Archive, ...], url: str | None) -> tuple[Archive, ...]:
+    """The archives at another address."""
+    if url is None:
+        return archives
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(
+            f"expected an address that starts with http:// or https://, got {url!r}; unpack a local ZIP file yourself"
+        )
+    if not parts.path.lower().endswith(".zip"):
+        base = url.rstrip("/")
+        return tuple(replace(a, url=f"{base}/{a.file}") for a in archives)
+    if len(archives) > 1:
+        files = ", ".join(a.file for a in archives)
+        raise ValueError(f"the data set has {len(archives)} archives ({files}); give the address of the folder that holds them")
+    return (replace(archives[0], url=url),)
+
+
+def _fetch_and_unpack(archive: Archive, folder: Path) -> None:
+    own = folder / ".downloads"
+    note = own / f"{archive.file}.json"
+    if note.is_file() and (folder / archive.holds).exists():
+        return
+    own.mkdir(parents=True, exist_ok=True)
+    part = own / f"{archive.file}.part"
+    fetch(archive.url, part, archive.size)
+    came = _sha256(part)
+    if archive.sha256 is not None and came != archive.sha256.lower():
+        _remove(part)
+        raise ValueError(
+            f"{archive.url} has SHA-256 {came}, expected {archive.sha256}; what came was removed. Try again; if the same comes "
+            "again, the file was changed where it is kept"
+        )
+    size = part.stat().st_size
+    unpack(part, folder, archive.holds, archive.url)
+    write_json(note, {"url": archive.url, "size": size, "sha256": came})
+    _remove(part)
+    _say(f"{archive.file}: {size:,} bytes, SHA-256 {came}" + ("" if archive.sha256 else " (none to compare with)"))
+
+
+def _say(message: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ fetching
+
+
+def fetch(url: str, part: Path, size: int | None = None) -> None:
+    """Bring a file whole, going on from what `part` holds if the server can and the file there has not changed.
+
+    Beside `part` lies `part`.json with the server's own marks of the file; without it nothing is resumed.
+
+    Args:
+        url: http or https.
+        part: file to write.
+        size: bytes that are expected, None where unknown.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(PurePosixPath(urllib.parse.urlsplit(url).path).name, total=size)
+        idle = 0
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                done = _one_connection(url, part, size, lambda come, total: progress.update(task, completed=come, total=total))
+                problem = "the connection ended early"
+            except (OSError, http.client.HTTPException) as error:
+                if not _may_pass(error):
+                    raise
+                done, problem = False, _reason(error)
+            if done:
+                return
+            come = part.stat().st_size if part.exists() else 0
+            idle = 0 if come > before else idle + 1
+            if idle >= ATTEMPTS:
+                kept = f"{come:,} bytes are kept: run the same command again to go on" if come else "nothing has come"
+                raise ConnectionError(
+                    f"{url} could not be fetched ({problem}); {kept}. Is there a network, or a proxy to name?"
+                )
+            time.sleep(WAIT * 2 ** max(idle - 1, 0))
+
+
+def _one_connection(url: str, part: Path, size: int | None, report: Any) -> bool:
+    """Write what one connection brings. Whether the file is whole."""
+    marks_path = part.with_name(part.name + ".json")
+    have, marks = (part.stat().st_size, _marks(marks_path)) if part.exists() else (0, {})
+    validator = marks.get("etag") or marks.get("last_modified")
+    if marks.get("url") != url or not validator:
+        have = 0
+    if have and have == marks.get("size"):
+        return True
+    headers: dict[str, str] = {"User-Agent": f"monopose/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": str(validator)}
+    with _open(urllib.request.Request(url, headers=headers)) as response:
+        start, total = _extent(response, have)
+        if size is not None and total is not None and total != size:
+            raise ValueError(f"{url} has {total:,} bytes, expected {size:,}; the file was changed where it is kept")
+        total = size if total is None else total
+        _check_space(part, 2 * (total or 0) - start, "to fetch and to unpack, at least", url)
+        etag = response.headers.get("ETag") or ""
+        marks = {
+            "url": url,
+            "size": total,
+            "etag": "" if etag.startswith("W/") else etag,  # weak marks do not vouch for bytes
+            "last_modified": response.headers.get("Last-Modified") or "",
+        }
+        with open(part, "r+b" if start else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            write_json(marks_path, marks)  # after the old bytes are gone
+            come = start
+            report(come, total)
+            while piece := response.read(_PIECE):
+                file.write(piece)
+                come += len(piece)
+                report(come, total)
+    if total is not None and come > total:
+        part.unlink()
+        raise ValueError(f"{url} sent {come:,} bytes and announced {total:,}; what came was removed")
+    return total is None or come == total
+
+
+def _open(request: urllib.request.Request) -> Any:
+    """A response, or an error that says what the server or the network said."""
+    url = request.full_url
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:  # more bytes here than there: begin anew
+                request.remove_header("Range")
+                request.remove_header("If-range")
+                return _open(request)
+            if error.code in (404, 410):
+                raise FileNotFoundError(
+                    f"{url} is not there (HTTP {error.code}); has it moved? Give another address with --url"
+                ) from None
+            if error.code in (401, 403):
+                raise PermissionError(
+                    f"{url} must not be read (HTTP {error.code}: {error.reason}); does it want a login?"
+                ) from None
+            if error.code < 500 and error.code not in (408, 429):
+                raise ValueError(f"{url} was refused (HTTP {error.code}: {error.reason})") from None
+            raise
+
+
+def _extent(response: Any, have: int) -> tuple[int, int | None]:
+    """Where in the file the response begins, and how long the whole file is (None: the server does not say)."""
+    length = response.headers.get("Content-Length")
+    if response.status == 206 and have:
+        span, _, total = (response.headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
+        first = span.partition("-")[0]
+        if first != str(have):
+            raise ValueError(
+                f"{response.url} sent bytes from {first or 'nowhere'}, asked for {have}; remove the .part file and try again"
+            )
+        return have, int(total) if total.isdigit() else (have + int(length) if length else None)
+    return 0, int(length) if length else None
+
+
+def _marks(path: Path) -> dict[str, Any]:
+    try:
+        marks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marks if isinstance(marks, dict) else {}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again can help: networks and busy servers, not disks and permissions."""
+    network = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
+    return isinstance(error, network) and not isinstance(error, (FileNotFoundError, PermissionError))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code}: {error.reason}"
+    return str(getattr(error, "reason", "") or error) or type(error).__name__
+
+
+def _check_space(path: Path, needed: int, what: str, url: str) -> None:
+    folder = path if path.is_dir() else path.parent
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE > free:
+        raise OSError(
+            f"{url} needs {needed / 1e9:.2f} GB {what}, and {_SPARE / 1e9:g} GB to spare; {free / 1e9:.2f} GB are free under "
+            f"{folder}. Free some space, or name another folder with --out"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- unpacking
+
+
+def unpack(path: Path, folder: Path, holds: str, url: str = "") -> None:
+    """Unpack a ZIP file beside its place and move it there when it is whole.
+
+    Args:
+        path: the ZIP file; removed when it is none or broken.
+        folder: where its content goes; files that are there are replaced, others stay.
+        holds: a path that has to be in it; a folder around everything in the file is left out.
+        url: where it came from, for messages.
+
+    Raises:
+        ValueError: no ZIP file, broken, without `holds`, or a name in it leads out of the folder. Nothing was unpacked.
+        OSError: the disk is too small.
+    """
+    source = url or str(path)
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            head = file.read(16)
+        _remove(path)
+        page = " It is a web page: does the address want a login, or a click?" if head.lstrip()[:1] == b"<" else ""
+        raise ValueError(f"{source} is not a ZIP file, it starts with {head!r}; what came was removed.{page}")
+    temporary = path.with_name(f"{path.name}.unpacked")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.filename.startswith("__MACOSX/")]
+            for member in members:
+                _check_member(member, source)
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_space(folder, sum(m.file_size for m in members), "to unpack", source)
+            archive.extractall(temporary, members)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        _remove(path)
+        raise ValueError(f"{source} is a broken ZIP file ({error}); what came was removed, try again") from error
+    except (NotImplementedError, RuntimeError) as error:  # a method of compression that Python has not, a password
+        raise ValueError(
+            f"{path} (from {source}) cannot be unpacked here ({error}); unpack it by hand into {folder}"
+        ) from error
+    else:
+        content = list(temporary.iterdir())
+        around = len(content) == 1 and content[0].is_dir() and not (temporary / holds).exists()
+        top = content[0] if around else temporary
+        if not (top / holds).exists():
+            names = ", ".join(sorted(p.name for p in content)[:8])
+            _remove(path)
+            raise ValueError(f"{source} holds no {holds} (but {names or 'nothing'}): another data set? What came was removed")
+        _move_into(top, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(part: Path) -> None:
+    for path in (part, part.with_name(part.name + ".json")):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _check_member(member: zipfile.ZipInfo, source: str) -> None:
+    """Raise where a name leads out of the folder, or is a link, which could."""
+    name = member.filename.replace("\\", "/")
+    pure = PurePosixPath(name)
+    leads_out = pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts[0] if pure.parts else "")
+    if leads_out or stat.S_ISLNK(member.external_attr >> 16):
+        what = "leads out of its folder" if leads_out else "is a link"
+        raise ValueError(f"{source} was not unpacked: its member {member.filename!r} {what}; it is not to be trusted")
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Move what is in a folder into another of the same file system; folders join, files replace."""
+    target.mkdir(parents=True, exist_ok=True)
+    for item in sorted(source.iterdir()):
+        place = target / item.name
+        if item.is_dir() and place.is_dir() and not place.is_symlink():
+            _move_into(item, place)
+        else:
+            os.replace(item, place)

@@ -1,0 +1,610 @@
+"""nuScenes: its tables, the `infos.json` made from them, and detection results, read and written without the devkit.
+
+    FOLDER/
+      v1.0-mini/                    or v1.0-trainval, v1.0-test: sample.json, sample_data.json, ego_pose.json, ...
+      samples/CAM_FRONT/....jpg
+
+Tables state boxes in the map: `translation` of the centre, `size` width length height, `rotation` wxyz of a box whose x points
+forwards, y left, z up. A picture's camera stands at `global_from_ego @ ego_from_cam`, both at the time of the picture. Six
+cameras make a sample. Frames hold the boxes that their picture shows, in the camera's frame (`geometry/boxes3d.py`).
+
+Source: the schema and the detection task of the nuScenes devkit (docs/schema_nuscenes.md, eval/detection/README.md); Caesar et
+al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..geometry import boxes3d, rotation, se3
+from ..geometry.road_users import ATTRIBUTES, CLASSES
+from ..io.files import atomic_write, existing_file
+from ..io.records import found, numbers, read_json, table, value
+from ..types import Camera
+from .road import RoadFrame, RoadObjects
+
+Array = NDArray[Any]
+
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+CLASS_OF = {  # category -> detection class; the others are no targets
+    "vehicle.car": "car",
+    "vehicle.truck": "truck",
+    "vehicle.trailer": "trailer",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.motorcycle": "motorcycle",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.trafficcone": "traffic_cone",
+    "movable_object.barrier": "barrier",
+}
+BIKE_RACK = "static_object.bicycle_rack"
+TABLES = (
+    "category", "attribute", "sensor", "scene", "sample", "instance", "sample_annotation", "calibrated_sensor", "sample_data",
+    "ego_pose",
+)  # fmt: skip
+MOST_BOXES = 500  # of a sample in a result file
+LONGEST = 1.5  # seconds between two annotations from which a velocity may be told
+
+ZUP_FROM_OBJ = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
+"""nuScenes' box axes (x forwards, y left, z up) from ours (x forwards, y down, z left)."""
+
+
+class Boxes(NamedTuple):
+    """Boxes of many samples in the map, one row each, as nuScenes writes them.
+
+    Args:
+        tokens: of the samples, S of them; those without boxes too.
+        sample: index into `tokens`, (N,), int64.
+        label: index into `CLASSES`, (N,), int64.
+        centre: (N, 3), metres.
+        wlh: width, length, height, (N, 3), metres.
+        quat_wxyz: (N, 4).
+        velocity: over ground, (N, 2), metres per second; NaN where unknown.
+        attribute: index into `ATTRIBUTES`, (N,), int64; -1 for none.
+        score: (N,); -1 for the truth.
+        points: LiDAR and radar points inside, (N,), int64; -1 where unknown.
+    """
+
+    tokens: tuple[str, ...]
+    sample: Array
+    label: Array
+    centre: Array
+    wlh: Array
+    quat_wxyz: Array
+    velocity: Array
+    attribute: Array
+    score: Array
+    points: Array
+
+    def where(self, rows: Array) -> Boxes:
+        """The boxes that a mask or an index (M,) picks; all samples stay."""
+        return Boxes(self.tokens, *(column[rows] for column in self[1:]))
+
+
+class Truth(NamedTuple):
+    """What results of some samples are compared with.
+
+    Args:
+        boxes: of the ten classes.
+        ego: where the vehicle stood when the LiDAR swept, (S, 3), metres, map.
+        racks: bicycle racks, of which only sample, centre, wlh and quat_wxyz count: what is parked in them is not evaluated.
+    """
+
+    boxes: Boxes
+    ego: Array
+    racks: Boxes
+
+
+def no_boxes(tokens: Sequence[str]) -> Boxes:
+    """Samples without boxes."""
+    return _boxes(tuple(tokens), [], [], np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)), np.zeros((0, 2)), [], [], [])
+
+
+def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Boxes:
+    """Columns as arrays of the right kind."""
+    *real, attribute, score, points = rest
+    whole = [np.asarray(c, np.int64) for c in (sample, label)]
+    real = [np.asarray(c, np.float64) for c in real]
+    tail = [np.asarray(attribute, np.int64), np.asarray(score, np.float64), np.asarray(points, np.int64)]
+    return Boxes(tuple(tokens), *(whole + real + tail))
+
+
+# ----------------------------------------------------------------------------------------------------------- the tables
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The tables of one version, by token, and what they do not say forwards.
+
+    Args:
+        folder: holds `samples/`.
+        rows: table -> token -> row; of sample_data and ego_pose only the key frames.
+        data: sample token -> channel -> sample_data token.
+        annotations: sample token -> sample_annotation tokens, in the table's order.
+    """
+
+    folder: Path
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    data: Mapping[str, Mapping[str, str]]
+    annotations: Mapping[str, Sequence[str]]
+
+    def row(self, name: str, token: str) -> Mapping[str, Any]:
+        """One row.
+
+        Raises:
+            ValueError: the table has no such token.
+        """
+        try:
+            return self.rows[name][token]
+        except KeyError:
+            raise ValueError(f"{self.folder}: {name}.json has no token {token!r}; are all tables of one version?") from None
+
+    def category(self, annotation: str) -> str:
+        """The category of an annotation: "vehicle.car"."""
+        instance = self.row("instance", self.row("sample_annotation", annotation)["instance_token"])
+        return str(self.row("category", instance["category_token"])["name"])
+
+
+def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
+    """The tables of a nuScenes folder. Those of v1.0-trainval take some gigabytes while they are read.
+
+    Raises:
+        FileNotFoundError: no such folder, or a table is missing; says what is there.
+        ValueError: a table is broken.
+    """
+    folder = Path(folder)
+    if not (folder / version).is_dir():
+        raise FileNotFoundError(f"no tables in {folder / version} ({found(folder)}); expected {version}/sample.json and others")
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name in TABLES:
+        path = folder / version / f"{name}.json"
+        listed = read_json(path)
+        if not isinstance(listed, list) or not all(isinstance(row, dict) and "token" in row for row in listed):
+            raise ValueError(f"{path} must be a list of rows with a token each")
+        if name == "sample_data":
+            listed = [row for row in listed if row["is_key_frame"]]
+        elif name == "ego_pose":
+            wanted = {row["ego_pose_token"] for row in rows["sample_data"].values()}
+            listed = [row for row in listed if row["token"] in wanted]
+        rows[name] = {row["token"]: row for row in listed}
+    data: dict[str, dict[str, str]] = {token: {} for token in rows["sample"]}
+    annotations: dict[str, list[str]] = {token: [] for token in rows["sample"]}
+    tables = Tables(folder, rows, data, annotations)
+    for token, row in rows["sample_data"].items():
+        sensor = tables.row("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
+        tables.row("sample", row["sample_token"])
+        data[row["sample_token"]][tables.row("sensor", sensor)["channel"]] = token
+    for token, row in rows["sample_annotation"].items():
+        tables.row("sample", row["sample_token"])
+        annotations[row["sample_token"]].append(token)
+    return tables
+
+
+def samples(tables: Tables, scenes: Iterable[str] = ()) -> list[str]:
+    """The sample tokens of scenes ("scene-0103"), of all without any, in the table's order.
+
+    Raises:
+        ValueError: a scene that the tables do not have.
+    """
+    wanted = set(scenes)
+    names = {row["name"] for row in tables.rows["scene"].values()}
+    if wanted - names:
+        raise ValueError(f"{tables.folder} has no scene {min(wanted - names)!r}; it has {', '.join(sorted(names)[:6])}, ...")
+    all_samples = tables.rows["sample"].items()
+    return [t for t, row in all_samples if not wanted or tables.row("scene", row["scene_token"])["name"] in wanted]
+
+
+def velocity(tables: Tables, annotation: str) -> Array:
+    """The velocity of an annotated box over ground, from its neighbours in time.
+
+    Returns:
+        (3,), metres per second, map; NaN where there is no neighbour within 1.5 s (3 s between both).
+    """
+    row = tables.row("sample_annotation", annotation)
+    ends = [tables.row("sample_annotation", row[key]) if row[key] else row for key in ("prev", "next")]
+    times = [tables.row("sample", end["sample_token"])["timestamp"] * 1e-6 for end in ends]
+    gap = times[1] - times[0]
+    if gap <= 0 or gap > LONGEST * (2 if row["prev"] and row["next"] else 1):
+        return np.full(3, np.nan)
+    return (np.array(ends[1]["translation"]) - np.array(ends[0]["translation"])) / gap
+
+
+def _pose(row: Mapping[str, Any]) -> Tensor:
+    """The rigid motion of a row's rotation (wxyz) and translation, (4, 4), float64."""
+    where = f"row {row.get('token')}"
+    quat = torch.from_numpy(numbers(row, "rotation", (4,), where))
+    t = torch.from_numpy(numbers(row, "translation", (3,), where))
+    return se3.from_rt(rotation.matrix_from_quat_wxyz(quat), t)
+
+
+def _attribute(tables: Tables, row: Mapping[str, Any]) -> int:
+    names = [tables.row("attribute", token)["name"] for token in row["attribute_tokens"]]
+    return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
+
+
+def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
+    """Annotations of a sample that are of one of the ten classes, with the class."""
+    named = [(token, CLASS_OF.get(tables.category(token))) for token in tables.annotations[sample]]
+    return [(token, CLASSES.index(name)) for token, name in named if name is not None]
+
+
+def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
+    """One picture with the boxes that it shows; those without a single LiDAR or radar point too (`points` says so).
+
+    Raises:
+        ValueError: the sample or the channel is not in the tables, or a row is broken.
+    """
+    if channel not in tables.data.get(sample, {}):
+        has = ", ".join(tables.data[sample]) if sample in tables.data else "no such sample"
+        raise ValueError(f"sample {sample!r} has no picture of {channel!r} (has: {has})")
+    data = tables.row("sample_data", tables.data[sample][channel])
+    mount = tables.row("calibrated_sensor", data["calibrated_sensor_token"])
+    K = torch.from_numpy(numbers(mount, "camera_intrinsic", (3, 3), f"calibrated_sensor {mount['token']}"))
+    camera = Camera(K, (int(data["height"]), int(data["width"])))
+    ego_from_cam, global_from_ego = _pose(mount), _pose(tables.row("ego_pose", data["ego_pose_token"]))
+    global_from_cam = global_from_ego @ ego_from_cam
+    targets = _targets(tables, sample)
+    rows = [tables.row("sample_annotation", token) for token, _ in targets]
+    objects = _objects(
+        se3.inverse(global_from_cam),
+        torch.stack([_pose(row) for row in rows]) if rows else torch.zeros(0, 4, 4, dtype=torch.float64),
+        torch.from_numpy(np.array([row["size"] for row in rows], np.float64).reshape(-1, 3)),
+        torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
+        torch.tensor([label for _, label in targets], dtype=torch.int64),
+        torch.tensor([_attribute(tables, row) for row in rows], dtype=torch.int64),
+        torch.tensor([row["num_lidar_pts"] + row["num_radar_pts"] for row in rows], dtype=torch.int64),
+        camera,
+    )
+    return RoadFrame(
+        str(tables.folder / data["filename"]),
+        camera,
+        CLASSES,
+        objects,
+        torch.zeros(0, 4, dtype=torch.float64),
+        data["token"],
+        sample,
+        channel,
+        ego_from_cam,
+        global_from_ego,
+        data["timestamp"] * 1e-6,
+    )
+
+
+def _objects(
+    cam_from_frame: Tensor,
+    pose: Tensor,
+    wlh: Tensor,
+    v: Tensor,
+    label: Tensor,
+    attribute: Tensor,
+    points: Tensor,
+    camera: Camera,
+) -> RoadObjects:
+    """Boxes with nuScenes' axes in any frame, seen by a camera; those that it does not show are left out."""
+    pose = cam_from_frame @ pose
+    pose = se3.from_rt(pose[:, :3, :3] @ ZUP_FROM_OBJ, pose[:, :3, 3])
+    lhw = boxes3d.lhw_from_wlh(wlh)
+    boxes = boxes3d.project(pose, lhw, camera.K, camera.size)
+    shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    v = v @ cam_from_frame[:3, :3].mT
+    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points)[shown]
+
+
+def frames(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAMERAS) -> list[RoadFrame]:
+    """The pictures of samples, camera by camera; cameras that a sample does not have are passed over."""
+    return [frame(tables, token, channel) for token in tokens for channel in channels if channel in tables.data[token]]
+
+
+def truth(tables: Tables, tokens: Sequence[str]) -> Truth:
+    """The true boxes of samples in the map, for `evaluation.nuscenes`."""
+    columns: list[tuple[Any, ...]] = []
+    racks: list[tuple[Any, ...]] = []
+    ego = []
+    for k, sample in enumerate(tokens):
+        lidar = tables.data[sample].get("LIDAR_TOP") or next(iter(tables.data[sample].values()))
+        ego.append(tables.row("ego_pose", tables.row("sample_data", lidar)["ego_pose_token"])["translation"])
+        for token in tables.annotations[sample]:
+            row = tables.row("sample_annotation", token)
+            place = (row["translation"], row["size"], row["rotation"])
+            name = tables.category(token)
+            if name in CLASS_OF:
+                points = row["num_lidar_pts"] + row["num_radar_pts"]
+                label = CLASSES.index(CLASS_OF[name])
+                columns.append((k, label, *place, velocity(tables, token)[:2], _attribute(tables, row), -1.0, points))
+            elif name == BIKE_RACK:
+                racks.append((k, -1, *place, (0.0, 0.0), -1, -1.0, -1))
+    stacked = [_boxes(tokens, *zip(*rows)) if rows else no_boxes(tokens) for rows in (columns, racks)]
+    return Truth(stacked[0], np.array(ego, np.float64).reshape(-1, 3), stacked[1])
+
+
+# ------------------------------------------------------------------------------------------------------------ infos.json
+
+
+def _infos(path: str | Path) -> tuple[Path, tuple[str, ...], list[Any]]:
+    path = Path(path)
+    content = read_json(path)
+    categories = value(value(content, "metainfo", str(path)), "categories", f"{path} metainfo")
+    classes = tuple(sorted(categories, key=categories.get))
+    strangers = [c for c in classes if c not in CLASSES]
+    if strangers:
+        raise ValueError(f"{path}: unknown class {strangers[0]!r}; expected {', '.join(CLASSES)}")
+    return path, classes, value(content, "data_list", str(path))
+
+
+def read_infos(path: str | Path) -> list[RoadFrame]:
+    """The pictures of an `infos.json`, with the boxes that it lists for each camera.
+
+    The file states the place of the vehicle at the LiDAR's sweep. Where it was when a camera looked, up to 50 ms before,
+    follows from `lidar2cam`, which allows for that.
+
+    Args:
+        path: of the file; pictures lie beside it.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a key is missing (a camera without `cam2img` among them), has another size, or holds NaN.
+    """
+    path, classes, listed = _infos(path)
+    to_ours = torch.tensor([CLASSES.index(c) for c in classes])
+    read = []
+    for k, info in enumerate(listed):
+        place = f"{path} sample {k}"
+        global_from_lidar = _global_from_lidar(info, place)
+        for channel, image in value(info, "images", place).items():
+            where = f"{place} {channel}"
+            ego_from_cam, cam_from_lidar = (
+                torch.from_numpy(numbers(image, key, (4, 4), where)) for key in ("cam2ego", "lidar2cam")
+            )
+            K = torch.from_numpy(numbers(image, "cam2img", (3, 3), where))
+            picture = path.parent / value(image, "img_path", where)
+            camera = Camera(K, _size(picture))
+            rows = [row for row in info.get("cam_instances", {}).get(channel, []) if row.get("bbox_3d_isvalid", True)]
+            wheres = [f"{where} box {i}" for i in range(len(rows))]
+            box = torch.from_numpy(table(rows, "bbox_3d", (7,), wheres))
+            v = torch.tensor([[r["velocity"][0], 0.0, r["velocity"][1]] for r in rows], dtype=torch.float64).reshape(-1, 3)
+            pose, lhw = boxes3d.from_yaw(box[:, :3], box[:, 6]), box[:, 3:6]
+            attribute = torch.tensor([value(r, "attr_label", w) for r, w in zip(rows, wheres)], dtype=torch.int64)
+            objects = RoadObjects(
+                to_ours[torch.tensor([value(r, "bbox_label_3d", w) for r, w in zip(rows, wheres)], dtype=torch.int64)],
+                pose,
+                lhw,
+                boxes3d.project(pose, lhw, K, camera.size),
+                velocities=v,
+                attributes=torch.where(attribute < len(ATTRIBUTES), attribute, -1),
+            )
+            read.append(
+                RoadFrame(
+                    str(picture),
+                    camera,
+                    CLASSES,
+                    objects,
+                    torch.zeros(0, 4, dtype=torch.float64),
+                    value(image, "sample_data_token", where),
+                    value(info, "token", place),
+                    channel,
+                    ego_from_cam,
+                    global_from_lidar @ torch.linalg.inv(ego_from_cam @ cam_from_lidar),
+                    float(value(image, "timestamp", where)),
+                )
+            )
+    return read
+
+
+def _global_from_lidar(info: Any, place: str) -> Tensor:
+    """The LiDAR in the map when it swept, by way of the camera that took its picture nearest to that moment. (4, 4)."""
+    images, now = value(info, "images", place), value(info, "timestamp", place)
+    channel = min(images, key=lambda c: abs(value(images[c], "timestamp", f"{place} {c}") - now))
+    ego_from_cam, cam_from_lidar = (
+        torch.from_numpy(numbers(images[channel], key, (4, 4), f"{place} {channel}")) for key in ("cam2ego", "lidar2cam")
+    )
+    return torch.from_numpy(numbers(info, "ego2global", (4, 4), place)) @ ego_from_cam @ cam_from_lidar
+
+
+def _size(picture: Path) -> tuple[int, int]:
+    with Image.open(existing_file(picture, "picture")) as header:
+        return header.height, header.width
+
+
+def infos_truth(path: str | Path) -> Truth:
+    """The true boxes of an `infos.json` in the map; attributes are -1 where boxes have no `attr_label`, as nuScenes' own.
+
+    Boxes stand in the LiDAR's frame, which the vehicle carries along; velocities there are over ground.
+    """
+    path, classes, listed = _infos(path)
+    tokens, columns, ego = [], [], []
+    for k, info in enumerate(listed):
+        place = f"{path} sample {k}"
+        tokens.append(value(info, "token", place))
+        global_from_ego = torch.from_numpy(numbers(info, "ego2global", (4, 4), place))
+        global_from_lidar = _global_from_lidar(info, place)
+        ego.append(global_from_ego[:3, 3].numpy())
+        for i, row in enumerate(value(info, "instances", place)):
+            box = torch.from_numpy(numbers(row, "bbox_3d", (7,), f"{place} instance {i}"))
+            turn = rotation.so3_exp(torch.stack([box.new_zeros(()), box.new_zeros(()), box[6]]))
+            pose = global_from_lidar @ se3.from_rt(turn, box[:3])
+            quat = rotation.quat_wxyz_from_matrix(rotation.nearest_rotation(pose[:3, :3]))
+            v = global_from_lidar[:3, :2] @ torch.tensor(row["velocity"], dtype=torch.float64)
+            points = row["num_lidar_pts"] + row["num_radar_pts"]
+            label = CLASSES.index(classes[row["bbox_label_3d"]])
+            wlh = (float(box[4]), float(box[3]), float(box[5]))
+            attribute = row.get("attr_label", len(ATTRIBUTES))
+            attribute = attribute if 0 <= attribute < len(ATTRIBUTES) else -1
+            columns.append((k, label, pose[:3, 3].numpy(), wlh, quat.numpy(), v[:2].numpy(), attribute, -1.0, points))
+    boxes = _boxes(tokens, *zip(*columns)) if columns else no_boxes(tokens)
+    return Truth(boxes, np.array(ego).reshape(-1, 3), no_boxes(tokens))
+
+
+# --------------------------------------------------------------------------------------------------------------- results
+
+
+def to_global(seen: Sequence[RoadFrame], estimates: Sequence[RoadObjects], tokens: Sequence[str] | None = None) -> Boxes:
+    """Estimates of pictures as boxes in the map, the best 500 of each sample.
+
+    Args:
+        seen: the pictures.
+        estimates: of each; scores are needed. Unknown velocities become 0, as results cannot leave them out.
+        tokens: of all samples that the results are for; None: those of the pictures.
+
+    Raises:
+        ValueError: estimates without scores, a picture of another sample, or one whose place is unknown.
+    """
+    tokens = tuple(dict.fromkeys(f.sample for f in seen)) if tokens is None else tuple(tokens)
+    place = {token: k for k, token in enumerate(tokens)}
+    parts = []
+    for one, objects in zip(seen, estimates, strict=True):
+        if one.sample not in place:
+            raise ValueError(f"picture {one.name} belongs to sample {one.sample!r}, which is none of the {len(tokens)} given")
+        if objects.scores is None:
+            raise ValueError(f"estimates for picture {one.name} have no scores; results need them")
+        global_from_cam = one.global_from_cam
+        pose = global_from_cam @ objects.cam_from_obj.detach().double().cpu()
+        quat = rotation.quat_wxyz_from_matrix(pose[:, :3, :3] @ ZUP_FROM_OBJ.mT)
+        n = len(objects)
+        v = torch.zeros(n, 3) if objects.velocities is None else objects.velocities.detach().cpu()
+        v = (v.double() @ global_from_cam[:3, :3].mT)[:, :2].nan_to_num(0.0)
+        attribute = torch.full((n,), -1) if objects.attributes is None else objects.attributes.cpu()
+        wlh = boxes3d.wlh_from_lhw(objects.sizes.detach().double().cpu())
+        columns = (objects.labels.cpu(), pose[:, :3, 3], wlh, quat, v, attribute, objects.scores.detach().double().cpu())
+        sample = np.full(n, place[one.sample])
+        parts.append(_boxes(tokens, sample, *(c.numpy() for c in columns), np.full(n, -1)))
+    if not parts:
+        return no_boxes(tokens)
+    boxes = Boxes(tokens, *(np.concatenate(c) for c in zip(*(part[1:] for part in parts))))
+    order = np.lexsort((-boxes.score, boxes.sample))
+    boxes = boxes.where(order)
+    first = np.searchsorted(boxes.sample, np.arange(len(tokens)))
+    return boxes.where(np.arange(len(order)) - first[boxes.sample] < MOST_BOXES)
+
+
+def write_results(path: str | Path, boxes: Boxes, meta: Mapping[str, bool] | None = None) -> None:
+    """Write a result file in nuScenes' submission format, whole or not at all. Samples without boxes get an empty list.
+
+    Args:
+        path: of the file.
+        boxes: in the map.
+        meta: what the method used; None: pictures only.
+
+    Raises:
+        ValueError: NaN or infinity, sizes that are not positive, or more than 500 boxes of a sample.
+    """
+    _check_boxes(boxes, str(path))
+    results: list[list[dict[str, Any]]] = [[] for _ in boxes.tokens]
+    columns = (c.tolist() for c in boxes[1:])
+    for sample, label, centre, wlh, quat, v, attribute, score, _ in zip(*columns):
+        results[sample].append(
+            {
+                "sample_token": boxes.tokens[sample],
+                "translation": centre,
+                "size": wlh,
+                "rotation": quat,
+                "velocity": v,
+                "detection_name": CLASSES[label],
+                "detection_score": score,
+                "attribute_name": ATTRIBUTES[attribute] if attribute >= 0 else "",
+            }
+        )
+    used = {f"use_{name}": name == "camera" for name in ("camera", "lidar", "radar", "map", "external")}
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f'{{"meta": {json.dumps(dict(meta or used))}, "results": {{')
+        for k, (token, rows) in enumerate(zip(boxes.tokens, results)):  # a sample at a time: the file may be large
+            file.write(f"{', ' * (k > 0)}\n{json.dumps(token)}: {json.dumps(rows)}")
+        file.write("}}\n")
+
+
+def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> Boxes:
+    """A result file in nuScenes' submission format.
+
+    Args:
+        path: of the file.
+        tokens: the samples that it must be about, neither more nor less; None: whatever it holds.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: no such format, missing or foreign samples, an unknown class or attribute, NaN, more than 500 boxes of a
+            sample; says which.
+    """
+    path = Path(path)
+    results = value(read_json(path), "results", str(path))
+    if not isinstance(results, dict):
+        raise ValueError(f"{path}: 'results' must map sample tokens to lists, got {type(results).__name__}")
+    if tokens is None:
+        tokens = tuple(results)
+    missing, foreign = [t for t in tokens if t not in results], set(results) - set(tokens)
+    if missing:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(tokens)} samples are missing, the first is {missing[0]!r}; "
+            "a sample without detections needs an empty list"
+        )
+    if foreign:
+        raise ValueError(f"{path}: {len(foreign)} samples do not belong to this split, such as {min(foreign)!r}")
+    sample, rows, wheres = [], [], []
+    for k, token in enumerate(tokens):
+        if not isinstance(results[token], list):
+            raise ValueError(f"{path}: sample {token!r} must hold a list of boxes, got {type(results[token]).__name__}")
+        for i, row in enumerate(results[token]):
+            sample.append(k)
+            rows.append(row)
+            wheres.append(f"{path} sample {token} box {i}")
+    label = [_index(row, "detection_name", CLASSES, where, {}) for row, where in zip(rows, wheres)]
+    attribute = [_index(row, "attribute_name", ATTRIBUTES, where, {"": -1, None: -1}) for row, where in zip(rows, wheres)]
+    for row, token_index, where in zip(rows, sample, wheres):
+        if row.get("sample_token", tokens[token_index]) != tokens[token_index]:
+            raise ValueError(f"{where}: its sample_token is {row['sample_token']!r}; the list it stands in is another's")
+    real = [
+        table(rows, *spec, wheres) for spec in (("translation", (3,)), ("size", (3,)), ("rotation", (4,)), ("velocity", (2,)))
+    ]
+    score = table(rows, "detection_score", (), wheres)
+    boxes = _boxes(tokens, sample, label, *real, attribute, score, np.full(len(rows), -1))
+    _check_boxes(boxes, str(path))
+    return boxes
+
+
+def _index(row: Any, key: str, names: Sequence[str], where: str, also: Mapping[Any, int]) -> int:
+    name = value(row, key, where)
+    if name in names:
+        return names.index(name)
+    if name in also:
+        return also[name]
+    raise ValueError(f"{where}: unknown {key} {name!r}; expected one of {', '.join(names)}")
+
+
+def _check_boxes(boxes: Boxes, where: str) -> None:
+    """Raise unless a result file may hold the boxes."""
+
+    def place(row: int) -> str:
+        return f"{where} sample {boxes.tokens[boxes.sample[row]]}"
+
+    for name in ("centre", "wlh", "quat_wxyz", "velocity", "score"):
+        column = getattr(boxes, name)
+        column = column[:, None] if column.ndim == 1 else column
+        bad = np.flatnonzero(~np.isfinite(column).all(1))
+        if len(bad):
+            got = column[bad[0]].tolist()
+            raise ValueError(f"{place(bad[0])}: {name} holds NaN or infinity: {got}; leave failed estimates out")
+    bad = np.flatnonzero((boxes.wlh <= 0).any(1))
+    if len(bad):
+        raise ValueError(f"{place(bad[0])}: width, length, height must be metres > 0, got {boxes.wlh[bad[0]].tolist()}")
+    bad = np.flatnonzero(np.abs(np.linalg.norm(boxes.quat_wxyz, axis=1) - 1) > 0.01)
+    if len(bad):
+        raise ValueError(
+            f"{place(bad[0])}: the rotation must be a unit quaternion wxyz, got {boxes.quat_wxyz[bad[0]].tolist()}"
+        )
+    count = np.bincount(boxes.sample, minlength=len(boxes.tokens))
+    if len(count) and count.max() > MOST_BOXES:
+        token = boxes.tokens[int(count.argmax())]
+        raise ValueError(f"{where} sample {token}: {count.max()} boxes, at most {MOST_BOXES} are allowed; keep the best")

@@ -1,0 +1,364 @@
+"""BOP's protocols on a result file: localisation (BOP'19, AR) and detection (BOP'24, AP), and the recalls of older tables:
+ADD(-S), its area under the curve, n degrees n cm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.bop import models as models_module
+from ..datasets.bop import results as results_module
+from ..datasets.bop import scenes as scenes_module
+from ..io import records
+from . import errors, matching, scores
+from .truth import Object, Truth, open_data, read_objects
+
+Array = NDArray[Any]
+
+MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)  # of the diameter
+MSPD_THRESHOLDS = np.arange(5.0, 51.0, 5.0)  # pixels at an image width of 640
+VSD_TAUS = np.arange(0.05, 0.51, 0.05)  # of the diameter
+VSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)
+ADD_THRESHOLDS = np.array([0.02, 0.05, 0.1])  # of the diameter
+AUC_LIMIT = 0.1  # metres, end of the accuracy curve of ADD(-S)
+DEG_CM = np.array([2.0, 5.0, 10.0])  # degrees and centimetres
+MIN_VISIBILITY = 0.1  # BOP'24 ignores true objects that are less visible
+MAX_ESTIMATES = 100  # per image in BOP'24
+
+
+class _Group(NamedTuple):
+    """The estimates and true objects of one class in one image."""
+
+    obj_id: int
+    image: int  # place in the order of the target images
+    est: Array  # rows of the results, file order
+    true: Array  # rows of the truth, file order
+    inst_count: int  # 0: not a localisation target
+    kept: Array  # which estimates are among the best of the image, for detection
+
+
+def evaluate(
+    results: records.PathLike | results_module.Results,
+    data_dir: records.PathLike,
+    targets: records.PathLike | scenes_module.Targets | None = None,
+    *,
+    split: str | None = None,
+    models: str = "models_eval",
+    image_width: int | None = None,
+    sensor: str = "",
+    vsd: bool = False,
+    vsd_delta: float = 0.015,
+    max_estimates: int = MAX_ESTIMATES,
+) -> dict[str, Any]:
+    """Score a BOP result file against the truth of a data set.
+
+    Args:
+        results: the CSV file, or its rows.
+        data_dir: the data set's folder, with `models`, a split folder and the targets file.
+        targets: a targets file; test_targets_bop19.json of the data set by default.
+            The BOP'24 form (images only) gives AP alone.
+        split: folder of the scenes; by default what the file's name says ("test"), then "test".
+        models: folder of the models whose vertices count, "models_eval" by default, "models" if there is no other.
+        image_width: pixels, for the thresholds of MSPD; by default that of the pictures, then of camera.json.
+        sensor: suffix of folders and JSON names in multi-sensor sets.
+        vsd: compute VSD too; needs the sensor's depth images and takes minutes.
+        vsd_delta: visibility tolerance, metres; 0.005 for ITODD.
+        max_estimates: per image in BOP'24.
+
+    Returns:
+        {"ar": {"mssd", "mspd", "vsd", "mean"}, "ap": {"mssd", "mspd", "mean"}, "add_s": {"0.02", "0.05", "0.1"},
+        "auc_add_s": {"voc", "step"}, "deg_cm": {"2", "5", "10"}, "per_object": {"1": the same and "targets"},
+        "targets": number of instances to find, "about": ...}; `table.text` prints it.
+        Fractions in [0, 1]. "vsd" is None unless asked for; the mean is then that of the other two, and "about" says so.
+        "add_s" is the recall of ADD(-S): ADD-S for objects with symmetries, ADD for the others, shares of the diameter.
+        "auc_add_s" is the area under its accuracy curve up to 0.1 m, by `scores.auc_voc` and `scores.auc_step`; "deg_cm" the
+        share of instances whose rotation is off by less than n degrees and whose position by less than n cm. The rotation
+        error is the plain one: a symmetric object turned onto itself counts as wrong.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and key; unknown objects, images or scenes.
+
+    Source: BOP challenge 2019-2024 (Hodan et al.); numbers checked against published scores of bop_toolkit on LM-O.
+    """
+    data = open_data(results, data_dir, targets, split=split, models=models, image_width=image_width, sensor=sensor)
+    rows, wanted, truth, pose = data.rows, data.wanted, data.truth, data.poses
+    groups = _groups(rows, truth, wanted, max_estimates)
+    objects = read_objects(data.models, {g.obj_id for g in groups})
+
+    found = {}  # kind -> object -> true positives per threshold
+    precisions = {}  # kind -> object -> AP
+    for kind, function, limits in (("mssd", _mssd, MSSD_THRESHOLDS), ("mspd", _mspd, MSPD_THRESHOLDS)):
+        pairs = _pair_errors(groups, objects, function, pose, truth)
+        found[kind] = _found(groups, pairs, rows.score, truth, limits)
+        precisions[kind] = _precisions(groups, pairs, rows.score, truth, limits)
+    curves: dict[int, Array] = {}  # object -> ADD(-S) of every instance to find, metres
+    targets_of = {i: sum(min(g.inst_count, len(g.true)) for g in groups if g.obj_id == i) for i in objects}
+    if sum(targets_of.values()):
+        top = [g._replace(est=_top(g, rows.score)) for g in groups if g.inst_count]
+        metres = _pair_errors(top, objects, _add_or_add_s, pose, truth)
+        near = _pair_errors(top, objects, lambda model, est, t, true: _near(model, est, t.pose[true]), pose, truth)
+        shares = [np.where(n, e / objects[g.obj_id].diameter, np.inf) for g, e, n in zip(top, metres, near)]
+        found["add_s"] = _found(top, shares, rows.score, truth, ADD_THRESHOLDS)
+        found["deg_cm"] = _found(top, _pair_errors(top, objects, _deg_cm, pose, truth), rows.score, truth, DEG_CM)
+        curves = _matched(top, metres, rows.score, truth, AUC_LIMIT)
+        if vsd:
+            pairs = _vsd(top, objects, pose, truth, data.split, sensor, data.models, vsd_delta)
+            limits = np.tile(VSD_THRESHOLDS, len(VSD_TAUS))
+            found["vsd"] = _found(top, pairs, rows.score, truth, limits)
+
+    report = _scores(found, precisions, curves, targets_of, list(objects))
+    report["per_object"] = {
+        str(i): _scores(found, precisions, curves, targets_of, [i]) | {"targets": targets_of[i]} for i in sorted(objects)
+    }
+    report["targets"] = sum(targets_of.values())
+    seconds = {(s, i): t for s, i, t in zip(rows.scene_id.tolist(), rows.im_id.tolist(), rows.time.tolist())}
+    known = bool(seconds) and min(seconds.values()) >= 0
+    report["about"] = {
+        "targets_file": str(data.targets_file) if data.targets_file else None,
+        "models": str(data.models),
+        "split": str(data.split),
+        "images": len({*zip(wanted.scene_id.tolist(), wanted.im_id.tolist())}),
+        "estimates": len(rows.score),
+        "ar_mean": "of mssd, mspd and vsd" if "vsd" in found else "of mssd and mspd; vsd was not computed",
+        "thresholds": {
+            "mssd": "0.05 ... 0.5 of the diameter",
+            "mspd": "5 ... 50 px at an image width of 640",
+            "add_s": "of the diameter; ADD-S for "
+            + (", ".join(str(i) for i in sorted(objects) if objects[i].symmetric) or "none"),
+            "auc_add_s": f"0 to {AUC_LIMIT:g} m; voc as in the YCB-Video tables, step is the exact area",
+            "deg_cm": "degrees and cm; plain rotation error, symmetries not considered",
+        },
+        "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
+        "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
+    }
+    return report
+
+
+def _groups(rows: results_module.Results, truth: Truth, wanted: scenes_module.Targets, max_estimates: int) -> list[_Group]:
+    """Estimates and true objects by image and class, images in the order of the targets."""
+    order: dict[tuple[int, int], int] = {}
+    for key in zip(wanted.scene_id.tolist(), wanted.im_id.tolist()):
+        order.setdefault(key, len(order))
+    counts: dict[tuple[int, int], int] = {}
+    if wanted.obj_id is not None and wanted.inst_count is not None:
+        for s, i, o, n in zip(*(c.tolist() for c in (wanted.scene_id, wanted.im_id, wanted.obj_id, wanted.inst_count))):
+            counts[order[s, i], o] = n
+    est: dict[tuple[int, int], list[int]] = {}
+    true: dict[tuple[int, int], list[int]] = {}
+    for table, holder in ((rows, est), (truth, true)):
+        ids = zip(table.scene_id.tolist(), table.im_id.tolist(), table.obj_id.tolist())
+        for n, (s, i, o) in enumerate(ids):
+            if (s, i) in order:
+                holder.setdefault((order[s, i], o), []).append(n)
+    kept = _best_of_images(rows, order, max_estimates)
+    groups = []
+    for image, obj_id in sorted({*true, *counts} | {key for key in est if key in true}):
+        key = (image, obj_id)
+        mine = np.array(est.get(key, []), np.int64)
+        groups.append(_Group(obj_id, image, mine, np.array(true.get(key, []), np.int64), counts.get(key, 0), kept[mine]))
+    return groups
+
+
+def _best_of_images(rows: results_module.Results, order: dict[tuple[int, int], int], most: int) -> Array:
+    """Which rows are among the `most` best of their image, (N,), bool."""
+    kept = np.ones(len(rows.score), bool)
+    image = np.array([order.get(key, -1) for key in zip(rows.scene_id.tolist(), rows.im_id.tolist())], np.int64)
+    if len(image) and np.bincount(image + 1).max() > most:
+        by_score = np.lexsort((-rows.score, image))
+        starts = np.flatnonzero(np.diff(image[by_score], prepend=-2))
+        rank = np.arange(len(image)) - np.repeat(starts, np.diff(np.append(starts, len(image))))
+        kept[by_score[rank >= most]] = False
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+def _pair_errors(
+    groups: list[_Group],
+    objects: dict[int, Object],
+    function: Callable[[Object, Array, Truth, Array], Array],
+    pose: Array,
+    truth: Truth,
+) -> list[Array]:
+    """Errors (E, G) of each group, computed for all pairs of an object at once."""
+    out: list[Array] = [np.zeros((len(g.est), len(g.true))) for g in groups]
+    for obj_id, model in objects.items():
+        mine = [n for n, g in enumerate(groups) if g.obj_id == obj_id and len(g.est) and len(g.true)]
+        if not mine:
+            continue
+        est = np.concatenate([np.repeat(groups[n].est, len(groups[n].true)) for n in mine])
+        true = np.concatenate([np.tile(groups[n].true, len(groups[n].est)) for n in mine])
+        values = function(model, pose[est], truth, true)
+        ends = np.cumsum([out[n].size for n in mine])[:-1]
+        for n, part in zip(mine, np.split(values, ends)):
+            out[n] = part.reshape(out[n].shape)
+    return out
+
+
+def _near(model: Object, est: Array, true: Array) -> Array:
+    """Pairs whose bounding spheres meet; the others are infinitely wrong in space, as in the official evaluation."""
+    return np.linalg.norm(est[:, :3, 3] - true[:, :3, 3], axis=-1) < model.diameter
+
+
+def _mssd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+    out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
+    out[near] = errors.mssd(est[near], truth.pose[rows[near]], model.hull, model.group)
+    return out / model.diameter
+
+
+def _mspd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+    return errors.mspd(est, truth.pose[rows], model.points, truth.K[rows], model.group) * (640.0 / truth.width[rows])
+
+
+def _add_or_add_s(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+    """Metres; exact where a threshold or the curve can tell."""
+    pairs = est, truth.pose[rows], model.points
+    limit = max(float(ADD_THRESHOLDS.max()) * model.diameter, AUC_LIMIT)
+    return errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
+
+
+def _deg_cm(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+    """The larger of degrees and centimetres, so that it is below n where both are."""
+    true = truth.pose[rows]
+    return np.maximum(np.degrees(errors.rotation(est, true)), 100 * errors.translation(est, true))
+
+
+def _vsd(
+    groups: list[_Group],
+    objects: dict[int, Object],
+    pose: Array,
+    truth: Truth,
+    split: Path,
+    sensor: str,
+    model_folder: Path,
+    delta: float,
+) -> list[Array]:
+    """VSD of each pair for every tolerance, each repeated for every threshold, (E, G, taus * thresholds)."""
+    import torch
+
+    from ..render.raster import rasterize
+
+    models = models_module.read_models(model_folder, objects)
+    scenes: dict[int, scenes_module.Scene] = {}
+    out = []
+    key, depth = None, None
+    for g in groups:
+        values = np.ones((len(g.est), len(g.true), len(VSD_TAUS)))
+        if values.size:
+            scene_id, im_id = int(truth.scene_id[g.true[0]]), int(truth.im_id[g.true[0]])
+            if scene_id not in scenes:
+                scenes[scene_id] = scenes_module.open_scene(split / f"{scene_id:06d}", sensor)
+            if key != (scene_id, im_id):
+                key, depth = (scene_id, im_id), scenes_module.read_depth(scenes[scene_id], im_id)
+            assert depth is not None
+            K = truth.K[g.true[0]]
+            model = models[g.obj_id]
+            all_poses = np.concatenate([pose[g.est], truth.pose[g.true]])
+            x = torch.from_numpy(all_poses).float()
+            points = model.vertices @ x[:, :3, :3].mT + x[:, None, :3, 3]
+            images = rasterize(points, model.faces, torch.from_numpy(K).float(), depth.shape).depth.numpy()
+            for e in range(len(g.est)):
+                for t in range(len(g.true)):
+                    values[e, t] = errors.vsd(
+                        images[e], images[len(g.est) + t], depth, K, objects[g.obj_id].diameter, delta, VSD_TAUS
+                    )
+        out.append(np.repeat(values, len(VSD_THRESHOLDS), axis=-1))
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------- scores
+
+
+def _top(g: _Group, score: Array) -> Array:
+    """The `inst_count` best estimates of a target, in file order."""
+    return g.est[np.sort(np.argsort(-score[g.est], kind="stable")[: g.inst_count])]
+
+
+def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, Array]:
+    """True positives of the localisation targets, object -> (T,)."""
+    found: dict[int, Array] = {}
+    for g, values in zip(groups, pairs):
+        if g.inst_count:
+            hits = matching.localise(values, score[g.est], truth.visibility[g.true], g.inst_count, limits)
+            found[g.obj_id] = found.get(g.obj_id, 0) + hits
+    return found
+
+
+def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limit: float) -> dict[int, Array]:
+    """The error of each instance to find, inf where no estimate comes below the limit, object -> (instances,)."""
+    out: dict[int, list[Array]] = {}
+    for g, values in zip(groups, pairs):
+        wanted = np.argsort(-truth.visibility[g.true], kind="stable")[: g.inst_count]
+        values = values[:, np.sort(wanted)]
+        (owner,) = matching.greedy(values, score[g.est], [limit])
+        each = np.full(values.shape[1], np.inf)
+        each[owner[owner >= 0]] = values[owner >= 0, owner[owner >= 0]]
+        out.setdefault(g.obj_id, []).append(each)
+    return {i: np.concatenate(parts) for i, parts in out.items()}
+
+
+def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, float]:
+    """Average precision of each object that has a visible instance, the mean over the thresholds."""
+    by_object: dict[int, list[tuple[_Group, Array]]] = {}
+    for g, values in zip(groups, pairs):
+        by_object.setdefault(g.obj_id, []).append((g, values))
+    out = {}
+    for obj_id, members in by_object.items():
+        n_true = sum(int((truth.visibility[g.true] >= MIN_VISIBILITY).sum()) for g, _ in members)
+        if not n_true:
+            continue
+        states, ties, image, confidence = [], [], [], []
+        for g, values in members:
+            s = score[g.est[g.kept]]
+            matched = matching.greedy(values[g.kept], s, limits)
+            seen = np.append(truth.visibility[g.true] >= MIN_VISIBILITY, False)
+            states.append(np.where(matched < 0, 0, np.where(seen[matched], 1, -1)))  # wrong, right, ignored
+            ties.append(np.where(matched < 0, len(g.true) + np.argsort(np.argsort(-s, kind="stable")), matched))
+            image.append(np.full(len(s), g.image))
+            confidence.append(s)
+        state, tie = np.concatenate(states, -1), np.concatenate(ties, -1)
+        im, s = np.concatenate(image), np.concatenate(confidence)
+        aps = []
+        for row, second in zip(state, tie):
+            ordered = row[np.lexsort((second, im, -s))]
+            aps.append(scores.average_precision(ordered[ordered >= 0] == 1, n_true))
+        out[obj_id] = float(np.mean(aps))
+    return out
+
+
+def _scores(
+    found: dict[str, dict[int, Array]],
+    precisions: dict[str, dict[int, float]],
+    curves: dict[int, Array],
+    targets_of: dict[int, int],
+    ids: list[int],
+) -> dict[str, Any]:
+    """AR, AP, ADD(-S), its area and n degrees n cm of some objects together; None where nothing can be said."""
+    n = sum(targets_of[i] for i in ids)
+    hits = {k: sum(per[i] for i in ids if i in per) for k, per in found.items()}
+    ar: dict[str, float | None] = {
+        k: float(np.mean(hits[k]) / n) if n and k in found else None for k in ("mssd", "mspd", "vsd")
+    }
+    known = [v for v in ar.values() if v is not None]
+    ar["mean"] = float(np.mean(known)) if known else None
+    ap: dict[str, float | None] = {}
+    for kind, per in precisions.items():
+        values = [per[i] for i in ids if i in per]
+        ap[kind] = float(np.mean(values)) if values else None
+    both = [v for v in ap.values() if v is not None]
+    ap["mean"] = float(np.mean(both)) if both else None
+
+    def recalls(kind: str, limits: Array) -> dict[str, float | None]:
+        counts = np.broadcast_to(hits.get(kind, 0), limits.shape)
+        return {f"{t:g}": float(h / n) if n else None for t, h in zip(limits, counts)}
+
+    each = np.concatenate([np.zeros(0), *(curves[i] for i in ids if i in curves)])
+    auc = {name: f(each, AUC_LIMIT) if n else None for name, f in (("voc", scores.auc_voc), ("step", scores.auc_step))}
+    return {
+        "ar": ar, "ap": ap, "add_s": recalls("add_s", ADD_THRESHOLDS), "auc_add_s": auc, "deg_cm": recalls("deg_cm", DEG_CM),
+    }  # fmt: skip

@@ -1,0 +1,507 @@
+"""CAD models: a mesh file and its unit in, an `ObjectModel` in metres out. The only module that imports trimesh."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..types import ObjectModel, Symmetries
+
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # metres per unit
+FORMATS = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
+METRIC_FORMATS = (".glb", ".gltf")  # metres by specification
+LONGEST, SHORTEST = 10.0, 0.001  # metres; an object outside has the wrong unit
+MAX_FACES = 1_000_000
+MAX_TEXTURE = 2048  # pixels; larger textures are reduced
+CREASE = 0.7  # radians; computed normals are smooth across flatter edges and split at sharper ones
+
+
+class RawMesh(NamedTuple):
+    """A mesh file as it is: own unit, nothing repaired. Corners of faces share a vertex as in the file."""
+
+    vertices: np.ndarray  # (V, 3) float64
+    faces: np.ndarray  # (F, 3) int64
+    normals: np.ndarray | None  # (V, 3)
+    colors: np.ndarray | None  # (V, 3) in [0, 1]
+    uv: np.ndarray | None  # (V, 2), (0, 0) = lower left
+    texture: np.ndarray | None  # (H, W, 3) uint8
+    missing_texture: str  # name of a texture that the file asks for and that is not there, ""
+
+
+def load_mesh(
+    path: str | Path,
+    unit: str | None = None,
+    *,
+    obj_id: int = 0,
+    name: str | None = None,
+    symmetries: Symmetries | None = None,
+) -> ObjectModel:
+    """A mesh file as an `ObjectModel` in metres.
+
+    Faces without area are dropped. Normals of the file are kept; where it has none they are computed, smooth over flat
+    edges and split at sharp ones. Several textures or materials become vertex colours, a single texture stays one.
+
+    Args:
+        path: a PLY, OBJ, STL, OFF, GLB or glTF file.
+        unit: of the numbers in the file, "m", "cm", "mm" or "inch". GLB and glTF are in metres unless told otherwise.
+        obj_id: number of the object in its data set.
+        name: what to call it; the file's name by default.
+        symmetries: none by default; `propose_symmetries` finds them.
+
+    Returns:
+        the model, float32, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a mesh, no faces, NaN or infinite vertices, too many faces, no or wrong unit.
+    """
+    path = Path(path)
+    check_unit(unit)
+    raw = read_raw(path)
+    longest = float(np.ptp(raw.vertices, axis=0).max())
+    scale = _scale(path, name or path.stem, unit, longest)
+    _check_texture(path, raw)
+    raw = _without_degenerate(raw, path)
+    raw = _with_normals(raw)
+    assert raw.normals is not None
+    vertices = raw.vertices * scale
+
+    def tensor(value: np.ndarray | None) -> Tensor | None:
+        return None if value is None else torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+
+    return ObjectModel(
+        obj_id=obj_id,
+        name=name or path.stem,
+        vertices=torch.from_numpy(vertices.astype(np.float32)),
+        faces=torch.from_numpy(np.ascontiguousarray(raw.faces, dtype=np.int64)),
+        normals=torch.from_numpy(raw.normals.astype(np.float32)),
+        diameter=diameter(vertices),
+        colors=tensor(raw.colors),
+        uv=tensor(raw.uv),
+        texture=None if raw.texture is None else torch.from_numpy(raw.texture.copy()).permute(2, 0, 1).float() / 255,
+        symmetries=symmetries or Symmetries(),
+    )
+
+
+def check_unit(unit: str | None) -> None:
+    """Raise unless `unit` is None or a known name."""
+    if unit is not None and unit not in UNITS:
+        raise ValueError(f"unknown unit {unit!r}; known: {', '.join(UNITS)} (--unit mm)")
+
+
+def _scale(path: Path, name: str, unit: str | None, longest: float) -> float:
+    """Metres per number in the file; raises where the size that follows is not that of an object."""
+    used = unit or ("m" if path.suffix.lower() in METRIC_FORMATS else None)
+    sizes = {u: longest * s for u, s in UNITS.items()}
+    plausible = [u for u in ("mm", "m", "cm", "inch") if 0.01 <= sizes[u] <= 3] or [
+        u for u in ("mm", "m", "cm", "inch") if SHORTEST <= sizes[u] <= LONGEST
+    ]
+    call = f"load_mesh('{path.name}', unit=\"{plausible[0] if plausible else 'mm'}\")"
+    flag = f"(--unit {plausible[0] if plausible else 'mm'})"
+    if used is None:
+        readings = ", ".join(f"{length(s)} if in {u}" for u, s in sizes.items())
+        raise ValueError(
+            f"{path.name}: the format {path.suffix[1:].upper()} does not say its unit; the longest side is "
+            f"{readings}. Pass the right one, e.g. {call} {flag}"
+        )
+    size = sizes[used]
+    if SHORTEST <= size <= LONGEST:
+        return UNITS[used]
+    words = {"mm": "millimetres", "cm": "centimetres", "m": "metres", "inch": "inches"}
+    hint = f"is the file in {words[plausible[0]]}? Use {call} {flag}" if plausible else "scale the file to a size in reach"
+    bound = f"objects from {length(SHORTEST)} to {length(LONGEST)} are expected"
+    raise ValueError(f"object '{name}' is {length(size)} long; {hint}" + ("" if plausible else f"; {bound}"))
+
+
+def length(metres: float) -> str:
+    """A length for people: '124 m', '124 mm', '0.31 mm'."""
+    return f"{metres:.4g} m" if metres >= 1 else f"{metres * 1000:.3g} mm" if metres < 0.9995 else "1 m"
+
+
+def read_raw(path: str | Path) -> RawMesh:
+    """Read a mesh file without changing it: all parts of a scene joined, units untouched.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a mesh file, no faces, NaN or infinite vertices, more than a million faces.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in FORMATS) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no mesh file {path} (mesh files there: {', '.join(near[:8]) or 'none'})")
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path.name} is not a known mesh format; known: {', '.join(FORMATS)}")
+    import trimesh
+
+    try:
+        scene = trimesh.load_scene(str(path), process=False)
+        parts = _parts(scene)
+    except Exception as error:  # trimesh and its readers raise anything on broken files
+        kind = path.suffix[1:].upper()
+        raise ValueError(
+            f"{path} could not be read as {kind} ({type(error).__name__}: {error}); is the file whole? "
+            "Open it in MeshLab or Blender and export it again"
+        ) from error
+    if sum(len(p.faces) for p in parts) == 0:
+        points = sum(len(g.vertices) for g in scene.geometry.values() if hasattr(g, "vertices"))
+        raise ValueError(
+            f"{path} has no faces ({points} points: a point cloud?); a surface is needed: reconstruct one "
+            "(MeshLab: Screened Poisson) or export the CAD model as a mesh"
+        )
+    count = sum(len(p.faces) for p in parts)
+    if count > MAX_FACES:
+        raise ValueError(
+            f"{path} has {count / 1e6:.3g} million faces; at most {MAX_FACES / 1e6:g} million are taken, 20,000 are enough. "
+            "Decimate it (MeshLab: Quadric Edge Collapse; Blender: Decimate) and try again"
+        )
+    raw = _joined(parts, _missing_texture(path))
+    broken = ~np.isfinite(raw.vertices).all(1)
+    if broken.any():
+        raise ValueError(
+            f"{path} has {int(broken.sum())} vertices with NaN or infinite coordinates (first: number {int(broken.argmax())}); "
+            "export the file again"
+        )
+    if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
+        raise ValueError(
+            f"{path} has a face with vertex number {int(raw.faces.max())} but only {len(raw.vertices)} vertices; "
+            "is the file whole? Export it again"
+        )
+    return raw
+
+
+class _Part(NamedTuple):
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray | None
+    colors: np.ndarray | None
+    uv: np.ndarray | None
+    image: Any  # PIL image or None
+
+
+def _parts(scene: Any) -> list[_Part]:
+    """The triangle meshes of a trimesh scene, placed, with the appearance of each."""
+    import trimesh
+
+    parts = []
+    for node in scene.graph.nodes_geometry:
+        matrix, key = scene.graph[node]
+        mesh = scene.geometry[key]
+        if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+            continue
+        vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+        normals = np.asarray(mesh.vertex_normals) if "vertex_normals" in mesh._cache.cache else None
+        if normals is not None and (len(normals) != len(vertices) or not np.isfinite(normals).all()):
+            normals = None
+        matrix = np.asarray(matrix, np.float64)
+        if not np.allclose(matrix, np.eye(4), atol=1e-12):
+            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+            if normals is not None:
+                normals = normals @ np.linalg.inv(matrix[:3, :3])
+            if np.linalg.det(matrix[:3, :3]) < 0:
+                faces = faces[:, ::-1]
+        if normals is not None:
+            size = np.linalg.norm(normals, axis=1, keepdims=True)
+            normals = normals / size if (size > 1e-6).all() else None
+        visual: Any = mesh.visual
+        kind = getattr(visual, "kind", None)
+        colors = uv = image = None
+        if kind == "vertex":
+            colors = np.asarray(visual.vertex_colors)[:, :3] / 255.0
+        elif kind == "face":
+            colors = np.repeat(np.asarray(visual.face_colors)[:, :3] / 255.0, 3, axis=0)
+            vertices, normals = vertices[faces].reshape(-1, 3), None if normals is None else normals[faces].reshape(-1, 3)
+            faces = np.arange(len(vertices)).reshape(-1, 3)
+        elif kind == "texture":
+            material = visual.material
+            image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+            coordinates = visual.uv
+            blank = image is not None and image.size == (2, 2)  # trimesh's stand-in for a texture that is not there
+            if blank:
+                image = None
+            elif image is not None and coordinates is not None and len(coordinates) == len(vertices):
+                uv = np.asarray(coordinates, np.float64)[:, :2]
+            else:
+                image, main = None, np.asarray(material.main_color)[:3]
+                if not (main == 102).all():  # trimesh's grey for "nothing said"
+                    colors = np.tile(main / 255.0, (len(vertices), 1))
+        parts.append(_Part(vertices, faces, normals, colors, uv, image))
+    return parts
+
+
+def _joined(parts: list[_Part], missing: str) -> RawMesh:
+    offsets = np.cumsum([0] + [len(p.vertices) for p in parts[:-1]])
+    vertices = np.concatenate([p.vertices for p in parts])
+    faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=True)])
+    normals = None if any(p.normals is None for p in parts) else np.concatenate([p.normals for p in parts])  # type: ignore[misc]
+    images = [_rgb(p.image) for p in parts]
+    first = images[0]
+    if first is not None and all(i is not None and i.shape == first.shape and (i == first).all() for i in images[1:]):
+        uv = np.concatenate([p.uv for p in parts])  # type: ignore[misc]
+        return RawMesh(vertices, faces, normals, None, uv, first, missing)
+    if all(i is None and p.colors is None for i, p in zip(images, parts, strict=True)):
+        return RawMesh(vertices, faces, normals, None, None, None, missing)
+    colors = []
+    for part, image in zip(parts, images, strict=True):
+        if image is not None and part.uv is not None:
+            u, v = part.uv[:, 0] % 1.0, part.uv[:, 1] % 1.0
+            h, w = image.shape[:2]
+            colors.append(image[np.minimum(((1 - v) * h).astype(int), h - 1), np.minimum((u * w).astype(int), w - 1)] / 255.0)
+        else:
+            colors.append(part.colors if part.colors is not None else np.full((len(part.vertices), 3), 0.5))
+    return RawMesh(vertices, faces, normals, np.concatenate(colors), None, None, missing)
+
+
+def _rgb(image: Any) -> np.ndarray | None:
+    """A PIL image of any mode as (H, W, 3) uint8, at most MAX_TEXTURE pixels wide and high."""
+    if image is None:
+        return None
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bit grey
+        grey = np.asarray(image, np.float64)
+        image = Image.fromarray((grey / (257 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGB")
+    if max(image.size) > MAX_TEXTURE:
+        image.thumbnail((MAX_TEXTURE, MAX_TEXTURE), Image.Resampling.BOX)
+    return np.asarray(image, np.uint8)
+
+
+def _missing_texture(path: Path) -> str:
+    """The texture that a PLY names in `comment TextureFile` and that is not beside it, or ""."""
+    if path.suffix.lower() != ".ply":
+        return ""
+    with open(path, "rb") as file:
+        for line in file:
+            words = line.decode("latin-1").strip().split(None, 2)
+            if words[:2] == ["comment", "TextureFile"] and len(words) == 3:
+                return "" if (path.parent / words[2]).is_file() else words[2]
+            if words[:1] == ["end_header"]:
+                return ""
+    return ""
+
+
+def _check_texture(path: Path, raw: RawMesh) -> None:
+    if raw.missing_texture and raw.texture is None:
+        warnings.warn(
+            f"{path.name} names the texture '{raw.missing_texture}', which is not beside it; the object is loaded without it",
+            stacklevel=3,
+        )
+
+
+def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals (F, 3), zero where there is no area, and areas (F,)."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    cross = np.cross(b - a, c - a)
+    size = np.linalg.norm(cross, axis=1)
+    return cross / np.maximum(size, 1e-300)[:, None], size / 2
+
+
+def _without_degenerate(raw: RawMesh, path: Path) -> RawMesh:
+    """Drop faces without area and vertices without a face."""
+    keep = ~degenerate(raw)
+    if not keep.any():
+        raise ValueError(f"{path} has {len(raw.faces)} faces but none has an area; export the file again")
+    used, faces = np.unique(raw.faces[keep], return_inverse=True)
+
+    def rows(value: np.ndarray | None) -> np.ndarray | None:
+        return None if value is None else value[used]
+
+    return raw._replace(
+        vertices=raw.vertices[used],
+        faces=faces.reshape(-1, 3),
+        normals=rows(raw.normals),
+        colors=rows(raw.colors),
+        uv=rows(raw.uv),
+    )
+
+
+def degenerate(raw: RawMesh) -> np.ndarray:
+    """Which faces have no area (F,), relative to the size of the mesh."""
+    span = float(np.ptp(raw.vertices, axis=0).max())
+    return _face_normals(raw.vertices, raw.faces)[1] <= 1e-14 * span * span
+
+
+def merged(vertices: np.ndarray) -> np.ndarray:
+    """For every vertex the number of its place; vertices at the same place share it, (V,)."""
+    span = float(np.ptp(vertices, axis=0).max())
+    return np.unique(np.round((vertices - vertices.min(0)) / (1e-7 * span)), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _with_normals(raw: RawMesh) -> RawMesh:
+    """Give vertices their normals: angle-weighted means over the faces joined by edges flatter than CREASE.
+
+    Corners of faces are the nodes of a graph; two corners at the same place are linked where their faces share a flat
+    edge. A connected set of corners becomes one normal, and one vertex per colour or texture coordinate in it.
+    """
+    if raw.normals is not None:
+        return raw
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    faces, place = raw.faces, merged(raw.vertices)
+    count = len(faces)
+    at = place[faces]  # (F, 3)
+    flat, _ = _face_normals(raw.vertices, faces)
+    # the three edges of each face, as sorted pairs of places, with the two corners at their ends
+    start, end = np.arange(3 * count).reshape(-1, 3), np.arange(3 * count).reshape(-1, 3)[:, [1, 2, 0]]
+    p, q = at, at[:, [1, 2, 0]]
+    low, high = np.minimum(p, q).ravel(), np.maximum(p, q).ravel()
+    first, second = np.where(p <= q, start, end).ravel(), np.where(p <= q, end, start).ravel()
+    order = np.lexsort((high, low))
+    same = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
+    left, right = order[:-1][same], order[1:][same]
+    smooth = (flat[left // 3] * flat[right // 3]).sum(1) > np.cos(CREASE)
+    left, right = left[smooth], right[smooth]
+    a, b = np.concatenate([first[left], second[left]]), np.concatenate([first[right], second[right]])
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(3 * count, 3 * count))
+    groups, group = connected_components(graph, directed=False)
+    # angle at each corner
+    corners = raw.vertices[faces]
+    to_next, to_last = corners[:, [1, 2, 0]] - corners, corners[:, [2, 0, 1]] - corners
+    cosine = (to_next * to_last).sum(-1) / np.maximum(
+        np.linalg.norm(to_next, axis=-1) * np.linalg.norm(to_last, axis=-1), 1e-300
+    )
+    weight = np.arccos(cosine.clip(-1, 1)).ravel()
+    normals = np.stack([np.bincount(group, weight * np.repeat(flat[:, k], 3), groups) for k in range(3)], 1)
+    size = np.linalg.norm(normals, axis=1, keepdims=True)
+    lost = size[:, 0] < 1e-9
+    if lost.any():  # a two-sided sheet: take any face of the group
+        normals[group[::-1]] = np.where(lost[group[::-1], None], np.repeat(flat, 3, 0)[::-1], normals[group[::-1]])
+        size = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = normals / np.maximum(size, 1e-300)
+    # one vertex per (group, appearance)
+    look = np.zeros(len(raw.vertices), np.int64)
+    attribute = raw.uv if raw.uv is not None else raw.colors
+    if attribute is not None:
+        look = np.unique(np.round(attribute * 1e6), axis=0, return_inverse=True)[1].reshape(-1)
+    key = group.astype(np.int64) * (look.max() + 1) + look[faces.ravel()]
+    _, chosen, index = np.unique(key, return_index=True, return_inverse=True)
+    vertex = faces.ravel()[chosen]
+    return raw._replace(
+        vertices=raw.vertices[vertex],
+        faces=index.reshape(-1, 3),
+        normals=normals[group[chosen]],
+        colors=None if raw.colors is None else raw.colors[vertex],
+        uv=None if raw.uv is None else raw.uv[vertex],
+    )
+
+
+def diameter(vertices: np.ndarray | Tensor) -> float:
+    """The largest distance between two of the points (V, 3), in their unit.
+
+    Exact over the corners of the convex hull. Round hulls of more than 6000 corners are first reduced to the corners
+    that are extreme in one of 4000 directions (a relative error below 1e-4).
+    """
+    from scipy.spatial import ConvexHull, QhullError
+
+    points = np.unique(np.asarray(vertices, np.float64).reshape(-1, 3), axis=0)
+    if len(points) > 4:
+        try:
+            points = points[ConvexHull(points).vertices]
+        except QhullError:  # flat: shake the points for choosing, measure them unshaken
+            points = points[ConvexHull(points, qhull_options="QJ Pp").vertices]
+    if len(points) > 6000:
+        from ..geometry.viewpoints import fibonacci_sphere
+
+        directions = fibonacci_sphere(4000, torch.float64).numpy()
+        ends = [(points @ d.T).argmax(0) for d in np.array_split(directions, 40)]
+        points = points[np.unique(np.concatenate(ends))]
+    best = 0.0
+    for rows in np.array_split(points, max(1, len(points) // 500)):
+        best = max(best, float(((rows[:, None] - points[None]) ** 2).sum(-1).max()))
+    return best**0.5
+
+
+class SurfaceSamples(NamedTuple):
+    points: Tensor  # (n, 3) metres
+    normals: Tensor  # (n, 3) unit, of the face
+    faces: Tensor  # (n,) int64, which face
+    bary: Tensor  # (n, 3) weights of its three corners
+
+
+def surface_samples(model: ObjectModel, n: int, generator: torch.Generator | None = None) -> SurfaceSamples:
+    """Points spread evenly over the surface.
+
+    Args:
+        model: with F faces.
+        n: how many.
+        generator: CPU random numbers; the same seed gives the same points.
+
+    Returns:
+        points (n, 3) metres, face normals (n, 3), face numbers (n,), barycentric weights (n, 3).
+
+    Source: Turk, "Generating random points in triangles", Graphics Gems, 1990.
+    """
+    a, b, c = (model.vertices[model.faces[:, k]] for k in range(3))
+    cross = torch.linalg.cross(b - a, c - a)
+    area = cross.double().norm(dim=-1)
+    edges = area.cumsum(0).cpu()
+    draw = torch.rand(n, generator=generator, dtype=torch.float64) * edges[-1]
+    index = torch.searchsorted(edges, draw, right=True).clamp(max=len(edges) - 1).to(a.device)
+    u, v = torch.rand(2, n, generator=generator, dtype=torch.float64).to(a)
+    root = u.sqrt()
+    bary = torch.stack([1 - root, root * (1 - v), root * v], -1)
+    points = bary[:, :1] * a[index] + bary[:, 1:2] * b[index] + bary[:, 2:] * c[index]
+    return SurfaceSamples(points, torch.nn.functional.normalize(cross[index], dim=-1, eps=1e-30), index, bary)
+
+
+def albedo(model: ObjectModel, samples: SurfaceSamples) -> Tensor | None:
+    """Colours (n, 3) in [0, 1] at samples of the surface; None where the model has neither texture nor colours."""
+    corners = model.faces[samples.faces]
+    if model.texture is not None and model.uv is not None:
+        uv = (samples.bary[..., None] * model.uv[corners]).sum(1) % 1.0
+        height, width = model.texture.shape[-2:]
+        row = ((1 - uv[:, 1]) * height).long().clamp(0, height - 1)
+        column = (uv[:, 0] * width).long().clamp(0, width - 1)
+        return model.texture[:, row, column].T
+    if model.colors is not None:
+        return (samples.bary[..., None] * model.colors[corners]).sum(1)
+    return None
+
+
+def simplified(model: ObjectModel, faces: int) -> ObjectModel:
+    """A coarser copy for fast rendering, by quadric edge collapse. Diameter and symmetries stay those of the original.
+
+    Colours and normals come from the nearest original vertex; a texture is read into vertex colours first.
+
+    Args:
+        model: any model; one that is coarse enough is returned as it is.
+        faces: how many triangles to aim at; a few more can remain.
+
+    Source: Garland and Heckbert, "Surface simplification using quadric error metrics", SIGGRAPH 1997.
+    """
+    if len(model.faces) <= faces:
+        return model
+    import trimesh
+    from scipy.spatial import cKDTree
+
+    vertices = model.vertices.double().cpu().numpy()
+    place = merged(vertices)
+    _, first = np.unique(place, return_index=True)
+    coarse = trimesh.Trimesh(vertices[first], place[model.faces.cpu().numpy()], process=False)
+    coarse = coarse.simplify_quadric_decimation(face_count=faces)
+    raw = RawMesh(np.asarray(coarse.vertices), np.asarray(coarse.faces, np.int64), None, None, None, None, "")
+    raw = _with_normals(_without_degenerate(raw, Path(model.name)))
+    colors = model.colors
+    if model.texture is not None and model.uv is not None:
+        own = torch.eye(3)[0].expand(len(model.vertices), 3)  # all weight on the vertex itself
+        corner = torch.arange(len(model.vertices))[:, None].expand(-1, 3)
+        vertex = SurfaceSamples(model.vertices.cpu(), model.normals.cpu(), torch.arange(len(model.vertices)), own)
+        colors = albedo(replace(model.to("cpu"), faces=corner), vertex)
+    nearest = torch.from_numpy(cKDTree(vertices).query(raw.vertices)[1])
+    like = model.vertices
+    return replace(
+        model,
+        vertices=torch.from_numpy(raw.vertices).to(like),
+        faces=torch.from_numpy(raw.faces).to(like.device),
+        normals=torch.from_numpy(raw.normals).to(like),
+        colors=None if colors is None else colors.cpu()[nearest].to(like),
+        uv=None,
+        texture=None,
+    )

@@ -1,0 +1,1 @@
+"""Known CAD objects: detector, coordinates, PnP, refinement."""

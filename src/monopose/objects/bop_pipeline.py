@@ -1,0 +1,340 @@
+"""A trained run on a whole BOP data set: every target image predicted, or the poses of a result file refined.
+
+Both go on where a killed run stopped: what is done stands in `.partial` beside the result file, with what it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import weights
+from ..datasets.bop import models as models_module
+from ..datasets.bop import results as bop_results
+from ..datasets.bop import scenes as scenes_module
+from ..geometry import noise, rotation, se3
+from ..io import records
+from ..io.files import write_json
+from ..types import Detections, Instances, ObjectModel, PoseEstimates
+from . import calibration, pipeline, refinement
+
+FURTHER_DEG, FURTHER_SHIFT = 20.0, 0.05  # standard deviations of further starts: degrees per axis, diameters
+SAVED_EVERY = 20  # images, after which a run over a data set can go on
+Key = tuple[int, int]  # scene_id, im_id
+
+
+def truth_as_detections(instances: Instances, wanted: Iterable[int]) -> Detections:
+    """True amodal boxes of the wanted objects, score 1: the oracle detector of result tables."""
+    if instances.boxes is None:
+        raise ValueError("true boxes need scene_gt_info.json beside scene_gt.json")
+    ids = torch.tensor(sorted(wanted))
+    rows = (instances.labels[:, None] == ids).any(1)
+    return Detections(instances.labels[rows], instances.boxes[rows], torch.ones(int(rows.sum())))
+
+
+def predict_bop(
+    model: pipeline.Pipeline,
+    data: str | Path,
+    targets: str | Path | None,
+    out: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    true_boxes: bool = False,
+    score_threshold: float = pipeline.SCORE,
+    looks: int = pipeline.LOOKS,
+    limit: int | None = None,
+    debug: str | Path | None = None,
+    refine: bool | None = None,
+) -> Path:
+    """Run on every target image of a BOP data set and write the BOP result file; goes on where a killed run stopped.
+
+    Args:
+        model: a trained run.
+        data: the data set folder.
+        targets: targets file; None: test_targets_bop19.json of the data set.
+        out: result file, METHOD_DATASET-SPLIT.csv; its name says which split is read.
+        boxes: detections JSON (BOP form) in place of the detector.
+        true_boxes: the ground truth's amodal boxes in place of the detector; an oracle, to be named where reported.
+        score_threshold: least score of what the run's detector finds.
+        looks: how often the run's detector looks at a picture, see `detector.predict`.
+        limit: only the first so many images.
+        debug: folder for pictures of every stage.
+        refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+
+    Returns:
+        `out`.
+    """
+    data, out = Path(data), Path(out)
+    split = _split(data, out)
+    rows = scenes_module.read_targets(Path(targets) if targets is not None else data / "test_targets_bop19.json")
+    wanted: dict[Key, set[int]] = {}
+    known = set(model.estimator.config.obj_ids)
+    for i, key in enumerate(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
+        ids = known if rows.obj_id is None else {int(rows.obj_id[i])} & known
+        wanted.setdefault(key, set()).update(ids)
+    given = None if boxes is None else bop_results.read_detections(boxes)
+    keys = list(wanted)[:limit]
+    scenes = {s: scenes_module.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
+    if not model.models and (data / "models").is_dir():
+        model = replace(model, models=models_module.read_models(data / "models", tuple(sorted(known))))
+    refining = model.refines(refine)
+
+    def predicted(key: Key) -> bop_results.Results:
+        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        detections = None
+        if true_boxes:
+            if frame.instances is None:
+                raise ValueError(f"{scenes[key[0]].folder} has no scene_gt.json, so there are no true boxes")
+            detections = truth_as_detections(frame.instances, wanted[key])
+        elif given is not None:
+            detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
+        where = _picture_folder(debug, key)
+        poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
+        asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
+        poses = poses[(poses.labels[:, None] == asked).any(1)]
+        return bop_results.results_of(poses, *key)
+
+    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
+    sources |= {"score": score_threshold, "looks": looks, "refine": refining}
+    done = _every_image(keys, out, sources, predicted)
+    return _write_whole(out, [done[k] for k in keys])
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What `refine_bop` did: the result file, its rows, how many of them have a new pose, and why the others have not."""
+
+    results: Path
+    rows: int
+    refined: int
+    unchanged: dict[str, int] = field(default_factory=dict)  # reason -> rows
+
+
+def refine_bop(
+    run: str | Path,
+    results: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    targets: str | Path | None = None,
+    hypotheses: int = 0,
+    outer: int | None = None,
+    inner: int | None = None,
+    debug: str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> Refinement:
+    """Refine the poses of a BOP result file and write them as another one; goes on where a killed run stopped.
+
+    Every row stays in its place with its score. The time of an image grows by that of refining; an unknown one, -1, stays. Rows
+    that cannot be refined, or whose refined pose the network does not hold for better, keep their pose to the last digit.
+
+    Args:
+        run: folder with refiner.safetensors.
+        results: result file with the initial poses, METHOD_DATASET-SPLIT.csv; its name says which split is read.
+        data: the data set folder, with models/.
+        out: result file to write, of the same DATASET-SPLIT.
+        targets: only images of this targets file are refined; None: all of `results`.
+        hypotheses: so many further starts for every pose, drawn around it; the best of all results is taken.
+        outer, inner: renderings, and steps per rendering; None: as configured.
+        debug: folder for pictures of the iterations.
+        device: where to run; None: CUDA if there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: no refiner; results that cannot be read, of another split or of unknown images; no CAD
+            model of any of their objects; a picture or camera that is missing.
+    """
+    network = pipeline.load_refiner(run, device)
+    results, data, out = Path(results), Path(data), Path(out)
+    if hypotheses < 0:
+        raise ValueError(f"hypotheses must be 0 or more, got {hypotheses}")
+    if bop_results.parse_results_name(results)[1:4] != bop_results.parse_results_name(out)[1:4]:
+        raise ValueError(f"{out.name} must name the data set and split of {results.name}: both stand between '_' and '.csv'")
+    try:
+        rows = bop_results.read_results(results)
+    except ValueError as error:
+        raise ValueError(f"{error}. Correct that row or take it out: an object without a pose has no row") from error
+    split = _split(data, results)
+    images = list(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True))
+    keys = list(dict.fromkeys(images))
+    if targets is not None:
+        asked = scenes_module.read_targets(Path(targets))
+        chosen = set(zip(asked.scene_id.tolist(), asked.im_id.tolist(), strict=True))
+        if keys and not chosen & set(keys):
+            raise ValueError(f"no image of {results} is in {targets}; are they of different splits?")
+        keys = [k for k in keys if k in chosen]
+    scenes = _scenes_of(keys, split, results)
+    models = _models_of(set(rows.obj_id.tolist()), data / "models", results) if keys else {}
+    for shape in models.values():
+        network.meet(shape)  # not part of the time of the first image
+    places = {k: np.array([n for n, image in enumerate(images) if image == k]) for k in keys}
+    sizes: dict[Key, tuple[int, int]] = {}
+
+    def refined(key: Key) -> bop_results.Results:
+        part = bop_results.Results(*(column[places[key]] for column in rows))
+        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        sizes[key] = frame.camera.size
+        known = np.isin(part.obj_id, list(models))
+        poses = _estimates(part)[torch.from_numpy(known)]
+        starts = _further(poses, models, hypotheses, key) if hypotheses else None
+        courses: list[refinement.Course] = []
+        kept = None if debug is None else courses
+        better = refinement.predict(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner, rounds=kept)
+        moved = (better.cam_from_obj != poses.cam_from_obj).flatten(1).any(1).numpy()
+        at, new = known.nonzero()[0][moved], better.cam_from_obj.double().numpy()[moved]
+        R, t, time_s = part.R.copy(), part.t.copy(), part.time.max()
+        R[at], t[at] = new[:, :3, :3], new[:, :3, 3]
+        if debug is not None:
+            from ..outputs import save_refinement
+
+            save_refinement(_picture_folder(debug, key), frame, courses)  # type: ignore[arg-type]
+        spent = time_s + better.seconds["refiner"] if time_s >= 0 else -1.0
+        return part._replace(R=R, t=t, time=np.full(len(part.time), spent))
+
+    sources = {"results": str(results), "written": results.stat().st_mtime_ns, "targets": str(targets)}
+    sources |= {"weights": _stamps(weights.find_run(run)).get("refiner"), "steps": [hypotheses, outer, inner]}
+    done = _every_image(keys, out, sources, refined)
+    whole = bop_results.Results(*(column.copy() for column in rows))
+    for key in keys:
+        for column, new in zip(whole, done[key], strict=True):
+            column[places[key]] = new
+    moved = (whole.R != rows.R).any((1, 2)) | (whole.t != rows.t).any(1)
+    unchanged: dict[str, int] = {}
+    for row in (~moved).nonzero()[0].tolist():
+        reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
+        unchanged[reason] = unchanged.get(reason, 0) + 1
+    return Refinement(_write_whole(out, [whole]), len(moved), int(moved.sum()), unchanged)
+
+
+def _split(data: Path, results: Path) -> Path:
+    """The folder of the split that a result file is named after."""
+    name = bop_results.parse_results_name(results)
+    return data / "_".join(filter(None, (name.split, name.split_type)))
+
+
+def _picture_folder(debug: str | Path | None, key: Key) -> Path | None:
+    return None if debug is None else Path(debug) / f"{key[0]:06d}_{key[1]:06d}"
+
+
+def _scenes_of(keys: Sequence[Key], split: Path, results: Path) -> dict[int, scenes_module.Scene]:
+    """The scenes of images by their id, all of which have a camera."""
+    scenes = {}
+    for scene_id in dict.fromkeys(k[0] for k in keys):
+        folder = split / f"{scene_id:06d}"
+        if split.is_dir() and not folder.is_dir():
+            raise ValueError(f"{results} has poses in scene {scene_id}, but there is no {folder}; are they of another split?")
+        scenes[scene_id] = scenes_module.open_scene(folder)
+        cameras = set(scenes[scene_id].im_ids.tolist())
+        if alien := [im_id for s, im_id in keys if s == scene_id and im_id not in cameras]:
+            raise ValueError(
+                f"{results} has poses in image {alien[0]} of scene {scene_id}, but {folder}/scene_camera.json has no camera "
+                "for it; are they of another split, or is the file cut off?"
+            )
+    return scenes
+
+
+def _models_of(wanted: set[int], folder: Path, results: Path) -> dict[int, ObjectModel]:
+    """The CAD models of those objects that the folder has."""
+    have = set(models_module.read_models_info(folder))
+    if not wanted & have:
+        raise ValueError(f"{folder} has none of the objects {sorted(wanted)} of {results}; it has {sorted(have)}")
+    return models_module.read_models(folder, sorted(wanted & have))
+
+
+def _estimates(rows: bop_results.Results) -> PoseEstimates:
+    """Rows of a result file with proper rotations."""
+    R, t = (torch.from_numpy(np.ascontiguousarray(v)) for v in (rows.R, rows.t))
+    pose = se3.from_rt(rotation.nearest_rotation(R), t).float()
+    return PoseEstimates(torch.from_numpy(rows.obj_id.copy()), pose, torch.from_numpy(rows.score.copy()))
+
+
+def _further(poses: PoseEstimates, models: Mapping[int, ObjectModel], count: int, key: Key) -> Tensor:
+    """Further starts around poses, (N, count, 4, 4); the same for the same image."""
+    generator = torch.Generator().manual_seed(1_000_003 * key[0] + key[1])
+    shift = torch.tensor([FURTHER_SHIFT * models[i].diameter for i in poses.labels.tolist()])[:, None].expand(-1, count)
+    starts = poses.cam_from_obj[:, None].expand(-1, count, 4, 4)
+    return noise.perturbed(starts, float(np.deg2rad(FURTHER_DEG)), shift, generator=generator)
+
+
+def _why_unchanged(
+    rows: bop_results.Results,
+    row: int,
+    target: bool,
+    scenes: Mapping[int, scenes_module.Scene],
+    sizes: dict[Key, tuple[int, int]],
+    models: Mapping[int, ObjectModel],
+) -> str:
+    if not target:
+        return "not among the targets"
+    key, label = (int(rows.scene_id[row]), int(rows.im_id[row])), int(rows.obj_id[row])
+    if label not in models:
+        return f"no CAD model of object {label}"
+    if key not in sizes:  # refined before this run went on
+        sizes[key] = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False).camera.size
+    pose = _estimates(bop_results.Results(*(column[row : row + 1] for column in rows))).cam_from_obj
+    K = scenes_module.scene_camera(scenes[key[0]], key[1], sizes[key]).K[None]
+    code = int(refinement.trouble(models[label].corners[None], pose, K, sizes[key]))
+    return refinement.TROUBLES[code] or "not held for better than it was"
+
+
+def _every_image(
+    keys: Sequence[Key], out: Path, sources: dict[str, Any], one: Callable[[Key], bop_results.Results]
+) -> dict[Key, bop_results.Results]:
+    """Results of every image, those of a killed run from the same `sources` taken over; saved every few images beside `out`."""
+    from rich.progress import track
+
+    partial = _partial(out)
+    done = _read_partial(partial, sources)
+    for n, key in enumerate(track(keys, description="images", transient=True)):
+        if key in done:
+            continue
+        done[key] = one(key)
+        if n % SAVED_EVERY == SAVED_EVERY - 1:
+            bop_results.write_results(partial, list(done.values()))
+    return done
+
+
+def _write_whole(out: Path, results: Sequence[bop_results.Results]) -> Path:
+    """Write a result file and take away what `_every_image` kept."""
+    bop_results.write_results(out, results)
+    partial = _partial(out)
+    partial.unlink(missing_ok=True)
+    _sources_of(partial).unlink(missing_ok=True)
+    if partial.parent.is_dir() and not any(partial.parent.iterdir()):
+        partial.parent.rmdir()
+    return out
+
+
+def _partial(out: Path) -> Path:
+    return out.parent / ".partial" / out.name
+
+
+def _stamps(run: Path) -> dict[str, int]:
+    """When each weights file of a run, and its calibration, was written, nanoseconds."""
+    files = weights.weights_in(run) | {p.stem: p for p in [run / calibration.FILE] if p.is_file()}
+    return {name: path.stat().st_mtime_ns for name, path in files.items()}
+
+
+def _sources_of(partial: Path) -> Path:
+    return partial.with_suffix(".json")
+
+
+def _read_partial(path: Path, sources: dict[str, Any]) -> dict[Key, bop_results.Results]:
+    """Results of an interrupted run by image, if they came from the same `sources`; notes these for the next time."""
+    same = _sources_of(path).is_file() and records.read_json(_sources_of(path)) == sources
+    if not same:
+        path.unlink(missing_ok=True)  # of other weights or boxes
+        write_json(_sources_of(path), sources)
+    if not path.is_file():
+        return {}
+    rows = bop_results.read_results(path)
+    done = {}
+    for key in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
+        mine = (rows.scene_id == key[0]) & (rows.im_id == key[1])
+        done[key] = bop_results.Results(*(column[mine] for column in rows))
+    return done

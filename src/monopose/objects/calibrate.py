@@ -1,0 +1,304 @@
+"""`monopose calibrate`: rendered validation scenes, predictions on them, and what scores and covariances turn out to mean."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import outputs, weights
+from ..datasets.bop import scenes as bop
+from ..evaluation import calibration, errors
+from ..evaluation.truth import Object
+from ..mesh.loading import simplified
+from ..synthesis import bop_folder
+from ..synthesis import scene as synth
+from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
+from . import calibration as confidence
+from . import pipeline, training
+from . import samples as dataset
+
+Array = NDArray[Any]
+
+SEED = 90_210  # of the validation scenes; `monopose synth` draws the same ones for the same seed
+GROSS = 0.5  # of the diameter; poses with a larger MSSD are wrong altogether, and no ellipsoid around them means anything
+VISIBLE = 0.1  # objects that are less visible get no box; a detection of one may still be right
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Estimates on validation scenes, one row each.
+
+    Args:
+        scene: number of the picture, (N,).
+        label: object id, (N,).
+        score: raw, (N,).
+        error: MSSD in diameters, (N,), inf for an object that is not there.
+        squared: of `calibration.mahalanobis`, (N,), nan where there is no truth or no covariance.
+    """
+
+    scene: Array
+    label: Array
+    score: Array
+    error: Array
+    squared: Array
+
+    @property
+    def right(self) -> Array:
+        return self.error < confidence.LIMIT
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the validation scenes said, and photos if there were some.
+
+    Args:
+        fits: "detector" and "boxes" -> the chosen map and how it did on scenes held out.
+        scale: factor on the covariances.
+        coverage: "before" and "after", by factors of other scenes -> level in percent -> share of the true poses inside the
+            ellipsoid, among the estimates whose MSSD is below half the diameter.
+        file: the calibration.json.
+        photos: "detector" and "boxes" -> (before, after) on photos that nothing was fitted to; empty without photos.
+        photo_coverage: as `coverage`.
+        picture: diagrams before and after, or "".
+    """
+
+    fits: dict[str, calibration.Fit]
+    scale: float
+    coverage: dict[str, dict[str, float]]
+    file: str
+    photos: dict[str, tuple[calibration.Reliability, calibration.Reliability]]
+    photo_coverage: dict[str, dict[str, float]]
+    picture: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers by name, for JSON."""
+        fits = {
+            name: {
+                "kind": type(f.map).__name__.lower(), "map": asdict(f.map), "before": f.before.as_dict(),
+                "after": f.after.as_dict(), "held_out_log_loss": f.log_loss,
+            }
+            for name, f in self.fits.items()
+        }  # fmt: skip
+        photos = {name: {"before": b.as_dict(), "after": a.as_dict()} for name, (b, a) in self.photos.items()}
+        return {
+            "fits": fits, "covariance_scale": self.scale, "coverage": self.coverage, "photos": photos,
+            "photo_coverage": self.photo_coverage, "file": self.file, "picture": self.picture,
+        }  # fmt: skip
+
+    def text(self) -> str:
+        lines = [
+            f"{'':10}  {'boxes from':10}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  "
+            f"{'equal counts':>14}  {'Brier':>14}"
+        ]
+        rows = [("rendered", name, f.before, f.after) for name, f in self.fits.items()]
+        rows += [("photos", name, before, after) for name, (before, after) in self.photos.items()]
+        for kind, name, b, a in rows:
+            where = "detector" if name == "detector" else "elsewhere"
+            pairs = [(b.score, a.score), (b.ece, a.ece), (b.ace, a.ace), (b.brier, a.brier)]
+            numbers = "  ".join(f"{x:.3f} -> {y:.3f}" for x, y in pairs)
+            lines.append(f"{kind:10}  {where:10}  {b.estimates:9d}  {b.right:5.3f}  {numbers}")
+        for name, f in self.fits.items():
+            losses = ", ".join(f"{kind} {loss:.4f}" for kind, loss in f.log_loss.items())
+            lines.append(f"map for {name}: {type(f.map).__name__.lower()} (log-loss on scenes held out: {losses})")
+        for kind, found in (("rendered", self.coverage), ("photos", self.photo_coverage)):
+            if found:
+                inside = [
+                    f"{level} %: {found['before'][level]:.2f} -> {found['after'][level]:.2f}" for level in found["before"]
+                ]
+                lines.append(f"true poses inside the ellipsoid of {', '.join(inside)} ({kind})")
+        lines += [
+            f"covariance times {self.scale:.4g}, from estimates with an MSSD below {GROSS:g} of the diameter",
+            '"after" is measured on scenes that were not fitted to; nothing is fitted to photos',
+            f"right: {confidence.EVENT}",
+        ]
+        return "\n".join([*lines, f"written: {self.file}", *([f"diagram: {self.picture}"] if self.picture else [])])
+
+
+def run(
+    name: str | Path,
+    data: str | Path,
+    *,
+    images: int = 200,
+    backgrounds: str | Path | None = None,
+    seed: int = SEED,
+    device: torch.device | str | None = None,
+    targets: str | Path | None = None,
+    split: str = "test",
+    picture: str | Path | None = None,
+    faces: int = 12_000,
+    progress_bar: bool = True,
+) -> Report:
+    """Learn on rendered scenes what a run's scores and covariances mean, and write calibration.json into its folder.
+
+    The scenes are made as those of its training, from other random numbers; no photo with known poses is looked at.
+
+    Args:
+        name: a run folder.
+        data: a BOP folder with models/ (and camera.json), or a models folder, as for training.
+        images: how many scenes, each with several objects.
+        backgrounds: folder of photos to put behind the objects, as for training; None: procedural ones.
+        seed: of the scenes.
+        device: where the networks run; None: CUDA if there is one.
+        targets: targets file that names photos of `data` to report on as well; they are used for nothing else.
+        split: folder of these photos.
+        picture: file for the reliability diagrams before and after, or None.
+        faces: meshes with more triangles are thinned to this for rendering; errors are measured on the original.
+        progress_bar: show one.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run; no CAD model of an object that it knows; too few scenes.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*so scores stay raw")  # the old file is about to be replaced
+        model = pipeline.load(name, device)
+    data, ids = Path(data), tuple(int(i) for i in model.names)
+    everything = training.read_objects(data)
+    if missing := sorted(set(ids) - set(everything)):
+        raise ValueError(
+            f"no CAD model for object(s) {missing} in {data}, which {model.path} knows; it holds {sorted(everything)}"
+        )
+    models = {i: everything[i] for i in ids}
+    thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
+    model = replace(model, models=model.models or models)
+    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
+    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
+    scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
+    source = dataset.Source(thin, training.read_data_camera(data), photos, scene)
+    objects = {i: _object(m) for i, m in models.items()}
+    frames = bop_folder.Frames(source, 0, images, seed)
+    samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
+    fits = {kind: calibration.fit(s.score, s.right, s.scene) for kind, s in samples.items()}
+    squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in samples.values())))
+    scale, after = calibration.fit_covariance_scale(squared, scenes)
+    coverage = {"before": calibration.coverage(squared), "after": after}
+    notes = {
+        "measured": {
+            kind: {
+                "estimates": f.before.estimates, "right": f.before.right, "held_out_log_loss": f.log_loss,
+                "ece": [f.before.ece, f.after.ece], "ace": [f.before.ace, f.after.ace],
+                "brier": [f.before.brier, f.after.brier],
+            }
+            for kind, f in fits.items()
+        },
+        "coverage": coverage,
+        "scenes": {"images": images, "seed": seed, "backgrounds": len(photos), **asdict(scene)},
+    }  # fmt: skip
+    digests = {kind: confidence.digest_of(path) for kind, path in files.items()}
+    maps = {kind: f.map for kind, f in fits.items()}
+    found = confidence.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
+    file = confidence.write(model.path, found)
+
+    seen: dict[str, Samples] = {}
+    photo_coverage = {}
+    if targets is not None:
+        keys = _photos(data, targets)
+        shots = (_photo(data / split, key) for key in keys)
+        seen = collect(model, shots, objects, seed, len(keys) if progress_bar else None)
+        squared = np.concatenate([_usable(s)[0] for s in seen.values()])
+        photo_coverage = {"before": calibration.coverage(squared), "after": calibration.coverage(squared, scale)}
+    on_photos = {
+        kind: (calibration.reliability(s.score, s.right), calibration.reliability(maps[kind](s.score), s.right))
+        for kind, s in seen.items()
+    }
+    if picture is not None:
+        tables = {f"rendered, {kind}, {when}": getattr(f, when) for kind, f in fits.items() for when in ("before", "after")}
+        for kind, pair in on_photos.items():
+            tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
+        outputs.save_reliability(picture, tables)
+    return Report(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
+
+
+def _usable(samples: Samples) -> tuple[Array, Array]:
+    """Squared Mahalanobis distances of the estimates that are not wrong altogether, and their scenes."""
+    rows = (samples.error < GROSS) & ~np.isnan(samples.squared)
+    return samples.squared[rows], samples.scene[rows]
+
+
+def _photos(data: Path, targets: str | Path) -> list[tuple[int, int]]:
+    """Scene and image numbers that a targets file names."""
+    path = Path(targets)
+    rows = bop.read_targets(path if path.exists() or not (data / path).exists() else data / path)
+    return list(dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist())))
+
+
+def _photo(split: Path, key: tuple[int, int]) -> Frame:
+    return bop.read_frame(bop.open_scene(split / f"{key[0]:06d}"), key[1], masks=False, depth=False)
+
+
+def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth.SceneConfig:
+    """Where objects may be, as it was in training; the default for weights that do not say."""
+    for path in files.values():
+        if "scene" in (notes := weights.read(path).notes):
+            return weights.build_config(synth.SceneConfig, json.loads(notes["scene"]), f"the scene noted in {path}")
+    return training.scene_config(data, ids)
+
+
+def collect(
+    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None
+) -> dict[str, Samples]:
+    """Predict on pictures with known poses, in boxes of the run's detector if it has one and in jittered true boxes.
+
+    Args:
+        model: a run; its calibration is not used.
+        frames: the pictures.
+        objects: by which errors are measured.
+        seed: of the jitter.
+        total: how many frames there are, to show a bar; None shows none.
+
+    Returns:
+        "detector" (if there is one) and "boxes" -> their estimates.
+    """
+    from rich.progress import track
+
+    model = replace(model, calibration=None, refiner=None)
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
+    watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
+    for n, frame in enumerate(watched):
+        assert frame.instances is not None
+        truth, plain = frame.instances, replace(frame, instances=None)
+        given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))
+        for name in rows:
+            poses = model.predict(plain, given if name == "boxes" else None)
+            rows[name] += [(n, *row) for row in _judge(poses.to("cpu"), truth, objects)]
+    return {name: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for name, some in rows.items()}
+
+
+def _sources(model: pipeline.Pipeline) -> list[str]:
+    return ["boxes"] if model.finder is None else ["detector", "boxes"]
+
+
+def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> Detections:
+    """Boxes of the visible objects as an imperfect detector would place them, square as training crops are, score 1."""
+    assert truth.boxes is not None
+    assert truth.visibility is not None
+    rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
+    boxes = [dataset.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
+    return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
+
+
+def _object(model: ObjectModel) -> Object:
+    points, s = model.vertices.double().numpy(), model.symmetries
+    group = errors.symmetry_group(s.discrete.numpy(), s.axes.numpy(), s.offsets.numpy())
+    return Object(points, errors.hull(points), group, len(group) > 1, model.diameter)
+
+
+def _judge(poses: PoseEstimates, truth: Instances, objects: Mapping[int, Object]) -> list[tuple[float, ...]]:
+    """Label, score, error in diameters and squared Mahalanobis distance of each estimate."""
+    out: list[tuple[float, ...]] = []
+    for i in range(len(poses)):
+        label = int(poses.labels[i])
+        est, true = poses.cam_from_obj[i].double().numpy(), truth.cam_from_obj[truth.labels == label].double().numpy()
+        error, which = calibration.judged(est, true, objects[label])
+        squared = float("nan")
+        if which >= 0 and poses.covariance is not None:
+            squared = calibration.mahalanobis(est, true[which], poses.covariance[i].double().numpy(), objects[label].group)
+        out.append((label, float(poses.scores[i]), error, squared))
+    return out

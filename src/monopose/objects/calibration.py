@@ -1,0 +1,207 @@
+"""What a score means: maps from a network's raw score to the probability that its pose is right, kept beside the weights.
+
+A run folder may hold `calibration.json`, written by `monopose calibrate`. It knows which weights it was fitted for and is
+ignored, with a warning, beside others. Works on numpy; `evaluation.calibration` fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..io.files import write_json
+
+if TYPE_CHECKING:
+    from ..types import PoseEstimates
+
+Array = NDArray[Any]
+
+FILE = "calibration.json"
+LIMIT = 0.1  # a pose is right if its MSSD is below this share of the diameter
+EVENT = f"MSSD below {LIMIT:g} of the diameter"
+_EDGE = 1e-6  # scores nearer to 0 or 1 than this are taken as this far away
+_TIE = 1e-3  # share of the raw score in an isotonic map, which keeps the order of scores on its flat steps
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """sigmoid(slope * logit(score) + offset): slope 1 and offset 0 leave a score as it is.
+
+    Args:
+        slope: > 0, so that the order of scores stays.
+        offset: below 0 for a network that says too much.
+
+    Source: Platt, Probabilistic outputs for support vector machines, 1999, on the logit of the score.
+    """
+
+    slope: float
+    offset: float
+
+    def __post_init__(self) -> None:
+        if not (self.slope > 0 and math.isfinite(self.slope) and math.isfinite(self.offset)):
+            raise ValueError(f"a logistic map needs a slope > 0 and a finite offset, got {self.slope} and {self.offset}")
+
+    def __call__(self, scores: ArrayLike) -> Array:
+        """Raw scores -> probabilities, any shape."""
+        s = np.clip(np.asarray(scores, np.float64), _EDGE, 1 - _EDGE)
+        z = self.slope * (np.log(s) - np.log1p(-s)) + self.offset
+        return 0.5 * (1 + np.tanh(0.5 * z))
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """Straight lines between knots, constant beyond them; a thousandth of the raw score keeps the order on flat parts.
+
+    Args:
+        scores: of the knots, growing, at least one.
+        probabilities: at the knots, not falling, in [0, 1].
+
+    Source: Zadrozny and Elkan, Transforming classifier scores into accurate probability estimates, KDD 2002.
+    """
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        s, p = np.asarray(self.scores, np.float64), np.asarray(self.probabilities, np.float64)
+        if s.ndim != 1 or s.shape != p.shape or not len(s) or not np.isfinite(s).all():
+            raise ValueError(f"an isotonic map needs as many scores as probabilities, at least one, got {len(s)} and {len(p)}")
+        if (np.diff(s) <= 0).any() or (np.diff(p) < 0).any() or not ((p >= 0) & (p <= 1)).all():
+            raise ValueError("an isotonic map needs growing scores and probabilities in [0, 1] that do not fall")
+
+    def __call__(self, scores: ArrayLike) -> Array:
+        """Raw scores -> probabilities, any shape."""
+        s = np.clip(np.asarray(scores, np.float64), 0, 1)
+        return (1 - _TIE) * np.interp(s, self.scores, self.probabilities) + _TIE * s
+
+
+Map = Logistic | Isotonic
+_KINDS: dict[str, type[Any]] = {"logistic": Logistic, "isotonic": Isotonic}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a run learned about its own scores and covariances on synthetic validation scenes.
+
+    Args:
+        detector: for poses in boxes of the run's detector; None leaves their scores raw.
+        looks: of the detector, for which that map holds; `detector.predict` tells what they do to its scores.
+        boxes: for poses in boxes from elsewhere; None leaves their scores raw.
+        covariance_scale: factor on the covariances, > 0.
+        weights: method -> digest of the weights file it was fitted for.
+        notes: how it was measured, plain JSON values.
+    """
+
+    detector: Map | None = None
+    boxes: Map | None = None
+    covariance_scale: float = 1.0
+    weights: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    looks: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.covariance_scale > 0 and math.isfinite(self.covariance_scale)):
+            raise ValueError(f"covariance_scale must be a finite number > 0, got {self.covariance_scale}")
+
+    def applied(self, poses: PoseEstimates, looks: int | None) -> PoseEstimates:
+        """The same poses, in the same order, with scores that are probabilities and covariances that mean what they say.
+
+        Args:
+            poses: raw.
+            looks: of the run's detector, from which the boxes came; None: they came from elsewhere. After other looks than this
+                was made with, scores stay raw, with a warning.
+        """
+        found = self.boxes if looks is None else self.detector
+        if found is not None and looks not in (None, self.looks):
+            warnings.warn(
+                f"the scores of this run were calibrated with {self.looks} look(s) of its detector, so with {looks} they stay "
+                "raw; make the calibration again: monopose calibrate RUN --data DIR",
+                stacklevel=2,
+            )
+            found = None
+        scores, covariance = poses.scores, poses.covariance
+        if found is not None:
+            scores = scores.new_tensor(found(scores.detach().cpu().numpy()))
+        if covariance is not None:
+            covariance = covariance * self.covariance_scale
+        return replace(poses, scores=scores, covariance=covariance)
+
+
+def write(folder: str | Path, calibration: Calibration) -> Path:
+    """Write `calibration.json` into a run folder, whole or not at all."""
+    names = {kind: name for name, kind in _KINDS.items()}
+
+    def plain(found: Map | None) -> Any:
+        return None if found is None else {names[type(found)]: asdict(found)}
+
+    path = Path(folder) / FILE
+    value = {
+        "event": EVENT, "detector": plain(calibration.detector), "boxes": plain(calibration.boxes),
+        "covariance_scale": calibration.covariance_scale, "looks": calibration.looks, "weights": dict(calibration.weights),
+        **calibration.notes,
+    }  # fmt: skip
+    write_json(path, value)
+    return path
+
+
+def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
+    """The calibration of a run.
+
+    Args:
+        folder: the run folder.
+        files: method -> weights file of the networks in use.
+
+    Returns:
+        None if the run has none, or one of other weights: then a warning says so.
+
+    Raises:
+        ValueError: a file that `write` did not write.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        event, weights = value.pop("event"), dict(value.pop("weights"))
+        detector, boxes = _map(value.pop("detector")), _map(value.pop("boxes"))
+        scale, looks = float(value.pop("covariance_scale")), int(value.pop("looks", 1))  # older files looked once
+        calibration = Calibration(detector, boxes, scale, weights, value, looks)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a calibration ({error!r}); make it again: monopose calibrate {folder} --data DIR"
+        ) from error
+    now = {name: digest_of(file) for name, file in files.items()}
+    other = sorted(name for name in now.keys() | weights.keys() if now.get(name) != weights.get(name))
+    if other or event != EVENT:
+        what = f"other weights ({', '.join(other)})" if other else f"another event, {event}"
+        warnings.warn(
+            f"{path} was made for {what}, so scores stay raw; make it again: monopose calibrate {folder} --data DIR",
+            stacklevel=2,
+        )
+        return None
+    return calibration
+
+
+def _map(value: Mapping[str, Any] | None) -> Map | None:
+    if value is None:
+        return None
+    ((name, fields),) = value.items()
+    return _KINDS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[no-any-return]
+
+
+def digest_of(path: str | Path) -> str:
+    """A short name of a file's content."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            state.update(part)
+    return state.hexdigest()[:16]

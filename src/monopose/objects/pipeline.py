@@ -1,0 +1,292 @@
+"""Picture in, poses out: a detector, a pose estimator and the objects they know, put together from a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from .. import weights
+from ..datasets.bop import models as models_module
+from ..detection import detector
+from ..geometry import boxes as box_ops
+from ..geometry import camera as camera_ops
+from ..geometry import se3
+from ..io import records
+from ..pnp.problems import Z_MIN
+from ..types import Detections, Frame, ObjectModel, PoseEstimates
+from . import calibration as confidence
+from . import coordinates, probabilistic, refinement, refiner
+
+# what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
+ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
+    "probabilistic": (probabilistic.Config, probabilistic.Model),
+    "coordinates": (coordinates.Config, coordinates.Model),
+}
+SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
+SAME = 0.6  # overlap (IoU) of poses of one object from which they are about the same thing
+LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detector.predict`
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A trained run, ready to predict.
+
+    Args:
+        estimator: finds the pose of a detected object.
+        finder: finds objects, or None: then boxes must be given.
+        models: object id -> CAD model, for pictures; may be empty, the networks carry what poses need.
+        names: object id -> name.
+        path: the run folder.
+        calibration: what scores and covariances mean; None leaves them raw.
+        refiner: makes poses better by rendering the CAD models and comparing, or None.
+    """
+
+    estimator: coordinates.Model | probabilistic.Model
+    finder: detector.Model | None
+    models: Mapping[int, ObjectModel]
+    names: dict[int, str]
+    path: Path
+    calibration: confidence.Calibration | None = None
+    refiner: refiner.Model | None = None
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        """The same run on another device. Modules move in place."""
+        finder = None if self.finder is None else self.finder.to(device)
+        better = None if self.refiner is None else self.refiner.to(device)
+        return replace(self, estimator=self.estimator.to(device), finder=finder, refiner=better)
+
+    def refines(self, asked: bool | None = None) -> bool:
+        """Whether poses will be refined: as asked, and if nothing is asked, if the run has a refiner.
+
+        Raises:
+            ValueError: they should be, but there is no refiner, or no CAD model to render.
+        """
+        if not (self.refiner is not None if asked is None else asked):
+            return False
+        if self.refiner is None:
+            raise ValueError(
+                f"{self.path} has no refiner.safetensors, so it cannot refine poses; train one, or copy "
+                f"one of the same objects there: monopose train refiner --data DIR --out {self.path}"
+            )
+        if not self.models:
+            raise ValueError(
+                f"{self.path} has no folder objects/ with the CAD models, which its refiner has to render; copy the models "
+                "folder of the data set there under that name, or predict without refining (--no-refine)"
+            )
+        return True
+
+    def detect(self, frame: Frame, score_threshold: float = SCORE, looks: int = LOOKS) -> Detections:
+        """Find the known objects. Raises ValueError if the run has no detector."""
+        if self.finder is None:
+            raise ValueError(
+                f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
+                f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
+            )
+        (found,) = detector.predict(self.finder, [frame.image], score_threshold, looks=looks)
+        return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
+
+    def predict(
+        self,
+        frame: Frame,
+        detections: Detections | None = None,
+        debug: str | Path | None = None,
+        score_threshold: float = SCORE,
+        beliefs: list[probabilistic.Belief] | None = None,
+        refine: bool | None = None,
+        looks: int = LOOKS,
+    ) -> PoseEstimates:
+        """Poses of the known objects in one picture.
+
+        Args:
+            frame: the picture and its camera, undistorted.
+            detections: boxes from elsewhere; None: from the run's detector.
+            debug: folder in which every stage is saved as a picture.
+            score_threshold: least score of what the run's detector finds.
+            beliefs: if a list, the distribution of every object's pose is appended to it.
+            refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+            looks: how often the run's detector looks at the picture, see `detector.predict`.
+
+        Returns:
+            PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
+            the detector has found twice, see `distinct`. `seconds` tells the time of each stage. With a calibration, scores are
+            probabilities that the pose is right, see `confidence`; before refining, which leaves them as they are. A refined
+            pose has no covariance.
+
+        Raises:
+            ValueError: no detector and no boxes; boxes of unknown objects; beliefs of a run that has none; refining without a
+                refiner, or without the CAD model of an object that is found.
+        """
+        network, refining = self.estimator, self.refines(refine)
+        if beliefs is not None and not isinstance(network, probabilistic.Model):
+            raise ValueError(
+                f"{self.path} estimates poses by coordinates, which have no distribution; train one that has: "
+                f"monopose train probabilistic --data DIR --out {self.path}"
+            )
+        device = self.estimator.ids.device
+        frame = frame.to(device)
+        started = time.perf_counter()
+        found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(device)
+        seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
+        stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
+        believed: list[probabilistic.Belief] = []
+        if isinstance(network, probabilistic.Model):
+            asked = debug is not None or beliefs is not None
+            poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
+        else:
+            taken = None if debug is None else stages
+            poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)
+        poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
+        if detections is None:
+            poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
+        if self.calibration is not None:
+            poses = self.calibration.applied(poses, looks if detections is None else None)
+        if beliefs is not None:
+            beliefs.extend(believed)
+        courses: list[refinement.Course] = []
+        if refining:
+            assert self.refiner is not None
+            kept = None if debug is None else courses
+            poses = refinement.predict(self.refiner, frame, poses, self.models, rounds=kept)
+        if debug is not None:
+            _save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
+        return poses
+
+
+def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
+    """Poses without those of an object that look as a better one of it does: a detector sees one thing as two now and then.
+
+    Args:
+        poses: N, best score first.
+        corners: of each one's box, (N, 8, 3), metres, object frame.
+        K: (3, 3), pixels.
+
+    Returns:
+        of poses of one object whose boxes in the picture overlap by more than `SAME` (IoU) the best.
+    """
+    points = se3.transform(poses.cam_from_obj.to(corners), corners)
+    boxes = box_ops.from_points(camera_ops.project(points, K.to(corners), Z_MIN))
+    return poses[batched_nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
+
+
+def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline:
+    """Open a trained run.
+
+    Args:
+        name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
+            probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
+            A detector and a refiner in the folder come along.
+        device: where to run; None: CUDA if there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
+            truncated or foreign file; no such device.
+    """
+    where = _device(device)
+    folder = weights.find_run(name)
+    files = weights.weights_in(folder)
+    named = Path(name).stem if Path(name).is_file() else None
+    kind = next((k for k in ([named] if named in ESTIMATORS else ESTIMATORS) if k in files), None)
+    if kind is None:
+        raise ValueError(
+            f"{folder} has no coordinates.safetensors or probabilistic.safetensors, which estimates the poses; it holds "
+            f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
+        )
+    estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
+    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
+    objects = folder / "objects"
+    models = models_module.read_models(objects) if objects.is_dir() else {}
+    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
+    if (folder / "names.json").is_file():
+        names |= {int(i): str(name) for i, name in records.read_json(folder / "names.json").items()}
+    names = {i: names[i] for i in estimator.config.obj_ids}
+    used = {k: files[k] for k in (kind, "detector") if k in files}
+    better = weights.load_network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
+    return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, used), better).to(where)
+
+
+def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:
+    """The refiner of a run folder, which need not hold anything else.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, no refiner.safetensors in it, a truncated or foreign file; no such device.
+    """
+    where = _device(device)
+    folder = weights.find_run(name)
+    files = weights.weights_in(folder)
+    if "refiner" not in files:
+        raise ValueError(
+            f"{folder} has no refiner.safetensors; it holds {', '.join(files)}. Train one: monopose train refiner --data DIR "
+            f"--out {folder}"
+        )
+    network: refiner.Model = weights.load_network(files["refiner"], refiner.Config, refiner.Model)
+    return network.to(where)
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    """The device of this name, if it is there and works; None: CUDA if there is one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(
+            f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
+        ) from error
+    return device
+
+
+def _save_stages(
+    folder: Path,
+    frame: Frame,
+    detections: Detections,
+    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
+    beliefs: list[probabilistic.Belief],
+    courses: list[refinement.Course],
+    poses: PoseEstimates,
+    run: Pipeline,
+) -> None:
+    """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
+    coordinates and weights; per object the course of its refinement; overlay."""
+    from .. import viz
+    from ..io.files import atomic_write
+    from ..outputs import save_refinement
+
+    folder.mkdir(parents=True, exist_ok=True)
+    models = run.models
+
+    def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
+        with atomic_write(folder / name) as temporary:
+            picture.save(temporary, format="PNG")
+
+    save("1_detections.png", viz.draw_detections(frame.image, detections, run.names))
+    for found, solved in stages:
+        bounds = models[found.label].bounds if found.label in models else None
+        mask = found.mask > 0.5
+        pictures: list[Any] = [
+            found.crop, viz.coordinate_image(found.coordinates, mask, bounds), viz.value_image(found.mask, 0, 1),
+            viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
+        save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
+    for belief in beliefs:
+        bounds = models[belief.label].bounds if belief.label in models else None
+        size = belief.weights.norm(dim=-1)
+        counts = size > 0.1 * size.amax()
+        pictures = [
+            belief.crop, viz.coordinate_image(belief.coordinates, torch.ones_like(counts), bounds),
+            viz.coordinate_image(belief.coordinates, counts, bounds),
+            viz.value_image(belief.weights[..., 0], 0), viz.value_image(belief.weights[..., 1], 0),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
+        save(f"2_object_{belief.label}_{belief.detection}.png", viz.side_by_side(pictures, captions))
+    save_refinement(folder, frame, courses)
+    save("3_poses.png", viz.draw(frame, poses, models))

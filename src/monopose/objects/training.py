@@ -1,0 +1,332 @@
+"""Training on the CAD models of known objects: what each method learns from, in the loop of `learning.fit`.
+
+Beside what the loop writes, a run folder holds `objects/`, the meshes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from .. import weights
+from ..datasets.bop import models as bop
+from ..detection import detector
+from ..io.files import atomic_write
+from ..synthesis import scene as synth
+from ..training import loop
+from ..training.loop import Recipe, TrainConfig
+from ..types import Camera, ObjectModel
+from . import coordinates, probabilistic, refiner
+from . import samples as dataset
+from .gpu_samples import CropPlans, Studio
+
+
+class Method(NamedTuple):
+    """What a method that knows its objects learns from, and how."""
+
+    presets: dict[str, Callable[[tuple[int, ...]], Any]]  # name -> Config of these object ids; the first is the default
+    model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
+    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
+    pictures: Callable[[Any, dataset.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
+    recipe: Recipe
+    plans: Plans | None = None  # the same samples, to be drawn on the device that learns
+
+
+class Plans(NamedTuple):
+    """Samples that are drawn on the device."""
+
+    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed
+    output_size: Callable[[Any], int]  # side of the targets, pixels
+
+
+def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
+    how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+    return dataset.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
+
+
+def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+    how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
+    return dataset.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
+
+
+def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
+    return dataset.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
+
+
+def _started(c: Any, windows: Dataset, source: dataset.Source, seed: int) -> Dataset:
+    return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+
+
+def _bop_windows(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+    side = c.window_size
+    windows = dataset.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
+    return _started(c, windows, source, seed)
+
+
+_PLANNED_CROPS = Plans(lambda c, source, n, seed: CropPlans(_crops(c, source, n, seed)), lambda c: c.output_size)
+_PLANNED_STARTS = Plans(
+    lambda c, source, n, seed: _started(c, CropPlans(_windows(c, source, n, seed)), source, seed),
+    lambda c: c.window_size // 2,
+)
+
+METHODS: dict[str, Method] = {
+    "coordinates": Method(
+        presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
+        model=lambda config, models: coordinates.Model(config, models),
+        samples=_crops,
+        pictures=_bop_crops,
+        recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss, half_on_cpu=True),
+        plans=_PLANNED_CROPS,
+    ),
+    "probabilistic": Method(
+        presets={
+            "unet": lambda ids: probabilistic.Config(obj_ids=ids),
+            "basic": probabilistic.basic,
+            "reg": probabilistic.reg,
+            "coord-init": probabilistic.published,
+            "no-model": probabilistic.no_model,
+            "small": probabilistic.small,
+            "large": probabilistic.large,
+        },
+        model=lambda config, models: probabilistic.Model(config, models),
+        samples=_crops,
+        pictures=_bop_crops,
+        recipe=Recipe(("image", "label"), probabilistic.loss),
+        plans=_PLANNED_CROPS,
+    ),
+    "refiner": Method(
+        presets={"medium": lambda ids: refiner.Config(obj_ids=ids), "small": refiner.small, "published": refiner.published},
+        model=lambda config, models: refiner.Model(config, models),
+        samples=lambda c, source, n, seed: _started(c, _windows(c, source, n, seed), source, seed),
+        pictures=_bop_windows,
+        recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4),
+        plans=_PLANNED_STARTS,
+    ),
+    "detector": Method(
+        presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
+        model=lambda config, models: detector.Model(config),
+        samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
+        pictures=lambda c, source, split, length, seed: dataset.BopSceneSamples(source.models, split, c.size, length, seed),
+        recipe=Recipe(
+            ("image",),
+            detector.loss,
+            lr=lambda c: 1e-4 if c.two_stage else 1e-3,
+            collate=dataset.collate_scenes,
+            half_on_cpu=True,
+        ),
+    ),
+}
+
+
+def read_objects(data: Path, obj_ids: tuple[int, ...] = (), faces: int | None = None) -> dict[int, ObjectModel]:
+    """The CAD models of a BOP folder (or of its models folder), thinned to at most `faces` triangles each."""
+    from ..mesh.loading import simplified
+
+    folder = data / "models" if (data / "models").is_dir() else data
+    models = bop.read_models(folder, obj_ids or None)
+    return {i: simplified(m, faces) if faces and len(m.faces) > faces else m for i, m in models.items()}
+
+
+def read_data_camera(data: Path) -> Camera:
+    """The camera of a BOP folder: camera.json, else 640x480 with 60 degrees of view."""
+    from ..io.images import read_camera
+
+    for path in (data / "camera.json", data.parent / "camera.json"):
+        if path.is_file():
+            return read_camera(path)
+    return synth.default_camera()
+
+
+def preset(method: str, name: str | None = None) -> Callable[[tuple[int, ...]], Any]:
+    """The function that makes a method's Config from object ids; None: its default.
+
+    Raises:
+        ValueError: for an unknown method or preset.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    presets = METHODS[method].presets
+    if name is not None and name not in presets:
+        raise ValueError(f"{method} has no preset {name!r}; choose one of {', '.join(presets)}")
+    return presets[name] if name is not None else next(iter(presets.values()))
+
+
+def scene_config(
+    data: str | Path,
+    obj_ids: tuple[int, ...] = (),
+    *,
+    upright: bool = False,
+    elevation_deg: tuple[float, float] = (-10.0, 90.0),
+    distance: tuple[float, float] | None = None,
+) -> synth.SceneConfig:
+    """Where objects may be; the distances, in metres, are fitted to objects and camera unless given."""
+    data = Path(data)
+    models = read_objects(data, obj_ids).values() if distance is None else ()
+    camera = read_data_camera(data)
+    return synth.scene_config(list(models), camera, upright=upright, elevation_deg=elevation_deg, distance=distance)
+
+
+def train(
+    method: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    obj_ids: tuple[int, ...] = (),
+    split: str | None = None,
+    init: str | Path | None = None,
+    backgrounds: str | Path | None = None,
+    scene: synth.SceneConfig | None = None,
+    config: TrainConfig | None = None,
+    method_config: Any = None,
+    faces: int = 12_000,
+    render: Literal["workers", "device"] | None = None,
+    progress_bar: bool = True,
+) -> Path:
+    """Train a method on CAD models; goes on where an earlier, killed run in `out` stopped.
+
+    Args:
+        method: "coordinates", "probabilistic" or "detector".
+        data: a BOP folder with models/ (and camera.json), or a models folder.
+        out: run folder; created.
+        obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
+        split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
+        init: weights file of an earlier run, of other objects perhaps, to start from instead of ImageNet alone.
+        backgrounds: folder of photos to put behind the objects; None: procedural ones.
+        scene: where objects may be; None: default with distances that fit the objects and the camera.
+        config: budget and optimiser.
+        method_config: the method's Config; None: its default for these objects.
+        faces: meshes with more triangles are thinned to this for training; poses refer to the original.
+        render: where crops are drawn: by the worker processes, or on the device that learns; None: there if it is a GPU.
+        progress_bar: show one.
+
+    Returns:
+        the weights file, out/METHOD.safetensors.
+
+    Raises:
+        ValueError: unknown method, a method whose pictures only workers draw, or `out` holds a run of another method
+            configuration.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
+    everything = read_objects(data, (), faces)
+    unknown = sorted(set(obj_ids) - set(everything))
+    if unknown:
+        raise ValueError(f"no CAD model for object(s) {unknown} in {data}; it holds {sorted(everything)}")
+    models = {i: m for i, m in everything.items() if not obj_ids or i in obj_ids}
+    others = [replace(m, obj_id=-1) for i, m in everything.items() if i not in models]
+    ids = tuple(sorted(models))
+    method_config = method_config or preset(method)(ids)
+    camera = read_data_camera(data)
+    scene = scene or scene_config(data, obj_ids)
+    source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
+    make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
+    plans = entry.plans if split is None else None
+    if render == "device" and plans is None:
+        raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
+    if plans is not None and (torch.cuda.is_available() if render is None else render == "device"):
+        make_samples = plans.samples
+        drawing = lambda device: Studio(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
+    else:
+        drawing = None
+    return loop.fit(
+        method, entry.recipe, method_config, lambda: entry.model(method_config, models),
+        lambda length, seed: make_samples(method_config, source, length, seed), out, config,
+        data=data, labels=ids, notes={"scene": json.dumps(asdict(scene))},
+        begin=None if init is None else lambda model: _start_from(model, Path(init)),
+        beside=lambda: _copy_objects(data, out, ids), drawing=drawing, progress_bar=progress_bar,
+    )  # fmt: skip
+
+
+def _read(entry: Method, split: Path, config: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
+    return entry.pictures(config, source, split, length, seed)
+
+
+def _start_from(model: nn.Module, path: Path) -> None:
+    """Copy the parameters of another run that have the same name and shape; what belongs to single objects starts anew.
+
+    Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs. Networks of
+    different methods share the backbone and what else has the same name.
+    """
+    own = dict(model.named_parameters())
+    checkpoint = weights.read(path)
+    stored = checkpoint.state
+    there, here = _root(stored), _root(own)
+    if (
+        here is not None and there is not None and here != there
+    ):  # what one network calls net.stages, another calls features.stages
+        _start_root_from(model, checkpoint, there, here)
+        return
+    shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
+    norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
+    state = model.state_dict()
+    fitting = shared | {k: v for k, v in norms.items() if k in state and v.shape == state[k].shape}
+    if len(shared) < len(own) / 2:
+        raise ValueError(
+            f"only {len(shared)} of {len(own)} parameters in {path} fit this configuration; is it the same network?"
+        )
+    ids = list(model.config.obj_ids)  # type: ignore[union-attr, arg-type]
+    both = [i for i in ids if i in checkpoint.labels]
+    for name in ("net.which.weight", "net.head.weight", "net.head.bias", "weight_head.weight", "weight_head.bias"):
+        rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
+        # where one network says more than the other, they begin with the same
+        if both and rows and own[name].shape[2:] == stored[name].shape[2:]:
+            shared_outputs = min(own[name].shape[1], stored[name].shape[1])
+            same = stored[name][[checkpoint.labels.index(i) for i in both], :shared_outputs]
+            fitting[name] = state[name].clone()
+            fitting[name][[ids.index(i) for i in both], :shared_outputs] = same
+    model.load_state_dict(fitting, strict=False)
+
+
+def _root(names: Iterable[str]) -> str | None:
+    """What stands before "backbone." in the names of parameters."""
+    return next((name[: name.index("backbone.")] for name in names if "backbone." in name), None)
+
+
+def _start_root_from(model: nn.Module, checkpoint: weights.Checkpoint, there: str, here: str) -> None:
+    """Copy the backbone and what follows it under the same name and shape from a network of another method."""
+    state = model.state_dict()
+    stored = {here + k.removeprefix(there): v for k, v in checkpoint.state.items() if k.startswith(there)}
+    if checkpoint.labels != tuple(model.config.obj_ids):  # type: ignore[union-attr, arg-type]
+        stored = {k: v for k, v in stored.items() if not k.startswith(here + "which.")}
+    fitting = {k: v for k, v in stored.items() if k in state and v.shape == state[k].shape}
+    backbone = [k for k in state if k.startswith(here + "backbone.")]
+    if not all(k in fitting for k in backbone):
+        raise ValueError(f"the backbone of {checkpoint.path} is another one than {model.config.backbone!r}")  # type: ignore[union-attr]
+    model.load_state_dict(fitting, strict=False)
+
+
+_PER_OBJECT = (
+    "net.which.", "net.head.", "weight_head.", "net.heat.", "net.distances.", "net.semantic.", "discriminator.",
+    "net.net.roi_heads.box_predictor.", "net.net.roi_heads.mask_predictor.mask_fcn_logits.",
+)  # fmt: skip
+
+
+def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
+    """Keep the meshes beside the weights, so that a run folder is all that prediction needs.
+
+    Raises:
+        ValueError: the run was started with other meshes or symmetries.
+    """
+    source = data / "models" if (data / "models").is_dir() else data
+    target = out / "objects"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        number = path.stem.removeprefix("obj_")
+        if not path.is_file() or (number.isdigit() and int(number) not in ids):
+            continue
+        kept = target / path.name
+        if kept.exists() and kept.read_bytes() != path.read_bytes():
+            raise ValueError(f"{kept} differs from {path}: {out} was started with other objects; choose another --out")
+        if not kept.exists():
+            with atomic_write(kept) as temporary:
+                shutil.copyfile(path, temporary)

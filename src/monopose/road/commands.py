@@ -1,0 +1,373 @@
+"""What the command line does with boxes in 3D: pictures, whole data sets, scores and synthetic roads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import viz
+from ..command import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
+from ..datasets import kitti, nuscenes
+from ..datasets.road import RoadFrame
+from ..evaluation import kitti as kitti_scores
+from ..evaluation import nuscenes as nuscenes_scores
+from ..geometry import boxes3d
+from ..geometry.road_users import CLASSES
+from ..heeded import is_road_data
+from ..io.files import write_json
+from ..results import Result, Say, each_picture, save_picture, silent
+from ..types import Frame
+from . import inference, pipeline
+from . import viz as viz_box3d
+from .inference import Boxes
+from .pipeline import BoxRun, Options
+
+UNITS = (
+    "metres, radians, pixels, metres per second; OpenCV camera: x right, y down, z forward; a box has x forwards, y down, z to "
+    "its left, its origin in its middle; size is length, height, width; yaw is KITTI's ry; box is x0, y0, x1, y1 on pixel edges"
+)
+VIEWS = ("2d", "3d", "bev", "points", "orientation", "score")
+SPREAD = ("across", "along", "yaw")  # the line of sight, metres; radians
+DRAWN = 0.2  # least score of what is drawn
+TOLD = 50  # most pictures of which results are printed
+MOST_ROSES = 12  # headings in one picture
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+
+
+def draw(run: BoxRun, view: str, picture: Frame, found: Boxes, truth: Any = None) -> Any:
+    """One view of a picture: "2d", "3d", "bev", "points", "orientation" or "score".
+
+    Args:
+        run: what found the boxes.
+        view: which.
+        picture: the photo.
+        found: its boxes; only those that are to be drawn.
+        truth: `RoadObjects` drawn with it in 2d, 3d and bev, or None.
+    """
+    K, image = picture.camera.K.double(), picture.image
+    if view == "2d":
+        return viz_box3d.boxes_2d(image, found, run.classes, truth)
+    if view == "3d":
+        return viz_box3d.boxes_3d(image, K, found, run.classes, truth)
+    if view == "bev":
+        return viz_box3d.bev(found, run.classes, truth, found.samples, found.log_weights, K, picture.camera.size)
+    if view == "points":
+        return viz_box3d.points(
+            image, found.points2d, found.weights, K, found.cam_from_obj.double(), found.points3d, found.labels
+        )  # fmt: skip
+    if view == "score":
+        return viz_box3d.score_map(image, inference.score_map(run.model, picture).cpu())
+    if view != "orientation":
+        raise ValueError(f"unknown view {view!r}; choose some of {', '.join(VIEWS)}")
+    roses = []
+    for i in range(min(len(found.labels), MOST_ROSES)):
+        x, _, z = found.cam_from_obj[i, :3, 3].tolist()
+        title = f"{i + 1}. {run.classes[int(found.labels[i])]}, x {x:+.1f}, z {z:.1f} m"
+        roses.append(viz_box3d.yaw_density(found.samples[i], found.log_weights[i], found.cam_from_obj[i], title=title))
+    return viz.contact_sheet(roses, columns=min(4, len(roses))) if roses else viz.to_picture(image)
+
+
+def _save_views(
+    run: BoxRun, views: Sequence[str], out: Path, name: str, picture: Frame, found: Boxes, least: float, truth: Any = None
+) -> dict[str, str]:
+    """Draw the asked views of what scores at least so much; view -> file."""
+    shown = found.rows(found.scores >= least)
+    files = {}
+    for view in views:
+        files[view] = str(save_picture(out / f"{name}_{view}.png", draw(run, view, picture, shown, truth)))
+    return files
+
+
+def records(run: BoxRun, found: Boxes) -> list[dict[str, Any]]:
+    """One dict of plain numbers per box, best first: the pose, and how wide its distribution is."""
+    spread = inference.spread(found)
+    rows = []
+    attributes = run.config.attributes
+    for i in range(len(found.labels)):
+        kind = int(found.attributes[i])
+        rows.append(
+            {
+                "label": int(found.labels[i]),
+                "name": run.classes[int(found.labels[i])],
+                "score": float(found.scores[i]),
+                "centre": found.cam_from_obj[i, :3, 3].double().tolist(),
+                "yaw": float(boxes3d.yaw_of(found.cam_from_obj[i])),
+                "size": found.sizes[i].double().tolist(),
+                "velocity": found.velocities[i].double().tolist(),
+                "attribute": attributes[kind] if kind >= 0 else "",
+                "box": found.boxes[i].double().tolist(),
+                "spread": None if bool(spread[i].isnan().any()) else dict(zip(SPREAD, spread[i].double().tolist())),
+            }
+        )
+    return rows
+
+
+def _checked(views: Sequence[str], run: BoxRun) -> None:
+    if unknown := [v for v in views if v not in VIEWS]:
+        raise ValueError(f"unknown view {unknown[0]!r}; choose some of {', '.join(VIEWS)}")
+    if run.config.layer == "direct" and (useless := [v for v in views if v in ("points", "orientation")]):
+        raise ValueError(f"{run.path} regresses depth and yaw directly; it has no {useless[0]} to draw")
+
+
+# ------------------------------------------------------------------------------------------------------------- predicting
+
+
+def do_predict(args: Predict, say: Say) -> Result:
+    """Boxes in pictures, or in a data set of roads."""
+    assert args.source is not None
+    run, out = pipeline.load(args.model, args.device), args.out or Path("out/predict")
+    shared: dict[str, Any] = {"views": args.views, "options": Options(flip=args.flip), "limit": args.limit, "say": say}
+    shared["least"] = DRAWN if args.score is None else args.score
+    if is_road_data(args.source):
+        return predict_data(run, args.source, out, names=_names(args.split), **shared)
+    return predict_pictures(
+        run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
+    )
+
+
+def _names(file: str | Path | None) -> Sequence[str]:
+    """The names of pictures or scenes in a file, () for all."""
+    from .training import read_names
+
+    return () if file is None else read_names(file)
+
+
+def predict_pictures(
+    run: BoxRun, source: str, out: str | Path, *, camera: str | Path | None = None, fov_deg: float | None = None,
+    resize_camera: bool = False, views: Sequence[str] = ("3d", "bev"), least: float = DRAWN,
+    options: Options = pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+) -> Result:  # fmt: skip
+    """Boxes in an image, a folder, a video or from a live camera, all of one camera.
+
+    Args:
+        run: a trained run.
+        source: as `images.iterate_frames` takes it.
+        out: folder for pictures, boxes.json and kitti/NAME.txt.
+        camera, fov_deg, resize_camera: of the pictures.
+        views: which pictures to save, see `draw`.
+        least: least score of what is drawn.
+        options: how the network looks.
+        limit: stop after this many pictures.
+        say: takes lines for people, picture by picture.
+    """
+    from ..io import images
+
+    _checked(views, run)
+    out = Path(out)
+    lines: dict[str, kitti.Labels] = {}
+    seconds: list[dict[str, float]] = []
+
+    def one(name: str, picture: Frame) -> tuple[dict[str, Any], list[str]]:
+        began = time.perf_counter()
+        found = run.predict(picture, options)
+        seconds.append({**found.seconds, "all": time.perf_counter() - began})
+        frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
+        lines[name] = pipeline.kitti_labels(frame, pipeline.objects_of(found, run.classes, run.classes))
+        files = _save_views(run, views, out, name, picture, found, least)
+        row = {"image": picture.path or name, "views": files, "objects": records(run, found)}
+        return row, _lines(row, len(seconds))
+
+    frames = images.iterate_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera)
+    files, rows, stopped = each_picture(frames, one, lambda rows: _written(out, rows, lines, None), limit, say)
+    return _result(files, rows, seconds, stopped)
+
+
+def predict_data(
+    run: BoxRun, data: str | Path, out: str | Path, *, names: Sequence[str] = (), views: Sequence[str] = ("3d", "bev"),
+    least: float = DRAWN, options: Options = pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+) -> Result:  # fmt: skip
+    """Boxes in all pictures of a data set; what cameras of one moment see twice is kept once.
+
+    Args:
+        run: a trained run.
+        data: as `train_box3d.read_frames` takes it.
+        out: folder for pictures, boxes.json, kitti/NAME.txt, and results_nusc.json if the data says where cameras were.
+        names: only these pictures or scenes.
+        views: which pictures to save; the truth is drawn with them.
+        least: least score of what is drawn.
+        options: how the network looks.
+        limit: only the first so many pictures; the results then lack samples that the data has.
+        say: takes lines for people, picture by picture.
+    """
+    from .training import read_frames
+
+    _checked(views, run)
+    frames = read_frames(data, names)[:limit]
+    out = Path(out)
+    rows: list[dict[str, Any]] = []
+    seconds: list[dict[str, float]] = []
+
+    def each(frame: RoadFrame, picture: Frame, found: Boxes) -> None:
+        name = _name(frame)
+        files = _save_views(run, views, out, name, picture, found, least, frame.objects)
+        rows.append({"image": frame.path, "name": frame.name, "views": files, "objects": records(run, found)})
+        seconds.append(dict(found.seconds))
+        for line in _lines(rows[-1], len(rows)):
+            say(line)
+
+    estimates = pipeline.predict_frames(run, frames, options, each)
+    lines = {}
+    for frame, found in zip(frames, estimates, strict=True):
+        calibration = None
+        if frame.classes == kitti.CLASSES:
+            calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
+        lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
+    above = None
+    if frames and all(f.ego_from_cam is not None and f.sample for f in frames):
+        above = nuscenes.to_global(frames, estimates)
+    return _result(_written(out, rows, lines, above), rows, seconds, False)
+
+
+def _name(frame: RoadFrame) -> str:
+    return Path(frame.path).stem if frame.path else frame.name
+
+
+def _written(
+    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.Boxes | None
+) -> dict[str, str | None]:
+    """Write results in all their forms; form -> file or folder."""
+    files: dict[str, str | None] = {"boxes": str(out / "boxes.json"), "nuscenes": None, "kitti": str(out / "kitti")}
+    write_json(out / "boxes.json", {"units": UNITS, "images": rows})
+    scored = {n: replace(v, scores=torch.zeros(0).numpy()) if not len(v) else v for n, v in lines.items()}
+    kitti.write_results(out / "kitti", scored)
+    if above is not None:
+        files["nuscenes"] = str(out / "results_nusc.json")
+        nuscenes.write_results(out / "results_nusc.json", above)
+    return files
+
+
+def _result(
+    files: Mapping[str, str | None], rows: list[dict[str, Any]], seconds: Sequence[Mapping[str, float]], stopped: bool
+) -> Result:
+    """The files, what is in them, and the mean seconds per picture by stage."""
+    mean = {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
+    lines = [f"and {len(rows) - TOLD} pictures more"] if len(rows) > TOLD else []
+    stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in mean.items())
+    lines.append(f"{len(rows)} pictures, each {stages}" if rows else "no pictures")
+    names = {"boxes": "boxes", "nuscenes": "nuScenes results", "kitti": "KITTI results"}
+    lines += [f"{names[form]}: {path}" for form, path in files.items() if path]
+    return Result({**files, "images": rows, "seconds": mean, "stopped": stopped}, "\n".join(lines))
+
+
+def _lines(row: Mapping[str, Any], number: int) -> list[str]:
+    """What to say of the picture of this number, from 1; nothing of the later ones of many."""
+    if number > TOLD:
+        return []
+    lines = [f"{row['image']}: {len(row['objects'])} boxes" + "".join(f"  {path}" for path in row["views"].values())]
+    for found in row["objects"][:5]:
+        x, y, z = found["centre"]
+        lines.append(f"  {found['name']:20} score {found['score']:.2f}   x {x:+.1f}  y {y:+.1f}  z {z:.1f} m")
+    return lines if len(row["objects"]) <= 5 else [*lines, f"  and {len(row['objects']) - 5} more"]
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+
+
+def do_evaluate(args: Evaluate) -> Result:
+    """Score boxes on roads by KITTI's protocol or nuScenes'."""
+    report = evaluate(args.results, args.data, _names(args.split))
+    return Result(report, text(report))
+
+
+def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Scores of results: of a folder by KITTI's protocol, of a JSON file by nuScenes'.
+
+    Args:
+        results: folder of NAME.txt; or results_nusc.json.
+        data: a KITTI folder with label_2; or a nuScenes folder or an `infos.json`.
+        names: pictures of KITTI, scenes of nuScenes; () for all.
+
+    Returns:
+        `evaluation.kitti.evaluate` or `evaluation.nuscenes.evaluate`, with "protocol".
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken, or results and data do not belong together.
+    """
+    results, data = Path(results), Path(data)
+    if results.is_dir():
+        if not (data / "label_2").is_dir():
+            raise FileNotFoundError(f"no label_2 in {data}; results in a folder are judged against KITTI's labels")
+        truth = kitti_scores.read(data / "label_2", names)
+        scores = kitti_scores.evaluate(kitti_scores.read(results, list(truth)), truth)
+        return {"protocol": "kitti", "pictures": len(truth), "classes": scores}
+    truth_boxes = _nuscenes_truth(data, names)
+    found = nuscenes.read_results(results, truth_boxes.boxes.tokens)
+    return {"protocol": "nuscenes", **nuscenes_scores.evaluate(found, truth_boxes)}
+
+
+def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.Truth:
+    from .training import _tables
+
+    infos = data if data.suffix == ".json" else data / "infos.json"
+    if infos.is_file():
+        return nuscenes.infos_truth(infos)
+    tables = _tables(data)
+    if tables is None:
+        raise FileNotFoundError(f"{data} is no nuScenes folder: expected infos.json, v1.0-mini or v1.0-trainval in it")
+    return nuscenes.truth(tables, nuscenes.samples(tables, names))
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report of `evaluate` as a table in percent, errors in their units."""
+    if report["protocol"] == "kitti":
+        return "\n".join(_kitti_lines(report))
+    errors = report["errors"]
+    lines = [
+        f"NDS {100 * report['nds']:.1f}  mAP {100 * report['map']:.1f} %, {report['samples']} samples",
+        f"mATE {errors['translation']:.3f} m  mASE {errors['scale']:.3f}  mAOE {errors['orientation']:.3f} rad  "
+        f"mAVE {errors['velocity']:.3f} m/s  mAAE {errors['attribute']:.3f}",
+        "",
+        f"{'class':22}{'truth':>6}{'AP':>7}" + "".join(f"{f'AP {d} m':>10}" for d in nuscenes_scores.DISTANCES)
+        + "".join(f"{name:>8}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE")),
+    ]  # fmt: skip
+    for name in CLASSES:
+        row = report["classes"][name]
+        cells = "".join(f"{100 * v:10.1f}" for v in row["ap_at"].values())
+        own = "".join("       -" if row["errors"][e] is None else f"{row['errors'][e]:8.2f}" for e in nuscenes_scores.ERRORS)
+        lines.append(f"{name:22}{row['truth']:6d}{100 * row['ap']:7.1f}{cells}{own}")
+    return "\n".join(lines)
+
+
+def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
+    yield f"KITTI, AP over 40 recalls in percent, {report['pictures']} pictures; easy / moderate / hard"
+    for name, row in report["classes"].items():
+        least = kitti_scores.OVERLAP[name]
+        yield f"{name} (IoU {least}), {' / '.join(str(v) for v in row['truth'].values())} boxes"
+        for metric in (*kitti_scores.METRICS, "aos"):
+            cells = ("-" if v is None else f"{100 * v:.1f}" for v in row[metric].values())
+            yield f"  {metric:4}" + " / ".join(cells)
+
+
+# ------------------------------------------------------------------------------------------------- training and synthesis
+
+
+def do_train(args: Train) -> dict[str, str]:
+    """Train a network for boxes on roads."""
+    from ..training import loop
+    from . import training
+
+    file = training.train_box3d(
+        args.data, run_folder(args), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
+        config=loop.TrainConfig(**schedule(args)), progress_bar=not args.json,
+        method_config=training.configured(args.data, args.preset, args.categories, overrides(args.set)),
+    )  # fmt: skip
+    return {"weights": str(file)}
+
+
+def do_synth(args: Synth) -> dict[str, str]:
+    """Make pictures of roads from shapes made in code."""
+    from ..synthesis import road_scene
+
+    shapes = road_scene.RoadConfig.shapes if args.shapes is None else args.shapes
+    out = road_scene.write_road(
+        args.out, images=1000 if args.images is None else args.images, backgrounds=args.backgrounds, seed=args.seed,
+        config=road_scene.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=shapes), workers=args.workers,
+    )  # fmt: skip
+    return {"out": str(out)}

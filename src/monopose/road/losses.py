@@ -1,0 +1,347 @@
+"""What the network learns by: cells, poses through the layer, and what is said about objects and points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from .. import pnp
+from ..geometry import boxes3d, se3
+from ..geometry import camera as camera_ops
+from . import pyramid
+from .config import MOMENTUM, SIGMA_MOMENTUM, Z_MIN, Config, encode_sizes, score_target
+from .network import Look, Model, Output, bounds_of, direct, direct_pose, to_ray
+from .targets import Truth, truths
+
+
+def loss(model: Model, output: Output, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The losses of a batch of whole images.
+
+    Args:
+        model: the network.
+        output: its answer to batch["image"].
+        batch: "image" (B, 3, height, width); and with one entry per image "K" (3, 3) pixels, "labels" (n,), "cam_from_obj"
+            (n, 4, 4) metres and "sizes" (n, 3) metres in the convention of `geometry.boxes3d`. Where they are known also
+            "velocities" (n, 3) metres per second in the camera's axes, NaN for unknown; "attributes" (n,), -1 for unknown;
+            "visibility" (n,), share in [0, 1]; "lidar" (m, 3), surface points in the camera's frame, metres. n, m may be 0.
+
+    Returns:
+        scalar tensors by name; their sum is the loss. Those that an image without objects has nothing for are 0.
+
+    Raises:
+        ValueError: a label outside the classes, or a size that is not positive.
+    """
+    with torch.autocast(batch["image"].device.type, enabled=False):
+        found = truths(model, batch)
+        owners = torch.stack([pyramid.assign(output.lattice, t.boxes, t.centres).owner for t in found])
+        losses = _cell_losses(model, output, found, owners)
+        return losses | _object_losses(model, output, batch, found, owners)
+
+
+def _cell_losses(model: Model, output: Output, found: list[Truth], owners: Tensor) -> dict[str, Tensor]:
+    config, cells, where = model.config, output.cells, output.lattice
+    b, cell = (owners >= 0).nonzero().unbind(-1)
+    row = owners[b, cell]
+    first = torch.tensor([0, *(len(t.labels) for t in found)], device=row.device).cumsum(0)[:-1]
+    labels, centres, boxes = (torch.cat([t[i] for t in found])[first[b] + row] for i in (0, 6, 5))
+    target = torch.zeros_like(cells.logits)
+    target[b, cell, labels] = 1
+    count = max(len(b), 1)
+    here, strides = where.centres[cell], where.strides[cell]
+    away = centres - here
+    offsets = cells.offsets[b, cell]
+    offsets = offsets[torch.arange(len(b), device=b.device), labels] if offsets.shape[1] > 1 else offsets[:, 0]
+    miss = (offsets * strides[:, None] - away) * config.reference_scale
+    sure = F.binary_cross_entropy_with_logits(
+        cells.centerness[b, cell], pyramid.centerness_target(away, strides), reduction="sum"
+    )
+    losses = {
+        "class": sigmoid_focal_loss(cells.logits, target, alpha=0.25, gamma=2.0, reduction="sum") / count,
+        "reference": F.smooth_l1_loss(miss, torch.zeros_like(miss), beta=1.0, reduction="sum") / count,
+        "centerness": sure / count,
+    }
+    if cells.edges is not None:
+        edges = cells.edges[b, cell] * strides[:, None]
+        middle = here + 0.5
+        predicted = torch.cat([middle - edges[:, :2], middle + edges[:, 2:]], -1)
+        losses["boxes"] = config.box_weight * generalized_box_iou_loss(predicted, boxes, reduction="sum") / count
+    return losses
+
+
+class _Drawn(NamedTuple):
+    """The objects that are looked at closer: cells and owners (B, R), and which count, (B, R), bool."""
+
+    cell: Tensor
+    owner: Tensor
+    valid: Tensor
+
+
+@torch.no_grad()
+def _draw(model: Model, cells: pyramid.Cells, owners: Tensor) -> _Drawn:
+    """Cells with objects, half of them evenly and half by how sure the network is of them; at least one row per image."""
+    sure = cells.logits.sigmoid().amax(-1) * cells.centerness.sigmoid()
+    drawn = []
+    for own, certain in zip(owners, sure, strict=True):
+        there = (own >= 0).nonzero()[:, 0]
+        certain = certain[there]
+        p = 0.5 / max(len(there), 1) + 0.5 * certain / certain.sum().clamp_min(1e-9)
+        n = min(len(there), model.config.objects)
+        drawn.append(there[torch.multinomial(p, n)] if n else there)
+    cell = nn.utils.rnn.pad_sequence(drawn, batch_first=True)
+    if cell.shape[1] == 0:
+        cell = cell.new_zeros(len(drawn), 1)
+    count = torch.tensor([len(d) for d in drawn], device=cell.device)
+    valid = torch.arange(cell.shape[1], device=cell.device) < count[:, None]
+    return _Drawn(cell, owners.gather(1, cell), valid)
+
+
+class _Objects(NamedTuple):
+    """The truth about the objects drawn, (B, R, ...), as in `Truth`; K (B, R, 3, 3)."""
+
+    labels: Tensor
+    pose: Tensor
+    lhw: Tensor
+    velocity: Tensor
+    attribute: Tensor
+    boxes: Tensor
+    K: Tensor
+
+
+def _of_drawn(found: list[Truth], drawn: _Drawn, K: Tensor) -> _Objects:
+    """Rows of the truth, with a box ten metres ahead where nothing was drawn."""
+    nowhere = boxes3d.from_yaw(K.new_tensor([[0.0, 0.0, 10.0]]), K.new_zeros(1))
+    nobody = torch.zeros(1, dtype=torch.long, device=K.device)
+    unknown, one = K.new_full((1, 3), math.nan), K.new_ones(1, 3)
+    empty = (nobody, nowhere, one, unknown, nobody - 1, K.new_tensor([[0.0, 0.0, 32.0, 32.0]]))
+    index = torch.where(drawn.valid, drawn.owner + 1, 0)
+
+    def of(i: int) -> Tensor:
+        every = (torch.cat([empty[i], t[i].to(empty[i])]) for t in found)
+        return torch.stack([rows[chosen] for rows, chosen in zip(every, index, strict=True)])
+
+    return _Objects(of(0), of(1), of(2), of(3), of(4), of(5), K[:, None].expand(-1, drawn.cell.shape[1], -1, -1))
+
+
+def _object_losses(
+    model: Model, output: Output, batch: Mapping[str, Any], found: list[Truth], owners: Tensor
+) -> dict[str, Tensor]:
+    config = model.config
+    drawn = _draw(model, output.cells, owners)
+    K = torch.stack(list(batch["K"])).to(output.cells.logits)
+    true = _of_drawn(found, drawn, K)
+    look = model.look(output, drawn.cell, true.labels)
+    share = drawn.valid / drawn.valid.sum().clamp_min(1)  # (B, R), what an object counts
+
+    def mean(each: Tensor) -> Tensor:
+        return (share * each).sum()
+
+    answers = look.answers
+    means, stds = model.means[true.labels], model.stds[true.labels]
+    code = F.smooth_l1_loss(answers.size_code, encode_sizes(true.lhw, means, stds), reduction="none").mean(-1)
+    known = torch.isfinite(true.velocity).all(-1)
+    velocity = to_ray(true.velocity[..., (0, 2)].nan_to_num(0.0), look.reference, true.K)
+    speed = F.smooth_l1_loss(answers.velocity, velocity, reduction="none").sum(-1)
+    attributes = answers.attributes.masked_fill(~model.allowed[true.labels], -1e4)
+    kind = F.cross_entropy(attributes.flatten(0, 1), true.attribute.flatten(), ignore_index=-1, reduction="none")
+    losses = {
+        "size": config.size_weight * mean(code),
+        "velocity": config.velocity_weight * mean(speed * known),
+        "attribute": config.attribute_weight * mean(kind.view_as(share)),
+    }
+    if not config.poses:
+        unused = (answers.score, answers.direct, look.noc, look.weights)  # several processes need every gradient
+        return losses | {"nothing": 0 * torch.stack([v.sum() for v in unused]).sum()}
+    of_pose, pose = _pose_losses(model, look, true, drawn.valid)
+    off = (pose[..., (0, 2), 3] - true.pose[..., (0, 2), 3]).norm(dim=-1)
+    sure = F.binary_cross_entropy_with_logits(answers.score, score_target(off), reduction="none")
+    losses |= of_pose | {"score": config.score_weight * mean(sure)}
+    if model.uses_projection:
+        losses["projection"] = config.projection_weight * _projection_loss(model, output, look, true, share)
+    if config.coordinate_weight > 0 and model.point_head is not None:
+        lidar = batch.get("lidar")
+        losses["coordinates"] = config.coordinate_weight * _coordinate_loss(model, output, look, true, drawn.valid, lidar)
+    if config.depth_modes:
+        depth = _decode_depth(answers.depth[..., 0], true.K[..., 1, 1][..., None], config.focal)
+        miss = (depth - true.pose[..., 2, 3:])[..., None]
+        nll = mixture_nll(miss, answers.depth[..., 1].log_softmax(-1), model.depth_sigma, 0.3)
+        losses["depth"] = config.depth_weight * mean(nll) / _precision(model, 2, model.depth_sigma)
+    return losses
+
+
+def _pose_losses(model: Model, look: Look, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The losses of the layer, and the poses that it finds, (B, R, 4, 4), without gradient."""
+    config = model.config
+    found = true.pose.clone()
+    if config.layer == "direct":
+        losses, poses = _direct_losses(config, look, true, valid)
+        return losses, poses
+    rows = valid.nonzero().unbind(-1)
+    if len(rows[0]) == 0:
+        nothing = 0 * (look.noc.sum() + look.weights.sum())
+        return {"pose": nothing}, found
+    with torch.no_grad():
+        scale = look.answers.log_scale[rows].exp().mean()
+        if model.training:
+            model.norm.copy_(torch.where(model.norm > 0, torch.lerp(model.norm, scale, MOMENTUM), scale))
+        norm = model.norm if float(model.norm) > 0 else scale
+    points3d = (look.noc * look.lhw.detach()[:, :, None])[rows]
+    points2d, weights, K, truth = look.pixels[rows], look.weights[rows], true.K[rows], true.pose[rows]
+    bounds = bounds_of(config.size, K)
+    robust = pnp.AdaptiveHuber(config.huber)
+    if config.layer == "reprojection":
+        solved = pnp.solve(
+            points3d.detach(), points2d.detach(), K, weights.detach(), dof=4, robust=robust, z_min=Z_MIN, bounds=bounds
+        )
+        found[rows] = solved.cam_from_obj
+        nll = reprojection_nll(points3d, points2d, weights, K, truth, bounds)
+        return {"pose": config.pose_weight * nll.mean()}, found
+    posterior = pnp.sample_posterior(
+        points3d, points2d, K, weights, init=truth, dof=4, samples=config.samples, robust=robust, z_min=Z_MIN, bounds=bounds,
+        far=config.far,
+    )  # fmt: skip
+    found[rows] = posterior.mode.to(found)
+    losses = {"pose": config.pose_weight * pnp.monte_carlo_loss(posterior, truth).mean() / norm}
+    if config.translation_weight > 0 or config.rotation_weight > 0:
+        problems = posterior.prepared.problems
+        step = pnp.one_step(problems, posterior.mode.to(problems.K), dof=4)
+        t, r = pnp.derivative_loss(step, truth.to(step), 1.0)
+        nothing = torch.zeros_like(t)
+        losses["translation"] = config.translation_weight * torch.where(posterior.converged, t, nothing).mean()
+        losses["rotation"] = config.rotation_weight * torch.where(posterior.converged, r, nothing).mean()
+    return losses, found
+
+
+def reprojection_nll(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Tensor, truth: Tensor, bounds: Tensor) -> Tensor:
+    """Minus the log-likelihood that every point gives to its own projection under the true pose; no distribution of poses.
+
+    A weight is one over a deviation in pixels: Gaussian with linear tails from three deviations. Where a point is sampled gets
+    no gradient, or all points would meet where reprojecting is easiest.
+
+    Args:
+        points3d: (R, N, 3), metres.
+        points2d: (R, N, 2), pixels.
+        weights: (R, N, 2), 1 / pixels; 0 for points that do not count.
+        K: (R, 3, 3), pixels.
+        truth: (R, 4, 4), metres.
+        bounds: (4,), of projections, pixels.
+
+    Returns:
+        (R,), mean over the points that count.
+    """
+    pixels = camera_ops.project(se3.transform(truth, points3d), K, Z_MIN)
+    pixels = torch.minimum(torch.maximum(pixels, bounds[:2]), bounds[2:])
+    used = (weights > 0).all(-1)
+    error = (weights * (pixels - points2d.detach())).square().sum(-1)
+    length = error.clamp_min(1e-12).sqrt()
+    rho = torch.where(length > 3, 6 * length - 9, error)
+    each = rho / 2 - torch.where(used[..., None], weights, 1.0).clamp_min(1e-9).log().sum(-1)
+    return (each * used).sum(-1) / used.sum(-1).clamp_min(1)
+
+
+def _direct_losses(config: Config, look: Look, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    pixel, depth, turn = direct(config, look, true.K)
+    centre = true.pose[..., :3, 3]
+    share = valid / valid.sum().clamp_min(1)
+    target = camera_ops.project(centre[..., None, :], true.K, Z_MIN)[..., 0, :]
+    miss = (pixel - target) * config.reference_scale
+    place = F.smooth_l1_loss(miss, torch.zeros_like(miss), beta=1.0, reduction="none").sum(-1)
+    away = F.smooth_l1_loss(depth.log(), centre[..., 2].clamp_min(Z_MIN).log(), beta=0.1, reduction="none")
+    alpha = boxes3d.alpha_from_yaw(boxes3d.yaw_of(true.pose), centre)
+    angle = F.smooth_l1_loss(turn, torch.stack([alpha.sin(), alpha.cos()], -1), reduction="none").sum(-1)
+    losses = {name: (share * v).sum() for name, v in (("centre", place), ("distance", away), ("yaw", angle))}
+    return losses, direct_pose(pixel, depth, turn, true.K).detach()
+
+
+def mixture_nll(error: Tensor, log_share: Tensor, log_sigma: Tensor, delta: float) -> Tensor:
+    """Minus the log-likelihood of a mixture of Gaussians with linear tails, one component per head.
+
+    Args:
+        error: of every component, (..., M, d).
+        log_share: log of the components' weights, (..., M).
+        log_sigma: log of the deviations, (d,).
+        delta: length, in deviations, beyond which the tail is linear.
+
+    Returns:
+        (...,). Source: EPro-PnP-Det v2: -logsumexp(-H(|e / sigma|) - sum log sigma + log share).
+    """
+    square = (error * (-log_sigma).exp()).square().sum(-1)
+    length = square.clamp_min(1e-12).sqrt()
+    huber = torch.where(length > delta, delta * (length - delta / 2), square / 2)
+    return -(log_share - huber - log_sigma.sum()).logsumexp(-1)
+
+
+def _precision(model: Model, which: int, log_sigma: Tensor) -> Tensor:
+    """The running mean of 1 / sigma that a mixture's loss is divided by."""
+    with torch.no_grad():
+        now = (-log_sigma).exp().mean()
+        if model.training:
+            old = model.precisions[which]
+            model.precisions[which] = torch.where(old > 0, torch.lerp(old, now, SIGMA_MOMENTUM), now)
+        return torch.where(model.precisions[which] > 0, model.precisions[which], now).clone()
+
+
+def _projection_loss(model: Model, output: Output, look: Look, true: _Objects, share: Tensor) -> Tensor:
+    """Every pixel of an object asks all heads what it is: one of them should put it where the pixel is. Metres at its depth."""
+    side = model.config.roi
+    pixels = boxes3d.grid_in(true.boxes.flatten(0, 1), side)
+    enter, leave = boxes3d.thickness(true.pose.flatten(0, 1), true.lhw.flatten(0, 1), true.K.flatten(0, 1), pixels)
+    hit = (leave > enter).unflatten(0, share.shape)
+    pixels = pixels.unflatten(0, share.shape)
+    noc, attention = model.at(output, look, pixels)
+    points = noc * true.lhw[:, :, None, None]
+    there = camera_ops.project(se3.transform(true.pose[:, :, None], points), true.K[:, :, None], Z_MIN)
+    bounds = bounds_of(model.config.size, there)
+    there = torch.minimum(torch.maximum(there, bounds[:2]), bounds[2:])
+    per_metre = true.K[..., 1, 1] / true.pose[..., 2, 3].clamp_min(Z_MIN)
+    miss = (there - pixels[:, :, None]) / per_metre[:, :, None, None, None]  # (B, R, H, P, 2)
+    nll = mixture_nll(miss.transpose(2, 3), attention.log_softmax(2).transpose(2, 3), model.projection_sigma, 2.0)
+    each = (nll * hit).sum(-1) / hit.sum(-1).clamp_min(1)
+    return (share * each).sum() / _precision(model, 0, model.projection_sigma)
+
+
+def _coordinate_loss(
+    model: Model, output: Output, look: Look, true: _Objects, valid: Tensor, lidar: Sequence[Tensor] | None
+) -> Tensor:
+    """Surface points say which point of the box their pixel shows."""
+    config = model.config
+    local, pixels, chosen = _points_inside(true, valid, lidar, config.lidar_points)
+    noc, attention = model.at(output, look, pixels)
+    count = chosen.sum().clamp_min(1)
+    log_share = attention.log_softmax(2)
+    if config.coordinate_mixture:
+        miss = noc * true.lhw[:, :, None, None] - local[:, :, None]
+        nll = mixture_nll(miss.transpose(2, 3), log_share.transpose(2, 3), model.coordinate_sigma, 2.0)
+        return (nll * chosen).sum() / count / _precision(model, 1, model.coordinate_sigma)
+    mean = (log_share.exp()[..., None] * noc).sum(2)
+    each = F.smooth_l1_loss(mean, local / true.lhw[:, :, None], beta=0.05, reduction="none").sum(-1)
+    return (each * chosen).sum() / count
+
+
+@torch.no_grad()
+def _points_inside(true: _Objects, valid: Tensor, lidar: Sequence[Tensor] | None, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Surface points in the boxes, at random: in the object's frame (B, R, P, 3), their pixels (B, R, P, 2), which count."""
+    B, R = valid.shape
+    local, chosen = true.lhw.new_zeros(B, R, most, 3), torch.zeros(B, R, most, dtype=torch.bool, device=valid.device)
+    for i in range(B if lidar is not None else 0):
+        assert lidar is not None
+        points = lidar[i].to(local)
+        if len(points) == 0:
+            continue
+        own = se3.transform(se3.inverse(true.pose[i]), points.expand(R, -1, -1))
+        inside = (own.abs() <= true.lhw[i, :, None] / 2 + 0.05).all(-1) & valid[i, :, None]
+        n = min(most, len(points))
+        key, index = torch.where(inside, torch.rand_like(own[..., 0]), -1.0).topk(n, 1)
+        local[i, :, :n], chosen[i, :, :n] = own.take_along_dim(index[..., None], 1), key >= 0
+    pixels = camera_ops.project(se3.transform(true.pose, local), true.K, Z_MIN)
+    return local, pixels, chosen
+
+
+def _decode_depth(place: Tensor, f: Tensor, focal: float) -> Tensor:
+    """Metres of the depth head's answers. Source: EPro-PnP-Det v2: (15 p + 15) f / 1260."""
+    return (15 * place + 15) * f / focal

@@ -1,0 +1,1 @@
+"""Pictures made in code: scenes, camera effects, whole data sets."""

@@ -1,0 +1,185 @@
+"""A complete BOP folder of synthetic pictures from CAD models; a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..datasets.bop import models as models_module
+from ..datasets.bop import scenes, writing
+from ..geometry.boxes import from_masks
+from ..io import records
+from ..io.files import write_json
+from ..objects import samples
+from ..types import Camera, Frame, Instances, ObjectModel
+from . import scene as synth
+
+_SCENE = 1000  # pictures per scene folder, as in BOP's own synthetic sets
+_CHUNK = 25  # pictures between two writes of the JSON files
+
+
+class Frames(Dataset):
+    """Picture i of the data set, drawn from (seed, i): a frame with truth, and the silhouettes."""
+
+    def __init__(self, source: samples.Source, first: int, last: int, seed: int) -> None:
+        self.source, self.first, self.last, self.seed = source, first, last, seed
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, n: int) -> tuple[Frame, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, self.first + n, 2))
+        camera, source = self.source.camera, self.source
+        layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng)
+        look = synth.random_look(len(layout.models), rng)
+        paper = synth.background(source.photos, camera.size, rng)
+        picture, scene = synth.render(layout, look, camera.K, camera.size, paper, float(camera.size[1]), rng)
+        picture = synth.finish(picture, 1.0, rng, source.scene.colours)
+        rows = [r for r, m in enumerate(layout.models) if m.obj_id >= 0]
+        boxes = [samples.amodal_box(layout.models[r], layout.cam_from_obj[r], camera.K) for r in rows]
+        instances = Instances(
+            torch.tensor([layout.models[r].obj_id for r in rows], dtype=torch.int64),
+            layout.cam_from_obj[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4),
+            from_masks(scene.masks_visible[rows]), scene.masks_visible[rows], scene.visibility[rows],
+        )  # fmt: skip
+        image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        return Frame(image, camera, scene.depth, instances), scene.masks_full[rows]
+
+
+def write_bop(
+    models: Sequence[ObjectModel],
+    out: str | Path,
+    *,
+    images: int = 2000,
+    camera: Camera | None = None,
+    backgrounds: str | Path | None = None,
+    scene: synth.SceneConfig | None = None,
+    split: str = "train",
+    workers: int = 2,
+    seed: int = 0,
+) -> Path:
+    """Write models, camera, pictures, truth, masks and targets of a new BOP data set.
+
+    Args:
+        models: CAD models with distinct obj_id >= 1.
+        out: the data set folder. If it holds pictures of an earlier, killed run, only the missing ones are made. How they
+            are made stands in its synth.json.
+        images: how many pictures, at least 1.
+        camera: of the pictures; None: 640x480 with 60 degrees of horizontal view.
+        backgrounds: folder of photos; None: procedural backgrounds.
+        scene: where objects may be; None: distances that fit the objects and the camera.
+        split: name of the split folder; a data set may have several, of the same models and camera.
+        workers: processes that render.
+        seed: same seed, same pictures.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: no model, or two with one id; a split name that BOP's file names cannot hold; pictures that are already
+            there were made of other models, or otherwise.
+    """
+    from rich.progress import Progress
+
+    ids = [m.obj_id for m in models]
+    if not models or len(set(ids)) < len(ids) or min(ids) < 1:
+        raise ValueError(f"write_bop needs models with distinct obj_id >= 1, got {ids}")
+    if images < 1:
+        raise ValueError(f"images must be at least 1, got {images}")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split) or split.startswith("models"):
+        raise ValueError(f"a split is named with letters, digits and _, such as train, train_pbr or test, got {split!r}")
+    out = Path(out)
+    camera = camera or synth.default_camera()
+    scene = scene or synth.scene_config(models, camera)
+    known = {m.obj_id: m for m in models}
+    source = samples.Source(known, camera, synth.read_backgrounds(backgrounds), scene)
+    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": _photos(backgrounds), **asdict(scene)})
+    writing.write_models(out / "models", known)
+    writing.write_models(out / "models_eval", known)
+    writing.write_camera(out / "camera.json", camera)
+    names = {m.obj_id: m.name for m in models}
+    folders = [out / split / f"{s:06d}" for s in range(-(-images // _SCENE))]
+    done = sum(writing.count_images(f) for f in folders)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("pictures", total=images, completed=done)
+        for n, folder in enumerate(folders):
+            last = min((n + 1) * _SCENE, images)
+            first = n * _SCENE + writing.count_images(folder)
+            if first >= last:
+                continue
+            loader = DataLoader(
+                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=samples.one_thread,
+            )  # fmt: skip
+            chunk: list[tuple[Frame, torch.Tensor]] = []
+            for i, item in enumerate(loader, first + 1):
+                chunk.append(item)
+                if len(chunk) == _CHUNK or i == last:
+                    writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
+                    chunk = []
+                progress.advance(task)
+    writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
+    return out
+
+
+def _note_settings(
+    out: Path, split: str, models: Mapping[int, ObjectModel], camera: Camera, settings: Mapping[str, Any]
+) -> None:
+    """Write into synth.json how the pictures of a split are made; ValueError if those that are there were made otherwise."""
+    file = out / "synth.json"
+    before = records.read_json(file) if file.is_file() else {"camera": {}, "splits": {}}
+    made = {path.parent.parent.name for path in out.glob("*/*/scene_camera.json")}  # splits that hold pictures
+    if made and (not file.is_file() or (split in made and split not in before["splits"])):
+        raise ValueError(
+            f"{out} holds pictures ({', '.join(sorted(made))}) that monopose synth did not make, as synth.json does not name "
+            "them; choose another --out"
+        )
+    shown = {"K": camera.K.flatten().tolist(), "size": list(camera.size)}
+    settings = json.loads(json.dumps(settings))
+    if made:
+        if other := _unlike(models, models_module.read_models(out / "models")):
+            raise ValueError(f"{out} was started with other meshes ({other}); give the same again, or another --out")
+        _compare(out, {f"camera {k}": v for k, v in before["camera"].items()}, {f"camera {k}": v for k, v in shown.items()})
+    if split in made:
+        _compare(out / split, before["splits"][split], settings)
+    splits = {name: value for name, value in before["splits"].items() if name in made}
+    if twins := [name for name, value in splits.items() if name != split and value == settings]:
+        raise ValueError(f"{split} would hold the same pictures as {twins[0]}; give it another --seed")
+    write_json(file, {"camera": shown, "splits": splits | {split: settings}})
+
+
+def _compare(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in now:
+        if before.get(name, now[name]) != now[name]:  # what is missing, the version that started did not know
+            raise ValueError(
+                f"{where} was started with {name} {before[name]}, now it is {now[name]}: pictures of two kinds would be mixed; "
+                "give the same again, or another --out" + " or --split" * (not name.startswith("camera"))
+            )
+
+
+def _unlike(models: Mapping[int, ObjectModel], written: Mapping[int, ObjectModel]) -> str:
+    """In which object two sets of models differ, beyond the rounding of a file; symmetries and names may. Empty: in none."""
+    if set(models) != set(written):
+        return f"objects {sorted(written)}, now {sorted(models)}"
+    for i, model in models.items():
+        for name, tolerance in (("faces", 0), ("vertices", 1e-6 * model.diameter), ("colors", 0.003), ("texture", 0.003)):
+            a, b = getattr(model, name), getattr(written[i], name)
+            if (a is None) != (b is None) or (a is not None and (a.shape != b.shape or (a - b).abs().max() > tolerance)):
+                return f"object {i} has other {name}"
+    return ""
+
+
+def _photos(folder: str | Path | None) -> str | None:
+    """A short name for the photos of a folder, wherever it lies: their number, and a digest of names and sizes."""
+    if folder is None:
+        return None
+    files = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in synth.background_files(folder)]
+    return f"of {len(files)} photos {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]}"

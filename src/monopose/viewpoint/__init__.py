@@ -1,0 +1,1 @@
+"""Azimuth, elevation and in-plane rotation of a class of objects."""

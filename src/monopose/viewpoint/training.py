@@ -1,0 +1,238 @@
+"""Training the viewpoint classifier, and the network that predicts normals for it: on photos in Pix3D's layout, or on CAD
+models alone, in the loop of `learning.fit`.
+
+Beside what the loop writes, a run folder holds `crops_*.npy`, the decoded photos.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from .. import weights
+from ..datasets import pix3d
+from ..datasets.bop import models as bop
+from ..synthesis import scene
+from ..synthesis.shapes import furniture
+from ..training import loop
+from ..training.loop import Recipe, TrainConfig
+from ..types import ObjectModel
+from . import model as viewpoint
+from . import normals as surfaces
+from . import samples as viewpoint_crops
+
+PRESETS = {"modern": viewpoint.modern, "combined": viewpoint.combined, "separate": viewpoint.separate}
+FURNITURE = "furniture"  # in place of a data folder: the shapes of data/furniture.py
+SHAPES = 40  # of them per category
+
+
+def _made_here(data: str | Path) -> bool:
+    """Whether the word furniture was given, and no folder of that name."""
+    return str(data) == FURNITURE and not Path(data).is_dir()
+
+
+def is_photos(data: str | Path) -> bool:
+    """Whether a folder is in Pix3D's layout."""
+    return (Path(data) / "pix3d.json").is_file()
+
+
+def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
+    """CAD models by category, +Z up, front towards -Y: of a BOP folder, where every object is a category, or furniture."""
+    if _made_here(data):
+        return {c: [furniture.shape(c, seed) for seed in range(SHAPES)] for c in furniture.CATEGORIES}
+    if not Path(data).is_dir():
+        raise FileNotFoundError(
+            f"no folder {data}; expected photos in Pix3D's layout (pix3d.json), a BOP folder with models/, or the word "
+            f"{FURNITURE}"
+        )
+    folder = Path(data) / "models" if (Path(data) / "models").is_dir() else Path(data)
+    return {model.name: [model] for model in bop.read_models(folder, None).values()}
+
+
+def configured(
+    data: str | Path, preset: str | None = None, categories: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> viewpoint.Config:
+    """The configuration of a preset for the categories of a data set, with some fields replaced.
+
+    Raises:
+        ValueError: no such preset or field.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"viewpoint has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    changes = dict(changes or {})
+    there = tuple(categories) or _categories(data)
+    first = {k: changes[k] for k in ("inputs", "input_size") if k in changes}  # others of the preset follow from these
+    config = PRESETS[preset or "modern"](there, **first)
+    return weights.build_config(type(config), {**asdict(config), **changes}, "--set")
+
+
+def configured_normals(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> surfaces.Config:
+    """The configuration of the network that predicts normals; ValueError for an unknown preset or field."""
+    presets = {"small": surfaces.Config, "large": surfaces.large}
+    if preset is not None and preset not in presets:
+        raise ValueError(f"normals has no preset {preset!r}; choose one of {', '.join(presets)}")
+    config = presets[preset or "small"]()
+    return weights.build_config(type(config), {**asdict(config), **(changes or {})}, "--set")
+
+
+def train_viewpoint(
+    data: str | Path,
+    out: str | Path,
+    *,
+    by: Literal["image", "shape"] = "image",
+    share: float = 0.1,
+    normals: str = "oracle",
+    augment: bool | None = None,
+    epochs: float | None = None,
+    backgrounds: str | Path | None = None,
+    config: TrainConfig | None = None,
+    method_config: viewpoint.Config | None = None,
+    progress_bar: bool = True,
+) -> Path:
+    """Train a viewpoint classifier; goes on where an earlier, killed run in `out` stopped.
+
+    Args:
+        data: a folder in Pix3D's layout, of which `share` is left out; a BOP folder, whose CAD models are rendered on the fly
+            and stand with +Z up and their front towards -Y; or "furniture".
+        out: run folder; created.
+        by: what is left out for validation, seeded by 0: photos, or CAD models with all their photos.
+        share: of each category that is left out.
+        normals: of photos: "oracle" renders them from the aligned CAD model, "files" takes them from the folder normals/,
+            "none"; or a run folder with normals.safetensors, whose network predicts them and the boundaries.
+        augment: flip, turn, zoom and recolour photos; None: for the modern network, as the published ones were trained without.
+        epochs: passes over the photos; None: those of the configuration, if neither steps nor minutes say otherwise.
+        backgrounds: folder of photos to put behind CAD models; None: patterns.
+        config: budget and optimiser.
+        method_config: see `configured`; None: the modern network.
+        progress_bar: show one.
+
+    Returns:
+        the weights file, out/viewpoint.safetensors.
+
+    Raises:
+        ValueError, FileNotFoundError: the data cannot be read, or `out` holds a run of another configuration.
+    """
+    data, out, config = Path(data), Path(out), config or TrainConfig()
+    method_config = method_config or configured(data)
+    learned = {"split_by": by, "share": share, "normals": normals} if is_photos(data) else {"split_by": None}
+    notes = {"data": json.dumps(learned)}
+    recipe = Recipe(
+        ("image",), viewpoint.loss, lr=viewpoint.published_lr,
+        rate=viewpoint.rate if method_config.step_epochs else None,
+        decay=lambda c: None if c.net == "modern" else 0.0,  # the published networks learn by Adam
+    )  # fmt: skip
+    side, scale = method_config.input_size, method_config.crop_scale
+    if is_photos(data):
+        varied = method_config.net == "modern" if augment is None else augment
+        crops = _crops(data, out, method_config.categories, by, share, side, scale, normals, varied)
+        if epochs is not None or (config.steps == TrainConfig.steps and config.minutes is None):
+            passes = epochs if epochs is not None else method_config.epochs
+            config = replace(config, steps=math.ceil(passes * len(crops) / config.batch_size))
+        samples = _endless(crops)
+    else:
+        samples = _rendered(data, method_config.categories, side, scale, backgrounds)
+    return loop.fit(
+        "viewpoint", recipe, method_config, lambda: viewpoint.Model(method_config), samples, out, config,
+        data=Path(data), notes=notes, progress_bar=progress_bar,
+    )  # fmt: skip
+
+
+def train_normals(
+    data: str | Path,
+    out: str | Path,
+    *,
+    categories: Sequence[str] = (),
+    backgrounds: str | Path | None = None,
+    config: TrainConfig | None = None,
+    method_config: surfaces.Config | None = None,
+    progress_bar: bool = True,
+) -> Path:
+    """Train the network that predicts normals and boundaries of a crop; goes on where an earlier, killed run stopped.
+
+    Args:
+        data: see `train_viewpoint`; the truth of photos is rendered from their aligned CAD models.
+        out: run folder; created.
+        categories: which to learn from; () for all.
+        backgrounds: folder of photos to put behind CAD models; None: patterns.
+        config: budget and optimiser.
+        method_config: None: the small network.
+        progress_bar: show one.
+
+    Returns:
+        the weights file, out/normals.safetensors.
+    """
+    data, out, config = Path(data), Path(out), config or TrainConfig()
+    method_config = method_config or surfaces.Config()
+    chosen = tuple(categories) or _categories(data)
+    side, scale = method_config.input_size, method_config.crop_scale
+    if is_photos(data):
+        samples = _endless(_crops(data, out, chosen, "image", 0.1, side, scale, "oracle", augment=True))
+    else:
+        samples = _rendered(data, chosen, side, scale, backgrounds)
+    return loop.fit(
+        "normals", Recipe(("image",), surfaces.loss), method_config, lambda: surfaces.Model(method_config), samples, out,
+        config, data=Path(data), progress_bar=progress_bar,
+    )  # fmt: skip
+
+
+def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "predicted"], str]:
+    """Where normals and boundaries of photos come from: what `RecordCrops` takes as normals, edges, predictor_name."""
+    if normals in ("oracle", "files", "none"):
+        return normals, "files" if normals == "files" else "classical", ""
+    file = weights.find_run(normals) / "normals.safetensors"
+    network = weights.load_network(file, surfaces.Config, surfaces.Model)
+    return surfaces.predictor(network), "predicted", str(file.resolve())
+
+
+def _crops(
+    data: str | Path, out: Path, categories: Sequence[str], by: Literal["image", "shape"], share: float, side: int,
+    scale: float, normals: str, augment: bool,
+) -> viewpoint_crops.RecordCrops:  # fmt: skip
+    """The training part of a Pix3D folder."""
+    kept, _ = pix3d.split(pix3d.read(data, categories), by, 0, share)
+    given, edges, name = surface_maps(normals)
+    return viewpoint_crops.RecordCrops(
+        kept, side, categories=categories, cache=out, normals=given, edges=edges, augment=augment, scale=scale,
+        predictor_name=name,
+    )  # fmt: skip
+
+
+def _endless(crops: viewpoint_crops.RecordCrops) -> Callable[[int, int], Dataset]:
+    """Passes over the same crops in random order, as long as they are needed."""
+
+    def samples(length: int, seed: int) -> Dataset:
+        drawn = copy.copy(crops)  # of the same file
+        drawn.length, drawn.seed, drawn.in_order = length, seed, False
+        return drawn
+
+    return samples
+
+
+def _rendered(
+    data: str | Path, categories: Sequence[str], side: int, scale: float, backgrounds: str | Path | None
+) -> Callable[[int, int], Dataset]:
+    """Crops of CAD models, drawn on the fly."""
+    models = {c: m for c, m in read_models(data).items() if c in categories}
+    photos = scene.read_backgrounds(backgrounds)
+
+    def samples(length: int, seed: int) -> Dataset:
+        return viewpoint_crops.CadCrops(
+            models, side, categories=categories, photos=photos, scale=scale, length=length, seed=seed
+        )
+
+    return samples
+
+
+def _categories(data: str | Path) -> tuple[str, ...]:
+    if _made_here(data):
+        return tuple(furniture.CATEGORIES)
+    if is_photos(data):
+        return tuple(sorted({r.category for r in pix3d.read(data)}))
+    return tuple(sorted(read_models(data)))

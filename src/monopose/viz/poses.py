@@ -1,0 +1,208 @@
+"""Pictures of results: overlays of poses and detections, coordinate and value maps, contact sheets. Pillow images out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..geometry.camera import project
+from ..geometry.se3 import transform
+from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
+from .canvas import (
+    AXES,
+    BOX,
+    WHITE,
+    Box,
+    Canvas,
+    Color,
+    Models,
+    Picture,
+    axis_length,
+    grid,
+    mask_box,
+    models_by_id,
+    object_color,
+    object_silhouettes,
+    point_box,
+    rescaled,
+    to_picture,
+    write_tags,
+)
+from .posterior import chosen
+
+
+def draw(frame: Frame, poses: PoseEstimates | Instances, models: Models = None, truth: Instances | None = None) -> Image.Image:
+    """The picture with the poses on it.
+
+    Args:
+        frame: the picture and its camera.
+        poses: what to draw; label and score stand beside each object if they are estimates.
+        models: meshes by object id, or a list of them. With them each object gets the contour of its whole silhouette,
+            as if nothing stood before it; without, its 2D box. Ids that have no mesh are drawn as without.
+        truth: true poses, drawn as thin white contours for comparison; needs `models`.
+
+    Returns:
+        an RGB picture of the frame's size; axes are x red, y green, z blue.
+    """
+    by_id = models_by_id(models)
+    canvas = Canvas(frame.camera.size)
+    width = canvas.line_width
+    if truth is not None:
+        for silhouette in object_silhouettes(truth, by_id, frame.camera, canvas.scale):
+            canvas.contour(silhouette, WHITE, 0.5 * width)
+    names = getattr(poses, "names", {})
+    scores = poses.scores if isinstance(poses, PoseEstimates) else None
+    poses = poses.to("cpu")
+    silhouettes = object_silhouettes(poses, by_id, frame.camera, canvas.scale)
+    tags: list[tuple[str, Color, Box]] = []
+    order = sorted(range(len(poses)), key=lambda i: -float(poses.cam_from_obj[i, 2, 3]))  # near objects last, on top
+    for i in order:
+        label, color = int(poses.labels[i]), object_color(int(poses.labels[i]))
+        box = mask_box(silhouettes[i], canvas.scale)
+        if box is not None:
+            canvas.contour(silhouettes[i], color, width)
+        elif poses.boxes is not None:
+            box = tuple(float(v) for v in poses.boxes[i])  # type: ignore[assignment]
+            canvas.box(box, color, width)  # type: ignore[arg-type]
+        name = names.get(label) or (by_id[label].name if label in by_id else "") or f"object {label}"
+        text = name if scores is None else f"{name} {float(scores[i]):.2f}"
+        tags.append((text, color, box or point_box(poses.cam_from_obj[i], frame.camera)))
+    for i in order:
+        size = (
+            by_id[int(poses.labels[i])].diameter / 2 if int(poses.labels[i]) in by_id else axis_length(poses, i, frame.camera)
+        )
+        canvas.axes(poses.cam_from_obj[i], frame.camera.K, size, width)
+    picture = canvas.over(frame.image)
+    write_tags(picture, tags)
+    return picture
+
+
+def draw_detections(image: Tensor, detections: Detections, names: Mapping[int, str] | None = None) -> Image.Image:
+    """Boxes, tinted masks, labels and scores of a detector. `image` (3, H, W), RGB in [0, 1]."""
+    detections = detections.to("cpu")
+    pixels = image.detach().cpu().float().clone()
+    tags: list[tuple[str, Color, Box]] = []
+    canvas = Canvas((image.shape[-2], image.shape[-1]))
+    for i in reversed(range(len(detections))):
+        label = int(detections.labels[i])
+        color = object_color(label)
+        if detections.masks is not None:
+            tint = torch.tensor(color).float()[:, None] / 255
+            pixels[:, detections.masks[i]] = 0.6 * pixels[:, detections.masks[i]] + 0.4 * tint
+        box: Box = tuple(float(v) for v in detections.boxes[i])  # type: ignore[assignment]
+        canvas.box(box, color, canvas.line_width)
+        tags.append((f"{(names or {}).get(label, f'object {label}')} {float(detections.scores[i]):.2f}", color, box))
+    picture = canvas.over(pixels)
+    write_tags(picture, tags)
+    return picture
+
+
+def draw_samples(
+    frame: Frame, cam_from_obj: Tensor, log_weights: Tensor | None = None, bounds: Tensor | None = None,
+    length: float | None = None, count: int = 30, model: ObjectModel | None = None,
+) -> Image.Image:  # fmt: skip
+    """The picture with `count` samples of a pose distribution on it: where they agree the lines are strong.
+
+    Args:
+        frame: the picture and its camera.
+        cam_from_obj: samples, (S, 4, 4), metres.
+        log_weights: their log-weights, (S,); None: all count the same.
+        bounds: lower and upper corner of a box of the object, (2, 3), metres, e.g. `model.bounds`; its edges are drawn.
+        length: of the axes, metres; by default half the box, or a twelfth of what the picture shows at the object's depth.
+        count: how many samples to draw, the same ones every time.
+        model: whose contours are drawn in place of the edges of a box.
+
+    Raises:
+        ValueError: on wrong shapes, or if no sample has a weight.
+    """
+    if cam_from_obj.dim() != 3 or cam_from_obj.shape[-2:] != (4, 4):
+        raise ValueError(f"samples must be (S, 4, 4), got {tuple(cam_from_obj.shape)}; take one problem of the batch")
+    if bounds is not None and bounds.shape != (2, 3):
+        raise ValueError(f"bounds must be (2, 3), the lower and the upper corner, got {tuple(bounds.shape)}")
+    poses = cam_from_obj.detach().cpu().double()[chosen(log_weights, len(cam_from_obj), count)]
+    poses = poses[torch.isfinite(poses).flatten(1).all(1)]
+    K = frame.camera.K.cpu().double()
+    if length is None:
+        depth = float(poses[:, 2, 3].median()) if len(poses) else 1.0
+        size = min(frame.camera.size) / 6 * depth / float(K[0, 0])
+        length = 0.5 * (size if bounds is None else float((bounds[1] - bounds[0]).max()))
+    layers = {color: np.zeros(frame.camera.size, np.float32) for color in (BOX, *AXES)}
+    corners = None if bounds is None else torch.cartesian_prod(*bounds.cpu().double().T)
+    canvas = Canvas(frame.camera.size)
+    if model is not None:
+        several = PoseEstimates(torch.full((len(poses),), model.obj_id), poses, torch.ones(len(poses)))
+        for silhouette in object_silhouettes(several, {model.obj_id: model}, frame.camera, canvas.scale):
+            for points in canvas.rims(silhouette):
+                canvas.stroke(layers[BOX], np.concatenate([points, points[:1]]), 0.6 * canvas.line_width)
+    for pose in poses:
+        chains: list[tuple[Color, Tensor]] = []
+        if corners is not None and model is None:
+            chains = [(BOX, corners[[a, a ^ bit]]) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+        ends = length * torch.eye(3).double()
+        for color, chain in [*chains, *((AXES[k], torch.stack([0 * ends[k], ends[k]])) for k in range(3))]:
+            seen = transform(pose, chain)
+            if bool((seen[:, 2] < 1e-3).any()):
+                continue
+            pixels = project(seen, K).numpy()
+            if np.abs(pixels).max() < 4 * max(frame.camera.size) + 1000:
+                canvas.stroke(layers[color], pixels, 0.6 * canvas.line_width)
+    picture = np.asarray(to_picture(frame.image)).astype(np.float32)
+    strength = 1 - min(0.9, 6.0 / max(count, 1))  # what a fifth of the samples agree on is clearly seen
+    for color, covered in layers.items():
+        alpha = (1 - strength**covered)[..., None]
+        picture = picture * (1 - alpha) + np.array(color, np.float32) * alpha
+    return Image.fromarray(np.clip(picture, 0, 255).round().astype(np.uint8))
+
+
+def coordinate_image(coordinates: Tensor, mask: Tensor, bounds: Tensor | None = None) -> Image.Image:
+    """Object coordinates as colours: x red, y green, z blue, from the lower to the upper bound.
+
+    Args:
+        coordinates: (H, W, 3), metres, object frame.
+        mask: where they mean something, (H, W), bool; grey elsewhere.
+        bounds: lower and upper corner, (2, 3), e.g. `model.bounds`; None: of the masked values.
+    """
+    coordinates, mask = coordinates.detach().cpu().float(), mask.detach().cpu().bool()
+    if bounds is None:
+        inside = coordinates[mask] if bool(mask.any()) else torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+        bounds = torch.stack([inside.amin(0), inside.amax(0)])
+    low, high = bounds.cpu().float()
+    colors = ((coordinates - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
+    return to_picture(torch.where(mask[..., None], colors, torch.full_like(colors, 0.35)).permute(2, 0, 1))
+
+
+def value_image(values: Tensor, low: float | None = None, high: float | None = None, mask: Tensor | None = None) -> Image.Image:
+    """A map of numbers, (H, W), as colours from dark (low) to bright (high): depth, expected error, weights.
+
+    `low` and `high` default to the range of the finite values in `mask`; outside the mask is grey.
+    """
+    import cv2
+
+    array = values.detach().cpu().float().numpy()
+    known = np.isfinite(array) & (np.ones_like(array, bool) if mask is None else mask.detach().cpu().numpy())
+    low = float(array[known].min()) if low is None and known.any() else low or 0.0
+    high = float(array[known].max()) if high is None and known.any() else high or 1.0
+    scaled = np.clip((np.where(known, array, low) - low) / max(high - low, 1e-12), 0, 1)
+    colors = cv2.applyColorMap((scaled * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    return Image.fromarray(np.where(known[..., None], colors, np.uint8(90)))
+
+
+def side_by_side(pictures: Sequence[Picture], captions: Sequence[str] | None = None, height: int = 240) -> Image.Image:
+    """Pictures in one row, all `height` pixels high."""
+    scaled = [rescaled(to_picture(p), height=height) for p in pictures]
+    return grid(scaled, captions, len(scaled))
+
+
+def contact_sheet(
+    pictures: Sequence[Picture], captions: Sequence[str] | None = None, columns: int | None = None, width: int = 320
+) -> Image.Image:
+    """Pictures in rows, each `width` pixels wide with its caption below; columns default to a roughly square sheet."""
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture, got none")
+    scaled = [rescaled(to_picture(p), width=width) for p in pictures]
+    return grid(scaled, captions, columns or math.ceil(math.sqrt(len(scaled))))
