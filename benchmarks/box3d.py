@@ -51,15 +51,15 @@ from PIL import Image
 
 from monopose import pnp, weights
 from monopose.datasets import kitti, nuscenes
-from monopose.datasets.road import RoadObjects
+from monopose.datasets.road import CLASSES, RoadObjects
 from monopose.evaluation import nuscenes as scoring
 from monopose.geometry import boxes3d
-from monopose.geometry.road_users import CLASSES
 from monopose.io.files import atomic_write, write_json
 from monopose.io.records import read_json
 from monopose.pnp import kernels
 from monopose.road import commands, inference, network, pipeline, training
-from monopose.road import config as config_module
+from monopose.road import config as road_config
+from monopose.road import samples as road_samples
 from monopose.road.inference import Boxes
 from monopose.road.pipeline import Options
 from monopose.synthesis import road_scene
@@ -122,7 +122,7 @@ def start(out: Path, settings: Settings) -> Path:
     return file
 
 
-def configured(out: Path, settings: Settings, **changes: Any) -> config_module.Config:
+def configured(out: Path, settings: Settings, **changes: Any) -> road_config.Config:
     """The small network."""
     height, width = settings.size
     return training.configured(out / "train", "small", changes={**changes, "height": height, "width": width})
@@ -225,7 +225,7 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
     run = pipeline.load(folder, "cpu")
     rows = []
     for frame in nuscenes.read_infos(held / "infos.json"):
-        sample = training.sample_of(frame, run.classes, run.config.size)
+        sample = road_samples.sample_of(frame, run.classes, run.config.size)
         boxes, true = inference.placed(run.model, sample, 8)
         n = len(true.labels)
         if n == 0:
@@ -238,7 +238,7 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
             bounds = network.bounds_of(run.config.size, sample["K"])
             posterior = pnp.sample_posterior(
                 boxes.points3d, boxes.points2d, sample["K"], boxes.weights, init=boxes.cam_from_obj, dof=4, samples=samples,
-                robust=pnp.AdaptiveHuber(run.config.huber), z_min=config_module.Z_MIN, bounds=bounds,
+                robust=pnp.AdaptiveHuber(run.config.huber), z_min=road_config.Z_MIN, bounds=bounds,
                 generator=torch.Generator().manual_seed(0),
             )  # fmt: skip
             minus = pnp.monte_carlo_loss(posterior, true.pose)
@@ -466,9 +466,9 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def spread_picture(found: Sequence[Pair], path: Path) -> None:
     """Two panels: the spread along the line of sight against distance, and as a share of it against visibility."""
     from monopose.viz import object_color
-    from monopose.viz.posterior import BLUE, INK, _Figure, _Panel
+    from monopose.viz.posterior import BLUE, INK, Figure, Panel
 
-    figure = _Figure(1000, 430)
+    figure = Figure(1000, 430)
     top = 10.0
     labels = sorted({p.label for p in found})
     for x0, limits, title, name in (
@@ -477,7 +477,7 @@ def spread_picture(found: Sequence[Pair], path: Path) -> None:
     ):
         high = top if name == "distance" else 40.0
         what = "spread along the line of sight [m]" if name == "distance" else "the same, % of the distance"
-        panel = _Panel(figure, (x0, 40, x0 + 400, 350), limits, (0.0, high), title, what)
+        panel = Panel(figure, (x0, 40, x0 + 400, 350), limits, (0.0, high), title, what)
         bins: list[tuple[float, float]] = []
         for p in found:
             value = p.spread[1] if name == "distance" else 100 * p.spread[1] / p.distance
@@ -535,7 +535,7 @@ def rescored(found: Boxes) -> dict[str, Boxes]:
         p = found.log_weights.softmax(-1)
         off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
         near = (off[..., None] < torch.tensor(scoring.DISTANCES)).float().mean(-1)
-        scores["class x expected quality"] = found.class_scores * (p * config_module.score_target(off)).sum(-1)
+        scores["class x expected quality"] = found.class_scores * (p * road_config.score_target(off)).sum(-1)
         scores["class x chance to count"] = found.class_scores * (p * near).sum(-1)
     return {name: found._replace(scores=s).rows(s.argsort(descending=True, stable=True)) for name, s in scores.items()}
 

@@ -38,14 +38,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from monopose.category import commands, fitting, perceptual, viz
-from monopose.category import samples as category_views
+from monopose.category import fitting, perceptual, pipeline, viz
+from monopose.category import view as view_ops
 from monopose.category.fitting import FitConfig, Phase
 from monopose.category.model import Model, cross_entropy
 from monopose.category.samples import CategoryViews
+from monopose.command import save_picture
 from monopose.geometry import boxes as box_ops
-from monopose.geometry import crops, se3, viewpoints
-from monopose.results import save_picture
+from monopose.geometry import camera as camera_ops
+from monopose.geometry import se3, viewpoints
 from monopose.types import Camera, Detections, Frame, ObjectModel
 
 UNSEEN = 400  # first seed of the instances that are tested
@@ -147,7 +148,7 @@ class Templates:
 def _recut(picture: Tensor, mask: Tensor, scale: float) -> Tensor:
     """A square crop `scale` times as large as the mask's box, at the picture's size."""
     square = box_ops.square(box_ops.from_masks(mask[None]).float(), scale)
-    return (crops.cut(picture + 0.5, square, picture.shape[-1])[0] - 0.5).clamp(0, 1)  # 0.5 is what lies outside
+    return (camera_ops.cut(picture + 0.5, square, picture.shape[-1])[0] - 0.5).clamp(0, 1)  # 0.5 is what lies outside
 
 
 # ------------------------------------------------------------------------------------------------------------------ the table
@@ -161,8 +162,8 @@ class Run:
 
     @classmethod
     def read(cls, path: str) -> Run:
-        found = commands.load(path, "cpu")
-        data = (found.path / commands.FILE).read_bytes()
+        found = pipeline.load(path, "cpu")
+        data = (found.path / pipeline.FILE).read_bytes()
         found.model.eval()
         return cls(found.model.config.category, found.model, hashlib.sha256(data).hexdigest()[:12])
 
@@ -381,7 +382,7 @@ def _one_real(
     fit = fits[0]
     assert fit.seen is not None
     assert fit.square is not None
-    view = category_views.view_parameters(true, frame.camera.K.float(), fit.square, category_views.size_of(mesh)).stacked()
+    view = view_ops.view_parameters(true, frame.camera.K.float(), fit.square, view_ops.size_of(mesh)).stacked()
     item = Item(fit.seen[:3], fit.seen[3] * fit.seen[4], view, 0.0)
     answers = (pose_head(model, item), *(fit.views.values[k, :3] for k in (fit.least, fit.voted)))
     size = model.config.size_mean or 1.0
@@ -424,7 +425,7 @@ def _fit_row(run: Run, item: Item, i: int, side: int = 240) -> Image.Image:
     whole = torch.tensor([0.0, 0.0, side, side])
     large = torch.nn.functional.interpolate(item.image[None], (side, side), mode="bilinear")[0].clamp(0, 1)
     poses = [
-        category_views.pose_from_view(category_views.view_of(v), camera.K, whole, 0.15)
+        view_ops.pose_from_view(view_ops.view_of(v), camera.K, whole, 0.15)
         for v in (found.views.values[found.chosen], item.view)
     ]
     drawn = viz.overlay(Frame(large, camera), poses[0][None], [""], [0.15], poses[1][None], run.model.config.symmetric)

@@ -29,12 +29,12 @@ def naive(results: Path, data_dir: Path, with_add_s: bool) -> dict[str, float]:
     from scipy.spatial import cKDTree
 
     from monopose.datasets.bop import models
-    from monopose.datasets.bop import results as results_module
-    from monopose.datasets.bop import scenes as scenes_module
+    from monopose.datasets.bop import results as bop_results
+    from monopose.datasets.bop import scenes as bop_scenes
     from monopose.evaluation.errors import symmetry_group
 
-    rows = results_module.read_results(results)
-    scenes = {s.scene_id: s for s in scenes_module.scenes(data_dir / "test")}
+    rows = bop_results.read_results(results)
+    scenes = {s.scene_id: s for s in bop_scenes.scenes(data_dir / "test")}
     infos = models.read_models_info(data_dir / "models_eval")
     points = models.read_model_points(data_dir / "models_eval")
     groups = {i: symmetry_group(infos[i].discrete, infos[i].axes, infos[i].offsets) for i in points}
@@ -93,7 +93,7 @@ def made(folder: Path) -> tuple[Path, Path]:
     """A data set and a result file of about LM-O's size."""
     from scipy.spatial.transform import Rotation
 
-    from monopose.datasets.bop import results as results_module
+    from monopose.datasets.bop import results as bop_results
 
     rng = np.random.default_rng(0)
     (folder / "models_eval").mkdir(parents=True)
@@ -123,8 +123,8 @@ def made(folder: Path) -> tuple[Path, Path]:
     (folder / "test_targets_bop19.json").write_text(json.dumps(rows))
     ones = np.ones(len(im), np.int64)
     est = (t + rng.normal(size=t.shape) * [5, 5, 20]) * 1e-3
-    table = results_module.Results(ones, im, obj, rng.uniform(size=len(im)), (off * turn).as_matrix(), est, -1.0 * ones)
-    return results_module.write_results(folder / "made-test_made-test.csv", table), folder
+    table = bop_results.Results(ones, im, obj, rng.uniform(size=len(im)), (off * turn).as_matrix(), est, -1.0 * ones)
+    return bop_results.write_results(folder / "made-test_made-test.csv", table), folder
 
 
 def main() -> None:

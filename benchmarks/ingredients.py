@@ -38,12 +38,14 @@ from tqdm import tqdm
 from benchmarks.viewpoint import markdown
 from monopose import weights
 from monopose.datasets.bop import results, writing
-from monopose.datasets.bop import scenes as bop
-from monopose.evaluation import bop as protocol
+from monopose.datasets.bop import results as bop_results
+from monopose.datasets.bop import scenes as bop_scenes
+from monopose.evaluation import bop as bop_evaluation
 from monopose.evaluation import linemod
 from monopose.nets import unet
 from monopose.objects import bop_pipeline, calibration, coordinates, pipeline, training
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
+from monopose.synthesis import samples as crop_samples
 from monopose.synthesis import scene as synth
 from monopose.training import loop
 from monopose.training.loop import TrainConfig
@@ -124,10 +126,10 @@ def detected(options: argparse.Namespace, targets: Path) -> Path:
     file = folder(options, "boxes") / "boxes.json"
     if not file.is_file():
         run, records = pipeline.load(options.init, "cpu"), []
-        rows = bop.read_targets(targets)
-        scenes = {s: bop.open_scene(options.data / "test" / f"{s:06d}") for s in set(rows.scene_id.tolist())}
+        rows = bop_scenes.read_targets(targets)
+        scenes = {s: bop_scenes.open_scene(options.data / "test" / f"{s:06d}") for s in set(rows.scene_id.tolist())}
         for s, i in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
-            found = run.detect(bop.read_frame(scenes[s], i, masks=False, depth=False))
+            found = run.detect(bop_scenes.read_frame(scenes[s], i, masks=False, depth=False))
             records += results.detection_rows(replace(found, masks=None), s, i)
         results.write_detections(file, records)
     return file
@@ -190,8 +192,8 @@ def crops(options: argparse.Namespace) -> list[dict[str, Tensor]]:
     models = training.read_objects(options.data, OBJECTS, 12_000)
     scene = training.scene_config(options.data, OBJECTS, upright=True, distance=DISTANCE)
     photos = synth.read_backgrounds(options.backgrounds)
-    source = dataset.Source(models, training.read_data_camera(options.data), photos, scene)
-    drawn = dataset.CropSamples(source, SMALL["input_size"], SMALL["output_size"], seed=11)
+    source = crop_samples.Source(models, training.read_data_camera(options.data), photos, scene)
+    drawn = object_samples.CropSamples(source, SMALL["input_size"], SMALL["output_size"], seed=11)
     return [drawn[i] for i in tqdm(range(options.crops), desc="crops", unit="crop")]
 
 
@@ -221,10 +223,10 @@ def train_anew(network: Network, samples: Sequence[dict[str, Tensor]], out: Path
 
 def targets_of(source: Path, ids: Sequence[int], out: Path) -> Path:
     """The targets that are some objects."""
-    targets = bop.read_targets(source)
+    targets = bop_scenes.read_targets(source)
     assert targets.obj_id is not None
     rows = np.isin(targets.obj_id, ids)
-    writing.write_targets(out, bop.Targets(*(None if c is None else c[rows] for c in targets)))
+    writing.write_targets(out, bop_results.Targets(*(None if c is None else c[rows] for c in targets)))
     return out
 
 
@@ -237,7 +239,7 @@ def scored(run: Path, options: argparse.Namespace, targets: Path, boxes: Path | 
     model = pipeline.load(run, "cpu")
     bop_pipeline.predict_bop(model, options.data, targets, out, boxes=boxes, true_boxes=boxes is None)
     report = linemod.evaluate(out, options.data, targets)
-    ar = protocol.evaluate(out, options.data, targets)["ar"]
+    ar = bop_evaluation.evaluate(out, options.data, targets)["ar"]
     return {
         "ar": ar["mean"], "add": report["add_s"]["0.1"], "near": report["deg_cm"]["10"], "px": report["projection"]["10"],
     }  # fmt: skip

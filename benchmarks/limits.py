@@ -19,10 +19,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import monopose
-from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import results as bop_results
-from monopose.datasets.bop import scenes as scenes_module
-from monopose.evaluation import bop as protocol
+from monopose.datasets.bop import scenes as bop_scenes
+from monopose.evaluation import bop as bop_evaluation
 from monopose.geometry import camera as camera_ops
 from monopose.objects import coordinates
 from monopose.objects.bop_pipeline import truth_as_detections
@@ -116,21 +116,21 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
     parser.add_argument("--boxes", action="store_true", help="only how well the detector's boxes fit")
     args = parser.parse_args()
-    run = replace(monopose.load(args.model), models=models_module.read_models(args.data / "models"))
+    run = replace(monopose.load(args.model), models=bop_models.read_models(args.data / "models"))
     targets_file = args.targets or args.data / "test_targets_bop19.json"
-    targets = scenes_module.read_targets(targets_file)
+    targets = bop_scenes.read_targets(targets_file)
     wanted: dict[tuple[int, int], set[int]] = {}
     known = set(run.estimator.config.obj_ids)
     for s, i, o in zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist()):
         wanted.setdefault((s, i), set()).update({o} & known)
-    scenes = {s: scenes_module.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
+    scenes = {s: bop_scenes.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
     results: Rows = {}
     keys = list(wanted)
     if args.boxes:
         seen = [
             o
             for k in keys
-            for o in overlaps(run, scenes_module.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
+            for o in overlaps(run, bop_scenes.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
         ]
         for name, values in zip(("best-scored box", "best box"), zip(*seen, strict=True), strict=True):
             shares = ", ".join(f"{100 * sum(v > t for v in values) / len(values):.0f} % over {t}" for t in (0.5, 0.75))
@@ -138,15 +138,13 @@ def main() -> None:
         return
     with torch.no_grad():
         for n, key in enumerate(keys):
-            substituted(
-                run, scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key]
-            )
+            substituted(run, bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False), results, key, wanted[key])
             print(f"\r{n + 1} of {len(keys)} photos", end="", flush=True)
     print(f"\n\n{'':34s}{'AR':>8s}{'MSSD':>8s}{'MSPD':>8s}{'ADD(-S) 0.1 d %':>18s}")
     with tempfile.TemporaryDirectory() as folder:
         for name, parts in results.items():
             path = bop_results.write_results(Path(folder) / "limits_lmo-test.csv", parts)
-            report = protocol.evaluate(path, args.data, targets_file)
+            report = bop_evaluation.evaluate(path, args.data, targets_file)
             ar = report["ar"]
             print(f"{name:34s}{ar['mean']:8.3f}{ar['mssd']:8.3f}{ar['mspd']:8.3f}{100 * report['add_s']['0.1']:18.1f}")
 

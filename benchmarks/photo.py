@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from monopose.datasets.bop import models
-from monopose.datasets.bop import scenes as scenes_module
+from monopose.datasets.bop import scenes as bop_scenes
 from monopose.objects import pipeline
 from monopose.objects.bop_pipeline import truth_as_detections
 
@@ -35,7 +35,7 @@ def main() -> None:
     run = replace(run, models=run.models or models.read_models(args.data / "models"))
     if args.refiner:
         run = replace(run, refiner=pipeline.load_refiner(args.refiner, run.estimator.ids.device))
-    targets = scenes_module.read_targets(args.targets or args.data / "test_targets_bop19.json")
+    targets = bop_scenes.read_targets(args.targets or args.data / "test_targets_bop19.json")
     asked: dict[tuple[int, int], set[int]] = {}
     assert targets.obj_id is not None
     for s, i, o in zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist()):
@@ -43,11 +43,11 @@ def main() -> None:
     keys = [k for k, ids in asked.items() if len(ids) == args.objects][: args.images]
     if not keys:
         raise SystemExit(f"no photo with {args.objects} targets; give --objects")
-    scenes = {s: scenes_module.open_scene(args.data / "test" / f"{s:06d}") for s, _ in keys}
+    scenes = {s: bop_scenes.open_scene(args.data / "test" / f"{s:06d}") for s, _ in keys}
     seconds: dict[str, list[dict[str, float]]] = {"true boxes": [], "our detector": []}
     counts: dict[str, list[int]] = {name: [] for name in seconds}
     for key in tqdm(keys, desc="photos", unit="photo"):
-        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         assert frame.instances is not None
         given = {"true boxes": truth_as_detections(frame.instances, asked[key]), "our detector": None}
         for name, boxes in given.items():

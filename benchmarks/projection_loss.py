@@ -22,9 +22,10 @@ from torch import Tensor
 
 from monopose import demo
 from monopose.evaluation import errors
-from monopose.geometry import crops, rotation, symmetry
+from monopose.geometry import camera, rotation, symmetry
 from monopose.objects import coordinates, training
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
+from monopose.synthesis import samples as crop_samples
 from monopose.types import Camera, ObjectModel
 
 OBJECTS = (1, 3)
@@ -36,8 +37,8 @@ def draw(models: dict[int, ObjectModel], count: int, seed: int) -> dict[str, Ten
     """Crops, stacked."""
     folder = demo.folder() / "objects"
     scene = training.scene_config(folder, OBJECTS, upright=True, distance=(0.4, 1.2))
-    source = dataset.Source(models, training.read_data_camera(folder), (), scene)
-    samples = dataset.CropSamples(source, 64, 32, greyed_share=0.0, length=count, seed=seed)
+    source = crop_samples.Source(models, training.read_data_camera(folder), (), scene)
+    samples = object_samples.CropSamples(source, 64, 32, greyed_share=0.0, length=count, seed=seed)
     return torch.utils.data.default_collate([samples[i] for i in range(count)])
 
 
@@ -92,7 +93,7 @@ def evaluate(model: coordinates.Model, held_out: dict[str, Tensor], models: dict
     model.eval()
     side = held_out["image"].shape[-1]
     box = torch.tensor([0.0, 0.0, side, side])
-    pixels = crops.pixels(box[None], side // 2)[0]
+    pixels = camera.pixels(box[None], side // 2)[0]
     rows = []
     for n in range(0, len(held_out["label"]), 50):
         part = {k: v[n : n + 50] for k, v in held_out.items()}

@@ -28,7 +28,7 @@ from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
 from monopose.objects import pipeline, refinement, refiner
-from monopose.render import views
+from monopose.render import scene
 from monopose.types import ObjectModel
 
 K = torch.tensor([[572.4114, 0.0, 325.2611], [0.0, 573.57043, 242.04899], [0.0, 0.0, 1.0]])  # LINEMOD
@@ -193,9 +193,9 @@ def rendering(model: refiner.Model, faces: Sequence[int], count: int, repeat: in
         times: list[tuple[float, float]] = []
         for _ in range(repeat + 1):
             start = time.process_time()
-            meshes = views.side_by_side(models)
+            meshes = scene.side_by_side(models)
             between = time.process_time()
-            views.draw(models, meshes, poses, k, size)
+            scene.draw(models, meshes, poses, k, size)
             times.append((time.process_time() - between, between - start))
         draw, prepare = min(times[1:])
         lines.append(f"  {len(models[0].faces):>8,d} triangles {1e3 * draw / count:10.2f} {1e3 * prepare / count:10.2f}")

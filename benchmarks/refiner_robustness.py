@@ -28,12 +28,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from monopose.datasets.bop import results as results_module
-from monopose.datasets.bop import scenes as scenes_module
-from monopose.evaluation import bop as protocol
+from monopose.datasets.bop import results as bop_results
+from monopose.datasets.bop import scenes as bop_scenes
+from monopose.evaluation import bop as bop_evaluation
 from monopose.evaluation import errors, linemod
-from monopose.evaluation.truth import Data, open_data, read_objects
-from monopose.geometry import noise, rotation, symmetry
+from monopose.evaluation.bop import Data, open_data, read_objects
+from monopose.geometry import rotation, se3, symmetry
 from monopose.geometry.rotation import nearest_rotation
 from monopose.io.files import write_json
 from monopose.objects import pipeline, refinement, refiner, training
@@ -70,7 +70,7 @@ class Setting(NamedTuple):
     model: refiner.Model
     objects: dict[int, refiner.Known]
     data: Data
-    targets: scenes_module.Targets
+    targets: bop_results.Targets
     folder: Path
     outer: int | None
     inner: int | None
@@ -81,14 +81,14 @@ def opened(
     faces: int | None = None, outer: int | None = None, inner: int | None = None,
 ) -> Setting:  # fmt: skip
     """Read the data set. `images`: only the first so many target photos; `faces`: thin the rendered meshes to so many."""
-    data = open_data(results_module.concatenated([]), folder, targets, split=split)
+    data = open_data(bop_results.concatenated([]), folder, targets, split=split)
     if data.wanted.obj_id is None or data.wanted.inst_count is None:
         raise ValueError(
             "the targets file names images only (BOP'24 form); one with obj_id is needed, as test_targets_bop19.json"
         )
     keys = list(dict.fromkeys(zip(data.wanted.scene_id.tolist(), data.wanted.im_id.tolist(), strict=True)))[:images]
     keep = np.array([k in set(keys) for k in zip(data.wanted.scene_id.tolist(), data.wanted.im_id.tolist(), strict=True)])
-    asked = scenes_module.Targets(*(column[keep] for column in data.wanted))  # type: ignore[index]
+    asked = bop_results.Targets(*(column[keep] for column in data.wanted))  # type: ignore[index]
     models = training.read_objects(folder, tuple(sorted({*asked.obj_id.tolist()})), faces)  # type: ignore[union-attr]
     objects = {i: refiner.known(m, model.config) for i, m in models.items()}
     return Setting(model, objects, data, asked, folder, outer, inner)
@@ -127,7 +127,7 @@ def initial(true: Tensor, key: Sequence[int], cell: Cell) -> Tensor:
     words = [*key, *(round(1000 * v) for v in cell)]
     seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
     generator = torch.Generator().manual_seed(seed)
-    return noise.perturbed(true, math.radians(cell[0]), cell[1] / 100, generator=generator)
+    return se3.perturbed(true, math.radians(cell[0]), cell[1] / 100, generator=generator)
 
 
 def grid(setting: Setting, cells: Sequence[Cell], out: Path | None = None) -> list[Row]:
@@ -137,9 +137,9 @@ def grid(setting: Setting, cells: Sequence[Cell], out: Path | None = None) -> li
     judge = read_objects(data.models, setting.objects)
     by_class = linemod.SYMMETRIC.get(setting.folder.resolve().name, [i for i, o in judge.items() if o.symmetric])
     groups = {i: symmetry.transforms(o.model.symmetries).double() for i, o in setting.objects.items()}
-    scenes = {s: scenes_module.open_scene(data.split / f"{s:06d}") for s, _ in wanted}
+    scenes = {s: bop_scenes.open_scene(data.split / f"{s:06d}") for s, _ in wanted}
     for key in track(list(wanted), description="photos", transient=True):
-        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         t = data.truth
         here = np.flatnonzero((t.scene_id == key[0]) & (t.im_id == key[1]))
         places = np.flatnonzero(np.isin(t.obj_id[here], sorted(wanted[key])))  # in the photo's list
@@ -226,23 +226,23 @@ def grid_tables(rows: Sequence[Row]) -> str:
 
 
 def from_results(
-    setting: Setting, given: results_module.Results
-) -> tuple[results_module.Results, results_module.Results, dict[str, float]]:
+    setting: Setting, given: bop_results.Results
+) -> tuple[bop_results.Results, bop_results.Results, dict[str, float]]:
     """Rows of a result file in the target photos before and after, and what happened on the way."""
     wanted = photos(setting)
     asked = [
         o in wanted.get((s, i), ())
         for s, i, o in zip(given.scene_id.tolist(), given.im_id.tolist(), given.obj_id.tolist(), strict=True)
     ]
-    before = results_module.Results(*(column[np.array(asked, bool)] for column in given))
+    before = bop_results.Results(*(column[np.array(asked, bool)] for column in given))
     R, t = before.R.copy(), before.t.copy()
-    scenes = {s: scenes_module.open_scene(setting.data.split / f"{s:06d}") for s, _ in wanted}
+    scenes = {s: bop_scenes.open_scene(setting.data.split / f"{s:06d}") for s, _ in wanted}
     converged, total = 0, 0.0
     for key in track(list(wanted), description="photos", transient=True):
         mine = np.flatnonzero((before.scene_id == key[0]) & (before.im_id == key[1]))
         if not len(mine):
             continue
-        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         start = torch.eye(4).repeat(len(mine), 1, 1)
         start[:, :3, :3] = nearest_rotation(torch.from_numpy(R[mine])).float()
         start[:, :3, 3] = torch.from_numpy(t[mine]).float()
@@ -255,10 +255,10 @@ def from_results(
     return before, before._replace(R=R, t=t), {"converged": 100 * converged / count, "seconds": total / count}
 
 
-def scored(setting: Setting, results: results_module.Results) -> dict[str, float]:
+def scored(setting: Setting, results: bop_results.Results) -> dict[str, float]:
     """AR, its parts and ADD(-S) 0.1 d of results, as `monopose evaluate` has them."""
     split = setting.data.split.name
-    report = protocol.evaluate(results, setting.folder, setting.targets, split=split)
+    report = bop_evaluation.evaluate(results, setting.folder, setting.targets, split=split)
     recalls = linemod.evaluate(results, setting.folder, setting.targets, split=split)["add_s"]
     return {"add_s": 100 * recalls["0.1"], "ar": report["ar"]["mean"]} | {k: report["ar"][k] for k in ("mssd", "mspd")}
 
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every pose's errors and the scores here; grows photo by photo")
     options = parser.parse_args()
     cells = cells_of(options.cells)
-    given = {str(path): results_module.read_results(path) for path in options.initial}  # a bad file is seen before the work
+    given = {str(path): bop_results.read_results(path) for path in options.initial}  # a bad file is seen before the work
     model = pipeline.load_refiner(options.model, options.device)
     setting = opened(
         options.data, options.targets, model, options.images, options.split, options.faces, options.outer, options.inner

@@ -43,12 +43,12 @@ from monopose.evaluation import viewpoint as scoring
 from monopose.geometry import viewpoints
 from monopose.geometry.viewpoints import Bins
 from monopose.io.files import write_json
-from monopose.objects.samples import one_thread
 from monopose.synthesis import pix3d_folder
+from monopose.synthesis.samples import one_thread
 from monopose.synthesis.shapes import furniture
 from monopose.types import Symmetries
 from monopose.viewpoint import model as viewpoint
-from monopose.viewpoint import normals as normal_net
+from monopose.viewpoint import normals as normals_method
 from monopose.viewpoint.samples import RecordCrops
 
 NETS = ("combined", "separate", "modern")
@@ -342,18 +342,18 @@ def learned_normals(fold: int, data: Data) -> dict[str, Any]:
     train, held = data.parts("shape")
     half = halves(train)[fold]
     torch.manual_seed(fold)
-    config = normal_net.Config(input_size=data.settings.side)
-    model = normal_net.Model(config)
+    config = normals_method.Config(input_size=data.settings.side)
+    model = normals_method.Model(config)
     part = data.crops(half, augment=True, seed=fold, length=NORMALS_EPOCHS * len(half))
     cosine = viewpoint.Config()  # half a cosine
     means = learn(
-        model, normal_net.loss, [part], NORMALS_EPOCHS, 16, fold, 2e-3, lambda done: viewpoint.rate(cosine, done), 1e-2
+        model, normals_method.loss, [part], NORMALS_EPOCHS, 16, fold, 2e-3, lambda done: viewpoint.rate(cosine, done), 1e-2
     )
     weights.save(_normals_file(data, fold), model.state_dict(), method="normals", config=config)
     image = images_of(data.crops(held))
-    true, edges, mask = normal_net.truth(config, {"image": image})
-    found = normal_net.predict(model, image, mask)
-    off = normal_net.errors_deg(found.normals, true)
+    true, edges, mask = normals_method.truth(config, {"image": image})
+    found = normals_method.predict(model, image, mask)
+    off = normals_method.errors_deg(found.normals, true)
     said = found.boundaries > 0.5
     own = (found.mask > 0.5) & mask
     return {
@@ -369,10 +369,10 @@ def _predicted(data: Data, fold: int) -> dict[str, Any]:
     """Arguments for crops whose normals and boundaries a trained network says."""
     path = _normals_file(data, fold)
     checkpoint = weights.read(path)
-    model = normal_net.Model(weights.build_config(normal_net.Config, checkpoint.config))
+    model = normals_method.Model(weights.build_config(normals_method.Config, checkpoint.config))
     weights.load_into(model, checkpoint)
     name = f"{path.name} {sum(float(v.double().abs().sum()) for v in checkpoint.state.values()):.6f}"
-    return {"normals": normal_net.predictor(model), "edges": "predicted", "predictor_name": name}
+    return {"normals": normals_method.predictor(model), "edges": "predicted", "predictor_name": name}
 
 
 # -------------------------------------------------------------------------------------------------------------- many of them

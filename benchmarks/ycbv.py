@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monopose.datasets.bop import models as models_module
-from monopose.datasets.bop import scenes as scenes_module
-from monopose.datasets.bop import writing
+from monopose.datasets.bop import models as bop_models
+from monopose.datasets.bop import results, writing
+from monopose.datasets.bop import scenes as bop_scenes
 from monopose.mesh.symmetries import group_size, propose_symmetries
-from monopose.objects.samples import amodal_box
 from monopose.render.scene import render_masks
+from monopose.synthesis.samples import amodal_box
 from monopose.types import Frame, ObjectModel
 
 SCENES = (0, 51)  # whose truth is the data set's own
@@ -42,9 +42,9 @@ def with_masks(frame: Frame, models: dict[int, ObjectModel]) -> tuple[Frame, Ten
 
 def prepare(data: Path, out: Path) -> dict[int, str]:
     """Models with symmetries, camera, photos and targets below `out`; the symmetries in words by object."""
-    scenes = {s: scenes_module.open_scene(data / "test" / f"{s:06d}") for s in SCENES}
-    frames = {s: [scenes_module.read_frame(scene, int(i), depth=False) for i in scene.im_ids] for s, scene in scenes.items()}
-    models = models_module.read_models(
+    scenes = {s: bop_scenes.open_scene(data / "test" / f"{s:06d}") for s in SCENES}
+    frames = {s: [bop_scenes.read_frame(scene, int(i), depth=False) for i in scene.im_ids] for s, scene in scenes.items()}
+    models = bop_models.read_models(
         data / "models", {int(i) for some in frames.values() for f in some for i in f.instances.labels}
     )
     for obj_id in tqdm(models, desc="symmetries", unit="object"):
@@ -58,7 +58,7 @@ def prepare(data: Path, out: Path) -> dict[int, str]:
         numbers = writing.append_frames(out / "test" / f"{scene_id:06d}", [f for f, _ in whole], [m for _, m in whole])
         rows += [(scene_id, n, int(i), 1) for n, frame in zip(numbers, some) for i in frame.instances.labels]
     writing.write_camera(out / "camera.json", frames[SCENES[0]][0].camera)
-    writing.write_targets(out / "test_targets_bop19.json", scenes_module.Targets(*np.array(sorted(rows)).T))
+    writing.write_targets(out / "test_targets_bop19.json", results.Targets(*np.array(sorted(rows)).T))
     return {obj_id: group_size(m.symmetries) for obj_id, m in models.items()}
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial import cKDTree
 
 import monopose
-from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes
 from monopose.geometry import symmetry
 from monopose.mesh.loading import albedo, diameter, surface_samples
@@ -24,7 +24,7 @@ IMAGES = range(6)
 
 @pytest.fixture(scope="module")
 def models():
-    return models_module.read_models(OBJECTS)
+    return bop_models.read_models(OBJECTS)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_mesh_is_a_closed_surface_that_faces_outwards(models, obj_id):
 
 @pytest.mark.parametrize("obj_id", NAMES, ids=NAMES.get)
 def test_models_info_holds_for_the_mesh(models, obj_id):
-    model, info = models[obj_id], models_module.read_models_info(OBJECTS)[obj_id]
+    model, info = models[obj_id], bop_models.read_models_info(OBJECTS)[obj_id]
     assert 0.06 < model.diameter < 0.20
     assert info.diameter == pytest.approx(diameter(model.vertices), rel=1e-5)
     low, high = model.bounds.numpy()
@@ -113,7 +113,7 @@ def test_models_info_holds_for_the_mesh(models, obj_id):
 
 
 def test_declared_symmetries():
-    info = models_module.read_models_info(OBJECTS)
+    info = bop_models.read_models_info(OBJECTS)
     assert [len(info[k].symmetries.discrete) for k in NAMES] == [0, 0, 3, 0, 0]
     assert [len(info[k].symmetries.axes) for k in NAMES] == [0, 0, 0, 1, 0]
 

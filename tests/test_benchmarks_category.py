@@ -10,8 +10,8 @@ import torch
 from benchmarks import category as bench
 
 from monopose import weights
-from monopose.category import commands as cc
 from monopose.category import model as category
+from monopose.category import pipeline as cc
 from monopose.category.fitting import FitConfig, Phase
 from monopose.datasets.bop import models
 from monopose.geometry import se3

@@ -10,9 +10,8 @@ import torch
 
 from conftest import ROOT
 from monopose import demo
-from monopose.datasets.bop import results as results_module
-from monopose.datasets.bop import scenes
-from monopose.evaluation import bop as protocol
+from monopose.datasets.bop import results as bop_results
+from monopose.evaluation import bop as bop_evaluation
 from monopose.evaluation import linemod
 from monopose.geometry import rotation
 from monopose.io import records
@@ -96,7 +95,7 @@ def test_a_subset_meets_the_same_noise(monkeypatch, photos):
     whole = list(asked)
     asked.clear()
     assert photos.targets.obj_id is not None
-    few = scenes.Targets(*(column[7:] for column in photos.targets))  # objects 3, 4, 5 of the second photo
+    few = bop_results.Targets(*(column[7:] for column in photos.targets))  # objects 3, 4, 5 of the second photo
     robustness.grid(photos._replace(targets=few), CELLS[1:])
     assert len(whole) == 4
     assert [len(poses) for poses in asked] == [3]
@@ -112,7 +111,7 @@ def test_recalls_are_those_of_the_classic_protocol(monkeypatch, photos):
     assert photos.targets.obj_id is not None
     poses = torch.cat(asked).double().numpy()
     none = np.zeros(len(poses))
-    found = results_module.Results(*photos.targets[:3], none, poses[:, :3, :3], poses[:, :3, 3], none)
+    found = bop_results.Results(*photos.targets[:3], none, poses[:, :3, :3], poses[:, :3, 3], none)
     report = linemod.evaluate(found, photos.folder, photos.targets)
     assert 0 < report["add_s"]["0.1"] < 1  # otherwise this would show little
     assert robustness.recall(rows, 0) == robustness.recall(rows, 1) == pytest.approx(100 * report["add_s"]["0.1"])
@@ -164,7 +163,7 @@ def results(setting, poses):
     none = np.ones(len(poses))
     keys = np.array(list(truth(setting)))[: len(poses)].T
     pose = torch.stack(poses).numpy()
-    return results_module.Results(*keys, none, pose[:, :3, :3], pose[:, :3, 3], none)
+    return bop_results.Results(*keys, none, pose[:, :3, :3], pose[:, :3, 3], none)
 
 
 def test_results_before_and_after(monkeypatch, photos):
@@ -176,7 +175,7 @@ def test_results_before_and_after(monkeypatch, photos):
     assert way["converged"] == 100
     scores = [robustness.scored(photos, r) for r in (before, after)]
     assert scores[1] == {"add_s": 100, "ar": 1.0, "mssd": 1.0, "mspd": 1.0}
-    assert scores[0]["ar"] == protocol.evaluate(before, photos.folder, photos.targets)["ar"]["mean"] < 0.9
+    assert scores[0]["ar"] == bop_evaluation.evaluate(before, photos.folder, photos.targets)["ar"]["mean"] < 0.9
     table = robustness.initial_table({"noisy.csv": (*scores, way)})
     assert f"| noisy.csv | {scores[0]['add_s']:.1f} → 100.0 | {scores[0]['ar']:.3f} → 1.000 |" in table
 

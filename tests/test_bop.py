@@ -11,9 +11,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from monopose import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
-from monopose.data.ply import read_ply_vertices
 from monopose.datasets.bop import models, results, scenes, writing
-from monopose.datasets.bop.models import ModelInfo
+from monopose.datasets.bop.models import ModelInfo, read_ply_vertices
 from monopose.geometry.rotation import random_rotations
 from monopose.types import Symmetries
 

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from monopose import weights
+from monopose.datasets.road import SIZES
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
-from monopose.geometry.road_users import SIZES
 from monopose.nets.backbones import Backbone, backbone
-from monopose.road import config as config_module
-from monopose.road import inference, pyramid, sampler, targets
-from monopose.road import losses as losses_module
-from monopose.road import network as network_module
-from monopose.road import network as network_of
+from monopose.road import config as road_config
+from monopose.road import inference, pyramid, sampler
+from monopose.road import losses as road_losses
+from monopose.road import network as road_network
 from monopose.types import Camera, Frame
 
 SIZE = (64, 160)
@@ -55,12 +54,12 @@ def tiny_backbone(monkeypatch):
 
 def tiny(**changes):
     own = {"height": SIZE[0], "width": SIZE[1], "pretrained": False, "samples": 64, "focal": 130.0, "channels": 32}
-    return config_module.small(("car", "pedestrian", "barrier"), **{**own, **changes})
+    return road_config.small(("car", "pedestrian", "barrier"), **{**own, **changes})
 
 
 def network(**changes):
     torch.manual_seed(0)
-    return network_module.Model(tiny(**changes))
+    return road_network.Model(tiny(**changes))
 
 
 def drawn(cam_from_obj, lhw, K=K, size=SIZE):
@@ -109,17 +108,17 @@ def nothing():
 def test_sizes_and_their_codes():
     means, stds = (torch.tensor([v[i] for v in SIZES.values()]) for i in (0, 1))
     assert len(means) == 10
-    torch.testing.assert_close(config_module.encode_sizes(means, means, stds), torch.zeros(10, 3))
+    torch.testing.assert_close(road_config.encode_sizes(means, means, stds), torch.zeros(10, 3))
     one_up = means * (stds / means).exp()
-    torch.testing.assert_close(config_module.encode_sizes(one_up, means, stds), torch.ones(10, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(road_config.encode_sizes(one_up, means, stds), torch.ones(10, 3), atol=1e-5, rtol=1e-5)
     lhw = means * (1 + 0.4 * (torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) - 0.5))
-    torch.testing.assert_close(config_module.decode_sizes(config_module.encode_sizes(lhw, means, stds), means, stds), lhw)
-    assert bool(torch.isfinite(config_module.decode_sizes(torch.full((10, 3), 1e6), means, stds)).all())
+    torch.testing.assert_close(road_config.decode_sizes(road_config.encode_sizes(lhw, means, stds), means, stds), lhw)
+    assert bool(torch.isfinite(road_config.decode_sizes(torch.full((10, 3), 1e6), means, stds)).all())
 
 
 def test_the_score_of_an_error_in_closed_form():
     error = torch.tensor([0.0, 2**-1.5, 1.0, 2**0.5, 2.0, 2**2.5, 100.0])
-    torch.testing.assert_close(config_module.score_target(error), torch.tensor([1.0, 1.0, 0.625, 0.5, 0.375, 0.0, 0.0]))
+    torch.testing.assert_close(road_config.score_target(error), torch.tensor([1.0, 1.0, 0.625, 0.5, 0.375, 0.0, 0.0]))
 
 
 def test_rays_enter_and_leave_a_box_ahead():
@@ -163,48 +162,48 @@ def test_what_an_image_does_not_show_is_not_learned():
     behind = boxes3d.from_yaw(torch.tensor([[0.0, 0.0, -8.0], [0.0, 1.0, 400.0], [60.0, 0.0, 8.0]]), torch.zeros(3))
     more = {"cam_from_obj": torch.cat([sample["cam_from_obj"], behind]), "labels": torch.tensor([0, 1, 0, 0, 0])}
     more["sizes"] = torch.cat([sample["sizes"], torch.tensor([[4.0, 1.5, 1.8]] * 3)])
-    found = targets.truths(model, batch_of([{"image": sample["image"], "K": K, **more}]))[0]
+    found = road_losses.truths(model, batch_of([{"image": sample["image"], "K": K, **more}]))[0]
     assert found.labels.tolist() == [0, 1]
     assert bool(found.velocity.isnan().all())
     assert found.attribute.tolist() == [-1, -1]
     hidden = batch_of([sample | {"visibility": torch.tensor([0.02, 0.8]), "K": K.double()}])
-    assert targets.truths(model, hidden)[0].labels.tolist() == [1]
+    assert road_losses.truths(model, hidden)[0].labels.tolist() == [1]
 
 
 def test_a_class_without_attributes_has_none():
     sample = scene(0) | {"labels": torch.tensor([0, 2])}
-    assert targets.truths(network(), batch_of([sample]))[0].attribute.tolist() == [5, 8]
+    assert road_losses.truths(network(), batch_of([sample]))[0].attribute.tolist() == [5, 8]
 
 
 def test_bad_truth_is_named():
     model, sample = network(), scene(0)
     with pytest.raises(ValueError, match=r"labels must be 0 to 2, of car, pedestrian, barrier; got \[0, 7\]"):
-        targets.truths(model, batch_of([sample | {"labels": torch.tensor([0, 7])}]))
+        road_losses.truths(model, batch_of([sample | {"labels": torch.tensor([0, 7])}]))
     with pytest.raises(ValueError, match="sizes must be length, height, width in metres, all > 0"):
-        targets.truths(model, batch_of([sample | {"sizes": torch.zeros(2, 3)}]))
+        road_losses.truths(model, batch_of([sample | {"sizes": torch.zeros(2, 3)}]))
 
 
 # --------------------------------------------------------------------------------------------------------- configuration
 
 
 def test_the_published_sizes():
-    basic, later = config_module.basic(), config_module.v2()
+    basic, later = road_config.basic(), road_config.v2()
     assert basic.strides == (4, 8, 16, 32, 64, 128)
     assert later.strides == basic.head_strides == (8, 16, 32, 64, 128)
     assert basic.ranges == (48.0, 96.0, 192.0, 384.0)
     assert basic.size == (672, 1600)
     assert (basic.heads * basic.points, later.heads * later.points) == (256, 128)
     assert (basic.samples, later.samples) == (512, 128)
-    assert config_module.coord_regr().coordinate_weight == 0.25
+    assert road_config.coord_regr().coordinate_weight == 0.25
 
 
-@pytest.mark.parametrize("preset", [config_module.basic, config_module.v2])
+@pytest.mark.parametrize("preset", [road_config.basic, road_config.v2])
 def test_the_published_network_at_a_tenth_of_its_input(preset, monkeypatch):
     monkeypatch.setattr(pyramid, "backbone", backbone)
     torch.manual_seed(0)
     config = preset(height=64, width=160, pretrained=False)
     with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in network_module.Model(config).named_parameters()}
+        shapes = {name: tuple(p.shape) for name, p in road_network.Model(config).named_parameters()}
     N, levels = config.heads * config.points, len(config.strides)
     assert sum(name.endswith("conv2.offset.weight") for name in shapes) == 26  # 23 blocks at stride 16, 3 at stride 32
     assert shapes["sampler.offsets.weight"] == (2 * N, 256)
@@ -215,13 +214,13 @@ def test_the_published_network_at_a_tenth_of_its_input(preset, monkeypatch):
     assert shapes["point_head.weight"] == (8, 32, 5)
     assert shapes["point_head.feed.0.weight"] == (256, 32)
     assert shapes["object_head.answers.weight"] == (3 + 1 + 2 + 9, 256)
-    assert ("head.edges.weight" in shapes) == (preset is config_module.v2)
-    assert shapes["head.offsets.weight"][0] == (20 if preset is config_module.v2 else 2)
+    assert ("head.edges.weight" in shapes) == (preset is road_config.v2)
+    assert shapes["head.offsets.weight"][0] == (20 if preset is road_config.v2 else 2)
 
 
 def test_a_configuration_comes_back_from_json():
     config = tiny(layer="reprojection", ranges=(20.0, 40.0))
-    assert weights.build_config(config_module.Config, json.loads(json.dumps(asdict(config)))) == config
+    assert weights.build_config(road_config.Config, json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_bad_configurations_are_named():
@@ -230,12 +229,12 @@ def test_bad_configurations_are_named():
     with pytest.raises(ValueError, match="multiples of 32 pixels, got 100 and 160"):
         tiny(height=100)
     with pytest.raises(ValueError, match=r"size_means needs length, height and width in metres of each of Tram, got \(\)"):
-        config_module.small(("Tram",))
+        road_config.small(("Tram",))
     with pytest.raises(ValueError, match=r"3 levels, strides \(8, 16, 32\), need 2 ranges"):
         tiny(ranges=(48.0,))
-    own = config_module.small(("Tram",), size_means=((15.0, 3.5, 2.6),), size_stds=((2.0, 0.3, 0.2),), pretrained=False)
-    assert network_module.Model(own).means.tolist() == [pytest.approx([15.0, 3.5, 2.6])]
-    assert bool(network_module.Model(own).allowed.all())
+    own = road_config.small(("Tram",), size_means=((15.0, 3.5, 2.6),), size_stds=((2.0, 0.3, 0.2),), pretrained=False)
+    assert road_network.Model(own).means.tolist() == [pytest.approx([15.0, 3.5, 2.6])]
+    assert bool(road_network.Model(own).allowed.all())
 
 
 # ---------------------------------------------------------------------------------------------------------------- losses
@@ -246,10 +245,10 @@ def test_a_mixture_of_one_is_a_gaussian_with_linear_tails():
     log_sigma = torch.tensor([0.5, 2.0]).log()
     near = (0.2**2 + 0.1**2) / 2 + math.log(0.5 * 2)
     far = 2 * (math.hypot(60, 20) - 1) + math.log(0.5 * 2)
-    found = losses_module.mixture_nll(error, torch.zeros(2, 1), log_sigma, 2.0)
+    found = road_losses.mixture_nll(error, torch.zeros(2, 1), log_sigma, 2.0)
     torch.testing.assert_close(found, torch.tensor([near, far]))
     # two components with shares: the likelihoods add up
-    both = losses_module.mixture_nll(
+    both = road_losses.mixture_nll(
         torch.tensor([[[0.1, -0.2], [1.0, 0.0]]]), torch.tensor([[0.25, 0.75]]).log(), log_sigma, 2.0
     )
     expected = -math.log(0.25 * math.exp(-near) + 0.75 * math.exp(-(2 * (2.0 - 1) + math.log(0.5 * 2))))
@@ -263,7 +262,7 @@ def test_the_reprojection_likelihood_is_best_at_the_true_deviation_and_leaves_th
     points2d = (exact + torch.tensor([0.6, -0.8])).requires_grad_()
     weight = torch.full((1, 12, 2), math.sqrt(2)).requires_grad_()  # error of length 1 in two directions: variance 1 / 2
     bounds = torch.tensor([-1e3, -1e3, 1e3, 1e3])
-    nll = losses_module.reprojection_nll(points3d, points2d, weight, K[None], pose, bounds)
+    nll = road_losses.reprojection_nll(points3d, points2d, weight, K[None], pose, bounds)
     nll.sum().backward()
     assert points2d.grad is None
     assert float(points3d.grad.abs().max()) > 0
@@ -289,7 +288,7 @@ def test_every_loss_reaches_the_network(layer):
     samples = [scene(0), scene(1)]
     batch = batch_of(samples) | {"lidar": [lidar_of(s) for s in samples]}
     model = network(layer=layer, **FULL)
-    losses = losses_module.loss(model, model(batch["image"]), batch)
+    losses = road_losses.loss(model, model(batch["image"]), batch)
     pose = {
         "distribution": {"pose", "translation", "rotation"}, "reprojection": {"pose"}, "direct": {"centre", "distance", "yaw"},
     }[layer]  # fmt: skip
@@ -306,7 +305,7 @@ def test_every_loss_reaches_the_network(layer):
     assert without == []  # what no loss reached would stop training on several machines
     if layer == "distribution":
         pose_only = network(layer=layer)
-        (losses_module.loss(pose_only, pose_only(batch["image"]), batch)["pose"]).backward()
+        (road_losses.loss(pose_only, pose_only(batch["image"]), batch)["pose"]).backward()
         parts = dict(pose_only.named_parameters())
         for name in ("point_head.weight", "sampler.offsets.bias", "object_head.scale.bias", "dense.value.weight"):
             assert float(parts[name].grad.abs().max()) > 0, name
@@ -316,7 +315,7 @@ def test_every_loss_reaches_the_network(layer):
 def test_a_network_that_only_finds_learns_nothing_about_poses():
     batch = batch_of([scene(0), scene(1)])
     model = network(layer="direct", poses=False)
-    losses = losses_module.loss(model, model(batch["image"]), batch)
+    losses = road_losses.loss(model, model(batch["image"]), batch)
     assert set(losses) == {"class", "reference", "centerness", "size", "velocity", "attribute", "nothing"}
     torch.stack(list(losses.values())).sum().backward()
     parts = dict(model.named_parameters())
@@ -330,14 +329,14 @@ def test_a_network_that_only_finds_learns_nothing_about_poses():
 
 def test_an_image_without_objects_teaches_that_there_are_none():
     model = network(**FULL)
-    losses = losses_module.loss(model, model(nothing()["image"][None]), batch_of([nothing()]))
+    losses = road_losses.loss(model, model(nothing()["image"][None]), batch_of([nothing()]))
     zero = {k for k, v in losses.items() if float(v.detach()) == 0}
     assert zero >= {"pose", "size", "score", "velocity", "attribute", "reference", "centerness", "boxes", "projection", "depth"}
     assert float(losses["class"].detach()) > 0
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())
     mixed = batch_of([nothing(), scene(0)])
-    losses = losses_module.loss(model, model(mixed["image"]), mixed)
+    losses = road_losses.loss(model, model(mixed["image"]), mixed)
     assert all(bool(torch.isfinite(v)) for v in losses.values())
     assert float(losses["size"].detach()) > 0
 
@@ -345,16 +344,16 @@ def test_an_image_without_objects_teaches_that_there_are_none():
 def test_unknown_velocities_and_attributes_teach_nothing():
     model, sample = network(), scene(0)
     unknown = sample | {"velocities": torch.full((2, 3), math.nan), "attributes": torch.tensor([-1, -1])}
-    losses = losses_module.loss(model, model(sample["image"][None]), batch_of([unknown]))
+    losses = road_losses.loss(model, model(sample["image"][None]), batch_of([unknown]))
     assert float(losses["velocity"].detach()) == float(losses["attribute"].detach()) == 0
 
 
 def test_velocities_along_the_ray():
     pixel = torch.tensor([[79.5, 20.0], [79.5 + 130.0, 20.0]])  # ahead, and 45 degrees to the right
     v = torch.tensor([[0.0, 2.0], [1.0, 1.0]])
-    seen = network_of.to_ray(v, pixel, K)
+    seen = road_network.to_ray(v, pixel, K)
     torch.testing.assert_close(seen, torch.tensor([[0.0, 2.0], [0.0, math.sqrt(2)]]), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(network_of.from_ray(seen, pixel, K), v)
+    torch.testing.assert_close(road_network.from_ray(seen, pixel, K), v)
 
 
 # ----------------------------------------------------------------------------------------------- learning and predicting
@@ -371,7 +370,7 @@ def trained():
     for i in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, (i + 1) / 10) * (0.5 + 0.5 * math.cos(math.pi * i / steps) + 0.01)
-        losses = losses_module.loss(model, model(batch["image"]), batch)
+        losses = road_losses.loss(model, model(batch["image"]), batch)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -426,7 +425,7 @@ def test_an_object_stretches_the_coordinates_of_its_points(layer):
     nn.init.constant_(model.stretch.bias, math.log(2))
     for a, b in zip(looked(plain), looked(model), strict=True):
         torch.testing.assert_close(2 * a, b)
-    losses_module.loss(model, model(batch["image"]), batch)["pose"].backward()
+    road_losses.loss(model, model(batch["image"]), batch)["pose"].backward()
     assert float(model.stretch.weight.grad.abs().max()) > 0
     assert network(layer="direct", stretch=True).stretch is None
 
@@ -531,7 +530,7 @@ def test_the_samples_can_judge_the_pose(trained):
     image = scene(0)["image"]
     found = inference.predict(trained, image, K, min_score=0.2, posterior_scores=True)
     off = (found.samples[..., (0, 2), 3] - found.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
-    expected = found.class_scores * (found.log_weights.softmax(-1) * config_module.score_target(off)).sum(-1)
+    expected = found.class_scores * (found.log_weights.softmax(-1) * road_config.score_target(off)).sum(-1)
     torch.testing.assert_close(found.scores, expected)
     assert bool((found.scores.diff() <= 0).all())
 

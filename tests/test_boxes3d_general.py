@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monopose.geometry import boxes3d_general as boxes
+from monopose.geometry import boxes3d as boxes
 from monopose.geometry import rotation, se3
 
 EYE = torch.eye(3, dtype=torch.float64)
@@ -30,7 +30,7 @@ def _random(n, generator, spread=0.6):
 
 
 def test_corners_belong_to_the_bits_of_their_index():
-    found = boxes.corners(_pose(t=(1.0, 2.0, 3.0)), _size(0.2, 0.4, 0.6))
+    found = boxes.obb_corners(_pose(t=(1.0, 2.0, 3.0)), _size(0.2, 0.4, 0.6))
     assert torch.allclose(found[0], _size(0.9, 1.8, 2.7))
     assert torch.allclose(found[5], _size(1.1, 1.8, 3.3))
 
@@ -84,17 +84,17 @@ def test_iou_is_symmetric_bounded_and_blind_to_the_camera():
     generator = torch.Generator().manual_seed(4)
     a, size_a = _random(300, generator)
     b, size_b = _random(300, generator)
-    there = boxes.iou(a, size_a, b, size_b)
-    assert torch.allclose(there, boxes.iou(b, size_b, a, size_a), atol=1e-7)
+    there = boxes.obb_iou(a, size_a, b, size_b)
+    assert torch.allclose(there, boxes.obb_iou(b, size_b, a, size_a), atol=1e-7)
     assert there.min() >= 0
     assert there.max() <= 1
     assert 0.3 < float((there > 0).double().mean()) < 1
-    assert torch.allclose(boxes.iou(a, size_a, a, size_a), torch.ones(300, dtype=torch.float64), atol=1e-7)
+    assert torch.allclose(boxes.obb_iou(a, size_a, a, size_a), torch.ones(300, dtype=torch.float64), atol=1e-7)
     camera = se3.from_rt(rotation.random_rotations(1, generator, torch.float64)[0], _size(3.0, -2.0, 9.0))
-    assert torch.allclose(there, boxes.iou(camera @ a, size_a, camera @ b, size_b), atol=1e-7)
+    assert torch.allclose(there, boxes.obb_iou(camera @ a, size_a, camera @ b, size_b), atol=1e-7)
     millimetres = torch.ones(4, 4, dtype=torch.float64)
     millimetres[:3, 3] = 1000
-    assert torch.allclose(there, boxes.iou(a * millimetres, 1000 * size_a, b * millimetres, 1000 * size_b), atol=1e-7)
+    assert torch.allclose(there, boxes.obb_iou(a * millimetres, 1000 * size_a, b * millimetres, 1000 * size_b), atol=1e-7)
 
 
 def test_small_changes_make_small_changes():
@@ -104,7 +104,7 @@ def test_small_changes_make_small_changes():
     for tiny in (1e-4, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15):
         delta = tiny * torch.randn(200, 6, generator=generator, dtype=torch.float64)
         b = se3.retract(a, delta)
-        loss = 1 - boxes.iou(a, size, b, size)
+        loss = 1 - boxes.obb_iou(a, size, b, size)
         assert float(loss.max()) < 40 * tiny + 2e-7, tiny
 
 
@@ -112,9 +112,9 @@ def test_pairs_broadcast_and_flat_boxes_share_nothing():
     generator = torch.Generator().manual_seed(6)
     a, size_a = _random(3, generator)
     b, size_b = _random(4, generator)
-    table = boxes.iou(a[:, None], size_a[:, None], b[None], size_b[None])
+    table = boxes.obb_iou(a[:, None], size_a[:, None], b[None], size_b[None])
     assert table.shape == (3, 4)
-    assert torch.allclose(table[1, 2], boxes.iou(a[1], size_a[1], b[2], size_b[2]))
-    flat = boxes.iou(a[0], _size(1.0, 0.0, 1.0), a[0], _size(1.0, 0.0, 1.0))
+    assert torch.allclose(table[1, 2], boxes.obb_iou(a[1], size_a[1], b[2], size_b[2]))
+    flat = boxes.obb_iou(a[0], _size(1.0, 0.0, 1.0), a[0], _size(1.0, 0.0, 1.0))
     assert float(flat) == 0.0
-    assert boxes.iou(a[:0], size_a[:0], b[:0], size_b[:0]).shape == (0,)
+    assert boxes.obb_iou(a[:0], size_a[:0], b[:0], size_b[:0]).shape == (0,)

@@ -11,13 +11,14 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, chi2
 
 from monopose import cli, viz
-from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import writing
 from monopose.evaluation import calibration, scores, tables
+from monopose.evaluation.calibration import Isotonic, Logistic
 from monopose.geometry import rotation, se3
 from monopose.objects import calibrate, coordinates, pipeline
-from monopose.objects import calibration as confidence
-from monopose.objects.calibration import Calibration, Isotonic, Logistic
+from monopose.objects import calibration as calibration_file
+from monopose.objects.calibration import Calibration
 from monopose.synthesis import bop_folder
 from monopose.types import PoseEstimates
 from shapes import box, half_turn
@@ -235,29 +236,29 @@ def files(run):
 
 
 def stamped(run):
-    return replace(BOTH, weights={name: confidence.digest_of(path) for name, path in files(run).items()})
+    return replace(BOTH, weights={name: calibration_file.digest_of(path) for name, path in files(run).items()})
 
 
 def test_the_file_brings_back_what_was_written(run):
     written = stamped(run)
-    path = confidence.write(run, written)
+    path = calibration_file.write(run, written)
     assert path == run / "calibration.json"
-    assert confidence.read(run, files(run)) == written
+    assert calibration_file.read(run, files(run)) == written
     for part in (replace(written, detector=None), replace(written, boxes=None)):
-        confidence.write(run, part)
-        assert confidence.read(run, files(run)) == part
+        calibration_file.write(run, part)
+        assert calibration_file.read(run, files(run)) == part
     assert not list(run.glob(".*"))
 
 
 def test_a_calibration_of_other_weights_is_not_used(run):
-    confidence.write(run, stamped(run))
+    calibration_file.write(run, stamped(run))
     save(run, visible_weight=2.0)
     with pytest.warns(UserWarning, match=r"other weights \(coordinates\), so scores stay raw.*monopose calibrate"):
         assert pipeline.load(run, "cpu").calibration is None
-    confidence.write(run, stamped(run))
+    calibration_file.write(run, stamped(run))
     save(run, "detector")
     with pytest.warns(UserWarning, match=r"other weights \(detector\)"):
-        assert confidence.read(run, files(run)) is None
+        assert calibration_file.read(run, files(run)) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"event": "x", "weights": {}, "detector": {"spline": {}}, "boxes": null}'])
@@ -282,7 +283,7 @@ def test_the_pipeline_applies_it(run, monkeypatch):
     before = raw.predict(frame, BOXES)
     assert before.scores.tolist() == pytest.approx([0.9, 0.4])
     assert float(before.covariance[0, 0, 0]) == 1
-    confidence.write(run, stamped(run))
+    calibration_file.write(run, stamped(run))
     model = pipeline.load(run, "cpu")
     given, found = model.predict(frame, BOXES), model.predict(frame)
     assert given.scores.tolist() == pytest.approx(expit(0.5 * logit([0.9, 0.4]) - 1).tolist(), abs=1e-6)
@@ -339,7 +340,7 @@ def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "rendered" in said
     assert "photos  " not in said
-    found = confidence.read(run, files(run))
+    found = calibration_file.read(run, files(run))
     assert found.detector is None  # the run has none
     at = np.array([0.3, 0.6, 0.9])
     assert found.boxes(at) == pytest.approx(at**2, abs=0.17)
@@ -417,7 +418,7 @@ def test_which_estimates_of_a_file_are_right(cubes):
 
 
 def test_evaluate_draws_the_diagram(cubes, tmp_path, capsys):
-    file = results_module.write_results(tmp_path / "mine_cubes-test.csv", cubes[1])
+    file = bop_results.write_results(tmp_path / "mine_cubes-test.csv", cubes[1])
     ask = tmp_path / "targets.json"
     ask.write_text(json.dumps([{"scene_id": 4, "im_id": 7, "obj_id": 1, "inst_count": 2}]))
     words = ["evaluate", str(file), "--data", str(cubes[0]), "--targets", str(ask), "--reliability", str(tmp_path / "a.png")]

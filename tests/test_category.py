@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 from monopose.category import model as category
-from monopose.category import samples
+from monopose.category import view as view_ops
 from monopose.category.model import Model, Picture, Posterior, Proposal
 from monopose.geometry import camera
 
@@ -123,13 +123,13 @@ def test_symmetric_objects_are_seen_from_where_they_were_encoded():
 
 def test_views_mean_what_the_data_means_by_them():
     """A generator that draws a soft spot off the middle, placed as `data.category_views` places it."""
-    view = samples.View(*torch.tensor([0.3, 0.2, 0.4]), torch.tensor([0.2, -0.1]), torch.tensor(1.1)).stacked()
+    view = view_ops.View(*torch.tensor([0.3, 0.2, 0.4]), torch.tensor([0.2, -0.1]), torch.tensor(1.1)).stacked()
     model = build(replace(TINY, own_scale=0.8)).eval()
     pixels = camera.pixel_grid((64, 64))
     drawn = (-(pixels - torch.tensor([44.0, 26.0])).square().sum(-1) / 18).exp().clamp(1e-6, 1 - 1e-6)
     model.generator.forward = lambda *_: drawn.logit().expand(1, 4, 64, 64)
     made = model.synthesise(torch.zeros(1, 7), view[None]).alpha
-    theta = samples.warp(samples.view_of(view), 0.8)
+    theta = view_ops.warp(view_ops.view_of(view), 0.8)
     grid = F.affine_grid(theta[None], [1, 1, 64, 64], align_corners=False)
     assert torch.allclose(made, F.grid_sample(drawn[None, None], grid, align_corners=False)[:, 0], atol=1e-5)
     assert float(made.max()) > 0.9

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from monopose import weights
-from monopose.category import commands as cc
 from monopose.category import fitting, training, viz
 from monopose.category import model as category
+from monopose.category import pipeline as cc
 from monopose.category.fitting import FitConfig, Phase
 from monopose.category.samples import CategoryViews
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monopose.category import samples as cv
+from monopose.category import view as view_ops
 from monopose.geometry import camera, rotation, se3, viewpoints
 from monopose.synthesis.shapes import tableware
 
@@ -26,10 +27,10 @@ def test_views_and_poses_are_inverse(azimuth, elevation, inplane, x, y, z, size)
     R = viewpoints.rotation_of(torch.tensor([azimuth, elevation, inplane], dtype=torch.float64))
     pose = se3.from_rt(R, torch.tensor([x * z, y * z, z], dtype=torch.float64))
     box = torch.tensor([40.0, -30.0, 190.0, 120.0], dtype=torch.float64)
-    view = cv.view_parameters(pose, _photo(), box, size)
-    assert torch.allclose(cv.pose_from_view(view, _photo(), box, size), pose, atol=1e-9)
-    again = cv.view_of(view.stacked())
-    assert torch.allclose(cv.pose_from_view(again, _photo(), box, size), pose, atol=1e-9)
+    view = view_ops.view_parameters(pose, _photo(), box, size)
+    assert torch.allclose(view_ops.pose_from_view(view, _photo(), box, size), pose, atol=1e-9)
+    again = view_ops.view_of(view.stacked())
+    assert torch.allclose(view_ops.pose_from_view(again, _photo(), box, size), pose, atol=1e-9)
 
 
 def test_views_depend_on_the_crop_not_on_the_photo():
@@ -40,16 +41,16 @@ def test_views_depend_on_the_crop_not_on_the_photo():
     )
     box = torch.tensor([320.0, 0.0, 480.0, 160.0], dtype=torch.float64)
     crop = camera.crop_resize_K(_photo(), box, (64, 64))
-    there = cv.view_parameters(pose, _photo(), box, 0.2).stacked()
-    here = cv.view_parameters(pose, crop, torch.tensor([0.0, 0, 64, 64], dtype=torch.float64), 0.2).stacked()
+    there = view_ops.view_parameters(pose, _photo(), box, 0.2).stacked()
+    here = view_ops.view_parameters(pose, crop, torch.tensor([0.0, 0, 64, 64], dtype=torch.float64), 0.2).stacked()
     assert torch.allclose(there, here)
 
 
 def test_distance_follows_size_and_shape_does_not():
     pose = se3.from_rt(torch.eye(3), torch.tensor([0.0, 0.1, 1.0]))
     K, box = _photo().float(), torch.tensor([300.0, 200.0, 460.0, 360.0])
-    view = cv.view_parameters(pose, K, box, 0.2)
-    far = cv.pose_from_view(view, K, box, 0.4)
+    view = view_ops.view_parameters(pose, K, box, 0.2)
+    far = view_ops.pose_from_view(view, K, box, 0.4)
     assert torch.allclose(far[:3, 3], 2 * pose[:3, 3], atol=1e-6)
     assert torch.allclose(far[:3, :3], pose[:3, :3], atol=1e-6)
 
@@ -58,7 +59,9 @@ def test_scale_and_shift_are_what_they_say():
     """A rod of the object's size across the ray spans `scale` of the crop, and the origin lies at `shift`."""
     K = camera.K_from_fov(math.radians(40), (200, 200)).double()
     box = torch.tensor([60.0, 40.0, 160.0, 140.0], dtype=torch.float64)
-    pose = cv.pose_from_view(cv.view_of(torch.tensor([0.3, 0.2, 0.0, 0.5, -0.25, 0.7], dtype=torch.float64)), K, box, 0.3)
+    pose = view_ops.pose_from_view(
+        view_ops.view_of(torch.tensor([0.3, 0.2, 0.0, 0.5, -0.25, 0.7], dtype=torch.float64)), K, box, 0.3
+    )
     u, v = camera.project(pose[None, :3, 3], K)[0].tolist()
     assert (u + 0.5, v + 0.5) == pytest.approx((110 + 0.5 * 50, 90 - 0.25 * 50))
     ends = pose[:3, 3] + torch.tensor([[-0.15, 0, 0], [0.15, 0, 0]], dtype=torch.float64)
@@ -70,27 +73,27 @@ def test_the_published_scale_gives_the_published_depth():
     """z = 64 / (side / s) x f / 70 x size."""
     s, side, size = 1.3, 150.0, 0.17
     K = torch.tensor([[600.0, 0, 320], [0, 600.0, 240], [0, 0, 1]])
-    view = cv.view_of(torch.tensor([0.0, 0, 0, 0, 0, cv.PUBLISHED_SCALE / s]))
-    pose = cv.pose_from_view(view, K, torch.tensor([0.0, 0, side, side]), size)
+    view = view_ops.view_of(torch.tensor([0.0, 0, 0, 0, 0, view_ops.PUBLISHED_SCALE / s]))
+    pose = view_ops.pose_from_view(view, K, torch.tensor([0.0, 0, side, side]), size)
     assert float(pose[2, 3]) == pytest.approx(64 / (side / s) * 600 / 70 * size, rel=1e-5)
 
 
 def test_crops_must_be_square():
     with pytest.raises(ValueError, match="square crops"):
-        cv.view_parameters(torch.eye(4), torch.eye(3), torch.tensor([0.0, 0, 10, 12]), 0.1)
+        view_ops.view_parameters(torch.eye(4), torch.eye(3), torch.tensor([0.0, 0, 10, 12]), 0.1)
 
 
 @pytest.mark.parametrize("category", ["mug", "bottle"])
 def test_the_warp_agrees_with_the_camera(category):
     """The centred upright cut-out, warped, against the object drawn at its place: silhouettes, to a pixel."""
     model, side = tableware.shape(category, 2), 96
-    size = cv.size_of(model)
+    size = view_ops.size_of(model)
     K = torch.tensor([[4000.0, 0.0, 47.5], [0.0, 4000.0, 47.5], [0.0, 0.0, 1.0]])  # from far: nearly parallel rays
     box = torch.tensor([0.0, 0.0, side, side])
-    own = cv.view_of(torch.tensor([[0.7, 0.4, 0.0, 0.0, 0.0, 0.6]]))
-    view = cv.view_of(torch.tensor([[0.7, 0.4, 0.3, 0.2, -0.15, 0.75]]))
-    drawn = [cv.cut_out(model, cv.pose_from_view(v, K, box, size), K[None], side) for v in (own, view)]
-    grid = F.affine_grid(cv.warp(view, 0.6), [1, 4, side, side], align_corners=False)
+    own = view_ops.view_of(torch.tensor([[0.7, 0.4, 0.0, 0.0, 0.0, 0.6]]))
+    view = view_ops.view_of(torch.tensor([[0.7, 0.4, 0.3, 0.2, -0.15, 0.75]]))
+    drawn = [cv.cut_out(model, view_ops.pose_from_view(v, K, box, size), K[None], side) for v in (own, view)]
+    grid = F.affine_grid(view_ops.warp(view, 0.6), [1, 4, side, side], align_corners=False)
     warped = F.grid_sample(drawn[0], grid, align_corners=False)
     a, b = (x[0, 3] > 0.5 for x in (warped, drawn[1]))
     assert float((a & b).sum() / (a | b).sum()) > 0.97
@@ -123,11 +126,11 @@ def test_samples_hold_what_they_say(samples):
         colour, alpha = row["rgba"][:, :3], row["rgba"][:, 3:]
         assert bool((colour <= alpha + 1e-6).all())
         model = cv.instance("mug", int(row["label"]))
-        assert float(row["size"]) == pytest.approx(cv.size_of(model))
+        assert float(row["size"]) == pytest.approx(view_ops.size_of(model))
         seen = row["visible"]
         assert not bool((seen & (alpha[:, 0] == 0)).any())
         whole = torch.tensor([0.0, 0.0, 64.0, 64.0])
-        pose = cv.pose_from_view(cv.view_of(row["view"]), row["K"], whole, row["size"])
+        pose = view_ops.pose_from_view(view_ops.view_of(row["view"]), row["K"], whole, row["size"])
         assert torch.allclose(pose, row["cam_from_obj"], atol=1e-5)
         for k in range(2):  # the outline is where the pose says
             pixels = camera.project(se3.transform(row["cam_from_obj"][k], model.vertices), row["K"][k])
@@ -147,7 +150,7 @@ def test_handles_are_seen_from_their_side_and_hidden_from_the_other():
     )
     angles = [(0.0, 0.0), (90.0, 0.0), (180.0, 0.0), (270.0, 0.0), (90.0, 70.0)]  # the camera stands at -Y, -X, +Y, +X; above
     view = torch.tensor([[math.radians(a), math.radians(e), 0.0, 0.0, 0.0, 0.8] for a, e in angles])
-    poses = cv.pose_from_view(cv.view_of(view), K, box, cv.size_of(mug))
+    poses = view_ops.pose_from_view(view_ops.view_of(view), K, box, view_ops.size_of(mug))
     share = cv.handle_share(mug, poses, K.expand(5, 3, 3), 64).tolist()
     assert share[1] == 0
     assert min(share[0], share[2], share[3], share[4]) > 0.03
@@ -155,7 +158,7 @@ def test_handles_are_seen_from_their_side_and_hidden_from_the_other():
     left, right = (silhouette[0][:, part].sum() for part in (slice(0, 32), slice(32, 64)))
     assert right > left  # from the front the handle is on the right
     bowl = cv.instance("bowl", 1)
-    assert float(cv.handle_share(bowl, cv.pose_from_view(cv.view_of(view[:1]), K, box, 0.3), K[None], 64)) == 0
+    assert float(cv.handle_share(bowl, view_ops.pose_from_view(view_ops.view_of(view[:1]), K, box, 0.3), K[None], 64)) == 0
 
 
 def test_poses_stand_on_tables_all_around():
@@ -180,7 +183,7 @@ def test_allocentric_angles_do_not_change_across_the_photo():
         se3.from_rt(rotation.so3_exp(torch.tensor([0.0, 0.4, 0.0], dtype=torch.float64)), torch.zeros(3, dtype=torch.float64))
         @ ahead
     )
-    a, b = (cv.view_parameters(p, K, box, 0.2) for p in (ahead, aside))
+    a, b = (view_ops.view_parameters(p, K, box, 0.2) for p in (ahead, aside))
     assert torch.allclose(torch.stack(a[:3]), torch.stack(b[:3]))
     assert float(b.shift[0]) > 0.5
 

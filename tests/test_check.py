@@ -10,8 +10,9 @@ import torch
 import trimesh
 from PIL import Image
 
-from monopose.check import check_bop, check_mesh, check_photo, contact_sheet
+from monopose.check import check_bop, check_mesh, check_photo
 from monopose.mesh.loading import load_mesh
+from monopose.mesh.report import contact_sheet
 from monopose.render import render_masks
 
 BOX = (0.1, 0.06, 0.04)

@@ -7,8 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from monopose import cli
-from monopose.datasets.bop import results as results_module
-from monopose.datasets.bop import scenes
+from monopose.datasets.bop import results as bop_results
 from monopose.evaluation import evaluate, linemod, tables
 from test_protocol import DIAMETER, EYE, make_dataset, results, shifted, targets
 
@@ -170,13 +169,13 @@ def test_what_the_protocol_does_not_know_is_said(lmo, tmp_path):
     with pytest.raises(ValueError, match=r"scene 4, image 3 shows object 1 more than once.*--protocol bop"):
         linemod.evaluate(results(), two, targets((3, 1, 2)))
     with pytest.raises(ValueError, match="images only"):
-        linemod.evaluate(results(), lmo, scenes.Targets(np.array([4]), np.array([1]), None, None))
+        linemod.evaluate(results(), lmo, bop_results.Targets(np.array([4]), np.array([1]), None, None))
     with pytest.raises(ValueError, match="this data set is 'two'"):
         linemod.evaluate(results(), two, targets((3, 1, 1)), flip_eggbox=True)
 
 
 def test_on_the_command_line(lmo, tmp_path, capsys):
-    file = results_module.write_results(tmp_path / "mine_lmo-test.csv", results((1, 1, 1.0, EYE, (9.8, 0, 1000))))
+    file = bop_results.write_results(tmp_path / "mine_lmo-test.csv", results((1, 1, 1.0, EYE, (9.8, 0, 1000))))
     ask = tmp_path / "targets.json"
     ask.write_text(json.dumps([{"scene_id": 4, "im_id": 1, "obj_id": 1, "inst_count": 1}]))
     words = ["evaluate", str(file), "--data", str(lmo), "--targets", str(ask)]

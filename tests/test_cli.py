@@ -380,10 +380,10 @@ def test_warnings_are_one_line(pipeline, tmp_path, capsys):
 
 
 def test_evaluate_prints_json(monkeypatch, capsys):
-    from monopose.evaluation import bop as protocol
+    from monopose.evaluation import bop as bop_evaluation
 
     scores = {"ar": {"mssd": np.float64(0.5), "vsd": None}, "per_object": {1: {"recall": 0.25}}, "targets": 3}
-    monkeypatch.setattr(protocol, "evaluate", lambda *args, **kwargs: scores)
+    monkeypatch.setattr(bop_evaluation, "evaluate", lambda *args, **kwargs: scores)
     assert _run("evaluate", "a_lmo-test.csv", "--data", "lmo", "--json") == 0
     expected = {"ar": {"mssd": 0.5, "vsd": None}, "per_object": {"1": {"recall": 0.25}}, "targets": 3}
     assert json.loads(capsys.readouterr().out) == expected

@@ -40,7 +40,9 @@ def _heeded(family, command):
 
 def _read(family, command):
     """The options that the family's file reads in functions that take the command's."""
-    text = (Path(monopose.__file__).parent / {"object": "objects", "box3d": "road"}.get(family, family) / "commands.py").read_text(encoding="utf-8")
+    text = (
+        Path(monopose.__file__).parent / {"object": "objects", "box3d": "road"}.get(family, family) / "commands.py"
+    ).read_text(encoding="utf-8")
     found = set()
     for node in ast.walk(ast.parse(text)):
         takes = isinstance(node, ast.FunctionDef) and any(

@@ -9,9 +9,8 @@ import torch
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.nets import bins as bin_ops
-from monopose.nets.pix2pose import Pix2PoseGenerator
-from monopose.objects import coordinates, silhouettes
+from monopose.objects import coordinates, networks, silhouettes
+from monopose.objects.networks import Pix2PoseGenerator
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -479,19 +478,19 @@ def test_the_score_follows_inliers_and_expected_error():
 
 def test_bins_say_the_coordinate_between_them():
     """Two neighbouring bins with shares a and 1 - a stand for the point between their centres."""
-    centres = bin_ops.bin_centres(9, torch.zeros(1))
+    centres = networks.bin_centres(9, torch.zeros(1))
     logits = torch.full((1, 3, 9, 1, 1), -30.0)
     logits[0, :, 4], logits[0, :, 5] = math.log(0.7), math.log(0.3)
-    said = bin_ops.decode(logits)
+    said = networks.decode(logits)
     torch.testing.assert_close(said, (0.7 * centres[4] + 0.3 * centres[5]).expand(1, 3, 1, 1))
 
 
 def test_bins_keep_to_one_of_two_candidates():
     """Where the network hesitates between -0.5 and 0.5, the answer is one of them and not their mean."""
-    centres = bin_ops.bin_centres(33, torch.zeros(1))
+    centres = networks.bin_centres(33, torch.zeros(1))
     x = torch.tensor([0.5, -0.5, 0.5])[:, None]
     density = 0.55 * (-((centres - x) ** 2) / 0.001).exp() + 0.45 * (-((centres + x) ** 2) / 0.001).exp()
-    said = bin_ops.decode(density.log()[None, :, :, None, None]).flatten()
+    said = networks.decode(density.log()[None, :, :, None, None]).flatten()
     torch.testing.assert_close(said, x.flatten(), atol=1e-3, rtol=0)
 
 
@@ -505,7 +504,7 @@ def test_bin_loss_is_least_at_the_truth():
         shares[0, axis, low] = 1 - (place[0, axis] - low)
         shares[0, axis, low + 1] = place[0, axis] - low
     logits = (shares + 1e-9).log().requires_grad_()
-    value = bin_ops.cross_entropy(logits, target).sum()
+    value = networks.cross_entropy(logits, target).sum()
     (gradient,) = torch.autograd.grad(value, logits)
     entropy = -(shares * (shares + 1e-9).log()).sum() / 3
     torch.testing.assert_close(value.detach(), entropy, atol=1e-5, rtol=0)
@@ -518,13 +517,14 @@ def test_bin_loss_is_least_at_the_truth():
 @pytest.mark.parametrize("bins", [0, 16])
 def test_it_learns_one_batch(bins):
     """Random start, small widths, 64 px: the coordinates of visible pixels come close, by regression and by bins."""
-    from monopose.objects import samples as dataset
+    from monopose.objects import samples as object_samples
+    from monopose.synthesis import samples as crop_samples
     from monopose.synthesis import scene as synth
 
     objects = {1: box((0.1, 0.07, 0.12), cells=4), 2: box((0.06, 0.06, 0.1), obj_id=2, cells=4)}
     camera = Camera(camera_ops.K_from_fov(math.radians(60), (240, 320)), (240, 320))
     placed = synth.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
-    samples = dataset.CropSamples(dataset.Source(objects, camera, (), placed), 64, 32, greyed_share=0.0, seed=3)
+    samples = object_samples.CropSamples(crop_samples.Source(objects, camera, (), placed), 64, 32, greyed_share=0.0, seed=3)
     batch = torch.utils.data.default_collate([samples[i] for i in range(4)])
     model = network(*objects.values(), bins=bins).train()
     true = model.normalise(batch["coordinates"], model.index_of(batch["label"]))

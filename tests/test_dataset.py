@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from monopose.detection import samples as detection_samples
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
 from monopose.objects import coordinates, probabilistic
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
 from monopose.synthesis import bop_folder, scene
+from monopose.synthesis import samples as crop_samples
 from monopose.types import Camera
 from shapes import box
 
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (120, 160)), (120, 160))
 OBJECTS = [box(obj_id=2, cells=6), box((0.05, 0.07, 0.05), (0.01, 0.0, 0.02), obj_id=5, cells=6)]
 SCENE = scene.SceneConfig(objects=(1, 2), distractors=(0, 1), distance=(0.3, 0.6))
-SOURCE = dataset.Source({m.obj_id: m for m in OBJECTS}, CAMERA, (), SCENE)
+SOURCE = crop_samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, (), SCENE)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,14 @@ def folder(tmp_path_factory):
 
 def crops(folder, kind, greyed_share=0.3, seed=0, **more):
     if kind == "drawn":
-        return dataset.CropSamples(SOURCE, 64, 32, 1.5, greyed_share, seed=seed, **more)
-    return dataset.BopCropSamples(SOURCE.models, folder / "train", 64, 32, 1.5, greyed_share, seed=seed, **more)
+        return object_samples.CropSamples(SOURCE, 64, 32, 1.5, greyed_share, seed=seed, **more)
+    return object_samples.BopCropSamples(SOURCE.models, folder / "train", 64, 32, 1.5, greyed_share, seed=seed, **more)
 
 
 def scenes(folder, kind, seed=0):
     if kind == "drawn":
-        return dataset.SceneSamples(SOURCE, (96, 128), seed=seed)
-    return dataset.BopSceneSamples(SOURCE.models, folder / "train", (96, 128), 100, seed=seed)
+        return detection_samples.SceneSamples(SOURCE, (96, 128), seed=seed)
+    return detection_samples.BopSceneSamples(SOURCE.models, folder / "train", (96, 128), 100, seed=seed)
 
 
 def equal(a, b):
@@ -126,7 +128,7 @@ def test_grey_out_in_closed_form():
     reached[16:44, 20:48] = True  # the mask and at most 64 / 16 - 1 pixels around
     untouched = 0
     for seed in range(40):
-        out = dataset._grey_out(picture, visible, np.random.default_rng(seed))
+        out = crop_samples.grey_out(picture, visible, np.random.default_rng(seed))
         assert set(np.unique(out)) <= {128, 200}
         grey = (out == 128).all(-1)
         untouched += not grey[visible].any() and grey[~reached].all()
@@ -139,7 +141,7 @@ def test_grey_border_leaves_half_of_the_object():
     for seed in range(30):
         picture, visible = np.full((64, 64, 3), 200, np.uint8), np.zeros((64, 64), bool)
         visible[:, 5:12] = True
-        dataset._grey_border(picture, visible, np.random.default_rng(seed))
+        crop_samples.grey_border(picture, visible, np.random.default_rng(seed))
         grey = (picture == 128).all(-1)
         assert visible.sum() > 0.5 * 64 * 7
         assert not (grey & visible).any()
@@ -153,12 +155,12 @@ def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
 
     model = OBJECTS[0]
     pose = se3.from_rt(torch.eye(3), torch.tensor([-0.16, 0.0, 0.4]))  # at the left border
-    _, full = dataset.crop_target(model, pose, CAMERA.K, 160)
+    _, full = crop_samples.crop_target(model, pose, CAMERA.K, 160)
     mask = full[:120]
     instances = Instances(torch.tensor([2]), pose[None], masks=mask[None], visibility=torch.tensor([1.0]))
     frame = Frame(torch.full((3, 120, 160), 0.9), CAMERA, None, instances)
     writing.append_frames(tmp_path / "train/000000", [frame], [mask[None]])
-    samples = dataset.BopCropSamples({2: model}, tmp_path / "train", 64, 32, greyed_share=0.0)
+    samples = object_samples.BopCropSamples({2: model}, tmp_path / "train", 64, 32, greyed_share=0.0)
     seen = 0
     for i in range(6):
         image = samples[i]["image"]
@@ -200,11 +202,11 @@ def test_boxes_contain_what_is_visible(folder):
 
 def test_scenes_without_known_objects_are_empty_not_broken():
     far = replace(SCENE, objects=(0, 0), distractors=(1, 1))
-    s = dataset.SceneSamples(replace(SOURCE, scene=far), (96, 128))[0]
+    s = detection_samples.SceneSamples(replace(SOURCE, scene=far), (96, 128))[0]
     assert s["boxes"].shape == (0, 4)
     assert s["masks"].shape == (0, 96, 128)
     assert s["labels"].dtype == torch.int64
-    batch = dataset.collate_scenes([s, dataset.SceneSamples(SOURCE, (96, 128))[0]])
+    batch = detection_samples.collate_scenes([s, detection_samples.SceneSamples(SOURCE, (96, 128))[0]])
     assert batch["image"].shape == (2, 3, 96, 128)
     assert len(batch["boxes"][0]) == 0
 
@@ -221,7 +223,7 @@ def test_crops_of_all_objects_stack_into_batches(folder):
 def test_the_crop_is_square_around_the_box_within_its_jitter():
     rng = np.random.default_rng(0)
     given = torch.tensor([10.0, 20.0, 50.0, 40.0])
-    squares = torch.stack([dataset.jittered_square(given, 1.5, rng) for _ in range(300)])
+    squares = torch.stack([crop_samples.jittered_square(given, 1.5, rng) for _ in range(300)])
     sides = squares[:, 2:] - squares[:, :2]
     torch.testing.assert_close(sides[:, 0], sides[:, 1])
     assert sides.min() >= 60 * math.exp(-0.2) - 1e-3
@@ -237,14 +239,14 @@ def test_the_amodal_box_reaches_beyond_the_photo():
     K = torch.tensor([[100.0, 0.0, 50.0], [0.0, 100.0, 50.0], [0.0, 0.0, 1.0]])
     # nearest side at z = 0.5: x from 0.25 to 0.35; the farther side's left edge at 0.25 / 0.6
     expected = torch.tensor([50 + 25 / 0.6 + 0.5, 50 - 10 + 0.5, 50 + 70 + 0.5, 50 + 10 + 0.5])
-    torch.testing.assert_close(dataset.amodal_box(model, pose, K), expected)
+    torch.testing.assert_close(crop_samples.amodal_box(model, pose, K), expected)
 
 
 def test_empty_splits_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"shows no known object \(\[9\]\) at least 15% visible"):
-        dataset.BopCropSamples({9: box(obj_id=9)}, folder / "train", 64, 32)
+        object_samples.BopCropSamples({9: box(obj_id=9)}, folder / "train", 64, 32)
     with pytest.raises(FileNotFoundError, match="no split folder"):
-        dataset.BopSceneSamples(SOURCE.models, tmp_path / "nothing", (96, 128), 10)
+        detection_samples.BopSceneSamples(SOURCE.models, tmp_path / "nothing", (96, 128), 10)
 
 
 @pytest.mark.parametrize("kind", ["drawn", "read"])
@@ -256,8 +258,8 @@ def test_boxes_are_as_wrong_as_asked(folder, kind):
         for i in range(24):
             s = samples[i]
             model = SOURCE.models[int(s["label"])]
-            square = dataset.jittered_square(
-                dataset.amodal_box(model, s["cam_from_obj"], CAMERA.K), 1.5, np.random.default_rng(0), 0.0, 0.0
+            square = crop_samples.jittered_square(
+                crop_samples.amodal_box(model, s["cam_from_obj"], CAMERA.K), 1.5, np.random.default_rng(0), 0.0, 0.0
             )
             off.append(((s["box"] - square).abs().max() / (square[2] - square[0])).item())
         return max(off)
@@ -270,16 +272,16 @@ def test_boxes_are_as_wrong_as_asked(folder, kind):
 def test_networks_are_configured_with_the_usual_errors():
     for method in (coordinates, probabilistic):
         config = method.Config()
-        assert (config.shift, config.zoom) == (dataset.SHIFT, dataset.ZOOM)
+        assert (config.shift, config.zoom) == (crop_samples.SHIFT, crop_samples.ZOOM)
     for wrong in ({"shift": -0.1}, {"zoom": -0.1}):
         with pytest.raises(ValueError, match="must be 0 or more"):
-            dataset.CropSamples(SOURCE, 64, 32, **wrong)
+            object_samples.CropSamples(SOURCE, 64, 32, **wrong)
 
 
 def test_colours_change_as_much_as_asked():
     """Stronger changes are farther from none; everything but the picture's colours is the same."""
     plain, usual, strong = (
-        dataset.CropSamples(replace(SOURCE, scene=replace(SCENE, colours=c)), 64, 32, seed=4, greyed_share=0.0)
+        object_samples.CropSamples(replace(SOURCE, scene=replace(SCENE, colours=c)), 64, 32, seed=4, greyed_share=0.0)
         for c in (0.0, 1.0, 3.0)
     )
     apart = [torch.stack([(s[i]["image"] - plain[i]["image"]).abs().mean() for i in range(12)]) for s in (usual, strong)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monopose import demo
-from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes
 from monopose.geometry import rotation, se3
 from monopose.types import Instances, PoseEstimates
@@ -18,7 +18,7 @@ WITHIN = "{} of {} objects within 10 % of their diameter"
 
 @pytest.fixture(scope="module")
 def models():
-    return models_module.read_models(demo.folder() / "objects")
+    return bop_models.read_models(demo.folder() / "objects")
 
 
 @pytest.fixture(scope="module")

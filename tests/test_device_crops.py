@@ -9,10 +9,11 @@ import torch
 from monopose import demo
 from monopose.geometry import camera as camera_ops
 from monopose.objects import gpu_samples, training
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
 from monopose.render import maps
 from monopose.render.scene import render_scene
 from monopose.synthesis import augment
+from monopose.synthesis import samples as crop_samples
 from monopose.training.loop import TrainConfig
 
 SIDE, OUT = 48, 24
@@ -24,12 +25,12 @@ def source():
     models = training.read_objects(folder, (1, 3, 4), 1500)
     models[4] = replace(models[4], colors=None, texture=None)
     config = replace(training.scene_config(folder, (1, 3, 4), upright=True, distance=(0.4, 1.2)), distractors=(1, 3))
-    return dataset.Source(models, training.read_data_camera(folder), (), config)
+    return crop_samples.Source(models, training.read_data_camera(folder), (), config)
 
 
 @pytest.fixture(scope="module")
 def crops(source):
-    return dataset.CropSamples(source, SIDE, OUT, greyed_share=0.5, seed=3)
+    return object_samples.CropSamples(source, SIDE, OUT, greyed_share=0.5, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_objects_look_as_the_renderer_draws_them(source, crops, studio):
             look.shininess,
             flat=look.flat,
         )
-        if scene.visibility[0] < dataset.HIDDEN:
+        if scene.visibility[0] < crop_samples.HIDDEN:
             assert (owner <= 0).all()
             assert torch.equal(visible[0], scene.masks_full[0])
             continue

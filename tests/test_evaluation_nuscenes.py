@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from monopose.datasets import nuscenes as data
+from monopose.datasets import road
 from monopose.datasets.nuscenes import CLASSES, Boxes, Truth
 from monopose.evaluation import nuscenes
-from monopose.geometry import road_users
 
 RECORDED = {
     "nds": 0.3724711788791669,
@@ -74,7 +74,7 @@ def random_case(seed=7, samples=12):
     centre = ego[sample] + np.column_stack([random.uniform(-40, 40, (n, 2)), random.uniform(-1, 1, n)])
     wlh, angle = random.uniform(0.5, 5, (n, 3)), random.uniform(-4, 4, n)
     velocity = np.where(random.rand(n, 1) < 0.1, np.nan, random.normal(size=(n, 2)) * 3)
-    own = [road_users.ATTRIBUTES_OF[CLASSES[k]] for k in label]
+    own = [road.ATTRIBUTES_OF[CLASSES[k]] for k in label]
     attribute = np.array([a[random.randint(len(a))] if a and random.rand() < 0.9 else -1 for a in own])
     points = np.where(random.rand(n) < 0.1, 0, 5)
     truth = Boxes(tokens, sample, label, centre, wlh, level(angle), velocity, attribute, np.full(n, -1.0), points)

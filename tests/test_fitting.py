@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monopose.category import fitting, samples
+from monopose.category import fitting
 from monopose.category import model as category
+from monopose.category import view as view_ops
 from monopose.category.fitting import FitConfig, Phase, Views
 from monopose.geometry import rotation, viewpoints
 from monopose.types import Camera, Detections, Frame
@@ -180,9 +181,9 @@ def scene():
     model = Painted(replace(TINY, size_mean=0.15, size_spread=0.1)).eval()
     K = torch.tensor([[200.0, 0, 80], [0, 200, 60], [0, 0, 1]])
     square = torch.tensor([60.0, 20, 140, 100])
-    view = samples.View(*torch.tensor([0.9, 0.5, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor(0.7))
+    view = view_ops.View(*torch.tensor([0.9, 0.5, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor(0.7))
     frame, mask = photo(model, view, square, K)
-    return model, frame, mask, samples.pose_from_view(view, K, square, 0.15)
+    return model, frame, mask, view_ops.pose_from_view(view, K, square, 0.15)
 
 
 def test_predictions_are_metric_poses_with_their_uncertainty(scene):

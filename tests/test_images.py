@@ -8,18 +8,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from monopose.io import images
-from monopose.io.images import (
-    ImageWarning,
-    from_array,
-    iterate_frames,
-    iterate_source,
-    make_frame,
-    read_camera,
-    read_frame,
-    read_image,
-    undistort,
-)
+from monopose.io import cameras
+from monopose.io.cameras import ImageWarning, read_camera
+from monopose.io.images import from_array, iterate_frames, iterate_source, make_frame, read_frame, read_image, undistort
 from monopose.types import Camera
 
 
@@ -395,8 +386,8 @@ def test_a_camera_file_is_parsed_once(tmp_path, monkeypatch):
     file = tmp_path / "scene_camera.json"
     file.write_text(json.dumps(per_image))
     opened = []
-    parse = images._parse
-    monkeypatch.setattr(images, "_parse", lambda path: opened.append(path) or parse(path))
+    parse = cameras.parse_camera
+    monkeypatch.setattr(cameras, "parse_camera", lambda path: opened.append(path) or parse(path))
     focal = [float(frame.camera.K[0, 0]) for _, frame in iterate_frames(tmp_path, file)]
     assert focal == [103, 104, 105]  # each picture has its own camera all the same
     assert opened == [file]

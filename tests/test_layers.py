@@ -1,4 +1,4 @@
-"""The house rules that a parser can see: who may import whom, who prints, what stays out of an instant start."""
+"""The rules of the house that a parser can see: who may import whom, who prints, what stays out of an instant start."""
 
 import ast
 import subprocess
@@ -11,47 +11,39 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "monopose"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# A room may import those that stand before it.
-ORDER = (
-    "options", "types", "files", "geometry",
-    "images", "weights", "confidence", "mesh", "symmetry_proposals",
-    "render", "pnp", "nets",
-    "data", "evaluation", "methods", "refinement", "fitting",
-    "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_category", "viz_box3d", "outputs",
-    "external_boxes", "heeded", "results",
-    "learning", "train", "train_viewpoint", "train_box3d", "train_category", "pipeline", "bop_runs",
-    "viewpoint_pipeline", "box3d_pipeline",
-    "tracking", "export", "check_folder", "check",
-    "app", "demo", "calibrate", "fit_identity", "doctor",
-    "object_commands", "viewpoint_commands", "category_commands", "box3d_commands",
-    "cli", "__main__",
-)  # fmt: skip
-LEVEL = {name: level for level, name in enumerate(ORDER)}
-STRANGERS = {  # rooms that could, by the order, and still must not
-    "render": {"images", "weights", "symmetry_proposals"},
-    "pnp": {"images", "weights", "mesh", "symmetry_proposals", "render"},
-    "nets": set(ORDER) - {"nets", "geometry"},
-    "methods": {"data", "evaluation", "images", "weights"},
-    "evaluation": {"pnp", "nets", "images", "weights"},
-    "pipeline": {"learning", "train", "train_viewpoint", "evaluation"},
-    "bop_runs": {"learning", "train", "train_viewpoint", "evaluation"},
+# Five storeys. A name may import those of lower storeys, and of its own storey those to its left where "<" stands between.
+STOREYS = (
+    "geometry < types",
+    "io render nets < weights command < mesh pnp contour",
+    "datasets < evaluation synthesis < viz detection < training",
+    "objects viewpoint category road < tracking",
+    "heeded runs < check demo doctor fit_identity < cli < __main__",
+)
+PLACE = {
+    name: (storey, group)
+    for storey, groups in enumerate(STOREYS)
+    for group, names in enumerate(groups.split(" < "))
+    for name in names.split()
 }
-LATE = {("types", "geometry")}  # Camera.resized leads to its formula, when it is called
 OWNERS = {  # a library -> the only files that may import it
-    "trimesh": {"mesh.py"},
-    "tyro": {"cli.py", "options.py"},
-    "safetensors": {"weights.py", "nets/perceptual.py"},  # which reads an encoder out of a bundled file
-    "lightning": {"learning.py"},
+    "trimesh": {"mesh/", "synthesis/shapes/"},
+    "tyro": {"cli.py", "command.py", "objects/options.py", "viewpoint/options.py", "category/options.py", "road/options.py"},
+    "safetensors": {"weights.py", "category/perceptual.py"},  # which reads an encoder out of a bundled file
+    "lightning": {"training/loop.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
-    "matplotlib": set(),
+    "matplotlib": {"viz/figure.py"},
     "requests": set(),
-    "urllib": {"weights.py", "data/download.py"},
+    "urllib": {"weights.py", "datasets/download.py"},
 }
-LAZY = {"cv2", "trimesh", "numba", "lightning", "triton", "poselib"}  # heavy to import
+LIGHT = ("cli.py", "command.py", "objects/options.py", "viewpoint/options.py", "category/options.py", "road/options.py")
+LAZY = {"cv2", "trimesh", "numba", "lightning", "triton", "poselib", "matplotlib"}  # heavy to import
 LAZY_EXEMPT = {  # modules that are themselves imported only when needed
-    "learning.py": {"lightning"},
-    "data/augment.py": {"cv2"},
-    "data/dataset.py": {"cv2"},
+    "training/loop.py": {"lightning"},
+    "viz/figure.py": {"matplotlib"},
+    "synthesis/augment.py": {"cv2"},
+    "synthesis/samples.py": {"cv2"},
+    "objects/samples.py": {"cv2"},
+    "detection/samples.py": {"cv2"},
     "render/raster_numba.py": {"numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
@@ -65,20 +57,34 @@ def _name(path: Path) -> str:
     return path.relative_to(SOURCE).as_posix()
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _top(name: str) -> str:
+    return name.split(".")[0]
+
+
+MODULES = {_module(path): path for path in FILES}
 
 
 def _imports(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """Absolute names of what a file imports, with the line, and whether it happens on importing the file."""
+    """Absolute names of what a file imports, with the line, and whether it happens on importing the file.
+
+    What stands under TYPE_CHECKING is left out: it never happens.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = ["monopose", *path.relative_to(SOURCE).parent.parts]
     late: set[ast.AST] = set()
+    never: set[ast.AST] = set()
     for node in ast.walk(tree):
-        checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if checking or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            never |= set(ast.walk(node))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             late |= set(ast.walk(node))
     for node in ast.walk(tree):
+        if node in never:
+            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno, node not in late
@@ -90,34 +96,71 @@ def _imports(path: Path) -> Iterator[tuple[str, int, bool]]:
 
 
 def _own(name: str) -> str | None:
-    """The room that an imported name lies in, None for other packages and for names of monopose itself."""
-    parts = name.split(".")
-    return parts[1] if parts[0] == "monopose" and len(parts) > 1 and parts[1] in LEVEL else None
+    """The module of monopose that an imported name is or lies in; None for other packages."""
+    if _top(name) != "monopose":
+        return None
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in MODULES:
+        parts.pop()
+    return ".".join(parts) or None
 
 
-def test_every_room_has_its_place():
-    rooms = {_room(path) for path in FILES} - {"__init__"}
-    assert rooms <= set(LEVEL), f"put {sorted(rooms - set(LEVEL))} into ORDER"
+def test_every_file_has_its_storey():
+    tops = {_top(_module(path)) for path in FILES} - {"__init__"}
+    assert tops <= set(PLACE), f"put {sorted(tops - set(PLACE))} into STOREYS"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_run_downwards(path):
-    room = _room(path)
-    if room == "__init__":
+    here = _top(_module(path))
+    if here == "__init__":
         return  # resolves the public names when they are used
-    for name, line, on_import in _imports(path):
+    for name, line, _ in _imports(path):
         other = _own(name)
-        if other is None or other == room or ((room, other) in LATE and not on_import):
-            continue
-        where = f"{_name(path)}:{line} imports {name}"
-        assert LEVEL[other] < LEVEL[room], f"{where}: {other} stands above {room}"
-        assert other not in STRANGERS.get(room, set()), f"{where}: {room} should not know {other}"
+        if other is not None and _top(other) != here:
+            where = f"{_name(path)}:{line} imports {name}"
+            assert PLACE[_top(other)] < PLACE[here], f"{where}: {_top(other)} stands above or beside {here}"
+
+
+def test_no_imports_in_circles():
+    edges = {m: {_own(n) for n, _, _ in _imports(p)} - {None, m} for m, p in MODULES.items()}
+    state: dict[str, int] = {}
+
+    def visit(module: str, path: list[str]) -> None:
+        state[module] = 1
+        for other in sorted(edges.get(module, ())):
+            assert state.get(other) != 1, " -> ".join([*path[path.index(other) if other in path else 0 :], module, other])
+            if other not in state:
+                visit(other, [*path, module])
+        state[module] = 2
+
+    for module in MODULES:
+        if module not in state and module != "__init__":
+            visit(module, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_private_names_stay_in_their_file(path):
+    local: dict[str, str] = {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for name, line, _ in _imports(path):
+        if _own(name) is not None:
+            last = name.rpartition(".")[2]
+            assert not last.startswith("_") or last.startswith("__"), f"{_name(path)}:{line} imports {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and (getattr(node, "level", 0) or "monopose" in ast.unparse(node)):
+            local |= {a.asname or a.name: a.name for a in node.names}
+    modules = {key for key, name in local.items() if any(m == name or m.endswith("." + name) for m in MODULES)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            assert not private, f"{_name(path)}:{node.lineno} uses {node.value.id}.{node.attr}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_libraries_have_one_owner(path):
     for name, line, _ in _imports(path):
-        owners = OWNERS.get(name.split(".")[0])
+        owners = OWNERS.get(_top(name))
         if owners is not None:
             mine = any(_name(path) == o or (o.endswith("/") and _name(path).startswith(o)) for o in owners)
             assert mine, f"{_name(path)}:{line} imports {name}; only {sorted(owners) or 'nobody'} may"
@@ -126,9 +169,8 @@ def test_libraries_have_one_owner(path):
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_heavy_libraries_are_imported_where_they_are_used(path):
     for name, line, on_import in _imports(path):
-        top = name.split(".")[0]
-        if top in LAZY and top not in LAZY_EXEMPT.get(_name(path), set()):
-            assert not on_import, f"{_name(path)}:{line} imports {top} at the top; do it in the function that needs it"
+        if _top(name) in LAZY and _top(name) not in LAZY_EXEMPT.get(_name(path), set()):
+            assert not on_import, f"{_name(path)}:{line} imports {_top(name)} at the top; do it in the function that needs it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -140,19 +182,12 @@ def test_only_the_command_line_prints(path):
             assert node.func.id not in ("print", "eval", "exec"), f"{_name(path)}:{node.lineno} calls {node.func.id}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if _room(p) == "methods" and p.stem != "__init__"], ids=_name)
-def test_methods_never_import_each_other(path):
-    for name, line, _ in _imports(path):
-        if name.startswith("monopose.methods."):
-            own = path.relative_to(SOURCE).parts[1].removesuffix(".py")  # a file, or a folder of them
-            assert name.split(".")[2] in (own, "objects", "silhouettes"), f"{_name(path)}:{line} imports {name}"
-
-
-def test_importing_monopose_imports_nothing_heavy():
+def test_importing_monopose_and_its_options_imports_nothing_heavy():
+    light = [f"monopose.{_module(SOURCE / name)}" for name in LIGHT if (SOURCE / name).is_file()]
     code = (
-        "import sys, monopose\n"
+        f"import sys, monopose, {', '.join(light)}\n"
         "monopose.__version__, dir(monopose)\n"
-        "heavy = {'torch', 'numpy', 'cv2', 'PIL', 'trimesh', 'numba', 'scipy', 'tyro'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'PIL', 'trimesh', 'numba', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monopose.geometry import noise, rotation, se3
+from monopose.geometry import rotation, se3
 
 N = 20_000
 POSE = se3.exp(torch.tensor([0.2, -0.1, 0.9, 0.5, -0.3, 1.0], dtype=torch.float64))
@@ -13,7 +13,7 @@ POSE = se3.exp(torch.tensor([0.2, -0.1, 0.9, 0.5, -0.3, 1.0], dtype=torch.float6
 
 def drawn(angle=0.0, shift=0.0, seed=0, pose=POSE, **more):
     generator = torch.Generator().manual_seed(seed)
-    return noise.perturbed(pose.expand(N, 4, 4), angle, shift, generator=generator, **more)
+    return se3.perturbed(pose.expand(N, 4, 4), angle, shift, generator=generator, **more)
 
 
 def test_rotations_are_normal_about_each_axis_with_their_tails():

@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from monopose import outputs
 from monopose.io.boxes import read_boxes
+from monopose.io.poses import frame_record, save_poses
+from monopose.objects import viz
 from monopose.types import Camera, Frame, PoseEstimates
 
 
@@ -28,7 +29,7 @@ def _poses():
 
 
 def test_json_says_everything(tmp_path):
-    path = outputs.save_poses(tmp_path, [outputs.frame_record("photo", _frame(), _poses())])
+    path = save_poses(tmp_path, [frame_record("photo", _frame(), _poses())])
     content = json.loads(path.read_text())
     assert "metres" in content["units"]
     (image,) = content["images"]
@@ -44,7 +45,7 @@ def test_json_says_everything(tmp_path):
 def test_csv_is_a_bop_file(tmp_path):
     from monopose.datasets.bop.results import read_results
 
-    path = outputs.save_results(tmp_path, [_poses(), _poses()])
+    path = viz.save_results(tmp_path, [_poses(), _poses()])
     rows = read_results(path)
     assert path.name == "monopose_images-test.csv"
     assert rows.im_id.tolist() == [0, 1]
@@ -54,7 +55,7 @@ def test_csv_is_a_bop_file(tmp_path):
 def test_overlay(tmp_path):
     from PIL import Image
 
-    path = outputs.save_overlay(tmp_path / "photo_overlay.png", _frame(), _poses(), {})
+    path = viz.save_overlay(tmp_path / "photo_overlay.png", _frame(), _poses(), {})
     with Image.open(path) as picture:
         assert picture.size == (64, 48)
         assert picture.convert("L").getextrema()[1] > 50

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from monopose import weights
-from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes, writing
 from monopose.detection import detector
 from monopose.geometry import camera as camera_ops
@@ -222,7 +222,7 @@ def bop_run(model, data, out, **more):
 def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict", fake())
     out = bop_run(pipeline.load(run, "cpu"), data, tmp_path / "mine_tiny-train.csv", true_boxes=True)
-    results, targets = results_module.read_results(out), scenes.read_targets(data / "train_targets_bop19.json")
+    results, targets = bop_results.read_results(out), scenes.read_targets(data / "train_targets_bop19.json")
     asked = set(zip(targets.im_id.tolist(), targets.obj_id.tolist()))
     assert set(zip(results.im_id.tolist(), results.obj_id.tolist())) == asked
     scene = scenes.open_scene(data / "train/000000")
@@ -294,7 +294,7 @@ def test_limit_boxes_and_debug(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict", fake(calls := []))
     targets = scenes.read_targets(data / "train_targets_bop19.json")
     obj_id = int(targets.obj_id[0])
-    rows = results_module.detection_rows(
+    rows = bop_results.detection_rows(
         dataclasses.replace(BOXES, labels=torch.tensor([obj_id, obj_id])), 0, int(targets.im_id[0])
     )
     rows.append({**rows[0], "category_id": 77})  # an object the run does not know
@@ -303,7 +303,7 @@ def test_limit_boxes_and_debug(run, data, tmp_path, monkeypatch):
         model, data, tmp_path / "mine_tiny-train.csv", boxes=tmp_path / "boxes.json", limit=2, debug=tmp_path / "stages"
     )
     assert len(calls) == 2
-    results = results_module.read_results(out)
+    results = bop_results.read_results(out)
     assert results.obj_id.tolist() == [obj_id] * 2  # the second image has no boxes
     assert sorted(results.score.tolist()) == pytest.approx([0.4, 0.9])
     assert results.time.tolist() == [0.25, 0.25]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from monopose.datasets import pix3d
 from monopose.geometry import camera, rotation, se3, viewpoints
-from monopose.io.images import ImageWarning
+from monopose.io.cameras import ImageWarning
 from monopose.render.scene import render_masks
 from shapes import box
 

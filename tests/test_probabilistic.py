@@ -11,13 +11,15 @@ from torch import nn
 from monopose import pnp, weights
 from monopose.datasets.bop import writing
 from monopose.geometry import boxes as box_ops
+from monopose.geometry import camera, se3
 from monopose.geometry import camera as camera_ops
-from monopose.geometry import crops, se3
 from monopose.nets import unet
 from monopose.nets.backbones import Backbone
 from monopose.objects import coordinates, pipeline, probabilistic, training
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
+from monopose.synthesis import samples as crop_samples
 from monopose.synthesis import scene
+from monopose.training import warm_start
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -69,8 +71,8 @@ def network(settings, objects=OBJECTS):
 
 def batch_of(settings, count=3, objects=OBJECTS):
     placed = scene.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
-    source = dataset.Source(objects, CAMERA, (), placed)
-    samples = dataset.CropSamples(source, settings.input_size, settings.output_size, greyed_share=0.0, seed=3)
+    source = crop_samples.Source(objects, CAMERA, (), placed)
+    samples = object_samples.CropSamples(source, settings.input_size, settings.output_size, greyed_share=0.0, seed=3)
     return torch.utils.data.default_collate([samples[i] for i in range(count)])
 
 
@@ -303,12 +305,12 @@ def oracle(model, monkeypatch, pose, count=1, shift=0.0, scale=300.0):
         return torch.full((len(boxes), 3, side, side), 0.5)
 
     def forward(images, labels):
-        points, hit = seen_on_box(crops.pixels(looked[-1], model.config.output_size), pose, CAMERA.K, (0.1, 0.07, 0.12))
+        points, hit = seen_on_box(camera.pixels(looked[-1], model.config.output_size), pose, CAMERA.K, (0.1, 0.07, 0.12))
         said = model.normalise(points.float().permute(0, 3, 1, 2), model.index_of(labels)) * hit[:, None]
         logits = torch.where(hit, 0.0, -30.0)[:, None].expand(-1, 2, -1, -1)
         return probabilistic.Output(said, logits, torch.full((len(labels), 2), scale))
 
-    monkeypatch.setattr(crops, "cut", cut)
+    monkeypatch.setattr(camera, "cut", cut)
     monkeypatch.setattr(model, "forward", forward)
     box_ = box_ops.from_points(camera_ops.project(se3.transform(pose, PLAIN.vertices), CAMERA.K))
     boxes = (box_ + shift * (box_[2] - box_[0]) * torch.tensor([1.0, 0, 1, 0])).expand(count, 4)
@@ -437,7 +439,7 @@ def test_training_starts_from_coordinates_resumes_and_ends_in_a_run(tmp_path):
         )  # fmt: skip
 
     model = network(settings)
-    training._start_from(model, file)
+    warm_start.start_from(model, file)
     said = model.net.head.weight.shape[1]  # coordinates may say more, after what this network says too
     torch.testing.assert_close(model.net.head.weight, source.net.head.weight[:, :said])
     torch.testing.assert_close(model.net.which.weight, source.net.which.weight)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from monopose.geometry import camera, rotation, se3
 from monopose.geometry import camera as camera_ops
-from monopose.geometry import crops, rotation, se3
-from monopose.nets.bins import bin_centres
 from monopose.objects import coordinates
+from monopose.objects.networks import bin_centres
 from monopose.types import Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -29,7 +29,7 @@ def pose(omega=(0.7, -0.4, 0.3), t=(0.01, -0.01, 0.5)):
 
 def seen(poses):
     """A batch of crops that look at the box under these poses, (B, 4, 4)."""
-    pixels = crops.pixels(torch.tensor([[0.0, 0.0, SIDE, SIDE]]), HALF)[0]
+    pixels = camera.pixels(torch.tensor([[0.0, 0.0, SIDE, SIDE]]), HALF)[0]
     both = [seen_on_box(pixels, p, K, SIZE) for p in poses]
     xyz = torch.stack([torch.where(hit[..., None], points, 0.0).permute(2, 0, 1) for points, hit in both]).float()
     hit = torch.stack([hit for _, hit in both])

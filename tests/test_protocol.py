@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monopose.datasets.bop import results as results_module
+from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes
-from monopose.evaluation import errors, evaluate, matching, scores, tables
+from monopose.evaluation import errors, evaluate, scores, tables
 
 CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
 DIAMETER = 100 * 3**0.5
@@ -56,17 +56,17 @@ def make_dataset(folder, images, visibility=None, width=640, obj_ids=(1, 2), sym
 def targets(*rows):
     """(im_id, obj_id, inst_count) ..."""
     im, obj, count = np.array(rows, np.int64).T
-    return scenes.Targets(np.full(len(im), 4), im, obj, count)
+    return bop_results.Targets(np.full(len(im), 4), im, obj, count)
 
 
 def results(*rows):
     """(im_id, obj_id, score, R, t_mm) ..."""
     if not rows:
-        return results_module.concatenated([])
+        return bop_results.concatenated([])
     im, obj, score, R, t = zip(*rows)
     scene = np.full(len(im), 4)
     columns = (np.array(im), np.array(obj), np.array(score, float), np.array(R, float), np.array(t, float) * 1e-3)
-    return results_module.Results(scene, *columns, np.full(len(im), -1.0))
+    return bop_results.Results(scene, *columns, np.full(len(im), -1.0))
 
 
 EYE = np.eye(3)
@@ -107,7 +107,7 @@ def test_published_results_on_lmo_get_their_published_scores(oracles, shared_dat
         assert report["deg_cm"] == {"2": 1, "5": 1, "10": 1}
         assert report["auc_add_s"] == pytest.approx({"voc": 1, "step": 1}, abs=1e-6)
     else:  # with one instance of a class per image the recalls follow from the errors of the best estimates
-        rows = results_module.read_results(oracles / "lmo_published_results" / name)
+        rows = bop_results.read_results(oracles / "lmo_published_results" / name)
         est, true = _best_estimates(rows, scenes.open_scene(shared_data / "lmo/test/000002"), report)
         angle, distance = errors.rotation(est, true), errors.translation(est, true)
         for n in (2, 5, 10):
@@ -241,7 +241,7 @@ def test_the_table_for_people(tmp_path):
         assert row[header.index("5°5cm") - 1] == value
     assert len({len(line) for line in lines[:6]}) == 1  # aligned
     assert any("symmetries not considered" in line for line in lines)
-    alone = evaluate(rows, data, scenes.Targets(np.array([4]), np.array([7]), None, None))  # images only: AP alone
+    alone = evaluate(rows, data, bop_results.Targets(np.array([4]), np.array([7]), None, None))  # images only: AP alone
     assert "AP" in tables.text(alone)
     assert "0.1d" not in tables.text(alone).splitlines()[0]
     assert tables.text({"targets": 0}).startswith("percent")
@@ -297,7 +297,7 @@ def test_pixel_thresholds_grow_with_the_width_of_the_image(tmp_path):
 
 def test_detection_counts_wrong_estimates(one):
     good, bad = (EYE, (0, 0, 1000)), (EYE, (150, 0, 1000))
-    ask = scenes.Targets(np.array([4]), np.array([7]), None, None)  # the BOP'24 form
+    ask = bop_results.Targets(np.array([4]), np.array([7]), None, None)  # the BOP'24 form
     report = evaluate(results((7, 1, 0.9, *bad), (7, 1, 0.8, *good)), one, ask)
     assert report["ap"]["mssd"] == 0.5  # the right one comes second at every threshold
     assert report["ar"]["mean"] is None
@@ -310,7 +310,7 @@ def test_detection_ignores_barely_visible_objects(tmp_path):
     images = {7: [(1, EYE, (-200, 0, 1000)), (1, EYE, (200, 0, 1000))]}
     data = make_dataset(tmp_path / "cubes", images, visibility={7: [0.05, 0.8]})
     hidden, seen = (7, 1, 0.9, EYE, (-200, 0, 1000)), (7, 1, 0.5, EYE, (200, 0, 1000))
-    ask = scenes.Targets(np.array([4]), np.array([7]), None, None)
+    ask = bop_results.Targets(np.array([4]), np.array([7]), None, None)
     assert evaluate(results(hidden, seen), data, ask)["ap"]["mean"] == 1  # finding the hidden one is no mistake
     assert evaluate(results(seen), data, ask)["ap"]["mean"] == 1  # missing it neither
     wrong = (7, 1, 0.9, EYE, (0, 200, 1000))
@@ -326,10 +326,10 @@ def test_detection_takes_at_most_so_many_estimates_of_an_image(one):
 
 def test_greedy_gives_each_object_to_the_best_score_first():
     errors = np.array([[0.10, 0.30], [0.05, 0.20]])
-    np.testing.assert_array_equal(matching.greedy(errors, [0.9, 0.8], [0.5, 0.25, 0.08]), [[0, 1], [0, 1], [-1, 0]])
-    np.testing.assert_array_equal(matching.greedy(errors, [0.8, 0.9], [0.5]), [[1, 0]])
-    np.testing.assert_array_equal(matching.greedy(errors[:, :1], [0.9, 0.8], [0.10, 0.11]), [[-1, 0], [0, -1]])  # strictly
-    assert matching.greedy(np.zeros((0, 2)), [], [0.1]).shape == (1, 0)
+    np.testing.assert_array_equal(scores.greedy(errors, [0.9, 0.8], [0.5, 0.25, 0.08]), [[0, 1], [0, 1], [-1, 0]])
+    np.testing.assert_array_equal(scores.greedy(errors, [0.8, 0.9], [0.5]), [[1, 0]])
+    np.testing.assert_array_equal(scores.greedy(errors[:, :1], [0.9, 0.8], [0.10, 0.11]), [[-1, 0], [0, -1]])  # strictly
+    assert scores.greedy(np.zeros((0, 2)), [], [0.1]).shape == (1, 0)
 
 
 def test_vsd_with_depth(tmp_path):

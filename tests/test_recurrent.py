@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.optical_flow._utils import upsample_flow
 
-from monopose.nets import recurrent
+from monopose.objects import refiner_networks
 
 
 def random(*shape, seed=0):
@@ -16,12 +16,12 @@ def test_a_one_hot_mask_copies_the_neighbour(factor):
     values = random(2, 3, 5, 6)
     mask = torch.full((2, 9, factor, factor, 5, 6), -1e4)
     mask[:, 4] = 0  # the middle one
-    fine = recurrent.upsampled(values, mask.flatten(1, 3), factor)
+    fine = refiner_networks.upsampled(values, mask.flatten(1, 3), factor)
     nearest = values.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     torch.testing.assert_close(fine, nearest)
     mask = torch.full_like(mask, -1e4)
     mask[:, 5] = 0  # the one to the right
-    fine = recurrent.upsampled(values, mask.flatten(1, 3), factor)
+    fine = refiner_networks.upsampled(values, mask.flatten(1, 3), factor)
     right = torch.cat([values[..., 1:], values[..., -1:]], -1)  # beyond the border stands what is at the border
     torch.testing.assert_close(fine, right.repeat_interleave(factor, 2).repeat_interleave(factor, 3))
 
@@ -29,7 +29,7 @@ def test_a_one_hot_mask_copies_the_neighbour(factor):
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_a_constant_stays_constant_whatever_the_mask_up_to_the_border(factor):
     values = torch.tensor([2.0, -3.0])[None, :, None, None].expand(2, 2, 4, 7)
-    fine = recurrent.upsampled(values, 5 * random(2, 9 * factor**2, 4, 7), factor)
+    fine = refiner_networks.upsampled(values, 5 * random(2, 9 * factor**2, 4, 7), factor)
     torch.testing.assert_close(fine, values[..., :1, :1].expand(2, 2, 4 * factor, 7 * factor))
 
 
@@ -39,12 +39,12 @@ def test_upsampling_is_that_of_torchvision_off_the_border(factor):
     values, mask = random(2, 2, 6, 7, seed=1), random(2, 9 * factor**2, 6, 7, seed=2)
     theirs = upsample_flow(values, mask, factor) / factor
     inner = (..., slice(factor, -factor), slice(factor, -factor))
-    torch.testing.assert_close(recurrent.upsampled(values, mask, factor)[inner], theirs[inner])
+    torch.testing.assert_close(refiner_networks.upsampled(values, mask, factor)[inner], theirs[inner])
 
 
 def test_the_gated_unit_in_closed_form():
     """With weights of zero the gates are those of the biases: h <- (1 - z) h + z tanh(b), twice."""
-    cell = recurrent.SepConvGRU(4, 3)
+    cell = refiner_networks.SepConvGRU(4, 3)
     for parameter in cell.parameters():
         torch.nn.init.zeros_(parameter)
     for part in (cell.rows, cell.columns):
@@ -60,7 +60,7 @@ def test_the_unit_sees_rows_and_columns():
     """First 5 along the row, then 5 along the column: together a square of 9 by 9 reaches one place, since the reset gate
     reads as far as the new state does, and nothing beyond it does."""
     torch.manual_seed(0)
-    cell, inputs = recurrent.SepConvGRU(4, 3), random(1, 3, 15, 15).requires_grad_()
+    cell, inputs = refiner_networks.SepConvGRU(4, 3), random(1, 3, 15, 15).requires_grad_()
     cell(random(1, 4, 15, 15), inputs)[0, :, 7, 7].sum().backward()
     reached = (inputs.grad[0] != 0).any(0).nonzero()
     assert reached.min(0).values.tolist() >= [3, 3]
@@ -72,7 +72,7 @@ def test_the_unit_sees_rows_and_columns():
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_an_untrained_step_moves_almost_nothing(factor):
     torch.manual_seed(0)
-    block = recurrent.UpdateBlock(18, 2, hidden=12, context=8, motion=10, outputs=3, factor=factor)
+    block = refiner_networks.UpdateBlock(18, 2, hidden=12, context=8, motion=10, outputs=3, factor=factor)
     given = (
         random(2, 12, 6, 7).tanh(),
         random(2, 8, 6, 7).relu(),
@@ -91,7 +91,7 @@ def test_an_untrained_step_moves_almost_nothing(factor):
 
 def test_every_input_reaches_state_change_and_mask():
     torch.manual_seed(0)
-    block = recurrent.UpdateBlock(18, 2, hidden=12, context=8, motion=10, outputs=3, factor=2)
+    block = refiner_networks.UpdateBlock(18, 2, hidden=12, context=8, motion=10, outputs=3, factor=2)
     for out in range(3):
         given = [random(1, c, 6, 7, seed=c).requires_grad_() for c in (12, 8, 18, 2, 4)]
         given[4] = random(1, 2, 6, 7, seed=9).requires_grad_()

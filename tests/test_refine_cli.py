@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 from monopose import cli, weights
-from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import results as bop_results
-from monopose.datasets.bop import results as results_module
 from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
-from monopose.geometry import noise
+from monopose.geometry import se3
 from monopose.objects import bop_pipeline, coordinates, pipeline, refinement, refiner
 from monopose.synthesis import bop_folder
 from monopose.synthesis import scene as synth
@@ -63,7 +62,7 @@ def initial(data, tmp_path_factory):
     pose = torch.eye(4).repeat(len(truth.im_id), 1, 1).double()
     pose[:, :3, :3], pose[:, :3, 3] = torch.from_numpy(truth.R), torch.from_numpy(truth.t)
     pose[:, :2, 3] *= 0.6  # all of them in sight
-    pose = noise.perturbed(pose, 0.2, 0.01, generator=torch.Generator().manual_seed(0)).numpy()
+    pose = se3.perturbed(pose, 0.2, 0.01, generator=torch.Generator().manual_seed(0)).numpy()
     order = np.random.default_rng(0).permutation(len(pose))
     time = 0.5 + truth.im_id[order]
     rows = bop_results.Results(
@@ -312,7 +311,7 @@ def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, 
     monkeypatch.setattr(coordinates, "predict", estimator)
     model, targets = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json"
     results = [
-        results_module.read_results(
+        bop_results.read_results(
             bop_pipeline.predict_bop(model, data, targets, tmp_path / f"{name}_tiny-train.csv", true_boxes=True, refine=refine)
         )
         for name, refine in (("a", None), ("b", True), ("c", False))
@@ -351,7 +350,7 @@ def test_every_row_stays_in_its_place(run, initial, data, shifting, tmp_path, ca
     out = tmp_path / "mine_tiny-train.csv"
     assert refine(run, initial, data, out, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    before, after = results_module.read_results(initial), results_module.read_results(out)
+    before, after = bop_results.read_results(initial), bop_results.read_results(out)
     n = len(before.im_id)
     assert report == {"results": str(out), "rows": n, "refined": n, "unchanged": {}}
     for name in ("scene_id", "im_id", "obj_id", "score"):
@@ -365,14 +364,14 @@ def test_every_row_stays_in_its_place(run, initial, data, shifting, tmp_path, ca
 
 
 def test_unknown_times_stay_unknown(run, initial, data, shifting, tmp_path):
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     start = bop_results.write_results(tmp_path / "other_tiny-train.csv", rows._replace(time=np.full(len(rows.time), -1.0)))
     assert refine(run, start, data, tmp_path / "mine_tiny-train.csv") == 0
-    assert set(results_module.read_results(tmp_path / "mine_tiny-train.csv").time.tolist()) == {-1.0}
+    assert set(bop_results.read_results(tmp_path / "mine_tiny-train.csv").time.tolist()) == {-1.0}
 
 
 def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data, shifting, tmp_path, capsys):
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     first = int(rows.im_id[0])
     bad = [*BAD.values(), (0.0, 0.0, 0.4), (0.123456789012345, 0.0, 0.4)]
     extra = bop_results.Results(
@@ -388,7 +387,7 @@ def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data
         "behind the camera": 2, "outside the picture": 1, "less than 10 pixels wide": 1, "no CAD model of object 77": 1,
         "no CAD model of object 78": 1,
     }  # fmt: skip
-    out = results_module.read_results(tmp_path / "mine_tiny-train.csv")
+    out = bop_results.read_results(tmp_path / "mine_tiny-train.csv")
     assert np.array_equal(out.t[:6], extra.t)
     assert np.array_equal(out.R[:6], extra.R)
     assert len(set(out.time[out.im_id == first].tolist())) == 1  # BOP: one time per image
@@ -399,7 +398,7 @@ def test_rows_that_cannot_be_refined_are_written_as_they_came(run, initial, data
 
 def test_an_interrupted_refinement_goes_on(run, initial, data, shifting, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bop_pipeline, "SAVED_EVERY", 1)
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     start = bop_results.write_results(tmp_path / "other_tiny-train.csv", rows._replace(time=np.full(len(rows.time), -1.0)))
     out = tmp_path / "mine_tiny-train.csv"
     whole = tmp_path / "whole_tiny-train.csv"
@@ -426,13 +425,13 @@ def test_an_interrupted_refinement_goes_on(run, initial, data, shifting, monkeyp
 
 
 def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     chosen = sorted(set(rows.im_id.tolist()))[1]
     entry = {"scene_id": 0, "im_id": chosen, "obj_id": 5, "inst_count": 1}
     (tmp_path / "targets.json").write_text(json.dumps([entry]))
     out = tmp_path / "mine_tiny-train.csv"
     assert refine(run, initial, data, out, "--targets", tmp_path / "targets.json", "--json") == 0
-    report, after = json.loads(capsys.readouterr().out), results_module.read_results(out)
+    report, after = json.loads(capsys.readouterr().out), bop_results.read_results(out)
     mine = rows.im_id == chosen
     assert report["refined"] == mine.sum()
     assert report["unchanged"] == {"not among the targets": int((~mine).sum())}
@@ -444,7 +443,7 @@ def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
 
 
 def test_the_network_itself_with_further_starts_and_pictures(run, initial, data, tmp_path, capsys):
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     chosen = int(rows.im_id[0])
     mine = rows.im_id == chosen
     (tmp_path / "targets.json").write_text(json.dumps([{"scene_id": 0, "im_id": chosen, "obj_id": 5, "inst_count": 1}]))
@@ -458,7 +457,7 @@ def test_the_network_itself_with_further_starts_and_pictures(run, initial, data,
     pictures = sorted(p.suffix for p in (tmp_path / "debug").rglob("*.*"))
     assert pictures == [".gif"] * mine.sum() + [".png"] * mine.sum()
     assert refine(run, initial, data, again, *more) == 0
-    assert np.array_equal(results_module.read_results(out).t, results_module.read_results(again).t)  # the starts are not random
+    assert np.array_equal(bop_results.read_results(out).t, bop_results.read_results(again).t)  # the starts are not random
 
 
 def test_further_starts_are_near():
@@ -510,7 +509,7 @@ def test_missing_camera_picture_and_models(run, initial, data, shifting, tmp_pat
     shutil.copytree(data, mine)
     file = mine / "train/000000/scene_camera.json"
     cameras = json.loads(file.read_text())
-    rows = results_module.read_results(initial)
+    rows = bop_results.read_results(initial)
     gone = int(rows.im_id[-1])
     out = tmp_path / "mine_tiny-train.csv"
     file.write_text(json.dumps({k: v for k, v in cameras.items() if int(k) != gone}))
@@ -557,13 +556,13 @@ def test_meshes_without_normals_colours_or_texture(run, initial, data, tmp_path,
         points = [" ".join(f"{1000 * x:.6f}" for x in p) for p in shape.vertices.tolist()]
         faces = ["3 " + " ".join(map(str, f)) for f in shape.faces.tolist()]
         (mine / f"models/obj_{i:06d}.ply").write_text("\n".join([*header, *points, *faces]) + "\n")
-    bare = models_module.read_models(mine / "models")
+    bare = bop_models.read_models(mine / "models")
     assert bare[5].colors is None
     assert bare[5].texture is None
     assert refine(run, initial, mine, tmp_path / "mine_tiny-train.csv", "--outer", 1, "--inner", 1, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["unchanged"]) <= {"not held for better than it was"}
-    assert np.isfinite(results_module.read_results(tmp_path / "mine_tiny-train.csv").t).all()
+    assert np.isfinite(bop_results.read_results(tmp_path / "mine_tiny-train.csv").t).all()
 
 
 def test_flags_that_contradict(capsys):

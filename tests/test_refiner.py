@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from monopose import demo, weights
-from monopose.datasets.bop import models as bop
+from monopose.datasets.bop import models as bop_models
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
 from monopose.nets.backbones import Backbone
 from monopose.objects import refinement, refiner, refiner_networks, training
-from monopose.objects import samples as dataset
+from monopose.objects import samples as object_samples
 from monopose.render.scene import render_scene
 from monopose.synthesis import bop_folder
+from monopose.synthesis import samples as crop_samples
 from monopose.synthesis import scene as synth
 from monopose.types import Camera, Symmetries
 from shapes import box, half_turn
@@ -73,15 +74,15 @@ def silent(model):
 
 def samples(config=TINY, seed=3, objects=OBJECTS):
     placed = synth.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
-    windows = dataset.CropSamples(
-        dataset.Source(objects, CAMERA, (), placed),
+    windows = object_samples.CropSamples(
+        crop_samples.Source(objects, CAMERA, (), placed),
         config.window_size,
         config.window_size // 2,
         config.window_scale,
         0.0,
         seed=seed,
     )
-    return dataset.StartSamples(windows, objects, 15.0, 0.1, seed)
+    return object_samples.StartSamples(windows, objects, 15.0, 0.1, seed)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,8 @@ def fresh(model, batch, seed=0):
 
 def bundled():
     """All bundled objects, 0.5 m away, and poses 15 degrees and 3 cm beside."""
-    objects = [refiner.known(m, TINY) for m in bop.read_models(demo.folder() / "objects").values()]
-    g, count = torch.Generator().manual_seed(1), len(bop.read_models(demo.folder() / "objects"))
+    objects = [refiner.known(m, TINY) for m in bop_models.read_models(demo.folder() / "objects").values()]
+    g, count = torch.Generator().manual_seed(1), len(bop_models.read_models(demo.folder() / "objects"))
     R = rotation.so3_exp(2 * torch.randn(count, 3, generator=g))
     truth = se3.from_rt(R, torch.tensor([0.03, -0.02, 0.5]).expand(count, 3))
     axis, way = (torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=1) for _ in range(2))

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.data import road_paint
 from monopose.datasets import kitti, nuscenes
+from monopose.datasets.road import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.geometry import boxes3d
-from monopose.geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.render.scene import render_masks
-from monopose.synthesis import road_layout, road_scene
+from monopose.synthesis import road_layout, road_paint, road_scene
 from monopose.synthesis.road_layout import RoadConfig, Street
 from monopose.synthesis.road_scene import RoadPictures
 from monopose.synthesis.shapes import vehicles

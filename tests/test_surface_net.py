@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monopose.nets import surface as net
+from monopose.objects import refiner_networks as net
 
 
 def cloud(n=300, seed=0, colors=True):

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.datasets.bop import models as models_module
+from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
-from monopose.objects import samples
-from monopose.synthesis import bop_folder
+from monopose.synthesis import bop_folder, samples
 from monopose.synthesis import scene as synth
+from monopose.synthesis.shapes import solids as shapes_solids
 from monopose.types import Camera, Symmetries
 from shapes import box, half_turn
 
@@ -125,7 +125,7 @@ def test_fitting_distance_in_closed_form():
 
 
 def test_distractors_are_closed_solids_that_nobody_knows():
-    solids = synth.distractors()
+    solids = shapes_solids.distractors()
     assert {m.name for m in solids} == {"box", "cylinder", "cone", "sphere"}
     for model in solids:
         assert model.obj_id == -1
@@ -217,7 +217,7 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
     assert report.models == [2, 5, 7]
     assert report.images == {"train": 6}
 
-    models = models_module.read_models(out / "models")
+    models = bop_models.read_models(out / "models")
     assert torch.equal(models[2].symmetries.discrete, half_turn(2)[None])
     torch.testing.assert_close(models[7].vertices, OBJECTS[2].vertices, atol=1e-7, rtol=0)
     scene = scenes.open_scene(out / "train" / "000000")
@@ -284,7 +284,7 @@ def test_going_on_otherwise_is_refused(tmp_path):
 
     # other symmetries are welcome, as are the folder's own models, wherever the folder and the photos lie by now
     out.rename(tmp_path / "moved")
-    own = list(models_module.read_models(tmp_path / "moved" / "models").values())
+    own = list(bop_models.read_models(tmp_path / "moved" / "models").values())
     bop_folder.write_bop(own, tmp_path / "moved", images=2, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
     bop_folder.write_bop(OBJECTS, tmp_path / "moved", images=3, camera=CAMERA, scene=CONFIG, workers=0, seed=4)
     assert writing.count_images(tmp_path / "moved/train/000000") == 3
@@ -292,10 +292,10 @@ def test_going_on_otherwise_is_refused(tmp_path):
 
 def test_meshes_with_textures_are_recognised(tmp_path):
     """As read from any file, against what is written of them."""
-    demo = models_module.read_models(Path(synth.__file__).parents[1] / "assets" / "demo" / "objects")
+    demo = bop_models.read_models(Path(synth.__file__).parents[1] / "assets" / "demo" / "objects")
     writing.write_models(tmp_path, demo)
     assert any(m.texture is not None for m in demo.values())
-    written = models_module.read_models(tmp_path)
+    written = bop_models.read_models(tmp_path)
     assert bop_folder._unlike(demo, written) == ""
     i, textured = next((i, m) for i, m in demo.items() if m.texture is not None)
     assert bop_folder._unlike(demo | {i: replace(textured, texture=1 - textured.texture)}, written).endswith("other texture")

@@ -18,7 +18,8 @@ from monopose.datasets.road import no_objects
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
 from monopose.road import commands, inference, pipeline, training
-from monopose.road import network as network_module
+from monopose.road import network as road_network
+from monopose.road import samples as road_samples
 from monopose.synthesis import road_scene
 from monopose.training.loop import TrainConfig
 
@@ -51,16 +52,16 @@ def run(road, tmp_path_factory):
 
 def test_samples_show_what_their_boxes_say(road):
     """Mirrored or not, boxes project to the same pixels as those of the picture as it is."""
-    frames = training.read_frames(road)
+    frames = road_samples.read_frames(road)
     frame = max(frames, key=lambda f: len(f.objects))
-    plain = training.sample_of(frame, frame.classes, (32, 96))
+    plain = road_samples.sample_of(frame, frame.classes, (32, 96))
     scale = 96 / SIZE[1]
     expected = frame.objects.boxes.float() * scale
     got = boxes3d.project(plain["cam_from_obj"], plain["sizes"], plain["K"], (32, 96))
     torch.testing.assert_close(got[:, 0::2], expected[:, 0::2], atol=0.05, rtol=0)
     seen = {True: 0, False: 0}
     for seed in range(6):
-        changed = training.varied(plain, np.random.default_rng(seed))
+        changed = road_samples.augment_sample(plain, np.random.default_rng(seed))
         boxes = boxes3d.project(changed["cam_from_obj"], changed["sizes"], changed["K"], (32, 96))
         flipped = not torch.equal(changed["K"], plain["K"])
         seen[flipped] += 1
@@ -76,8 +77,8 @@ def test_samples_show_what_their_boxes_say(road):
 
 
 def test_samples_are_the_same_whoever_draws_them(road):
-    frames = training.read_frames(road)
-    one, other = (training.FrameSamples(frames, frames[0].classes, SIZE, 8, seed=5) for _ in range(2))
+    frames = road_samples.read_frames(road)
+    one, other = (road_samples.FrameSamples(frames, frames[0].classes, SIZE, 8, seed=5) for _ in range(2))
     assert torch.equal(one[6]["image"], other[6]["image"])
     assert sorted(one[i]["name"] for i in range(3)) == sorted(one[i]["name"] for i in range(3, 6))  # an epoch has all
     with pytest.raises(IndexError, match="sample 8 of 8"):
@@ -89,19 +90,19 @@ def test_visibility_from_what_a_data_set_says():
         no_objects(), labels=torch.zeros(3).long(), cam_from_obj=torch.eye(4).expand(3, 4, 4), sizes=torch.ones(3, 3),
         truncation=torch.tensor([0.0, 0.5, 0.0]), occlusion=torch.tensor([0, 1, 2]), points=torch.tensor([5, 5, 0]),
     )  # fmt: skip
-    assert training.visibility(objects).tolist() == pytest.approx([1.0, 0.35, 0.0])
-    assert training.visibility(no_objects()).shape == (0,)
+    assert road_samples.visibility(objects).tolist() == pytest.approx([1.0, 0.35, 0.0])
+    assert road_samples.visibility(no_objects()).shape == (0,)
 
 
 @pytest.mark.skipif(not KITTI.is_dir(), reason="needs ../shared/data/kitti_mini")
 def test_real_kitti_pictures_become_samples():
-    frames = training.read_frames(KITTI)
+    frames = road_samples.read_frames(KITTI)
     config = training.configured(KITTI, changes={"height": 96, "width": 320})
-    assert set(config.classes) <= set(training.KITTI_CLASSES)
+    assert set(config.classes) <= set(road_samples.KITTI_CLASSES)
     assert "Car" in config.classes
     assert len(config.size_means or config.classes) == len(config.classes)
     for frame in frames[:3]:
-        sample = training.sample_of(frame, config.classes, config.size)
+        sample = road_samples.sample_of(frame, config.classes, config.size)
         centre = camera_ops.project(sample["cam_from_obj"][:, :3, 3], sample["K"], 0.1)
         whole = camera_ops.project(frame.objects.cam_from_obj[:, :3, 3], frame.camera.K, 0.1).float()
         own = torch.tensor([frame.classes[k] in config.classes for k in frame.objects.labels.tolist()])
@@ -130,7 +131,7 @@ def test_a_run_learns_and_goes_on(run, road):
 
 def test_a_run_of_other_classes_to_start_from(run, road):
     torch.manual_seed(0)
-    model = network_module.Model(training.configured(road, classes=("barrier", "car"), changes=TINY))
+    model = road_network.Model(training.configured(road, classes=("barrier", "car"), changes=TINY))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     training.start_from(model, run / "box3d.safetensors")
     old, new = pipeline.load(run, "cpu").model.state_dict(), model.state_dict()
@@ -149,7 +150,7 @@ def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
     )
     for layer in ("direct", "distribution"):
         torch.manual_seed(1)
-        model = network_module.Model(training.configured(road, changes={**TINY, "layer": layer}))
+        model = road_network.Model(training.configured(road, changes={**TINY, "layer": layer}))
         fresh = {k: v.clone() for k, v in model.state_dict().items()}
         training.start_from(model, start)
         changed = {k for k, v in model.state_dict().items() if not torch.equal(v, fresh[k])}
@@ -160,7 +161,7 @@ def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
 def test_an_encoder_that_does_not_learn_looks_once(road, monkeypatch):
     """What is remembered is what it would say; pictures it does not know are looked at."""
     torch.manual_seed(0)
-    model = network_module.Model(training.configured(road, changes=TINY)).eval()
+    model = road_network.Model(training.configured(road, changes=TINY)).eval()
     images, memory, looked = torch.rand(3, 3, *SIZE), {}, []
     expected, look = model(images), model.encoder.forward
     monkeypatch.setattr(model.encoder, "forward", lambda x: (looked.append(len(x)), look(x))[1])
@@ -222,7 +223,7 @@ def test_two_processes_train_one_network(road, tmp_path):
 def test_drawn_roads_are_samples_too():
     own = ("pedestrian", "car")
     roads = road_scene.RoadSamples(road_scene.RoadConfig(size=SIZE, shapes=2, objects=(4, 6)), seed=3, last=3)
-    samples = training.DrawnSamples(roads, own)
+    samples = road_samples.DrawnSamples(roads, own)
     kept = 0
     for i in range(3):
         whole, part = roads[i], samples[i]
@@ -264,9 +265,9 @@ def test_labels_that_teach_nothing(tmp_path, lines, message):
 
 def test_data_that_cannot_be(tmp_path, road):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; expected KITTI's or nuScenes' layout"):
-        training.read_frames(tmp_path / "nowhere")
+        road_samples.read_frames(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="is no data set of roads"):
-        training.read_frames(tmp_path)
+        road_samples.read_frames(tmp_path)
     with pytest.raises(ValueError, match="box3d has no preset 'huge'; choose one of small"):
         training.configured(road, "huge")
     with pytest.raises(ValueError, match="has no class 'tram'; it has car, truck"):
@@ -277,10 +278,10 @@ def test_data_that_cannot_be(tmp_path, road):
         other["images"]["CAM_FRONT"]["img_path"] = str(road / other["images"]["CAM_FRONT"]["img_path"])
     (tmp_path / "infos.json").write_text(json.dumps(infos))
     with pytest.raises(ValueError, match="cam2img"):
-        training.read_frames(tmp_path)
+        road_samples.read_frames(tmp_path)
     (tmp_path / "names.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no picture"):
-        training.read_names(tmp_path / "names.txt")
+        road_samples.read_names(tmp_path / "names.txt")
 
 
 # ------------------------------------------------------------------------------------------------------ the command line
@@ -315,7 +316,7 @@ def test_a_data_set_on_the_command_line(run, road, tmp_path, capsys):
 
 
 def test_the_truth_as_results_scores_one(road, tmp_path, capsys):
-    frames = training.read_frames(road)
+    frames = road_samples.read_frames(road)
     sure = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in frames]
     nuscenes.write_results(tmp_path / "results.json", nuscenes.to_global(frames, sure))
     code, said = called(capsys, "evaluate", tmp_path / "results.json", "--data", road, "--json")
@@ -386,7 +387,7 @@ def test_pictures_with_one_camera(run, road, tmp_path, capsys):
 
 
 def test_broken_results_are_refused(road, tmp_path, capsys):
-    frames = training.read_frames(road)
+    frames = road_samples.read_frames(road)
     sure = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in frames]
     file = tmp_path / "results.json"
     nuscenes.write_results(file, nuscenes.to_global(frames, sure))

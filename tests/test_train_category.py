@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monopose import weights
-from monopose.category import model, samples, training
+from monopose.category import model, samples, training, view
 from monopose.training.loop import TrainConfig
 
 FEW = TrainConfig(steps=2, batch_size=2, workers=0, checkpoint_minutes=1e6)
@@ -37,7 +37,7 @@ def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
 
 def test_sizes_are_measured():
     mean, spread = training.sizes("can", range(6))
-    measured = [samples.size_of(samples.instance("can", i)) for i in range(6)]
+    measured = [view.size_of(samples.instance("can", i)) for i in range(6)]
     assert min(measured) < mean < max(measured)
     assert 0 < spread < 1
     config = training.configured("can")

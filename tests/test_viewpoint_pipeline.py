@@ -187,7 +187,7 @@ def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
     assert pipeline.normals_of(run, "oracle") == "oracle"
     image, boxes, masks = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]]), torch.ones(1, 80, 100).bool()
     (crop,) = run.crops(image, boxes, masks)
-    found, edges = samples._asked(normals.predictor(network), crop[:3])
+    found, edges = samples.predict_normals(normals.predictor(network), crop[:3])
     torch.testing.assert_close(crop[5:] * 2 - 1, found, atol=1e-5, rtol=0)
     torch.testing.assert_close(crop[4], edges, atol=1e-5, rtol=0)  # as in its training
     assert run.predict(image, boxes, masks).bins.shape == (1, 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monopose.geometry import se3
-from monopose.render import maps, views
+from monopose.render import maps, scene
 from monopose.render.maps import Lights
 from monopose.render.raster import rasterize
 from monopose.render.scene import render_scene
@@ -43,7 +43,7 @@ def test_each_picture_is_that_of_the_object_alone():
     models, (poses, K) = objects(), placed()
     lights = Lights(directions=torch.nn.functional.normalize(torch.tensor([[0.4, -0.5, -1.0]]), dim=1))
     for given in (None, lights):
-        drawn = views.draw(models, views.side_by_side(models), poses, K, SIZE, given, background=0.25)
+        drawn = scene.draw(models, scene.side_by_side(models), poses, K, SIZE, given, background=0.25)
         for i, model in enumerate(models):
             alone = render_scene([model], poses[i : i + 1], K[i], SIZE, given, torch.full((3, *SIZE), 0.25))
             torch.testing.assert_close(drawn.image[i], alone.image, atol=1e-5, rtol=0)
@@ -63,15 +63,15 @@ def test_each_picture_is_that_of_the_object_alone():
 
 def test_gradients_reach_the_attributes_of_the_right_object():
     models, (poses, K) = objects()[:3], placed()
-    meshes = views.side_by_side(models)
-    drawn = views.draw(models, meshes, poses[:3], K[:3], SIZE)
+    meshes = scene.side_by_side(models)
+    drawn = scene.draw(models, meshes, poses[:3], K[:3], SIZE)
     attributes = torch.rand(3, meshes.vertices.shape[1], 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    values = maps.interpolate(views.every(drawn.fragments, 2), meshes.faces, attributes)
+    values = maps.interpolate(scene.every(drawn.fragments, 2), meshes.faces, attributes)
     values[1].sum().backward()
     assert not bool(attributes.grad[[0, 2]].any())
     grad = attributes.grad[1]
     assert not bool(grad[len(models[1].vertices) :].any())  # padding
-    pixels = int((views.every(drawn.fragments, 2).face[1] >= 0).sum())
+    pixels = int((scene.every(drawn.fragments, 2).face[1] >= 0).sum())
     assert float(grad[:, 0].sum()) == pytest.approx(pixels, rel=1e-4)  # the weights of a pixel sum to one
     # interpolated positions are the coordinates
     values = maps.interpolate(drawn.fragments, meshes.faces, meshes.vertices)
@@ -81,8 +81,8 @@ def test_gradients_reach_the_attributes_of_the_right_object():
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_every_step_takes_the_pixels_it_says(step):
     models, (poses, K) = objects()[:2], placed()
-    drawn = views.draw(models, views.side_by_side(models), poses[:2], K[:2], SIZE)
-    few, values = views.every(drawn.fragments, step), views.every_value(drawn.coordinates, step)
+    drawn = scene.draw(models, scene.side_by_side(models), poses[:2], K[:2], SIZE)
+    few, values = scene.every(drawn.fragments, step), scene.every_value(drawn.coordinates, step)
     assert few.face.shape == (2, SIZE[0] // step, SIZE[1] // step)
     for row, column in ((0, 0), (3, 7), (SIZE[0] // step - 1, SIZE[1] // step - 1)):
         y, x = row * step + step // 2, column * step + step // 2
@@ -94,7 +94,7 @@ def test_an_object_out_of_sight_leaves_the_background():
     models, (poses, K) = objects()[:2], placed()
     poses = poses[:2].clone()
     poses[0, 0, 3] = 5.0
-    drawn = views.draw(models, views.side_by_side(models), poses, K[:2], SIZE, background=0.3)
+    drawn = scene.draw(models, scene.side_by_side(models), poses, K[:2], SIZE, background=0.3)
     torch.testing.assert_close(drawn.image[0], torch.full((3, *SIZE), 0.3))
     assert not bool((drawn.fragments.face[0] >= 0).any())
     assert bool((drawn.fragments.face[1] >= 0).any())

@@ -62,8 +62,8 @@ def test_equal_in_plane_angles_share_a_colour_and_opposite_ones_do_not():
 
 
 def test_the_map_is_equal_area_and_its_poles_are_up_and_down():
-    figure = posterior._Figure(10, 10)
-    world = posterior._Map(figure, (0.0, 0.0), 2.0)
+    figure = posterior.Figure(10, 10)
+    world = posterior.Map(figure, (0.0, 0.0), 2.0)
     directions = viewpoints.fibonacci_sphere(4000).double()
     spots, _ = world.place(viewpoints.look_at(directions).numpy())
     x, y = spots[:, 0] / 2, spots[:, 1]
@@ -76,7 +76,7 @@ def test_the_map_is_equal_area_and_its_poles_are_up_and_down():
 
 
 def test_place_finds_the_in_plane_angle():
-    world = posterior._Map(posterior._Figure(10, 10), (0.0, 0.0), 2.0)
+    world = posterior.Map(posterior.Figure(10, 10), (0.0, 0.0), 2.0)
     angles = torch.linspace(-3.1, 3.1, 9).double()
     directions = viewpoints.fibonacci_sphere(9).double()
     _, found = world.place(viewpoints.look_at(directions, angles).numpy())

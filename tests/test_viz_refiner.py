@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from monopose import demo, outputs
+from monopose import demo
 from monopose.datasets.bop import models, scenes
-from monopose.geometry import noise
+from monopose.geometry import se3
+from monopose.io.poses import pose_records
 from monopose.objects import refinement, refiner, viz
+from monopose.objects import viz as object_viz
 from monopose.render.scene import render_masks
 from monopose.types import PoseEstimates
 
@@ -72,7 +74,7 @@ def scene(picture=0, label=2, share=0.6, **changes):
     shown = render_masks(shapes, frame.instances.cam_from_obj, frame.camera.K, frame.camera.size).masks_visible[row]
     network = Knows(config, truth, shown, share).eval()
     generator = torch.Generator().manual_seed(3)
-    start = noise.perturbed(truth, math.radians(15), 0.15 * objects[label].diameter, 1.5, generator)
+    start = se3.perturbed(truth, math.radians(15), 0.15 * objects[label].diameter, 1.5, generator)
     poses = PoseEstimates(torch.tensor([label]), start[None], torch.ones(1), names={label: objects[label].name})
     courses = []
     result = refinement.predict(network, frame, poses, objects, rounds=courses)
@@ -170,20 +172,20 @@ def test_an_object_of_which_nothing_is_rendered():
 
 def test_files(tmp_path):
     frame, course, _, _ = scene()
-    paths = outputs.save_refinement(tmp_path, frame, [course, course._replace(row=1)])
+    paths = object_viz.save_refinement(tmp_path, frame, [course, course._replace(row=1)])
     assert sorted(p.name for p in paths) == [f"2_object_2_{row}_refined.{kind}" for row in (0, 1) for kind in ("gif", "png")]
     with Image.open(tmp_path / "2_object_2_0_refined.gif") as picture:
         pace = [f.info["duration"] for f in ImageSequence.Iterator(picture)]
     assert pace == [300, 300, 300, 300, 1200]
-    assert outputs.save_refinement(tmp_path / "none", frame, []) == []
+    assert object_viz.save_refinement(tmp_path / "none", frame, []) == []
     assert not (tmp_path / "none").exists()
 
 
 def test_what_was_refined_is_in_the_json():
     _, _, result, _ = scene()
-    (record,) = outputs.pose_records(result)
+    (record,) = pose_records(result)
     assert record["refined"] is True
-    (record,) = outputs.pose_records(replace(result, converged=None))
+    (record,) = pose_records(replace(result, converged=None))
     assert "refined" not in record
 
 

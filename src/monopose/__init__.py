@@ -26,7 +26,8 @@ __all__ = ["__version__", *_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
     from . import datasets, evaluation, geometry, mesh, pnp, render, viz
-    from .io.images import read_camera, read_frame
+    from .io.cameras import read_camera
+    from .io.images import read_frame
     from .mesh.loading import load_mesh
     from .objects.pipeline import load
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates

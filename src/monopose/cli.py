@@ -19,8 +19,22 @@ from typing import Annotated, Any
 import tyro
 
 from . import heeded
-from .command import Calibrate, Check, Common, Demo, Doctor, Download, Evaluate, FitIdentity, Predict, Refine, Synth, Train
-from .results import Result, silent
+from .command import (
+    Calibrate,
+    Check,
+    Common,
+    Demo,
+    Doctor,
+    Download,
+    Evaluate,
+    FitIdentity,
+    Predict,
+    Refine,
+    Result,
+    Synth,
+    Train,
+    silent,
+)
 
 # ------------------------------------------------------------------------------------------------ what the commands do
 

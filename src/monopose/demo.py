@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from . import outputs, viz
+from . import viz
 from .datasets.bop import scenes
 from .geometry import rotation, symmetry
 from .io.files import atomic_write
+from .io.poses import frame_record, save_poses
 from .objects import pipeline
+from .objects import viz as object_viz
 from .types import Instances, ObjectModel, PoseEstimates
 
 
@@ -117,10 +119,10 @@ def run(out: str | Path = "out/demo") -> Report:
         rows += compare(poses, frame.instances, dict(model.models), im_id)
         for stage, seconds in poses.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds / len(scene.im_ids)
-        records.append(outputs.frame_record(f"{im_id:06d}", frame, poses))
-        overlays.append(str(outputs.save_overlay(out / f"{im_id:06d}_overlay.png", frame, poses, model.models)))
+        records.append(frame_record(f"{im_id:06d}", frame, poses))
+        overlays.append(str(object_viz.save_overlay(out / f"{im_id:06d}_overlay.png", frame, poses, model.models)))
         pictures.append(viz.draw(frame, poses, model.models))
     sheet = out / "overlay.png"
     with atomic_write(sheet) as temporary:
         viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")
-    return Report(rows, totals, overlays, str(sheet), str(outputs.save_poses(out, records)))
+    return Report(rows, totals, overlays, str(sheet), str(save_poses(out, records)))

@@ -17,7 +17,7 @@ from torch import Tensor
 _T = TypeVar("_T")
 
 
-def _check(value: Tensor | None, name: str, *shape: int | None) -> None:
+def check_shape(value: Tensor | None, name: str, *shape: int | None) -> None:
     """Raise unless `value` ends in `shape` (None matches any size)."""
     if value is None:
         return
@@ -29,7 +29,7 @@ def _check(value: Tensor | None, name: str, *shape: int | None) -> None:
         raise ValueError(f"{name} must have a shape ending in ({wanted}), got {tuple(value.shape)}")
 
 
-def _moved(item: _T, *args: Any, **kwargs: Any) -> _T:
+def moved(item: _T, *args: Any, **kwargs: Any) -> _T:
     changes: dict[str, Any] = {}
     device = torch.empty(0).to(*args, **kwargs).device
     for f in fields(item):  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ class Camera:
     distortion: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check(self.K, "Camera.K", 3, 3)
+        check_shape(self.K, "Camera.K", 3, 3)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"Camera.size must be (height, width) in pixels, both >= 1, got {self.size}")
         if not bool(torch.isfinite(self.K).all()) or bool((self.K[..., 0, 0] <= 0).any() or (self.K[..., 1, 1] <= 0).any()):
@@ -83,7 +83,7 @@ class Camera:
         return Camera(crop_resize_K(self.K, whole, size), size, self.distortion)
 
     def to(self, *args: Any, **kwargs: Any) -> Camera:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,16 @@ class Symmetries:
     offsets: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
 
     def __post_init__(self) -> None:
-        _check(self.discrete, "Symmetries.discrete", None, 4, 4)
-        _check(self.axes, "Symmetries.axes", None, 3)
-        _check(self.offsets, "Symmetries.offsets", len(self.axes), 3)
+        check_shape(self.discrete, "Symmetries.discrete", None, 4, 4)
+        check_shape(self.axes, "Symmetries.axes", None, 3)
+        check_shape(self.offsets, "Symmetries.offsets", len(self.axes), 3)
 
     @property
     def any(self) -> bool:
         return len(self.discrete) + len(self.axes) > 0
 
     def to(self, *args: Any, **kwargs: Any) -> Symmetries:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ class ObjectModel:
     symmetries: Symmetries = field(default_factory=Symmetries)
 
     def __post_init__(self) -> None:
-        _check(self.vertices, "ObjectModel.vertices", None, 3)
-        _check(self.faces, "ObjectModel.faces", None, 3)
-        _check(self.normals, "ObjectModel.normals", len(self.vertices), 3)
-        _check(self.colors, "ObjectModel.colors", len(self.vertices), 3)
-        _check(self.uv, "ObjectModel.uv", len(self.vertices), 2)
-        _check(self.texture, "ObjectModel.texture", 3, None, None)
+        check_shape(self.vertices, "ObjectModel.vertices", None, 3)
+        check_shape(self.faces, "ObjectModel.faces", None, 3)
+        check_shape(self.normals, "ObjectModel.normals", len(self.vertices), 3)
+        check_shape(self.colors, "ObjectModel.colors", len(self.vertices), 3)
+        check_shape(self.uv, "ObjectModel.uv", len(self.vertices), 2)
+        check_shape(self.texture, "ObjectModel.texture", 3, None, None)
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -165,10 +165,10 @@ class ObjectModel:
         return torch.where(bits, high, low)
 
     def to(self, *args: Any, **kwargs: Any) -> ObjectModel:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
 
 
-class _Rows:
+class Rows:
     """Parallel arrays that are indexed together (a boolean mask, a slice, an index tensor)."""
 
     def __len__(self) -> int:
@@ -185,13 +185,13 @@ class _Rows:
         return replace(self, **{k: v[index] for k, v in rows.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
 
     def to(self: _T, *args: Any, **kwargs: Any) -> _T:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
 
     def _check_rows(self, **shapes: Sequence[int | None]) -> None:
         n = len(self.labels)  # type: ignore[attr-defined]
         for name, shape in shapes.items():
             value = getattr(self, name)
-            _check(value, f"{type(self).__name__}.{name}", n, *shape)
+            check_shape(value, f"{type(self).__name__}.{name}", n, *shape)
             if value is not None and value.dim() != len(shape) + 1:
                 raise ValueError(
                     f"{type(self).__name__}.{name} must have {len(shape) + 1} dimensions, got {tuple(value.shape)}"
@@ -199,7 +199,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class Instances(_Rows):
+class Instances(Rows):
     """The true objects of one frame.
 
     Args:
@@ -244,21 +244,21 @@ class Frame:
     path: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.image, "Frame.image", 3, None, None)
+        check_shape(self.image, "Frame.image", 3, None, None)
         if tuple(self.image.shape[-2:]) != tuple(self.camera.size):
             (h, w), (ch, cw) = self.image.shape[-2:], self.camera.size
             raise ValueError(
                 f"the camera is for {cw}x{ch} but {self.path or 'the image'} is {w}x{h} (width x height); "
                 "if the image was resized as a whole use camera.resized((h, w)) or --resize-camera"
             )
-        _check(self.depth, "Frame.depth", *self.camera.size)
+        check_shape(self.depth, "Frame.depth", *self.camera.size)
 
     def to(self, *args: Any, **kwargs: Any) -> Frame:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
 
 
 @dataclass(frozen=True)
-class Detections(_Rows):
+class Detections(Rows):
     """Objects found in one image.
 
     Args:
@@ -278,7 +278,7 @@ class Detections(_Rows):
 
 
 @dataclass(frozen=True)
-class PoseEstimates(_Rows):
+class PoseEstimates(Rows):
     """Poses found in one image.
 
     Args:

@@ -290,3 +290,18 @@ def find_file(name: str | Path, method: str, data: str = "--data DIR") -> tuple[
             f"{method} {data} --out {folder}"
         )
     return folder, file
+
+
+def choose_device(name: torch.device | str | None) -> torch.device:
+    """The device of this name, if it is there and works; None: CUDA if there is one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(
+            f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
+        ) from error
+    return device

@@ -2,67 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from .. import outputs, weights
-from ..command import Predict, Train, overrides, run_folder, schedule
-from ..datasets import nocs
-from ..detection import detector
-from ..evaluation import nocs as scoring
-from ..geometry import boxes as box_ops
-from ..io.files import atomic_write, existing_file, write_json
-from ..results import Result, Say, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
-from ..types import Camera, Detections, Frame, PoseEstimates
-from . import fitting, viz
+from .. import weights
+from ..command import (
+    Predict,
+    Result,
+    Say,
+    Train,
+    overrides,
+    run_folder,
+    save_picture,
+    schedule,
+)
 from . import model as category
-from .fitting import Fit, FitConfig
+from . import viz
 from .model import Model
+from .pipeline import SEARCHES, load, predict_nocs, predict_pictures, save_gif
 from .samples import CategoryViews, ViewConfig
 
-FILE = "category.safetensors"
-GIF_STEP_MS = 120
-MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
 HELD_OUT = 400  # seeds from here on are nobody's training shapes
-SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
-
-
-@dataclass(frozen=True)
-class CategoryRun:
-    """A trained category, ready to fit.
-
-    Args:
-        model: generator and encoder.
-        path: the run folder.
-        finder: detector in the same folder, or None; all that it finds belongs to the category.
-    """
-
-    model: Model
-    path: Path
-    finder: detector.Model | None = None
-
-
-def load(name: str | Path, device: torch.device | str | None = None) -> CategoryRun:
-    """Open a run folder, or the weights file in one.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run, no category.safetensors in it, a truncated or foreign file; no such device.
-    """
-    from ..objects.pipeline import _device
-
-    where = _device(device)
-    folder, file = weights.find_file(name, "category", "--category mug")
-    model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
-    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
-    return CategoryRun(model, folder, None if finder is None else finder.to(where))
 
 
 # --------------------------------------------------------------------------------------------------------------- training
@@ -103,15 +65,6 @@ def learned(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OU
     return folder
 
 
-def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STEP_MS, rest: int = 1) -> Path:
-    """Pictures one after the other, for ever; the last is shown `rest` times as long."""
-    first, *others = pictures
-    with atomic_write(path) as temporary:
-        pause = [step_ms] * len(others) + [rest * step_ms]
-        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
-    return path
-
-
 # ------------------------------------------------------------------------------------------------------------- prediction
 
 
@@ -128,300 +81,3 @@ def do_predict(args: Predict, say: Say) -> Result:
         fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, score=0.2 if args.score is None else args.score,
         config=search, limit=args.limit, debug=args.debug, say=say,
     )  # fmt: skip
-
-
-def _lines(record: dict[str, Any]) -> list[str]:
-    lines = [f"{record['image']} -> {record['overlay']}"]
-    for row in record["poses"]:
-        x, y, z = (line[3] for line in row["cam_from_obj"][:3])
-        unit = "m" if row["metric"] else "sizes of the object"
-        angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
-        lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
-        lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
-    return lines
-
-
-def _metric_text(row: dict[str, Any]) -> str:
-    if not row["metric"]:
-        return f"no ({row['why_not_metric']})"
-    return f"yes, distance ± {row['distance_std_m']:.3f} m as sizes go in the category"
-
-
-def predict_pictures(
-    run: CategoryRun, source: str, out: str | Path, *, mask: str | Path | None = None, boxes: Sequence[str] = (),
-    camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
-    size: tuple[float, float, float] | None = None, score: float = 0.2, config: FitConfig | None = None,
-    limit: int | None = None, seed: int = 0, debug: bool = False, say: Say = silent,
-) -> Result:  # fmt: skip
-    """Poses of a category's objects in an image, a folder, a video or from a live camera.
-
-    Masks come from a file, else from boxes, inside which the object is cut out of the photo by colour (GrabCut), else from the
-    run's own detector.
-
-    Args:
-        run: a trained run.
-        source: as `images.iterate_frames` takes it.
-        out: folder for overlays, GIFs of the fitting and poses.json.
-        mask: see `read_masks`.
-        boxes: see `external_boxes.read_boxes`.
-        camera, fov_deg, resize_camera: of the pictures; without a camera poses are not metric.
-        size: width, depth and height of the objects, metres, where they are known; else the category's mean.
-        score: least score of the detector.
-        config: the search.
-        limit: stop after this many pictures.
-        seed: of the starts.
-        debug: also save the stages of every fit, and sweeps around what was fitted.
-        say: takes lines for people, picture by picture.
-
-    Raises:
-        ValueError: nothing says where the objects are; a mask of another size than the picture.
-    """
-    if mask is not None and boxes:
-        raise ValueError("--mask and --boxes both say where the objects are; give one of them")
-    if mask is None and not boxes and run.finder is None:
-        raise ValueError(
-            f"{run.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object is), "
-            "or --boxes x0,y0,x1,y1"
-        )
-    known = camera is not None or fov_deg is not None
-    model = _sized(run.model, size)
-    out, find = Path(out), _finder(run, mask, boxes, score)
-
-    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
-        found, made_from = find(frame.path or name, frame.image)
-        fits: list[Fit] = []
-        poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
-        overlay = save_picture(out / f"{name}_overlay.png", drawn(model, frame, poses, fits))
-        record = outputs.frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
-        for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
-            row |= described(model, fit, known)
-            _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
-        return record, _lines(record)
-
-    pictures = frames(source, camera, fov_deg, resize_camera)
-    path, records, stopped = each_picture(pictures, one, lambda rows: outputs.save_poses(out, rows), limit, say)
-    return Result({"poses": str(path), "images": records, "stopped": stopped}, f"poses: {path}")
-
-
-def _sized(model: Model, size: tuple[float, float, float] | None) -> Model:
-    if size is None:
-        return model
-    if not all(v > 0 for v in size):
-        raise ValueError(f"a size is three lengths in metres above 0, got {size}")
-    model.config = replace(model.config, size_mean=math.hypot(*size), size_spread=0.02)
-    return model
-
-
-def described(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:
-    """What a result says beside the pose, in plain numbers."""
-    config, view = model.config, fit.view
-    metric = fit.metric and camera_known
-    end = float(fit.losses[fit.chosen])
-    row: dict[str, Any] = {
-        "category": config.category,
-        "symmetric": config.symmetric,
-        "metric": metric,
-        "view": {f"{k}_deg": math.degrees(float(v)) for k, v in zip(("azimuth", "elevation", "inplane"), view[:3])},
-        "scale": float(view.scale),
-        "loss": end,
-        "loss_of_pose_head": None if math.isnan(fit.head_loss) else fit.head_loss,
-        "ends": [
-            {"loss": float(v), "angles_deg": [math.degrees(float(a)) for a in values[:3]]}
-            for v, values in zip(fit.losses, fit.views.values, strict=True)
-        ],
-        "votes": fit.votes,
-        "chosen_by": "pose head" if fit.kept_head else "least loss" if fit.chosen == fit.least else "vote",
-        "features": fit.features,
-        "seconds": fit.seconds,
-    }
-    if metric:
-        spread = fitting.distance(fit, config.size_mean) * config.size_spread
-        return row | {"size_m": config.size_mean, "size_spread": config.size_spread, "distance_std_m": spread}
-    why = "the camera is not known" if fit.metric else "the run does not know how large its objects are"
-    return row | {"why_not_metric": why}
-
-
-def drawn(model: Model, frame: Frame, poses: PoseEstimates, fits: Sequence[Fit], truth: Tensor | None = None) -> Image.Image:
-    """The photo with the axes of every object; true ones white."""
-    size = model.config.size_mean or 1.0
-    texts = [f"{model.config.category} {float(s):.2f}" for s in poses.scores]
-    return viz.overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth, model.config.symmetric)
-
-
-def _save_fit(
-    out: Path, name: str, model: Model, frame: Frame, poses: PoseEstimates, row: int, fit: Fit, debug: bool
-) -> None:  # fmt: skip
-    """The fitting as a GIF; with debug its stages, and the fitted object from all sides."""
-    assert fit.seen is not None
-    save_gif(out / f"{name}_fitting.gif", viz.fitting_animation(model, fit), rest=12)
-    if not debug:
-        return
-    folder = out / "debug"
-    one = replace(poses, **{k: getattr(poses, k)[row : row + 1] for k in ("labels", "cam_from_obj", "scores")},
-                  covariance=None, boxes=None)  # fmt: skip
-    assert fit.square is not None
-    shown = viz.crop_of(drawn(model, frame, one, [fit]), fit.square)
-    save_picture(folder / f"{name}_stages.png", viz.stages(model, fit, shown))
-    code = fit.views.codes[fit.chosen][None]
-    save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code))
-    save_gif(folder / f"{name}_elevation.gif", viz.elevation_sweep(model, code))
-
-
-# ------------------------------------------------------------------------------------------------------ where objects are
-
-
-Finder = Callable[[str, Tensor], tuple[Detections, str]]
-
-
-def _finder(run: CategoryRun, mask: str | Path | None, boxes: Sequence[str], score: float) -> Finder:
-    """A function from a picture's name and pixels to its objects with masks, and where the masks come from."""
-    if mask is not None:
-        given = read_masks(mask)
-
-        def of_file(name: str, image: Tensor) -> tuple[Detections, str]:
-            check_mask(given.shape[1:], name, image.shape[1:])
-            return _as_detections(given), f"file {Path(mask).name}"
-
-        return of_file
-    if boxes:
-        boxes_of = boxes_of_anything(boxes)
-
-        def of_boxes(name: str, image: Tensor) -> tuple[Detections, str]:
-            found = boxes_of(name)
-            cut = [cut_out(image, box) for box in found.boxes]
-            masks = torch.stack(cut) if cut else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
-            return replace(found, labels=torch.ones_like(found.labels), masks=masks), "GrabCut in the given boxes"
-
-        return of_boxes
-    assert run.finder is not None
-    finder = run.finder
-
-    def of_detector(name: str, image: Tensor) -> tuple[Detections, str]:
-        found = detector.predict(finder, image.to(next(finder.parameters()).device), score)[0].to("cpu")
-        return replace(found, labels=torch.ones_like(found.labels)), "detector"
-
-    return of_detector
-
-
-def _as_detections(masks: Tensor) -> Detections:
-    return Detections(torch.ones(len(masks)).long(), box_ops.from_masks(masks).float(), torch.ones(len(masks)), masks)
-
-
-def read_masks(path: str | Path) -> Tensor:
-    """Masks of the objects of a picture.
-
-    Args:
-        path: a picture, white where the only object is; or with a number for each object and 0 (or 255, if there is no 0)
-            where there is none.
-
-    Returns:
-        (N, H, W), bool, N >= 1.
-
-    Raises:
-        ValueError: nothing in it.
-    """
-    with Image.open(existing_file(path, "mask")) as picture:
-        values = np.asarray(picture if picture.mode in ("L", "P", "I", "I;16", "1") else picture.convert("L")).astype(np.int64)
-    found = np.unique(values)
-    if len(found) == 1:
-        raise ValueError(f"{path} is an empty mask: all of it is {found[0]}; expected white where the object is")
-    if len(found) > MOST_VALUES or len(found) == 2:
-        top = values > (int(found[0]) + int(found[-1])) / 2
-        return torch.from_numpy(top if 0 in found or len(found) > 2 else ~top)[None]
-    ground = 0 if 0 in found else 255 if 255 in found else int(found[0])
-    return torch.from_numpy(np.stack([values == v for v in found if v != ground]))
-
-
-def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
-    """The object in a box, by colour.
-
-    Args:
-        image: (3, H, W), RGB in [0, 1].
-        box: (4,), xyxy on pixel edges.
-        rounds: of the algorithm.
-
-    Returns:
-        (H, W), bool; all of the box where no colours tell the object from what is around it.
-
-    Source: Rother et al., GrabCut (SIGGRAPH 2004), in OpenCV.
-    """
-    import cv2
-
-    height, width = image.shape[1:]
-    x0, y0, x1, y1 = (round(float(v)) for v in box)
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    if x1 - x0 < 2 or y1 - y0 < 2:
-        raise ValueError(f"the box {[round(float(v)) for v in box]} does not lie in the picture of {width} x {height} pixels")
-    margin = max(x1 - x0, y1 - y0) // 2  # far pixels would only slow it down
-    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
-    part = image[:, top : min(y1 + margin, height), left : min(x1 + margin, width)]
-    pixels = np.ascontiguousarray((part.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8))
-    labels = np.zeros(pixels.shape[:2], np.uint8)
-    cv2.setRNGSeed(0)
-    inside = np.zeros((height, width), bool)
-    inside[y0:y1, x0:x1] = True
-    if (x1 - x0) * (y1 - y0) < pixels.shape[0] * pixels.shape[1]:
-        area = (x0 - left, y0 - top, x1 - x0, y1 - y0)
-        cv2.grabCut(pixels, labels, area, np.zeros((1, 65)), np.zeros((1, 65)), rounds, cv2.GC_INIT_WITH_RECT)
-        kept = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-        if kept.sum() >= 0.05 * (x1 - x0) * (y1 - y0):
-            found = np.zeros((height, width), bool)
-            found[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
-            return torch.from_numpy(found)
-    return torch.from_numpy(inside)
-
-
-# ------------------------------------------------------------------------------------------------------------- NOCS's data
-
-
-def predict_nocs(
-    run: CategoryRun, folder: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
-    limit: int | None = None, overlap: scoring.Overlap = "oriented", seed: int = 0, progress_bar: bool = True,
-) -> Result:  # fmt: skip
-    """Fit the objects of a run's category in photos of REAL275's or CAMERA25's layout, and score them by NOCS's protocol.
-
-    Masks are the data set's own. Boxes, which 3D IoU needs, have the mean proportions of the category's training shapes.
-
-    Args:
-        run: a trained run.
-        folder: with 0000_color.png and so on somewhere below; extents come from a folder obj_models in it or beside it, else
-            from the coordinates seen.
-        out: the report, a JSON file.
-        camera: of the photos; None: that of the data set.
-        config: the search.
-        limit: stop after this many photos.
-        overlap: which 3D IoU, see `evaluation.nocs`.
-        seed: of the starts.
-        progress_bar: show one.
-
-    Raises:
-        ValueError: the run does not know how large its objects are, or no photo shows one.
-    """
-    from tqdm import tqdm
-
-    from . import training
-
-    model, name = run.model, run.model.config.category
-    if not model.config.size_mean > 0:
-        raise ValueError(f"{run.path} does not know how large its objects are (size_mean is 0); NOCS's scores are in metres")
-    label = nocs.CLASSES.index(name) + 1
-    bounds = (model.config.size_mean * training.proportions(name)).double()
-    models = next((p / "obj_models" for p in (Path(folder), Path(folder).parent) if (p / "obj_models").is_dir()), None)
-    results: list[nocs.Results] = []
-    stems = nocs.find(folder)[:limit]
-    for stem in tqdm(stems, desc=name, disable=not progress_bar):
-        photo = nocs.read(stem, camera, models)
-        true, sizes = nocs.poses(photo)
-        mine = photo.labels == label
-        found, generator = _as_detections(photo.masks[mine]), torch.Generator().manual_seed(seed)
-        poses = fitting.predict(
-            model, Frame(photo.image, photo.camera), found, config, generator, hidden=photo.masks[~mine].any(0)
-        )
-        placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
-        results.append(nocs.Results(
-            photo.labels[mine], true[mine], sizes[mine], torch.full((len(poses),), label), placed, lengths,
-            poses.scores.cpu(), name=str(stem),
-        ))  # fmt: skip
-    scores = scoring.evaluate(results, overlap)
-    write_json(Path(out), {"category": name, "masks": "the data set's own", "run": str(run.path), **scores})
-    return Result({"report": str(out), "scores": scores}, f"{scoring.text(scores)}\nreport: {out}")

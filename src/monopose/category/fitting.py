@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ..geometry import boxes as box_ops
-from ..geometry import crops, rotation, viewpoints
+from ..geometry import camera, rotation, viewpoints
 from ..types import Detections, Frame, PoseEstimates
 from . import perceptual
 from .model import Model, Picture, Posterior, Proposal, cross_entropy
-from .samples import View, pose_from_view, view_of
+from .view import View, pose_from_view, view_of
 
 FEWEST = 16  # mask pixels that an object needs to be fitted
 LEAST_SPREAD_DEG = 3.0  # of the rotation of a fit whose ends agree
@@ -507,8 +507,8 @@ def crop(image: Tensor, mask: Tensor, known: Tensor, square: Tensor, side: int) 
         image (3, side, side); mask and known (side, side), in [0, 1].
     """
     flat = torch.stack([mask, known]).to(image) + 0.5  # `cut` puts 0.5 where there is no photo
-    cut = crops.cut(flat, square.to(image), side)[0] - 0.5
-    return crops.cut(image, square.to(image), side)[0], cut[0].clamp(0, 1), cut[1].clamp(0, 1)
+    cut = camera.cut(flat, square.to(image), side)[0] - 0.5
+    return camera.cut(image, square.to(image), side)[0], cut[0].clamp(0, 1), cut[1].clamp(0, 1)
 
 
 def agreeing(found: Fit, end: int, config: FitConfig, symmetric: bool = False) -> int:

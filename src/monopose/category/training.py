@@ -17,7 +17,7 @@ from ..synthesis import scene
 from ..synthesis.shapes import tableware
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from . import model, perceptual
+from . import model, perceptual, view
 from . import samples as category_views
 
 EMA = 0.995  # decay of the averaged weights: trainings are short
@@ -45,7 +45,7 @@ def configured(name: str, preset: str | None = None, changes: Mapping[str, Any] 
 
 def sizes(name: str, instances: Sequence[int]) -> tuple[float, float]:
     """Geometric mean of the sizes of instances, metres, and standard deviation of their logarithms."""
-    found = [math.log(category_views.size_of(category_views.instance(name, i))) for i in instances]
+    found = [math.log(view.size_of(category_views.instance(name, i))) for i in instances]
     logs = torch.tensor(found, dtype=torch.float64)
     return float(logs.mean().exp()), float(logs.std(unbiased=len(found) > 1))
 
@@ -53,7 +53,7 @@ def sizes(name: str, instances: Sequence[int]) -> tuple[float, float]:
 def proportions(name: str, count: int = 50) -> Tensor:
     """Mean smallest and largest corner of the boxes of the first instances, in the diagonal of the box, (2, 3)."""
     shapes = [category_views.instance(name, i) for i in range(count)]
-    return torch.stack([s.bounds / category_views.size_of(s) for s in shapes]).mean(0)
+    return torch.stack([s.bounds / view.size_of(s) for s in shapes]).mean(0)
 
 
 def train_category(

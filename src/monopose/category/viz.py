@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from .. import viz
-from ..geometry import crops, se3
+from ..geometry import camera, se3
 from ..types import Frame
 from ..viz.canvas import AXES, WHITE, Box, Canvas, Color, Picture, point_box, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, _Figure
+from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, Figure
 from . import fitting
 from .fitting import Fit, Moment
 from .model import Model
@@ -164,7 +164,7 @@ def _losses(history: Sequence[Moment], until: int) -> Image.Image:
     """Losses of all starts up to a step, the least in blue; axes for the whole fit."""
     everything = torch.cat([m.losses for m in history]).cpu().numpy()
     low, high = float(everything.min()), float(np.quantile(everything, 0.9))
-    figure, (x0, y0, x1, y1) = _Figure(392, TILE), (52.0, 24.0, 380.0, 216.0)
+    figure, (x0, y0, x1, y1) = Figure(392, TILE), (52.0, 24.0, 380.0, 216.0)
     last = max(len(history) - 1, 1)
 
     def place(step: float, loss: float) -> tuple[float, float]:
@@ -218,7 +218,7 @@ def stages(
 def crop_of(picture: Image.Image, square: Tensor, side: int = 240) -> Image.Image:
     """Part of a drawn overlay. square: (4,), xyxy on pixel edges."""
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
-    return viz.to_picture(crops.cut(pixels, square[None].float(), side)[0])
+    return viz.to_picture(camera.cut(pixels, square[None].float(), side)[0])
 
 
 def overlay(

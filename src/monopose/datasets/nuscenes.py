@@ -27,11 +27,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..geometry import boxes3d, rotation, se3
-from ..geometry.road_users import ATTRIBUTES, CLASSES
 from ..io.files import atomic_write, existing_file
 from ..io.records import found, numbers, read_json, table, value
 from ..types import Camera
-from .road import RoadFrame, RoadObjects
+from .road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 
 Array = NDArray[Any]
 

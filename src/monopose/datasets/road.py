@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..io.images import read_image
-from ..types import Camera, Frame, _check, _moved, _Rows
+from ..types import Camera, Frame, Rows, check_shape, moved
 
 
 @dataclass(frozen=True)
-class RoadObjects(_Rows):
+class RoadObjects(Rows):
     """The boxes of one picture, true or estimated.
 
     Args:
@@ -84,9 +84,9 @@ class RoadFrame:
     timestamp: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.ignored, "RoadFrame.ignored", None, 4)
-        _check(self.ego_from_cam, "RoadFrame.ego_from_cam", 4, 4)
-        _check(self.global_from_ego, "RoadFrame.global_from_ego", 4, 4)
+        check_shape(self.ignored, "RoadFrame.ignored", None, 4)
+        check_shape(self.ego_from_cam, "RoadFrame.ego_from_cam", 4, 4)
+        check_shape(self.global_from_ego, "RoadFrame.global_from_ego", 4, 4)
 
     @property
     def global_from_cam(self) -> Tensor:
@@ -106,4 +106,34 @@ class RoadFrame:
         return Frame(read_image(self.path), self.camera.to(torch.float32), path=self.path)
 
     def to(self, *args: Any, **kwargs: Any) -> RoadFrame:
-        return _moved(self, *args, **kwargs)
+        return moved(self, *args, **kwargs)
+
+
+CLASSES = (
+    "car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier",
+)  # fmt: skip
+SIZES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "car": ((4.62, 1.73, 1.96), (0.46, 0.24, 0.16)),
+    "truck": ((6.94, 2.84, 2.52), (2.11, 0.84, 0.45)),
+    "trailer": ((12.56, 3.89, 2.94), (4.50, 0.77, 0.54)),
+    "bus": ((11.22, 3.50, 2.95), (2.06, 0.49, 0.33)),
+    "construction_vehicle": ((6.68, 3.21, 2.85), (3.23, 0.93, 1.07)),
+    "bicycle": ((1.70, 1.29, 0.61), (0.26, 0.35, 0.16)),
+    "motorcycle": ((2.11, 1.46, 0.78), (0.33, 0.29, 0.17)),
+    "pedestrian": ((0.73, 1.77, 0.67), (0.19, 0.19, 0.14)),
+    "traffic_cone": ((0.41, 1.08, 0.41), (0.14, 0.27, 0.13)),
+    "barrier": ((0.50, 0.99, 2.52), (0.17, 0.15, 0.62)),
+}
+
+ATTRIBUTES = (
+    "cycle.with_rider", "cycle.without_rider", "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
+    "vehicle.moving", "vehicle.parked", "vehicle.stopped",
+)  # fmt: skip
+ATTRIBUTES_OF = {  # class -> the attributes it can have
+    **dict.fromkeys(CLASSES[:5], (5, 6, 7)),
+    "bicycle": (0, 1),
+    "motorcycle": (0, 1),
+    "pedestrian": (2, 3, 4),
+    "traffic_cone": (),
+    "barrier": (),
+}

@@ -18,7 +18,6 @@ from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from ..geometry import boxes as box2d
 from ..geometry.camera import pixel_grid
-from ..objects.networks import rows_of
 from ..types import Detections, Frame
 from .networks import STRIDE, Maps, OneStageNet, Pyramid, TwoStageNet
 
@@ -532,3 +531,24 @@ def _instance_masks(maps: Maps, index: Tensor, boxes: Tensor) -> Tensor:
     miss = torch.where(within, miss, torch.full_like(miss, torch.inf))
     nearest = _per_group(miss, index, len(maps.semantic), "amin", torch.inf)[index]
     return surface * (within & (miss <= nearest))
+
+
+def rows_of(labels: Tensor, ids: Tensor, owner: str) -> Tensor:
+    """Positions of object ids in the list `ids` that a network learned.
+
+    Args:
+        labels: object ids, (B,).
+        ids: (K,).
+        owner: how the error calls the network, e.g. "this detector; it was made for".
+
+    Returns:
+        (B,), on the device of `ids`.
+
+    Raises:
+        ValueError: for an id that is not in the list.
+    """
+    match = labels.to(ids.device)[:, None] == ids
+    if not bool(match.any(1).all()):
+        unknown = sorted(set(labels.tolist()) - set(ids.tolist()))
+        raise ValueError(f"object id(s) {unknown} are unknown to {owner} {ids.tolist()}")
+    return match.int().argmax(1)

@@ -3,19 +3,19 @@ ADD(-S), its area under the curve, n degrees n cm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.bop import models as models_module
-from ..datasets.bop import results as results_module
+from ..datasets.bop import models as bop_models
+from ..datasets.bop import results as bop_results
+from ..datasets.bop import scenes as bop_scenes
 from ..datasets.bop import scenes as scenes_module
 from ..io import records
-from . import errors, matching, scores
-from .truth import Object, Truth, open_data, read_objects
+from . import errors, scores
 
 Array = NDArray[Any]
 
@@ -42,9 +42,9 @@ class _Group(NamedTuple):
 
 
 def evaluate(
-    results: records.PathLike | results_module.Results,
+    results: records.PathLike | bop_results.Results,
     data_dir: records.PathLike,
-    targets: records.PathLike | scenes_module.Targets | None = None,
+    targets: records.PathLike | bop_results.Targets | None = None,
     *,
     split: str | None = None,
     models: str = "models_eval",
@@ -138,7 +138,7 @@ def evaluate(
     return report
 
 
-def _groups(rows: results_module.Results, truth: Truth, wanted: scenes_module.Targets, max_estimates: int) -> list[_Group]:
+def _groups(rows: bop_results.Results, truth: Truth, wanted: bop_results.Targets, max_estimates: int) -> list[_Group]:
     """Estimates and true objects by image and class, images in the order of the targets."""
     order: dict[tuple[int, int], int] = {}
     for key in zip(wanted.scene_id.tolist(), wanted.im_id.tolist()):
@@ -163,7 +163,7 @@ def _groups(rows: results_module.Results, truth: Truth, wanted: scenes_module.Ta
     return groups
 
 
-def _best_of_images(rows: results_module.Results, order: dict[tuple[int, int], int], most: int) -> Array:
+def _best_of_images(rows: bop_results.Results, order: dict[tuple[int, int], int], most: int) -> Array:
     """Which rows are among the `most` best of their image, (N,), bool."""
     kept = np.ones(len(rows.score), bool)
     image = np.array([order.get(key, -1) for key in zip(rows.scene_id.tolist(), rows.im_id.tolist())], np.int64)
@@ -243,18 +243,18 @@ def _vsd(
 
     from ..render.raster import rasterize
 
-    models = models_module.read_models(model_folder, objects)
-    scenes: dict[int, scenes_module.Scene] = {}
+    models = bop_models.read_models(model_folder, objects)
+    bop_scenes: dict[int, scenes_module.Scene] = {}
     out = []
     key, depth = None, None
     for g in groups:
         values = np.ones((len(g.est), len(g.true), len(VSD_TAUS)))
         if values.size:
             scene_id, im_id = int(truth.scene_id[g.true[0]]), int(truth.im_id[g.true[0]])
-            if scene_id not in scenes:
-                scenes[scene_id] = scenes_module.open_scene(split / f"{scene_id:06d}", sensor)
+            if scene_id not in bop_scenes:
+                bop_scenes[scene_id] = scenes_module.open_scene(split / f"{scene_id:06d}", sensor)
             if key != (scene_id, im_id):
-                key, depth = (scene_id, im_id), scenes_module.read_depth(scenes[scene_id], im_id)
+                key, depth = (scene_id, im_id), scenes_module.read_depth(bop_scenes[scene_id], im_id)
             assert depth is not None
             K = truth.K[g.true[0]]
             model = models[g.obj_id]
@@ -284,7 +284,7 @@ def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth,
     found: dict[int, Array] = {}
     for g, values in zip(groups, pairs):
         if g.inst_count:
-            hits = matching.localise(values, score[g.est], truth.visibility[g.true], g.inst_count, limits)
+            hits = scores.localise(values, score[g.est], truth.visibility[g.true], g.inst_count, limits)
             found[g.obj_id] = found.get(g.obj_id, 0) + hits
     return found
 
@@ -295,7 +295,7 @@ def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: Trut
     for g, values in zip(groups, pairs):
         wanted = np.argsort(-truth.visibility[g.true], kind="stable")[: g.inst_count]
         values = values[:, np.sort(wanted)]
-        (owner,) = matching.greedy(values, score[g.est], [limit])
+        (owner,) = scores.greedy(values, score[g.est], [limit])
         each = np.full(values.shape[1], np.inf)
         each[owner[owner >= 0]] = values[owner >= 0, owner[owner >= 0]]
         out.setdefault(g.obj_id, []).append(each)
@@ -315,7 +315,7 @@ def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: T
         states, ties, image, confidence = [], [], [], []
         for g, values in members:
             s = score[g.est[g.kept]]
-            matched = matching.greedy(values[g.kept], s, limits)
+            matched = scores.greedy(values[g.kept], s, limits)
             seen = np.append(truth.visibility[g.true] >= MIN_VISIBILITY, False)
             states.append(np.where(matched < 0, 0, np.where(seen[matched], 1, -1)))  # wrong, right, ignored
             ties.append(np.where(matched < 0, len(g.true) + np.argsort(np.argsort(-s, kind="stable")), matched))
@@ -362,3 +362,135 @@ def _scores(
     return {
         "ar": ar, "ap": ap, "add_s": recalls("add_s", ADD_THRESHOLDS), "auc_add_s": auc, "deg_cm": recalls("deg_cm", DEG_CM),
     }  # fmt: skip
+
+
+class Truth(NamedTuple):
+    """True objects of the target images, one row each, and their cameras."""
+
+    scene_id: Array
+    im_id: Array
+    obj_id: Array
+    pose: Array  # (G, 4, 4), metres, raw
+    visibility: Array
+    K: Array  # (G, 3, 3)
+    width: Array  # of the image, pixels
+
+
+class Object(NamedTuple):
+    """A model as the scores need it."""
+
+    points: Array
+    hull: Array
+    group: Array  # symmetries with the identity
+    symmetric: bool
+    diameter: float
+
+
+class Data(NamedTuple):
+    """Results and what they are judged by."""
+
+    rows: bop_results.Results
+    wanted: bop_results.Targets
+    truth: Truth
+    split: Path  # folder of the scenes
+    models: Path  # folder of the models
+    targets_file: Path | None
+
+    @property
+    def poses(self) -> Array:
+        """The estimates as cam_from_obj, (N, 4, 4), metres."""
+        pose = np.tile(np.eye(4), (len(self.rows.t), 1, 1))
+        pose[:, :3, :3], pose[:, :3, 3] = self.rows.R, self.rows.t
+        return pose
+
+
+def open_data(
+    results: records.PathLike | bop_results.Results,
+    data_dir: records.PathLike,
+    targets: records.PathLike | bop_results.Targets | None = None,
+    *,
+    split: str | None = None,
+    models: str = "models_eval",
+    image_width: int | None = None,
+    sensor: str = "",
+) -> Data:
+    """Read results, targets and truth; the arguments are those of `protocol.evaluate`, and so is what it raises."""
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise FileNotFoundError(
+            f"no data set folder {data_dir}; it should hold models_eval/, test/ and test_targets_bop19.json"
+        )
+    rows = results if isinstance(results, bop_results.Results) else bop_results.read_results(results)
+    target_path = None if isinstance(targets, bop_results.Targets) else Path(targets or data_dir / "test_targets_bop19.json")
+    if target_path is not None and not target_path.exists() and (data_dir / target_path).exists():
+        target_path = data_dir / target_path
+    wanted = targets if isinstance(targets, bop_results.Targets) else bop_scenes.read_targets(target_path or "")
+    folder = _split_folder(data_dir, None if isinstance(results, bop_results.Results) else Path(results), split)
+    truth = _read_truth(folder, wanted, sensor, image_width)
+    model_folder = data_dir / models if (data_dir / models).is_dir() else data_dir / "models"
+    return Data(rows, wanted, truth, folder, model_folder, target_path)
+
+
+def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Path:
+    """The folder of the scenes, from the argument, the name of the result file, or "test"."""
+    names = [split] if split else []
+    if not split and results is not None:
+        try:
+            parsed = bop_results.parse_results_name(results)
+            names = [f"{parsed.split}_{parsed.split_type}", parsed.split] if parsed.split_type else [parsed.split]
+        except ValueError:
+            pass
+    for name in names or ["test"]:
+        if (data_dir / name).is_dir():
+            return data_dir / name
+    others = sorted(p.name for p in data_dir.iterdir() if p.is_dir() and any(q.name.isdigit() for q in p.iterdir()))
+    typed = [n for n in others if n.startswith(f"{(names or ['test'])[-1]}_")]
+    if len(typed) == 1 and not split:
+        return data_dir / typed[0]
+    raise FileNotFoundError(
+        f"no folder {' or '.join(names or ['test'])} with scenes in {data_dir} (has: {', '.join(others) or 'none'}); "
+        "pass split=... (--split)"
+    )
+
+
+def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_width: int | None) -> Truth:
+    """True objects of the images that the targets name."""
+    parts = []
+    for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
+        scene = bop_scenes.open_scene(folder / f"{scene_id:06d}", sensor)
+        if scene.truth is None:
+            raise FileNotFoundError(f"no scene_gt.json in {scene.folder}; the truth of this split is not public")
+        im_ids = np.unique(wanted.im_id[wanted.scene_id == scene_id])
+        if missing := sorted(set(im_ids.tolist()) - set(scene.im_ids.tolist())):
+            raise ValueError(f"{scene.folder}/scene_camera.json: no image {missing[0]}, which the targets name")
+        keep = np.isin(scene.truth.im_id, im_ids)
+        t = scene.truth
+        pose = np.tile(np.eye(4), (int(keep.sum()), 1, 1))
+        pose[:, :3, :3], pose[:, :3, 3] = t.R[keep], t.t[keep]
+        visibility = np.ones(len(pose)) if t.visibility is None else t.visibility[keep]
+        K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
+        width = image_width or bop_scenes.image_width(scene)
+        parts.append(
+            (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
+        )
+    return Truth(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, Object]:
+    """The models of the objects, checked against models_info.json."""
+    infos = bop_models.read_models_info(folder)
+    ids = sorted(set(obj_ids))
+    if unknown := [i for i in ids if i not in infos]:
+        raise ValueError(f"unknown object id {unknown[0]}: not in {folder}/models_info.json (has: {sorted(infos)})")
+    objects = {}
+    for i, points in bop_models.read_model_points(folder, ids).items():
+        info = infos[i]
+        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
+        if not 0.5 < extent / info.diameter < 2:
+            raise ValueError(
+                f"{folder}: obj_{i:06d}.ply is {extent * 1000:.4g} mm across its box but models_info.json says diameter "
+                f"{info.diameter * 1000:.4g} mm; both must be millimetres"
+            )
+        group = errors.symmetry_group(info.discrete, info.axes, info.offsets)
+        objects[i] = Object(points, errors.hull(points), group, len(group) > 1, info.diameter)
+    return objects

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.bop import results as results_module
-from ..datasets.bop import scenes
+from ..datasets.bop import results as bop_results
 from ..io import records
 from . import errors, scores
-from .truth import Data, Object, open_data, read_objects
+from .bop import Data, Object, open_data, read_objects
 
 Array = NDArray[Any]
 
@@ -44,9 +43,9 @@ class _Errors(NamedTuple):
 
 
 def evaluate(
-    results: records.PathLike | results_module.Results,
+    results: records.PathLike | bop_results.Results,
     data_dir: records.PathLike,
-    targets: records.PathLike | scenes.Targets | None = None,
+    targets: records.PathLike | bop_results.Targets | None = None,
     *,
     split: str | None = None,
     models: str = "models_eval",
@@ -132,11 +131,11 @@ def evaluate(
     return report
 
 
-def _data_set(results: records.PathLike | results_module.Results, folder: Path) -> str:
+def _data_set(results: records.PathLike | bop_results.Results, folder: Path) -> str:
     """The short name of the data set, from the name of the result file, else from its folder."""
-    if not isinstance(results, results_module.Results):
+    if not isinstance(results, bop_results.Results):
         try:
-            return results_module.parse_results_name(results).dataset
+            return bop_results.parse_results_name(results).dataset
         except ValueError:
             pass
     return folder.resolve().name

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..datasets.nocs import CLASSES, UP, Results
-from ..geometry import boxes3d_general, rotation, se3
-from . import matching
+from ..geometry import boxes3d, rotation, se3
+from . import scores as matching
 
 Overlap = Literal["oriented", "aligned", "nocs2019"]
 
@@ -113,16 +113,16 @@ def _oriented(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
     a, size_a, b, size_b = _broadcast(a, size_a, b, size_b)
     value = a.new_zeros(a.shape[:-2])
     near = (a[..., :3, 3] - b[..., :3, 3]).norm(dim=-1) < (size_a.norm(dim=-1) + size_b.norm(dim=-1)) / 2
-    value[near] = boxes3d_general.iou(a[near], size_a[near], b[near], size_b[near])
+    value[near] = boxes3d.obb_iou(a[near], size_a[near], b[near], size_b[near])
     return value
 
 
 def _aligned(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
-    return _hulls(boxes3d_general.corners(a, size_a), boxes3d_general.corners(b, size_b), over=-2)
+    return _hulls(boxes3d.obb_corners(a, size_a), boxes3d.obb_corners(b, size_b), over=-2)
 
 
 def _nocs2019(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:
-    return _hulls(boxes3d_general.corners(a, size_a), boxes3d_general.corners(b, size_b), over=-1)
+    return _hulls(boxes3d.obb_corners(a, size_a), boxes3d.obb_corners(b, size_b), over=-1)
 
 
 def _hulls(corners_a: Tensor, corners_b: Tensor, over: int) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..objects.calibration import EVENT
-from .calibration import Reliability
+from .calibration import EVENT, Reliability
 
 _COLUMNS = (  # heading, path in the report
     ("AR", ("ar", "mean")),

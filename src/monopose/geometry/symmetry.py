@@ -1,13 +1,18 @@
 """Symmetric objects: the finite group of a `Symmetries`, and the equivalent pose that is nearest to another."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..types import Symmetries
 from .rotation import so3_exp
 from .se3 import from_rt
+
+if TYPE_CHECKING:
+    from ..types import Symmetries
 
 
 def transforms(symmetries: Symmetries, steps: int = 315) -> Tensor:

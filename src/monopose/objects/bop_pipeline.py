@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import weights
-from ..datasets.bop import models as models_module
+from ..datasets.bop import models as bop_models
 from ..datasets.bop import results as bop_results
-from ..datasets.bop import scenes as scenes_module
-from ..geometry import noise, rotation, se3
+from ..datasets.bop import scenes as bop_scenes
+from ..geometry import rotation, se3
 from ..io import records
 from ..io.files import write_json
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
@@ -72,7 +72,7 @@ def predict_bop(
     """
     data, out = Path(data), Path(out)
     split = _split(data, out)
-    rows = scenes_module.read_targets(Path(targets) if targets is not None else data / "test_targets_bop19.json")
+    rows = bop_scenes.read_targets(Path(targets) if targets is not None else data / "test_targets_bop19.json")
     wanted: dict[Key, set[int]] = {}
     known = set(model.estimator.config.obj_ids)
     for i, key in enumerate(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
@@ -80,13 +80,13 @@ def predict_bop(
         wanted.setdefault(key, set()).update(ids)
     given = None if boxes is None else bop_results.read_detections(boxes)
     keys = list(wanted)[:limit]
-    scenes = {s: scenes_module.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
+    scenes = {s: bop_scenes.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
     if not model.models and (data / "models").is_dir():
-        model = replace(model, models=models_module.read_models(data / "models", tuple(sorted(known))))
+        model = replace(model, models=bop_models.read_models(data / "models", tuple(sorted(known))))
     refining = model.refines(refine)
 
     def predicted(key: Key) -> bop_results.Results:
-        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         detections = None
         if true_boxes:
             if frame.instances is None:
@@ -163,7 +163,7 @@ def refine_bop(
     images = list(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True))
     keys = list(dict.fromkeys(images))
     if targets is not None:
-        asked = scenes_module.read_targets(Path(targets))
+        asked = bop_scenes.read_targets(Path(targets))
         chosen = set(zip(asked.scene_id.tolist(), asked.im_id.tolist(), strict=True))
         if keys and not chosen & set(keys):
             raise ValueError(f"no image of {results} is in {targets}; are they of different splits?")
@@ -177,7 +177,7 @@ def refine_bop(
 
     def refined(key: Key) -> bop_results.Results:
         part = bop_results.Results(*(column[places[key]] for column in rows))
-        frame = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
+        frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         sizes[key] = frame.camera.size
         known = np.isin(part.obj_id, list(models))
         poses = _estimates(part)[torch.from_numpy(known)]
@@ -190,7 +190,7 @@ def refine_bop(
         R, t, time_s = part.R.copy(), part.t.copy(), part.time.max()
         R[at], t[at] = new[:, :3, :3], new[:, :3, 3]
         if debug is not None:
-            from ..outputs import save_refinement
+            from .viz import save_refinement
 
             save_refinement(_picture_folder(debug, key), frame, courses)  # type: ignore[arg-type]
         spent = time_s + better.seconds["refiner"] if time_s >= 0 else -1.0
@@ -221,14 +221,14 @@ def _picture_folder(debug: str | Path | None, key: Key) -> Path | None:
     return None if debug is None else Path(debug) / f"{key[0]:06d}_{key[1]:06d}"
 
 
-def _scenes_of(keys: Sequence[Key], split: Path, results: Path) -> dict[int, scenes_module.Scene]:
+def _scenes_of(keys: Sequence[Key], split: Path, results: Path) -> dict[int, bop_scenes.Scene]:
     """The scenes of images by their id, all of which have a camera."""
     scenes = {}
     for scene_id in dict.fromkeys(k[0] for k in keys):
         folder = split / f"{scene_id:06d}"
         if split.is_dir() and not folder.is_dir():
             raise ValueError(f"{results} has poses in scene {scene_id}, but there is no {folder}; are they of another split?")
-        scenes[scene_id] = scenes_module.open_scene(folder)
+        scenes[scene_id] = bop_scenes.open_scene(folder)
         cameras = set(scenes[scene_id].im_ids.tolist())
         if alien := [im_id for s, im_id in keys if s == scene_id and im_id not in cameras]:
             raise ValueError(
@@ -240,10 +240,10 @@ def _scenes_of(keys: Sequence[Key], split: Path, results: Path) -> dict[int, sce
 
 def _models_of(wanted: set[int], folder: Path, results: Path) -> dict[int, ObjectModel]:
     """The CAD models of those objects that the folder has."""
-    have = set(models_module.read_models_info(folder))
+    have = set(bop_models.read_models_info(folder))
     if not wanted & have:
         raise ValueError(f"{folder} has none of the objects {sorted(wanted)} of {results}; it has {sorted(have)}")
-    return models_module.read_models(folder, sorted(wanted & have))
+    return bop_models.read_models(folder, sorted(wanted & have))
 
 
 def _estimates(rows: bop_results.Results) -> PoseEstimates:
@@ -258,14 +258,14 @@ def _further(poses: PoseEstimates, models: Mapping[int, ObjectModel], count: int
     generator = torch.Generator().manual_seed(1_000_003 * key[0] + key[1])
     shift = torch.tensor([FURTHER_SHIFT * models[i].diameter for i in poses.labels.tolist()])[:, None].expand(-1, count)
     starts = poses.cam_from_obj[:, None].expand(-1, count, 4, 4)
-    return noise.perturbed(starts, float(np.deg2rad(FURTHER_DEG)), shift, generator=generator)
+    return se3.perturbed(starts, float(np.deg2rad(FURTHER_DEG)), shift, generator=generator)
 
 
 def _why_unchanged(
     rows: bop_results.Results,
     row: int,
     target: bool,
-    scenes: Mapping[int, scenes_module.Scene],
+    scenes: Mapping[int, bop_scenes.Scene],
     sizes: dict[Key, tuple[int, int]],
     models: Mapping[int, ObjectModel],
 ) -> str:
@@ -275,9 +275,9 @@ def _why_unchanged(
     if label not in models:
         return f"no CAD model of object {label}"
     if key not in sizes:  # refined before this run went on
-        sizes[key] = scenes_module.read_frame(scenes[key[0]], key[1], masks=False, depth=False).camera.size
+        sizes[key] = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False).camera.size
     pose = _estimates(bop_results.Results(*(column[row : row + 1] for column in rows))).cam_from_obj
-    K = scenes_module.scene_camera(scenes[key[0]], key[1], sizes[key]).K[None]
+    K = bop_scenes.scene_camera(scenes[key[0]], key[1], sizes[key]).K[None]
     code = int(refinement.trouble(models[label].corners[None], pose, K, sizes[key]))
     return refinement.TROUBLES[code] or "not held for better than it was"
 

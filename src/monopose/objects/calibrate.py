@@ -7,23 +7,28 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import outputs, weights
-from ..datasets.bop import scenes as bop
+from .. import weights
+from ..datasets.bop import scenes as bop_scenes
 from ..evaluation import calibration, errors
-from ..evaluation.truth import Object
+from ..evaluation import calibration as evaluation_calibration
+from ..evaluation.bop import Object
+from ..io.files import atomic_write
 from ..mesh.loading import simplified
 from ..synthesis import bop_folder
+from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
-from . import calibration as confidence
-from . import pipeline, training
-from . import samples as dataset
+from . import calibrate, pipeline, training
+from . import calibration as calibration_file
+
+if TYPE_CHECKING:
+    from ..evaluation.calibration import Reliability
 
 Array = NDArray[Any]
 
@@ -52,7 +57,7 @@ class Samples:
 
     @property
     def right(self) -> Array:
-        return self.error < confidence.LIMIT
+        return self.error < evaluation_calibration.LIMIT
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Report:
         lines += [
             f"covariance times {self.scale:.4g}, from estimates with an MSSD below {GROSS:g} of the diameter",
             '"after" is measured on scenes that were not fitted to; nothing is fitted to photos',
-            f"right: {confidence.EVENT}",
+            f"right: {evaluation_calibration.EVENT}",
         ]
         return "\n".join([*lines, f"written: {self.file}", *([f"diagram: {self.picture}"] if self.picture else [])])
 
@@ -171,7 +176,7 @@ def run(
     estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
     files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
     scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
-    source = dataset.Source(thin, training.read_data_camera(data), photos, scene)
+    source = crop_samples.Source(thin, training.read_data_camera(data), photos, scene)
     objects = {i: _object(m) for i, m in models.items()}
     frames = bop_folder.Frames(source, 0, images, seed)
     samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
@@ -191,10 +196,10 @@ def run(
         "coverage": coverage,
         "scenes": {"images": images, "seed": seed, "backgrounds": len(photos), **asdict(scene)},
     }  # fmt: skip
-    digests = {kind: confidence.digest_of(path) for kind, path in files.items()}
+    digests = {kind: calibration_file.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
-    found = confidence.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
-    file = confidence.write(model.path, found)
+    found = calibration_file.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
+    file = calibration_file.write(model.path, found)
 
     seen: dict[str, Samples] = {}
     photo_coverage = {}
@@ -212,7 +217,7 @@ def run(
         tables = {f"rendered, {kind}, {when}": getattr(f, when) for kind, f in fits.items() for when in ("before", "after")}
         for kind, pair in on_photos.items():
             tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
-        outputs.save_reliability(picture, tables)
+        calibrate.save_reliability(picture, tables)
     return Report(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
 
 
@@ -225,12 +230,12 @@ def _usable(samples: Samples) -> tuple[Array, Array]:
 def _photos(data: Path, targets: str | Path) -> list[tuple[int, int]]:
     """Scene and image numbers that a targets file names."""
     path = Path(targets)
-    rows = bop.read_targets(path if path.exists() or not (data / path).exists() else data / path)
+    rows = bop_scenes.read_targets(path if path.exists() or not (data / path).exists() else data / path)
     return list(dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist())))
 
 
 def _photo(split: Path, key: tuple[int, int]) -> Frame:
-    return bop.read_frame(bop.open_scene(split / f"{key[0]:06d}"), key[1], masks=False, depth=False)
+    return bop_scenes.read_frame(bop_scenes.open_scene(split / f"{key[0]:06d}"), key[1], masks=False, depth=False)
 
 
 def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth.SceneConfig:
@@ -280,7 +285,7 @@ def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> De
     assert truth.boxes is not None
     assert truth.visibility is not None
     rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
-    boxes = [dataset.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
+    boxes = [crop_samples.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
     return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
 
 
@@ -302,3 +307,14 @@ def _judge(poses: PoseEstimates, truth: Instances, objects: Mapping[int, Object]
             squared = calibration.mahalanobis(est, true[which], poses.covariance[i].double().numpy(), objects[label].group)
         out.append((label, float(poses.scores[i]), error, squared))
     return out
+
+
+def save_reliability(path: str | Path, found: Mapping[str, Reliability]) -> Path:
+    """Reliability diagrams under their titles, two in a row, as PNG or by the suffix of `path`."""
+    from .. import viz
+
+    path = Path(path)
+    pictures = [viz.reliability_diagram(table, title) for title, table in found.items()]
+    with atomic_write(path) as temporary:
+        viz.contact_sheet(pictures, columns=min(len(pictures), 2), width=500).save(temporary)
+    return path

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from ..evaluation.calibration import EVENT, Isotonic, Logistic, Map
 from ..io.files import write_json
 
 if TYPE_CHECKING:
@@ -26,65 +26,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FILE = "calibration.json"
-LIMIT = 0.1  # a pose is right if its MSSD is below this share of the diameter
-EVENT = f"MSSD below {LIMIT:g} of the diameter"
-_EDGE = 1e-6  # scores nearer to 0 or 1 than this are taken as this far away
-_TIE = 1e-3  # share of the raw score in an isotonic map, which keeps the order of scores on its flat steps
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """sigmoid(slope * logit(score) + offset): slope 1 and offset 0 leave a score as it is.
-
-    Args:
-        slope: > 0, so that the order of scores stays.
-        offset: below 0 for a network that says too much.
-
-    Source: Platt, Probabilistic outputs for support vector machines, 1999, on the logit of the score.
-    """
-
-    slope: float
-    offset: float
-
-    def __post_init__(self) -> None:
-        if not (self.slope > 0 and math.isfinite(self.slope) and math.isfinite(self.offset)):
-            raise ValueError(f"a logistic map needs a slope > 0 and a finite offset, got {self.slope} and {self.offset}")
-
-    def __call__(self, scores: ArrayLike) -> Array:
-        """Raw scores -> probabilities, any shape."""
-        s = np.clip(np.asarray(scores, np.float64), _EDGE, 1 - _EDGE)
-        z = self.slope * (np.log(s) - np.log1p(-s)) + self.offset
-        return 0.5 * (1 + np.tanh(0.5 * z))
-
-
-@dataclass(frozen=True)
-class Isotonic:
-    """Straight lines between knots, constant beyond them; a thousandth of the raw score keeps the order on flat parts.
-
-    Args:
-        scores: of the knots, growing, at least one.
-        probabilities: at the knots, not falling, in [0, 1].
-
-    Source: Zadrozny and Elkan, Transforming classifier scores into accurate probability estimates, KDD 2002.
-    """
-
-    scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        s, p = np.asarray(self.scores, np.float64), np.asarray(self.probabilities, np.float64)
-        if s.ndim != 1 or s.shape != p.shape or not len(s) or not np.isfinite(s).all():
-            raise ValueError(f"an isotonic map needs as many scores as probabilities, at least one, got {len(s)} and {len(p)}")
-        if (np.diff(s) <= 0).any() or (np.diff(p) < 0).any() or not ((p >= 0) & (p <= 1)).all():
-            raise ValueError("an isotonic map needs growing scores and probabilities in [0, 1] that do not fall")
-
-    def __call__(self, scores: ArrayLike) -> Array:
-        """Raw scores -> probabilities, any shape."""
-        s = np.clip(np.asarray(scores, np.float64), 0, 1)
-        return (1 - _TIE) * np.interp(s, self.scores, self.probabilities) + _TIE * s
-
-
-Map = Logistic | Isotonic
 _KINDS: dict[str, type[Any]] = {"logistic": Logistic, "isotonic": Isotonic}
 
 

@@ -7,8 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
-from ..results import Result, Say, each_picture
+from ..command import Evaluate, Predict, Result, Say, Synth, Train, each_picture, overrides, run_folder, schedule
 
 if TYPE_CHECKING:
     from ..types import Frame, ObjectModel, PoseEstimates
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 def do_synth(args: Synth) -> dict[str, str]:
     """Make a BOP folder of rendered pictures."""
-    from ..datasets.bop import models as bop
-    from ..io.images import read_camera
+    from ..datasets.bop import models as bop_models
+    from ..io.cameras import read_camera
     from ..mesh.loading import load_mesh
     from ..synthesis import bop_folder
     from ..synthesis import scene as synth
@@ -27,9 +26,9 @@ def do_synth(args: Synth) -> dict[str, str]:
     if not args.models:
         raise ValueError("no models; give mesh files or one models folder")
     if len(args.models) == 1 and args.models[0].is_dir():
-        models = list(bop.read_models(args.models[0]).values())
+        models = list(bop_models.read_models(args.models[0]).values())
     else:
-        ids = bop.ids_of_names(args.models)
+        ids = bop_models.ids_of_names(args.models)
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in zip(ids, args.models, strict=True)]
         models = _with_symmetries(models, args)
     camera = synth.default_camera() if args.camera is None else read_camera(args.camera)
@@ -43,14 +42,14 @@ def do_synth(args: Synth) -> dict[str, str]:
 
 def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel]:
     """Mesh files do not know theirs: proposed ones where asked for, else those that an earlier run or a person wrote down."""
-    from ..datasets.bop import models as bop
+    from ..datasets.bop import models as bop_models
 
     if args.propose_symmetries:
         from ..mesh.symmetries import propose_symmetries
 
         return [replace(m, symmetries=propose_symmetries(m).symmetries) for m in models]
     file = args.out / "models" / "models_info.json"
-    known = bop.read_models_info(file) if file.is_file() else {}
+    known = bop_models.read_models_info(file) if file.is_file() else {}
     return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]
 
 
@@ -101,17 +100,18 @@ def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
 
 
 def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: Say) -> Result:
-    from .. import outputs
     from ..io import images
     from ..io.boxes import read_boxes
+    from ..io.poses import UNITS, frame_record, save_poses
+    from . import viz
 
     boxes = read_boxes(args.boxes, sorted(model.names), model.names) if args.boxes else None
     out = args.out or Path("out/predict")
     estimates: list[PoseEstimates] = []
 
     def save(records: list[dict[str, Any]]) -> Path:
-        outputs.save_results(out, estimates)
-        return outputs.save_poses(out, records)
+        viz.save_results(out, estimates)
+        return save_poses(out, records)
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], Sequence[str]]:
         debug = out / "debug" / name if args.debug else None
@@ -119,16 +119,16 @@ def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: 
         beliefs: list[Belief] = []
         asked = how | ({"beliefs": beliefs} if args.posterior else {})
         poses = model.predict(frame, detections=given, debug=debug, **asked)
-        outputs.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
-        overlay = outputs.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
+        viz.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
+        overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
         estimates.append(poses)
-        return {**outputs.frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
+        return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
 
     frames = images.iterate_frames(args.source or "", args.camera, fov_deg=args.fov, resize_camera=args.resize_camera)
     path, records, stopped = each_picture(frames, one, save, args.limit, say)
     count = f"{len(records)} picture{'s' * (len(records) != 1)}"
     return Result(
-        {"units": outputs.UNITS, "images": records, "stopped": stopped}, f"{count}: {path}, and a BOP CSV beside it"
+        {"units": UNITS, "images": records, "stopped": stopped}, f"{count}: {path}, and a BOP CSV beside it"
     )  # fmt: skip
 
 
@@ -147,16 +147,16 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
 
 def do_evaluate(args: Evaluate) -> Result:
     """Score a BOP result file by BOP's protocol or by LINEMOD's."""
-    from ..evaluation import bop as protocol
+    from ..evaluation import bop as bop_evaluation
     from ..evaluation import calibration, linemod, tables
 
     if args.protocol == "classic":
         scores = linemod.evaluate(args.results, args.data, args.targets, flip_eggbox=args.flip_eggbox)
     else:
-        scores = protocol.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
+        scores = bop_evaluation.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
     words = tables.text(scores)
     if args.reliability is not None:
-        from ..outputs import save_reliability
+        from .calibrate import save_reliability
 
         found = calibration.reliability(*calibration.of_results(args.results, args.data, args.targets))
         scores["reliability"] = found.as_dict()

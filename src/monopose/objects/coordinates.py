@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from .. import pnp
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import crops, se3
-from ..nets.bins import cross_entropy, decode
-from ..nets.pix2pose import Discriminator, Pix2PoseGenerator
+from ..geometry import se3
 from ..nets.unet import UNet
 from ..pnp import kernels
 from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from . import silhouettes
-from .networks import KnownObjects
+from .networks import Discriminator, KnownObjects, Pix2PoseGenerator, cross_entropy, decode
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -
         metres = model.metres(output.coordinates.float(), index).flatten(2).mT
         points = metres.take_along_dim(drawn[..., None], 1)
         corner = torch.tensor([[0.0, 0.0, side, side]], device=drawn.device)
-        pixels = crops.pixels(corner, h)[0].flatten(0, 1)[drawn]
+        pixels = camera_ops.pixels(corner, h)[0].flatten(0, 1)[drawn]
         weights = output.mask.float().sigmoid() / (output.error.float().sigmoid() + PROJECTION_DOUBT)
         weights = weights.flatten(1).gather(1, drawn) * visible.gather(1, drawn)
         weights = weights * (visible.sum(1, keepdim=True) >= PROJECTION_LEAST)
@@ -271,7 +269,10 @@ def correspond(
     found: list[Correspondences] = []
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
-        shown, pixels = crops.cut(image, boxes[rows], config.input_size), crops.pixels(boxes[rows], config.output_size)
+        shown, pixels = (
+            camera_ops.cut(image, boxes[rows], config.input_size),
+            camera_ops.pixels(boxes[rows], config.output_size),
+        )
         if keep is not None:
             for i, mask in enumerate(keep[rows]):
                 if mask is not None:

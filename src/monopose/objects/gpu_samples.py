@@ -23,8 +23,10 @@ from ..render.maps import Lights
 from ..render.raster import Fragments, rasterize
 from ..synthesis import augment
 from ..synthesis import scene as synth
+from ..synthesis.samples import HIDDEN, Source, grey_spots, grey_strip
+from ..synthesis.shapes import solids
 from ..types import ObjectModel
-from .samples import HIDDEN, CropSamples, Source, grey_spots, grey_strip
+from .samples import CropSamples
 
 SPREAD = 21  # pixels a side of the point spread function
 CUBE = 17  # colours per axis of the cube that carries photometric changes
@@ -34,7 +36,7 @@ PAINTINGS = 64  # random paintings of every surface without colours
 
 def bank_of(source: Source) -> list[ObjectModel]:
     """Every model that may stand in a scene; plans name them by their rows here."""
-    return [*source.models.values(), *source.others, *synth.distractors()]
+    return [*source.models.values(), *source.others, *solids.distractors()]
 
 
 class CropPlans(Dataset):

@@ -5,29 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..detection.detector import rows_of
 from ..geometry import se3, symmetry
 from ..types import ObjectModel
-
-
-def rows_of(labels: Tensor, ids: Tensor, owner: str) -> Tensor:
-    """Positions of object ids in the list `ids` that a network learned.
-
-    Args:
-        labels: object ids, (B,).
-        ids: (K,).
-        owner: how the error calls the network, e.g. "this detector; it was made for".
-
-    Returns:
-        (B,), on the device of `ids`.
-
-    Raises:
-        ValueError: for an id that is not in the list.
-    """
-    match = labels.to(ids.device)[:, None] == ids
-    if not bool(match.any(1).all()):
-        unknown = sorted(set(labels.tolist()) - set(ids.tolist()))
-        raise ValueError(f"object id(s) {unknown} are unknown to {owner} {ids.tolist()}")
-    return match.int().argmax(1)
 
 
 class KnownObjects(nn.Module):
@@ -118,3 +98,118 @@ class KnownObjects(nn.Module):
                 if best > 0:
                     chosen[b] = chosen[b].flatten(1).index_copy(1, inside, target[best].T).unflatten(1, metres.shape[-2:])
         return chosen
+
+
+def _norm(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.LeakyReLU(0.3))
+
+
+class _ParallelDown(nn.Module):
+    """Two parallel 5x5 convolutions of stride 2; both go deeper, only the second feeds the skip."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2, 2), _norm(outputs))
+        self.second = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2, 2), _norm(outputs))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skip = self.second(x)
+        return torch.cat([self.first(x), skip], 1), skip
+
+
+def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, output_padding=1)
+
+
+class Pix2PoseGenerator(nn.Module):
+    """Encoder of parallel convolutions, dense bottleneck, decoder with skips of half the channels.
+
+    Args:
+        classes: number of objects; the published network has one. More get their own output channels.
+    """
+
+    def __init__(self, classes: int = 1) -> None:
+        super().__init__()
+        self.classes = classes
+        self.down1 = _ParallelDown(3, 64)
+        self.down2 = _ParallelDown(128, 128)
+        self.down3 = _ParallelDown(256, 128)
+        self.down4 = _ParallelDown(256, 256)
+        self.dense = nn.Sequential(nn.Linear(8 * 8 * 512, 256), nn.Linear(256, 8 * 8 * 256))
+        self.up1 = nn.Sequential(_up(256, 256), _norm(256))
+        self.mix1 = nn.Sequential(nn.Conv2d(256 + 128, 256, 5, padding=2), _norm(256))
+        self.up2 = nn.Sequential(_up(256, 128), _norm(128))
+        self.mix2 = nn.Sequential(nn.Conv2d(128 + 128, 256, 5, padding=2), _norm(256))
+        self.up3 = nn.Sequential(_up(256, 64), _norm(64))
+        self.mix3 = nn.Sequential(nn.Conv2d(64 + 64, 128, 5, padding=2), _norm(128))
+        self.head = _up(128, 4 * classes)
+
+    def forward(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, 128, 128) RGB in [0, 1], (B,) -> (B, 4, 128, 128): coordinates before tanh, error before sigmoid."""
+        x, skip1 = self.down1((images * 255 - 128) / 128)
+        x, skip2 = self.down2(x)
+        x, skip3 = self.down3(x)
+        x, _ = self.down4(x)
+        x = self.dense(x.flatten(1)).unflatten(1, (256, 8, 8))
+        x = self.mix1(torch.cat([self.up1(x), skip3], 1))
+        x = self.mix2(torch.cat([self.up2(x), skip2], 1))
+        x = self.mix3(torch.cat([self.up3(x), skip1], 1))
+        outputs = self.head(x).unflatten(1, (self.classes, 4))
+        return outputs[torch.arange(len(index), device=index.device), index]
+
+
+class Discriminator(nn.Module):
+    """Is a coordinate image rendered (1) or predicted (0)? (B, 3, 128, 128) in [-1, 1] -> logits (B,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for i in range(7):
+            outputs = 64 * min(8, 2**i)
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.dense = nn.Linear(inputs, 1)
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        return self.dense(self.layers(coordinates).flatten(1)).squeeze(1)
+
+
+def bin_centres(bins: int, like: Tensor) -> Tensor:
+    """Normalised coordinates that the bins stand for, (bins,), from -1 to 1."""
+    return torch.linspace(-1, 1, bins, dtype=like.dtype, device=like.device)
+
+
+def decode(bins: Tensor, reach: int = 2) -> Tensor:
+    """The coordinate that the likeliest bin and its neighbours agree on.
+
+    The mean over all bins would lie between the candidates where the network hesitates, and shrink the object; the mode does
+    not. Differentiable in the logits.
+
+    Args:
+        bins: logits, (B, 3, bins, h, w).
+        reach: how many bins on either side of the best one are averaged.
+
+    Returns:
+        (B, 3, h, w), in [-1, 1].
+    """
+    best = bins.argmax(2, keepdim=True)
+    index = torch.arange(bins.shape[2], device=bins.device)[None, None, :, None, None]
+    near = (index - best).abs() <= reach
+    weights = bins.masked_fill(~near, -torch.inf).softmax(2)
+    return (weights * bin_centres(bins.shape[2], bins)[None, None, :, None, None]).sum(2)
+
+
+def cross_entropy(bins: Tensor, target: Tensor) -> Tensor:
+    """Of each pixel's three coordinates, the truth shared between the two nearest bins.
+
+    (B, 3, bins, h, w) logits, (B, 3, h, w) in [-1, 1] -> (B, h, w).
+    """
+    count = bins.shape[2]
+    place = (target.clamp(-1, 1) + 1) / 2 * (count - 1)
+    low = place.floor().long().clamp_max(count - 2)
+    share = (place - low)[:, :, None]
+    log = bins.log_softmax(2)
+    near = log.gather(2, low[:, :, None]) * (1 - share) + log.gather(2, low[:, :, None] + 1) * share
+    return -near.squeeze(2).mean(1)

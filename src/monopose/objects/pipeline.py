@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from .. import weights
-from ..datasets.bop import models as models_module
+from ..datasets.bop import models as bop_models
 from ..detection import detector
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
@@ -21,8 +21,10 @@ from ..geometry import se3
 from ..io import records
 from ..pnp.problems import Z_MIN
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
-from . import calibration as confidence
+from ..weights import choose_device
+from . import calibration as calibration_file
 from . import coordinates, probabilistic, refinement, refiner
+from .viz import save_stages
 
 # what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
 ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -53,7 +55,7 @@ class Pipeline:
     models: Mapping[int, ObjectModel]
     names: dict[int, str]
     path: Path
-    calibration: confidence.Calibration | None = None
+    calibration: calibration_file.Calibration | None = None
     refiner: refiner.Model | None = None
 
     def to(self, device: torch.device | str) -> Pipeline:
@@ -155,7 +157,7 @@ class Pipeline:
             kept = None if debug is None else courses
             poses = refinement.predict(self.refiner, frame, poses, self.models, rounds=kept)
         if debug is not None:
-            _save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
+            save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
         return poses
 
 
@@ -188,7 +190,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
             truncated or foreign file; no such device.
     """
-    where = _device(device)
+    where = choose_device(device)
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
     named = Path(name).stem if Path(name).is_file() else None
@@ -201,14 +203,14 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
     finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
     objects = folder / "objects"
-    models = models_module.read_models(objects) if objects.is_dir() else {}
+    models = bop_models.read_models(objects) if objects.is_dir() else {}
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
     if (folder / "names.json").is_file():
         names |= {int(i): str(name) for i, name in records.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
     better = weights.load_network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
-    return Pipeline(estimator, finder, models, names, folder, confidence.read(folder, used), better).to(where)
+    return Pipeline(estimator, finder, models, names, folder, calibration_file.read(folder, used), better).to(where)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:
@@ -217,7 +219,7 @@ def load_refiner(name: str | Path, device: torch.device | str | None = None) -> 
     Raises:
         FileNotFoundError, ValueError: no such run, no refiner.safetensors in it, a truncated or foreign file; no such device.
     """
-    where = _device(device)
+    where = choose_device(device)
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
     if "refiner" not in files:
@@ -227,66 +229,3 @@ def load_refiner(name: str | Path, device: torch.device | str | None = None) -> 
         )
     network: refiner.Model = weights.load_network(files["refiner"], refiner.Config, refiner.Model)
     return network.to(where)
-
-
-def _device(name: torch.device | str | None) -> torch.device:
-    """The device of this name, if it is there and works; None: CUDA if there is one, else the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise ValueError(
-            f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
-        ) from error
-    return device
-
-
-def _save_stages(
-    folder: Path,
-    frame: Frame,
-    detections: Detections,
-    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
-    beliefs: list[probabilistic.Belief],
-    courses: list[refinement.Course],
-    poses: PoseEstimates,
-    run: Pipeline,
-) -> None:
-    """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
-    coordinates and weights; per object the course of its refinement; overlay."""
-    from .. import viz
-    from ..io.files import atomic_write
-    from ..outputs import save_refinement
-
-    folder.mkdir(parents=True, exist_ok=True)
-    models = run.models
-
-    def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
-        with atomic_write(folder / name) as temporary:
-            picture.save(temporary, format="PNG")
-
-    save("1_detections.png", viz.draw_detections(frame.image, detections, run.names))
-    for found, solved in stages:
-        bounds = models[found.label].bounds if found.label in models else None
-        mask = found.mask > 0.5
-        pictures: list[Any] = [
-            found.crop, viz.coordinate_image(found.coordinates, mask, bounds), viz.value_image(found.mask, 0, 1),
-            viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
-        ]  # fmt: skip
-        captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
-        save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
-    for belief in beliefs:
-        bounds = models[belief.label].bounds if belief.label in models else None
-        size = belief.weights.norm(dim=-1)
-        counts = size > 0.1 * size.amax()
-        pictures = [
-            belief.crop, viz.coordinate_image(belief.coordinates, torch.ones_like(counts), bounds),
-            viz.coordinate_image(belief.coordinates, counts, bounds),
-            viz.value_image(belief.weights[..., 0], 0), viz.value_image(belief.weights[..., 1], 0),
-        ]  # fmt: skip
-        captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
-        save(f"2_object_{belief.label}_{belief.detection}.png", viz.side_by_side(pictures, captions))
-    save_refinement(folder, frame, courses)
-    save("3_poses.png", viz.draw(frame, poses, models))

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from .. import pnp
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import crops, rotation, se3
-from ..nets.bins import cross_entropy, decode
+from ..geometry import rotation, se3
 from ..nets.unet import ClassAwareHead, DeconvNet, UNet
 from ..pnp import kernels
 from ..pnp.problems import prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
-from .networks import KnownObjects
+from .networks import KnownObjects, cross_entropy, decode
 
 Z_MIN = 0.01  # metres: least depth of a projected point
 MARGIN = 30.0  # projections stay within so many grid pixels of the crop in training, so that no gradient comes from afar
@@ -370,7 +369,7 @@ def _look(
 ) -> _Look:
     """Cut the squares `boxes` out of a photo and believe what they show; adds to `seconds`."""
     started, sides = time.perf_counter(), (model.config.output_size, model.config.output_size)
-    shown = crops.cut(frame.image, boxes, model.config.input_size)
+    shown = camera_ops.cut(frame.image, boxes, model.config.input_size)
     given = correspond(model, model(shown, labels), index, boxes)
     seconds["network"] += time.perf_counter() - started
     started = time.perf_counter()

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from .. import pnp
 from ..geometry import boxes as box_ops
+from ..geometry import camera, se3, symmetry
 from ..geometry import camera as camera_ops
-from ..geometry import crops, se3, symmetry
 from ..mesh.loading import albedo, surface_samples
-from ..nets import recurrent
-from ..nets.surface import Surface, SurfaceNet, circle_loss, joined, nearest, softmax_loss, surface
 from ..pnp.problems import Kernel, Problems
-from ..render import maps, views
+from ..render import maps, scene
 from ..types import ObjectModel
 from . import refiner_networks
+from . import refiner_networks as recurrent
+from .refiner_networks import Surface, SurfaceNet, circle_loss, joined, nearest, softmax_loss, surface
 
 STRIDE = 4  # crop pixels per cell of the feature maps
 Z_MIN = 0.01  # metres: least depth of a projected point
@@ -152,7 +152,7 @@ class Batch(NamedTuple):
     """B objects of a picture or of many, with what the surface network says about them."""
 
     objects: list[Known]
-    meshes: views.Meshes
+    meshes: scene.Meshes
     attributes: Tensor  # (B, V, descriptor + context), per vertex
     which: Tensor  # (B,), positions of the objects in `Config.obj_ids`, -1 for others
 
@@ -265,7 +265,7 @@ class Model(nn.Module):
         ids = self.config.obj_ids
         index = torch.tensor([ids.index(o.model.obj_id) if o.model.obj_id in ids else -1 for o in mine], device=device)
         return Batch(
-            mine, views.side_by_side([o.model for o in mine]), views.padded([near[id(o.model)] for o in objects]), index
+            mine, scene.side_by_side([o.model for o in mine]), scene.padded([near[id(o.model)] for o in objects]), index
         )
 
     def meet(self, model: ObjectModel) -> Known:
@@ -306,18 +306,18 @@ class Model(nn.Module):
         with torch.no_grad(), torch.autocast(pose.device.type, enabled=False):
             boxes = crop_boxes(batch, pose, K, config.crop_scale)
             K = camera_ops.crop_resize_K(K, boxes, (side, side))
-            drawn = views.draw([o.model for o in batch.objects], batch.meshes, pose, K, (side, side))
-            observed = crops.cut(images, boxes, side) if images.dim() == 3 else _cut_each(images, boxes, side)
+            drawn = scene.draw([o.model for o in batch.objects], batch.meshes, pose, K, (side, side))
+            observed = camera.cut(images, boxes, side) if images.dim() == 3 else _cut_each(images, boxes, side)
         both = self.features(
             torch.cat([drawn.image, observed]).contiguous(memory_format=torch.channels_last), batch.which.repeat(2)
         )
         rendered_features, observed_features = both.float().chunk(2)
         photo = F.normalize(self.photo(observed_features).float(), dim=1)
         outline = self.outline(observed_features).float()
-        coarse, fine = views.every(drawn.fragments, STRIDE), views.every(drawn.fragments, STRIDE // config.finer)
+        coarse, fine = scene.every(drawn.fragments, STRIDE), scene.every(drawn.fragments, STRIDE // config.finer)
         told = maps.interpolate(coarse, batch.meshes.faces, batch.attributes).movedim(-1, 1)
         surface_map = maps.interpolate(fine, batch.meshes.faces, batch.attributes[..., : config.descriptor]).movedim(-1, 1)
-        points, normals = (views.every_value(v, STRIDE) for v in (drawn.coordinates, drawn.normals_cam))
+        points, normals = (scene.every_value(v, STRIDE) for v in (drawn.coordinates, drawn.normals_cam))
         covered = (coarse.depth > 0)[:, None].to(pose)
         size = pose.new_tensor([o.model.diameter / 2 for o in batch.objects])[:, None, None, None]
         shape = torch.cat([told[:, config.descriptor :], (points / size).movedim(-1, 1), normals.movedim(-1, 1), covered], 1)
@@ -326,7 +326,7 @@ class Model(nn.Module):
         step = STRIDE // config.finer
         here = _cells(side, step, pose)
         result = Round(
-            pose, boxes, K, drawn.image, observed, here, views.every_value(drawn.coordinates, step),
+            pose, boxes, K, drawn.image, observed, here, scene.every_value(drawn.coordinates, step),
             fine.depth > 0, F.normalize(surface_map, dim=1), photo, outline, [],
         )  # fmt: skip
         with torch.autocast(pose.device.type, enabled=False):
@@ -383,7 +383,7 @@ def crop_boxes(batch: Batch, pose: Tensor, K: Tensor, scale: float) -> Tensor:
 
 def _cut_each(images: Tensor, boxes: Tensor, side: int) -> Tensor:
     """One crop from each picture, as `crops.cut` makes them. (B, 3, H, W), (B, 4) -> (B, 3, side, side)."""
-    return torch.cat([crops.cut(image, box[None], side) for image, box in zip(images, boxes, strict=True)])
+    return torch.cat([camera.cut(image, box[None], side) for image, box in zip(images, boxes, strict=True)])
 
 
 def _cells(side: int, step: int, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,16 +17,18 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .. import weights
-from ..datasets.bop import models as bop
+from ..datasets.bop import models as bop_models
 from ..detection import detector
+from ..detection import samples as detection_samples
 from ..io.files import atomic_write
+from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
+from ..training.warm_start import start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, probabilistic, refiner
-from . import samples as dataset
+from . import samples as object_samples
 from .gpu_samples import CropPlans, Studio
 
 
@@ -35,8 +37,8 @@ class Method(NamedTuple):
 
     presets: dict[str, Callable[[tuple[int, ...]], Any]]  # name -> Config of these object ids; the first is the default
     model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
-    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
-    pictures: Callable[[Any, dataset.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
+    samples: Callable[[Any, crop_samples.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
+    pictures: Callable[[Any, crop_samples.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
     recipe: Recipe
     plans: Plans | None = None  # the same samples, to be drawn on the device that learns
 
@@ -44,31 +46,31 @@ class Method(NamedTuple):
 class Plans(NamedTuple):
     """Samples that are drawn on the device."""
 
-    samples: Callable[[Any, dataset.Source, int, int], Dataset]  # config, source, length, seed
+    samples: Callable[[Any, crop_samples.Source, int, int], Dataset]  # config, source, length, seed
     output_size: Callable[[Any], int]  # side of the targets, pixels
 
 
-def _crops(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
+def _crops(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return dataset.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
+    return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
 
 
-def _bop_crops(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_crops(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return dataset.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
+    return object_samples.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
 
 
-def _windows(c: Any, source: dataset.Source, length: int, seed: int) -> dataset.CropSamples:
-    return dataset.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
+def _windows(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
+    return object_samples.CropSamples(source, c.window_size, c.window_size // 2, c.window_scale, 0.0, length, seed)
 
 
-def _started(c: Any, windows: Dataset, source: dataset.Source, seed: int) -> Dataset:
-    return dataset.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+def _started(c: Any, windows: Dataset, source: crop_samples.Source, seed: int) -> Dataset:
+    return object_samples.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
 
 
-def _bop_windows(c: Any, source: dataset.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_windows(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
     side = c.window_size
-    windows = dataset.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
+    windows = object_samples.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
     return _started(c, windows, source, seed)
 
 
@@ -114,13 +116,15 @@ METHODS: dict[str, Method] = {
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
         model=lambda config, models: detector.Model(config),
-        samples=lambda c, source, length, seed: dataset.SceneSamples(source, c.size, length, seed),
-        pictures=lambda c, source, split, length, seed: dataset.BopSceneSamples(source.models, split, c.size, length, seed),
+        samples=lambda c, source, length, seed: detection_samples.SceneSamples(source, c.size, length, seed),
+        pictures=lambda c, source, split, length, seed: detection_samples.BopSceneSamples(
+            source.models, split, c.size, length, seed
+        ),
         recipe=Recipe(
             ("image",),
             detector.loss,
             lr=lambda c: 1e-4 if c.two_stage else 1e-3,
-            collate=dataset.collate_scenes,
+            collate=detection_samples.collate_scenes,
             half_on_cpu=True,
         ),
     ),
@@ -132,13 +136,13 @@ def read_objects(data: Path, obj_ids: tuple[int, ...] = (), faces: int | None = 
     from ..mesh.loading import simplified
 
     folder = data / "models" if (data / "models").is_dir() else data
-    models = bop.read_models(folder, obj_ids or None)
+    models = bop_models.read_models(folder, obj_ids or None)
     return {i: simplified(m, faces) if faces and len(m.faces) > faces else m for i, m in models.items()}
 
 
 def read_data_camera(data: Path) -> Camera:
     """The camera of a BOP folder: camera.json, else 640x480 with 60 degrees of view."""
-    from ..io.images import read_camera
+    from ..io.cameras import read_camera
 
     for path in (data / "camera.json", data.parent / "camera.json"):
         if path.is_file():
@@ -228,7 +232,7 @@ def train(
     method_config = method_config or preset(method)(ids)
     camera = read_data_camera(data)
     scene = scene or scene_config(data, obj_ids)
-    source = dataset.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
+    source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
     make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
     plans = entry.plans if split is None else None
     if render == "device" and plans is None:
@@ -242,73 +246,13 @@ def train(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes={"scene": json.dumps(asdict(scene))},
-        begin=None if init is None else lambda model: _start_from(model, Path(init)),
+        begin=None if init is None else lambda model: start_from(model, Path(init)),
         beside=lambda: _copy_objects(data, out, ids), drawing=drawing, progress_bar=progress_bar,
     )  # fmt: skip
 
 
-def _read(entry: Method, split: Path, config: Any, source: dataset.Source, length: int, seed: int) -> Dataset:
+def _read(entry: Method, split: Path, config: Any, source: crop_samples.Source, length: int, seed: int) -> Dataset:
     return entry.pictures(config, source, split, length, seed)
-
-
-def _start_from(model: nn.Module, path: Path) -> None:
-    """Copy the parameters of another run that have the same name and shape; what belongs to single objects starts anew.
-
-    Where every object has a row of its own (the coordinate network), objects known to both runs keep theirs. Networks of
-    different methods share the backbone and what else has the same name.
-    """
-    own = dict(model.named_parameters())
-    checkpoint = weights.read(path)
-    stored = checkpoint.state
-    there, here = _root(stored), _root(own)
-    if (
-        here is not None and there is not None and here != there
-    ):  # what one network calls net.stages, another calls features.stages
-        _start_root_from(model, checkpoint, there, here)
-        return
-    shared = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape and not k.startswith(_PER_OBJECT)}
-    norms = {k: v for k, v in stored.items() if k.rsplit(".", 1)[-1] in ("running_mean", "running_var")}
-    state = model.state_dict()
-    fitting = shared | {k: v for k, v in norms.items() if k in state and v.shape == state[k].shape}
-    if len(shared) < len(own) / 2:
-        raise ValueError(
-            f"only {len(shared)} of {len(own)} parameters in {path} fit this configuration; is it the same network?"
-        )
-    ids = list(model.config.obj_ids)  # type: ignore[union-attr, arg-type]
-    both = [i for i in ids if i in checkpoint.labels]
-    for name in ("net.which.weight", "net.head.weight", "net.head.bias", "weight_head.weight", "weight_head.bias"):
-        rows = (name in own and name in stored) and (len(own[name]), len(stored[name])) == (len(ids), len(checkpoint.labels))
-        # where one network says more than the other, they begin with the same
-        if both and rows and own[name].shape[2:] == stored[name].shape[2:]:
-            shared_outputs = min(own[name].shape[1], stored[name].shape[1])
-            same = stored[name][[checkpoint.labels.index(i) for i in both], :shared_outputs]
-            fitting[name] = state[name].clone()
-            fitting[name][[ids.index(i) for i in both], :shared_outputs] = same
-    model.load_state_dict(fitting, strict=False)
-
-
-def _root(names: Iterable[str]) -> str | None:
-    """What stands before "backbone." in the names of parameters."""
-    return next((name[: name.index("backbone.")] for name in names if "backbone." in name), None)
-
-
-def _start_root_from(model: nn.Module, checkpoint: weights.Checkpoint, there: str, here: str) -> None:
-    """Copy the backbone and what follows it under the same name and shape from a network of another method."""
-    state = model.state_dict()
-    stored = {here + k.removeprefix(there): v for k, v in checkpoint.state.items() if k.startswith(there)}
-    if checkpoint.labels != tuple(model.config.obj_ids):  # type: ignore[union-attr, arg-type]
-        stored = {k: v for k, v in stored.items() if not k.startswith(here + "which.")}
-    fitting = {k: v for k, v in stored.items() if k in state and v.shape == state[k].shape}
-    backbone = [k for k in state if k.startswith(here + "backbone.")]
-    if not all(k in fitting for k in backbone):
-        raise ValueError(f"the backbone of {checkpoint.path} is another one than {model.config.backbone!r}")  # type: ignore[union-attr]
-    model.load_state_dict(fitting, strict=False)
-
-
-_PER_OBJECT = (
-    "net.which.", "net.head.", "weight_head.", "net.heat.", "net.distances.", "net.semantic.", "discriminator.",
-    "net.net.roi_heads.box_predictor.", "net.net.roi_heads.mask_predictor.mask_fcn_logits.",
-)  # fmt: skip
 
 
 def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:

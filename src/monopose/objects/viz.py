@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +15,16 @@ from torch import Tensor
 from .. import viz
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import crops, se3
-from ..types import Camera, Frame, ObjectModel, PoseEstimates
+from ..geometry import se3
+from ..io.files import atomic_write
+from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from ..viz import canvas as canvas_module
+from . import coordinates, probabilistic, refinement
+from .pipeline import Pipeline
 
+if TYPE_CHECKING:
+    from .probabilistic import Belief
+    from .refinement import Course
 if TYPE_CHECKING:
     from .refinement import Course
     from .refiner import Round
@@ -170,7 +177,7 @@ def _piece(frame: Frame, model: ObjectModel, poses: Sequence[Tensor], side: int)
         box = torch.tensor([0.0, 0.0, width, height])
     limit = 3.0 * max(height, width)
     box = box_ops.square(box.clamp(-limit, limit)[None], 1.25)
-    cut = crops.cut(frame.image.cpu().float(), box, side)[0].clamp(0, 1)
+    cut = camera_ops.cut(frame.image.cpu().float(), box, side)[0].clamp(0, 1)
     return cut, Camera(K, frame.camera.size).crop_resize(box[0], (side, side))
 
 
@@ -220,3 +227,115 @@ def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(picture, (0, y))
         y += picture.height
     return sheet
+
+
+def save_stages(
+    folder: Path,
+    frame: Frame,
+    detections: Detections,
+    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
+    beliefs: list[probabilistic.Belief],
+    courses: list[refinement.Course],
+    poses: PoseEstimates,
+    run: Pipeline,
+) -> None:
+    """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
+    coordinates and weights; per object the course of its refinement; overlay."""
+    from .. import viz
+    from ..io.files import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    models = run.models
+
+    def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
+        with atomic_write(folder / name) as temporary:
+            picture.save(temporary, format="PNG")
+
+    save("1_detections.png", viz.draw_detections(frame.image, detections, run.names))
+    for found, solved in stages:
+        bounds = models[found.label].bounds if found.label in models else None
+        mask = found.mask > 0.5
+        pictures: list[Any] = [
+            found.crop, viz.coordinate_image(found.coordinates, mask, bounds), viz.value_image(found.mask, 0, 1),
+            viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
+        save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
+    for belief in beliefs:
+        bounds = models[belief.label].bounds if belief.label in models else None
+        size = belief.weights.norm(dim=-1)
+        counts = size > 0.1 * size.amax()
+        pictures = [
+            belief.crop, viz.coordinate_image(belief.coordinates, torch.ones_like(counts), bounds),
+            viz.coordinate_image(belief.coordinates, counts, bounds),
+            viz.value_image(belief.weights[..., 0], 0), viz.value_image(belief.weights[..., 1], 0),
+        ]  # fmt: skip
+        captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
+        save(f"2_object_{belief.label}_{belief.detection}.png", viz.side_by_side(pictures, captions))
+    save_refinement(folder, frame, courses)
+    save("3_poses.png", viz.draw(frame, poses, models))
+
+
+GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
+
+
+def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: Mapping[int, ObjectModel]) -> Path:
+    """The picture with the poses on it, as PNG or by the suffix of `path`."""
+    from .. import viz
+
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        viz.draw(frame, poses, models).save(temporary)
+    return path
+
+
+def save_posteriors(
+    folder: str | Path, frame: Frame, beliefs: Sequence[Belief], models: Mapping[int, ObjectModel]
+) -> list[Path]:
+    """What is believed about every object of a picture, one PNG each, object_ID_DETECTION.png: the distribution of its
+    orientation, that of its translation, and samples of the pose over the picture, as contours where the mesh is known."""
+    from .. import viz
+
+    paths = []
+    for belief in beliefs:
+        if not belief.converged:
+            continue
+        model, covariance = models.get(belief.label), belief.covariance
+        mode = belief.modes[0]
+        pictures = [
+            viz.draw_samples(frame, belief.samples, belief.log_weights, belief.bounds, model=model),
+            viz.orientation_density(belief.samples, belief.log_weights, belief.modes, covariance=covariance),
+            viz.translation_scatter(belief.samples, belief.log_weights, mode=mode, covariance=covariance),
+        ]
+        paths.append(Path(folder) / f"object_{belief.label}_{belief.detection}.png")
+        with atomic_write(paths[-1]) as temporary:
+            viz.contact_sheet(pictures, columns=1, width=1000).save(temporary, format="PNG")
+    return paths
+
+
+def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[Course]) -> list[Path]:
+    """How every object of a picture was refined: the iterations with what they saw, 2_object_ID_ROW_refined.png, and their
+    contours one after the other in a GIF beside it."""
+    if not courses:
+        return []
+    from . import viz as object_viz
+
+    paths = []
+    for course in courses:
+        path = Path(folder) / f"2_object_{course.model.obj_id}_{course.row}_refined.png"
+        with atomic_write(path) as temporary:
+            object_viz.strip(frame, course).save(temporary, format="PNG")
+        with atomic_write(path.with_suffix(".gif")) as temporary:
+            first, *others = object_viz.animation(frame, course)
+            pause = [GIF_STEP_MS] * len(others) + [4 * GIF_STEP_MS]
+            first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
+        paths += [path, path.with_suffix(".gif")]
+    return paths
+
+
+def save_results(folder: str | Path, poses: Iterable[PoseEstimates], method: str = "monopose") -> Path:
+    """Poses of several pictures as a BOP result file: scene 0, images 0, 1, … in their order."""
+    from ..datasets.bop.results import results_name, results_of, write_results
+
+    path = Path(folder) / results_name(method, "images")
+    return write_results(path, [results_of(p, 0, i) for i, p in enumerate(poses)])

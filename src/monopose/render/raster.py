@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .raster_numba import homogeneous, validate
+
 
 class Fragments(NamedTuple):
     """What each pixel sees.
@@ -50,21 +52,6 @@ def _prepare(
         raise ValueError(f"near must be positive, in metres, got {near}")
     points = points_cam if points_cam.dtype in (torch.float32, torch.float64) else points_cam.float()
     return points, faces, K.expand(batch, 3, 3), (height, width)
-
-
-def validate(points_cam: Tensor, faces: Tensor) -> None:
-    """Raise ValueError for points that are not finite and faces that name a point that is not there."""
-    if not bool(torch.isfinite(points_cam).all()):
-        raise ValueError("points_cam must be finite, got NaN or infinity; check the mesh and the pose")
-    if faces.numel() and int(faces.max()) >= points_cam.shape[1]:
-        raise ValueError(f"faces must index the {points_cam.shape[1]} points, got {int(faces.max())}")
-
-
-def homogeneous(points_cam: Tensor, K: Tensor) -> Tensor:
-    """K p in float64, (B, V, 3): pixel times depth, and depth. Equal points give equal bits, unlike a matrix product."""
-    x, y, z = points_cam.double().unbind(-1)
-    k = K.double()[..., None]
-    return torch.stack([k[:, r, 0] * x + k[:, r, 1] * y + k[:, r, 2] * z for r in (0, 1)] + [z], -1)
 
 
 def rasterize(points_cam: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float = 0.01) -> Fragments:

@@ -182,3 +182,18 @@ def rasterize(
         if code == BAD_INDEX:
             raise ValueError(f"faces of image {i} must index the {points.shape[1]} points, got {triangles.max()}")
     return torch.from_numpy(face), torch.from_numpy(bary), torch.from_numpy(depth)
+
+
+def validate(points_cam: Tensor, faces: Tensor) -> None:
+    """Raise ValueError for points that are not finite and faces that name a point that is not there."""
+    if not bool(torch.isfinite(points_cam).all()):
+        raise ValueError("points_cam must be finite, got NaN or infinity; check the mesh and the pose")
+    if faces.numel() and int(faces.max()) >= points_cam.shape[1]:
+        raise ValueError(f"faces must index the {points_cam.shape[1]} points, got {int(faces.max())}")
+
+
+def homogeneous(points_cam: Tensor, K: Tensor) -> Tensor:
+    """K p in float64, (B, V, 3): pixel times depth, and depth. Equal points give equal bits, unlike a matrix product."""
+    x, y, z = points_cam.double().unbind(-1)
+    k = K.double()[..., None]
+    return torch.stack([k[:, r, 0] * x + k[:, r, 1] * y + k[:, r, 2] * z for r in (0, 1)] + [z], -1)

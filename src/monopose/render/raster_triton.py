@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .raster import homogeneous, validate
+from .raster_numba import homogeneous, validate
 
 LAST = 2**31 - 1  # keys hold LAST - face: of equal depths the first face wins
 TILE_ROWS, TILE_COLUMNS = 8, 16

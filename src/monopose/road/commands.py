@@ -11,16 +11,27 @@ from typing import Any
 import torch
 
 from .. import viz
-from ..command import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
+from ..command import (
+    Evaluate,
+    Predict,
+    Result,
+    Say,
+    Synth,
+    Train,
+    each_picture,
+    overrides,
+    run_folder,
+    save_picture,
+    schedule,
+    silent,
+)
 from ..datasets import kitti, nuscenes
-from ..datasets.road import RoadFrame
+from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
 from ..evaluation import nuscenes as nuscenes_scores
 from ..geometry import boxes3d
-from ..geometry.road_users import CLASSES
 from ..heeded import is_road_data
 from ..io.files import write_json
-from ..results import Result, Say, each_picture, save_picture, silent
 from ..types import Frame
 from . import inference, pipeline
 from . import viz as viz_box3d
@@ -134,7 +145,7 @@ def do_predict(args: Predict, say: Say) -> Result:
 
 def _names(file: str | Path | None) -> Sequence[str]:
     """The names of pictures or scenes in a file, () for all."""
-    from .training import read_names
+    from .samples import read_names
 
     return () if file is None else read_names(file)
 
@@ -196,7 +207,7 @@ def predict_data(
         limit: only the first so many pictures; the results then lack samples that the data has.
         say: takes lines for people, picture by picture.
     """
-    from .training import read_frames
+    from .samples import read_frames
 
     _checked(views, run)
     frames = read_frames(data, names)[:limit]
@@ -303,12 +314,12 @@ def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -
 
 
 def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.Truth:
-    from .training import _tables
+    from .samples import nuscenes_tables
 
     infos = data if data.suffix == ".json" else data / "infos.json"
     if infos.is_file():
         return nuscenes.infos_truth(infos)
-    tables = _tables(data)
+    tables = nuscenes_tables(data)
     if tables is None:
         raise FileNotFoundError(f"{data} is no nuScenes folder: expected infos.json, v1.0-mini or v1.0-trainval in it")
     return nuscenes.truth(tables, nuscenes.samples(tables, names))

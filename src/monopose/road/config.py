@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..geometry.road_users import ATTRIBUTES, CLASSES, SIZES
+from ..datasets.road import ATTRIBUTES, CLASSES, SIZES
 
 Z_MIN = 0.1  # metres: least depth of a projected point, and the plane that boxes are cut at
 MARGIN = 0.125  # projections stay within this share of the image's width from it

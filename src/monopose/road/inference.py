@@ -19,8 +19,8 @@ from ..geometry import camera as camera_ops
 from ..types import Frame
 from . import pyramid
 from .config import Z_MIN, decode_sizes, score_target
+from .losses import Truth, truths
 from .network import Model, Output, bounds_of, direct, direct_pose, from_ray
-from .targets import Truth, truths
 
 WIDEST = 0.4  # of the log of the distance: wider distributions hold no more than that something is there
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..datasets.road import ATTRIBUTES, ATTRIBUTES_OF, SIZES
 from ..geometry import boxes3d
 from ..geometry import camera as camera_ops
-from ..geometry.road_users import ATTRIBUTES, ATTRIBUTES_OF, SIZES
 from . import pyramid, sampler
 from .config import MARGIN, Config, decode_sizes
 

@@ -16,7 +16,7 @@ from ..datasets import kitti
 from ..datasets.road import RoadFrame, RoadObjects
 from ..geometry import boxes3d
 from ..types import Frame
-from . import config as config_module
+from . import config as road_config
 from . import inference, network
 from .inference import Boxes
 
@@ -52,7 +52,7 @@ class BoxRun:
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def config(self) -> config_module.Config:
+    def config(self) -> road_config.Config:
         return self.model.config
 
     @property
@@ -71,11 +71,11 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     Raises:
         FileNotFoundError, ValueError: no such run, no box3d.safetensors in it, a truncated or foreign file; no such device.
     """
-    from ..objects.pipeline import _device
+    from ..weights import choose_device
 
-    where = _device(device)
+    where = choose_device(device)
     folder, file = weights.find_file(name, "box3d")
-    model = weights.load_network(file, config_module.Config, network.Model)
+    model = weights.load_network(file, road_config.Config, network.Model)
     return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))
 
 

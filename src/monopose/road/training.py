@@ -6,136 +6,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import weights
-from ..datasets import kitti, nuscenes
-from ..datasets.road import RoadFrame, RoadObjects
-from ..geometry.road_users import SIZES
-from ..io.files import existing_file
-from ..io.records import found
-from ..synthesis import augment, road_scene
+from ..datasets.road import SIZES
+from ..synthesis import road_scene
 from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from . import config as config_module
-from . import inference, losses, network
+from . import config as road_config
+from . import losses, network
+from .samples import DrawnSamples, FrameSamples, classes_of, count_boxes, is_synthetic, read_frames, sizes_of
 
-ROAD = "road"  # in place of a data folder: roads drawn on the fly
-KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that KITTI's benchmark is about
 PER_CLASS = ("head.logits.", "head.offsets.", "class_embedding.")  # parameters with a row, or two, for every class
 OF_POSES = (  # parameters that learn from poses
     "sampler.offsets.", "stretch.", "point_head.", "object_head.scale.", "object_head.direct.", "projection_sigma",
     "coordinate_sigma",
 )  # fmt: skip
-SEEN = {0: 1.0, 1: 0.7, 2: 0.3, 3: 0.3}  # KITTI's occlusion -> about which share of an object is seen
-
-
-def _made_here(data: str | Path) -> bool:
-    """Whether the word road was given, and no folder of that name."""
-    return str(data) == ROAD and not Path(data).is_dir()
-
-
-def read_frames(data: str | Path, names: Sequence[str] = ()) -> list[RoadFrame]:
-    """The pictures of a folder, whichever of the three layouts it has.
-
-    Args:
-        data: an `infos.json` or a folder with one; a KITTI folder; a nuScenes folder, or its v1.0-VERSION folder.
-        names: only these: pictures of a KITTI folder, scenes of nuScenes ("scene-0061"); none means all.
-
-    Raises:
-        FileNotFoundError: no such folder, or none of the layouts.
-        ValueError: a file is broken, or a name is not there.
-    """
-    data = Path(data)
-    infos = data if data.suffix == ".json" else data / "infos.json"
-    if infos.is_file():
-        if names:
-            raise ValueError(f"{infos} has no names to choose from; leave them out")
-        return nuscenes.read_infos(infos)
-    if (data / "image_2").is_dir():
-        return kitti.read(data, names)
-    tables = _tables(data)
-    if tables is not None:
-        return nuscenes.frames(tables, nuscenes.samples(tables, names))
-    if not data.exists():
-        raise FileNotFoundError(f"no folder {data}; expected KITTI's or nuScenes' layout, an infos.json, or the word {ROAD}")
-    raise FileNotFoundError(
-        f"{data} is no data set of roads ({found(data)}); expected infos.json, or image_2 and calib (KITTI), or v1.0-mini or "
-        "v1.0-trainval (nuScenes)"
-    )
-
-
-def read_names(path: str | Path) -> list[str]:
-    """The names in a text file, one per line: KITTI's ImageSets/train.txt, scenes of nuScenes.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds none.
-    """
-    names = existing_file(path, "file of names").read_text(encoding="utf-8").split()
-    if not names:
-        raise ValueError(f"{path} names no picture; expected one name per line")
-    return names
-
-
-def _tables(data: Path) -> nuscenes.Tables | None:
-    """Those of nuScenes, if they are there."""
-    versions = [data] if data.name.startswith("v1.0-") else sorted(data.glob("v1.0-*"))
-    versions = [v for v in versions if (v / "sample.json").is_file()]
-    if len(versions) > 1:
-        raise ValueError(f"{data} holds {', '.join(v.name for v in versions)}; give one of these folders")
-    return nuscenes.read_tables(versions[0].parent, versions[0].name) if versions else None
-
-
-def classes_of(frames: Sequence[RoadFrame]) -> tuple[str, ...]:
-    """The classes that a data set is about: nuScenes' ten; of KITTI's those of its benchmark that occur."""
-    known = frames[0].classes
-    if known != kitti.CLASSES:
-        return known
-    there = {k for f in frames if f.objects is not None for k in f.objects.labels.tolist()}
-    chosen = tuple(c for c in KITTI_CLASSES if kitti.CLASSES.index(c) in there)
-    if not chosen:
-        raise ValueError(
-            f"none of {', '.join(KITTI_CLASSES)} is labelled in {len(frames)} pictures, perhaps all is DontCare: nothing to "
-            "learn from"
-        )
-    return chosen
-
-
-def sizes_of(
-    frames: Sequence[RoadFrame], classes: Sequence[str]
-) -> tuple[tuple[config_module.Size, ...], tuple[config_module.Size, ...]]:
-    """Means and deviations of length, height, width of classes, metres: the known ones, others from the labels."""
-    means, stds = [], []
-    for name in classes:
-        if name.lower() in SIZES:
-            mean, std = SIZES[name.lower()]
-        else:
-            own = [f.objects.sizes[f.objects.labels == f.classes.index(name)] for f in frames if f.objects is not None]
-            rows = torch.cat(own) if own else torch.zeros(0, 3)
-            if not len(rows):
-                raise ValueError(f"no label says how large a {name} is; give size_means and size_stds with --set")
-            middle = rows.mean(0)
-            spread = rows.std(0, correction=0).clamp_min(0.1 * middle)
-            (mean, std) = ((float(v[0]), float(v[1]), float(v[2])) for v in (middle, spread))
-        means.append(mean)
-        stds.append(std)
-    return tuple(means), tuple(stds)
 
 
 def configured(
     data: str | Path, preset: str | None = None, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
-) -> config_module.Config:
+) -> road_config.Config:
     """The configuration of a preset for the classes of a data set, with some fields replaced.
 
     Args:
@@ -147,9 +47,9 @@ def configured(
     Raises:
         ValueError: no such preset, class or field.
     """
-    if preset is not None and preset not in config_module.PRESETS:
-        raise ValueError(f"box3d has no preset {preset!r}; choose one of {', '.join(config_module.PRESETS)}")
-    frames = [] if _made_here(data) else read_frames(data)
+    if preset is not None and preset not in road_config.PRESETS:
+        raise ValueError(f"box3d has no preset {preset!r}; choose one of {', '.join(road_config.PRESETS)}")
+    frames = [] if is_synthetic(data) else read_frames(data)
     known: tuple[str, ...] = frames[0].classes if frames else road_scene.CLASSES
     if strangers := [c for c in classes if c not in known]:
         raise ValueError(f"{data} has no class {strangers[0]!r}; it has {', '.join(known)}")
@@ -157,118 +57,8 @@ def configured(
     own: dict[str, Any] = {}
     if not all(c.lower() in SIZES for c in chosen):
         own["size_means"], own["size_stds"] = sizes_of(frames, chosen)
-    config = config_module.PRESETS[preset or "small"](chosen, **own)
-    return weights.build_config(config_module.Config, {**asdict(config), **(changes or {})}, "--set")
-
-
-# -------------------------------------------------------------------------------------------------------------- samples
-
-
-class FrameSamples(Dataset):
-    """Pictures in random order, as long as they are needed: fitted to the network's size, mirrored, other colours.
-
-    Args:
-        frames: with objects.
-        classes: that are learned; others are passed over.
-        size: (height, width) of the samples, pixels.
-        length: how many samples.
-        seed: of order and augmentation; sample i is the same whoever draws it.
-        augmented: mirror half of the pictures, and change their colours.
-    """
-
-    def __init__(
-        self, frames: Sequence[RoadFrame], classes: Sequence[str], size: tuple[int, int], length: int, seed: int,
-        augmented: bool = True,
-    ) -> None:  # fmt: skip
-        self.frames, self.classes, self.size = frames, tuple(classes), size
-        self.length, self.seed, self.augmented = length, seed, augmented
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        if not 0 <= i < self.length:
-            raise IndexError(f"sample {i} of {self.length}")
-        epoch, place = divmod(i, len(self.frames))
-        order = np.random.default_rng((self.seed, epoch, 3)).permutation(len(self.frames))
-        frame = self.frames[int(order[place])]
-        sample = sample_of(frame, self.classes, self.size)
-        return varied(sample, np.random.default_rng((self.seed, i, 4))) if self.augmented else sample
-
-
-def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """One picture with its boxes as `methods/box3d.py` learns from them, see `road_scenes.sample`.
-
-    Raises:
-        ValueError: the picture has no truth.
-    """
-    if frame.objects is None:
-        raise ValueError(f"{frame.path} has no truth to learn from; KITTI keeps it in label_2")
-    shown = frame.read()
-    fitted = inference.fit(shown.image, frame.camera.K.float(), size)
-    index = torch.tensor([classes.index(c) if c in classes else -1 for c in frame.classes])
-    objects = frame.objects
-    labels = index[objects.labels]
-    rows = labels >= 0
-    objects, labels = objects[rows], labels[rows]
-    n = len(labels)
-    unknown = torch.full((n, 3), float("nan"))
-    return {
-        "image": fitted.image, "K": fitted.K, "labels": labels, "cam_from_obj": objects.cam_from_obj.float(),
-        "sizes": objects.sizes.float(),
-        "velocities": unknown if objects.velocities is None else objects.velocities.float(),
-        "attributes": torch.full((n,), -1) if objects.attributes is None else objects.attributes,
-        "visibility": visibility(objects), "name": frame.name,
-    }  # fmt: skip
-
-
-def visibility(objects: RoadObjects) -> Tensor:
-    """About which share of each object a picture shows, from what its data set says; 0 where no sensor has seen it. (N,)."""
-    share = torch.ones(len(objects))
-    if objects.truncation is not None:
-        share = share * (1 - objects.truncation.float().clamp(0, 1))
-    if objects.occlusion is not None:
-        known = torch.tensor([SEEN[k] for k in range(4)])
-        share = share * known[objects.occlusion.clamp(0, 3)]
-    if objects.points is not None:
-        share = share * (objects.points != 0)
-    return share
-
-
-def varied(sample: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The same sample in other colours, half of the time in a mirror."""
-    flip, image = rng.random() < 0.5, sample["image"]
-    pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    image = torch.from_numpy(augment.photometric(pixels, rng, 0.5)).permute(2, 0, 1).float() / 255
-    changed = {**sample, "image": image}
-    if flip:
-        changed["image"] = image.flip(-1)
-        changed["K"] = inference.mirrored_K(sample["K"], image.shape[-1])
-        changed["cam_from_obj"] = inference.mirrored_pose(sample["cam_from_obj"])
-        changed["velocities"] = sample["velocities"] * torch.tensor([-1.0, 1.0, 1.0])
-    return changed
-
-
-def _in_classes(sample: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """A sample of drawn roads with the labels of some classes, without the others."""
-    index = torch.tensor([classes.index(c) if c in classes else -1 for c in road_scene.CLASSES])
-    labels = index[sample["labels"]]
-    keys = ("cam_from_obj", "sizes", "velocities", "attributes", "visibility")
-    rows = {k: sample[k][labels >= 0] for k in keys}
-    return {"image": sample["image"], "K": sample["K"], "name": sample["name"], "labels": labels[labels >= 0], **rows}
-
-
-class DrawnSamples(Dataset):
-    """Roads drawn on the fly as samples of some classes."""
-
-    def __init__(self, roads: road_scene.RoadSamples, classes: Sequence[str]) -> None:
-        self.roads, self.classes = roads, tuple(classes)
-
-    def __len__(self) -> int:
-        return len(self.roads)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return _in_classes(self.roads[i], self.classes)
+    config = road_config.PRESETS[preset or "small"](chosen, **own)
+    return weights.build_config(road_config.Config, {**asdict(config), **(changes or {})}, "--set")
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -289,7 +79,7 @@ def train_box3d(
     road: RoadConfig | None = None,
     backgrounds: str | Path | None = None,
     config: TrainConfig | None = None,
-    method_config: config_module.Config | None = None,
+    method_config: road_config.Config | None = None,
     memory: dict[bytes, tuple[Tensor, ...]] | None = None,
     progress_bar: bool = True,
 ) -> Path:
@@ -320,7 +110,7 @@ def train_box3d(
     method_config = method_config or configured(data)
     notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
     samples: Callable[[int, int], Dataset]
-    if _made_here(data):
+    if is_synthetic(data):
         scene = replace(road or RoadConfig(), size=method_config.size)
         photos = synth.read_backgrounds(backgrounds)
         notes["road"] = asdict(scene)
@@ -329,7 +119,7 @@ def train_box3d(
             return DrawnSamples(road_scene.RoadSamples(scene, photos, seed, 0, length), method_config.classes)
     else:
         frames = read_frames(data, names)
-        count = checked(frames, method_config.classes, str(data))
+        count = count_boxes(frames, method_config.classes, str(data))
         notes |= {"pictures": len(frames), "boxes": count}
 
         def samples(length: int, seed: int) -> Dataset:
@@ -406,24 +196,3 @@ def start_from(model: Any, path: str | Path) -> None:
             f"only {len(fitting)} of {len(state)} parameters in {path} fit this configuration; is it the same net?"
         )
     model.load_state_dict(fitting, strict=False)
-
-
-def checked(frames: Iterable[RoadFrame], classes: Sequence[str], where: str) -> int:
-    """How many boxes there are to learn from.
-
-    Raises:
-        ValueError: pictures without truth, or no box of the classes in front of a camera.
-    """
-    count, pictures = 0, 0
-    for frame in frames:
-        if frame.objects is None:
-            raise ValueError(f"{where}: {frame.path} has no truth to learn from; KITTI keeps it in the folder label_2")
-        own = torch.tensor([c in classes for c in frame.classes])[frame.objects.labels]
-        count += int((own & (frame.objects.cam_from_obj[:, 2, 3] > config_module.Z_MIN)).sum())
-        pictures += 1
-    if count == 0:
-        raise ValueError(
-            f"{where}: no box of {', '.join(classes)} stands in front of the camera in {pictures} pictures; all labels may be "
-            "DontCare or other classes, or the boxes lie behind the camera"
-        )
-    return count

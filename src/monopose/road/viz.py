@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import viz
 from ..geometry import boxes3d, se3
 from ..viz.canvas import WHITE, Box, Canvas, Color, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, _array, _Figure, _Panel, _samples, chosen
+from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, Figure, Panel, chosen, to_array, weighted_samples
 
 Array = np.ndarray
 NEAR = 0.1  # metres: what is nearer to the camera is cut off
@@ -135,12 +135,12 @@ def points(
     largest = min(size) / 40
     for r in range(len(pixels)):
         color = viz.object_color(r if labels is None else int(labels[r]))
-        at, w = _array(pixels[r]), _array(weights[r])
+        at, w = to_array(pixels[r]), to_array(weights[r])
         usable = np.isfinite(at).all(1) & np.isfinite(w).all(1)
         if K is not None and cam_from_obj is not None and points3d is not None:
             seen = se3.transform(cam_from_obj[r].double(), points3d[r].double())
-            goal = _array((seen @ K.double().mT)[:, :2] / seen[:, 2:].clamp_min(NEAR))
-            usable &= _array(seen)[:, 2] > NEAR
+            goal = to_array((seen @ K.double().mT)[:, :2] / seen[:, 2:].clamp_min(NEAR))
+            usable &= to_array(seen)[:, 2] > NEAR
             for a, b in zip(at[usable], goal[usable]):
                 canvas.lines(np.stack([a, b]), color, 0.35 * canvas.line_width)
         top = max(float(w[usable].max()) if usable.any() else 0.0, 1e-12)
@@ -265,8 +265,8 @@ def bev(
     below = 0.09 * reach
     scale = (frame[3] - frame[1]) / (reach + below)  # pixels per metre
     half = (frame[2] - frame[0]) / scale / 2
-    figure = _Figure(640, 880)
-    panel = _Panel(figure, frame, (-half, half), (-below, reach), "x, right [m]", "z, away [m]")
+    figure = Figure(640, 880)
+    panel = Panel(figure, frame, (-half, half), (-below, reach), "x, right [m]", "z, away [m]")
     pen = panel.inner
 
     def place(x: Array, z: Array) -> Array:
@@ -308,7 +308,7 @@ def bev(
     return figure.done()
 
 
-def _seen_from_above(panel: _Panel, objects: Seen, i: int, fill: Color | None) -> None:
+def _seen_from_above(panel: Panel, objects: Seen, i: int, fill: Color | None) -> None:
     """One box; without a colour as an outline of the truth."""
     rectangle = boxes3d.bev(objects.cam_from_obj[i].detach().cpu().double(), objects.sizes[i].detach().cpu().double())
     x, z, long, wide, angle = rectangle.tolist()
@@ -327,13 +327,13 @@ def _seen_from_above(panel: _Panel, objects: Seen, i: int, fill: Color | None) -
             panel.inner.line(panel.place(np.array([x, z]) + np.array([0 * velocity, velocity])), ink, 1.0, dash=4)
 
 
-def _cloud(panel: _Panel, samples: Tensor, log_weights: Tensor | None, color: Color, most: int = 200) -> None:
+def _cloud(panel: Panel, samples: Tensor, log_weights: Tensor | None, color: Color, most: int = 200) -> None:
     """Samples of one pose: dots with ticks, as many at a place as there is probability."""
     try:
         picked = chosen(log_weights, len(samples), min(most, 4 * len(samples)))
     except ValueError:  # no sample has a weight: nothing is known
         return
-    values = _array(samples[picked])
+    values = to_array(samples[picked])
     values = values[np.isfinite(values).all((1, 2))]
     dark = tuple(round(0.55 * c) for c in color)
     for pose in values:
@@ -366,7 +366,7 @@ def yaw_density(
     """
     if samples.dim() == 1:
         samples = boxes3d.from_yaw(torch.zeros(len(samples), 3, dtype=samples.dtype), samples)
-    poses, p = _samples(samples, log_weights)
+    poses, p = weighted_samples(samples, log_weights)
     yaws = boxes3d.yaw_of(torch.from_numpy(poses)).numpy()
     grid = np.linspace(-math.pi, math.pi, 721)
     # von Mises kernels, as narrow as the samples allow: a tenth of a circle for a few, 2 degrees for many
@@ -375,7 +375,7 @@ def yaw_density(
     width = float(np.clip(spread * effective**-0.2, math.radians(2), math.radians(36)))
     density = np.exp((np.cos(grid[:, None] - yaws) - 1) / width**2) @ p
     density /= density[:-1].mean() * 2 * math.pi
-    figure = _Figure(360, 400)
+    figure = Figure(360, 400)
     centre, radius = np.array([180.0, 212.0]), 128.0
 
     def at(yaw: Array, r: Array) -> Array:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.bop import models as models_module
+from ..datasets.bop import models as bop_models
 from ..datasets.bop import scenes, writing
 from ..geometry.boxes import from_masks
 from ..io import records
 from ..io.files import write_json
-from ..objects import samples
 from ..types import Camera, Frame, Instances, ObjectModel
+from . import samples
 from . import scene as synth
+from .samples import one_thread
 
 _SCENE = 1000  # pictures per scene folder, as in BOP's own synthetic sets
 _CHUNK = 25  # pictures between two writes of the JSON files
@@ -117,7 +118,7 @@ def write_bop(
             if first >= last:
                 continue
             loader = DataLoader(
-                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=samples.one_thread,
+                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread,
             )  # fmt: skip
             chunk: list[tuple[Frame, torch.Tensor]] = []
             for i, item in enumerate(loader, first + 1):
@@ -145,7 +146,7 @@ def _note_settings(
     shown = {"K": camera.K.flatten().tolist(), "size": list(camera.size)}
     settings = json.loads(json.dumps(settings))
     if made:
-        if other := _unlike(models, models_module.read_models(out / "models")):
+        if other := _unlike(models, bop_models.read_models(out / "models")):
             raise ValueError(f"{out} was started with other meshes ({other}); give the same again, or another --out")
         _compare(out, {f"camera {k}": v for k, v in before["camera"].items()}, {f"camera {k}": v for k, v in shown.items()})
     if split in made:

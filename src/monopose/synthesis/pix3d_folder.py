@@ -29,10 +29,10 @@ from ..geometry import se3, viewpoints
 from ..geometry.camera import project
 from ..io.files import atomic_write, write_json
 from ..io.records import read_json
-from ..objects import samples
 from ..types import ObjectModel
 from . import scene as synth
-from .shapes import furniture
+from .samples import one_thread
+from .shapes import furniture, solids
 
 _CHUNK = 50  # pictures between two writes of pix3d.json
 _SIDE = 256  # pixels of a floor's texture
@@ -127,7 +127,7 @@ def _occluders(model: ObjectModel, pose: Tensor, rng: Generator) -> tuple[list[O
     eye = se3.inverse(pose)[:3, 3]
     direction = math.atan2(float(eye[1]), float(eye[0]))
     for _ in range(int(rng.integers(1, 3))):
-        thing = synth.distractors()[int(rng.integers(0, len(synth.distractors())))]
+        thing = solids.distractors()[int(rng.integers(0, len(solids.distractors())))]
         scale = rng.uniform(0.25, 0.65) * model.diameter / thing.diameter
         thing = replace(thing, vertices=scale * thing.vertices, diameter=scale * thing.diameter)
         before = rng.random() < 0.7
@@ -282,7 +282,7 @@ def write_pix3d(
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
     shapes = {f"{c}/{m.name}": _digest(m) for c, m in pairs}
-    settings = {"seed": seed, "size": list(size), "backgrounds": _photos(backgrounds), "shapes": shapes}
+    settings = {"seed": seed, "size": list(size), "backgrounds": photo_folder(backgrounds), "shapes": shapes}
     _note_settings(out, {**settings, **json.loads(json.dumps(asdict(views)))})
     for category, model in pairs:
         path = out / _model_path(category, model)
@@ -296,15 +296,15 @@ def write_pix3d(
         raise ValueError(f"{out} holds {len(entries)} pictures, more than the {total} asked for; choose another folder")
     numbers = _numbers([c for c, _ in pairs], images)
     todo = Pictures([m for _, m in pairs], size, photos, views, seed, len(entries), total)
-    loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=samples.one_thread)
+    loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
     with Progress(transient=True) as progress:
         task = progress.add_task("pictures", total=total, completed=len(entries))
         for picture in loader if len(todo) else ():
             i = len(entries)
             category, model = pairs[i % len(pairs)]
             paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
-            _save(out / paths["img"], picture.image)
-            _save(out / paths["mask"], picture.mask)
+            save_png(out / paths["img"], picture.image)
+            save_png(out / paths["mask"], picture.mask)
             entries.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
             if len(entries) % _CHUNK == 0 or len(entries) == total:
                 _write_entries(file, entries)
@@ -350,7 +350,7 @@ def _digest(model: ObjectModel) -> str:
     return hashlib.sha256(b"".join(p.cpu().contiguous().numpy().tobytes() for p in parts)).hexdigest()[:12]
 
 
-def _photos(folder: str | Path | None) -> str | None:
+def photo_folder(folder: str | Path | None) -> str | None:
     """A short name for the photos of a folder, wherever it lies: their number, and a digest of names and sizes."""
     if folder is None:
         return None
@@ -393,7 +393,7 @@ def _write_entries(file: Path, entries: Sequence[Mapping[str, Any]]) -> None:
         temporary.write_text("[\n" + ",\n".join(json.dumps(e) for e in entries) + "\n]\n", encoding="utf-8")
 
 
-def _save(path: Path, values: np.ndarray) -> None:
+def save_png(path: Path, values: np.ndarray) -> None:
     """A JPEG or PNG, whole or not at all; pix3d.json, which names it, is what waits for the disk."""
     from PIL import Image
 

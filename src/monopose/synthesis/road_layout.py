@@ -13,11 +13,11 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from ..datasets.road import CLASSES
 from ..geometry import boxes3d
-from ..geometry.road_users import CLASSES
 from ..types import Camera, ObjectModel
 from .shapes import vehicles
-from .shapes.furniture import Array
+from .shapes.solids import Array
 
 # focal length, principal point right of and below the middle of the picture; shares of its width
 _CAMERAS = {"nuscenes": (0.7915, 0.0102, -0.0456), "kitti": (0.5810, -0.0091, -0.0118)}

@@ -21,21 +21,20 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.road_paint import paint_street, random_sky
 from ..datasets import kitti
-from ..datasets.road import RoadFrame, RoadObjects
+from ..datasets.road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 from ..geometry import boxes3d, se3
 from ..geometry.camera import crop_resize_K
-from ..geometry.road_users import ATTRIBUTES, CLASSES
 from ..io.files import atomic_write, write_json
 from ..io.records import read_json
-from ..objects import samples as dataset
 from ..render.scene import render_masks
 from ..types import Camera, ObjectModel
 from . import scene as synth
-from .pix3d_folder import _photos, _save
+from .pix3d_folder import photo_folder, save_png
 from .road_layout import RoadConfig, Street, bystanders, check_config, poses_of, random_camera, random_street, random_things
-from .shapes.furniture import Array
+from .road_paint import paint_street, random_sky
+from .samples import one_thread
+from .shapes.solids import Array
 
 KITTI_CLASSES: dict[str, str] = {"car": "Car", "truck": "Truck", "pedestrian": "Pedestrian"}
 """What a KITTI folder calls things; vans are Van, ridden bicycles Cyclist, all else Misc."""
@@ -247,7 +246,7 @@ def write_road(
     check_config(config)
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
-    settings = json.loads(json.dumps({"seed": seed, "backgrounds": _photos(backgrounds), **asdict(config)}))
+    settings = json.loads(json.dumps({"seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(config)}))
     file = out / "synth.json"
     if file.is_file():
         if differing := [k for k, v in settings.items() if read_json(file).get(k) != v]:
@@ -259,7 +258,7 @@ def write_road(
     todo = [i for i in range(images) if f"{i:06d}" not in done]
     pictures = RoadPictures(config, photos, seed, 0, images)
     loader = DataLoader(
-        pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=dataset.one_thread,  # type: ignore[arg-type]
+        pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
     )  # fmt: skip
     with Progress(transient=True) as progress:
         task = progress.add_task("pictures", total=images, completed=images - len(todo))
@@ -278,7 +277,7 @@ def _write(out: Path, picture: RoadPicture) -> None:
     frame, objects = picture.frame, picture.frame.objects
     assert objects is not None
     K = frame.camera.K
-    _save(out / "image_2" / f"{frame.name}.png", picture.image)
+    save_png(out / "image_2" / f"{frame.name}.png", picture.image)
     P = torch.cat([K, torch.zeros(3, 1, dtype=K.dtype)], 1)
     rows = {"P2": P, "R0_rect": torch.eye(3), "Tr_velo_to_cam": torch.eye(4)[:3]}
     with atomic_write(out / "calib" / f"{frame.name}.txt") as temporary:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from ..render.maps import Lights
 from ..render.scene import GREY, SceneRender, render_scene
 from ..types import Camera, ObjectModel
 from . import augment
+from .shapes.solids import distractors
 
 
 @dataclass(frozen=True)
@@ -112,52 +112,6 @@ def _point_at(pixel: np.ndarray, distance: float, K: Tensor) -> Tensor:
     u, v = (float(p) for p in pixel)
     ray = torch.tensor([(u - float(K[0, 2])) / float(K[0, 0]), (v - float(K[1, 2])) / float(K[1, 1]), 1.0])
     return ray / ray.norm() * float(distance)
-
-
-@lru_cache(maxsize=1)
-def distractors() -> list[ObjectModel]:
-    """Boxes, cylinders, cones and spheres of random shape and colours; unknown to every network (obj_id -1)."""
-    rng = np.random.default_rng(7)
-    return [_primitive(kind, rng) for kind in ("box", "cylinder", "cone", "sphere") * 6]
-
-
-def _primitive(kind: str, rng: Generator) -> ObjectModel:
-    n, rows = 24, 9
-    angle = np.linspace(0, 2 * np.pi, n + 1)
-    height = np.linspace(-1, 1, rows)
-    radius = {
-        "box": np.ones(rows), "cylinder": np.ones(rows), "cone": np.linspace(1, rng.uniform(0.05, 0.6), rows),
-        "sphere": np.sqrt(np.clip(1 - height**2, 0, 1)),
-    }[kind]  # fmt: skip
-    x, y = np.cos(angle), np.sin(angle)
-    if kind == "box":  # push the circle onto the square
-        reach = np.maximum(np.abs(x), np.abs(y))
-        x, y = x / reach, y / reach
-    side = np.stack([radius[:, None] * x, radius[:, None] * y, np.broadcast_to(height[:, None], (rows, n + 1))], -1)
-    grid = side.reshape(-1, 3)
-    i = (np.arange(rows - 1)[:, None] * (n + 1) + np.arange(n)).ravel()
-    faces = np.concatenate([np.stack([i, i + 1, i + n + 2], -1), np.stack([i, i + n + 2, i + n + 1], -1)])
-    caps: list[np.ndarray] = []
-    cap_faces: list[np.ndarray] = []
-    for row in (0, rows - 1):
-        start = len(grid) + sum(len(c) for c in caps)
-        caps.append(np.concatenate([side[row], [[0, 0, height[row]]]]))
-        fan = np.stack([np.arange(n) + start, np.arange(n) + start + 1, np.full(n, start + n + 1)], -1)
-        cap_faces.append(fan if row else fan[:, ::-1])
-    vertices = np.concatenate([grid, *caps]) * rng.uniform(0.02, 0.1, 3)
-    faces = np.concatenate([faces, *cap_faces]).astype(np.int64)
-    corners = vertices[faces]
-    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.zeros_like(vertices)
-    np.add.at(normals, faces.ravel(), np.repeat(face_normals, 3, 0))
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    colours = np.broadcast_to(rng.uniform(0, 1, 3), vertices.shape).copy()
-    if rng.random() < 0.6:
-        band = np.sin(vertices @ rng.normal(0, 150, 3)) > rng.uniform(-0.5, 0.5)
-        colours[band] = rng.uniform(0, 1, 3)
-    as_tensor = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, colours)]
-    size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
-    return ObjectModel(-1, kind, as_tensor[0], torch.from_numpy(faces), as_tensor[1], size, colors=as_tensor[2])
 
 
 def random_layout(

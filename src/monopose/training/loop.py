@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import weights
 from ..io.files import write_json
-from ..objects.samples import one_thread
+from ..synthesis.samples import one_thread
 
 
 @dataclass(frozen=True)

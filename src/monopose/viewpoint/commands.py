@@ -10,13 +10,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import outputs, viz
-from ..command import Evaluate, Predict, Synth, Train, overrides, run_folder, schedule
+from .. import viz
+from ..command import (
+    Evaluate,
+    Predict,
+    Result,
+    Say,
+    Synth,
+    Train,
+    boxes_of_anything,
+    check_mask,
+    each_picture,
+    frames,
+    overrides,
+    run_folder,
+    save_picture,
+    schedule,
+    silent,
+)
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
 from ..io.files import write_json
-from ..results import Result, Say, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
+from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
 from . import pipeline
 from . import viz as viz_viewpoint
@@ -65,7 +81,7 @@ def predict_pictures(
     def save(records: list[dict[str, Any]]) -> dict[str, str | None]:
         file = out / "viewpoints.json"
         write_json(file, {"units": UNITS, "bins": run.config.bins, "images": records})
-        return {"viewpoints": str(file), "poses": str(outputs.save_poses(out, posed)) if posed else None}
+        return {"viewpoints": str(file), "poses": str(save_poses(out, posed)) if posed else None}
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
         given, masks = _objects(find, frame.path or name, frame.image, outline)
@@ -75,7 +91,7 @@ def predict_pictures(
             label, called = (model.obj_id, model.name) if model is not None else (1, "object")
             pose = pipeline.poses(seen, given.boxes, frame.camera, points, label, called)
             if known:
-                posed.append(outputs.frame_record(name, frame, pose))
+                posed.append(frame_record(name, frame, pose))
         overlay = save_picture(out / f"{name}_overlay.png", _overlay(frame, given.boxes, seen, pose, model))
         if debug:
             _save_debug(out / "debug", name, run, frame.image, given.boxes, masks, seen)

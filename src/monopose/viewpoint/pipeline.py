@@ -84,7 +84,7 @@ class ViewpointRun:
                 image.detach().cpu().float(), box, self.config.input_size, mask, normals, scale=self.config.crop_scale
             )
             if self.normals is not None and self.sees("boundaries"):
-                found, edges = samples._asked(self.normals, crop[samples.RGB])
+                found, edges = samples.predict_normals(self.normals, crop[samples.RGB])
                 crop[samples.NORMALS] = (found + 1) / 2 if normals is None else crop[samples.NORMALS]
                 if edges is not None and self.learned_from_network:
                     crop[samples.BOUNDARIES] = edges
@@ -127,9 +127,9 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
     Raises:
         FileNotFoundError, ValueError: no such run, no viewpoint.safetensors in it, a truncated or foreign file; no such device.
     """
-    from ..objects.pipeline import _device
+    from ..weights import choose_device
 
-    where = _device(device)
+    where = choose_device(device)
     folder, file = weights.find_file(name, "viewpoint")
     model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
     trained = json.loads(weights.read(file).notes.get("data", "{}"))
@@ -143,9 +143,9 @@ def _normals_of(folder: Path) -> samples.Predictor | None:
     file = folder / "normals.safetensors"
     if not file.is_file():
         return None
-    from . import normals
+    from . import normals as normals_method
 
-    return normals.predictor(weights.load_network(file, normals.Config, normals.Model))
+    return normals_method.predictor(weights.load_network(file, normals_method.Config, normals_method.Model))
 
 
 def _asked(model: viewpoint.Model, crops: Tensor) -> Viewpoints:

@@ -29,14 +29,14 @@ from torch.utils.data import Dataset
 
 from ..datasets import pix3d
 from ..geometry import boxes as box_ops
+from ..geometry import camera, se3, viewpoints
 from ..geometry import camera as camera_ops
-from ..geometry import crops, se3, viewpoints
 from ..io.files import atomic_write, existing_file
-from ..objects.samples import amodal_box, jittered_square
 from ..render import maps
 from ..render.raster import rasterize
 from ..synthesis import augment as camera_defects
 from ..synthesis import scene as synth
+from ..synthesis.samples import amodal_box, jittered_square
 from ..types import ObjectModel
 
 CHANNELS = 8
@@ -77,7 +77,7 @@ def channels(
     """
     _check_maps(image, box, mask, normals, boundaries)
     square = box_ops.square(box.float(), scale)[None]
-    rgb = crops.cut(image, square, side)[0]
+    rgb = camera.cut(image, square, side)[0]
     cut_mask = None if mask is None else _cut(mask[None], square, side)[0]
     cut_normals = None if normals is None else _cut(normals, square, side)
     cut_boundaries = None if boundaries is None else _cut(boundaries[None], square, side)[0]
@@ -97,7 +97,7 @@ def _check_maps(image: Tensor, box: Tensor, mask: Tensor | None, normals: Tensor
 
 def _cut(values: Tensor, square: Tensor, side: int) -> Tensor:
     """A crop that is 0 outside the photo. (C, H, W), (1, 4) -> (C, side, side)."""
-    return crops.cut(values.float() + 0.5, square, side)[0] - 0.5
+    return camera.cut(values.float() + 0.5, square, side)[0] - 0.5
 
 
 def _stacked(rgb: Tensor, mask: Tensor | None, boundary: Tensor | None, normals: Tensor | None) -> Tensor:
@@ -445,11 +445,11 @@ class RecordCrops(Dataset):
     def _crop(self, record: pix3d.Record, broken: dict[str, str]) -> Tensor:
         image, mask = pix3d.read_picture(record)
         square = box_ops.square(record.box, self.scale)[None]
-        rgb = crops.cut(image, square, self.stored)[0]
+        rgb = camera.cut(image, square, self.stored)[0]
         cut_mask = None if mask is None else _cut(mask[None], square, self.stored)[0]
         normals = edges = None
         if callable(self.normals):
-            normals, edges = _asked(self.normals, rgb)
+            normals, edges = predict_normals(self.normals, rgb)
             edges = edges if self.edges == "predicted" else None
         elif self.normals == "files":
             normals = _cut(_map_of(record, "normals") * 2 - 1, square, self.stored)
@@ -516,7 +516,7 @@ def _map_of(record: pix3d.Record, what: str) -> Tensor:
     return F.interpolate(values[None], record.size, mode="bilinear", align_corners=False)[0]
 
 
-def _asked(predictor: Predictor, rgb: Tensor) -> tuple[Tensor, Tensor | None]:
+def predict_normals(predictor: Predictor, rgb: Tensor) -> tuple[Tensor, Tensor | None]:
     """Normals (3, s, s), and boundaries (s, s) where it has some, of a network that wants sides divisible by 32."""
     side = rgb.shape[-1]
     wide = math.ceil(side / 32) * 32

@@ -18,14 +18,14 @@ from torch.utils.data import Dataset
 
 from .. import weights
 from ..datasets import pix3d
-from ..datasets.bop import models as bop
+from ..datasets.bop import models as bop_models
 from ..synthesis import scene
 from ..synthesis.shapes import furniture
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
 from ..types import ObjectModel
 from . import model as viewpoint
-from . import normals as surfaces
+from . import normals as normals_method
 from . import samples as viewpoint_crops
 
 PRESETS = {"modern": viewpoint.modern, "combined": viewpoint.combined, "separate": viewpoint.separate}
@@ -53,7 +53,7 @@ def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
             f"{FURNITURE}"
         )
     folder = Path(data) / "models" if (Path(data) / "models").is_dir() else Path(data)
-    return {model.name: [model] for model in bop.read_models(folder, None).values()}
+    return {model.name: [model] for model in bop_models.read_models(folder, None).values()}
 
 
 def configured(
@@ -73,9 +73,9 @@ def configured(
     return weights.build_config(type(config), {**asdict(config), **changes}, "--set")
 
 
-def configured_normals(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> surfaces.Config:
+def configured_normals(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> normals_method.Config:
     """The configuration of the network that predicts normals; ValueError for an unknown preset or field."""
-    presets = {"small": surfaces.Config, "large": surfaces.large}
+    presets = {"small": normals_method.Config, "large": normals_method.large}
     if preset is not None and preset not in presets:
         raise ValueError(f"normals has no preset {preset!r}; choose one of {', '.join(presets)}")
     config = presets[preset or "small"]()
@@ -151,7 +151,7 @@ def train_normals(
     categories: Sequence[str] = (),
     backgrounds: str | Path | None = None,
     config: TrainConfig | None = None,
-    method_config: surfaces.Config | None = None,
+    method_config: normals_method.Config | None = None,
     progress_bar: bool = True,
 ) -> Path:
     """Train the network that predicts normals and boundaries of a crop; goes on where an earlier, killed run stopped.
@@ -169,7 +169,7 @@ def train_normals(
         the weights file, out/normals.safetensors.
     """
     data, out, config = Path(data), Path(out), config or TrainConfig()
-    method_config = method_config or surfaces.Config()
+    method_config = method_config or normals_method.Config()
     chosen = tuple(categories) or _categories(data)
     side, scale = method_config.input_size, method_config.crop_scale
     if is_photos(data):
@@ -177,8 +177,8 @@ def train_normals(
     else:
         samples = _rendered(data, chosen, side, scale, backgrounds)
     return loop.fit(
-        "normals", Recipe(("image",), surfaces.loss), method_config, lambda: surfaces.Model(method_config), samples, out,
-        config, data=Path(data), progress_bar=progress_bar,
+        "normals", Recipe(("image",), normals_method.loss), method_config, lambda: normals_method.Model(method_config), samples,
+        out, config, data=Path(data), progress_bar=progress_bar,
     )  # fmt: skip
 
 
@@ -187,8 +187,8 @@ def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "pred
     if normals in ("oracle", "files", "none"):
         return normals, "files" if normals == "files" else "classical", ""
     file = weights.find_run(normals) / "normals.safetensors"
-    network = weights.load_network(file, surfaces.Config, surfaces.Model)
-    return surfaces.predictor(network), "predicted", str(file.resolve())
+    network = weights.load_network(file, normals_method.Config, normals_method.Model)
+    return normals_method.predictor(network), "predicted", str(file.resolve())
 
 
 def _crops(

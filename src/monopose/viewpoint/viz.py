@@ -17,7 +17,7 @@ from ..geometry import viewpoints
 from ..geometry.viewpoints import Bins
 from ..types import Camera, ObjectModel, PoseEstimates
 from ..viz.canvas import AXES, BLACK, BOX, WHITE, Canvas, Color, load_font, object_silhouettes, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TINTS, TRUTH, _Figure
+from ..viz.posterior import BLUE, FAINT, GREY, INK, TINTS, TRUTH, Figure
 
 NAMES = ("azimuth", "elevation", "in-plane rotation")
 ARROWS: tuple[tuple[str, tuple[float, float, float], Color], ...] = (  # of the object's frame
@@ -94,7 +94,7 @@ def draw(
 
 def crop(image: Tensor, box: Tensor, angles: Tensor, side: int = 320, truth: Tensor | None = None) -> Image.Image:
     """One object cut out of its photo, with its axes. (3, H, W), (4,), (3,) -> a square picture."""
-    from ..geometry.crops import cut
+    from ..geometry.camera import cut
 
     square = box_ops.square(box.detach().cpu().float(), 1.35)
     piece = cut(image.detach().cpu(), square[None], side)[0]
@@ -159,7 +159,7 @@ def azimuth_rose(
     Returns:
         an RGB picture, 360 x 400. The object's front is below; azimuth grows clockwise.
     """
-    figure = _Figure(360, 400)
+    figure = Figure(360, 400)
     centre, radius = np.array([180.0, 222.0]), 128.0
     values = probabilities.detach().cpu().double().numpy()
 
@@ -206,7 +206,7 @@ def confusion_matrices(found: Mapping[str, Any], bins: Sequence[Bins], title: st
         title: written above.
     """
     height = 108 + 8 * CELL + 92
-    figure = _Figure(3 * PANEL + 8, height)
+    figure = Figure(3 * PANEL + 8, height)
     figure.text((16, 20), title or "true bin (row) and answer (column)", 16, "lm")
     figure.text((16, 42), f"{found['images']} pictures; bins are named by their middle, degrees", 13, "lm", GREY)
     for k, (key, b) in enumerate(zip(("azimuth", "elevation", "inplane"), bins, strict=True)):
@@ -214,7 +214,7 @@ def confusion_matrices(found: Mapping[str, Any], bins: Sequence[Bins], title: st
     return figure.done()
 
 
-def _matrix(figure: _Figure, left: float, mine: Mapping[str, Any], bins: Bins, name: str) -> None:
+def _matrix(figure: Figure, left: float, mine: Mapping[str, Any], bins: Bins, name: str) -> None:
     counts = np.array(mine["confusion"])
     x0, y0 = left + 62, 108.0
     side = CELL * bins.count

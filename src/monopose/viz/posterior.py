@@ -54,7 +54,7 @@ def orientation_density(
 
     Source: the map after Murphy et al., Implicit-PDF, 2021, fig. 1, with in-plane pies in place of overlapping circles.
     """
-    R, p = _samples(cam_from_obj, log_weights)
+    R, p = weighted_samples(cam_from_obj, log_weights)
     peaks = _distinct(_rotations(modes, "modes")) if modes is not None else R[_heaviest(R, p)][None]
     if not len(peaks):
         raise ValueError("modes has no finite rotation; leave it out to take the heaviest sample")
@@ -62,9 +62,9 @@ def orientation_density(
     shares = np.array([p[nearest == k].sum() for k in range(len(peaks))])
     true = _rotations(truth, "truth") if truth is not None else R[:0]
 
-    figure = _Figure(1000, 470)
+    figure = Figure(1000, 470)
     figure.text((315, 20), "direction to the camera, object frame", 17, "mm")
-    world = _Map(figure, (315, 200), 285)
+    world = Map(figure, (315, 200), 285)
     _pies(world, R, p)
     radius = 9.0
     for matrix in true:
@@ -100,7 +100,7 @@ def orientation_density(
     depth = max(_quantile(np.abs(omega[:, 2]), p, 0.97), 1e-4) if len(R) else 1.0
     name = "mode 1" if modes is not None else "the heaviest sample"
     figure.text((828, 20), f"rotation relative to {name}", 17, "mm")
-    panel = _Panel(
+    panel = Panel(
         figure, (695, 48, 960, 313), (-limit, limit), (limit, -limit), "about the camera's x [deg]", "about its y [deg]"
     )
     panel.regions(omega[:, :2], p)
@@ -160,14 +160,14 @@ def translation_scatter(
     for name, value in (("truth", truth), ("mode", mode)):
         if value is not None and value.shape != (4, 4):
             raise ValueError(f"{name} must be one pose (4, 4), got {tuple(value.shape)}")
-    T, p = _samples(cam_from_obj, log_weights, keep=slice(3, 4))
+    T, p = weighted_samples(cam_from_obj, log_weights, keep=slice(3, 4))
     t = T[..., 0]
-    extra = [_array(v)[None, :3, 3] for v in (truth, mode) if v is not None]
+    extra = [to_array(v)[None, :3, 3] for v in (truth, mode) if v is not None]
     low, high = _extent(t, p, extra)
     scale, unit = (1000.0, "mm") if (high - low).max() < 0.2 else (1.0, "m")
     t, low, high = t * scale, low * scale, high * scale
 
-    figure = _Figure(1000, 470)
+    figure = Figure(1000, 470)
     panels = (
         ((85, 48, 470, 373), (0, 2), "from above", ("x, right", "z, away"), False),
         ((595, 48, 980, 373), (0, 1), "as the camera sees it", ("x, right", "y, down"), True),
@@ -179,14 +179,14 @@ def translation_scatter(
         figure.text(((frame[0] + frame[2]) / 2, 20), title, 17, "mm")
         if not same:
             figure.text(((frame[0] + frame[2]) / 2, 38), "the axes have different scales", 12, "mm", GREY)
-        panel = _Panel(figure, frame, across, along[::-1] if down else along, f"{labels[0]} [{unit}]", f"{labels[1]} [{unit}]")
+        panel = Panel(figure, frame, across, along[::-1] if down else along, f"{labels[0]} [{unit}]", f"{labels[1]} [{unit}]")
         points = t[:, axes]
         panel.regions(points, p)
         panel.dots(points, p, np.broadcast_to(np.array(BLUE), (len(p), 3)))
         if covariance is not None and mode is not None:
-            panel.gaussian(_array(mode)[list(axes), 3] * scale, _block(covariance, axes) * scale**2)
+            panel.gaussian(to_array(mode)[list(axes), 3] * scale, _block(covariance, axes) * scale**2)
         if truth is not None:
-            panel.cross(_array(truth)[None, list(axes), 3] * scale, TRUTH)
+            panel.cross(to_array(truth)[None, list(axes), 3] * scale, TRUTH)
         panel.done()
 
     mean = p @ t
@@ -221,13 +221,13 @@ def chosen(log_weights: Tensor | None, total: int, count: int) -> list[int]:
     return np.searchsorted(np.cumsum(p) / p.sum(), places).clip(0, total - 1).tolist()  # type: ignore[no-any-return]
 
 
-def _array(value: Tensor) -> np.ndarray:
+def to_array(value: Tensor) -> np.ndarray:
     return value.detach().cpu().double().numpy()
 
 
 def _weights(log_weights: Tensor) -> np.ndarray:
     """Normalised weights of log-weights, zero for NaN and -inf."""
-    logs = _array(log_weights)
+    logs = to_array(log_weights)
     usable = np.isfinite(logs)
     if not usable.any():
         return np.zeros_like(logs)
@@ -235,7 +235,7 @@ def _weights(log_weights: Tensor) -> np.ndarray:
     return w / w.sum()
 
 
-def _samples(poses: Tensor, log_weights: Tensor | None, keep: slice = slice(0, 3)) -> tuple[np.ndarray, np.ndarray]:
+def weighted_samples(poses: Tensor, log_weights: Tensor | None, keep: slice = slice(0, 3)) -> tuple[np.ndarray, np.ndarray]:
     """The columns `keep` of usable samples, (n, 3, k), and their weights, (n,), which sum to 1."""
     if poses.dim() != 3 or poses.shape[-2:] not in ((4, 4), (3, 3)):
         raise ValueError(f"samples must be (S, 4, 4), got {tuple(poses.shape)}; take one problem of the batch: samples[0]")
@@ -243,7 +243,7 @@ def _samples(poses: Tensor, log_weights: Tensor | None, keep: slice = slice(0, 3
         raise ValueError(f"log_weights must be ({len(poses)},) to match the samples, got {tuple(log_weights.shape)}")
     if not len(poses):
         raise ValueError("there is nothing to draw: no samples")
-    values = _array(poses)[:, :3, keep]
+    values = to_array(poses)[:, :3, keep]
     p = np.full(len(values), 1 / len(values)) if log_weights is None else _weights(log_weights)
     usable = np.isfinite(values).all((1, 2)) & (p > 0)
     if not usable.any():
@@ -255,7 +255,7 @@ def _rotations(poses: Tensor, name: str) -> np.ndarray:
     """(k, 3, 3) of one or several poses; those that are not finite are left out."""
     if poses.dim() not in (2, 3) or poses.shape[-2:] not in ((4, 4), (3, 3)):
         raise ValueError(f"{name} must be (4, 4) or (k, 4, 4), got {tuple(poses.shape)}")
-    R = _array(poses)[..., :3, :3].reshape(-1, 3, 3)
+    R = to_array(poses)[..., :3, :3].reshape(-1, 3, 3)
     return R[np.isfinite(R).all((1, 2))]  # type: ignore[no-any-return]
 
 
@@ -263,7 +263,7 @@ def _block(covariance: Tensor, entries: Sequence[int]) -> np.ndarray:
     """Two rows and columns of a covariance, (2, 2)."""
     if covariance.shape != (6, 6):
         raise ValueError(f"covariance must be (6, 6) of the tangent (v, omega), got {tuple(covariance.shape)}")
-    return _array(covariance)[np.ix_(entries, entries)]  # type: ignore[no-any-return]
+    return to_array(covariance)[np.ix_(entries, entries)]  # type: ignore[no-any-return]
 
 
 def _angles(R: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -432,7 +432,7 @@ def _ticks(low: float, high: float, most: int = 5) -> tuple[list[float], float]:
     return [k * step for k in range(first, last + 1)], step
 
 
-class _Figure:
+class Figure:
     """A white sheet, drawn three times as large and shrunk at the end. Places are (x, y) in final pixels."""
 
     def __init__(self, width: float, height: float, scale: int = 3) -> None:
@@ -515,7 +515,7 @@ class _Figure:
         return self.picture.resize(self.size, Image.Resampling.LANCZOS)
 
 
-def _bar(figure: _Figure, box: Sequence[float], colors, labels: Sequence[str], title: str) -> None:  # type: ignore[no-untyped-def]
+def _bar(figure: Figure, box: Sequence[float], colors, labels: Sequence[str], title: str) -> None:  # type: ignore[no-untyped-def]
     """A scale of colours with its numbers below and its name below them."""
     x0, y0, x1, y1 = box
     steps = round((x1 - x0) * 2)
@@ -533,10 +533,10 @@ def _bar(figure: _Figure, box: Sequence[float], colors, labels: Sequence[str], t
     figure.text(((x0 + x1) / 2, y1 + 36), title, 14, "mm")
 
 
-class _Map:
+class Map:
     """The sphere of directions in Mollweide's equal-area projection: longitude 0 is +X, the north pole +Z."""
 
-    def __init__(self, figure: _Figure, centre: Span, half: float) -> None:
+    def __init__(self, figure: Figure, centre: Span, half: float) -> None:
         self.figure, self.centre, self.half = figure, centre, half
         turn = np.linspace(0, 2 * math.pi, 361)
         rim = np.array(centre) + half * np.stack([np.cos(turn), 0.5 * np.sin(turn)], 1)
@@ -583,7 +583,7 @@ def _to_camera(R: np.ndarray) -> np.ndarray:
     return -R[:, 2, :] / np.linalg.norm(R[:, 2, :], axis=-1, keepdims=True)
 
 
-def _pies(world: _Map, R: np.ndarray, p: np.ndarray) -> None:
+def _pies(world: Map, R: np.ndarray, p: np.ndarray) -> None:
     """Directions gathered into discs, heaviest first; in each the in-plane angles as wedges."""
     directions = _to_camera(R)
     _, angle = world.place(R)
@@ -612,7 +612,7 @@ def _pies(world: _Map, R: np.ndarray, p: np.ndarray) -> None:
             world.figure.disc(spot, radius, None, (*INK, 110), 0.7)
 
 
-def _pins(world: _Map, peaks: np.ndarray, most: int = 9) -> None:
+def _pins(world: Map, peaks: np.ndarray, most: int = 9) -> None:
     """Numbers beside the modes, each joined to its place by a line, none over another."""
     spots, _ = world.place(peaks[:most])
     taken: list[np.ndarray] = []
@@ -636,14 +636,14 @@ def _pins(world: _Map, peaks: np.ndarray, most: int = 9) -> None:
         world.figure.text(best, str(k + 1), 13, "mm")
 
 
-class _Panel:
+class Panel:
     """Axes with ticks; what is drawn inside is cut at the frame."""
 
     def __init__(
-        self, figure: _Figure, frame: tuple[float, float, float, float], across: Span, upwards: Span, x_label: str, y_label: str
+        self, figure: Figure, frame: tuple[float, float, float, float], across: Span, upwards: Span, x_label: str, y_label: str
     ) -> None:
         self.figure, self.frame, self.across, self.upwards = figure, frame, across, upwards
-        self.inner = _Figure(frame[2] - frame[0], frame[3] - frame[1], figure.scale)
+        self.inner = Figure(frame[2] - frame[0], frame[3] - frame[1], figure.scale)
         x0, y0, x1, y1 = frame
         for value in (ticks := _ticks(*across))[0]:
             x = x0 + self.place(np.array([[value, upwards[0]]]))[0, 0]

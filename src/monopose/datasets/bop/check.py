@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...mesh.loading import diameter, length
-from . import models as models_module
-from . import scenes as scenes_module
+from . import models as bop_models
+from . import scenes as bop_scenes
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
     if model_folders and not (folder / "models_eval").is_dir():
         notes.warn("no models_eval folder; scores will use models/")
     if (folder / "camera.json").exists():
-        _tried(notes, scenes_module.read_camera, folder / "camera.json")
+        _tried(notes, bop_scenes.read_camera, folder / "camera.json")
     else:
         notes.warn("no camera.json; needed only to render synthetic pictures like the real ones")
     scenes: dict[str, int] = {}
@@ -112,7 +112,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
         numbered = sorted(p for p in split.iterdir() if p.is_dir() and p.name.isdigit())
         scenes[split.name], pictures[split.name], objects[split.name] = len(numbered), 0, 0
         for path in numbered:
-            scene = _tried(notes, scenes_module.open_scene, path)
+            scene = _tried(notes, bop_scenes.open_scene, path)
             if scene is None:
                 continue
             pictures[split.name] += _check_scene(scene, points, notes, images_per_scene)
@@ -140,8 +140,8 @@ def _tried(notes: _Notes, read: Any, *arguments: Any) -> Any:
 
 def _check_models(folder: Path, notes: _Notes) -> dict[int, np.ndarray]:
     """Compare PLY files and models_info.json; returns the vertices of the models in metres."""
-    info = _tried(notes, models_module.read_models_info, folder)
-    points = _tried(notes, models_module.read_model_points, folder) or {}
+    info = _tried(notes, bop_models.read_models_info, folder)
+    points = _tried(notes, bop_models.read_model_points, folder) or {}
     for obj_id, vertices in points.items():
         name = f"{folder.name}/obj_{obj_id:06d}.ply"
         if len(vertices) == 0 or not np.isfinite(vertices).all():
@@ -174,12 +174,12 @@ def _check_models(folder: Path, notes: _Notes) -> dict[int, np.ndarray]:
     return points
 
 
-def _check_scene(scene: scenes_module.Scene, points: dict[int, np.ndarray], notes: _Notes, most: int) -> int:
+def _check_scene(scene: bop_scenes.Scene, points: dict[int, np.ndarray], notes: _Notes, most: int) -> int:
     """Pictures, truth, boxes and masks of one scene; returns the number of pictures."""
     from PIL import Image
 
     here = f"{scene.folder.parent.name}/{scene.folder.name}"
-    files = {image.im_id: image.path for image in scenes_module.images(scene.folder)}
+    files = {image.im_id: image.path for image in bop_scenes.images(scene.folder)}
     if not files:
         notes.problem("scene without pictures", f"{here}: no rgb/ or gray/ with 000000.png")
         return 0
@@ -223,7 +223,7 @@ def _picture_numbers(folder: Path) -> set[int]:
     return {int(p.stem) for p in folder.iterdir() if p.stem.isdigit()}
 
 
-def _check_truth(scene: scenes_module.Scene, here: str, points: dict[int, np.ndarray], notes: _Notes) -> None:
+def _check_truth(scene: bop_scenes.Scene, here: str, points: dict[int, np.ndarray], notes: _Notes) -> None:
     truth = scene.truth
     assert truth is not None
     if points:
@@ -247,7 +247,7 @@ def _check_truth(scene: scenes_module.Scene, here: str, points: dict[int, np.nda
 
 
 def _check_boxes(
-    scene: scenes_module.Scene, here: str, im_id: int, K: np.ndarray, points: dict[int, np.ndarray], notes: _Notes
+    scene: bop_scenes.Scene, here: str, im_id: int, K: np.ndarray, points: dict[int, np.ndarray], notes: _Notes
 ) -> None:
     """Compare bbox_obj with the box around the projected model."""
     truth = scene.truth
@@ -273,7 +273,7 @@ def _check_boxes(
             )
 
 
-def _check_masks(scene: scenes_module.Scene, here: str, im_id: int, size: tuple[int, int], notes: _Notes) -> None:
+def _check_masks(scene: bop_scenes.Scene, here: str, im_id: int, size: tuple[int, int], notes: _Notes) -> None:
     """Existence, size, and agreement with bbox_visib and visib_fract of the masks of one image."""
     from PIL import Image
 
@@ -317,7 +317,7 @@ def _check_masks(scene: scenes_module.Scene, here: str, im_id: int, size: tuple[
 def _check_targets(path: Path, truths: dict[tuple[int, int], list[int]], notes: _Notes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        targets = _tried(notes, scenes_module.read_targets, path)
+        targets = _tried(notes, bop_scenes.read_targets, path)
     if targets is None or not truths:
         return
     for k, (scene, im) in enumerate(zip(targets.scene_id.tolist(), targets.im_id.tolist(), strict=True)):

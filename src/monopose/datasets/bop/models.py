@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...data.ply import read_ply_vertices
-from ...io.records import MM, Array, PathLike, check_rotations, found, numbers, read_json
+from ...io.records import MM, Array, PathLike, found, read_json
+from ...mesh.loading import load_mesh
+
+if TYPE_CHECKING:
+    from ...types import ObjectModel, Symmetries
+
+from ...io.records import check_rotations, numbers
 
 if TYPE_CHECKING:
     from ...types import ObjectModel, Symmetries
@@ -128,7 +134,6 @@ def read_models(
     Raises:
         FileNotFoundError, ValueError: naming file, object and key; an unknown id lists the known ones.
     """
-    from ...mesh.loading import load_mesh
 
     folder = Path(folder)
     if names is None:
@@ -153,3 +158,98 @@ def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) ->
         if i not in paths:
             raise ValueError(f"unknown object id {i}: no obj_{i:06d}.ply in {folder}; known ids: {sorted(paths)}")
     return {i: read_ply_vertices(paths[i]) * MM for i in ids}
+
+
+def models_info_entry(model: ObjectModel, symmetries: Symmetries) -> dict[str, Any]:
+    """The entry of BOP's models_info.json for a model: diameter, box and the given symmetries, mm."""
+    from ...io.records import MM
+
+    low, high = (model.bounds.double().cpu().numpy() / MM).round(6).tolist()
+    entry: dict[str, Any] = {"diameter": round(model.diameter / MM, 6)}
+    entry |= {f"min_{a}": v for a, v in zip("xyz", low, strict=True)}
+    entry |= {f"size_{a}": round(h - v, 6) for a, v, h in zip("xyz", low, high, strict=True)}
+    return entry | symmetries_json(symmetries)
+
+
+def symmetries_json(symmetries: Symmetries) -> dict[str, Any]:
+    """The symmetry entries of models_info.json, translations and offsets in mm; keys only for what there is."""
+    entries: dict[str, Any] = {}
+    if len(symmetries.discrete):
+        matrices = symmetries.discrete.cpu().numpy().copy()
+        matrices[:, :3, 3] *= matrices.dtype.type(1 / MM)
+        entries["symmetries_discrete"] = [decimals(m) for m in matrices]
+    if len(symmetries.axes):
+        pairs = zip(symmetries.axes.cpu().numpy(), symmetries.offsets.cpu().numpy())
+        entries["symmetries_continuous"] = [{"axis": decimals(a), "offset": millimetres(o)} for a, o in pairs]
+    return entries
+
+
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+
+def decimals(values: Array) -> list[float]:
+    """The shortest decimals that give the same numbers in their own precision."""
+    return [float(str(v)) for v in np.asarray(values).ravel()]
+
+
+def millimetres(metres: Array) -> list[float]:
+    return [round(v / MM, 9) for v in decimals(metres)]  # a picometre: hides that v / 0.001 is not exact
+
+
+_TYPES = {
+    "char": "i1",
+    "uchar": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+    **{f"int{8 * n}": f"i{n}" for n in (1, 2, 4)},
+    **{f"uint{8 * n}": f"u{n}" for n in (1, 2, 4)},
+    **{f"float{8 * n}": f"f{n}" for n in (4, 8)},
+}
+
+
+def read_ply_vertices(path: str | Path) -> NDArray[Any]:
+    """Vertex positions of a PLY file (ascii or binary), (V, 3), float64, in the unit of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no PLY, no positions, cut short.
+
+    Source: Turk, The PLY Polygon File Format (1994).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no mesh {path} ({found(path.parent)})") from None
+    end = data.find(b"end_header")
+    if not data.startswith(b"ply") or end < 0:
+        raise ValueError(f"{path} is not a PLY file: it must start with 'ply' and have an 'end_header' line")
+    start = data.find(b"\n", end) + 1 or len(data)
+    kind, count, columns, element = "", 0, [], ""
+    for words in (line.split() for line in data[:end].decode("ascii", "replace").splitlines()):
+        match words:
+            case ["format", kind, *_]:
+                pass
+            case ["element", name, n]:
+                if not element and name != "vertex":
+                    raise ValueError(f"{path}: the first element must be 'vertex', got '{name}'")
+                element, count = name, int(n) if name == "vertex" else count
+            case ["property", number, name] if element == "vertex":
+                columns.append((name, _TYPES[number]))
+    names = [name for name, _ in columns]
+    if not {"x", "y", "z"} <= set(names) or count < 1:
+        raise ValueError(f"{path}: needs at least one vertex with properties x, y, z; got {count} with {', '.join(names)}")
+    if kind == "ascii":
+        body = data[start:].split(None, count * len(columns))[: count * len(columns)]
+        if len(body) == count * len(columns):
+            return np.stack([np.array(body[names.index(a) :: len(columns)], np.float64) for a in "xyz"], -1)
+    else:
+        order = ">" if kind == "binary_big_endian" else "<"
+        dtype = np.dtype([(name, order + t) for name, t in columns])
+        if len(data) - start >= count * dtype.itemsize:
+            rows = np.frombuffer(data, dtype, count, start)
+            return np.stack([rows[a] for a in "xyz"], -1).astype(np.float64)
+    raise ValueError(f"{path} is cut short: its header promises {count} vertices")

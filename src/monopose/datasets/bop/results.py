@@ -304,3 +304,15 @@ def write_detections(path: PathLike, rows: Iterable[dict[str, Any]]) -> Path:
     with atomic_write(path) as temporary:
         temporary.write_text("[" + ",\n".join(json.dumps(row) for row in rows) + "]\n", encoding="utf-8")
     return path
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+class Targets(NamedTuple):
+    """What is to be estimated. scene_id, im_id: (N,), int64. obj_id, inst_count: (N,), or None in the BOP'24 detection form."""
+
+    scene_id: Array
+    im_id: Array
+    obj_id: Array | None
+    inst_count: Array | None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...io.records import MM, Array, PathLike, check_rotations, check_translations, found, numbers, read_json, table
+from .results import Targets
 
 if TYPE_CHECKING:
     from ...types import Camera, Frame, Instances
@@ -350,18 +351,6 @@ def _read_plane(path: Path) -> Array:
     if plane.ndim != 2:
         raise ValueError(f"{path} must have one channel, got shape {plane.shape}")
     return plane
-
-
-# ------------------------------------------------------------------------------------------------------------- targets
-
-
-class Targets(NamedTuple):
-    """What is to be estimated. scene_id, im_id: (N,), int64. obj_id, inst_count: (N,), or None in the BOP'24 detection form."""
-
-    scene_id: Array
-    im_id: Array
-    obj_id: Array | None
-    inst_count: Array | None
 
 
 def read_targets(path: PathLike) -> Targets:

@@ -16,13 +16,14 @@ import numpy as np
 
 from ...io.files import atomic_write
 from ...io.records import MM, Array, PathLike, read_json
+from .models import decimals, millimetres, symmetries_json
 from .results import rle_from_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...types import Camera, Frame, ObjectModel, Symmetries
-    from .scenes import Targets
+    from ...types import Camera, Frame, ObjectModel
+    from .results import Targets
 
 _FINE, _COARSE = 0.1, 1.0  # millimetres per stored depth value; the fine one reaches 6.5 m
 _IGNORED_BELOW = 0.1  # visibility below which BOP's COCO files ignore an object
@@ -51,22 +52,9 @@ def write_models(folder: PathLike, models: Mapping[int, ObjectModel]) -> None:
     _write_lines(folder / "names.json", {str(i): m.name for i, m in sorted(models.items())})
 
 
-def symmetries_json(symmetries: Symmetries) -> dict[str, Any]:
-    """The symmetry entries of models_info.json, translations and offsets in mm; keys only for what there is."""
-    entries: dict[str, Any] = {}
-    if len(symmetries.discrete):
-        matrices = symmetries.discrete.cpu().numpy().copy()
-        matrices[:, :3, 3] *= matrices.dtype.type(1 / MM)
-        entries["symmetries_discrete"] = [_decimals(m) for m in matrices]
-    if len(symmetries.axes):
-        pairs = zip(symmetries.axes.cpu().numpy(), symmetries.offsets.cpu().numpy())
-        entries["symmetries_continuous"] = [{"axis": _decimals(a), "offset": _millimetres(o)} for a, o in pairs]
-    return entries
-
-
 def write_camera(path: PathLike, camera: Camera) -> None:
     """Write a data set's camera.json: cx, cy, depth_scale, fx, fy, height, width."""
-    K = _decimals(camera.K.detach().cpu().numpy())
+    K = decimals(camera.K.detach().cpu().numpy())
     values = {"cx": K[2], "cy": K[5], "depth_scale": _FINE, "fx": K[0], "fy": K[4]}
     _write_text(Path(path), json.dumps(values | {"height": camera.size[0], "width": camera.size[1]}, indent=2))
 
@@ -127,7 +115,7 @@ def append_frames(
     for n, (im_id, frame) in enumerate(zip(ids, frames)):
         key = str(im_id)
         silhouettes = None if masks_full is None else masks_full[n]
-        cameras[key] = {"cam_K": _decimals(frame.camera.K.detach().cpu().numpy())}
+        cameras[key] = {"cam_K": decimals(frame.camera.K.detach().cpu().numpy())}
         suffix = ".jpg" if jpeg else ".png"
         _write_picture(folder / "rgb" / f"{im_id:06d}{suffix}", _bytes(frame.image))
         if frame.depth is not None:
@@ -167,7 +155,7 @@ def _instances(
     depth = None if frame.depth is None else frame.depth.cpu().numpy()
     truth, infos, annotations = [], [], []
     for n in range(len(instances)):
-        R, t, obj_id = _decimals(pose[n, :3, :3]), _millimetres(pose[n, :3, 3]), int(instances.labels[n])
+        R, t, obj_id = decimals(pose[n, :3, :3]), millimetres(pose[n, :3, 3]), int(instances.labels[n])
         truth.append({"cam_R_m2c": R, "cam_t_m2c": t, "obj_id": obj_id})
         pixels = int(visible[n].sum()) if visible is not None else 0
         share = None if instances.visibility is None else float(str(instances.visibility[n].cpu().numpy()))
@@ -206,18 +194,6 @@ def _read_coco(path: Path, cameras: Mapping[str, Any]) -> dict[str, Any]:
     coco["images"] = [i for i in coco["images"] if str(i["id"]) in cameras]
     coco["annotations"] = [a for a in coco["annotations"] if str(a["image_id"]) in cameras]
     return coco
-
-
-# --------------------------------------------------------------------------------------------------------------- numbers
-
-
-def _decimals(values: Array) -> list[float]:
-    """The shortest decimals that give the same numbers in their own precision."""
-    return [float(str(v)) for v in np.asarray(values).ravel()]
-
-
-def _millimetres(metres: Array) -> list[float]:
-    return [round(v / MM, 9) for v in _decimals(metres)]  # a picometre: hides that v / 0.001 is not exact
 
 
 def _corners(mask: Array) -> Array:

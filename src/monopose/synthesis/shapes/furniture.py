@@ -6,7 +6,7 @@ Every shape stands with +Z up and its front towards -Y, in metres, centred at it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +15,7 @@ from numpy.random import Generator
 
 from ...mesh.loading import diameter, surface_samples
 from ...types import ObjectModel, Symmetries
-
-Array = np.ndarray
-Three = Sequence[float] | Array  # a point, or a colour
+from .solids import Array, Solids, pick_paint
 
 CATEGORIES = ("bed", "bookcase", "chair", "desk", "sofa", "table")
 
@@ -52,7 +50,7 @@ def shape(category: str, seed: int) -> ObjectModel:
     if seed < 0:
         raise ValueError(f"the seed of a shape must be >= 0, got {seed}")
     rng = np.random.default_rng((CATEGORIES.index(category), seed, 11))
-    parts = _Parts(rng)
+    parts = Solids(rng)
     turns = _MAKERS[category](parts, rng)
     vertices, faces, normals, colors = parts.joined()
     vertices -= (vertices.min(0) + vertices.max(0)) / 2
@@ -94,114 +92,7 @@ def _about_z(turns: int) -> Symmetries:
     return Symmetries(motions)
 
 
-# ----------------------------------------------------------------------------------------------------------------- parts
-
-
-class _Parts:
-    """Closed solids with their colours, gathered until they become one mesh."""
-
-    def __init__(self, rng: Generator) -> None:
-        self.rng = rng
-        self.pieces: list[tuple[Array, Array, Array, Array]] = []
-
-    def add(self, vertices: Array, faces: Array, paint: Three, grain: float = 0.06) -> None:
-        normals = _normals(vertices, faces)
-        place = np.unique(np.round(vertices, 6), axis=0, return_inverse=True)[1].reshape(
-            -1
-        )  # one shade per place, on all sides
-        noise = 1 + grain * self.rng.standard_normal((int(place.max()) + 1, 1))[place]
-        self.pieces.append((vertices, faces, normals, np.asarray(paint) * noise))
-
-    def box(self, low: Three, high: Three, paint: Three, lean: float = 0.0) -> None:
-        """A cuboid between two corners; `lean` is how far its top is pushed towards +Y, metres."""
-        a, b = np.minimum(low, high).astype(float), np.maximum(low, high).astype(float)
-        nodes = [np.linspace(a[k], b[k], int(np.clip(math.ceil((b[k] - a[k]) / 0.3), 1, 6)) + 1) for k in range(3)]
-        vertices, faces = _shell(nodes)
-        vertices[:, 1] += lean * (vertices[:, 2] - a[2]) / (b[2] - a[2])
-        self.add(vertices, faces, paint)
-
-    def cushion(
-        self, low: Three, high: Three, paint: Three, radius: float = 0.05, puff: float = 0.0,
-        lean: float = 0.0,
-    ) -> None:  # fmt: skip
-        """A cuboid with rounded edges; `puff` is how far its two largest sides bulge, metres."""
-        half = (np.asarray(high, float) - np.asarray(low, float)) / 2
-        r = min(radius, 0.99 * float(half.min()))
-        bend = r * (1 - math.tan(math.pi / 8))
-        nodes = [np.array([-h, bend - h, r - h, 0, h - r, h - bend, h]) for h in half]
-        vertices, faces = _shell(nodes)
-        inner = np.clip(vertices, r - half, half - r)
-        out = vertices - inner
-        vertices = inner + r * out / np.linalg.norm(out, axis=1, keepdims=True)
-        thin = int(half.argmin())
-        share = np.prod([1 - (vertices[:, k] / half[k]) ** 2 for k in range(3) if k != thin], axis=0)
-        vertices[:, thin] += puff * share * vertices[:, thin] / half[thin]
-        vertices[:, 1] += lean * (vertices[:, 2] / half[2] + 1) / 2
-        vertices, index = np.unique(np.round(vertices, 9), axis=0, return_inverse=True)  # the six sides join smoothly
-        faces = index.reshape(-1)[faces]
-        self.add(vertices + (np.asarray(high, float) + np.asarray(low, float)) / 2, faces, paint, 0.04)
-
-    def rod(
-        self, start: Three, end: Three, radius: float, paint: Three,
-        radius_end: float | None = None, sides: int = 12,
-    ) -> None:  # fmt: skip
-        """A round rod between two points, tapering to `radius_end`. `sides` is a multiple of 4, so that it mirrors."""
-        p, q = np.asarray(start, float), np.asarray(end, float)
-        axis = (q - p) / np.linalg.norm(q - p)
-        aside = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
-        aside /= np.linalg.norm(aside)
-        angle = np.arange(sides) * 2 * math.pi / sides
-        ring = np.cos(angle)[:, None] * aside + np.sin(angle)[:, None] * np.cross(axis, aside)
-        low, high = p + radius * ring, q + (radius if radius_end is None else radius_end) * ring
-        i = np.arange(sides)
-        j = (i + 1) % sides
-        n = sides
-        wall = np.concatenate([np.stack([i, j, j + n], -1), np.stack([i, j + n, i + n], -1)])
-        bottom = np.stack([np.full(n, 4 * n), j + 2 * n, i + 2 * n], -1)
-        top = np.stack([np.full(n, 4 * n + 1), i + 3 * n, j + 3 * n], -1)
-        self.add(np.concatenate([low, high, low, high, [p], [q]]), np.concatenate([wall, bottom, top]), paint, 0.03)
-
-    def joined(self) -> tuple[Array, Array, Array, Array]:
-        """Vertices (V, 3), faces (F, 3) int64, normals (V, 3), colours (V, 3)."""
-        starts = np.cumsum([0, *(len(v) for v, _, _, _ in self.pieces)])
-        faces = np.concatenate([f + s for (_, f, _, _), s in zip(self.pieces, starts)])
-        vertices, normals, colors = (np.concatenate([p[k] for p in self.pieces]) for k in (0, 2, 3))
-        return vertices, faces.astype(np.int64), normals, colors
-
-
-def _shell(nodes: Sequence[Array]) -> tuple[Array, Array]:
-    """The six sides of a cuboid, each with its own vertices, cut at the nodes of each axis. -> (V, 3), (F, 3)."""
-    vertices, faces = [], []
-    count = 0
-    for axis in range(3):
-        u, v = (axis + 1) % 3, (axis + 2) % 3
-        for end in (0, -1):
-            rows, columns = len(nodes[u]), len(nodes[v])
-            side = np.empty((rows, columns, 3))
-            side[..., axis], side[..., u], side[..., v] = nodes[axis][end], nodes[u][:, None], nodes[v]
-            i = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel() + count
-            quads = np.stack([i, i + columns, i + columns + 1, i + 1], -1)
-            quads = quads if end else quads[:, ::-1]
-            vertices.append(side.reshape(-1, 3))
-            faces += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
-            count += rows * columns
-    return np.concatenate(vertices), np.concatenate(faces)
-
-
-def _normals(vertices: Array, faces: Array) -> Array:
-    """Unit vertex normals, the area-weighted means of the faces that share a vertex. (V, 3)."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    flat = np.cross(b - a, c - a)
-    normals = np.zeros_like(vertices)
-    np.add.at(normals, faces.ravel(), np.repeat(flat, 3, 0))
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-
-
-def _paint(palette: Sequence[Sequence[float]], rng: Generator) -> Array:
-    return np.clip(np.asarray(palette[int(rng.integers(len(palette)))]) * rng.uniform(0.85, 1.12), 0.03, 0.97)
-
-
-def _legs(parts: _Parts, x: float, y: float, top: float, thick: float, paint: Array, round_: bool, splay: float = 0.0) -> None:
+def _legs(parts: Solids, x: float, y: float, top: float, thick: float, paint: Array, round_: bool, splay: float = 0.0) -> None:
     """Four legs below the corners (+-x, +-y), metres, from the floor at z = 0 to `top`."""
     for sx in (-1, 1):
         for sy in (-1, 1):
@@ -217,9 +108,9 @@ def _legs(parts: _Parts, x: float, y: float, top: float, thick: float, paint: Ar
 # Each builds on the floor z = 0 and returns the order of its rotation symmetry about +Z: 1 for none, 0 for any angle.
 
 
-def _bed(parts: _Parts, rng: Generator) -> int:
+def _bed(parts: Solids, rng: Generator) -> int:
     width, long = rng.choice([0.95, 1.25, 1.45, 1.65, 1.85]) + rng.uniform(-0.05, 0.05), rng.uniform(1.95, 2.15)
-    frame, linen, duvet = _paint(_WOODS, rng), _paint(_LINEN, rng), _paint(_FABRICS, rng)
+    frame, linen, duvet = pick_paint(_WOODS, rng), pick_paint(_LINEN, rng), pick_paint(_FABRICS, rng)
     w, y = width / 2, long / 2
     low = rng.uniform(0.08, 0.25)  # the frame's lower edge
     rim = low + rng.uniform(0.12, 0.2)
@@ -234,10 +125,10 @@ def _bed(parts: _Parts, rng: Generator) -> int:
     if kind == 0:  # a panel
         parts.box((-w - 0.02, y, 0), (w + 0.02, y + 0.05, head), frame, lean=rng.uniform(0, 0.06))
     elif kind == 1:  # padded
-        fabric = _paint(_FABRICS, rng)
+        fabric = pick_paint(_FABRICS, rng)
         parts.cushion((-w - 0.03, y - 0.02, 0.05), (w + 0.03, y + 0.1, head), fabric, 0.05, 0.01)
     else:  # bars between posts
-        metal = _paint(_METALS, rng) if rng.random() < 0.6 else frame
+        metal = pick_paint(_METALS, rng) if rng.random() < 0.6 else frame
         for s in (-1, 1):
             parts.rod((s * w, y + 0.02, 0), (s * w, y + 0.02, head + 0.04), 0.028, metal)
         for z in (rim, head):
@@ -259,9 +150,9 @@ def _bed(parts: _Parts, rng: Generator) -> int:
     return 1
 
 
-def _bookcase(parts: _Parts, rng: Generator) -> int:
+def _bookcase(parts: Solids, rng: Generator) -> int:
     width, high, deep = rng.uniform(0.45, 1.5), rng.uniform(0.9, 2.1), rng.uniform(0.26, 0.4)
-    board, wood = rng.uniform(0.018, 0.035), _paint(_WOODS, rng)
+    board, wood = rng.uniform(0.018, 0.035), pick_paint(_WOODS, rng)
     w, y = width / 2, deep / 2
     foot = rng.uniform(0.0, 0.1)
     back = wood * rng.uniform(0.55, 0.85)
@@ -292,7 +183,7 @@ def _bookcase(parts: _Parts, rng: Generator) -> int:
     return 1
 
 
-def _books(parts: _Parts, rng: Generator, edges: Array, levels: Array, deep: float, board: float) -> None:
+def _books(parts: Solids, rng: Generator, edges: Array, levels: Array, deep: float, board: float) -> None:
     """Rows of books on some of the shelves, from one side."""
     for a, b in pairwise(edges):
         for z, above in pairwise(levels):
@@ -311,10 +202,10 @@ def _books(parts: _Parts, rng: Generator, edges: Array, levels: Array, deep: flo
                 x += thick + 0.002
 
 
-def _chair(parts: _Parts, rng: Generator) -> int:
+def _chair(parts: Solids, rng: Generator) -> int:
     width, deep, seat = rng.uniform(0.42, 0.54), rng.uniform(0.42, 0.52), rng.uniform(0.42, 0.48)
     kind = rng.choice(["wood", "wood", "padded", "office", "easy"])
-    wood, fabric, metal = _paint(_WOODS, rng), _paint(_FABRICS, rng), _paint(_METALS, rng)
+    wood, fabric, metal = pick_paint(_WOODS, rng), pick_paint(_FABRICS, rng), pick_paint(_METALS, rng)
     w, y = width / 2, deep / 2
     high, lean = seat + rng.uniform(0.38, 0.55), rng.uniform(0.03, 0.12)
     if kind == "easy":  # an armchair
@@ -368,7 +259,7 @@ def _chair(parts: _Parts, rng: Generator) -> int:
 
 
 def _chair_back(
-    parts: _Parts, rng: Generator, kind: str, w: float, y: float, seat: float, high: float, lean: float, fabric: Array,
+    parts: Solids, rng: Generator, kind: str, w: float, y: float, seat: float, high: float, lean: float, fabric: Array,
     wood: Array,
 ) -> None:  # fmt: skip
     """The back of a chair with four legs: padded, a panel, or rails and bars between two posts."""
@@ -397,14 +288,14 @@ def _chair_back(
             parts.rod((x, y - 0.02, seat), (x, y - 0.02 + at(high - 0.06), high - 0.06), 0.01, wood, sides=8)
 
 
-def _desk(parts: _Parts, rng: Generator) -> int:
+def _desk(parts: Solids, rng: Generator) -> int:
     width, deep, high = rng.uniform(1.0, 1.6), rng.uniform(0.5, 0.75), rng.uniform(0.71, 0.77)
-    wood, metal = _paint(_WOODS, rng), _paint(_METALS, rng)
+    wood, metal = pick_paint(_WOODS, rng), pick_paint(_METALS, rng)
     w, y, board = width / 2, deep / 2, rng.uniform(0.022, 0.045)
     parts.box((-w, -y, high - board), (w, y, high), wood)
     s = -1 if rng.random() < 0.5 else 1  # the side of the drawers
     chest = rng.uniform(0.32, 0.45)
-    front = wood * rng.uniform(1.02, 1.12) if rng.random() < 0.6 else _paint(_WOODS, rng)
+    front = wood * rng.uniform(1.02, 1.12) if rng.random() < 0.6 else pick_paint(_WOODS, rng)
     both = bool(rng.random() < 0.2)
     under = high - board
     lifted = rng.uniform(0.08, 0.3) if rng.random() < 0.3 else 0.02
@@ -440,12 +331,12 @@ def _desk(parts: _Parts, rng: Generator) -> int:
     return 1
 
 
-def _sofa(parts: _Parts, rng: Generator) -> int:
+def _sofa(parts: Solids, rng: Generator) -> int:
     seats = int(rng.integers(2, 4))
     one = rng.uniform(0.55, 0.72)
     arm, deep = rng.uniform(0.1, 0.26), rng.uniform(0.8, 0.98)
     w, y = seats * one / 2, deep / 2
-    fabric, wood = _paint(_FABRICS, rng), _paint(_WOODS, rng)
+    fabric, wood = pick_paint(_FABRICS, rng), pick_paint(_WOODS, rng)
     soft = fabric * rng.uniform(1.0, 1.12)
     seat, high = rng.uniform(0.38, 0.46), rng.uniform(0.74, 0.92)
     foot = rng.uniform(0.03, 0.16)
@@ -467,18 +358,18 @@ def _sofa(parts: _Parts, rng: Generator) -> int:
             for x in (a + 0.06, b - 0.06):
                 parts.rod((x, -y - out + 0.07, 0), (x, -y - out + 0.07, foot + 0.02), 0.025, wood)
     if rng.random() < 0.4:  # small cushions in the corners
-        paint = _paint(_FABRICS, rng)
+        paint = pick_paint(_FABRICS, rng)
         for s in (-1, 1):
             x = s * (w - 0.2)
             parts.cushion((x - 0.19, y - back - 0.3, seat), (x + 0.19, y - back - 0.2, seat + 0.36), paint, 0.045, 0.03, 0.08)
     return 1
 
 
-def _table(parts: _Parts, rng: Generator) -> int:
+def _table(parts: Solids, rng: Generator) -> int:
     coffee = bool(rng.random() < 0.35)
     high = rng.uniform(0.36, 0.48) if coffee else rng.uniform(0.71, 0.77)
-    wood = _paint(_WOODS, rng)
-    leg = _paint(_METALS, rng) if rng.random() < 0.3 else wood * rng.uniform(0.8, 1.0)
+    wood = pick_paint(_WOODS, rng)
+    leg = pick_paint(_METALS, rng) if rng.random() < 0.3 else wood * rng.uniform(0.8, 1.0)
     board = rng.uniform(0.02, 0.05)
     if rng.random() < 0.25:
         r = rng.uniform(0.35, 0.5) if coffee else rng.uniform(0.4, 0.7)
@@ -515,6 +406,6 @@ def _table(parts: _Parts, rng: Generator) -> int:
     return 4 if square else 2
 
 
-_MAKERS: dict[str, Callable[[_Parts, Generator], int]] = {
+_MAKERS: dict[str, Callable[[Solids, Generator], int]] = {
     "bed": _bed, "bookcase": _bookcase, "chair": _chair, "desk": _desk, "sofa": _sofa, "table": _table,
 }  # fmt: skip

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.random import Generator
+
+from ...types import ObjectModel
 
 Array = np.ndarray
 
@@ -139,3 +144,209 @@ def smooth(heights: Sequence[float], radii: Sequence[float], steps: int) -> Arra
 
     z = np.linspace(heights[0], heights[-1], steps + 1)[1:]
     return np.stack([PchipInterpolator(heights, radii)(z), z], -1)
+
+
+# ----------------------------------------------------------------------------------------------------------------- parts
+# All is built standing on z = 0 with +Z up and the front towards -Y, so that the object's left is +X, as furniture is.
+
+
+def block(parts: Solids, low: Three, high: Three, paint: Three) -> None:
+    """A cuboid of twelve triangles."""
+    a, b = np.minimum(low, high), np.maximum(low, high)
+    vertices, faces = shell([np.array([a[k], b[k]]) for k in range(3)])
+    parts.add(vertices, faces, paint, 0.03)
+
+
+def hull(parts: Solids, rings: Sequence[Array] | Array, paint: Three) -> None:
+    """A solid between convex rings (n, 3) of equally many corners each, closed at both ends, with sharp edges."""
+    corners = np.asarray(rings, float)  # (k, n, 3)
+    n = corners.shape[1]
+    after = np.roll(corners, -1, 1)
+    quads = np.stack([corners[:-1], after[:-1], after[1:], corners[1:]], 2).reshape(-1, 3)  # each four corners its own
+    start = np.arange(0, len(quads), 4)[:, None]
+    faces = np.concatenate([start + np.array([0, 1, 2]), start + np.array([0, 2, 3])])
+    fan = np.stack([np.zeros(n - 2, int), np.arange(1, n - 1), np.arange(2, n)], -1)
+    count = len(quads)
+    vertices = np.concatenate([quads, corners[0], corners[-1]])
+    faces = np.concatenate([faces, fan[:, ::-1] + count, fan + count + n])
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    if (a * np.cross(b, c)).sum() < 0:  # the volume, six times
+        faces = faces[:, ::-1]
+    flat = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    parts.add(vertices, faces[flat > 1e-9], paint, 0.03)
+
+
+def body(parts: Solids, stations: Sequence[Sequence[float]], paint: Three) -> None:
+    """A hull along Y of sections with tapered flanks: (y, lowest z, highest z, half width below, at the waist, on top)."""
+    rings = []
+    for y, low, high, below, waist, top in stations:
+        middle = 0.45 * low + 0.55 * high
+        x = np.array([-below, below, waist, top, -top, -waist])
+        rings.append(np.stack([x, np.full(6, y), np.array([low, low, middle, high, high, middle])], -1))
+    hull(parts, rings, paint)
+
+
+def ball(parts: Solids, centre: Three, half: Three, paint: Three) -> None:
+    """An ellipsoid of few triangles."""
+    angle = np.arange(10) * 2 * math.pi / 10
+    rings = []
+    for z in np.cos(np.linspace(math.pi, 0, 7).clip(0.12, math.pi - 0.12)):
+        r = math.sqrt(1 - z * z)
+        rings.append(np.stack([r * np.cos(angle), r * np.sin(angle), np.full(10, z)], -1))
+    hull(parts, np.asarray(rings) * np.asarray(half) + np.asarray(centre), paint)
+
+
+Three = Sequence[float] | Array  # a point, or a colour
+
+
+# ----------------------------------------------------------------------------------------------------------------- parts
+
+
+class Solids:
+    """Closed solids with their colours, gathered until they become one mesh."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng = rng
+        self.pieces: list[tuple[Array, Array, Array, Array]] = []
+
+    def add(self, vertices: Array, faces: Array, paint: Three, grain: float = 0.06) -> None:
+        normals = vertex_normals(vertices, faces)
+        place = np.unique(np.round(vertices, 6), axis=0, return_inverse=True)[1].reshape(
+            -1
+        )  # one shade per place, on all sides
+        noise = 1 + grain * self.rng.standard_normal((int(place.max()) + 1, 1))[place]
+        self.pieces.append((vertices, faces, normals, np.asarray(paint) * noise))
+
+    def box(self, low: Three, high: Three, paint: Three, lean: float = 0.0) -> None:
+        """A cuboid between two corners; `lean` is how far its top is pushed towards +Y, metres."""
+        a, b = np.minimum(low, high).astype(float), np.maximum(low, high).astype(float)
+        nodes = [np.linspace(a[k], b[k], int(np.clip(math.ceil((b[k] - a[k]) / 0.3), 1, 6)) + 1) for k in range(3)]
+        vertices, faces = shell(nodes)
+        vertices[:, 1] += lean * (vertices[:, 2] - a[2]) / (b[2] - a[2])
+        self.add(vertices, faces, paint)
+
+    def cushion(
+        self, low: Three, high: Three, paint: Three, radius: float = 0.05, puff: float = 0.0,
+        lean: float = 0.0,
+    ) -> None:  # fmt: skip
+        """A cuboid with rounded edges; `puff` is how far its two largest sides bulge, metres."""
+        half = (np.asarray(high, float) - np.asarray(low, float)) / 2
+        r = min(radius, 0.99 * float(half.min()))
+        bend = r * (1 - math.tan(math.pi / 8))
+        nodes = [np.array([-h, bend - h, r - h, 0, h - r, h - bend, h]) for h in half]
+        vertices, faces = shell(nodes)
+        inner = np.clip(vertices, r - half, half - r)
+        out = vertices - inner
+        vertices = inner + r * out / np.linalg.norm(out, axis=1, keepdims=True)
+        thin = int(half.argmin())
+        share = np.prod([1 - (vertices[:, k] / half[k]) ** 2 for k in range(3) if k != thin], axis=0)
+        vertices[:, thin] += puff * share * vertices[:, thin] / half[thin]
+        vertices[:, 1] += lean * (vertices[:, 2] / half[2] + 1) / 2
+        vertices, index = np.unique(np.round(vertices, 9), axis=0, return_inverse=True)  # the six sides join smoothly
+        faces = index.reshape(-1)[faces]
+        self.add(vertices + (np.asarray(high, float) + np.asarray(low, float)) / 2, faces, paint, 0.04)
+
+    def rod(
+        self, start: Three, end: Three, radius: float, paint: Three,
+        radius_end: float | None = None, sides: int = 12,
+    ) -> None:  # fmt: skip
+        """A round rod between two points, tapering to `radius_end`. `sides` is a multiple of 4, so that it mirrors."""
+        p, q = np.asarray(start, float), np.asarray(end, float)
+        axis = (q - p) / np.linalg.norm(q - p)
+        aside = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
+        aside /= np.linalg.norm(aside)
+        angle = np.arange(sides) * 2 * math.pi / sides
+        ring = np.cos(angle)[:, None] * aside + np.sin(angle)[:, None] * np.cross(axis, aside)
+        low, high = p + radius * ring, q + (radius if radius_end is None else radius_end) * ring
+        i = np.arange(sides)
+        j = (i + 1) % sides
+        n = sides
+        wall = np.concatenate([np.stack([i, j, j + n], -1), np.stack([i, j + n, i + n], -1)])
+        bottom = np.stack([np.full(n, 4 * n), j + 2 * n, i + 2 * n], -1)
+        top = np.stack([np.full(n, 4 * n + 1), i + 3 * n, j + 3 * n], -1)
+        self.add(np.concatenate([low, high, low, high, [p], [q]]), np.concatenate([wall, bottom, top]), paint, 0.03)
+
+    def joined(self) -> tuple[Array, Array, Array, Array]:
+        """Vertices (V, 3), faces (F, 3) int64, normals (V, 3), colours (V, 3)."""
+        starts = np.cumsum([0, *(len(v) for v, _, _, _ in self.pieces)])
+        faces = np.concatenate([f + s for (_, f, _, _), s in zip(self.pieces, starts)])
+        vertices, normals, colors = (np.concatenate([p[k] for p in self.pieces]) for k in (0, 2, 3))
+        return vertices, faces.astype(np.int64), normals, colors
+
+
+def shell(nodes: Sequence[Array]) -> tuple[Array, Array]:
+    """The six sides of a cuboid, each with its own vertices, cut at the nodes of each axis. -> (V, 3), (F, 3)."""
+    vertices, faces = [], []
+    count = 0
+    for axis in range(3):
+        u, v = (axis + 1) % 3, (axis + 2) % 3
+        for end in (0, -1):
+            rows, columns = len(nodes[u]), len(nodes[v])
+            side = np.empty((rows, columns, 3))
+            side[..., axis], side[..., u], side[..., v] = nodes[axis][end], nodes[u][:, None], nodes[v]
+            i = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel() + count
+            quads = np.stack([i, i + columns, i + columns + 1, i + 1], -1)
+            quads = quads if end else quads[:, ::-1]
+            vertices.append(side.reshape(-1, 3))
+            faces += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
+            count += rows * columns
+    return np.concatenate(vertices), np.concatenate(faces)
+
+
+def vertex_normals(vertices: Array, faces: Array) -> Array:
+    """Unit vertex normals, the area-weighted means of the faces that share a vertex. (V, 3)."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    flat = np.cross(b - a, c - a)
+    normals = np.zeros_like(vertices)
+    np.add.at(normals, faces.ravel(), np.repeat(flat, 3, 0))
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def pick_paint(palette: Sequence[Sequence[float]], rng: Generator) -> Array:
+    return np.clip(np.asarray(palette[int(rng.integers(len(palette)))]) * rng.uniform(0.85, 1.12), 0.03, 0.97)
+
+
+@lru_cache(maxsize=1)
+def distractors() -> list[ObjectModel]:
+    """Boxes, cylinders, cones and spheres of random shape and colours; unknown to every network (obj_id -1)."""
+    rng = np.random.default_rng(7)
+    return [primitive(kind, rng) for kind in ("box", "cylinder", "cone", "sphere") * 6]
+
+
+def primitive(kind: str, rng: Generator) -> ObjectModel:
+    n, rows = 24, 9
+    angle = np.linspace(0, 2 * np.pi, n + 1)
+    height = np.linspace(-1, 1, rows)
+    radius = {
+        "box": np.ones(rows), "cylinder": np.ones(rows), "cone": np.linspace(1, rng.uniform(0.05, 0.6), rows),
+        "sphere": np.sqrt(np.clip(1 - height**2, 0, 1)),
+    }[kind]  # fmt: skip
+    x, y = np.cos(angle), np.sin(angle)
+    if kind == "box":  # push the circle onto the square
+        reach = np.maximum(np.abs(x), np.abs(y))
+        x, y = x / reach, y / reach
+    side = np.stack([radius[:, None] * x, radius[:, None] * y, np.broadcast_to(height[:, None], (rows, n + 1))], -1)
+    grid = side.reshape(-1, 3)
+    i = (np.arange(rows - 1)[:, None] * (n + 1) + np.arange(n)).ravel()
+    faces = np.concatenate([np.stack([i, i + 1, i + n + 2], -1), np.stack([i, i + n + 2, i + n + 1], -1)])
+    caps: list[np.ndarray] = []
+    cap_faces: list[np.ndarray] = []
+    for row in (0, rows - 1):
+        start = len(grid) + sum(len(c) for c in caps)
+        caps.append(np.concatenate([side[row], [[0, 0, height[row]]]]))
+        fan = np.stack([np.arange(n) + start, np.arange(n) + start + 1, np.full(n, start + n + 1)], -1)
+        cap_faces.append(fan if row else fan[:, ::-1])
+    vertices = np.concatenate([grid, *caps]) * rng.uniform(0.02, 0.1, 3)
+    faces = np.concatenate([faces, *cap_faces]).astype(np.int64)
+    corners = vertices[faces]
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
+    np.add.at(normals, faces.ravel(), np.repeat(face_normals, 3, 0))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    colours = np.broadcast_to(rng.uniform(0, 1, 3), vertices.shape).copy()
+    if rng.random() < 0.6:
+        band = np.sin(vertices @ rng.normal(0, 150, 3)) > rng.uniform(-0.5, 0.5)
+        colours[band] = rng.uniform(0, 1, 3)
+    as_tensor = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, colours)]
+    size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    return ObjectModel(-1, kind, as_tensor[0], torch.from_numpy(faces), as_tensor[1], size, colors=as_tensor[2])

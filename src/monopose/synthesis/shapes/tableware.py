@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ...data.tableware_paint import BOTTLES, GLAZES, METALS, PRINTS, Wall, apart, label, logo, pattern, pick, text
 from ...mesh.loading import diameter
 from ...types import ObjectModel, Symmetries
+from .paint import BOTTLES, GLAZES, METALS, PRINTS, Wall, apart, label, logo, pattern, pick, text
 from .solids import COLUMNS, ROWS, SPARE, Array, Part, Profile, smooth, tube
 
 CATEGORIES = ("bottle", "bowl", "can", "mug")

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ...geometry.road_users import CLASSES as CATEGORIES
-from ...geometry.road_users import SIZES
+from ...datasets.road import CLASSES as CATEGORIES
+from ...datasets.road import SIZES
 from ...mesh.loading import diameter
 from ...types import ObjectModel, Symmetries
-from .furniture import Array, Three, _paint, _Parts, _shell
+from .solids import Array, Solids, Three, ball, block, body, hull, pick_paint
 
 VARIANTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "car": {
@@ -99,7 +99,7 @@ def shape(category: str, seed: int) -> ObjectModel:
     kind = variant(category, seed)
     rng = np.random.default_rng((CATEGORIES.index(category), seed, 13))
     size = random_size(category, kind, rng)
-    parts = _Parts(rng)
+    parts = Solids(rng)
     _MAKERS[category](parts, rng, kind, *(float(v) for v in size))
     v, faces, n, c = parts.joined()
     vertices, normals = _turned(v), _turned(n)
@@ -118,7 +118,7 @@ def shape(category: str, seed: int) -> ObjectModel:
 def roadside(seed: int) -> ObjectModel:
     """What stands beside roads and hides things: a tree, a lamp post, a sign or a box; obj_id -1, in the frame of `shape`."""
     rng = np.random.default_rng((seed, 17))
-    parts = _Parts(rng)
+    parts = Solids(rng)
     kind = ("tree", "lamp", "sign", "box")[seed % 4]
     high = rng.uniform(*{"tree": (3.5, 9.0), "lamp": (5.0, 9.0), "sign": (2.2, 3.2), "box": (0.8, 1.6)}[kind])
     if kind == "tree":
@@ -129,17 +129,17 @@ def roadside(seed: int) -> ObjectModel:
         parts.rod((0, 0, 0), (0, 0, 0.6 * high), 0.03 * high, bark, 0.02 * high, sides=8)
         for _ in range(int(rng.integers(3, 6))):
             spot = np.array([*rng.normal(0, 0.1, 2), rng.uniform(0.5, 0.85)]) * high
-            _ball(parts, spot, rng.uniform(0.14, 0.24, 3) * high, leaves * rng.uniform(0.8, 1.2))
+            ball(parts, spot, rng.uniform(0.14, 0.24, 3) * high, leaves * rng.uniform(0.8, 1.2))
     elif kind == "lamp":
         parts.rod((0, 0, 0), (0, 0, high), 0.1, _STEEL, 0.06, sides=8)
         parts.rod((0, 0, high - 0.05), (0, -0.2 * high, high), 0.05, _STEEL, sides=8)
-        _block(parts, (-0.15, -0.2 * high - 0.5, high - 0.1), (0.15, -0.2 * high, high + 0.08), _DARK)
+        block(parts, (-0.15, -0.2 * high - 0.5, high - 0.1), (0.15, -0.2 * high, high + 0.08), _DARK)
     elif kind == "sign":
         parts.rod((0, 0, 0), (0, 0, high), 0.035, _STEEL, sides=8)
-        colour = _paint((_RED, (0.1, 0.25, 0.6), _WHITE, (0.9, 0.7, 0.1)), rng)
+        colour = pick_paint((_RED, (0.1, 0.25, 0.6), _WHITE, (0.9, 0.7, 0.1)), rng)
         parts.rod((0, -0.05, high - 0.35), (0, -0.08, high - 0.35), 0.35, colour, sides=(4, 8, 16)[int(rng.integers(3))])
     else:
-        _block(parts, (-0.3, -0.25, 0), (0.3, 0.25, high), _paint(_CARGO, rng) * 0.7)
+        block(parts, (-0.3, -0.25, 0), (0.3, 0.25, high), pick_paint(_CARGO, rng) * 0.7)
     v, faces, n, c = parts.joined()
     as_tensors = [
         torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (_turned(v), _turned(n), np.clip(c, 0, 1))
@@ -168,66 +168,26 @@ def _symmetries(category: str, kind: str) -> Symmetries:
     return Symmetries()
 
 
-# ----------------------------------------------------------------------------------------------------------------- parts
-# All is built standing on z = 0 with +Z up and the front towards -Y, so that the object's left is +X, as furniture is.
-
-
-def _block(parts: _Parts, low: Three, high: Three, paint: Three) -> None:
-    """A cuboid of twelve triangles."""
-    a, b = np.minimum(low, high), np.maximum(low, high)
-    vertices, faces = _shell([np.array([a[k], b[k]]) for k in range(3)])
-    parts.add(vertices, faces, paint, 0.03)
-
-
-def _hull(parts: _Parts, rings: Sequence[Array] | Array, paint: Three) -> None:
-    """A solid between convex rings (n, 3) of equally many corners each, closed at both ends, with sharp edges."""
-    corners = np.asarray(rings, float)  # (k, n, 3)
-    n = corners.shape[1]
-    after = np.roll(corners, -1, 1)
-    quads = np.stack([corners[:-1], after[:-1], after[1:], corners[1:]], 2).reshape(-1, 3)  # each four corners its own
-    start = np.arange(0, len(quads), 4)[:, None]
-    faces = np.concatenate([start + np.array([0, 1, 2]), start + np.array([0, 2, 3])])
-    fan = np.stack([np.zeros(n - 2, int), np.arange(1, n - 1), np.arange(2, n)], -1)
-    count = len(quads)
-    vertices = np.concatenate([quads, corners[0], corners[-1]])
-    faces = np.concatenate([faces, fan[:, ::-1] + count, fan + count + n])
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    if (a * np.cross(b, c)).sum() < 0:  # the volume, six times
-        faces = faces[:, ::-1]
-    flat = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    parts.add(vertices, faces[flat > 1e-9], paint, 0.03)
-
-
-def _body(parts: _Parts, stations: Sequence[Sequence[float]], paint: Three) -> None:
-    """A hull along Y of sections with tapered flanks: (y, lowest z, highest z, half width below, at the waist, on top)."""
-    rings = []
-    for y, low, high, below, waist, top in stations:
-        middle = 0.45 * low + 0.55 * high
-        x = np.array([-below, below, waist, top, -top, -waist])
-        rings.append(np.stack([x, np.full(6, y), np.array([low, low, middle, high, high, middle])], -1))
-    _hull(parts, rings, paint)
-
-
-def _wheel(parts: _Parts, x: float, y: float, radius: float, wide: float, hub: Three = _STEEL) -> None:
+def _wheel(parts: Solids, x: float, y: float, radius: float, wide: float, hub: Three = _STEEL) -> None:
     """A wheel whose outer side is at x; the axle is along X."""
     inside = x - math.copysign(wide, x)
     parts.rod((inside, y, radius), (x - math.copysign(0.012, x), y, radius), radius, _RUBBER, sides=16)
     parts.rod((inside, y, radius), (x, y, radius), 0.6 * radius, hub, sides=12)
 
 
-def _axles(parts: _Parts, half: float, at: Sequence[float], radius: float, wide: float, hub: Three = _STEEL) -> None:
+def _axles(parts: Solids, half: float, at: Sequence[float], radius: float, wide: float, hub: Three = _STEEL) -> None:
     for y in at:
         for s in (-1, 1):
             _wheel(parts, s * half, y, radius, wide, hub)
 
 
-def _pair(parts: _Parts, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], paint: Three) -> None:
+def _pair(parts: Solids, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], paint: Three) -> None:
     """Two blocks, one the mirror image of the other."""
     for s in (-1, 1):
-        _block(parts, (s * x[0], y[0], z[0]), (s * x[1], y[1], z[1]), paint)
+        block(parts, (s * x[0], y[0], z[0]), (s * x[1], y[1], z[1]), paint)
 
 
-def _ring(parts: _Parts, y: float, radius: float, thick: float, wide: float, paint: Three, sides: int = 16) -> None:
+def _ring(parts: Solids, y: float, radius: float, thick: float, wide: float, paint: Three, sides: int = 16) -> None:
     """A bicycle's tyre, standing on z = 0, its axle along X."""
     angle = np.arange(sides + 1) * 2 * math.pi / sides
     for a, b in pairwise(angle):
@@ -236,17 +196,7 @@ def _ring(parts: _Parts, y: float, radius: float, thick: float, wide: float, pai
             r = np.array([radius, radius, radius - thick, radius - thick])
             x = np.array([-wide, wide, wide, -wide]) / 2
             section.append(np.stack([x, y + r * math.sin(t), radius + r * math.cos(t)], -1))
-        _hull(parts, section, paint)
-
-
-def _ball(parts: _Parts, centre: Three, half: Three, paint: Three) -> None:
-    """An ellipsoid of few triangles."""
-    angle = np.arange(10) * 2 * math.pi / 10
-    rings = []
-    for z in np.cos(np.linspace(math.pi, 0, 7).clip(0.12, math.pi - 0.12)):
-        r = math.sqrt(1 - z * z)
-        rings.append(np.stack([r * np.cos(angle), r * np.sin(angle), np.full(10, z)], -1))
-    _hull(parts, np.asarray(rings) * np.asarray(half) + np.asarray(centre), paint)
+        hull(parts, section, paint)
 
 
 def _off(place: Array, x: float, y: float, z: float) -> Array:
@@ -254,7 +204,7 @@ def _off(place: Array, x: float, y: float, z: float) -> Array:
     return place + np.array([x, y, z])
 
 
-def _limb(parts: _Parts, points: Sequence[Three], radius: float, end: float, paint: Three) -> None:
+def _limb(parts: Solids, points: Sequence[Three], radius: float, end: float, paint: Three) -> None:
     """Rods from point to point that taper."""
     widths = np.linspace(radius, end, len(points))
     for a, b, r, q in zip(points[:-1], points[1:], widths[:-1], widths[1:]):
@@ -272,8 +222,8 @@ _CABINS = {
 }  # fmt: skip
 
 
-def _car(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
-    paint = _paint(_CARS, rng)
+def _car(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+    paint = pick_paint(_CARS, rng)
     foot, front, rear, end, waist = _CABINS[kind]
     waist *= rng.uniform(0.96, 1.04)
     radius = min(0.2 * high, 0.38) * rng.uniform(0.95, 1.08)
@@ -284,7 +234,7 @@ def _car(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wid
         return (share - 0.5) * long
 
     back = belt if kind in ("hatchback", "suv", "estate", "van", "pickup") else 0.96 * belt
-    _body(parts, [
+    body(parts, [
         (at(0.0), 1.7 * low, 0.85 * nose, 0.78 * w, 0.86 * w, 0.76 * w),
         (at(0.03), 1.1 * low, nose, 0.88 * w, 0.95 * w, 0.84 * w),
         (at(0.12), low, 0.4 * belt + 0.6 * nose, 0.92 * w, w, 0.9 * w), (at(foot), low, belt, 0.92 * w, w, 0.93 * w),
@@ -298,14 +248,14 @@ def _car(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wid
         (at(rear), belt - 0.02, roof, 0.9 * w, 0.86 * w, top),
         (at(end), belt - 0.02, belt + 0.02, 0.88 * w, 0.86 * w, 0.84 * w),
     ]  # fmt: skip
-    _body(parts, cabin, _GLASS)
+    body(parts, cabin, _GLASS)
     if kind == "van":  # no windows behind the doors
         mid = at(0.46)
-        _body(parts, [(mid, belt - 0.03, roof + 0.01, 0.92 * w, 0.885 * w, 1.03 * top),
+        body(parts, [(mid, belt - 0.03, roof + 0.01, 0.92 * w, 0.885 * w, 1.03 * top),
                       (at(rear), belt - 0.03, roof + 0.01, 0.92 * w, 0.885 * w, 1.03 * top),
                       (at(end), belt - 0.03, 0.93 * roof, 0.9 * w, 0.88 * w, 1.0 * top)], paint)  # fmt: skip
     inset = 0.012 * long
-    _body(parts, [(at(front) - inset, roof - 0.03, roof, top, 1.02 * top, 0.96 * top),
+    body(parts, [(at(front) - inset, roof - 0.03, roof, top, 1.02 * top, 0.96 * top),
                   (at(0.5 * (front + rear)), roof - 0.02, high, top, 1.03 * top, 0.85 * top),
                   (at(rear) + inset, roof - 0.03, roof, top, 1.02 * top, 0.96 * top)], paint)  # fmt: skip
     for s in (-1, 1):
@@ -313,11 +263,9 @@ def _car(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wid
         parts.rod((s * 0.87 * w, at(end), belt), (s * top, at(rear), roof), 0.05, paint, sides=4)
         middle = at(0.5 * (front + rear) if kind != "van" else 0.45)
         parts.rod((s * 0.89 * w, middle, belt), (s * top, middle, roof), 0.035, paint * 0.6, sides=4)
-        _block(
-            parts, (s * 0.9 * w, at(foot + 0.05), belt), (s * wide / 2, at(foot + 0.05) + 0.09, belt + 0.11), paint
-        )  # mirror
+        block(parts, (s * 0.9 * w, at(foot + 0.05), belt), (s * wide / 2, at(foot + 0.05) + 0.09, belt + 0.11), paint)  # mirror
     if kind == "pickup":
-        _block(parts, (-0.8 * w, at(0.63), belt - 0.1), (0.8 * w, at(0.97), belt + 0.012), _DARK)
+        block(parts, (-0.8 * w, at(0.63), belt - 0.1), (0.8 * w, at(0.97), belt + 0.012), _DARK)
         _pair(parts, (0.8 * w, 0.93 * w), (at(0.62), at(0.97)), (belt - 0.1, belt + 0.05), paint)
     axle = (at(0.19), at(0.81 if kind != "van" else 0.79))
     for y in axle:
@@ -326,35 +274,35 @@ def _car(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wid
             parts.rod((s * (w - 0.2), y, 1.02 * radius), (s * (w + 0.006), y, 1.02 * radius), 1.16 * radius, _DARK, sides=16)
     y = at(0.0)
     _pair(parts, (0.50 * w, 0.86 * w), (y + 0.01, y + 0.22), (0.72 * nose, 0.90 * nose), _LAMP)
-    _block(parts, (-0.45 * w, y - 0.012, 0.55 * nose), (0.45 * w, y + 0.1, 0.82 * nose), _DARK)
-    _block(parts, (-0.26, y - 0.025, 0.48 * nose), (0.26, y + 0.1, 0.48 * nose + 0.11), _WHITE)
+    block(parts, (-0.45 * w, y - 0.012, 0.55 * nose), (0.45 * w, y + 0.1, 0.82 * nose), _DARK)
+    block(parts, (-0.26, y - 0.025, 0.48 * nose), (0.26, y + 0.1, 0.48 * nose + 0.11), _WHITE)
     y = at(1.0)
     z = (0.70 * back, 0.88 * back)
     _pair(parts, (0.52 * w, 0.9 * w), (y - 0.14, y + 0.012), z, _TAIL)
-    _block(parts, (-0.26, y - 0.1, 0.56 * back), (0.26, y + 0.02, 0.56 * back + 0.11), _WHITE)
-    _block(parts, (-0.8 * w, y - 0.1, 1.7 * low), (0.8 * w, y + 0.015, 2.6 * low), _DARK)
+    block(parts, (-0.26, y - 0.1, 0.56 * back), (0.26, y + 0.02, 0.56 * back + 0.11), _WHITE)
+    block(parts, (-0.8 * w, y - 0.1, 1.7 * low), (0.8 * w, y + 0.015, 2.6 * low), _DARK)
 
 
-def _cab(parts: _Parts, y: float, deep: float, low: float, high: float, w: float, paint: Array) -> None:
+def _cab(parts: Solids, y: float, deep: float, low: float, high: float, w: float, paint: Array) -> None:
     """A lorry's cab from its front y on, with windows, lamps and bumper."""
     belt = low + 0.48 * (high - low)
-    _body(parts, [(y + 0.02, low, belt, 0.95 * w, 0.98 * w, 0.97 * w), (y + 0.06, low, belt + 0.02, w, w, w),
+    body(parts, [(y + 0.02, low, belt, 0.95 * w, 0.98 * w, 0.97 * w), (y + 0.06, low, belt + 0.02, w, w, w),
                   (y + 0.22, low, high - 0.08, w, w, 0.92 * w), (y + deep, low, high, w, w, 0.92 * w)], paint)  # fmt: skip
-    _body(parts, [(y, belt + 0.02, belt + 0.05, 0.88 * w, 0.88 * w, 0.86 * w),
+    body(parts, [(y, belt + 0.02, belt + 0.05, 0.88 * w, 0.88 * w, 0.86 * w),
                   (y + 0.18, belt + 0.02, high - 0.14, 0.88 * w, 0.88 * w, 0.84 * w),
                   (y + 0.4, belt + 0.02, high - 0.14, 0.88 * w, 0.88 * w, 0.84 * w)], _GLASS)  # fmt: skip
-    _block(parts, (-1.01 * w, y + 0.32 * deep, belt + 0.05), (1.01 * w, y + 0.75 * deep, high - 0.25), _GLASS)
+    block(parts, (-1.01 * w, y + 0.32 * deep, belt + 0.05), (1.01 * w, y + 0.75 * deep, high - 0.25), _GLASS)
     _pair(parts, (0.6 * w, 0.92 * w), (y - 0.01, y + 0.1), (low + 0.12, low + 0.32), _LAMP)
-    _block(parts, (-0.5 * w, y - 0.01, low + 0.1), (0.5 * w, y + 0.1, belt - 0.15), _DARK)
-    _block(parts, (-0.98 * w, y - 0.04, low - 0.12), (0.98 * w, y + 0.3, low + 0.08), _DARK)
+    block(parts, (-0.5 * w, y - 0.01, low + 0.1), (0.5 * w, y + 0.1, belt - 0.15), _DARK)
+    block(parts, (-0.98 * w, y - 0.04, low - 0.12), (0.98 * w, y + 0.3, low + 0.08), _DARK)
     _pair(parts, (0.98 * w, 1.08 * w), (y + 0.1, y + 0.2), (belt, belt + 0.5), _DARK)
 
 
-def _truck(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _truck(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     if kind == "pickup":
         _car(parts, rng, "pickup", long, high, wide)
         return
-    paint, cargo = _paint(_CARS, rng), _paint(_CARGO, rng)
+    paint, cargo = pick_paint(_CARS, rng), pick_paint(_CARGO, rng)
     w, y, end = 0.47 * wide, -long / 2 + 0.04, long / 2
     radius = min(0.5, 0.17 * high)
     deep = min(0.34 * long, 2.2)
@@ -362,10 +310,10 @@ def _truck(parts: _Parts, rng: Generator, kind: str, long: float, high: float, w
     low = 1.1 * radius
     _cab(parts, y, deep, low, cab, w, paint)
     load = y + deep + 0.12
-    _block(parts, (-0.4 * w, y + 0.3, 0.75 * radius), (0.4 * w, end - 0.05, 1.9 * radius), _DARK)
+    block(parts, (-0.4 * w, y + 0.3, 0.75 * radius), (0.4 * w, end - 0.05, 1.9 * radius), _DARK)
     deck = 2.0 * radius
     if kind == "box":
-        _body(
+        body(
             parts,
             [
                 (load, deck, high, 0.98 * wide / 2, wide / 2, wide / 2),
@@ -374,44 +322,46 @@ def _truck(parts: _Parts, rng: Generator, kind: str, long: float, high: float, w
             cargo,
         )
         if rng.random() < 0.6:
-            band = _paint(_CARGO, rng)
-            _block(parts, (-wide / 2 - 0.005, load + 0.12 * long, deck + 0.3 * (high - deck)),
+            band = pick_paint(_CARGO, rng)
+            block(parts, (-wide / 2 - 0.005, load + 0.12 * long, deck + 0.3 * (high - deck)),
                    (wide / 2 + 0.005, end - 0.12 * long, deck + 0.55 * (high - deck)), band)  # fmt: skip
-        _block(parts, (-0.02, end - 0.1, deck + 0.05), (0.02, end - 0.02, high - 0.05), _DARK)
+        block(parts, (-0.02, end - 0.1, deck + 0.05), (0.02, end - 0.02, high - 0.05), _DARK)
     elif kind == "flatbed":
-        _block(parts, (-wide / 2, load, deck), (wide / 2, end, deck + 0.15), cargo * 0.6)
-        _block(parts, (-wide / 2, load, deck), (wide / 2, load + 0.06, deck + 0.9), cargo * 0.8)
+        block(parts, (-wide / 2, load, deck), (wide / 2, end, deck + 0.15), cargo * 0.6)
+        block(parts, (-wide / 2, load, deck), (wide / 2, load + 0.06, deck + 0.9), cargo * 0.8)
         for _ in range(int(rng.integers(1, 5))):
             at, size = rng.uniform(load + 0.5, end - 0.6), rng.uniform(0.3, 0.55)
             tall = rng.uniform(0.3, 0.7) * (high - deck)
-            _block(parts, (-0.8 * w, at - size, deck + 0.15), (0.8 * w, at + size, deck + 0.15 + tall), _paint(_CLOTHES, rng))
+            block(
+                parts, (-0.8 * w, at - size, deck + 0.15), (0.8 * w, at + size, deck + 0.15 + tall), pick_paint(_CLOTHES, rng)
+            )
     else:  # a tipper's bucket
-        _body(parts, [(load, deck + 0.35, 0.92 * high, 0.7 * w, w, wide / 2),
+        body(parts, [(load, deck + 0.35, 0.92 * high, 0.7 * w, w, wide / 2),
                       (end - 0.4, deck + 0.1, 0.92 * high, 0.7 * w, w, wide / 2),
                       (end, deck + 0.5, 0.92 * high, 0.7 * w, w, wide / 2)], cargo)  # fmt: skip
-        _block(parts, (-0.85 * w, y + 0.2, cab - 0.02), (0.85 * w, load + 0.3, high), cargo)
+        block(parts, (-0.85 * w, y + 0.2, cab - 0.02), (0.85 * w, load + 0.3, high), cargo)
     rears = [end - 0.22 * long] if long < 8 else [end - 0.2 * long, end - 0.2 * long - 2.3 * radius]
     _axles(parts, wide / 2 - 0.01, [y + 0.62 * deep, *rears], radius, 0.32)
     _pair(parts, (0.7 * w, 0.95 * w), (end - 0.08, end + 0.01), (1.4 * radius, 1.75 * radius), _TAIL)
-    _block(parts, (-0.9 * w, end - 0.1, 0.8 * radius), (0.9 * w, end, 1.1 * radius), _STEEL)
+    block(parts, (-0.9 * w, end - 0.1, 0.8 * radius), (0.9 * w, end, 1.1 * radius), _STEEL)
 
 
-def _trailer(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
-    paint = _paint(_CARGO, rng)
+def _trailer(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+    paint = pick_paint(_CARGO, rng)
     w, y, end = wide / 2, -long / 2, long / 2
     radius, deck = 0.5, min(1.2, 0.33 * high)
-    _block(parts, (-0.35 * w, y, deck - 0.3), (0.35 * w, end - 0.1, deck), _DARK)
+    block(parts, (-0.35 * w, y, deck - 0.3), (0.35 * w, end - 0.1, deck), _DARK)
     if kind == "box":
         parts.box((-w, y, deck), (w, end - 0.02, high), paint)
         if rng.random() < 0.5:
-            band = _paint(_CARGO, rng)
-            _block(
+            band = pick_paint(_CARGO, rng)
+            block(
                 parts,
                 (-w - 0.006, y + 0.2 * long, deck + 0.35 * (high - deck)),
                 (w + 0.006, y + 0.7 * long, deck + 0.7 * (high - deck)),
                 band,
             )
-        _block(parts, (-0.03, end - 0.1, deck + 0.05), (0.03, end, high - 0.05), _DARK)
+        block(parts, (-0.03, end - 0.1, deck + 0.05), (0.03, end, high - 0.05), _DARK)
         for x in (-0.6 * w, 0.6 * w):
             parts.rod((x, end - 0.03, deck), (x, end - 0.03, high), 0.03, _STEEL, sides=4)
     elif kind == "tank":
@@ -420,75 +370,75 @@ def _trailer(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
         rings = []
         for at, share in ((y, 0.75), (y + 0.25, 1.0), (end - 0.3, 1.0), (end - 0.05, 0.75)):
             rings.append(np.stack([share * w * np.cos(angle), np.full(16, at), deck + r + share * r * np.sin(angle)], -1))
-        _hull(parts, rings, _paint(((0.85, 0.85, 0.86), (0.72, 0.73, 0.75), (0.82, 0.80, 0.70)), rng))
-        _block(parts, (-0.25 * w, y + 0.2 * long, high - 0.05), (0.25 * w, end - 0.2 * long, high), _DARK)
+        hull(parts, rings, pick_paint(((0.85, 0.85, 0.86), (0.72, 0.73, 0.75), (0.82, 0.80, 0.70)), rng))
+        block(parts, (-0.25 * w, y + 0.2 * long, high - 0.05), (0.25 * w, end - 0.2 * long, high), _DARK)
     else:
-        _block(parts, (-w, y, deck), (w, end, deck + 0.12), paint * 0.6)
-        _block(parts, (-w, y, deck), (w, y + 0.1, high), paint)
+        block(parts, (-w, y, deck), (w, end, deck + 0.12), paint * 0.6)
+        block(parts, (-w, y, deck), (w, y + 0.1, high), paint)
         for k in range(int(rng.integers(2, 4))):
             at = y + (0.2 + 0.27 * k) * long
-            _block(
+            block(
                 parts,
                 (-0.85 * w, at, deck + 0.12),
                 (0.85 * w, at + 0.2 * long, deck + rng.uniform(0.4, 0.95) * (high - deck)),
-                _paint(_CLOTHES, rng),
+                pick_paint(_CLOTHES, rng),
             )
     _axles(parts, w - 0.02, [end - 0.08 * long - 2.2 * radius * k for k in range(2 + (long > 10))], radius, 0.5)
     for x in (-0.5 * w, 0.5 * w):
-        _block(parts, (x - 0.07, y + 0.2 * long, 0.05), (x + 0.07, y + 0.2 * long + 0.15, deck), _STEEL)
+        block(parts, (x - 0.07, y + 0.2 * long, 0.05), (x + 0.07, y + 0.2 * long + 0.15, deck), _STEEL)
     _pair(parts, (0.7 * w, 0.95 * w), (end - 0.1, end + 0.01), (deck - 0.3, deck - 0.12), _TAIL)
-    _block(parts, (-0.95 * w, end - 0.12, 0.45), (0.95 * w, end - 0.04, 0.6), _RED)
+    block(parts, (-0.95 * w, end - 0.12, 0.45), (0.95 * w, end - 0.04, 0.6), _RED)
 
 
-def _bus(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
-    paint = _paint(_CARGO if rng.random() < 0.7 else _CARS, rng)
+def _bus(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+    paint = pick_paint(_CARGO if rng.random() < 0.7 else _CARS, rng)
     w, y, end = wide / 2 - 0.03, -long / 2, long / 2
     low, sill = 0.1 * high, (0.42 if kind == "city" else 0.48) * high
     roof = high - (0.15 if kind == "city" else 0.04)
-    _body(parts, [(y, 1.3 * low, 0.93 * roof, 0.94 * w, 0.97 * w, 0.9 * w),
+    body(parts, [(y, 1.3 * low, 0.93 * roof, 0.94 * w, 0.97 * w, 0.9 * w),
                   (y + 0.3, low, roof, w, w, 0.95 * w),
                   (end - 0.2, low, roof, w, w, 0.95 * w),
                   (end, 1.5 * low, 0.96 * roof, 0.97 * w, 0.98 * w, 0.92 * w)], paint)  # fmt: skip
-    band = _paint(_CARGO, rng)
-    _block(parts, (-w - 0.01, y + 0.5, 2.0 * low), (w + 0.01, end - 0.3, 2.9 * low), band)
+    band = pick_paint(_CARGO, rng)
+    block(parts, (-w - 0.01, y + 0.5, 2.0 * low), (w + 0.01, end - 0.3, 2.9 * low), band)
     count = max(4, round(long / 1.5))
     edges = np.linspace(y + 0.7, end - 0.5, count + 1)
     for a, b in pairwise(edges):
-        _block(parts, (-w - 0.012, a + 0.06, sill), (w + 0.012, b - 0.06, 0.86 * roof), _GLASS)
+        block(parts, (-w - 0.012, a + 0.06, sill), (w + 0.012, b - 0.06, 0.86 * roof), _GLASS)
     for at in (y + 0.35, *((y + 0.5 * long,) if kind == "city" else ())):  # doors, on the kerb's side
-        _block(parts, (-w - 0.02, at, 1.3 * low), (-w + 0.2, at + 1.1, 0.82 * roof), _GLASS)
-        _block(parts, (-w - 0.024, at + 0.53, 1.3 * low), (-w + 0.2, at + 0.57, 0.82 * roof), paint)
-    _block(parts, (-0.88 * w, y - 0.02, 0.38 * high), (0.88 * w, y + 0.3, 0.8 * roof), _GLASS)
-    _block(parts, (-0.7 * w, y - 0.015, 0.83 * roof), (0.7 * w, y + 0.3, 0.91 * roof), _DARK)
-    _block(parts, (-0.4 * w, y - 0.022, 0.85 * roof), (0.4 * w, y + 0.3, 0.895 * roof), (0.95, 0.6, 0.1))
+        block(parts, (-w - 0.02, at, 1.3 * low), (-w + 0.2, at + 1.1, 0.82 * roof), _GLASS)
+        block(parts, (-w - 0.024, at + 0.53, 1.3 * low), (-w + 0.2, at + 0.57, 0.82 * roof), paint)
+    block(parts, (-0.88 * w, y - 0.02, 0.38 * high), (0.88 * w, y + 0.3, 0.8 * roof), _GLASS)
+    block(parts, (-0.7 * w, y - 0.015, 0.83 * roof), (0.7 * w, y + 0.3, 0.91 * roof), _DARK)
+    block(parts, (-0.4 * w, y - 0.022, 0.85 * roof), (0.4 * w, y + 0.3, 0.895 * roof), (0.95, 0.6, 0.1))
     _pair(parts, (0.6 * w, 0.92 * w), (y - 0.02, y + 0.3), (0.19 * high, 0.25 * high), _LAMP)
-    _block(parts, (-0.95 * w, y - 0.03, 1.2 * low), (0.95 * w, y + 0.3, 1.7 * low), _DARK)
-    _block(parts, (-0.75 * w, end - 0.3, 0.6 * high), (0.75 * w, end + 0.012, 0.85 * roof), _GLASS)
+    block(parts, (-0.95 * w, y - 0.03, 1.2 * low), (0.95 * w, y + 0.3, 1.7 * low), _DARK)
+    block(parts, (-0.75 * w, end - 0.3, 0.6 * high), (0.75 * w, end + 0.012, 0.85 * roof), _GLASS)
     _pair(parts, (0.78 * w, 0.94 * w), (end - 0.2, end + 0.015), (0.25 * high, 0.4 * high), _TAIL)
-    _block(parts, (-0.7 * w, end - 0.2, 0.2 * high), (0.7 * w, end + 0.01, 0.4 * high), _DARK)
+    block(parts, (-0.7 * w, end - 0.2, 0.2 * high), (0.7 * w, end + 0.01, 0.4 * high), _DARK)
     if kind == "city":
         for share in (0.25, 0.65):
-            _block(parts, (-0.6 * w, y + share * long, roof - 0.02), (0.6 * w, y + (share + 0.15) * long, high), paint * 0.9)
+            block(parts, (-0.6 * w, y + share * long, roof - 0.02), (0.6 * w, y + (share + 0.15) * long, high), paint * 0.9)
     _pair(parts, (w, 1.02 * wide / 2 + 0.02), (y - 0.1, y + 0.05), (0.55 * high, 0.75 * high), _DARK)
     radius = 0.15 * high
     _axles(parts, wide / 2, [y + 0.22 * long, end - 0.27 * long], radius, 0.35)
 
 
-def _machine(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
-    paint = _paint(_MACHINES, rng)
+def _machine(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+    paint = pick_paint(_MACHINES, rng)
     w, front, back = wide / 2, -long / 2, long / 2
     if kind == "excavator":
         house, deck = 0.52 * long, 0.28 * high  # the house is behind, the arm in front
         for s in (-1, 1):
             a, b = sorted((s * w, s * 0.62 * w))
             parts.cushion((a, back - house - 0.08 * long, 0), (b, back - 0.06 * long, 0.8 * deck), _RUBBER, 0.35 * deck)
-        _block(parts, (-0.6 * w, back - 0.4 * long, 0.3 * deck), (0.6 * w, back - 0.15 * long, deck), _DARK)
-        _body(parts, [(back - house, deck, 1.9 * deck, 0.8 * w, 0.85 * w, 0.8 * w),
+        block(parts, (-0.6 * w, back - 0.4 * long, 0.3 * deck), (0.6 * w, back - 0.15 * long, deck), _DARK)
+        body(parts, [(back - house, deck, 1.9 * deck, 0.8 * w, 0.85 * w, 0.8 * w),
                       (back - 0.2 * house, deck, 1.95 * deck, 0.85 * w, 0.9 * w, 0.85 * w),
                       (back, deck, 1.8 * deck, 0.7 * w, 0.8 * w, 0.7 * w)], paint)  # fmt: skip
         x, y = 0.45 * w, back - 0.95 * house  # the driver sits on the left
-        _block(parts, (0.1 * w, y, 1.8 * deck), (0.85 * w, y + 0.45 * house, 0.86 * high), _GLASS)
-        _block(parts, (0.08 * w, y - 0.03, 0.86 * high), (0.87 * w, y + 0.47 * house, 0.9 * high), paint)
+        block(parts, (0.1 * w, y, 1.8 * deck), (0.85 * w, y + 0.45 * house, 0.86 * high), _GLASS)
+        block(parts, (0.08 * w, y - 0.03, 0.86 * high), (0.87 * w, y + 0.47 * house, 0.9 * high), paint)
         for at in (y, y + 0.45 * house):
             for side in (0.1 * w, 0.85 * w):
                 parts.rod((side, at, 1.8 * deck), (side, at, 0.88 * high), 0.05, paint, sides=4)
@@ -501,16 +451,16 @@ def _machine(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
         z = tip[2]
         bucket = np.array([[0, front, z - 0.2 * high], [0, front + 0.15 * long, z - 0.24 * high],
                            [0, front + 0.16 * long, z + 0.02 * high], [0, front + 0.06 * long, z + 0.06 * high]])  # fmt: skip
-        _hull(parts, [_off(bucket, x + side * 0.45 * w, 0, 0) for side in (-1, 1)], _DARK)
+        hull(parts, [_off(bucket, x + side * 0.45 * w, 0, 0) for side in (-1, 1)], _DARK)
     else:  # a wheel loader
         radius = 0.24 * high
-        _body(parts, [(front + 0.28 * long, 0.9 * radius, 2.1 * radius, 0.4 * w, 0.45 * w, 0.4 * w),
+        body(parts, [(front + 0.28 * long, 0.9 * radius, 2.1 * radius, 0.4 * w, 0.45 * w, 0.4 * w),
                       (back - 0.4 * long, 0.8 * radius, 2.4 * radius, 0.55 * w, 0.6 * w, 0.55 * w),
                       (back - 0.04 * long, 0.8 * radius, 2.5 * radius, 0.6 * w, 0.65 * w, 0.6 * w),
                       (back, radius, 2.2 * radius, 0.55 * w, 0.6 * w, 0.5 * w)], paint)  # fmt: skip
         y = back - 0.52 * long
-        _block(parts, (-0.5 * w, y, 2.2 * radius), (0.5 * w, y + 0.25 * long, 0.94 * high), _GLASS)
-        _block(parts, (-0.54 * w, y - 0.04, 0.94 * high), (0.54 * w, y + 0.27 * long, high), paint)
+        block(parts, (-0.5 * w, y, 2.2 * radius), (0.5 * w, y + 0.25 * long, 0.94 * high), _GLASS)
+        block(parts, (-0.54 * w, y - 0.04, 0.94 * high), (0.54 * w, y + 0.27 * long, high), paint)
         for at in (y, y + 0.25 * long):
             for side in (-0.5 * w, 0.5 * w):
                 parts.rod((side, at, 2.2 * radius), (side, at, 0.96 * high), 0.05, paint, sides=4)
@@ -524,16 +474,16 @@ def _machine(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
                 paint,
                 sides=4,
             )
-        _hull(parts, [np.array([[s, front, z], [s, front + 0.16 * long, z], [s, front + 0.19 * long, z + 0.2 * high],
+        hull(parts, [np.array([[s, front, z], [s, front + 0.16 * long, z], [s, front + 0.19 * long, z + 0.2 * high],
                                 [s, front + 0.13 * long, z + 0.3 * high]]) for s in (-w, w)], paint * 0.75)  # fmt: skip
 
 
 def _human(
-    parts: _Parts, rng: Generator, tall: float, hip: Array, legs: Sequence[Sequence[Array]], hands: Sequence[Array],
+    parts: Solids, rng: Generator, tall: float, hip: Array, legs: Sequence[Sequence[Array]], hands: Sequence[Array],
     lean: float, helmet: bool = False,
 ) -> None:  # fmt: skip
     """A person `tall` metres, whose hips are at a place. `legs`: knee and foot of each; the chest is `lean` metres forward."""
-    coat, trousers, skin = _paint(_CLOTHES, rng), _paint(_CLOTHES, rng), _paint(_SKINS, rng)
+    coat, trousers, skin = pick_paint(_CLOTHES, rng), pick_paint(_CLOTHES, rng), pick_paint(_SKINS, rng)
     chest = hip + np.array([0, -lean, 0.31 * tall])
     wide, deep = 0.115 * tall, 0.075 * tall
     outline = np.array([[-1, -0.7], [-0.7, -1], [0.7, -1], [1, -0.7], [1, 0.7], [0.7, 1], [-0.7, 1], [-1, 0.7]])
@@ -541,12 +491,12 @@ def _human(
     for share, x, y in ((0.0, 0.82, 1.0), (0.45, 0.8, 0.95), (0.85, 1.05, 1.0), (1.0, 0.6, 0.6)):
         middle = hip + share * (chest - hip)
         rings.append(np.concatenate([middle[:2] + outline * (x * wide, y * deep), np.full((8, 1), middle[2])], 1))
-    _hull(parts, rings, coat)
+    hull(parts, rings, coat)
     head = chest + np.array([0, -0.25 * lean - 0.01 * tall, 0.095 * tall])
     parts.rod(_off(chest, 0, 0, -0.02 * tall), head, 0.032 * tall, skin, sides=8)
-    _ball(parts, head, (0.045 * tall, 0.058 * tall, 0.068 * tall), skin)
-    hair = _paint(_CARS if helmet else ((0.10, 0.07, 0.05), (0.28, 0.18, 0.10), (0.55, 0.42, 0.22), (0.4, 0.4, 0.4)), rng)
-    _ball(
+    ball(parts, head, (0.045 * tall, 0.058 * tall, 0.068 * tall), skin)
+    hair = pick_paint(_CARS if helmet else ((0.10, 0.07, 0.05), (0.28, 0.18, 0.10), (0.55, 0.42, 0.22), (0.4, 0.4, 0.4)), rng)
+    ball(
         parts,
         head + np.array([0, 0.014, 0.028]) * tall,
         np.array([0.052, 0.058, 0.058]) * tall * (1.12 if helmet else 1.0),
@@ -555,15 +505,15 @@ def _human(
     for s, (knee, foot) in zip((-1, 1), legs):
         start = hip + np.array([s * 0.05 * tall, 0, 0.02 * tall])
         _limb(parts, [start, knee, _off(foot, 0, 0, 0.03 * tall)], 0.052 * tall, 0.03 * tall, trousers)
-        _block(parts, _off(foot, -0.027 * tall, -0.105 * tall, 0), _off(foot, 0.027 * tall, 0.04 * tall, 0.045 * tall), _RUBBER)
+        block(parts, _off(foot, -0.027 * tall, -0.105 * tall, 0), _off(foot, 0.027 * tall, 0.04 * tall, 0.045 * tall), _RUBBER)
     for s, hand in zip((-1, 1), hands):
         shoulder = chest + np.array([s * 1.05 * wide, 0, -0.03 * tall])
         elbow = (shoulder + hand) / 2 + np.array([s * 0.03, 0.035, -0.01]) * tall
         _limb(parts, [shoulder, elbow, hand], 0.034 * tall, 0.024 * tall, coat)
-        _ball(parts, hand, np.full(3, 0.026 * tall), skin)
+        ball(parts, hand, np.full(3, 0.026 * tall), skin)
 
 
-def _pedestrian(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _pedestrian(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     hip = np.array([0, 0, 0.5 * high])
     step = 0.5 * long - 0.1 * high if kind == "walking" else 0.03 * high
     first = rng.choice([-1, 1])
@@ -580,16 +530,16 @@ def _pedestrian(parts: _Parts, rng: Generator, kind: str, long: float, high: flo
         hands[1] = np.array([0.1 * high, -0.17 * high, 0.66 * high])
     _human(parts, rng, high, hip, legs, hands, 0.02 * high if kind == "walking" else 0.0)
     if rng.random() < 0.35:
-        bag = _paint(_CLOTHES, rng)
-        _ball(parts, (0, 0.12 * high, 0.68 * high), (0.085 * high, 0.05 * high, 0.12 * high), bag)
+        bag = pick_paint(_CLOTHES, rng)
+        ball(parts, (0, 0.12 * high, 0.68 * high), (0.085 * high, 0.05 * high, 0.12 * high), bag)
 
 
-def _bicycle(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _bicycle(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     ridden = kind == "ridden"
     top = 0.6 * high if ridden else high  # of the handlebar
     radius = min(0.2 * long, 0.38 * top)
     front, back = -long / 2 + radius, long / 2 - radius
-    paint = _paint(_CARS, rng)
+    paint = pick_paint(_CARS, rng)
     for y in (front, back):
         _ring(parts, y, radius, 0.13 * radius, 0.045, _RUBBER)
         parts.rod((-0.05, y, radius), (0.05, y, radius), 0.04, _STEEL, sides=8)
@@ -607,11 +557,11 @@ def _bicycle(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
     bar = _off(head, 0, -0.02, 0.1 * top)
     parts.rod(head, bar, 0.02, _STEEL, sides=8)
     parts.rod(_off(bar, -wide / 2, 0, 0), _off(bar, wide / 2, 0, 0), 0.018, _DARK, sides=8)
-    _ball(parts, _off(saddle, 0, 0.02, 0.0), (0.08, 0.13, 0.035), _DARK)
+    ball(parts, _off(saddle, 0, 0.02, 0.0), (0.08, 0.13, 0.035), _DARK)
     parts.rod(_off(crank, -0.1, 0, 0), _off(crank, 0.1, 0, 0), 0.06, _STEEL, sides=8)
     if rng.random() < 0.4:  # a basket
         low = 0.78 * top
-        _block(parts, (-0.15, front - 0.12, low), (0.15, front + 0.15, low + 0.2), _paint(_CLOTHES, rng))
+        block(parts, (-0.15, front - 0.12, low), (0.15, front + 0.15, low + 0.2), pick_paint(_CLOTHES, rng))
     if ridden:
         hip = _off(saddle, 0, 0, 0.05)
         knee = np.array([0, hip[1] - min(0.38, 0.22 * high), 0.5 * (hip[2] + crank[2])])
@@ -621,12 +571,12 @@ def _bicycle(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
         _human(parts, rng, 2 * (high - hip[2]), hip, legs, hands, min(0.28, 0.16 * high), helmet)
 
 
-def _motorcycle(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _motorcycle(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     ridden = kind == "ridden"
     top = 0.68 * high if ridden else high
     radius = min(0.165 * long, 0.32 * top)
     front, back = -long / 2 + radius, long / 2 - radius
-    paint = _paint(_CARS, rng)
+    paint = pick_paint(_CARS, rng)
     for y in (front, back):
         _ring(parts, y, radius, 0.32 * radius, 0.13, _RUBBER)
         parts.rod((-0.04, y, radius), (0.04, y, radius), 0.72 * radius, _STEEL, sides=12)
@@ -634,13 +584,13 @@ def _motorcycle(parts: _Parts, rng: Generator, kind: str, long: float, high: flo
     parts.cushion((-0.14, -0.2 * long, 0.75 * radius), (0.14, 0.2 * long, 0.52 * top), _DARK, 0.05)  # the engine
     parts.cushion((-0.17, -0.2 * long, 0.5 * top), (0.17, 0.06 * long, 0.8 * top), paint, 0.09)
     parts.cushion((-0.15, 0.02 * long, 0.6 * top), (0.15, 0.42 * long, seat), _RUBBER, 0.05)
-    _block(parts, (-0.12, 0.2 * long, 0.52 * top), (0.12, 0.46 * long, 0.64 * top), paint)
+    block(parts, (-0.12, 0.2 * long, 0.52 * top), (0.12, 0.46 * long, 0.64 * top), paint)
     _pair(parts, (0.0, 0.09), (0.44 * long, 0.47 * long), (0.54 * top, 0.62 * top), _TAIL)
     for s in (-1, 1):
         parts.rod((s * 0.09, front, radius), (s * 0.09, 0.55 * front, 0.88 * top), 0.03, _STEEL, sides=8)
         parts.rod((s * 0.16, 0.1 * long, 0.8 * radius), (s * 0.18, 0.42 * long, 1.0 * radius), 0.05, _STEEL, sides=8)
     parts.cushion((-0.14, 0.75 * front - 0.1, 0.72 * top), (0.14, 0.75 * front + 0.12, 0.93 * top), paint, 0.05)
-    _block(parts, (-0.09, 0.75 * front - 0.12, 0.76 * top), (0.09, 0.75 * front, 0.88 * top), _LAMP)
+    block(parts, (-0.09, 0.75 * front - 0.12, 0.76 * top), (0.09, 0.75 * front, 0.88 * top), _LAMP)
     bar = np.array([0, 0.5 * front, 0.93 * top])
     parts.rod(_off(bar, -wide / 2, 0, 0), _off(bar, wide / 2, 0, 0), 0.022, _DARK, sides=8)
     if rng.random() < 0.5 or not ridden:
@@ -655,11 +605,11 @@ def _motorcycle(parts: _Parts, rng: Generator, kind: str, long: float, high: flo
         _human(parts, rng, tall, hip, legs, [_off(bar, s * (wide / 2 - 0.05), 0, 0.02) for s in (-1, 1)], 0.2 * tall, True)
 
 
-def _cone(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _cone(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     colour = np.array(_ORANGE) * rng.uniform(0.85, 1.05)
     base = 0.05 * high
     if kind == "cone":
-        _block(parts, (-wide / 2, -long / 2, 0), (wide / 2, long / 2, base), colour * 0.8 if rng.random() < 0.5 else _RUBBER)
+        block(parts, (-wide / 2, -long / 2, 0), (wide / 2, long / 2, base), colour * 0.8 if rng.random() < 0.5 else _RUBBER)
         r0, r1 = 0.38 * wide, 0.06 * wide
         edges = [base, 0.4 * high, 0.58 * high, *((0.68 * high, 0.84 * high) if rng.random() < 0.6 else ()), high]
     else:
@@ -671,7 +621,7 @@ def _cone(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wi
         parts.rod((0, 0, a), (0, 0, b), ra, _WHITE if k % 2 else colour, rb, sides=16)
 
 
-def _barrier(parts: _Parts, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
+def _barrier(parts: Solids, rng: Generator, kind: str, long: float, high: float, wide: float) -> None:
     x, y = wide / 2, long / 2
 
     def ring(z: float, reach: float, a: float = -x, b: float = x) -> Array:
@@ -679,14 +629,14 @@ def _barrier(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
 
     profile = ((0.0, y), (0.12 * high, y), (0.42 * high, 0.55 * y), (high, 0.35 * y))
     if kind == "concrete":
-        _hull(parts, [ring(z, r) for z, r in profile], np.array((0.62, 0.61, 0.58)) * rng.uniform(0.8, 1.1))
+        hull(parts, [ring(z, r) for z, r in profile], np.array((0.62, 0.61, 0.58)) * rng.uniform(0.8, 1.1))
         if rng.random() < 0.5:
             for s in np.linspace(-0.7, 0.7, 3):
-                _block(parts, (s * x - 0.12, -0.42 * y, 0.7 * high), (s * x + 0.12, 0.42 * y, 0.86 * high), (0.9, 0.65, 0.1))
+                block(parts, (s * x - 0.12, -0.42 * y, 0.7 * high), (s * x + 0.12, 0.42 * y, 0.86 * high), (0.9, 0.65, 0.1))
     elif kind == "plastic":
         edges = np.linspace(-x, x, 2 * int(rng.integers(1, 3)) + 2)  # an odd number of pieces looks the same from both sides
         for k, (a, b) in enumerate(pairwise(edges)):
-            _hull(parts, [ring(z, r, a + 0.01, b - 0.01) for z, r in profile], _WHITE if k % 2 else _ORANGE)
+            hull(parts, [ring(z, r, a + 0.01, b - 0.01) for z, r in profile], _WHITE if k % 2 else _ORANGE)
     else:
         for s in (-0.8, 0.8):
             for side in (-1, 1):
@@ -696,12 +646,12 @@ def _barrier(parts: _Parts, rng: Generator, kind: str, long: float, high: float,
             edges = np.linspace(-x, x, count + 1)
             tall = 0.16 * high
             for k, (a, b) in enumerate(pairwise(edges)):
-                _block(parts, (a, -0.32 * y, z * high - tall), (b, 0.2 * y, z * high + tall), _RED if k % 2 else _WHITE)
+                block(parts, (a, -0.32 * y, z * high - tall), (b, 0.2 * y, z * high + tall), _RED if k % 2 else _WHITE)
         if rng.random() < 0.5:
-            _ball(parts, (0.8 * x, 0, high + 0.02), (0.09, 0.07, 0.09), (0.95, 0.7, 0.1))
+            ball(parts, (0.8 * x, 0, high + 0.02), (0.09, 0.07, 0.09), (0.95, 0.7, 0.1))
 
 
-_MAKERS: dict[str, Callable[[_Parts, Generator, str, float, float, float], None]] = {
+_MAKERS: dict[str, Callable[[Solids, Generator, str, float, float, float], None]] = {
     "car": _car, "truck": _truck, "trailer": _trailer, "bus": _bus, "construction_vehicle": _machine, "bicycle": _bicycle,
     "motorcycle": _motorcycle, "pedestrian": _pedestrian, "traffic_cone": _cone, "barrier": _barrier,
 }  # fmt: skip

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.random import Generator
 from torch import Tensor
 
-from ..synthesis import scene
-from ..synthesis.road_layout import Street
-from ..synthesis.shapes.furniture import Array
+from . import scene
+from .road_layout import Street
+from .shapes.solids import Array
 
 
 def _cover(distance: Array, half: float, foot: Array) -> Array:

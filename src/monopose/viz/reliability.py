@@ -7,8 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from .evaluation.calibration import Reliability
-from .viz.posterior import BLUE, FAINT, GREY, INK, TINTS, WHITE, _Figure
+from ..evaluation.calibration import Reliability
+from .posterior import BLUE, FAINT, GREY, INK, TINTS, WHITE, Figure
 
 OVER = (250, 226, 226)  # where scores promise too much
 FRAME = (78.0, 56.0, 458.0, 436.0)  # of the diagram
@@ -28,7 +28,7 @@ def reliability_diagram(found: Reliability, title: str = "") -> Image.Image:
     Returns:
         an RGB picture, 500 x 600.
     """
-    figure = _Figure(500, 600)
+    figure = Figure(500, 600)
     x0, y0, x1, y1 = FRAME
 
     def place(score: float, share: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from ..synthesis.shapes.solids import COLUMNS, ROWS, SPARE, Array
+from .solids import COLUMNS, ROWS, SPARE, Array
 
 Three = Sequence[float] | Array  # a colour
 

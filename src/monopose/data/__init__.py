@@ -1,1 +1,0 @@
-"""Data sets: BOP folders in and out, COCO files, synthetic samples. Import the file you need, e.g. `monopose.data.bop`."""

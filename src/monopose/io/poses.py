@@ -1,0 +1,52 @@
+"""Poses as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import write_json
+
+if TYPE_CHECKING:
+    from ..types import Frame, PoseEstimates
+
+
+UNITS = "metres, radians, pixels; OpenCV camera: x right, y down, z forward; x_cam = cam_from_obj x_obj"
+
+
+def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
+    """One dict of plain numbers per pose: label, name, score, cam_from_obj (4 rows), covariance and box if known,
+    whether it was refined if that was asked."""
+    poses = poses.to("cpu")
+    records = []
+    for i in range(len(poses)):
+        label = int(poses.labels[i])
+        record: dict[str, Any] = {"label": label, "name": poses.names.get(label, ""), "score": float(poses.scores[i])}
+        record["cam_from_obj"] = poses.cam_from_obj[i].double().tolist()
+        if poses.covariance is not None:
+            record["covariance"] = poses.covariance[i].double().tolist()
+        if poses.boxes is not None:
+            record["box"] = poses.boxes[i].double().tolist()
+        if poses.converged is not None:
+            record["refined"] = bool(poses.converged[i])
+        records.append(record)
+    return records
+
+
+def frame_record(name: str, frame: Frame, poses: PoseEstimates) -> dict[str, Any]:
+    """The poses of one picture with its camera and the seconds they took."""
+    return {
+        "image": frame.path or name,
+        "size": list(frame.camera.size),
+        "K": frame.camera.K.double().tolist(),
+        "seconds": dict(poses.seconds),
+        "poses": pose_records(poses),
+    }
+
+
+def save_poses(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    """`frame_record`s of several pictures as poses.json."""
+    path = Path(folder) / "poses.json"
+    write_json(path, {"units": UNITS, "images": list(records)})
+    return path
