@@ -60,7 +60,7 @@ from monopose.pnp import kernels
 from monopose.road import commands, inference, network, pipeline, training
 from monopose.road import config as road_config
 from monopose.road import samples as road_samples
-from monopose.road.inference import Boxes
+from monopose.road.inference import DetectedBoxes
 from monopose.road.pipeline import Options
 from monopose.synthesis import road_scene
 from monopose.synthesis.road_scene import RoadConfig
@@ -125,7 +125,7 @@ def start(out: Path, settings: Settings) -> Path:
 def configured(out: Path, settings: Settings, **changes: Any) -> road_config.Config:
     """The small network."""
     height, width = settings.size
-    return training.configured(out / "train", "small", changes={**changes, "height": height, "width": width})
+    return training.make_config(out / "train", "small", changes={**changes, "height": height, "width": width})
 
 
 MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder said about pictures
@@ -226,7 +226,7 @@ def placed(folder: Path, held: Path, samples: int = 256) -> list[Placed]:
     rows = []
     for frame in nuscenes.read_infos(held / "infos.json"):
         sample = road_samples.sample_of(frame, run.classes, run.config.size)
-        boxes, true = inference.placed(run.model, sample, 8)
+        boxes, true = inference.predict_at_truth(run.model, sample, 8)
         n = len(true.labels)
         if n == 0:
             continue
@@ -407,7 +407,7 @@ def pairs(folder: Path, held: Path, samples: int = 128) -> list[Pair]:
     for frame, info in zip(nuscenes.read_infos(held / "infos.json"), content, strict=True):
         boxes, true = run.predict(frame.read(), Options(samples=samples)), frame.objects
         assert true is not None
-        spread, free = inference.spread(boxes), torch.ones(len(boxes.labels), dtype=torch.bool)
+        spread, free = inference.pose_std(boxes), torch.ones(len(boxes.labels), dtype=torch.bool)
         seen = [r["visibility"] for r in info["cam_instances"]["CAM_FRONT"]]
         for k in range(len(true)):
             off = (boxes.cam_from_obj[:, (0, 2), 3] - true.cam_from_obj[k, (0, 2), 3].float()).norm(dim=-1)
@@ -520,7 +520,7 @@ def examples(folder: Path, held: Path, path: Path, which: Sequence[int], least: 
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def rescored(found: Boxes) -> dict[str, Boxes]:
+def rescored(found: DetectedBoxes) -> dict[str, DetectedBoxes]:
     """The same boxes with other scores, best first.
 
     Those from samples are of how far these lie from the box, seen from above: the published quality, and the mean of the shares
@@ -556,7 +556,7 @@ def scores_table(runs: Mapping[str, Sequence[Path]], held: Path) -> str:
                 found = run.predict(photo, OPTIONS)
                 places = {"mode": found}
                 if run.config.layer != "direct":
-                    places["middle"] = inference.centred(found, photo.camera.K.float(), photo.camera.size)
+                    places["middle"] = inference.at_median_distance(found, photo.camera.K.float(), photo.camera.size)
                 for place, there in places.items():
                     for name, boxes in rescored(there).items():
                         own = pipeline.objects_of(boxes, run.classes, frame.classes)

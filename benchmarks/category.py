@@ -96,7 +96,7 @@ def items(category: str, count: int, side: int, first: int = UNSEEN) -> tuple[It
 def error_deg(angles: Tensor, item: Item, symmetric: bool) -> float:
     """Between the rotations, of symmetric objects between their axes, degrees."""
     found, true = (viewpoints.rotation_of(a[:3].double()) for a in (angles, item.view))
-    return math.degrees(float(fitting.between(found, true, symmetric)))
+    return math.degrees(float(fitting.rotation_distance(found, true, symmetric)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- baselines
@@ -386,7 +386,7 @@ def _one_real(
     item = Item(fit.seen[:3], fit.seen[3] * fit.seen[4], view, 0.0)
     answers = (pose_head(model, item), *(fit.views.values[k, :3] for k in (fit.least, fit.voted)))
     size = model.config.size_mean or 1.0
-    drawn = viz.overlay(frame, poses.cam_from_obj, [run.name], [size], true[None], model.config.symmetric)
+    drawn = viz.draw_overlay(frame, poses.cam_from_obj, [run.name], [size], true[None], model.config.symmetric)
     name = f"{frame.scene_id:06d}_{frame.im_id:06d}_{run.name}_{mesh.obj_id}"
     save_picture(out / f"{name}_overlay.png", drawn)
     shown = viz.crop_of(drawn, fit.square)
@@ -428,7 +428,7 @@ def _fit_row(run: Run, item: Item, i: int, side: int = 240) -> Image.Image:
         view_ops.pose_from_view(view_ops.view_of(v), camera.K, whole, 0.15)
         for v in (found.views.values[found.chosen], item.view)
     ]
-    drawn = viz.overlay(Frame(large, camera), poses[0][None], [""], [0.15], poses[1][None], run.model.config.symmetric)
+    drawn = viz.draw_overlay(Frame(large, camera), poses[0][None], [""], [0.15], poses[1][None], run.model.config.symmetric)
     return viz.stages(run.model, found, drawn, height=150)
 
 

@@ -57,7 +57,7 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
         poses = poses[(poses.labels[:, None] == asked).any(1)]
         seconds.setdefault(name, []).append(bop_results.results_of(poses, *key))
 
-    if run.finder is not None:
+    if run.detector is not None:
         keep("our detector", run.predict(frame))
     detections = truth_as_detections(truth, wanted)
     stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []

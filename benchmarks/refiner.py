@@ -122,7 +122,7 @@ def watched(model: refiner.Model, now: Callable[[], float]) -> Iterator[tuple[di
 
 def measured(
     model: refiner.Model,
-    objects: Sequence[refiner.Known],
+    objects: Sequence[refiner.RefinerObject],
     poses: Tensor,
     outer: int,
     inner: int,
@@ -223,7 +223,7 @@ def main() -> None:
         else:
             model = pipeline.load_refiner(options.model, device)
         most = max(options.objects)
-        objects = [refiner.known(m, model.config) for m in bumpy(options.faces, most)]
+        objects = [refiner.prepare_object(m, model.config) for m in bumpy(options.faces, most)]
         where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
         for autocast in (False, True) if device.type == "cuda" or options.bfloat16 else (False,):
             title = f"{name} ({where}), crops of {model.config.crop_size} px, {options.outer} x {options.inner} steps"

@@ -68,7 +68,7 @@ class Setting(NamedTuple):
     """What both tables need: the network, the objects as it knows them, the data set and the targets that are asked for."""
 
     model: refiner.Model
-    objects: dict[int, refiner.Known]
+    objects: dict[int, refiner.RefinerObject]
     data: Data
     targets: bop_results.Targets
     folder: Path
@@ -90,7 +90,7 @@ def opened(
     keep = np.array([k in set(keys) for k in zip(data.wanted.scene_id.tolist(), data.wanted.im_id.tolist(), strict=True)])
     asked = bop_results.Targets(*(column[keep] for column in data.wanted))  # type: ignore[index]
     models = training.read_objects(folder, tuple(sorted({*asked.obj_id.tolist()})), faces)  # type: ignore[union-attr]
-    objects = {i: refiner.known(m, model.config) for i, m in models.items()}
+    objects = {i: refiner.prepare_object(m, model.config) for i, m in models.items()}
     return Setting(model, objects, data, asked, folder, outer, inner)
 
 

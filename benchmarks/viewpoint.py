@@ -49,7 +49,7 @@ from monopose.synthesis.shapes import furniture
 from monopose.types import Symmetries
 from monopose.viewpoint import model as viewpoint
 from monopose.viewpoint import normals as normals_method
-from monopose.viewpoint.samples import RecordCrops
+from monopose.viewpoint.samples import PhotoCrops
 
 NETS = ("combined", "separate", "modern")
 LEVELS = tuple(viewpoint.GROUPS)
@@ -149,10 +149,10 @@ class Data:
         """What Pix3D's layout has no place for, by product; nothing is known of real photos."""
         return _known(self.settings.categories, self.settings.shapes) if self.settings.data == "rendered" else {}
 
-    def crops(self, records: Sequence[pix3d.Record], **how: Any) -> RecordCrops:
+    def crops(self, records: Sequence[pix3d.Record], **how: Any) -> PhotoCrops:
         known = self.known()
         mirror = {r.shape for r in self.records if known[r.product].mirror} if known else None
-        return RecordCrops(
+        return PhotoCrops(
             records, self.settings.side, categories=self.settings.categories, cache=self.out / "cache", symmetric=mirror, **how
         )
 
@@ -179,7 +179,7 @@ def _known(categories: tuple[str, ...], shapes: int) -> dict[str, Known]:
     return {f"{c}/{m.name}": Known(m.symmetries, furniture.mirror_symmetric(m)) for c in categories for m in models[c]}
 
 
-def batches(parts: Sequence[RecordCrops], epoch: int, size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def batches(parts: Sequence[PhotoCrops], epoch: int, size: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """One pass over some data sets together, in random order; what does not fill a batch is left to the next pass's order."""
     places = [(d, epoch * len(d.records) + k) for d in parts for k in range(len(d.records))]
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(1000 * seed + epoch)).tolist()
@@ -188,7 +188,7 @@ def batches(parts: Sequence[RecordCrops], epoch: int, size: int, seed: int) -> I
         yield {k: torch.stack([s[k] for s in samples]) for k in samples[0]}
 
 
-def steps_per_epoch(parts: Sequence[RecordCrops], size: int) -> int:
+def steps_per_epoch(parts: Sequence[PhotoCrops], size: int) -> int:
     return max(sum(len(d.records) for d in parts) // size, 1)
 
 
@@ -196,7 +196,7 @@ def steps_per_epoch(parts: Sequence[RecordCrops], size: int) -> int:
 
 
 def learn(
-    model: torch.nn.Module, loss: Callable[[Any, Any, Any], dict[str, Tensor]], parts: Sequence[RecordCrops], epochs: int,
+    model: torch.nn.Module, loss: Callable[[Any, Any, Any], dict[str, Tensor]], parts: Sequence[PhotoCrops], epochs: int,
     batch: int, seed: int, lr: float, rate: Callable[[float], float], decay: float,
 ) -> list[float]:  # fmt: skip
     """Train a network on crops; its backbone, if it has one, at half the learning rate, as `learning.fit` does.
@@ -230,7 +230,7 @@ def learn(
     return means
 
 
-def images_of(crops: RecordCrops) -> Tensor:
+def images_of(crops: PhotoCrops) -> Tensor:
     """All crops, once. (N, 8, side, side)."""
     return torch.stack([crops[i]["image"] for i in range(len(crops))])
 
@@ -307,7 +307,7 @@ def trained(run: Run, data: Data) -> dict[str, Any]:
 
 def _learned_from(
     run: Run, data: Data, train: Sequence[pix3d.Record], held: Sequence[pix3d.Record]
-) -> tuple[list[RecordCrops], RecordCrops]:
+) -> tuple[list[PhotoCrops], PhotoCrops]:
     """Crops to learn from, and to be judged by."""
     endless = {"augment": run.augment, "seed": run.seed}
     if run.normals == "oracle":

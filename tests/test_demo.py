@@ -40,7 +40,7 @@ def estimates(truth, moved=None):
 
 
 def report(rows, **more):
-    return demo.Report(rows, {"detector": 0.25, "pnp": 0.1}, [], "out/overlay.png", "out/poses.json", **more)
+    return demo.DemoReport(rows, {"detector": 0.25, "pnp": 0.1}, [], "out/overlay.png", "out/poses.json", **more)
 
 
 def about_z(degrees):

@@ -108,7 +108,7 @@ class Synth(Common):
     """With --road: number of the first shape; other numbers are other shapes, for validation."""
 
 
-UNSAID = Path("-")  # an option that some methods need was not given
+NOT_GIVEN = Path("-")  # an option that some methods need was not given
 
 
 @dataclass(kw_only=True)
@@ -123,7 +123,7 @@ class Train(Common):
     ]
     """What to train. A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with
     --init), and a detector unless boxes are given to it."""
-    data: Annotated[Path, arg(metavar="DIR")] = UNSAID
+    data: Annotated[Path, arg(metavar="DIR")] = NOT_GIVEN
     """BOP folder with models/ (and camera.json), or a models folder. Not with category. viewpoint: also a folder in Pix3D's
     layout, or the word furniture. box3d: a KITTI or nuScenes folder, an infos.json, or the word road: synthetic ones, drawn on
     the fly."""
@@ -446,7 +446,7 @@ def overrides(items: tuple[str, ...]) -> dict[str, Any]:
 
 
 DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
-Say = Callable[[str], None]
+Printer = Callable[[str], None]
 _Saved = TypeVar("_Saved")
 
 
@@ -485,7 +485,7 @@ def frames(
 
 def each_picture(
     pictures: Iterable[tuple[str, Frame]], one: Callable[[str, Frame], tuple[dict[str, Any], Sequence[str]]],
-    save: Callable[[list[dict[str, Any]]], _Saved], limit: int | None = None, say: Say = silent,
+    save: Callable[[list[dict[str, Any]]], _Saved], limit: int | None = None, say: Printer = silent,
 ) -> tuple[_Saved, list[dict[str, Any]], bool]:  # fmt: skip
     """Look at picture after picture. What came before an interruption, or before a broken picture, is kept.
 

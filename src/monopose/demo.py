@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """What the demo found."""
 
     rows: list[Row]
@@ -98,7 +98,7 @@ def _add_or_add_s(pose: torch.Tensor, true: torch.Tensor, model: ObjectModel) ->
     return float(measure(pose.double().numpy(), true.double().numpy(), points))
 
 
-def run(out: str | Path = "out/demo") -> Report:
+def run(out: str | Path = "out/demo") -> DemoReport:
     """Estimate every pose in the bundled pictures, compare with the truth, save overlays.
 
     Args:
@@ -125,4 +125,4 @@ def run(out: str | Path = "out/demo") -> Report:
     sheet = out / "overlay.png"
     with atomic_write(sheet) as temporary:
         viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")
-    return Report(rows, totals, overlays, str(sheet), str(save_poses(out, records)))
+    return DemoReport(rows, totals, overlays, str(sheet), str(save_poses(out, records)))

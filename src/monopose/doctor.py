@@ -45,7 +45,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """The environment.
 
     Args:
@@ -75,7 +75,7 @@ class Report:
         return not self.problems
 
 
-def examine() -> Report:
+def examine() -> DoctorReport:
     """Look at versions, accelerators, cores, memory and disk, and import everything monopose needs."""
     packages = {name: _version(name) for name in PACKAGES}
     if packages["opencv-python-headless"] is None:  # its siblings bring the same module
@@ -106,7 +106,7 @@ def examine() -> Report:
     devices = _devices()
     if not devices and Path("/dev/nvidia0").exists() and packages["torch"]:
         problems.append(_unused_gpu(packages["torch"]))
-    return Report(
+    return DoctorReport(
         monopose=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -121,7 +121,7 @@ def examine() -> Report:
     )
 
 
-def text(report: Report) -> str:
+def text(report: DoctorReport) -> str:
     """The report for people."""
     lines = [f"monopose {report.monopose}, Python {report.python}, {report.system}"]
     lines.append("packages   " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in report.packages.items()))

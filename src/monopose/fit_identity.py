@@ -55,7 +55,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Report:
+class FitIdentityReport:
     """How well the poses come back."""
 
     steps: int  # done in all
@@ -148,7 +148,7 @@ def run(
     pictures: int = 4,
     checkpoint_seconds: float = 60.0,
     progress_bar: bool = True,
-) -> Report:
+) -> FitIdentityReport:
     """Learn, or go on where an earlier run in the same folder stopped; then test and draw.
 
     Args:
@@ -267,7 +267,7 @@ def _finish(
     seconds: float,
     out: Path,
     pictures: int,
-) -> Report:
+) -> FitIdentityReport:
     found, shift, angle = test(model, tests)
     _, last_shift, last_angle = test(last, tests)
     drawn = []
@@ -275,7 +275,7 @@ def _finish(
         one = pnp.Solution(*(v[k] for v in found))
         drawn.append(str(draw(model, tests[k], one, out / f"posterior_{k}.png", config.seed)))
     totals = [sum(row) for row in history] or [math.nan]
-    report = Report(
+    report = FitIdentityReport(
         len(history), seconds, sum(totals[:16]) / len(totals[:16]), sum(totals[-16:]) / len(totals[-16:]),
         float(shift.mean()), float(angle.mean()), float(found.converged.float().mean()),
         float(last_shift.mean()), float(last_angle.mean()), config.seed, drawn,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from .command import UNSAID, Evaluate, Predict, Synth, Train
+from .command import NOT_GIVEN, Evaluate, Predict, Synth, Train
 
 _FAMILIES = ("viewpoint", "box3d", "category")  # and objects
 Work = Synth | Train | Predict | Evaluate
@@ -170,9 +170,9 @@ def _check_train(args: Train) -> None:
     if args.method == "category":
         if args.category is None:
             raise ValueError("say what to learn: --category mug, bottle, bowl or can")
-        if args.data != UNSAID:
+        if args.data != NOT_GIVEN:
             raise ValueError("monopose train category makes its own shapes; leave out --data")
-    elif args.data == UNSAID:
+    elif args.data == NOT_GIVEN:
         raise ValueError(f"monopose train {args.method} learns from --data DIR; see monopose train --help for what it may be")
 
 

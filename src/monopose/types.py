@@ -289,7 +289,7 @@ class PoseEstimates(Rows):
         boxes: the boxes they were estimated from, (N, 4), xyxy pixel edges, or None.
         names: object id -> name.
         seconds: wall-clock seconds per stage of the whole image, e.g. {"detector": 0.2}.
-        converged: which poses a refiner has refined, (N,), bool, or None: none was asked.
+        refined: which poses a refiner has refined, (N,), bool, or None: none was asked.
     """
 
     labels: Tensor
@@ -299,7 +299,7 @@ class PoseEstimates(Rows):
     boxes: Tensor | None = None
     names: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    converged: Tensor | None = None
+    refined: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._check_rows(labels=(), cam_from_obj=(4, 4), scores=(), covariance=(6, 6), boxes=(4,), converged=())
+        self._check_rows(labels=(), cam_from_obj=(4, 4), scores=(), covariance=(6, 6), boxes=(4,), refined=())

@@ -8,16 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import weights
-from ..command import (
-    Predict,
-    Result,
-    Say,
-    Train,
-    overrides,
-    run_folder,
-    save_picture,
-    schedule,
-)
+from ..command import Predict, Printer, Result, Train, overrides, run_folder, save_picture, schedule
 from . import model as category
 from . import viz
 from .model import Model
@@ -39,13 +30,13 @@ def do_train(args: Train) -> dict[str, str]:
     file = training.train_category(
         run_folder(args), args.category, instances=training.INSTANCES if args.instances is None else args.instances,
         backgrounds=args.backgrounds, config=loop.TrainConfig(**schedule(args), ema=training.EMA),
-        method_config=training.configured(args.category, args.preset, overrides(args.set)), progress_bar=not args.json,
+        method_config=training.make_config(args.category, args.preset, overrides(args.set)), progress_bar=not args.json,
     )  # fmt: skip
     model = weights.load_network(file, category.Config, Model)
-    return {"weights": str(file), "pictures": str(learned(model, file.parent / "pictures"))}
+    return {"weights": str(file), "pictures": str(save_report(model, file.parent / "pictures"))}
 
 
-def learned(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OUT, HELD_OUT + 5)) -> Path:
+def save_report(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OUT, HELD_OUT + 5)) -> Path:
     """Pictures of a network: reconstructions of shapes it has not learned from, sweeps around them, and what lies between.
 
     Args:
@@ -68,7 +59,7 @@ def learned(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OU
 # ------------------------------------------------------------------------------------------------------------- prediction
 
 
-def do_predict(args: Predict, say: Say) -> Result:
+def do_predict(args: Predict, say: Printer) -> Result:
     """Poses of a category's objects in pictures, or scores on a data set in NOCS's layout."""
     run, search = load(args.model, args.device), SEARCHES[args.search or "default"]()
     if args.nocs is not None:

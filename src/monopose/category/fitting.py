@@ -22,7 +22,7 @@ from ..geometry import boxes as box_ops
 from ..geometry import camera, rotation, viewpoints
 from ..types import Detections, Frame, PoseEstimates
 from . import perceptual
-from .model import Model, Picture, Posterior, Proposal, cross_entropy
+from .model import CodePosterior, Model, Picture, Proposal, cross_entropy
 from .view import View, pose_from_view, view_of
 
 FEWEST = 16  # mask pixels that an object needs to be fitted
@@ -83,35 +83,35 @@ def quick() -> FitConfig:
     return FitConfig((Phase(8, 6, 1.5), Phase(2, 10)), proposals=0.75)
 
 
-class Views(NamedTuple):
+class CandidateViews(NamedTuple):
     """Where K starts are: all that the generator needs."""
 
     values: Tensor  # (K, 6), in the order of `data.category_views.View.stacked`
     codes: Tensor  # (K, codes)
 
-    def rows(self, index: Tensor) -> Views:
-        return Views(self.values[index], self.codes[index])
+    def rows(self, index: Tensor) -> CandidateViews:
+        return CandidateViews(self.values[index], self.codes[index])
 
 
-class Moment(NamedTuple):
+class FitStep(NamedTuple):
     """One step of a fit, before the variables move."""
 
     starts: Tensor  # (K,), int64, which of the starts still run
     losses: Tensor  # (K,)
-    views: Views
+    views: CandidateViews
 
 
 class Fit(NamedTuple):
     """What `fit` found."""
 
-    views: Views  # of the K starts that were kept to the end, each where its loss was least
+    views: CandidateViews  # of the K starts that were kept to the end, each where its loss was least
     losses: Tensor  # (K,)
     least: int  # of them, the one whose loss is least
     voted: int  # the one that the vote chose
     votes: int  # that it got, itself included
     chosen: int  # of the two, the one the configuration asks for; or the pose head's start, if that explains the photo as well
     features: str  # in which the pictures were compared
-    history: list[Moment]
+    history: list[FitStep]
     metric: bool = False  # whether the pose made from it is in metres; `predict` fills it in
     seconds: float = 0.0
     kept_head: bool = False  # nothing explained the photo clearly better than the pose head's start, which is then the last row
@@ -167,7 +167,7 @@ def fit(
     generator = generator or torch.Generator().manual_seed(0)
     with torch.no_grad():
         posterior, proposal = model.encode(image[None], (mask * seen)[None])
-    target = _Target(model, image, mask, seen, config, proposal)
+    target = _PhotometricLoss(model, image, mask, seen, config, proposal)
     learns = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:
@@ -182,7 +182,7 @@ def fit(
     return found._replace(features=target.net.name, seconds=time.perf_counter() - began, seen=looked)
 
 
-class _Target:
+class _PhotometricLoss:
     """The photo as it is compared: features and masks, computed once.
 
     Args: see `fit`.
@@ -203,7 +203,7 @@ class _Target:
         """Pictures in which all that is not known looks alike."""
         return pictures * self.known + self.ground * (1 - self.known)
 
-    def losses(self, views: Views) -> Tensor:
+    def losses(self, views: CandidateViews) -> Tensor:
         """How badly each of K views explains the photo, (K,)."""
         config = self.config
         made = self.model.synthesise(views.codes, views.values)
@@ -217,13 +217,13 @@ class _Target:
             outline = cross_entropy(made.alpha, self.mask.expand_as(made.alpha)) * self.known
             total = total + config.alpha_weight * outline.sum((1, 2)) / count
         if self.proposal is not None:
-            total = total + config.head_weight * surprise(
+            total = total + config.head_weight * pose_head_nll(
                 self.proposal, views.values, self.model.config.symmetric, math.radians(config.head_elevation_deg)
             )
         return total
 
 
-def surprise(proposal: Proposal, values: Tensor, symmetric: bool, elevation_spread: float) -> Tensor:
+def pose_head_nll(proposal: Proposal, values: Tensor, symmetric: bool, elevation_spread: float) -> Tensor:
     """How little the pose head expects some angles, nats, 0 where it expects them most.
 
     Args:
@@ -249,9 +249,9 @@ def surprise(proposal: Proposal, values: Tensor, symmetric: bool, elevation_spre
 
 @torch.no_grad()
 def _starts(
-    model: Model, posterior: Posterior, proposal: Proposal | None, mask: Tensor, config: FitConfig, generator: torch.Generator,
-    known: Tensor,
-) -> Views:  # fmt: skip
+    model: Model, posterior: CodePosterior, proposal: Proposal | None, mask: Tensor, config: FitConfig,
+    generator: torch.Generator, known: Tensor,
+) -> CandidateViews:  # fmt: skip
     """Where the search begins: codes from the posterior, angles around the circle and from the proposal."""
     count, device = config.phases[0].starts, mask.device
     draw = torch.randn(count, model.config.codes, generator=generator).to(device) if config.sampled else 0.0
@@ -271,7 +271,7 @@ def _starts(
             angles = torch.cat([_proposed(proposal.azimuth[0], proposal.elevation[0], proposed, generator), angles])
     if model.config.symmetric:
         angles[:, 0] = 0
-    views = Views(torch.cat([angles, placing], 1), codes)
+    views = CandidateViews(torch.cat([angles, placing], 1), codes)
     if config.align and model.config.alpha and bool((known > 0.5).all()):
         views = aligned(model, views, mask)
     return views
@@ -295,7 +295,7 @@ def _proposed(logits: Tensor, elevation: Tensor, count: int, generator: torch.Ge
     return torch.stack([azimuth, up], 1).to(logits)
 
 
-def aligned(model: Model, views: Views, mask: Tensor) -> Views:
+def aligned(model: Model, views: CandidateViews, mask: Tensor) -> CandidateViews:
     """Views scaled and shifted so that area and centre of their silhouettes become those of the mask, (S, S)."""
     made = model.synthesise(views.codes, views.values).alpha
     assert made is not None
@@ -318,8 +318,8 @@ def _moments(masks: Tensor) -> tuple[Tensor, Tensor]:
     return area, torch.stack([x, y], 1) / area.clamp_min(1e-6)[:, None]
 
 
-def _search(model: Model, target: _Target, views: Views, config: FitConfig) -> Fit:
-    history: list[Moment] = []
+def _search(model: Model, target: _PhotometricLoss, views: CandidateViews, config: FitConfig) -> Fit:
+    history: list[FitStep] = []
     alive = torch.arange(len(views.codes), device=views.codes.device)
     kept, least = views, torch.full((len(alive),), math.inf, device=alive.device)
     for phase in config.phases:
@@ -335,16 +335,16 @@ def _search(model: Model, target: _Target, views: Views, config: FitConfig) -> F
     at_head = history[0].losses[:1]
     if float(least[chosen]) < (1 - config.gain) * float(at_head):
         return found._replace(head_loss=float(at_head))
-    both = Views(*(torch.cat([a, b[:1]]) for a, b in zip(kept, views, strict=True)))
+    both = CandidateViews(*(torch.cat([a, b[:1]]) for a, b in zip(kept, views, strict=True)))
     return found._replace(
         views=both, losses=torch.cat([least, at_head]), chosen=len(least), kept_head=True, head_loss=float(at_head)
     )
 
 
 def _descend(
-    model: Model, target: _Target, views: Views, least: Tensor, alive: Tensor, phase: Phase, config: FitConfig,
-    history: list[Moment],
-) -> tuple[Views, Tensor]:  # fmt: skip
+    model: Model, target: _PhotometricLoss, views: CandidateViews, least: Tensor, alive: Tensor, phase: Phase,
+    config: FitConfig, history: list[FitStep],
+) -> tuple[CandidateViews, Tensor]:  # fmt: skip
     """One phase. Returns where each start was best, and its loss there."""
     turned, shift, size = (part.clone() for part in views.values.split([3, 2, 1], 1))
     azimuth, elevation, inplane = (turned[:, i : i + 1].clone() for i in range(3))
@@ -358,14 +358,14 @@ def _descend(
     best, waited = math.inf, 0
     with torch.enable_grad():
         for step in range(phase.steps + 1):
-            now = Views(torch.cat([azimuth, elevation, inplane, shift, size.exp()], 1), code)
+            now = CandidateViews(torch.cat([azimuth, elevation, inplane, shift, size.exp()], 1), code)
             losses = target.losses(now)
             with torch.no_grad():
-                here = Views(*(value.detach().clone() for value in now))
+                here = CandidateViews(*(value.detach().clone() for value in now))
                 better = losses < least
                 least = torch.where(better, losses.detach(), least)
-                views = Views(*(torch.where(better[:, None], a, b) for a, b in zip(here, views, strict=True)))
-                history.append(Moment(alive, losses.detach().clone(), here))
+                views = CandidateViews(*(torch.where(better[:, None], a, b) for a, b in zip(here, views, strict=True)))
+                history.append(FitStep(alive, losses.detach().clone(), here))
                 waited = 0 if float(least.min()) < best * (1 - config.tolerance) else waited + 1
                 best = min(best, float(least.min())) if waited == 0 else best
             if step == phase.steps or waited >= config.patience:
@@ -394,13 +394,13 @@ def vote(
     """
     order = losses.sort(stable=True).indices[:best]
     R = viewpoints.rotation_of(angles[order])
-    near = between(R[:, None], R[None], symmetric) < math.radians(within_deg)
+    near = rotation_distance(R[:, None], R[None], symmetric) < math.radians(within_deg)
     count = near.sum(1)
     winner = int((count == count.max()).nonzero()[0, 0])
     return int(order[0]), int(order[winner]), int(count[winner])
 
 
-def between(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tensor:
+def rotation_distance(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tensor:
     """Angle between rotations, of symmetric objects between their +Z axes. (..., 3, 3), (..., 3, 3) -> (...,), radians."""
     if not symmetric:
         return rotation.angle_between(R_a, R_b)
@@ -409,7 +409,7 @@ def between(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def picture(model: Model, moment: Moment, row: int | None = None) -> Picture:
+def picture(model: Model, moment: FitStep, row: int | None = None) -> Picture:
     """What a step of a fit looked like, for animations.
 
     Args:
@@ -515,7 +515,7 @@ def agreeing(found: Fit, end: int, config: FitConfig, symmetric: bool = False) -
     """How many of the best ends a vote would count for this one, itself included."""
     R = viewpoints.rotation_of(found.views.values[:, :3])
     order = found.losses.sort(stable=True).indices[: config.vote_best]
-    return int((between(R[order], R[end], symmetric) < math.radians(config.vote_deg)).sum())
+    return int((rotation_distance(R[order], R[end], symmetric) < math.radians(config.vote_deg)).sum())
 
 
 def covariance(found: Fit, cam_from_obj: Tensor, size_spread: float, config: FitConfig, symmetric: bool = False) -> Tensor:
@@ -527,7 +527,7 @@ def covariance(found: Fit, cam_from_obj: Tensor, size_spread: float, config: Fit
     t = cam_from_obj[:3, 3]
     R = viewpoints.rotation_of(found.views.values[:, :3])
     order = found.losses.sort(stable=True).indices[: config.vote_best]
-    apart = between(R[order], R[found.chosen], symmetric).square().mean()
+    apart = rotation_distance(R[order], R[found.chosen], symmetric).square().mean()
     about = apart.clamp_min(math.radians(LEAST_SPREAD_DEG) ** 2)
     eye = torch.eye(3, dtype=t.dtype, device=t.device)
     place = torch.outer(t, t) * size_spread**2 + eye * (0.005 * t.norm()) ** 2

@@ -133,7 +133,7 @@ class Proposal(NamedTuple):
     placing: Tensor  # (B, 4), in-plane rotation, shift right, shift down, scale
 
 
-class Posterior(NamedTuple):
+class CodePosterior(NamedTuple):
     """Normal distribution of the codes of B crops."""
 
     mean: Tensor  # (B, codes)
@@ -149,7 +149,7 @@ class Output(NamedTuple):
     """What a batch of pairs gives: every view drawn from the other's code. Leading dimensions (B, 2) are joined to 2 B."""
 
     picture: Picture
-    posterior: Posterior
+    posterior: CodePosterior
     proposal: Proposal | None
 
 
@@ -185,7 +185,7 @@ class Model(nn.Module):
         with torch.no_grad():
             last.bias[config.codes :] = 2 * math.log(config.start_deviation)
 
-    def encode(self, image: Tensor, alpha: Tensor) -> tuple[Posterior, Proposal | None]:
+    def encode(self, image: Tensor, alpha: Tensor) -> tuple[CodePosterior, Proposal | None]:
         """Codes and pose of crops.
 
         Args:
@@ -196,7 +196,7 @@ class Model(nn.Module):
         seen = torch.cat([(image - 0.5) * a, a - 0.5], 1) if self.config.alpha else image * a + 1 - a - 0.5
         codes, extra = self.encoder(2 * seen)
         mean, raw = codes.chunk(2, 1)
-        return Posterior(mean, 6 * torch.tanh(raw / 6)), self._proposal(extra) if self.config.head else None
+        return CodePosterior(mean, 6 * torch.tanh(raw / 6)), self._proposal(extra) if self.config.head else None
 
     def _proposal(self, raw: Tensor) -> Proposal:
         bins, elevation, rest = raw.split([self.config.azimuth_bins, 1, VIEW - 2], 1)
@@ -261,7 +261,7 @@ def occluders(count: int, side: int, share: float, like: Tensor) -> Tensor:
     return 1 - (outside & chosen).to(like)
 
 
-def kl(posterior: Posterior) -> Tensor:
+def kl(posterior: CodePosterior) -> Tensor:
     """KL divergence of the codes from the standard normal distribution, per number of the code, nats; a scalar."""
     mean, log_variance = posterior
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean()
@@ -280,7 +280,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     config = model.config
     rgb, a = batch["rgba"].flatten(0, 1).float().split([3, 1], 1)  # colours times alpha
     made = Picture(output.picture.image.float(), None if output.picture.alpha is None else output.picture.alpha.float())
-    losses = {"kl": config.kl_weight * kl(Posterior(*(v.float() for v in output.posterior)))}
+    losses = {"kl": config.kl_weight * kl(CodePosterior(*(v.float() for v in output.posterior)))}
     if made.alpha is None:
         wanted = rgb + 1 - a
         losses["colour"] = config.colour_weight * (made.image - wanted).abs().mean()

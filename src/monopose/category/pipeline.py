@@ -14,18 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import weights
-from ..command import (
-    Result,
-    Say,
-    boxes_of_anything,
-    check_mask,
-    each_picture,
-    frames,
-    save_picture,
-    silent,
-)
+from ..command import Printer, Result, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
 from ..datasets import nocs
-from ..detection import detector
+from ..detection import detector as detection
 from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
 from ..io.files import atomic_write, existing_file, write_json
@@ -49,12 +40,12 @@ class CategoryRun:
     Args:
         model: generator and encoder.
         path: the run folder.
-        finder: detector in the same folder, or None; all that it finds belongs to the category.
+        detector: detector in the same folder, or None; all that it finds belongs to the category.
     """
 
     model: Model
     path: Path
-    finder: detector.Model | None = None
+    detector: detection.Model | None = None
 
 
 def load(name: str | Path, device: torch.device | str | None = None) -> CategoryRun:
@@ -68,8 +59,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     where = choose_device(device)
     folder, file = weights.find_file(name, "category", "--category mug")
     model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
-    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
-    return CategoryRun(model, folder, None if finder is None else finder.to(where))
+    detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
+    return CategoryRun(model, folder, None if detector is None else detector.to(where))
 
 
 def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STEP_MS, rest: int = 1) -> Path:
@@ -102,7 +93,7 @@ def predict_pictures(
     run: CategoryRun, source: str, out: str | Path, *, mask: str | Path | None = None, boxes: Sequence[str] = (),
     camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
     size: tuple[float, float, float] | None = None, score: float = 0.2, config: FitConfig | None = None,
-    limit: int | None = None, seed: int = 0, debug: bool = False, say: Say = silent,
+    limit: int | None = None, seed: int = 0, debug: bool = False, say: Printer = silent,
 ) -> Result:  # fmt: skip
     """Poses of a category's objects in an image, a folder, a video or from a live camera.
 
@@ -129,7 +120,7 @@ def predict_pictures(
     """
     if mask is not None and boxes:
         raise ValueError("--mask and --boxes both say where the objects are; give one of them")
-    if mask is None and not boxes and run.finder is None:
+    if mask is None and not boxes and run.detector is None:
         raise ValueError(
             f"{run.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object is), "
             "or --boxes x0,y0,x1,y1"
@@ -142,10 +133,10 @@ def predict_pictures(
         found, made_from = find(frame.path or name, frame.image)
         fits: list[Fit] = []
         poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
-        overlay = save_picture(out / f"{name}_overlay.png", drawn(model, frame, poses, fits))
+        overlay = save_picture(out / f"{name}_overlay.png", draw_overlay(model, frame, poses, fits))
         record = frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
         for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
-            row |= described(model, fit, known)
+            row |= pose_record(model, fit, known)
             _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
         return record, _lines(record)
 
@@ -163,7 +154,7 @@ def _sized(model: Model, size: tuple[float, float, float] | None) -> Model:
     return model
 
 
-def described(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:
+def pose_record(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:
     """What a result says beside the pose, in plain numbers."""
     config, view = model.config, fit.view
     metric = fit.metric and camera_known
@@ -192,11 +183,13 @@ def described(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, An
     return row | {"why_not_metric": why}
 
 
-def drawn(model: Model, frame: Frame, poses: PoseEstimates, fits: Sequence[Fit], truth: Tensor | None = None) -> Image.Image:
+def draw_overlay(
+    model: Model, frame: Frame, poses: PoseEstimates, fits: Sequence[Fit], truth: Tensor | None = None
+) -> Image.Image:
     """The photo with the axes of every object; true ones white."""
     size = model.config.size_mean or 1.0
     texts = [f"{model.config.category} {float(s):.2f}" for s in poses.scores]
-    return viz.overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth, model.config.symmetric)
+    return viz.draw_overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth, model.config.symmetric)
 
 
 def _save_fit(
@@ -211,7 +204,7 @@ def _save_fit(
     one = replace(poses, **{k: getattr(poses, k)[row : row + 1] for k in ("labels", "cam_from_obj", "scores")},
                   covariance=None, boxes=None)  # fmt: skip
     assert fit.square is not None
-    shown = viz.crop_of(drawn(model, frame, one, [fit]), fit.square)
+    shown = viz.crop_of(draw_overlay(model, frame, one, [fit]), fit.square)
     save_picture(folder / f"{name}_stages.png", viz.stages(model, fit, shown))
     code = fit.views.codes[fit.chosen][None]
     save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code))
@@ -244,11 +237,11 @@ def _finder(run: CategoryRun, mask: str | Path | None, boxes: Sequence[str], sco
             return replace(found, labels=torch.ones_like(found.labels), masks=masks), "GrabCut in the given boxes"
 
         return of_boxes
-    assert run.finder is not None
-    finder = run.finder
+    assert run.detector is not None
+    detector = run.detector
 
     def of_detector(name: str, image: Tensor) -> tuple[Detections, str]:
-        found = detector.predict(finder, image.to(next(finder.parameters()).device), score)[0].to("cpu")
+        found = detection.predict(detector, image.to(next(detector.parameters()).device), score)[0].to("cpu")
         return replace(found, labels=torch.ones_like(found.labels)), "detector"
 
     return of_detector

@@ -132,17 +132,17 @@ class CategoryViews(Dataset):
         native = float(shot.box[2] - shot.box[0])
         paper = synth.background(self.photos, size, rng)
         layout = synth.Layout([model], pose[None])
-        picture, scene = synth.render(layout, synth.random_look(1, rng), K, size, paper, native, rng)
+        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, size, paper, native, rng)
         visible = scene.masks_visible[0].numpy()
         if rng.random() < self.config.covered:
             hidden, covered = augment.patches(picture, rng, synth.background(self.photos, size, rng))
             if (visible & ~covered).sum() > 0.5 * visible.sum():
                 picture, visible = hidden, visible & ~covered
-        picture = synth.finish(picture, self.side / native, rng)
+        picture = synth.camera_effects(picture, self.side / native, rng)
         return torch.from_numpy(picture).permute(2, 0, 1).float() / 255, torch.from_numpy(visible)
 
 
-class KeptViews(Dataset):
+class CachedViews(Dataset):
     """Pairs drawn from views that are rendered once, when they are first asked for, and kept in a file.
 
     A pair takes microseconds in place of 16 ms, and the generator learns for longer than it waits.

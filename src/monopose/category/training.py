@@ -26,7 +26,7 @@ VIEWS = 24  # of each that are kept
 MEASURED = 100  # of them, from which the sizes of the category are known
 
 
-def configured(name: str, preset: str | None = None, changes: Mapping[str, Any] | None = None) -> model.Config:
+def make_config(name: str, preset: str | None = None, changes: Mapping[str, Any] | None = None) -> model.Config:
     """The configuration of a preset for a category, its sizes measured, with some fields replaced.
 
     Raises:
@@ -87,7 +87,7 @@ def train_category(
         FileNotFoundError: no photos in `backgrounds`.
     """
     out, config = Path(out), config or TrainConfig(ema=EMA)
-    method_config = method_config or configured(name)
+    method_config = method_config or make_config(name)
     if method_config.category != name:
         raise ValueError(
             f"the configuration is for {method_config.category}, and {name} was asked for; use configured({name!r})"
@@ -101,7 +101,9 @@ def train_category(
     def samples(length: int, seed: int) -> Dataset:
         side = method_config.input_size
         drawn = category_views.CategoryViews(name, range(instances), side, length=length, seed=seed, photos=photos)
-        return category_views.KeptViews(drawn, out / f"views_{name}_{instances}x{views}_{side}.bin", views) if views else drawn
+        return (
+            category_views.CachedViews(drawn, out / f"views_{name}_{instances}x{views}_{side}.bin", views) if views else drawn
+        )
 
     return loop.fit(
         "category", recipe, method_config, lambda: model.Model(method_config), samples, out, config,

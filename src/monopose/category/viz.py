@@ -16,7 +16,7 @@ from ..types import Frame
 from ..viz.canvas import AXES, WHITE, Box, Canvas, Color, Picture, point_box, write_tags
 from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, Figure
 from . import fitting
-from .fitting import Fit, Moment
+from .fitting import Fit, FitStep
 from .model import Model
 
 TILE = 256  # side of one picture of an animation, pixels
@@ -146,9 +146,9 @@ def _seen(found: Fit) -> tuple[Tensor, Tensor]:
     return found.seen[:3], found.seen[3]
 
 
-def _best_so_far(history: Sequence[Moment]) -> list[tuple[Moment, int]]:
+def _best_so_far(history: Sequence[FitStep]) -> list[tuple[FitStep, int]]:
     """At every step, the step and the start at which the loss was least until then."""
-    kept: list[tuple[Moment, int]] = []
+    kept: list[tuple[FitStep, int]] = []
     least = math.inf
     for moment in history:
         row = int(moment.losses.argmin())
@@ -160,7 +160,7 @@ def _best_so_far(history: Sequence[Moment]) -> list[tuple[Moment, int]]:
     return kept
 
 
-def _losses(history: Sequence[Moment], until: int) -> Image.Image:
+def _losses(history: Sequence[FitStep], until: int) -> Image.Image:
     """Losses of all starts up to a step, the least in blue; axes for the whole fit."""
     everything = torch.cat([m.losses for m in history]).cpu().numpy()
     low, high = float(everything.min()), float(np.quantile(everything, 0.9))
@@ -221,7 +221,7 @@ def crop_of(picture: Image.Image, square: Tensor, side: int = 240) -> Image.Imag
     return viz.to_picture(camera.cut(pixels, square[None].float(), side)[0])
 
 
-def overlay(
+def draw_overlay(
     frame: Frame, poses: Tensor, texts: Sequence[str], sizes: Sequence[float], truth: Tensor | None = None,
     symmetric: bool = False,
 ) -> Image.Image:  # fmt: skip

@@ -63,7 +63,7 @@ ZUP_FROM_OBJ = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.fl
 """nuScenes' box axes (x forwards, y left, z up) from ours (x forwards, y down, z left)."""
 
 
-class Boxes(NamedTuple):
+class SampleBoxes(NamedTuple):
     """Boxes of many samples in the map, one row each, as nuScenes writes them.
 
     Args:
@@ -90,12 +90,12 @@ class Boxes(NamedTuple):
     score: Array
     points: Array
 
-    def where(self, rows: Array) -> Boxes:
+    def where(self, rows: Array) -> SampleBoxes:
         """The boxes that a mask or an index (M,) picks; all samples stay."""
-        return Boxes(self.tokens, *(column[rows] for column in self[1:]))
+        return SampleBoxes(self.tokens, *(column[rows] for column in self[1:]))
 
 
-class Truth(NamedTuple):
+class SampleTruth(NamedTuple):
     """What results of some samples are compared with.
 
     Args:
@@ -104,23 +104,23 @@ class Truth(NamedTuple):
         racks: bicycle racks, of which only sample, centre, wlh and quat_wxyz count: what is parked in them is not evaluated.
     """
 
-    boxes: Boxes
+    boxes: SampleBoxes
     ego: Array
-    racks: Boxes
+    racks: SampleBoxes
 
 
-def no_boxes(tokens: Sequence[str]) -> Boxes:
+def no_boxes(tokens: Sequence[str]) -> SampleBoxes:
     """Samples without boxes."""
     return _boxes(tuple(tokens), [], [], np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)), np.zeros((0, 2)), [], [], [])
 
 
-def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Boxes:
+def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> SampleBoxes:
     """Columns as arrays of the right kind."""
     *real, attribute, score, points = rest
     whole = [np.asarray(c, np.int64) for c in (sample, label)]
     real = [np.asarray(c, np.float64) for c in real]
     tail = [np.asarray(attribute, np.int64), np.asarray(score, np.float64), np.asarray(points, np.int64)]
-    return Boxes(tuple(tokens), *(whole + real + tail))
+    return SampleBoxes(tuple(tokens), *(whole + real + tail))
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables
@@ -309,7 +309,7 @@ def frames(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAME
     return [frame(tables, token, channel) for token in tokens for channel in channels if channel in tables.data[token]]
 
 
-def truth(tables: Tables, tokens: Sequence[str]) -> Truth:
+def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
     """The true boxes of samples in the map, for `evaluation.nuscenes`."""
     columns: list[tuple[Any, ...]] = []
     racks: list[tuple[Any, ...]] = []
@@ -328,7 +328,7 @@ def truth(tables: Tables, tokens: Sequence[str]) -> Truth:
             elif name == BIKE_RACK:
                 racks.append((k, -1, *place, (0.0, 0.0), -1, -1.0, -1))
     stacked = [_boxes(tokens, *zip(*rows)) if rows else no_boxes(tokens) for rows in (columns, racks)]
-    return Truth(stacked[0], np.array(ego, np.float64).reshape(-1, 3), stacked[1])
+    return SampleTruth(stacked[0], np.array(ego, np.float64).reshape(-1, 3), stacked[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ infos.json
@@ -419,7 +419,7 @@ def _size(picture: Path) -> tuple[int, int]:
         return header.height, header.width
 
 
-def infos_truth(path: str | Path) -> Truth:
+def infos_truth(path: str | Path) -> SampleTruth:
     """The true boxes of an `infos.json` in the map; attributes are -1 where boxes have no `attr_label`, as nuScenes' own.
 
     Boxes stand in the LiDAR's frame, which the vehicle carries along; velocities there are over ground.
@@ -445,13 +445,13 @@ def infos_truth(path: str | Path) -> Truth:
             attribute = attribute if 0 <= attribute < len(ATTRIBUTES) else -1
             columns.append((k, label, pose[:3, 3].numpy(), wlh, quat.numpy(), v[:2].numpy(), attribute, -1.0, points))
     boxes = _boxes(tokens, *zip(*columns)) if columns else no_boxes(tokens)
-    return Truth(boxes, np.array(ego).reshape(-1, 3), no_boxes(tokens))
+    return SampleTruth(boxes, np.array(ego).reshape(-1, 3), no_boxes(tokens))
 
 
 # --------------------------------------------------------------------------------------------------------------- results
 
 
-def to_global(seen: Sequence[RoadFrame], estimates: Sequence[RoadObjects], tokens: Sequence[str] | None = None) -> Boxes:
+def to_global(seen: Sequence[RoadFrame], estimates: Sequence[RoadObjects], tokens: Sequence[str] | None = None) -> SampleBoxes:
     """Estimates of pictures as boxes in the map, the best 500 of each sample.
 
     Args:
@@ -483,14 +483,14 @@ def to_global(seen: Sequence[RoadFrame], estimates: Sequence[RoadObjects], token
         parts.append(_boxes(tokens, sample, *(c.numpy() for c in columns), np.full(n, -1)))
     if not parts:
         return no_boxes(tokens)
-    boxes = Boxes(tokens, *(np.concatenate(c) for c in zip(*(part[1:] for part in parts))))
+    boxes = SampleBoxes(tokens, *(np.concatenate(c) for c in zip(*(part[1:] for part in parts))))
     order = np.lexsort((-boxes.score, boxes.sample))
     boxes = boxes.where(order)
     first = np.searchsorted(boxes.sample, np.arange(len(tokens)))
     return boxes.where(np.arange(len(order)) - first[boxes.sample] < MOST_BOXES)
 
 
-def write_results(path: str | Path, boxes: Boxes, meta: Mapping[str, bool] | None = None) -> None:
+def write_results(path: str | Path, boxes: SampleBoxes, meta: Mapping[str, bool] | None = None) -> None:
     """Write a result file in nuScenes' submission format, whole or not at all. Samples without boxes get an empty list.
 
     Args:
@@ -525,7 +525,7 @@ def write_results(path: str | Path, boxes: Boxes, meta: Mapping[str, bool] | Non
         file.write("}}\n")
 
 
-def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> Boxes:
+def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> SampleBoxes:
     """A result file in nuScenes' submission format.
 
     Args:
@@ -582,7 +582,7 @@ def _index(row: Any, key: str, names: Sequence[str], where: str, also: Mapping[A
     raise ValueError(f"{where}: unknown {key} {name!r}; expected one of {', '.join(names)}")
 
 
-def _check_boxes(boxes: Boxes, where: str) -> None:
+def _check_boxes(boxes: SampleBoxes, where: str) -> None:
     """Raise unless a result file may hold the boxes."""
 
     def place(row: int) -> str:

@@ -41,11 +41,11 @@ class SceneSamples(Dataset):
         source, size = self.source, self.size
         camera = source.camera.resized(size)
         layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng, others=source.others)
-        look = synth.random_look(len(layout.models), rng)
+        look = synth.random_appearance(len(layout.models), rng)
         paper = synth.background(source.photos, size, rng)
         native = float(max(source.camera.size[1], size[1]))
         picture, scene = synth.render(layout, look, camera.K, size, paper, native, rng)
-        picture = synth.finish(picture, 1.0, rng, source.scene.colours)
+        picture = synth.camera_effects(picture, 1.0, rng, source.scene.colours)
         known = torch.tensor([m.obj_id >= 0 for m in layout.models])
         seen = known & (scene.masks_visible.flatten(1).sum(1) > 16)
         rows = seen.nonzero().flatten().tolist()
@@ -85,7 +85,7 @@ class BopSceneSamples(Dataset):
         assert truth.masks is not None
         assert truth.boxes is not None
         picture = cv2.resize(frame.image.permute(1, 2, 0).numpy(), self.size[::-1], interpolation=cv2.INTER_AREA)
-        picture = synth.finish(np.rint(picture * 255).astype(np.uint8), 1.0, rng)
+        picture = synth.camera_effects(np.rint(picture * 255).astype(np.uint8), 1.0, rng)
         scale = truth.boxes.new_tensor([self.size[1] / frame.camera.size[1], self.size[0] / frame.camera.size[0]])
         masks = torch.nn.functional.interpolate(truth.masks[None].float(), self.size, mode="area")[0] > 0.5
         return {

@@ -138,7 +138,7 @@ def evaluate(
     return report
 
 
-def _groups(rows: bop_results.Results, truth: Truth, wanted: bop_results.Targets, max_estimates: int) -> list[_Group]:
+def _groups(rows: bop_results.Results, truth: TargetTruth, wanted: bop_results.Targets, max_estimates: int) -> list[_Group]:
     """Estimates and true objects by image and class, images in the order of the targets."""
     order: dict[tuple[int, int], int] = {}
     for key in zip(wanted.scene_id.tolist(), wanted.im_id.tolist()):
@@ -181,9 +181,9 @@ def _best_of_images(rows: bop_results.Results, order: dict[tuple[int, int], int]
 def _pair_errors(
     groups: list[_Group],
     objects: dict[int, Object],
-    function: Callable[[Object, Array, Truth, Array], Array],
+    function: Callable[[Object, Array, TargetTruth, Array], Array],
     pose: Array,
-    truth: Truth,
+    truth: TargetTruth,
 ) -> list[Array]:
     """Errors (E, G) of each group, computed for all pairs of an object at once."""
     out: list[Array] = [np.zeros((len(g.est), len(g.true))) for g in groups]
@@ -205,24 +205,24 @@ def _near(model: Object, est: Array, true: Array) -> Array:
     return np.linalg.norm(est[:, :3, 3] - true[:, :3, 3], axis=-1) < model.diameter
 
 
-def _mssd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+def _mssd(model: Object, est: Array, truth: TargetTruth, rows: Array) -> Array:
     out, near = np.full(len(est), np.inf), _near(model, est, truth.pose[rows])
     out[near] = errors.mssd(est[near], truth.pose[rows[near]], model.hull, model.group)
     return out / model.diameter
 
 
-def _mspd(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+def _mspd(model: Object, est: Array, truth: TargetTruth, rows: Array) -> Array:
     return errors.mspd(est, truth.pose[rows], model.points, truth.K[rows], model.group) * (640.0 / truth.width[rows])
 
 
-def _add_or_add_s(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+def _add_or_add_s(model: Object, est: Array, truth: TargetTruth, rows: Array) -> Array:
     """Metres; exact where a threshold or the curve can tell."""
     pairs = est, truth.pose[rows], model.points
     limit = max(float(ADD_THRESHOLDS.max()) * model.diameter, AUC_LIMIT)
     return errors.add_s(*pairs, limit=limit) if model.symmetric else errors.add(*pairs)
 
 
-def _deg_cm(model: Object, est: Array, truth: Truth, rows: Array) -> Array:
+def _deg_cm(model: Object, est: Array, truth: TargetTruth, rows: Array) -> Array:
     """The larger of degrees and centimetres, so that it is below n where both are."""
     true = truth.pose[rows]
     return np.maximum(np.degrees(errors.rotation(est, true)), 100 * errors.translation(est, true))
@@ -232,7 +232,7 @@ def _vsd(
     groups: list[_Group],
     objects: dict[int, Object],
     pose: Array,
-    truth: Truth,
+    truth: TargetTruth,
     split: Path,
     sensor: str,
     model_folder: Path,
@@ -279,7 +279,7 @@ def _top(g: _Group, score: Array) -> Array:
     return g.est[np.sort(np.argsort(-score[g.est], kind="stable")[: g.inst_count])]
 
 
-def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, Array]:
+def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: TargetTruth, limits: Array) -> dict[int, Array]:
     """True positives of the localisation targets, object -> (T,)."""
     found: dict[int, Array] = {}
     for g, values in zip(groups, pairs):
@@ -289,7 +289,7 @@ def _found(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth,
     return found
 
 
-def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limit: float) -> dict[int, Array]:
+def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: TargetTruth, limit: float) -> dict[int, Array]:
     """The error of each instance to find, inf where no estimate comes below the limit, object -> (instances,)."""
     out: dict[int, list[Array]] = {}
     for g, values in zip(groups, pairs):
@@ -302,7 +302,7 @@ def _matched(groups: list[_Group], pairs: list[Array], score: Array, truth: Trut
     return {i: np.concatenate(parts) for i, parts in out.items()}
 
 
-def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: Truth, limits: Array) -> dict[int, float]:
+def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: TargetTruth, limits: Array) -> dict[int, float]:
     """Average precision of each object that has a visible instance, the mean over the thresholds."""
     by_object: dict[int, list[tuple[_Group, Array]]] = {}
     for g, values in zip(groups, pairs):
@@ -364,7 +364,7 @@ def _scores(
     }  # fmt: skip
 
 
-class Truth(NamedTuple):
+class TargetTruth(NamedTuple):
     """True objects of the target images, one row each, and their cameras."""
 
     scene_id: Array
@@ -391,7 +391,7 @@ class Data(NamedTuple):
 
     rows: bop_results.Results
     wanted: bop_results.Targets
-    truth: Truth
+    truth: TargetTruth
     split: Path  # folder of the scenes
     models: Path  # folder of the models
     targets_file: Path | None
@@ -453,7 +453,7 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
     )
 
 
-def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_width: int | None) -> Truth:
+def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_width: int | None) -> TargetTruth:
     """True objects of the images that the targets name."""
     parts = []
     for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
@@ -473,7 +473,7 @@ def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_wi
         parts.append(
             (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
         )
-    return Truth(*(np.concatenate(column) for column in zip(*parts)))
+    return TargetTruth(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, Object]:

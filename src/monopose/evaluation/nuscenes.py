@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.nuscenes import CLASSES, Boxes, Truth
+from ..datasets.nuscenes import CLASSES, SampleBoxes, SampleTruth
 
 Array = NDArray[Any]
 
@@ -42,13 +42,13 @@ class Matches(NamedTuple):
     there: int
 
 
-def yaw(boxes: Boxes) -> Array:
+def yaw(boxes: SampleBoxes) -> Array:
     """Where the fronts of boxes point, seen from above. -> (N,), radians."""
     w, x, y, z = boxes.quat_wxyz.T
     return np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
 
 
-def filtered(boxes: Boxes, truth: Truth) -> Boxes:
+def filtered(boxes: SampleBoxes, truth: SampleTruth) -> SampleBoxes:
     """The boxes that count: within the range of their class, not known to be empty, no cycle parked in a rack.
 
     Args:
@@ -74,7 +74,7 @@ def _matrix(quat_wxyz: Array) -> Array:
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
 
 
-def match(estimates: Boxes, truth: Boxes, label: int) -> Matches:
+def match(estimates: SampleBoxes, truth: SampleBoxes, label: int) -> Matches:
     """Match the estimates of one class with the true boxes, best first: each takes the nearest that is still free.
 
     The k-th best estimates of all samples are matched at once, at all distances.
@@ -118,7 +118,7 @@ def match(estimates: Boxes, truth: Boxes, label: int) -> Matches:
     return Matches(estimates.score[best_first], found, best_first, len(real))
 
 
-def _errors(estimates: Boxes, truth: Boxes, e: Array, t: Array, name: str) -> dict[str, Array]:
+def _errors(estimates: SampleBoxes, truth: SampleBoxes, e: Array, t: Array, name: str) -> dict[str, Array]:
     """The five errors of pairs of rows; NaN where the truth does not say."""
     half = np.pi if name == "barrier" else 2 * np.pi  # a barrier has no front
     turn = (yaw(truth)[t] - yaw(estimates)[e] + half / 2) % half - half / 2
@@ -155,7 +155,7 @@ def average_precision(precision: Array) -> float:
     return float(np.clip(precision[FIRST:] - LEAST, 0, None).mean() / (1 - LEAST))
 
 
-def true_positive_errors(estimates: Boxes, truth: Boxes, matches: Matches, name: str) -> dict[str, float]:
+def true_positive_errors(estimates: SampleBoxes, truth: SampleBoxes, matches: Matches, name: str) -> dict[str, float]:
     """The errors of one class at 2 m, averaged over the recalls from 10 % to the highest reached; 1 where it is not reached."""
     level = DISTANCES.index(ERROR_DISTANCE)
     _, score = _curve(matches, level)
@@ -169,7 +169,7 @@ def true_positive_errors(estimates: Boxes, truth: Boxes, matches: Matches, name:
     return {k: float(v[FIRST : last + 1].mean()) for k, v in curves.items()}
 
 
-def evaluate(results: Boxes, truth: Truth) -> dict[str, Any]:
+def evaluate(results: SampleBoxes, truth: SampleTruth) -> dict[str, Any]:
     """The scores of results.
 
     Args:

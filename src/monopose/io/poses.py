@@ -28,8 +28,8 @@ def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
             record["covariance"] = poses.covariance[i].double().tolist()
         if poses.boxes is not None:
             record["box"] = poses.boxes[i].double().tolist()
-        if poses.converged is not None:
-            record["refined"] = bool(poses.converged[i])
+        if poses.refined is not None:
+            record["refined"] = bool(poses.refined[i])
         records.append(record)
     return records
 

@@ -59,12 +59,12 @@ class SymmetryFinding:
         )
 
 
-class Proposal(NamedTuple):
+class SymmetryProposal(NamedTuple):
     symmetries: Symmetries  # the accepted ones, as a whole group
     findings: list[SymmetryFinding]  # everything that was found, accepted or not
 
 
-def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: int = 20_000, seed: int = 0) -> Proposal:
+def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: int = 20_000, seed: int = 0) -> SymmetryProposal:
     """Rotations that move the surface of a model onto itself.
 
     Every symmetry axis of a body passes through the centroid of its surface and is a principal axis of inertia, so the
@@ -100,7 +100,7 @@ def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: in
             break  # a sphere: nothing more to learn
     found = _consistent(found, surface)
     findings = [f.public(model.diameter) for f in found]
-    return Proposal(_group([f for f in found if f.public(1).accepted], surface, tolerance), findings)
+    return SymmetryProposal(_group([f for f in found if f.public(1).accepted], surface, tolerance), findings)
 
 
 class _Found(NamedTuple):

@@ -171,7 +171,7 @@ def refine_bop(
     scenes = _scenes_of(keys, split, results)
     models = _models_of(set(rows.obj_id.tolist()), data / "models", results) if keys else {}
     for shape in models.values():
-        network.meet(shape)  # not part of the time of the first image
+        network.cached_object(shape)  # not part of the time of the first image
     places = {k: np.array([n for n, image in enumerate(images) if image == k]) for k in keys}
     sizes: dict[Key, tuple[int, int]] = {}
 
@@ -182,7 +182,7 @@ def refine_bop(
         known = np.isin(part.obj_id, list(models))
         poses = _estimates(part)[torch.from_numpy(known)]
         starts = _further(poses, models, hypotheses, key) if hypotheses else None
-        courses: list[refinement.Course] = []
+        courses: list[refinement.RefinementTrace] = []
         kept = None if debug is None else courses
         better = refinement.predict(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner, rounds=kept)
         moved = (better.cam_from_obj != poses.cam_from_obj).flatten(1).any(1).numpy()
@@ -278,8 +278,8 @@ def _why_unchanged(
         sizes[key] = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False).camera.size
     pose = _estimates(bop_results.Results(*(column[row : row + 1] for column in rows))).cam_from_obj
     K = bop_scenes.scene_camera(scenes[key[0]], key[1], sizes[key]).K[None]
-    code = int(refinement.trouble(models[label].corners[None], pose, K, sizes[key]))
-    return refinement.TROUBLES[code] or "not held for better than it was"
+    code = int(refinement.failure_reason(models[label].corners[None], pose, K, sizes[key]))
+    return refinement.FAILURES[code] or "not held for better than it was"
 
 
 def _every_image(

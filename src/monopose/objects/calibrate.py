@@ -61,7 +61,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Report:
+class CalibrationReport:
     """What the validation scenes said, and photos if there were some.
 
     Args:
@@ -140,7 +140,7 @@ def run(
     picture: str | Path | None = None,
     faces: int = 12_000,
     progress_bar: bool = True,
-) -> Report:
+) -> CalibrationReport:
     """Learn on rendered scenes what a run's scores and covariances mean, and write calibration.json into its folder.
 
     The scenes are made as those of its training, from other random numbers; no photo with known poses is looked at.
@@ -218,7 +218,7 @@ def run(
         for kind, pair in on_photos.items():
             tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
         calibrate.save_reliability(picture, tables)
-    return Report(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
+    return CalibrationReport(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
 
 
 def _usable(samples: Samples) -> tuple[Array, Array]:
@@ -277,7 +277,7 @@ def collect(
 
 
 def _sources(model: pipeline.Pipeline) -> list[str]:
-    return ["boxes"] if model.finder is None else ["detector", "boxes"]
+    return ["boxes"] if model.detector is None else ["detector", "boxes"]
 
 
 def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> Detections:

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Evaluate, Predict, Result, Say, Synth, Train, each_picture, overrides, run_folder, schedule
+from ..command import Evaluate, Predict, Printer, Result, Synth, Train, each_picture, overrides, run_folder, schedule
 
 if TYPE_CHECKING:
     from ..types import Frame, ObjectModel, PoseEstimates
     from .pipeline import Pipeline
-    from .probabilistic import Belief
+    from .probabilistic import ObjectPosterior
 
 
 def do_synth(args: Synth) -> dict[str, str]:
@@ -81,7 +81,7 @@ def _method_config(args: Train) -> Any:
     return build_config(type(config), {**asdict(config), **overrides(args.set)}, "--set")
 
 
-def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
+def do_predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
     from . import bop_pipeline, pipeline
 
@@ -99,7 +99,7 @@ def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
     return {"results": str(path)}
 
 
-def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: Say) -> Result:
+def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: Printer) -> Result:
     from ..io import images
     from ..io.boxes import read_boxes
     from ..io.poses import UNITS, frame_record, save_poses
@@ -116,7 +116,7 @@ def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], Sequence[str]]:
         debug = out / "debug" / name if args.debug else None
         given = None if boxes is None else boxes(frame.path or name)
-        beliefs: list[Belief] = []
+        beliefs: list[ObjectPosterior] = []
         asked = how | ({"beliefs": beliefs} if args.posterior else {})
         poses = model.predict(frame, detections=given, debug=debug, **asked)
         viz.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
@@ -136,8 +136,8 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in poses.seconds.items())
     lines = [f"{name}: {len(poses)} object{'s' * (len(poses) != 1)}{' (' + seconds + ')' if seconds else ''} -> {overlay}"]
     refined = [""] * len(poses)
-    if poses.converged is not None:
-        refined = ["   refined" if done else "   not refined" for done in poses.converged.tolist()]
+    if poses.refined is not None:
+        refined = ["   refined" if done else "   not refined" for done in poses.refined.tolist()]
     for label, score, pose, done in zip(poses.labels.tolist(), poses.scores.tolist(), poses.cam_from_obj.cpu(), refined):
         x, y, z = pose[:3, 3].tolist()
         called = poses.names.get(label, f"object {label}")

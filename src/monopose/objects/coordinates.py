@@ -24,7 +24,7 @@ from ..pnp import kernels
 from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from . import silhouettes
-from .networks import Discriminator, KnownObjects, Pix2PoseGenerator, cross_entropy, decode
+from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator, cross_entropy, decode
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Output(NamedTuple):
     amodal: Tensor | None = None  # (B, h, w), logit of being a pixel of the object, seen or hidden, or None if not learned
 
 
-class Model(KnownObjects):
+class Model(ObjectGeometry):
     """Config + objects -> network."""
 
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:

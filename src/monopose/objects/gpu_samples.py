@@ -34,12 +34,12 @@ LIGHTS = 3  # most far lights of a look
 PAINTINGS = 64  # random paintings of every surface without colours
 
 
-def bank_of(source: Source) -> list[ObjectModel]:
+def model_list(source: Source) -> list[ObjectModel]:
     """Every model that may stand in a scene; plans name them by their rows here."""
     return [*source.models.values(), *source.others, *solids.distractors()]
 
 
-class CropPlans(Dataset):
+class CropSpecs(Dataset):
     """What `CropSamples` draws, undrawn: a dict of tensors of fixed sizes, which `Studio.draw` makes a batch of.
 
     N is the most objects a scene can have, s the side of the picture. "label" (); "which" (N,) rows of the bank, -1 = none, the
@@ -66,7 +66,7 @@ class CropPlans(Dataset):
         strip = grey_strip(s, rng) if rng.random() < 0.3 else nothing
         greyed = rng.random() < crops.greyed_share
         reach, spots = grey_spots(s, rng)
-        rows = {id(model): row for row, model in enumerate(bank_of(crops.source))}
+        rows = {id(model): row for row, model in enumerate(model_list(crops.source))}
         far = LIGHTS - len(look.lights.directions)
         return {
             "label": torch.tensor(target.obj_id),
@@ -135,7 +135,7 @@ class _Scenes(NamedTuple):
     of_target: Tensor  # (B, F), bool
 
 
-class Studio:
+class GpuSampler:
     """The models of a source on one device, and the light and the camera to draw crops of them.
 
     Args:
@@ -147,7 +147,7 @@ class Studio:
 
     def __init__(self, source: Source, output_size: int, device: torch.device | str, seed: int = 0) -> None:
         self.output_size = output_size
-        self.bank = [m.to(device) for m in bank_of(source)]
+        self.bank = [m.to(device) for m in model_list(source)]
         self.points = torch.cat([m.vertices for m in self.bank])
         self.normals = torch.cat([m.normals for m in self.bank])
         self.first_point = _starts([len(m.vertices) for m in self.bank], device)

@@ -10,7 +10,7 @@ from ..geometry import se3, symmetry
 from ..types import ObjectModel
 
 
-class KnownObjects(nn.Module):
+class ObjectGeometry(nn.Module):
     """Base of networks for known objects, whose geometry travels with the weights as buffers.
 
     Args:

@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms
 
 from .. import weights
 from ..datasets.bop import models as bop_models
-from ..detection import detector
+from ..detection import detector as detection
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
@@ -33,7 +33,7 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
 SAME = 0.6  # overlap (IoU) of poses of one object from which they are about the same thing
-LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detector.predict`
+LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detection.predict`
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pipeline:
 
     Args:
         estimator: finds the pose of a detected object.
-        finder: finds objects, or None: then boxes must be given.
+        detector: finds objects, or None: then boxes must be given.
         models: object id -> CAD model, for pictures; may be empty, the networks carry what poses need.
         names: object id -> name.
         path: the run folder.
@@ -51,7 +51,7 @@ class Pipeline:
     """
 
     estimator: coordinates.Model | probabilistic.Model
-    finder: detector.Model | None
+    detector: detection.Model | None
     models: Mapping[int, ObjectModel]
     names: dict[int, str]
     path: Path
@@ -60,9 +60,9 @@ class Pipeline:
 
     def to(self, device: torch.device | str) -> Pipeline:
         """The same run on another device. Modules move in place."""
-        finder = None if self.finder is None else self.finder.to(device)
+        detector = None if self.detector is None else self.detector.to(device)
         better = None if self.refiner is None else self.refiner.to(device)
-        return replace(self, estimator=self.estimator.to(device), finder=finder, refiner=better)
+        return replace(self, estimator=self.estimator.to(device), detector=detector, refiner=better)
 
     def refines(self, asked: bool | None = None) -> bool:
         """Whether poses will be refined: as asked, and if nothing is asked, if the run has a refiner.
@@ -86,12 +86,12 @@ class Pipeline:
 
     def detect(self, frame: Frame, score_threshold: float = SCORE, looks: int = LOOKS) -> Detections:
         """Find the known objects. Raises ValueError if the run has no detector."""
-        if self.finder is None:
+        if self.detector is None:
             raise ValueError(
                 f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
                 f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
             )
-        (found,) = detector.predict(self.finder, [frame.image], score_threshold, looks=looks)
+        (found,) = detection.predict(self.detector, [frame.image], score_threshold, looks=looks)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
 
     def predict(
@@ -100,7 +100,7 @@ class Pipeline:
         detections: Detections | None = None,
         debug: str | Path | None = None,
         score_threshold: float = SCORE,
-        beliefs: list[probabilistic.Belief] | None = None,
+        beliefs: list[probabilistic.ObjectPosterior] | None = None,
         refine: bool | None = None,
         looks: int = LOOKS,
     ) -> PoseEstimates:
@@ -113,7 +113,7 @@ class Pipeline:
             score_threshold: least score of what the run's detector finds.
             beliefs: if a list, the distribution of every object's pose is appended to it.
             refine: whether the run's refiner gets the poses in the end; None: if the run has one.
-            looks: how often the run's detector looks at the picture, see `detector.predict`.
+            looks: how often the run's detector looks at the picture, see `detection.predict`.
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
@@ -137,7 +137,7 @@ class Pipeline:
         found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
-        believed: list[probabilistic.Belief] = []
+        believed: list[probabilistic.ObjectPosterior] = []
         if isinstance(network, probabilistic.Model):
             asked = debug is not None or beliefs is not None
             poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
@@ -151,7 +151,7 @@ class Pipeline:
             poses = self.calibration.applied(poses, looks if detections is None else None)
         if beliefs is not None:
             beliefs.extend(believed)
-        courses: list[refinement.Course] = []
+        courses: list[refinement.RefinementTrace] = []
         if refining:
             assert self.refiner is not None
             kept = None if debug is None else courses
@@ -201,7 +201,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
             f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
         )
     estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
-    finder = weights.load_network(files["detector"], detector.Config, detector.Model) if "detector" in files else None
+    detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
     objects = folder / "objects"
     models = bop_models.read_models(objects) if objects.is_dir() else {}
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
@@ -210,7 +210,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
     better = weights.load_network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
-    return Pipeline(estimator, finder, models, names, folder, calibration_file.read(folder, used), better).to(where)
+    return Pipeline(estimator, detector, models, names, folder, calibration_file.read(folder, used), better).to(where)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:

@@ -28,7 +28,7 @@ from ..nets.unet import ClassAwareHead, DeconvNet, UNet
 from ..pnp import kernels
 from ..pnp.problems import prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
-from .networks import KnownObjects, cross_entropy, decode
+from .networks import ObjectGeometry, cross_entropy, decode
 
 Z_MIN = 0.01  # metres: least depth of a projected point
 MARGIN = 30.0  # projections stay within so many grid pixels of the crop in training, so that no gradient comes from afar
@@ -114,7 +114,7 @@ class Output(NamedTuple):
     bins: Tensor | None = None  # (B, 3, bins, h, w), logits of each coordinate's bin, or None if it is regressed
 
 
-class Model(KnownObjects):
+class Model(ObjectGeometry):
     """Config + objects -> network."""
 
     norm: Tensor  # (), running mean of the weight scale, which the Monte Carlo loss is divided by; 0 before the first step
@@ -160,7 +160,7 @@ class Model(KnownObjects):
         return Output(decode(bins), logits, scale, bins)
 
 
-class Correspondences(NamedTuple):
+class WeightedCorrespondences(NamedTuple):
     """The PnP problems of B crops. N pixels each, in the pixels of the output grid."""
 
     points3d: Tensor  # (B, N, 3), metres
@@ -168,7 +168,9 @@ class Correspondences(NamedTuple):
     weights: Tensor  # (B, N, 2), 1 / grid pixels
 
 
-def correspond(model: Model, output: Output, index: Tensor, boxes: Tensor, chosen: Tensor | None = None) -> Correspondences:
+def correspond(
+    model: Model, output: Output, index: Tensor, boxes: Tensor, chosen: Tensor | None = None
+) -> WeightedCorrespondences:
     """The correspondences that an output stands for.
 
     Args:
@@ -196,7 +198,7 @@ def correspond(model: Model, output: Output, index: Tensor, boxes: Tensor, chose
         weights = (logits - logits.mean(1, keepdim=True) - math.log(logits.shape[1])).exp() * scale
     else:
         weights = logits.softmax(1) * scale
-    return Correspondences(points3d, points2d, weights)
+    return WeightedCorrespondences(points3d, points2d, weights)
 
 
 def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -276,7 +278,7 @@ def grid_K(K: Tensor, input_size: int, output_size: int) -> Tensor:
     return camera_ops.crop_resize_K(K, whole, (output_size, output_size))
 
 
-class Belief(NamedTuple):
+class ObjectPosterior(NamedTuple):
     """What one crop says about its object's pose."""
 
     label: int  # object id
@@ -315,7 +317,7 @@ def predict(
     detections: Detections,
     stages: int = 1,
     samples: int | None = None,
-    debug: list[Belief] | None = None,
+    debug: list[ObjectPosterior] | None = None,
 ) -> PoseEstimates:
     """Poses of detected objects in one frame: the modes of their distributions.
 
@@ -353,7 +355,7 @@ def predict(
         for i, label in enumerate(labels.tolist()):
             look = _Look(*(v[i] for v in found))
             debug.append(
-                Belief(
+                ObjectPosterior(
                     label, i, *look[:7], look.covariance, model.corners[index[i]][[0, 7]], bool(look.converged)
                 )
             )  # fmt: skip
@@ -373,8 +375,8 @@ def _look(
     given = correspond(model, model(shown, labels), index, boxes)
     seconds["network"] += time.perf_counter() - started
     started = time.perf_counter()
-    posterior = believe(model, given, frame.camera, boxes, samples)
-    covariance, certain = judge(model, posterior, index)
+    posterior = pose_posterior(model, given, frame.camera, boxes, samples)
+    covariance, certain = pose_confidence(model, posterior, index)
     seconds["pnp"] += time.perf_counter() - started
     return _Look(
         boxes, shown, given.points3d.unflatten(1, sides), given.weights.unflatten(1, sides), posterior.samples,
@@ -394,7 +396,7 @@ def _around(model: Model, found: _Look, camera: Camera, index: Tensor) -> Tensor
     return torch.where(good[:, None], new, found.boxes)
 
 
-def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor, samples: int) -> pnp.Posterior:
+def pose_posterior(model: Model, given: WeightedCorrespondences, camera: Camera, boxes: Tensor, samples: int) -> pnp.Posterior:
     """The distributions of poses that correspondences leave open, all objects of a photo at once.
 
     Args:
@@ -410,7 +412,7 @@ def believe(model: Model, given: Correspondences, camera: Camera, boxes: Tensor,
     return pnp.sample_posterior(*given[:2], K, given.weights, samples=samples, robust=robust, z_min=Z_MIN, generator=generator)
 
 
-def judge(model: Model, posterior: pnp.Posterior, index: Tensor) -> tuple[Tensor, Tensor]:
+def pose_confidence(model: Model, posterior: pnp.Posterior, index: Tensor) -> tuple[Tensor, Tensor]:
     """How sure the best modes are.
 
     Returns:

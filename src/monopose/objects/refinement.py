@@ -19,7 +19,7 @@ from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
 from ..types import Frame, ObjectModel, PoseEstimates
-from .refiner import Z_MIN, Known, Model, Round, Step, from_centres, to_centres
+from .refiner import Z_MIN, Iteration, Model, RefinerObject, Step, from_centres, to_centres
 
 TOGETHER = 32  # poses that `predict` refines at once, which bounds the memory
 
@@ -30,7 +30,7 @@ class Refined(NamedTuple):
     cam_from_obj: Tensor  # (B, 4, 4), metres
     converged: Tensor  # (B,), bool: the pose was refined, and the network holds the result for better than the start
     error: Tensor  # (B,), mean point distance of the result in diameters, as the network guesses it
-    rounds: list[Round]  # of the objects that could be rendered
+    rounds: list[Iteration]  # of the objects that could be rendered
     rows: Tensor  # (n,), which objects those are
 
 
@@ -39,7 +39,7 @@ def refine(
     model: Model,
     images: Tensor,
     K: Tensor,
-    objects: Sequence[Known],
+    objects: Sequence[RefinerObject],
     cam_from_obj: Tensor,
     outer: int | None = None,
     inner: int | None = None,
@@ -66,7 +66,7 @@ def refine(
     result = cam_from_obj.clone()
     converged = torch.zeros(len(result), dtype=torch.bool, device=device)
     error = torch.full((len(result),), torch.inf, dtype=result.dtype, device=device)
-    rounds: list[Round] = []
+    rounds: list[Iteration] = []
     if len(rows) == 0:
         return Refined(result, converged, error, rounds, rows)
     shown = images if images.dim() == 3 else images[rows]
@@ -90,10 +90,10 @@ def _in_front(pose: Tensor) -> Tensor:
     return torch.isfinite(pose).flatten(1).all(1) & (pose[:, 2, 3] > Z_MIN)
 
 
-TROUBLES = ("", "not finite", "behind the camera", "outside the picture", "less than 10 pixels wide")
+FAILURES = ("", "not finite", "behind the camera", "outside the picture", "less than 10 pixels wide")
 
 
-def trouble(corners: Tensor, cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
+def failure_reason(corners: Tensor, cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
     """Why poses cannot be refined, as places in `TROUBLES`: 0 where all of the object is in front of the camera, some of it in
     the picture, and its box at least 10 pixels wide or high.
 
@@ -118,12 +118,12 @@ def trouble(corners: Tensor, cam_from_obj: Tensor, K: Tensor, size: tuple[int, i
     return found
 
 
-def _usable(objects: Sequence[Known], cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
+def _usable(objects: Sequence[RefinerObject], cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
     corners = [o.model.corners for o in objects]
-    return trouble(torch.stack(corners) if corners else torch.zeros(0, 8, 3), cam_from_obj, K, size) == 0
+    return failure_reason(torch.stack(corners) if corners else torch.zeros(0, 8, 3), cam_from_obj, K, size) == 0
 
 
-class Course(NamedTuple):
+class RefinementTrace(NamedTuple):
     """How the pose of one object was refined, for pictures."""
 
     row: int  # of the poses that came in
@@ -133,7 +133,7 @@ class Course(NamedTuple):
     cam_from_obj: Tensor  # (4, 4), metres: the result
     converged: bool
     error: tuple[float, float]  # of the pose it began with, and of the result, as the network guesses it: see `Refined`
-    rounds: list[Round]  # B = 1; the last one only judges the result
+    rounds: list[Iteration]  # B = 1; the last one only judges the result
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def predict(
     hypotheses: Tensor | None = None,
     outer: int | None = None,
     inner: int | None = None,
-    rounds: list[Course] | None = None,
+    rounds: list[RefinementTrace] | None = None,
 ) -> PoseEstimates:
     """Refine the poses of all objects in one frame, in one batch.
 
@@ -163,7 +163,7 @@ def predict(
         rounds: if a list, the course of every object that could be rendered is appended to it.
 
     Returns:
-        the poses in the same order. `converged` says which of them were refined, see `refine`; the others are as they came, or
+        the poses in the same order. `refined` says which of them were refined, see `refine`; the others are as they came, or
         as the start that won. The covariance of other poses is not that of these, so it is None as soon as one has moved.
 
     Raises:
@@ -184,7 +184,7 @@ def predict(
             raise ValueError(f"hypotheses must be ({count}, H, 4, 4), H starts for each pose, got {tuple(hypotheses.shape)}")
         starts = torch.cat([starts, hypotheses.to(starts)], 1)
     each = starts.shape[1]
-    objects = [o for o in (model.meet(models[label]) for label in labels) for _ in range(each)]
+    objects = [o for o in (model.cached_object(models[label]) for label in labels) for _ in range(each)]
     flat, image, K = (v.to(device, torch.float32) for v in (starts.flatten(0, 1), frame.image, frame.camera.K))
     parts = [
         refine(model, image, K, objects[i : i + TOGETHER], flat[i : i + TOGETHER], outer, inner)
@@ -192,7 +192,7 @@ def predict(
     ]
     if not parts:
         nothing = torch.zeros(0, dtype=torch.bool, device=starts.device)
-        return replace(poses, converged=nothing, seconds=poses.seconds | {"refiner": time.perf_counter() - began})
+        return replace(poses, refined=nothing, seconds=poses.seconds | {"refiner": time.perf_counter() - began})
     error = torch.cat([p.error for p in parts]).to(starts).nan_to_num(nan=math.inf).unflatten(0, (count, each))
     best = error.sort(dim=1, stable=True).indices[:, 0]
     rows = torch.arange(count, device=best.device)
@@ -212,12 +212,12 @@ def predict(
             mine_alone = objects[row * each]
             ends = to_centres(torch.stack([poses.cam_from_obj[row], result[row]]), [mine_alone] * 2)
             shown = mine_alone.model, ends[0], hypothesis, ends[1]
-            rounds.append(Course(row, *shown, bool(converged[row]), guessed, mine))
+            rounds.append(RefinementTrace(row, *shown, bool(converged[row]), guessed, mine))
     covariance = None if moved else poses.covariance
-    return replace(poses, cam_from_obj=result, covariance=covariance, converged=converged, seconds=seconds)
+    return replace(poses, cam_from_obj=result, covariance=covariance, refined=converged, seconds=seconds)
 
 
-def _of_one(now: Round, row: int) -> Round:
+def _of_one(now: Iteration, row: int) -> Iteration:
     """One object's part of a round, B = 1."""
     steps = [Step(*(value[row : row + 1] for value in step)) for step in now.steps]
     mine = {k: v[row : row + 1] for k, v in now._asdict().items() if isinstance(v, Tensor) and k != "pixels"}

@@ -97,7 +97,7 @@ def small(obj_ids: tuple[int, ...]) -> Config:
     )  # fmt: skip
 
 
-class Known(NamedTuple):
+class RefinerObject(NamedTuple):
     """An object as the refiner needs it, with its origin in the middle of its box, wherever the CAD file has it."""
 
     model: ObjectModel
@@ -109,7 +109,7 @@ class Known(NamedTuple):
     group: Tensor  # (S, 4, 4), symmetries, the identity first
 
 
-def known(model: ObjectModel, config: Config) -> Known:
+def prepare_object(model: ObjectModel, config: Config) -> RefinerObject:
     """Centre an object and sample its surface; deterministic."""
     centre = model.bounds.mean(0).cpu()
     model = centred(model.to("cpu"), centre)
@@ -120,7 +120,9 @@ def known(model: ObjectModel, config: Config) -> Known:
     distance, rows = nearest(model.vertices / radius, graph.points[0], 3)
     shares = 1 / distance.clamp_min(1e-4)
     group = symmetry.transforms(model.symmetries, config.symmetry_steps)
-    return Known(model, centre, graph, rows, shares / shares.sum(1, keepdim=True), graph.points[0][:256] * radius, group)
+    return RefinerObject(
+        model, centre, graph, rows, shares / shares.sum(1, keepdim=True), graph.points[0][:256] * radius, group
+    )
 
 
 def centred(model: ObjectModel, centre: Tensor) -> ObjectModel:
@@ -132,12 +134,12 @@ def centred(model: ObjectModel, centre: Tensor) -> ObjectModel:
     return replace(model, vertices=model.vertices - centre, symmetries=moved)
 
 
-def to_centres(cam_from_obj: Tensor, objects: Sequence[Known]) -> Tensor:
+def to_centres(cam_from_obj: Tensor, objects: Sequence[RefinerObject]) -> Tensor:
     """Poses of CAD files -> of the centred objects. (B, 4, 4) -> (B, 4, 4)."""
     return _shifted(cam_from_obj, torch.stack([o.centre for o in objects]) if objects else cam_from_obj.new_zeros(0, 3))
 
 
-def from_centres(cam_from_obj: Tensor, objects: Sequence[Known]) -> Tensor:
+def from_centres(cam_from_obj: Tensor, objects: Sequence[RefinerObject]) -> Tensor:
     """Inverse of `to_centres`."""
     return _shifted(cam_from_obj, -torch.stack([o.centre for o in objects]) if objects else cam_from_obj.new_zeros(0, 3))
 
@@ -151,7 +153,7 @@ def _shifted(poses: Tensor, offsets: Tensor) -> Tensor:
 class Batch(NamedTuple):
     """B objects of a picture or of many, with what the surface network says about them."""
 
-    objects: list[Known]
+    objects: list[RefinerObject]
     meshes: scene.Meshes
     attributes: Tensor  # (B, V, descriptor + context), per vertex
     which: Tensor  # (B,), positions of the objects in `Config.obj_ids`, -1 for others
@@ -170,7 +172,7 @@ class Step(NamedTuple):
     error: Tensor  # (B,), logarithm of the mean point distance of `before` in diameters, as the network guesses it
 
 
-class Round(NamedTuple):
+class Iteration(NamedTuple):
     """One rendering, the crop beside it and the steps that followed. Poses are those of the centred objects, `Known.model`."""
 
     start: Tensor  # (B, 4, 4), the pose that was rendered
@@ -233,12 +235,12 @@ class Model(nn.Module):
         self.log_sharpness = nn.Parameter(torch.tensor(1.0))  # of what the look-up alone says of the field
         self.judge = nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(inplace=True), nn.Linear(config.hidden, 1))
         self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
-        self.objects = {i: known(m, config) for i, m in (models or {}).items()}
-        self._met: dict[int, tuple[ObjectModel, Known]] = {}  # objects of `predict`, by the id of the Python object
+        self.objects = {i: prepare_object(m, config) for i, m in (models or {}).items()}
+        self._met: dict[int, tuple[ObjectModel, RefinerObject]] = {}  # objects of `predict`, by the id of the Python object
         self._kept: dict[int, tuple[ObjectModel, Tensor]] = {}  # what the surface network said about them
         self._kept_for: tuple[object, ...] = ()  # with which weights
 
-    def forward(self, images: Tensor, labels: Tensor, K: Tensor, start: Tensor) -> list[Round]:
+    def forward(self, images: Tensor, labels: Tensor, K: Tensor, start: Tensor) -> list[Iteration]:
         """Refine one object in each of B training pictures.
 
         Args:
@@ -255,10 +257,10 @@ class Model(nn.Module):
             pose = rounds[-1].steps[-1].after.detach()
         return rounds
 
-    def gather(self, objects: Sequence[Known], device: torch.device | str) -> Batch:
+    def gather(self, objects: Sequence[RefinerObject], device: torch.device | str) -> Batch:
         """Descriptors and contexts of the objects, each computed once however often it appears."""
         distinct = {id(o.model): o for o in objects}
-        told = self._told_once(distinct, device)
+        told = self._surface_features(distinct, device)
         near = {i: (told[i][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for i, o in distinct.items()}
         there = {i: o._replace(model=o.model.to(device)) for i, o in distinct.items()}  # colours and textures are drawn there
         mine = [there[id(o.model)] for o in objects]
@@ -268,13 +270,13 @@ class Model(nn.Module):
             mine, scene.side_by_side([o.model for o in mine]), scene.padded([near[id(o.model)] for o in objects]), index
         )
 
-    def meet(self, model: ObjectModel) -> Known:
+    def cached_object(self, model: ObjectModel) -> RefinerObject:
         """`known` of an object, sampled once for as long as the network lives."""
         if id(model) not in self._met:
-            self._met[id(model)] = model, known(model, self.config)  # the model is kept, so that its id stays its own
+            self._met[id(model)] = model, prepare_object(model, self.config)  # the model is kept, so that its id stays its own
         return self._met[id(model)][1]
 
-    def _told_once(self, objects: dict[int, Known], device: torch.device | str) -> dict[int, Tensor]:
+    def _surface_features(self, objects: dict[int, RefinerObject], device: torch.device | str) -> dict[int, Tensor]:
         """What the surface network says, by the keys of `objects`; outside training remembered while its weights stay."""
         if self.training or torch.is_grad_enabled():
             return dict(zip(objects, self._told(list(objects.values()), device), strict=True))
@@ -287,12 +289,12 @@ class Model(nn.Module):
             self._kept |= {i: (o.model, v) for (i, o), v in zip(new.items(), said, strict=True)}
         return {i: self._kept[i][1] for i in objects}
 
-    def _told(self, objects: list[Known], device: torch.device | str) -> list[Tensor]:
+    def _told(self, objects: list[RefinerObject], device: torch.device | str) -> list[Tensor]:
         graph = joined([o.surface for o in objects]).to(device)
         descriptors, context = self.surface(graph)
         return list(torch.cat([descriptors, context], 1).float().split([len(o.surface.points[0]) for o in objects]))
 
-    def round(self, batch: Batch, images: Tensor, K: Tensor, pose: Tensor, inner: int) -> Round:
+    def round(self, batch: Batch, images: Tensor, K: Tensor, pose: Tensor, inner: int) -> Iteration:
         """Render at a pose, compare with the picture, and take `inner` steps.
 
         Args:
@@ -325,7 +327,7 @@ class Model(nn.Module):
         pyramid = refiner_networks.correlation(rendered_features, observed_features, config.levels)
         step = STRIDE // config.finer
         here = _cells(side, step, pose)
-        result = Round(
+        result = Iteration(
             pose, boxes, K, drawn.image, observed, here, scene.every_value(drawn.coordinates, step),
             fine.depth > 0, F.normalize(surface_map, dim=1), photo, outline, [],
         )  # fmt: skip
@@ -340,7 +342,7 @@ class Model(nn.Module):
             hidden = self._step(result, cells, hidden, result.steps[-1].after.detach() if result.steps else pose)
         return result
 
-    def _step(self, now: Round, cells: Cells, hidden: Tensor, pose: Tensor) -> Tensor:
+    def _step(self, now: Iteration, cells: Cells, hidden: Tensor, pose: Tensor) -> Tensor:
         """One recurrent step and one step of the pose, appended to `now.steps`; returns the new hidden state."""
         config = self.config
         here = _cells(config.crop_size, STRIDE, pose)
@@ -406,7 +408,7 @@ def _project(points3d: Tensor, pose: Tensor, K: Tensor) -> Tensor:
     return flat.unflatten(1, points3d.shape[1:3])
 
 
-def _solve(now: Round, target: Tensor, weights: Tensor, pose: Tensor, damping: float) -> Tensor:
+def _solve(now: Iteration, target: Tensor, weights: Tensor, pose: Tensor, damping: float) -> Tensor:
     """The pose one Levenberg-Marquardt step closer to the targets, shortened if the distance would change too much; as it was
     where there is no such step."""
     nothing = pose.new_full((len(pose), 4), math.inf)
@@ -424,7 +426,7 @@ def _solve(now: Round, target: Tensor, weights: Tensor, pose: Tensor, damping: f
     return torch.where(good[:, None, None], shortened, pose)
 
 
-def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def loss(model: Model, rounds: list[Iteration], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Point distance, field, visibility and pose error over all steps, descriptors over all rounds.
 
     Of the poses that look like the truth, each round learns the one nearest to its start.
@@ -473,7 +475,7 @@ def loss(model: Model, rounds: list[Round], batch: Mapping[str, Tensor]) -> dict
     return {name: w * torch.stack(part).mean() for (name, part), w in zip(parts.items(), weights, strict=True)}
 
 
-def _outline_loss(now: Round, batch: Mapping[str, Tensor]) -> Tensor:
+def _outline_loss(now: Iteration, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of the silhouettes, visible and whole, that the photo is said to show."""
     masks = torch.stack([batch["mask_visible"], batch["mask_full"]], 1).to(now.outline)
     boxes = now.boxes * (masks.shape[-1] / batch["image"].shape[-1])
@@ -492,7 +494,9 @@ def _depth(batch: Mapping[str, Tensor]) -> Tensor:
     return (points[..., 2].unflatten(1, batch["mask_visible"].shape[1:]) * batch["mask_visible"])[:, None]
 
 
-def _seen(now: Round, truth: Tensor, goal: Tensor, true_depth: Tensor, batch: Mapping[str, Tensor], diameter: Tensor) -> Tensor:
+def _seen(
+    now: Iteration, truth: Tensor, goal: Tensor, true_depth: Tensor, batch: Mapping[str, Tensor], diameter: Tensor
+) -> Tensor:
     """Which rendered points the photo shows: those whose true depth is that of the true object there, (B, h, w), bool."""
     z = se3.transform(truth, now.coordinates.flatten(1, 2))[..., 2].unflatten(1, now.mask.shape[1:])
     scale = (now.boxes[:, 2:] - now.boxes[:, :2])[:, None, None] / now.rendered.shape[-1]
@@ -502,7 +506,9 @@ def _seen(now: Round, truth: Tensor, goal: Tensor, true_depth: Tensor, batch: Ma
     return now.mask & (there > 0) & ((there - z).abs() < 0.04 * diameter[:, None, None])
 
 
-def _descriptor_loss(model: Model, now: Round, goal: Tensor, seen: Tensor, objects: list[Known], n: int = 96) -> Tensor:
+def _descriptor_loss(
+    model: Model, now: Iteration, goal: Tensor, seen: Tensor, objects: list[RefinerObject], n: int = 96
+) -> Tensor:
     """Metric loss between points of the surface and the places of the photo that show them, and places beside the object."""
     config, losses = model.config, []
     total = now.photo.sum() * 0

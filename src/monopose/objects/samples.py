@@ -67,7 +67,7 @@ class CropSamples(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def staged(self, i: int) -> tuple[ObjectModel, synth.Layout, Tensor, synth.Look, Generator]:
+    def staged(self, i: int) -> tuple[ObjectModel, synth.Layout, Tensor, synth.Appearance, Generator]:
         """What sample i shows, before it is drawn: its object (the layout's first), the crop (4,) in the photo, the look."""
         rng = np.random.default_rng((self.seed, i))
         source, s = self.source, self.input_size
@@ -76,7 +76,7 @@ class CropSamples(Dataset):
         box = amodal_box(target, layout.cam_from_obj[0], source.camera.K)
         square = jittered_square(box, self.crop_scale, rng, self.shift, self.zoom)
         layout = near_crop(layout, camera_ops.crop_resize_K(source.camera.K, square, (s, s)), s)
-        return target, layout, square, synth.random_look(len(layout.models), rng), rng
+        return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         source, s = self.source, self.input_size
@@ -93,7 +93,7 @@ class CropSamples(Dataset):
             covered_picture, covered = augment.patches(picture, rng, synth.background(source.photos, (s, s), rng))
             if (visible & ~covered).sum() > 0.3 * visible.sum():
                 picture, visible = covered_picture, visible & ~covered
-        picture = synth.finish(picture, s / native, rng, source.scene.colours)
+        picture = synth.camera_effects(picture, s / native, rng, source.scene.colours)
         if rng.random() < 0.3:  # part of the crop lies outside the photo
             grey_border(picture, visible, rng)
         if rng.random() < self.greyed_share:
@@ -119,7 +119,7 @@ def _crop_sample(
     }
 
 
-class StartSamples(Dataset):
+class PerturbedPoseSamples(Dataset):
     """Crop samples with a pose that is roughly right, for `methods.refiner`.
 
     Args:
@@ -200,7 +200,7 @@ class BopCropSamples(Dataset):
         crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
         visible = crop[..., 3] > 0.5
         picture = np.rint(crop[..., :3] * 255 + 127.5).astype(np.uint8)
-        picture = synth.finish(picture, s / float(square[2] - square[0]), rng)
+        picture = synth.camera_effects(picture, s / float(square[2] - square[0]), rng)
         if rng.random() < self.greyed_share:
             picture = grey_out(picture, visible, rng)
         return _crop_sample(picture, visible, model, pose, frame.camera.K, square, self.output_size)

@@ -29,7 +29,7 @@ from ..training.warm_start import start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, probabilistic, refiner
 from . import samples as object_samples
-from .gpu_samples import CropPlans, Studio
+from .gpu_samples import CropSpecs, GpuSampler
 
 
 class Method(NamedTuple):
@@ -65,7 +65,7 @@ def _windows(c: Any, source: crop_samples.Source, length: int, seed: int) -> obj
 
 
 def _started(c: Any, windows: Dataset, source: crop_samples.Source, seed: int) -> Dataset:
-    return object_samples.StartSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
+    return object_samples.PerturbedPoseSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
 
 
 def _bop_windows(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
@@ -74,9 +74,9 @@ def _bop_windows(c: Any, source: crop_samples.Source, split: Path, length: int, 
     return _started(c, windows, source, seed)
 
 
-_PLANNED_CROPS = Plans(lambda c, source, n, seed: CropPlans(_crops(c, source, n, seed)), lambda c: c.output_size)
+_PLANNED_CROPS = Plans(lambda c, source, n, seed: CropSpecs(_crops(c, source, n, seed)), lambda c: c.output_size)
 _PLANNED_STARTS = Plans(
-    lambda c, source, n, seed: _started(c, CropPlans(_windows(c, source, n, seed)), source, seed),
+    lambda c, source, n, seed: _started(c, CropSpecs(_windows(c, source, n, seed)), source, seed),
     lambda c: c.window_size // 2,
 )
 
@@ -239,15 +239,15 @@ def train(
         raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
     if plans is not None and (torch.cuda.is_available() if render is None else render == "device"):
         make_samples = plans.samples
-        drawing = lambda device: Studio(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
+        batch_transform = lambda device: GpuSampler(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
     else:
-        drawing = None
+        batch_transform = None
     return loop.fit(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes={"scene": json.dumps(asdict(scene))},
-        begin=None if init is None else lambda model: start_from(model, Path(init)),
-        beside=lambda: _copy_objects(data, out, ids), drawing=drawing, progress_bar=progress_bar,
+        init_weights=None if init is None else lambda model: start_from(model, Path(init)),
+        on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, progress_bar=progress_bar,
     )  # fmt: skip
 
 

@@ -19,19 +19,18 @@ from ..geometry import se3
 from ..io.files import atomic_write
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from ..viz import canvas as canvas_module
-from . import coordinates, probabilistic, refinement
-from .pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from .probabilistic import Belief
-    from .refinement import Course
-if TYPE_CHECKING:
-    from .refinement import Course
-    from .refiner import Round
+    from . import coordinates
+    from .pipeline import Pipeline
+    from .probabilistic import ObjectPosterior
+    from .refinement import RefinementTrace
+    from .refiner import Iteration
 
 START: canvas_module.Color = (255, 255, 255)
 NOW: canvas_module.Color = (255, 150, 40)
 GREY = 0.35
+GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
 SHORTEST_PX = 1.0  # crop pixels: fields that are shorter everywhere do not get the full colour
 
 
@@ -66,7 +65,7 @@ def wheel(side: int) -> Image.Image:
     return flow_image(grid.movedim(-1, 0), grid.norm(dim=-1) < 1, 1.0)
 
 
-def animation(frame: Frame, course: Course, side: int = 360) -> list[Image.Image]:
+def animation(frame: Frame, course: RefinementTrace, side: int = 360) -> list[Image.Image]:
     """The contour of every pose over the same piece of the photo, one picture per step; the start stays as a thin white line.
 
     Args:
@@ -92,7 +91,7 @@ def animation(frame: Frame, course: Course, side: int = 360) -> list[Image.Image
     return pictures
 
 
-def strip(frame: Frame, course: Course, height: int = 150) -> Image.Image:
+def strip(frame: Frame, course: RefinementTrace, height: int = 150) -> Image.Image:
     """One object's refinement as a sheet: a row per rendering, and under them the photo with the pose before and after.
 
     A row shows the rendering, the photo beside it with the contours of that rendering's poses (white first, then darker to
@@ -130,7 +129,7 @@ def strip(frame: Frame, course: Course, height: int = 150) -> Image.Image:
     return _stacked([rows, before_after(frame, course, (rows.width - 18) // 2)])
 
 
-def before_after(frame: Frame, course: Course, width: int) -> Image.Image:
+def before_after(frame: Frame, course: RefinementTrace, width: int) -> Image.Image:
     """The piece of the photo around the object, with the pose that came in and with the result."""
     image, camera = _piece(frame, course.model, [course.start, course.cam_from_obj], width)
     shown, guessed = [], ["", ""]
@@ -150,18 +149,18 @@ def _outlined(frame: Frame, pose: PoseEstimates, model: ObjectModel) -> Image.Im
     return canvas.over(frame.image)
 
 
-def _verdict(course: Course) -> str:
+def _verdict(course: RefinementTrace) -> str:
     if not course.converged:
         return "pose unchanged" if course.hypothesis == 0 else f"start {course.hypothesis} taken"
     return "refined" if course.hypothesis == 0 else f"refined from start {course.hypothesis}"
 
 
-def _field(now: Round) -> Tensor:
+def _field(now: Iteration) -> Tensor:
     """From where the rendering shows a point to where the photo shows it, crop pixels, (1, 2, h, w)."""
     return (now.steps[-1].target - now.pixels).movedim(-1, 1).detach().cpu()
 
 
-def _poses(course: Course) -> list[Tensor]:
+def _poses(course: RefinementTrace) -> list[Tensor]:
     """The pose that came in and those after every step; those that only judge the result move nothing."""
     return [course.rounds[0].start[0], *(s.after[0] for r in course.rounds[:-1] for s in r.steps)]
 
@@ -234,16 +233,13 @@ def save_stages(
     frame: Frame,
     detections: Detections,
     stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
-    beliefs: list[probabilistic.Belief],
-    courses: list[refinement.Course],
+    beliefs: list[ObjectPosterior],
+    courses: list[RefinementTrace],
     poses: PoseEstimates,
     run: Pipeline,
 ) -> None:
     """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
     coordinates and weights; per object the course of its refinement; overlay."""
-    from .. import viz
-    from ..io.files import atomic_write
-
     folder.mkdir(parents=True, exist_ok=True)
     models = run.models
 
@@ -276,13 +272,8 @@ def save_stages(
     save("3_poses.png", viz.draw(frame, poses, models))
 
 
-GIF_STEP_MS = 300  # every step is shown for so long, milliseconds; the last one four times
-
-
 def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: Mapping[int, ObjectModel]) -> Path:
     """The picture with the poses on it, as PNG or by the suffix of `path`."""
-    from .. import viz
-
     path = Path(path)
     with atomic_write(path) as temporary:
         viz.draw(frame, poses, models).save(temporary)
@@ -290,12 +281,10 @@ def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: M
 
 
 def save_posteriors(
-    folder: str | Path, frame: Frame, beliefs: Sequence[Belief], models: Mapping[int, ObjectModel]
+    folder: str | Path, frame: Frame, beliefs: Sequence[ObjectPosterior], models: Mapping[int, ObjectModel]
 ) -> list[Path]:
     """What is believed about every object of a picture, one PNG each, object_ID_DETECTION.png: the distribution of its
     orientation, that of its translation, and samples of the pose over the picture, as contours where the mesh is known."""
-    from .. import viz
-
     paths = []
     for belief in beliefs:
         if not belief.converged:
@@ -313,20 +302,19 @@ def save_posteriors(
     return paths
 
 
-def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[Course]) -> list[Path]:
+def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[RefinementTrace]) -> list[Path]:
     """How every object of a picture was refined: the iterations with what they saw, 2_object_ID_ROW_refined.png, and their
     contours one after the other in a GIF beside it."""
     if not courses:
         return []
-    from . import viz as object_viz
 
     paths = []
     for course in courses:
         path = Path(folder) / f"2_object_{course.model.obj_id}_{course.row}_refined.png"
         with atomic_write(path) as temporary:
-            object_viz.strip(frame, course).save(temporary, format="PNG")
+            strip(frame, course).save(temporary, format="PNG")
         with atomic_write(path.with_suffix(".gif")) as temporary:
-            first, *others = object_viz.animation(frame, course)
+            first, *others = animation(frame, course)
             pause = [GIF_STEP_MS] * len(others) + [4 * GIF_STEP_MS]
             first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
         paths += [path, path.with_suffix(".gif")]

@@ -235,7 +235,7 @@ class Meshes(NamedTuple):
     faces: Tensor
 
 
-class Views(NamedTuple):
+class ObjectViews(NamedTuple):
     """B objects in B pictures.
 
     image (B, 3, H, W), RGB, the background's colour where nothing is; coordinates (B, H, W, 3), object frame, metres;
@@ -280,7 +280,7 @@ def draw(
     lights: Lights | None = None,
     background: float = 0.5,
     near: float = 0.01,
-) -> Views:
+) -> ObjectViews:
     """Render every object into a picture of its own, from one rasterisation.
 
     Args:
@@ -310,6 +310,6 @@ def draw(
     image = torch.full((*shape, 3), background, dtype=points.dtype, device=points.device)
     image.view(-1, 3).index_copy_(0, pixels, color)
     coordinates = maps.blend(meshes.vertices.flatten(0, 1), corners, weights)
-    return Views(
+    return ObjectViews(
         image.permute(0, 3, 1, 2), maps.scatter(pixels, coordinates, shape), maps.scatter(pixels, normals, shape), fragments
     )

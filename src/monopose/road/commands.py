@@ -14,8 +14,8 @@ from .. import viz
 from ..command import (
     Evaluate,
     Predict,
+    Printer,
     Result,
-    Say,
     Synth,
     Train,
     each_picture,
@@ -35,7 +35,7 @@ from ..io.files import write_json
 from ..types import Frame
 from . import inference, pipeline
 from . import viz as viz_box3d
-from .inference import Boxes
+from .inference import DetectedBoxes
 from .pipeline import BoxRun, Options
 
 UNITS = (
@@ -45,14 +45,14 @@ UNITS = (
 VIEWS = ("2d", "3d", "bev", "points", "orientation", "score")
 SPREAD = ("across", "along", "yaw")  # the line of sight, metres; radians
 DRAWN = 0.2  # least score of what is drawn
-TOLD = 50  # most pictures of which results are printed
-MOST_ROSES = 12  # headings in one picture
+MAX_PRINTED = 50  # most pictures of which results are printed
+MAX_HEADING_PLOTS = 12  # headings in one picture
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing
 
 
-def draw(run: BoxRun, view: str, picture: Frame, found: Boxes, truth: Any = None) -> Any:
+def draw(run: BoxRun, view: str, picture: Frame, found: DetectedBoxes, truth: Any = None) -> Any:
     """One view of a picture: "2d", "3d", "bev", "points", "orientation" or "score".
 
     Args:
@@ -78,7 +78,7 @@ def draw(run: BoxRun, view: str, picture: Frame, found: Boxes, truth: Any = None
     if view != "orientation":
         raise ValueError(f"unknown view {view!r}; choose some of {', '.join(VIEWS)}")
     roses = []
-    for i in range(min(len(found.labels), MOST_ROSES)):
+    for i in range(min(len(found.labels), MAX_HEADING_PLOTS)):
         x, _, z = found.cam_from_obj[i, :3, 3].tolist()
         title = f"{i + 1}. {run.classes[int(found.labels[i])]}, x {x:+.1f}, z {z:.1f} m"
         roses.append(viz_box3d.yaw_density(found.samples[i], found.log_weights[i], found.cam_from_obj[i], title=title))
@@ -86,7 +86,14 @@ def draw(run: BoxRun, view: str, picture: Frame, found: Boxes, truth: Any = None
 
 
 def _save_views(
-    run: BoxRun, views: Sequence[str], out: Path, name: str, picture: Frame, found: Boxes, least: float, truth: Any = None
+    run: BoxRun,
+    views: Sequence[str],
+    out: Path,
+    name: str,
+    picture: Frame,
+    found: DetectedBoxes,
+    least: float,
+    truth: Any = None,
 ) -> dict[str, str]:
     """Draw the asked views of what scores at least so much; view -> file."""
     shown = found.rows(found.scores >= least)
@@ -96,9 +103,9 @@ def _save_views(
     return files
 
 
-def records(run: BoxRun, found: Boxes) -> list[dict[str, Any]]:
+def records(run: BoxRun, found: DetectedBoxes) -> list[dict[str, Any]]:
     """One dict of plain numbers per box, best first: the pose, and how wide its distribution is."""
-    spread = inference.spread(found)
+    spread = inference.pose_std(found)
     rows = []
     attributes = run.config.attributes
     for i in range(len(found.labels)):
@@ -130,7 +137,7 @@ def _checked(views: Sequence[str], run: BoxRun) -> None:
 # ------------------------------------------------------------------------------------------------------------- predicting
 
 
-def do_predict(args: Predict, say: Say) -> Result:
+def do_predict(args: Predict, say: Printer) -> Result:
     """Boxes in pictures, or in a data set of roads."""
     assert args.source is not None
     run, out = pipeline.load(args.model, args.device), args.out or Path("out/predict")
@@ -153,7 +160,7 @@ def _names(file: str | Path | None) -> Sequence[str]:
 def predict_pictures(
     run: BoxRun, source: str, out: str | Path, *, camera: str | Path | None = None, fov_deg: float | None = None,
     resize_camera: bool = False, views: Sequence[str] = ("3d", "bev"), least: float = DRAWN,
-    options: Options = pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+    options: Options = pipeline.DEFAULT, limit: int | None = None, say: Printer = silent,
 ) -> Result:  # fmt: skip
     """Boxes in an image, a folder, a video or from a live camera, all of one camera.
 
@@ -192,7 +199,7 @@ def predict_pictures(
 
 def predict_data(
     run: BoxRun, data: str | Path, out: str | Path, *, names: Sequence[str] = (), views: Sequence[str] = ("3d", "bev"),
-    least: float = DRAWN, options: Options = pipeline.DEFAULT, limit: int | None = None, say: Say = silent,
+    least: float = DRAWN, options: Options = pipeline.DEFAULT, limit: int | None = None, say: Printer = silent,
 ) -> Result:  # fmt: skip
     """Boxes in all pictures of a data set; what cameras of one moment see twice is kept once.
 
@@ -215,7 +222,7 @@ def predict_data(
     rows: list[dict[str, Any]] = []
     seconds: list[dict[str, float]] = []
 
-    def each(frame: RoadFrame, picture: Frame, found: Boxes) -> None:
+    def each(frame: RoadFrame, picture: Frame, found: DetectedBoxes) -> None:
         name = _name(frame)
         files = _save_views(run, views, out, name, picture, found, least, frame.objects)
         rows.append({"image": frame.path, "name": frame.name, "views": files, "objects": records(run, found)})
@@ -241,7 +248,7 @@ def _name(frame: RoadFrame) -> str:
 
 
 def _written(
-    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.Boxes | None
+    out: Path, rows: list[dict[str, Any]], lines: Mapping[str, kitti.Labels], above: nuscenes.SampleBoxes | None
 ) -> dict[str, str | None]:
     """Write results in all their forms; form -> file or folder."""
     files: dict[str, str | None] = {"boxes": str(out / "boxes.json"), "nuscenes": None, "kitti": str(out / "kitti")}
@@ -259,7 +266,7 @@ def _result(
 ) -> Result:
     """The files, what is in them, and the mean seconds per picture by stage."""
     mean = {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
-    lines = [f"and {len(rows) - TOLD} pictures more"] if len(rows) > TOLD else []
+    lines = [f"and {len(rows) - MAX_PRINTED} pictures more"] if len(rows) > MAX_PRINTED else []
     stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in mean.items())
     lines.append(f"{len(rows)} pictures, each {stages}" if rows else "no pictures")
     names = {"boxes": "boxes", "nuscenes": "nuScenes results", "kitti": "KITTI results"}
@@ -269,7 +276,7 @@ def _result(
 
 def _lines(row: Mapping[str, Any], number: int) -> list[str]:
     """What to say of the picture of this number, from 1; nothing of the later ones of many."""
-    if number > TOLD:
+    if number > MAX_PRINTED:
         return []
     lines = [f"{row['image']}: {len(row['objects'])} boxes" + "".join(f"  {path}" for path in row["views"].values())]
     for found in row["objects"][:5]:
@@ -313,7 +320,7 @@ def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -
     return {"protocol": "nuscenes", **nuscenes_scores.evaluate(found, truth_boxes)}
 
 
-def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.Truth:
+def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.SampleTruth:
     from .samples import nuscenes_tables
 
     infos = data if data.suffix == ".json" else data / "infos.json"
@@ -367,7 +374,7 @@ def do_train(args: Train) -> dict[str, str]:
     file = training.train_box3d(
         args.data, run_folder(args), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
         config=loop.TrainConfig(**schedule(args)), progress_bar=not args.json,
-        method_config=training.configured(args.data, args.preset, args.categories, overrides(args.set)),
+        method_config=training.make_config(args.data, args.preset, args.categories, overrides(args.set)),
     )  # fmt: skip
     return {"weights": str(file)}
 

@@ -19,13 +19,13 @@ from ..geometry import camera as camera_ops
 from ..types import Frame
 from . import pyramid
 from .config import Z_MIN, decode_sizes, score_target
-from .losses import Truth, truths
+from .losses import BoxTargets, box_targets
 from .network import Model, Output, bounds_of, direct, direct_pose, from_ray
 
 WIDEST = 0.4  # of the log of the distance: wider distributions hold no more than that something is there
 
 
-class Fitted(NamedTuple):
+class ResizedImage(NamedTuple):
     """A photo as the network takes it.
 
     image (3, height, width), with K (3, 3) for its pixels; photo pixel = (pixel + 0.5) / scale - 0.5 + (0, top), scale (2,).
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
     top: int
 
 
-def fit(image: Tensor, K: Tensor, size: tuple[int, int]) -> Fitted:
+def resize_to_network(image: Tensor, K: Tensor, size: tuple[int, int]) -> ResizedImage:
     """Bring a photo to the network's size: as wide, what is too high cut off at the top, what is missing grey at the bottom.
 
     Args:
@@ -56,10 +56,10 @@ def fit(image: Tensor, K: Tensor, size: tuple[int, int]) -> Fitted:
     box = K.new_tensor([0.0, top, W, H])
     scale = K.new_tensor([content[1] / W, content[0] / (H - top)])
     shown = F.pad(shown, (0, 0, 0, size[0] - content[0]), value=0.5)
-    return Fitted(shown, camera_ops.crop_resize_K(K, box, content), scale, top)
+    return ResizedImage(shown, camera_ops.crop_resize_K(K, box, content), scale, top)
 
 
-class Boxes(NamedTuple):
+class DetectedBoxes(NamedTuple):
     """What was found in one photo, best first: N boxes, S samples, P points.
 
     labels (N,), indices of `Config.classes`; scores (N,), in [0, 1]; class_scores (N,), that do not judge the box; cam_from_obj
@@ -87,9 +87,9 @@ class Boxes(NamedTuple):
     converged: Tensor
     seconds: dict[str, float]
 
-    def rows(self, index: Tensor) -> Boxes:
+    def rows(self, index: Tensor) -> DetectedBoxes:
         """Those of an index or a mask."""
-        return Boxes(*(v[index] if isinstance(v, Tensor) else v for v in self))  # type: ignore[arg-type]
+        return DetectedBoxes(*(v[index] if isinstance(v, Tensor) else v for v in self))  # type: ignore[arg-type]
 
 
 class _Found(NamedTuple):
@@ -122,7 +122,7 @@ def predict(
     ground_nms: float = 0.25,
     posterior_scores: bool = False,
     central: bool = True,
-) -> Boxes:
+) -> DetectedBoxes:
     """Find the objects of one photo.
 
     Args:
@@ -154,7 +154,7 @@ def predict(
     model.eval()
     try:
         started = time.perf_counter()
-        shown = fit(image.to(device).float(), K.to(device).float(), c.size)
+        shown = resize_to_network(image.to(device).float(), K.to(device).float(), c.size)
         found = _find(model, shown, flip, min_score, max_candidates)
         seconds["network"] = time.perf_counter() - started
     finally:
@@ -168,7 +168,7 @@ def predict(
     boxes = boxes.rows(_ground_nms(boxes, ground_nms)[:max_detections])
     boxes = _sampled(model, boxes, K, (image.shape[-2], image.shape[-1]), samples or c.samples)
     if central:
-        boxes = centred(boxes, K, (image.shape[-2], image.shape[-1]))
+        boxes = at_median_distance(boxes, K, (image.shape[-2], image.shape[-1]))
     if posterior_scores and c.layer != "direct" and len(boxes.labels):
         off = (boxes.samples[..., (0, 2), 3] - boxes.cam_from_obj[:, None, (0, 2), 3]).norm(dim=-1)
         quality = (boxes.log_weights.softmax(-1) * score_target(off)).sum(-1)
@@ -179,7 +179,7 @@ def predict(
 
 
 @torch.no_grad()
-def placed(model: Model, sample: Mapping[str, Any], samples: int | None = None) -> tuple[Boxes, Truth]:
+def predict_at_truth(model: Model, sample: Mapping[str, Any], samples: int | None = None) -> tuple[DetectedBoxes, BoxTargets]:
     """What the network says about objects of known class where they truly are: how well it places them, without finding them.
 
     Args:
@@ -195,14 +195,14 @@ def placed(model: Model, sample: Mapping[str, Any], samples: int | None = None) 
     device, training = model.norm.device, model.training
     model.eval()
     try:
-        shown = fit(image.to(device).float(), K.to(device).float(), model.config.size)
+        shown = resize_to_network(image.to(device).float(), K.to(device).float(), model.config.size)
         output = model(shown.image[None])
-        true = truths(model, {k: [v] for k, v in sample.items()})[0]
+        true = box_targets(model, {k: [v] for k, v in sample.items()})[0]
         owner = pyramid.assign(output.lattice, true.boxes, true.centres).owner
         away = (output.lattice.centres[:, None] - true.centres).norm(dim=-1)
         away = torch.where(owner[:, None] == torch.arange(len(true.labels), device=device), away, math.inf)
         seen = torch.isfinite(away).any(0)
-        cell, true = away[:, seen].argmin(0), Truth(*(v[seen] for v in true))
+        cell, true = away[:, seen].argmin(0), BoxTargets(*(v[seen] for v in true))
         of_class = output.cells.logits[0, cell, true.labels].sigmoid()
         found = _described(model, shown, shown.K[None], output, cell[None], true.labels, of_class)
     finally:
@@ -239,7 +239,7 @@ def mirrored_pose(cam_from_obj: Tensor) -> Tensor:
     return boxes3d.from_yaw(centre, boxes3d.wrapped(math.pi - boxes3d.yaw_of(cam_from_obj)))
 
 
-def _find(model: Model, shown: Fitted, flip: bool, min_score: float, most: int) -> _Found:
+def _find(model: Model, shown: ResizedImage, flip: bool, min_score: float, most: int) -> _Found:
     """Class, size, velocity, attribute and points of what the network sees."""
     images, Ks = shown.image[None], shown.K[None]
     if flip:
@@ -261,7 +261,7 @@ def _find(model: Model, shown: Fitted, flip: bool, min_score: float, most: int) 
 
 
 def _described(
-    model: Model, shown: Fitted, Ks: Tensor, output: Output, cells: Tensor, labels: Tensor, of_class: Tensor
+    model: Model, shown: ResizedImage, Ks: Tensor, output: Output, cells: Tensor, labels: Tensor, of_class: Tensor
 ) -> _Found:
     """What the network says about objects in cells (1 or 2, R), of the photo and its mirror, of classes (R,)."""
     c = model.config
@@ -309,7 +309,7 @@ def _between(a: Tensor, b: Tensor) -> Tensor:
     return boxes3d.from_yaw((a[..., :3, 3] + b[..., :3, 3]) / 2, yaw)
 
 
-def _place(model: Model, found: _Found, K: Tensor, size: tuple[int, int], seconds: dict[str, float]) -> Boxes:
+def _place(model: Model, found: _Found, K: Tensor, size: tuple[int, int], seconds: dict[str, float]) -> DetectedBoxes:
     """The poses of what was found, by PnP in pixels of the photo."""
     n = len(found.labels)
     ones = torch.ones(n, dtype=torch.bool, device=K.device)
@@ -330,13 +330,13 @@ def _place(model: Model, found: _Found, K: Tensor, size: tuple[int, int], second
     boxes = boxes3d.project(pose, found.lhw, K, size, Z_MIN) if n else K.new_zeros(0, 4)
     converged = converged & (pose[:, 2, 3] > Z_MIN) & (box_ops.area(boxes) > 0)
     velocity = torch.stack([found.velocity[:, 0], torch.zeros_like(found.velocity[:, 0]), found.velocity[:, 1]], -1)
-    return Boxes(
+    return DetectedBoxes(
         found.labels, found.of_class * found.quality, found.of_class, pose, found.lhw, boxes, velocity, found.attributes,
         pose[:, None], K.new_zeros(n, 1), found.points3d, found.points2d, found.weights, converged, seconds,
     )  # fmt: skip
 
 
-def _ground_nms(boxes: Boxes, threshold: float) -> Tensor:
+def _ground_nms(boxes: DetectedBoxes, threshold: float) -> Tensor:
     """Rows that stay, best first."""
     above = boxes3d.bev(boxes.cam_from_obj, boxes.sizes)
     kept = [torch.zeros(0, dtype=torch.long, device=above.device)]
@@ -347,7 +347,7 @@ def _ground_nms(boxes: Boxes, threshold: float) -> Tensor:
     return every[boxes.scores[every].argsort(descending=True, stable=True)]
 
 
-def _sampled(model: Model, boxes: Boxes, K: Tensor, size: tuple[int, int], samples: int) -> Boxes:
+def _sampled(model: Model, boxes: DetectedBoxes, K: Tensor, size: tuple[int, int], samples: int) -> DetectedBoxes:
     """The same with the distributions of their poses, whose best modes become the poses."""
     if model.config.layer == "direct":
         return boxes
@@ -366,7 +366,7 @@ def _sampled(model: Model, boxes: Boxes, K: Tensor, size: tuple[int, int], sampl
     )  # fmt: skip
 
 
-def centred(found: Boxes, K: Tensor, size: tuple[int, int]) -> Boxes:
+def at_median_distance(found: DetectedBoxes, K: Tensor, size: tuple[int, int]) -> DetectedBoxes:
     """Boxes at the distances of least expected relative error, instead of those of greatest likelihood.
 
     The distribution is one of places in space, of which there are the more the farther away. Where the log of the distance has
@@ -389,7 +389,7 @@ def centred(found: Boxes, K: Tensor, size: tuple[int, int]) -> Boxes:
     return found._replace(cam_from_obj=pose, boxes=boxes3d.project(pose, found.sizes, K.to(pose), size, Z_MIN))
 
 
-def spread(found: Boxes) -> Tensor:
+def pose_std(found: DetectedBoxes) -> Tensor:
     """How wide the distributions of the poses are, (N, 3): standard deviations across and along the line of sight, seen from
     above, metres, and of the yaw, radians (circular). NaN of the layer "direct", which knows no distribution.
     """
@@ -423,7 +423,7 @@ def score_map(model: Model, frame: Frame | Tensor, K: Tensor | None = None) -> T
     c, training = model.config, model.training
     model.eval()
     try:
-        shown = fit(image.to(model.norm.device).float(), K.to(model.norm.device).float(), c.size)
+        shown = resize_to_network(image.to(model.norm.device).float(), K.to(model.norm.device).float(), c.size)
         cells, where = model(shown.image[None])[::2]
     finally:
         model.train(training)

@@ -16,7 +16,7 @@ from ..geometry import boxes3d, se3
 from ..geometry import camera as camera_ops
 from . import pyramid
 from .config import MOMENTUM, SIGMA_MOMENTUM, SMALLEST, Z_MIN, Config, encode_sizes, score_target
-from .network import Look, Model, Output, bounds_of, direct, direct_pose, to_ray
+from .network import Model, ObjectLook, Output, bounds_of, direct, direct_pose, to_ray
 
 
 def loss(model: Model, output: Output, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -37,13 +37,13 @@ def loss(model: Model, output: Output, batch: Mapping[str, Any]) -> dict[str, Te
         ValueError: a label outside the classes, or a size that is not positive.
     """
     with torch.autocast(batch["image"].device.type, enabled=False):
-        found = truths(model, batch)
+        found = box_targets(model, batch)
         owners = torch.stack([pyramid.assign(output.lattice, t.boxes, t.centres).owner for t in found])
         losses = _cell_losses(model, output, found, owners)
         return losses | _object_losses(model, output, batch, found, owners)
 
 
-def _cell_losses(model: Model, output: Output, found: list[Truth], owners: Tensor) -> dict[str, Tensor]:
+def _cell_losses(model: Model, output: Output, found: list[BoxTargets], owners: Tensor) -> dict[str, Tensor]:
     config, cells, where = model.config, output.cells, output.lattice
     b, cell = (owners >= 0).nonzero().unbind(-1)
     row = owners[b, cell]
@@ -112,7 +112,7 @@ class _Objects(NamedTuple):
     K: Tensor
 
 
-def _of_drawn(found: list[Truth], drawn: _Drawn, K: Tensor) -> _Objects:
+def _of_drawn(found: list[BoxTargets], drawn: _Drawn, K: Tensor) -> _Objects:
     """Rows of the truth, with a box ten metres ahead where nothing was drawn."""
     nowhere = boxes3d.from_yaw(K.new_tensor([[0.0, 0.0, 10.0]]), K.new_zeros(1))
     nobody = torch.zeros(1, dtype=torch.long, device=K.device)
@@ -128,7 +128,7 @@ def _of_drawn(found: list[Truth], drawn: _Drawn, K: Tensor) -> _Objects:
 
 
 def _object_losses(
-    model: Model, output: Output, batch: Mapping[str, Any], found: list[Truth], owners: Tensor
+    model: Model, output: Output, batch: Mapping[str, Any], found: list[BoxTargets], owners: Tensor
 ) -> dict[str, Tensor]:
     config = model.config
     drawn = _draw(model, output.cells, owners)
@@ -173,7 +173,7 @@ def _object_losses(
     return losses
 
 
-def _pose_losses(model: Model, look: Look, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _pose_losses(model: Model, look: ObjectLook, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The losses of the layer, and the poses that it finds, (B, R, 4, 4), without gradient."""
     config = model.config
     found = true.pose.clone()
@@ -243,7 +243,7 @@ def reprojection_nll(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Ten
     return (each * used).sum(-1) / used.sum(-1).clamp_min(1)
 
 
-def _direct_losses(config: Config, look: Look, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _direct_losses(config: Config, look: ObjectLook, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     pixel, depth, turn = direct(config, look, true.K)
     centre = true.pose[..., :3, 3]
     share = valid / valid.sum().clamp_min(1)
@@ -285,7 +285,7 @@ def _precision(model: Model, which: int, log_sigma: Tensor) -> Tensor:
         return torch.where(model.precisions[which] > 0, model.precisions[which], now).clone()
 
 
-def _projection_loss(model: Model, output: Output, look: Look, true: _Objects, share: Tensor) -> Tensor:
+def _projection_loss(model: Model, output: Output, look: ObjectLook, true: _Objects, share: Tensor) -> Tensor:
     """Every pixel of an object asks all heads what it is: one of them should put it where the pixel is. Metres at its depth."""
     side = model.config.roi
     pixels = boxes3d.grid_in(true.boxes.flatten(0, 1), side)
@@ -305,7 +305,7 @@ def _projection_loss(model: Model, output: Output, look: Look, true: _Objects, s
 
 
 def _coordinate_loss(
-    model: Model, output: Output, look: Look, true: _Objects, valid: Tensor, lidar: Sequence[Tensor] | None
+    model: Model, output: Output, look: ObjectLook, true: _Objects, valid: Tensor, lidar: Sequence[Tensor] | None
 ) -> Tensor:
     """Surface points say which point of the box their pixel shows."""
     config = model.config
@@ -346,7 +346,7 @@ def _decode_depth(place: Tensor, f: Tensor, focal: float) -> Tensor:
     return (15 * place + 15) * f / focal
 
 
-class Truth(NamedTuple):
+class BoxTargets(NamedTuple):
     """The objects of one image that are learned from, N rows.
 
     labels (N,); pose (N, 4, 4), level, metres; lhw (N, 3), metres; velocity (N, 3), metres per second, NaN where unknown;
@@ -362,7 +362,7 @@ class Truth(NamedTuple):
     centres: Tensor
 
 
-def truths(model: Model, batch: Mapping[str, Any]) -> list[Truth]:
+def box_targets(model: Model, batch: Mapping[str, Any]) -> list[BoxTargets]:
     """What the images of a batch show; boxes behind the camera, beside the image or of less than a few pixels are left out.
 
     Raises:
@@ -390,5 +390,5 @@ def truths(model: Model, batch: Mapping[str, Any]) -> list[Truth]:
         rows = [labels, pose, lhw.to(K), velocity.to(K), attribute, boxes]
         labels, pose, lhw, velocity, attribute, boxes = (v[shown] for v in rows)
         attribute = torch.where(model.allowed[labels].sum(-1) > 1, attribute, len(config.attributes))  # the class has none
-        found.append(Truth(labels, pose, lhw, velocity, attribute, boxes, boxes3d.volume_centres(pose, lhw, K, boxes)))
+        found.append(BoxTargets(labels, pose, lhw, velocity, attribute, boxes, boxes3d.volume_centres(pose, lhw, K, boxes)))
     return found

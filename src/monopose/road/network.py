@@ -23,7 +23,7 @@ class Output(NamedTuple):
     lattice: pyramid.Lattice
 
 
-class Look(NamedTuple):
+class ObjectLook(NamedTuple):
     """What R objects of each of B images look like to the network; N = heads x points.
 
     reference (B, R, 2), pixels; strides (B, R), pixels; seen, the samples; answers, of the object; tokens and places, of the
@@ -109,7 +109,7 @@ class Model(nn.Module):
         cells = pyramid.Cells(*(None if v is None else v.float() for v in cells))  # type: ignore[arg-type]
         return Output(cells, self.dense(levels, c.dense_stride), where)
 
-    def look(self, output: Output, cell: Tensor, labels: Tensor) -> Look:
+    def look(self, output: Output, cell: Tensor, labels: Tensor) -> ObjectLook:
         """Look closer at the objects found at cells (B, R) of classes (B, R)."""
         cells = output.cells
         strides = output.lattice.strides[cell]
@@ -123,7 +123,7 @@ class Model(nn.Module):
         lhw = decode_sizes(answers.size_code, self.means[labels], self.stds[labels])
         if self.point_head is None:
             none = reference[:, :, None][:, :, :0]
-            return Look(reference, strides, seen, answers, none, none, lhw[:, :, None][:, :, :0], none, none, lhw)
+            return ObjectLook(reference, strides, seen, answers, none, none, lhw[:, :, None][:, :, :0], none, none, lhw)
         tokens = self.point_head.tokens(seen.features, seen.query)
         pixels = seen.pixels.flatten(2, 3)
         places = _places(pixels, reference, strides)
@@ -132,7 +132,7 @@ class Model(nn.Module):
         share = said[..., 3:].softmax(2) * inside
         weights = share * answers.log_scale.exp()[:, :, None]
         noc = said[..., :3] * self._reach(seen)[:, :, None]
-        return Look(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw)
+        return ObjectLook(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw)
 
     def _reach(self, seen: sampler.Samples) -> Tensor:
         """What the coordinates of an object's points are multiplied by, (B, R, 1).
@@ -144,7 +144,7 @@ class Model(nn.Module):
             return seen.objects.new_ones(*seen.objects.shape[:2], 1)
         return self.stretch(seen.objects).float().clamp(-3, 3).exp()
 
-    def at(self, output: Output, look: Look, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, output: Output, look: ObjectLook, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What each head says that other pixels (B, R, P, 2) are: noc (B, R, H, P, 3), attention logits (B, R, H, P)."""
         assert self.point_head is not None
         every = pixels[:, :, None].expand(-1, -1, self.config.heads, -1, -1)
@@ -174,7 +174,7 @@ def bounds_of(size: tuple[int, int], like: Tensor) -> Tensor:
     return like.new_tensor([-margin, -margin, size[1] - 1 + margin, size[0] - 1 + margin])
 
 
-def direct(config: Config, look: Look, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def direct(config: Config, look: ObjectLook, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the layer "direct": the centre's pixel (B, R, 2), depth (B, R), metres, sin and cos of the observation angle."""
     said = look.answers.direct
     pixel = look.reference + said[..., :2] * look.strides[..., None]

@@ -18,7 +18,7 @@ from ..geometry import boxes3d
 from ..types import Frame
 from . import config as road_config
 from . import inference, network
-from .inference import Boxes
+from .inference import DetectedBoxes
 
 GROUND_NMS = 0.25  # of two boxes of a class that overlap more from above, the better one stays
 
@@ -59,10 +59,10 @@ class BoxRun:
     def classes(self) -> tuple[str, ...]:
         return self.config.classes
 
-    def predict(self, frame: Frame, options: Options = DEFAULT) -> Boxes:
+    def predict(self, frame: Frame, options: Options = DEFAULT) -> DetectedBoxes:
         """The boxes of one picture, best first, on the CPU; see `methods.box3d.predict`."""
         found = inference.predict(self.model, frame, **options._asdict())
-        return Boxes(*(v.cpu() if isinstance(v, Tensor) else v for v in found))  # type: ignore[arg-type]
+        return DetectedBoxes(*(v.cpu() if isinstance(v, Tensor) else v for v in found))  # type: ignore[arg-type]
 
 
 def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
@@ -79,7 +79,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))
 
 
-def objects_of(found: Boxes, own: Sequence[str], classes: Sequence[str]) -> RoadObjects:
+def objects_of(found: DetectedBoxes, own: Sequence[str], classes: Sequence[str]) -> RoadObjects:
     """What was found as the objects of a picture.
 
     Args:
@@ -100,7 +100,7 @@ def objects_of(found: Boxes, own: Sequence[str], classes: Sequence[str]) -> Road
 
 def predict_frames(
     run: BoxRun, frames: Sequence[RoadFrame], options: Options = DEFAULT,
-    each: Callable[[RoadFrame, Frame, Boxes], None] | None = None,
+    each: Callable[[RoadFrame, Frame, DetectedBoxes], None] | None = None,
 ) -> list[RoadObjects]:  # fmt: skip
     """The boxes of every picture of a data set; those that two cameras of a vehicle see are kept once.
 
@@ -180,11 +180,11 @@ def kitti_labels(frame: RoadFrame, found: RoadObjects, calibration: kitti.Calibr
             car, truck and pedestrian stay.
         calibration: of a KITTI picture; None: the camera is where boxes are counted from.
     """
-    from ..synthesis.road_scene import KITTI_CLASSES
+    from ..synthesis.road_scene import KITTI_NAMES
 
     if calibration is None:
         calibration = kitti.Calibration(frame.camera.K, torch.eye(4, dtype=torch.float64), None)
-    names = [c if c in kitti.CLASSES else KITTI_CLASSES.get(c.lower(), c.capitalize()) for c in frame.classes]
+    names = [c if c in kitti.CLASSES else KITTI_NAMES.get(c.lower(), c.capitalize()) for c in frame.classes]
     index = torch.tensor([kitti.CLASSES.index(n) if n in kitti.CLASSES else -1 for n in names], dtype=torch.long)
     labels = index[found.labels]
     rows = labels >= 0

@@ -20,7 +20,7 @@ from . import config as road_config
 from . import inference
 
 ROAD = "road"  # in place of a data folder: roads drawn on the fly
-KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that KITTI's benchmark is about
+KITTI_BENCHMARK_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that KITTI's benchmark is about
 SEEN = {0: 1.0, 1: 0.7, 2: 0.3, 3: 0.3}  # KITTI's occlusion -> about which share of an object is seen
 
 
@@ -87,11 +87,11 @@ def classes_of(frames: Sequence[RoadFrame]) -> tuple[str, ...]:
     if known != kitti.CLASSES:
         return known
     there = {k for f in frames if f.objects is not None for k in f.objects.labels.tolist()}
-    chosen = tuple(c for c in KITTI_CLASSES if kitti.CLASSES.index(c) in there)
+    chosen = tuple(c for c in KITTI_BENCHMARK_CLASSES if kitti.CLASSES.index(c) in there)
     if not chosen:
         raise ValueError(
-            f"none of {', '.join(KITTI_CLASSES)} is labelled in {len(frames)} pictures, perhaps all is DontCare: nothing to "
-            "learn from"
+            f"none of {', '.join(KITTI_BENCHMARK_CLASSES)} is labelled in {len(frames)} pictures, perhaps all is "
+            "DontCare: nothing to learn from"
         )
     return chosen
 
@@ -161,7 +161,7 @@ def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int]) -
     if frame.objects is None:
         raise ValueError(f"{frame.path} has no truth to learn from; KITTI keeps it in label_2")
     shown = frame.read()
-    fitted = inference.fit(shown.image, frame.camera.K.float(), size)
+    fitted = inference.resize_to_network(shown.image, frame.camera.K.float(), size)
     index = torch.tensor([classes.index(c) if c in classes else -1 for c in frame.classes])
     objects = frame.objects
     labels = index[objects.labels]

@@ -33,7 +33,7 @@ OF_POSES = (  # parameters that learn from poses
 )  # fmt: skip
 
 
-def configured(
+def make_config(
     data: str | Path, preset: str | None = None, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
 ) -> road_config.Config:
     """The configuration of a preset for the classes of a data set, with some fields replaced.
@@ -107,7 +107,7 @@ def train_box3d(
             configuration.
     """
     out, config = Path(out), config or TrainConfig()
-    method_config = method_config or configured(data)
+    method_config = method_config or make_config(data)
     notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
@@ -127,16 +127,16 @@ def train_box3d(
 
     def make() -> network.Model:
         model = network.Model(method_config)
-        return model if memory is None else remembering(model, memory)
+        return model if memory is None else with_frozen_encoder(model, memory)
 
     return loop.fit(
         "box3d", RECIPE, method_config, make, samples, out, config, data=Path(data),
         notes={"data": json.dumps(notes)}, progress_bar=progress_bar,
-        begin=None if init is None else lambda model: start_from(model, init),
+        init_weights=None if init is None else lambda model: start_from(model, init),
     )  # fmt: skip
 
 
-def remembering(model: network.Model, memory: dict[bytes, tuple[Tensor, ...]]) -> network.Model:
+def with_frozen_encoder(model: network.Model, memory: dict[bytes, tuple[Tensor, ...]]) -> network.Model:
     """The model, whose encoder learns no more and looks at every picture once.
 
     Args:

@@ -40,7 +40,7 @@ SLIGHT, HEAVY = 0.995, 0.85  # visible shares below which an object is slightly 
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewRanges:
     """Where cameras stand. Close to the annotations of Pix3D's beds, chairs and desks: mostly in front, a little above."""
 
     front: float = 0.65  # share of azimuths around the front; the others are uniform
@@ -62,7 +62,7 @@ def furniture_models(shapes: int, seed: int = 0) -> dict[str, list[ObjectModel]]
     return {c: [furniture.shape(c, seed + k) for k in range(shapes)] for c in furniture.CATEGORIES}
 
 
-def random_angles(views: Views, rng: Generator) -> Tensor:
+def random_angles(views: ViewRanges, rng: Generator) -> Tensor:
     """Azimuth, elevation, in-plane rotation of one camera, (3,), float64, radians."""
     front = math.radians(rng.normal(0.0, views.spread_deg))
     azimuth = front if rng.random() < views.front else rng.uniform(0, 2 * math.pi)
@@ -74,7 +74,7 @@ def random_angles(views: Views, rng: Generator) -> Tensor:
     return torch.tensor([azimuth % (2 * math.pi), math.radians(elevation), inplane], dtype=torch.float64)
 
 
-def place(model: ObjectModel, angles: Tensor, K: Tensor, size: tuple[int, int], views: Views, rng: Generator) -> Tensor:
+def place(model: ObjectModel, angles: Tensor, K: Tensor, size: tuple[int, int], views: ViewRanges, rng: Generator) -> Tensor:
     """Put an object into a picture so that its box has a random size and place there; now and then the edge cuts it.
 
     Args:
@@ -173,7 +173,7 @@ class Picture:
 
 
 def draw(
-    model: ObjectModel, size: tuple[int, int], photos: Sequence[np.ndarray], views: Views, rng: Generator
+    model: ObjectModel, size: tuple[int, int], photos: Sequence[np.ndarray], views: ViewRanges, rng: Generator
 ) -> Picture:  # fmt: skip
     """One picture of one object; views in which less than half of its silhouette is seen are drawn again."""
     while True:
@@ -183,7 +183,7 @@ def draw(
 
 
 def _attempt(
-    model: ObjectModel, size: tuple[int, int], photos: Sequence[np.ndarray], views: Views, rng: Generator
+    model: ObjectModel, size: tuple[int, int], photos: Sequence[np.ndarray], views: ViewRanges, rng: Generator
 ) -> Picture | None:  # fmt: skip
     height, width = size
     f = width / 2 / math.tan(math.radians(rng.uniform(*views.fov_deg)) / 2)
@@ -198,10 +198,10 @@ def _attempt(
         floor = _floor(model, photos, rng)
         models, poses = [*models, floor], [*poses, pose]
     layout = synth.Layout(models, torch.stack(poses).float())
-    look = synth.random_look(len(models), rng)
+    look = synth.random_appearance(len(models), rng)
     paper = synth.background(photos, size, rng)
     image, scene = synth.render(layout, look, K, size, paper, float(width), rng)
-    image = synth.finish(image, 1.0, rng)
+    image = synth.camera_effects(image, 1.0, rng)
     visible = float(scene.visibility[0])
     mask = scene.masks_visible[0].numpy()
     if visible < 0.5 or mask.sum() < 0.01 * mask.size:
@@ -231,7 +231,7 @@ class Pictures(Dataset):
     """Picture i of the data set, drawn from (seed, i). Shapes take turns, so that any first part of a set is balanced."""
 
     def __init__(
-        self, models: Sequence[ObjectModel], size: tuple[int, int], photos: Sequence[np.ndarray], views: Views, seed: int,
+        self, models: Sequence[ObjectModel], size: tuple[int, int], photos: Sequence[np.ndarray], views: ViewRanges, seed: int,
         first: int, last: int,
     ) -> None:  # fmt: skip
         self.models, self.size, self.photos, self.views = list(models), size, photos, views
@@ -253,7 +253,7 @@ def write_pix3d(
     images: int = 40,
     size: tuple[int, int] = (240, 320),
     backgrounds: str | Path | None = None,
-    views: Views = Views(),
+    views: ViewRanges = ViewRanges(),
     seed: int = 0,
     workers: int = 2,
 ) -> Path:

@@ -36,7 +36,7 @@ from .road_paint import paint_street, random_sky
 from .samples import one_thread
 from .shapes.solids import Array
 
-KITTI_CLASSES: dict[str, str] = {"car": "Car", "truck": "Truck", "pedestrian": "Pedestrian"}
+KITTI_NAMES: dict[str, str] = {"car": "Car", "truck": "Truck", "pedestrian": "Pedestrian"}
 """What a KITTI folder calls things; vans are Van, ridden bicycles Cyclist, all else Misc."""
 
 _USUAL = RoadConfig()
@@ -83,9 +83,9 @@ def draw(config: RoadConfig, photos: Sequence[np.ndarray], rng: Generator, name:
     everything, sizes = torch.cat([poses, beside]), torch.cat([lhw, their_lhw])
     paper = paint_street(street, config.size, sky, boxes3d.bev(everything, sizes), sizes[:, 1], rng)
     layout = synth.Layout([t.model for t in (*things, *others)], everything.float())
-    look = synth.random_look(max(len(layout.models), 1), rng)  # an empty road has none to look at
+    look = synth.random_appearance(max(len(layout.models), 1), rng)  # an empty road has none to look at
     image, scene = synth.render(layout, look, camera.K.float(), config.size, paper, float(config.size[1]), rng)
-    image = synth.finish(image, 1.0, rng)
+    image = synth.camera_effects(image, 1.0, rng)
 
     n = len(things)
     boxes = boxes3d.project(poses, lhw, camera.K, config.size)
@@ -335,4 +335,4 @@ def _info(picture: RoadPicture) -> dict[str, Any]:
 def _kitti_class(category: str, variant: str) -> str:
     if category == "bicycle" and variant == "ridden":
         return "Cyclist"
-    return "Van" if (category, variant) == ("car", "van") else KITTI_CLASSES.get(category, "Misc")
+    return "Van" if (category, variant) == ("car", "van") else KITTI_NAMES.get(category, "Misc")

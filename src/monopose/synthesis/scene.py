@@ -206,7 +206,7 @@ def _in_front(poses: Tensor, config: SceneConfig) -> Tensor:
     return poses
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """Everything random about the appearance of a scene but its objects."""
 
     lights: Lights
@@ -216,7 +216,7 @@ class Look(NamedTuple):
     flat: bool
 
 
-def random_look(n: int, rng: Generator) -> Look:
+def random_appearance(n: int, rng: Generator) -> Appearance:
     """Lights and materials for n objects."""
     ambient = rng.uniform(0.25, 0.9)
     tint = lambda: torch.from_numpy((1 + rng.uniform(-0.15, 0.15, 3)).astype(np.float32))  # noqa: E731
@@ -229,13 +229,13 @@ def random_look(n: int, rng: Generator) -> Look:
     lights = Lights(tint() * ambient, torch.from_numpy(directions), colors)
     shiny = [float(rng.uniform(0.05, 0.6)) if rng.random() < 0.35 else 0.0 for _ in range(n)]
     gains = np.exp(rng.uniform(-0.3, 0.45, (n, 1))) * rng.uniform(0.88, 1.12, (n, 3))
-    return Look(
+    return Appearance(
         lights, shiny, [float(rng.uniform(5, 60)) for _ in range(n)], gains.astype(np.float32), bool(rng.random() < 0.1)
     )
 
 
 def render(
-    layout: Layout, look: Look, K: Tensor, size: tuple[int, int], background: np.ndarray, native: float, rng: Generator
+    layout: Layout, look: Appearance, K: Tensor, size: tuple[int, int], background: np.ndarray, native: float, rng: Generator
 ) -> tuple[np.ndarray, SceneRender]:
     """Draw a window of the scene as a camera would have taken it. Objects without colours are painted at random.
 
@@ -269,7 +269,7 @@ def render(
     return augment.blur(picture, rng, pixel), scene
 
 
-def finish(picture: np.ndarray, pixel: float, rng: Generator, colours: float = 1.0) -> np.ndarray:
+def camera_effects(picture: np.ndarray, pixel: float, rng: Generator, colours: float = 1.0) -> np.ndarray:
     """Colour, then noise and compression: the last things that happen to a photo. (H, W, 3), uint8, both ways."""
     return augment.noise(augment.photometric(picture, rng, colours), rng, pixel)
 

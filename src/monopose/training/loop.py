@@ -45,7 +45,7 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0  # between checkpoints
 
 
-Drawing = Callable[[torch.device], Callable[[dict[str, Any]], dict[str, Any]]]
+BatchTransform = Callable[[torch.device], Callable[[dict[str, Any]], dict[str, Any]]]
 
 
 class Recipe(NamedTuple):
@@ -70,11 +70,13 @@ def warm_cosine(done: float, warmup: float) -> float:
 class _Learner(L.LightningModule):
     """The optimisation step, shared by all methods."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, config: TrainConfig, drawing: Drawing | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, config: TrainConfig, batch_transform: BatchTransform | None = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.model, self.config = recipe, model, config
-        self.drawing = drawing  # device -> what makes batches there of what the workers send
+        self.batch_transform = batch_transform  # device -> what makes batches there of what the workers send
         self._draw: Callable[[Any], Any] | None = None
         self.lr = config.lr or recipe.lr(model.config)
         self.spent = 0.0  # seconds of training in this and earlier processes
@@ -164,8 +166,8 @@ class _Learner(L.LightningModule):
         self.spent = checkpoint["spent"]
 
     def on_fit_start(self) -> None:
-        if self.drawing is not None:
-            self._draw = self.drawing(self.device)
+        if self.batch_transform is not None:
+            self._draw = self.batch_transform(self.device)
 
     def on_train_start(self) -> None:
         self._since = time.monotonic()
@@ -222,7 +224,7 @@ def fit(
     name: str,
     recipe: Recipe,
     method_config: Any,
-    make: Callable[[], nn.Module],
+    build_model: Callable[[], nn.Module],
     samples: Callable[[int, int], Dataset],
     out: Path,
     config: TrainConfig,
@@ -230,9 +232,9 @@ def fit(
     data: Path,
     labels: tuple[int, ...] = (),
     notes: Mapping[str, str] | None = None,
-    begin: Callable[[nn.Module], None] | None = None,
-    beside: Callable[[], None] | None = None,
-    drawing: Drawing | None = None,
+    init_weights: Callable[[nn.Module], None] | None = None,
+    on_start: Callable[[], None] | None = None,
+    batch_transform: BatchTransform | None = None,
     progress_bar: bool = True,
 ) -> Path:
     """Train one network; goes on where an earlier, killed run in `out` stopped.
@@ -241,16 +243,16 @@ def fit(
         name: of the method: its files in the run folder are called so.
         recipe: loss, learning rate.
         method_config: kept beside the weights; a run that goes on must have the same.
-        make: makes the network, after everything random was seeded.
+        build_model: makes the network, after everything random was seeded.
         samples: (length, seed) -> the training samples, drawn in order.
         out: run folder; created.
         config: budget and optimiser.
         data: folder of the data, noted in the run.
         labels: object ids that go into the weights file.
         notes: texts that go into the weights file.
-        begin: called with a network that starts anew, to fill it from elsewhere.
-        beside: called once when the run may write: what else belongs into its folder.
-        drawing: device -> what makes batches of collated samples on that device, where samples are only plans.
+        init_weights: called with a network that starts anew, to fill it from elsewhere.
+        on_start: called once when the run may write: what else belongs into its folder.
+        batch_transform: device -> what makes batches of collated samples on that device, where samples are only plans.
         progress_bar: show one.
 
     Returns:
@@ -261,10 +263,10 @@ def fit(
     """
     last = _last_checkpoint(out, name)
     L.seed_everything(config.seed, verbose=False)
-    model = make()
-    if begin is not None and last is None:
-        begin(model)
-    learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, drawing)
+    model = build_model()
+    if init_weights is not None and last is None:
+        init_weights(model)
+    learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
     file = out / f"{name}.safetensors"
     texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
 
@@ -281,8 +283,8 @@ def fit(
     trainer = _trainer(out, name, config, export, progress_bar, start, takes_turns, recipe.half_on_cpu)
     if trainer.is_global_zero:
         _remember(out / f"{name}.json", method_config, data)
-        if beside is not None:
-            beside()
+        if on_start is not None:
+            on_start()
     drawn = samples(config.batch_size * (config.steps + 1), config.seed * 1_000_003 + trainer.global_rank * 7919 + start)
     loader = DataLoader(
         drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,

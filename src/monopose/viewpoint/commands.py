@@ -14,8 +14,8 @@ from .. import viz
 from ..command import (
     Evaluate,
     Predict,
+    Printer,
     Result,
-    Say,
     Synth,
     Train,
     boxes_of_anything,
@@ -47,7 +47,7 @@ def predict_pictures(
     run: ViewpointRun, source: str, out: str | Path, *, boxes: Sequence[str] = (), mask: str | Path | None = None,
     camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
     size: tuple[float, float, float] | None = None, model: ObjectModel | None = None, limit: int | None = None,
-    debug: bool = False, say: Say = silent,
+    debug: bool = False, say: Printer = silent,
 ) -> Result:  # fmt: skip
     """Viewpoints in an image, a folder, a video or from a live camera.
 
@@ -299,12 +299,12 @@ def do_train(args: Train) -> dict[str, str]:
     changes |= {"inputs": args.inputs} if args.inputs else {}
     file = training.train_viewpoint(
         args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
-        method_config=training.configured(args.data, args.preset, args.categories, changes),
+        method_config=training.make_config(args.data, args.preset, args.categories, changes),
     )  # fmt: skip
     return {"weights": str(file)}
 
 
-def do_predict(args: Predict, say: Say) -> Result | dict[str, str]:
+def do_predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Viewpoints of objects in pictures, or of a data set."""
     run = pipeline.load(args.model, args.device)
     if args.pix3d is not None:

@@ -108,7 +108,7 @@ class Output(NamedTuple):
     logits: Tensor  # (B, 3, 8), of each bin
     offsets: Tensor | None  # (B, 3, 8), of the angle from the middle of each bin, bin widths; or None
     halves: Tensor | None = None  # (B, 3, 16), logits of half bins, of which `logits` are the logarithms of sums; or None
-    opinions: tuple[Output, ...] = ()  # in training, of the parts of a network that learn apart; the rest is their mean
+    branch_outputs: tuple[Output, ...] = ()  # in training, of the parts of a network that learn apart; the rest is their mean
 
 
 class Viewpoints(NamedTuple):
@@ -164,8 +164,10 @@ class Model(nn.Module):
         if self.config.net != "modern":
             seen = (seen - 0.5) / 0.25
         if self.training and isinstance(self.net, ApartNet):
-            opinions = self.net.opinions(seen)
-            return self._output(self.net.mean(opinions))._replace(opinions=tuple(self._output(raw) for raw in opinions))
+            branch_outputs = self.net.branch_outputs(seen)
+            return self._output(self.net.mean(branch_outputs))._replace(
+                branch_outputs=tuple(self._output(raw) for raw in branch_outputs)
+            )
         return self._output(self.net(seen))
 
     def _output(self, raw: Tensor) -> Output:
@@ -175,7 +177,7 @@ class Model(nn.Module):
         offsets = rest.unflatten(1, (len(self.bins), -1)) if self.config.offsets else None
         if not self.config.halves:
             return Output(logits, offsets)
-        return Output(summed(logits, self.config.bins), offsets, logits)
+        return Output(bin_log_probabilities(logits, self.config.bins), offsets, logits)
 
 
 HALVES = (
@@ -199,7 +201,7 @@ def _parts(bins: str) -> Tensor:
     return torch.stack(rows)
 
 
-def summed(halves: Tensor, bins: str) -> Tensor:
+def bin_log_probabilities(halves: Tensor, bins: str) -> Tensor:
     """Logarithms of the probabilities of bins, from the logits of half bins.
 
     Args:
@@ -253,8 +255,8 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         as their bin is right: with hard labels that of the true bin alone. The published bins have hard labels. Where parts
         of a network learn apart, these are sums over the parts.
     """
-    if output.opinions:
-        each = [loss(model, opinion, batch) for opinion in output.opinions]
+    if output.branch_outputs:
+        each = [loss(model, opinion, batch) for opinion in output.branch_outputs]
         return {name: torch.stack([part[name] for part in each]).sum() for name in each[0]}
     angles = batch["angles"].to(output.logits.dtype)
     wanted = targets(model.config, angles)
@@ -267,12 +269,12 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         losses["offset"] = model.config.offset_weight * (wanted * distance).sum((1, 2)).mean()
     if output.halves is not None:
         index = torch.stack([b.index(a) for b, a in zip(viewpoints.PUBLISHED, angles.unbind(-1), strict=True)], 1)
-        likely = summed(output.halves, "published").gather(-1, index[..., None])
+        likely = bin_log_probabilities(output.halves, "published").gather(-1, index[..., None])
         losses["published"] = -likely.sum((1, 2)).mean()
     return losses
 
 
-def read(config: Config, output: Output) -> Viewpoints:
+def decode(config: Config, output: Output) -> Viewpoints:
     """The viewpoints an output stands for.
 
     Angles are the middle of the most probable bin plus its offset. Without offsets, smoothed targets let neighbouring bins
@@ -301,7 +303,7 @@ def read(config: Config, output: Output) -> Viewpoints:
 
 def _within_published(halves: Tensor, which: int, bins: viewpoints.Bins) -> tuple[Tensor, Tensor]:
     """The most probable published bin, and the one of `bins` that holds its better half. (B, 3, 16) -> (B,), (B,)."""
-    published = summed(halves.float(), "published")[:, which].argmax(-1)
+    published = bin_log_probabilities(halves.float(), "published")[:, which].argmax(-1)
     parts = _parts("published")[which].to(halves.device)[published]
     better = halves[:, which].float().masked_fill(~parts, -math.inf).argmax(-1)
     middle = torch.zeros(len(halves), 3, dtype=torch.float64, device=halves.device)
@@ -327,7 +329,7 @@ def _vote(probabilities: Tensor, index: Tensor, circle: bool) -> Tensor:
     return (weights * steps).sum(1) / weights.sum(1)
 
 
-def answer(model: Model, image: Tensor) -> Output:
+def forward_mirrored(model: Model, image: Tensor) -> Output:
     """What the network says of crops (B, C, S, S), or, with `Config.mirror`, the mean of that and of what it says of the
     mirrored crops, mirrored back. An object that is not its own mirror image looks like another one there."""
     said = model(image)
@@ -340,7 +342,7 @@ def answer(model: Model, image: Tensor) -> Output:
     mean = lambda a, b: (a + b) / 2  # noqa: E731
     if said.halves is not None and other.halves is not None:
         halves = mean(said.halves.log_softmax(-1), other.halves.log_softmax(-1))
-        logits = summed(halves, model.config.bins)
+        logits = bin_log_probabilities(halves, model.config.bins)
     else:
         halves, logits = None, mean(said.logits.log_softmax(-1), other.logits.log_softmax(-1))
     offsets = None if said.offsets is None or other.offsets is None else mean(said.offsets, other.offsets)
@@ -372,5 +374,5 @@ def predict(model: Model, image: Tensor, chunk: int = 64) -> Viewpoints:
         image: (B, 8, S, S), see `data.viewpoint_crops.channels`; channels the model does not look at may be missing.
         chunk: crops per forward pass.
     """
-    parts = [read(model.config, answer(model, part)) for part in image.split(chunk)]
+    parts = [decode(model.config, forward_mirrored(model, part)) for part in image.split(chunk)]
     return Viewpoints(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -148,7 +148,7 @@ class ModernNet(nn.Module):
 
 
 class ApartNet(nn.Module):
-    """Two opinions: of a pretrained backbone that looks at the colours, and of a small network that looks at all channels.
+    """Two branches: a pretrained backbone that looks at the colours, and of a small network that looks at all channels.
 
     Nothing joins them but the mean of what they say, and each learns by its own loss. Joined before the outputs, as in
     `ModernNet`, the colours explain the training pictures first, and the network learns less of shapes from the mask or the
@@ -169,7 +169,7 @@ class ApartNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if channels <= 3:
-            raise ValueError(f"two opinions need RGB and something else, more than 3 channels, got {channels}")
+            raise ValueError(f"two branches need RGB and something else, more than 3 channels, got {channels}")
         self.backbone = make_backbone(backbone, pretrained, ModernNet.FROZEN if pretrained else 0)
         deep = self.backbone.channels[2:]
         self.squeeze = nn.ModuleList([_conv(c, 48, 1) for c in deep])
@@ -177,7 +177,7 @@ class ApartNet(nn.Module):
         self.mix = nn.ModuleList([_conv(48 * len(deep), 64, 1), _conv(128, 64, 1)])
         self.heads = nn.ModuleList([_reader(64 * ModernNet.GRID**2, outputs, hidden, dropout) for _ in range(2)])
 
-    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def branch_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, channels, S, S) in [0, 1] -> what the backbone says and what the small network says, (B, outputs) each."""
         levels = self.backbone(images[:, :3])[2:]
         colours = torch.cat([_grid(f(x)) for f, x in zip(self.squeeze, levels, strict=True)], 1)
@@ -185,13 +185,13 @@ class ApartNet(nn.Module):
         said = [head(mix(x)) for head, mix, x in zip(self.heads, self.mix, seen, strict=True)]
         return said[0], said[1]
 
-    def mean(self, opinions: tuple[Tensor, Tensor]) -> Tensor:
+    def mean(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """One answer from two. (B, outputs) each -> (B, outputs)."""
-        return torch.lerp(opinions[1], opinions[0], self.COLOURS)
+        return torch.lerp(outputs[1], outputs[0], self.COLOURS)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, S, S) in [0, 1] -> (B, outputs)."""
-        return self.mean(self.opinions(images))
+        return self.mean(self.branch_outputs(images))
 
 
 def _small(channels: int) -> nn.Sequential:

@@ -193,7 +193,7 @@ def predict_records(
     parts = []
     for first in range(0, len(order), CHUNK):
         rows = order[first : first + CHUNK]
-        crops = samples.RecordCrops(
+        crops = samples.PhotoCrops(
             [records[i] for i in rows], run.config.input_size, normals=source, edges=edges, corruption=corruption,
             scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
         )  # fmt: skip

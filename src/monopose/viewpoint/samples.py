@@ -41,9 +41,9 @@ from ..types import ObjectModel
 
 CHANNELS = 8
 RGB, MASK, BOUNDARIES, NORMALS = slice(0, 3), 3, 4, slice(5, 8)
-NOTHING = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.5])[:, None, None]  # what a crop holds outside the photo
+PADDING = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.5])[:, None, None]  # what a crop holds outside the photo
 CROP_SCALE = 1.1  # side of the crop / longer side of the box
-NOTED = 64  # photos after which a cache notes how far it is
+SAVE_EVERY = 64  # photos after which a cache notes how far it is
 _VERSION = 1  # of what is kept in a cache: a change makes old ones useless
 
 Corruption = Literal["dilate", "erode", "shift", "holes", "drop"]
@@ -242,13 +242,13 @@ def moved(
     at = (camera_ops.pixel_grid((side, side)) + 0.5 - side / 2) * (zoom / half)
     back = torch.tensor([[across * c, across * s], [-s, c]])
     grid = at @ back.T + torch.tensor(shift, dtype=torch.float32) / half
-    part = F.grid_sample((crop - NOTHING)[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    part = F.grid_sample((crop - PADDING)[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
     turn = torch.tensor([[across * c, -s, 0.0], [across * s, c, 0.0], [0.0, 0.0, 1.0]])
     part[NORMALS] = torch.einsum("ij,jhw->ihw", turn, part[NORMALS])
-    return part + NOTHING
+    return part + PADDING
 
 
-class RecordCrops(Dataset):
+class PhotoCrops(Dataset):
     """Crops of Pix3D's photos. Every photo is decoded once, into a file of uint8 beside the run; a killed start goes on.
 
     Args:
@@ -396,7 +396,7 @@ class RecordCrops(Dataset):
             kept: np.ndarray = np.empty(shape, np.uint8)
             self._decode(kept, 0, lambda done: None)
             return kept
-        with _alone(self.file.with_suffix(".lock")):
+        with _file_lock(self.file.with_suffix(".lock")):
             if not self.file.is_file():
                 self._fill(self.file, shape)
         return np.load(self.file, mmap_mode="r")
@@ -436,7 +436,7 @@ class RecordCrops(Dataset):
                 crop = self._crop(self.records[row], broken)
                 kept[row] = (crop * 255).round().clamp(0, 255).byte().numpy()
                 progress.advance(task)
-                if count % NOTED == 0 or count == len(order):
+                if count % SAVE_EVERY == 0 or count == len(order):
                     remember(count)
         if broken:
             path, why = next(iter(broken.items()))
@@ -476,7 +476,7 @@ class RecordCrops(Dataset):
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _file_lock(lock: Path) -> Iterator[None]:
     """Wait until no other process is inside. A killed one does not stay there; without fcntl nobody waits."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -532,7 +532,7 @@ def predict_normals(predictor: Predictor, rgb: Tensor) -> tuple[Tensor, Tensor |
 # ------------------------------------------------------------------------------------------------------------ CAD models
 
 
-class CadCrops(Dataset):
+class RenderedCrops(Dataset):
     """Crops rendered from CAD models, seen from all around, on photos; drawn from (seed, i).
 
     Args:
@@ -579,18 +579,18 @@ class CadCrops(Dataset):
         model = self.models[category][int(rng.integers(len(self.models[category])))]
         pose = self._pose(model, rng)
         wide = torch.tensor([[1000.0, 0.0, 0.0], [0.0, 1000.0, 0.0], [0.0, 0.0, 1.0]])  # of the photo, which has no border
-        square = jittered_square(amodal_box(model, pose, wide), self.scale, rng, RecordCrops.SHIFT, RecordCrops.ZOOM)
+        square = jittered_square(amodal_box(model, pose, wide), self.scale, rng, PhotoCrops.SHIFT, PhotoCrops.ZOOM)
         K = camera_ops.crop_resize_K(wide, square, (s, s))
         native = s * float(np.exp(rng.uniform(-0.2, 1.2)))  # pixels that the photo has there
         paper = synth.background(self.photos, (s, s), rng)
         layout = synth.Layout([model], pose[None])
-        picture, scene = synth.render(layout, synth.random_look(1, rng), K, (s, s), paper, native, rng)
+        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, (s, s), paper, native, rng)
         visible = scene.masks_visible[0].numpy()
         if rng.random() < 0.25:
             hidden, covered = camera_defects.patches(picture, rng, synth.background(self.photos, (s, s), rng))
             if (visible & ~covered).sum() > 0.6 * visible.sum():
                 picture, visible = hidden, visible & ~covered
-        rgb = torch.from_numpy(synth.finish(picture, max(s / native, 0.5), rng)).permute(2, 0, 1).float() / 255
+        rgb = torch.from_numpy(synth.camera_effects(picture, max(s / native, 0.5), rng)).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(visible)
         double = camera_ops.crop_resize_K(wide, square, (2 * s, 2 * s))
         normals = F.avg_pool2d(render_normals(model, pose, double, (2 * s, 2 * s))[None], 2)[0] * mask

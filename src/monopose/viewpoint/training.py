@@ -56,7 +56,7 @@ def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
     return {model.name: [model] for model in bop_models.read_models(folder, None).values()}
 
 
-def configured(
+def make_config(
     data: str | Path, preset: str | None = None, categories: Sequence[str] = (), changes: Mapping[str, Any] | None = None
 ) -> viewpoint.Config:
     """The configuration of a preset for the categories of a data set, with some fields replaced.
@@ -120,7 +120,7 @@ def train_viewpoint(
         ValueError, FileNotFoundError: the data cannot be read, or `out` holds a run of another configuration.
     """
     data, out, config = Path(data), Path(out), config or TrainConfig()
-    method_config = method_config or configured(data)
+    method_config = method_config or make_config(data)
     learned = {"split_by": by, "share": share, "normals": normals} if is_photos(data) else {"split_by": None}
     notes = {"data": json.dumps(learned)}
     recipe = Recipe(
@@ -194,17 +194,17 @@ def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "pred
 def _crops(
     data: str | Path, out: Path, categories: Sequence[str], by: Literal["image", "shape"], share: float, side: int,
     scale: float, normals: str, augment: bool,
-) -> viewpoint_crops.RecordCrops:  # fmt: skip
+) -> viewpoint_crops.PhotoCrops:  # fmt: skip
     """The training part of a Pix3D folder."""
     kept, _ = pix3d.split(pix3d.read(data, categories), by, 0, share)
     given, edges, name = surface_maps(normals)
-    return viewpoint_crops.RecordCrops(
+    return viewpoint_crops.PhotoCrops(
         kept, side, categories=categories, cache=out, normals=given, edges=edges, augment=augment, scale=scale,
         predictor_name=name,
     )  # fmt: skip
 
 
-def _endless(crops: viewpoint_crops.RecordCrops) -> Callable[[int, int], Dataset]:
+def _endless(crops: viewpoint_crops.PhotoCrops) -> Callable[[int, int], Dataset]:
     """Passes over the same crops in random order, as long as they are needed."""
 
     def samples(length: int, seed: int) -> Dataset:
@@ -223,7 +223,7 @@ def _rendered(
     photos = scene.read_backgrounds(backgrounds)
 
     def samples(length: int, seed: int) -> Dataset:
-        return viewpoint_crops.CadCrops(
+        return viewpoint_crops.RenderedCrops(
             models, side, categories=categories, photos=photos, scale=scale, length=length, seed=seed
         )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # -------------------------------------------------------------------------------------------------------------- scenes
 
 
-class Truth(NamedTuple):
+class SceneTruth(NamedTuple):
     """True objects, one row each, in the order of scene_gt.json.
 
     im_id, obj_id: (N,), int64. gt_id: place in the image's list, (N,). R: (N, 3, 3), as written, not always orthonormal.
@@ -57,7 +57,7 @@ class Scene(NamedTuple):
     K: Array
     depth_unit: Array
     cam_from_world: Array
-    truth: Truth | None
+    truth: SceneTruth | None
 
 
 def open_scene(folder: PathLike, sensor: str = "") -> Scene:
@@ -106,7 +106,7 @@ def _by_image(path: Path) -> dict[int, Any]:
     return {int(key): record for key, record in raw.items()}
 
 
-def _truth(folder: Path, suffix: str) -> Truth:
+def _truth(folder: Path, suffix: str) -> SceneTruth:
     path = folder / f"scene_gt{suffix}.json"
     lists = _by_image(path)
     rows = [(i, n, record) for i in sorted(lists) for n, record in enumerate(lists[i])]
@@ -120,7 +120,7 @@ def _truth(folder: Path, suffix: str) -> Truth:
     im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
     path = folder / f"scene_gt_info{suffix}.json"
     if not path.exists():
-        return Truth(im_id, ids, gt_id, R, t, None, None, None)
+        return SceneTruth(im_id, ids, gt_id, R, t, None, None, None)
     infos = _by_image(path)
     details = []
     for i, listed in lists.items():
@@ -131,7 +131,7 @@ def _truth(folder: Path, suffix: str) -> Truth:
     where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
     details = [infos[i][n] for i, n, _ in rows]
     boxes, visible = (_edges(table(details, key, (4,), where)) for key in ("bbox_obj", "bbox_visib"))
-    return Truth(im_id, ids, gt_id, R, t, boxes, visible, table(details, "visib_fract", (), where))
+    return SceneTruth(im_id, ids, gt_id, R, t, boxes, visible, table(details, "visib_fract", (), where))
 
 
 def _edges(boxes: Array) -> Array:

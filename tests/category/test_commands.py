@@ -1,0 +1,219 @@
+"""Categories on the command line: masks of many kinds, boxes, results that say whether they are metric, pictures."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose import weights
+from monopose.category import fitting, training, viz
+from monopose.category import model as category
+from monopose.category import pipeline as cc
+from monopose.category.fitting import FitConfig, Phase
+from monopose.category.samples import CategoryViews
+
+QUICK = FitConfig((Phase(3, 2), Phase(2, 1)), features="pyramid")
+
+
+def tiny(**more):
+    config = replace(category.tiny("mug"), volume=(6, 5, 4), projection=8, decoder=(6, 4), size_mean=0.15, size_spread=0.1)
+    return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2, **more)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny()
+    weights.save(folder / cc.FILE, category.Model(config).state_dict(), method="category", config=config)
+    return cc.load(folder, "cpu")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A bright disc on a dark ground, and its mask."""
+    v, u = np.mgrid[:96, :128]
+    disc = (u - 60) ** 2 + (v - 50) ** 2 < 20**2
+    pixels = np.where(disc[..., None], [220, 60, 40], [20, 60, 90]).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(disc).save(tmp_path / "mask.png")
+    return tmp_path, disc
+
+
+def test_masks_are_read_in_the_forms_people_have(tmp_path):
+    def saved(values, mode="L"):
+        Image.fromarray(np.asarray(values, np.uint8), mode).save(tmp_path / "m.png")
+        return cc.read_masks(tmp_path / "m.png")
+
+    square = np.zeros((8, 10), np.uint8)
+    square[2:5, 3:7] = 1
+    for values in (square, 255 * square, 255 - 254 * square):  # numbers, white on black, number on 255 as NOCS has it
+        assert torch.equal(saved(values), torch.from_numpy(square > 0)[None])
+    several = square.copy()
+    several[6:, :3] = 7
+    assert [int(m.sum()) for m in saved(several)] == [12, 6]
+    assert [int(m.sum()) for m in saved(np.where(several == 0, 255, several))] == [12, 6]
+    smooth = (np.arange(80).reshape(8, 10) * 3).astype(np.uint8)
+    assert torch.equal(saved(smooth)[0], torch.from_numpy(smooth > 118))
+    with pytest.raises(ValueError, match="empty mask"):
+        saved(0 * square)
+    with pytest.raises(FileNotFoundError):
+        cc.read_masks(tmp_path / "none.png")
+
+
+def test_an_object_is_cut_out_of_its_box_by_colour(photo):
+    folder, disc = photo
+    image = torch.from_numpy(np.asarray(Image.open(folder / "photo.png")).copy()).permute(2, 0, 1).float() / 255
+    found = cc.cut_out(image, torch.tensor([35.0, 25, 85, 75])).numpy()
+    assert (found & disc).sum() / (found | disc).sum() > 0.9
+    plain = cc.cut_out(torch.full((3, 40, 40), 0.5), torch.tensor([10.0, 10, 30, 30]))
+    assert int(plain.sum()) == 400  # no colours tell them apart
+    with pytest.raises(ValueError, match="does not lie in the picture"):
+        cc.cut_out(image, torch.tensor([200.0, 10, 300, 30]))
+
+
+def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo):
+    folder, _ = photo
+    out = folder / "out"
+    shared = {"config": QUICK, "mask": folder / "mask.png"}
+    said: list[str] = []
+    result = cc.predict_pictures(run, str(folder / "photo.png"), out, fov_deg=60.0, debug=True, say=said.append, **shared)
+    written = json.loads(Path(result.data["poses"]).read_text())["images"][0]
+    assert written["masks"] == "file mask.png"
+    row = written["poses"][0]
+    assert row["metric"]
+    assert row["size_m"] == pytest.approx(run.model.config.size_mean)
+    far = math.hypot(*(line[3] for line in row["cam_from_obj"][:3]))
+    assert row["distance_std_m"] == pytest.approx(far * run.model.config.size_spread, rel=1e-3)
+    assert row["features"] == "pyramid"
+    assert row["chosen_by"] in ("least loss", "vote", "pose head")
+    assert "scale is metric: yes" in said[-1]
+    assert result.text() == f"poses: {out / 'poses.json'}"
+    with Image.open(out / "photo_0_fitting.gif") as gif:
+        assert gif.n_frames == 5  # 3 + 2 moments
+    for name in ("photo_overlay.png", "debug/photo_0_stages.png", "debug/photo_0_azimuth.gif", "debug/photo_0_elevation.gif"):
+        assert (out / name).is_file()
+
+    blind = cc.predict_pictures(run, str(folder / "photo.png"), out, say=said.append, **shared)
+    assert not blind.data["images"][0]["poses"][0]["metric"]
+    assert "scale is metric: no (the camera is not known)" in said[-1]
+
+    boxed = cc.predict_pictures(run, str(folder / "photo.png"), out, boxes=["35,25,85,75"], fov_deg=60.0, config=QUICK)
+    assert boxed.data["images"][0]["masks"] == "GrabCut in the given boxes"
+    assert len(boxed.data["images"][0]["poses"]) == 1
+
+
+def test_a_known_size_replaces_the_categorys(photo, run):
+    folder, _ = photo
+    shared = {"config": QUICK, "mask": folder / "mask.png", "fov_deg": 60.0}
+    own = cc.load(run.path, "cpu")
+    sized = cc.predict_pictures(own, str(folder / "photo.png"), folder / "out", size=(0.3, 0.3, 0.4), **shared)
+    usual = cc.predict_pictures(run, str(folder / "photo.png"), folder / "out", **shared)
+    a, b = (r.data["images"][0]["poses"][0]["cam_from_obj"][2][3] for r in (sized, usual))
+    assert a / b == pytest.approx(math.hypot(0.3, 0.3, 0.4) / run.model.config.size_mean, rel=1e-3)
+
+
+def test_errors_say_what_to_do(run, photo, tmp_path):
+    folder, _ = photo
+    with pytest.raises(ValueError, match=r"no detector.*--mask"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path)
+    with pytest.raises(ValueError, match="give one of them"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=folder / "mask.png", boxes=["0,0,9,9"])
+    with pytest.raises(ValueError, match="three lengths"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=folder / "mask.png", size=(0.0, 1, 1))
+    Image.fromarray(np.eye(5, dtype=np.uint8)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"5 x 5 pixels.*128 x 96"):
+        cc.predict_pictures(run, str(folder / "photo.png"), tmp_path, mask=tmp_path / "small.png")
+    (tmp_path / "coordinates.safetensors").write_bytes((run.path / cc.FILE).read_bytes())
+    with pytest.raises(ValueError, match="monopose train category"):
+        cc.load(tmp_path, "cpu")
+
+
+def test_sweeps_and_interpolations_go_round(run):
+    codes = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    around = viz.azimuth_sweep(run.model, codes, count=4, side=32)
+    assert [p.size for p in around] == [(64, 32)] * 4
+    up = viz.elevation_sweep(run.model, codes, count=4, side=32)
+    assert np.array_equal(np.asarray(up[1]), np.asarray(up[3]))  # up and down again
+    between = viz.interpolation(run.model, codes, count=3, side=32)
+    assert len(between) == 6
+    view = torch.tensor([[math.radians(60), math.radians(25)]])
+    second = run.model.synthesise(codes[1:], view).over()[0]
+    shown = torch.from_numpy(np.asarray(between[3]).copy()).permute(2, 0, 1).float() / 255
+    assert (shown - viz._enlarged(second, 32).clamp(0, 1)).abs().max() < 0.01
+    with pytest.raises(ValueError, match="two codes"):
+        viz.interpolation(run.model, codes[:1])
+
+
+def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows(run):
+    sample = CategoryViews("mug", [400], 64, 1)[0]
+    found = fitting.fit(run.model, sample["image"][0], sample["visible"][0].float(), QUICK)
+    least = [float(m.losses[row]) for m, row in viz._best_so_far(found.history)]
+    assert least == sorted(least, reverse=True)
+    assert least[-1] == pytest.approx(min(float(m.losses.min()) for m in found.history))
+    assert len(viz.fitting_animation(run.model, found, every=2)) == 3
+    one = viz.reconstructions(run.model, [sample])
+    two = viz.reconstructions(run.model, [sample, sample])
+    assert one.width == two.width
+    assert two.height > 1.8 * one.height
+
+
+def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
+    """Where the fit finds the truth, every rotation and IoU is right; estimates of an untrained network are not."""
+    from datasets.test_nocs import CAMERA, _scene, _write
+    from monopose.synthesis.shapes import tableware
+    from monopose.types import PoseEstimates
+
+    models, poses, scene = _scene()
+    _write(tmp_path / "real_test" / "scene_1", models, poses, scene)
+    shared = {"camera": CAMERA, "config": QUICK, "progress_bar": False}
+    report = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared)
+    written = json.loads((tmp_path / "nocs.json").read_text())
+    assert written["overlap"] == "oriented"
+    assert written["true"] == written["estimates"] == 1  # the mug alone
+    assert "3D IoU: oriented" in report.text()
+
+    def truth(model, frame, found, *_, hidden, **__):
+        mask = found.masks[0]
+        assert int(mask.sum()) == int((scene.index == 0).sum())
+        assert not (hidden & mask).any()
+        return PoseEstimates(found.labels, poses[:1], found.scores)
+
+    monkeypatch.setattr(fitting, "predict", truth)
+    mug = tableware.shape("mug", 3)
+    monkeypatch.setattr(training, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
+    right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).data["scores"]["classes"]["mug"]
+    assert right["iou"]["iou75"] == right["pose_all"]["5deg2cm"] == 1.0
+    unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))
+    with pytest.raises(ValueError, match="scores are in metres"):
+        cc.predict_nocs(unsized, tmp_path, tmp_path / "nocs.json", **shared)
+
+
+def test_the_command_line_leads_here(run, photo, capsys):
+    from monopose.cli import main
+
+    folder, _ = photo
+    given = [str(folder / "photo.png"), "--model", str(run.path), "--mask", str(folder / "mask.png"), "--device", "cpu"]
+    assert main(["predict", *given, "--fov", "60", "--search", "quick", "--out", str(folder / "out"), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["images"][0]["poses"][0]
+    assert row["category"] == "mug"
+    assert (folder / "out" / "photo_0_fitting.gif").is_file()
+    for arguments, message in (
+        (["train", "category"], "--category mug, bottle, bowl or can"),
+        (["train", "category", "--category", "mug", "--data", "x"], "leave out --data"),
+        (["train", "detector"], "learns from --data DIR"),
+        (["train", "category", "--category", "mug", "--render", "device"], "--render belongs to methods that learn CAD models"),
+        (["train", "detector", "--data", "x", "--category", "mug"], "--category belongs to monopose train category"),
+        (["predict", *given, "--refine"], "--refine does not go with a category run"),
+        (["predict", *given, "--nocs", "x"], "give either a SOURCE"),
+        (["predict", "--model", str(run.path)], "or --nocs DIR"),
+        (["predict", *given, "--overlap", "aligned"], "--overlap belongs to --nocs DIR"),
+        (["predict", *given, "--flip"], "--flip does not go with a category run"),
+    ):
+        assert main(arguments) != 0
+        assert message in capsys.readouterr().err
