@@ -511,6 +511,30 @@ def test_bin_loss_is_least_at_the_truth():
     assert gradient.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bins_are_read_and_learned_as_written_out(channels_last):
+    """Against softmax, mask and sum over all bins, as the definitions say; only pixels that count have a loss and a gradient."""
+    logits = torch.randn(2, 3, 9, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        logits = logits.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+    logits[0, :, 0, 0, 0] = logits[0, :, 8, 0, 1] = 5.0  # the best bin at either end
+    centres = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None, None]
+    near = (torch.arange(9)[:, None, None] - logits.argmax(2, keepdim=True)).abs() <= 2
+    expected = (logits.masked_fill(~near, -torch.inf).softmax(2) * centres).sum(2)
+    torch.testing.assert_close(networks.decode(logits), expected)
+
+    target = torch.rand(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2.4 - 1.2
+    shares = (1 - (target.clamp(-1, 1)[:, :, None] - centres).abs() * 4).clamp_min(0)
+    dense = -(shares * logits.log_softmax(2)).sum(2).mean(1)
+    torch.testing.assert_close(networks.cross_entropy(logits, target), dense)
+    where = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(2)) < 0.4
+    torch.testing.assert_close(networks.cross_entropy(logits, target, where), dense * where)
+    here = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: networks.cross_entropy(x, target, where), here)
+    (gradient,) = torch.autograd.grad(networks.cross_entropy(here, target, where).sum(), here)
+    assert not gradient.permute(0, 3, 4, 1, 2)[~where].any()
+
+
 # --------------------------------------------------------------------------------------------------------------- learning
 
 

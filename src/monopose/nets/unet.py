@@ -23,7 +23,8 @@ class ClassAwareHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes, outputs))
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias[index][..., None], self.weight[index], x.flatten(2)).unflatten(-1, x.shape[-2:])
+        rows = torch.baddbmm(self.bias[index][:, None], x.flatten(2).mT, self.weight[index].mT)  # channels last, as x
+        return rows.mT.unflatten(-1, x.shape[-2:])
 
 
 class UNet(nn.Module):

@@ -108,12 +108,12 @@ class Model(ObjectGeometry):
             coordinates = raw[:, :3].tanh()
             # the published rule: object pixels are farther than 0.3 from grey
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
-        amodal = raw[:, -1] if self.config.amodal_weight > 0 else None
-        said = raw[:, 2 : 2 + 3 * max(self.config.bins, 1)]
-        if self.config.bins:
-            bins = said.float().unflatten(1, (3, self.config.bins))  # half precision is coarser than the bins
-            return Output(decode(bins), raw[:, 0], raw[:, 1], bins, amodal)
-        return Output(said, raw[:, 0], raw[:, 1], None, amodal)
+        amodal = self.config.amodal_weight > 0
+        # one split: its gradient is one concatenation, where each slice would have filled a map of its own
+        error, mask, said, *whole = raw.split([1, 1, 3 * max(self.config.bins, 1), *[1] * amodal], 1)
+        bins = said.unflatten(1, (3, self.config.bins)) if self.config.bins else None
+        coordinates = said if bins is None else decode(bins)
+        return Output(coordinates, error.squeeze(1), mask.squeeze(1), bins, whole[0].squeeze(1) if amodal else None)
 
 
 def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
@@ -156,7 +156,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     if output.bins is None:
         losses = {"coordinates": (weight * l_pixel).sum() / total}
     else:
-        losses = {"coordinates": config.bins_weight * (weight * cross_entropy(output.bins, target)).sum() / total}
+        losses = {"coordinates": config.bins_weight * (weight * cross_entropy(output.bins, target, weight > 0)).sum() / total}
     expected = (output.error.sigmoid() - l_pixel.detach().clamp_max(1)).square()
     losses["error"] = config.error_weight * (weight * expected).sum() / total
     if config.mask_weight > 0:

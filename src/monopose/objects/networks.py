@@ -189,27 +189,40 @@ def decode(bins: Tensor, reach: int = 2) -> Tensor:
 
     Args:
         bins: logits, (B, 3, bins, h, w).
-        reach: how many bins on either side of the best one are averaged.
+        reach: how many bins on either side of the best one are averaged; logits in half precision are read as float32.
 
     Returns:
         (B, 3, h, w), in [-1, 1].
     """
-    best = bins.argmax(2, keepdim=True)
-    index = torch.arange(bins.shape[2], device=bins.device)[None, None, :, None, None]
-    near = (index - best).abs() <= reach
-    weights = bins.masked_fill(~near, -torch.inf).softmax(2)
-    return (weights * bin_centres(bins.shape[2], bins)[None, None, :, None, None]).sum(2)
+    count = bins.shape[2]
+    steps = torch.arange(-reach, reach + 1, device=bins.device)[None, None, :, None, None]
+    index = bins.detach().argmax(2, keepdim=True) + steps
+    near = bins.gather(2, index.clamp(0, count - 1))
+    near = near.float() if near.dtype == torch.bfloat16 else near
+    weights = near.masked_fill((index < 0) | (index >= count), -torch.inf).softmax(2)
+    return (weights * (index * (2 / (count - 1)) - 1)).sum(2)
 
 
-def cross_entropy(bins: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(bins: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
     """Of each pixel's three coordinates, the truth shared between the two nearest bins.
 
-    (B, 3, bins, h, w) logits, (B, 3, h, w) in [-1, 1] -> (B, h, w).
+    Args:
+        bins: logits, (B, 3, bins, h, w); half precision becomes float32.
+        target: in [-1, 1], (B, 3, h, w).
+        where: pixels that count, (B, h, w), bool, or None for all; the others cost nothing and take no time.
+
+    Returns:
+        (B, h, w), 0 outside of `where`.
     """
     count = bins.shape[2]
-    place = (target.clamp(-1, 1) + 1) / 2 * (count - 1)
-    low = place.floor().long().clamp_max(count - 2)
-    share = (place - low)[:, :, None]
-    log = bins.log_softmax(2)
-    near = log.gather(2, low[:, :, None]) * (1 - share) + log.gather(2, low[:, :, None] + 1) * share
-    return -near.squeeze(2).mean(1)
+    where = torch.ones_like(target[:, 0], dtype=torch.bool) if where is None else where
+    pixels = where.flatten().nonzero().squeeze(1)
+    # one row of memory per pixel, where the network puts its channels last
+    rows = bins.permute(0, 3, 4, 1, 2).flatten(0, 2).index_select(0, pixels)  # (n, 3, bins)
+    place = (target.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels).clamp(-1, 1) + 1) / 2 * (count - 1)
+    low = place.floor().long().clamp_max(count - 2)[..., None]
+    share = place[..., None] - low
+    log = (rows.float() if rows.dtype == torch.bfloat16 else rows).log_softmax(-1)
+    near = log.gather(-1, low) * (1 - share) + log.gather(-1, low + 1) * share
+    cost = -near.squeeze(-1).mean(-1)
+    return cost.new_zeros(where.numel()).index_copy(0, pixels, cost).view_as(where)
