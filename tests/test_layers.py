@@ -45,6 +45,7 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "objects/samples.py": {"cv2"},
     "detection/samples.py": {"cv2"},
     "render/raster_numba.py": {"numba"},
+    "synthesis/fused.py": {"cv2", "numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
     "pnp/kernels/amis_cpu.py": {"numba"},

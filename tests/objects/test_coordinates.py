@@ -513,7 +513,7 @@ def test_bin_loss_is_least_at_the_truth():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bins_are_read_and_learned_as_written_out(channels_last):
-    """Against softmax, mask and sum over all bins, as the definitions say; only pixels that count have a loss and a gradient."""
+    """Against softmax, mask and sum over all bins, as defined; only pixels that count have a gradient."""
     logits = torch.randn(2, 3, 9, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if channels_last:
         logits = logits.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)

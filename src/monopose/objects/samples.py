@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.random import Generator
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset
 from ..datasets.bop import scenes
 from ..geometry import camera as camera_ops
 from ..geometry import se3
-from ..synthesis import augment
+from ..synthesis import augment, fused
 from ..synthesis import scene as synth
 from ..synthesis.samples import (
     HIDDEN,
@@ -28,7 +29,7 @@ from ..synthesis.samples import (
     Source,
     amodal_box,
     check_jitter,
-    crop_target,
+    crop_K,
     grey_border,
     grey_out,
     jittered_square,
@@ -73,22 +74,22 @@ class CropSamples(Dataset):
         source, s = self.source, self.input_size
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
-        box = amodal_box(target, layout.cam_from_obj[0], source.camera.K)
-        square = jittered_square(box, self.crop_scale, rng, self.shift, self.zoom)
-        layout = near_crop(layout, camera_ops.crop_resize_K(source.camera.K, square, (s, s)), s)
+        box = fused.bounds(target, layout.cam_from_obj[0].double().numpy(), source.camera.K.double().numpy())
+        square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, self.shift, self.zoom)
+        layout = near_crop(layout, crop_K(source.camera.K, square, s), s)
         return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         source, s = self.source, self.input_size
         target, layout, square, look, rng = self.staged(i)
         pose, native = layout.cam_from_obj[0], float(square[2] - square[0])
-        K = camera_ops.crop_resize_K(source.camera.K, square, (s, s))
+        K = crop_K(source.camera.K, square, s)
         paper = synth.background(source.photos, (s, s), rng)
-        picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
-        if float(scene.visibility[0]) < HIDDEN:  # hidden: show it without its neighbours
+        picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
+        if scene.visibility[0] < HIDDEN:  # hidden: show it without its neighbours
             layout = synth.Layout(layout.models[:1], layout.cam_from_obj[:1])
-            picture, scene = synth.render(layout, look, K, (s, s), paper, native, rng)
-        visible = scene.masks_visible[0].numpy()
+            picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
+        visible = scene.owner == 0
         if rng.random() < 0.35:
             covered_picture, covered = augment.patches(picture, rng, synth.background(source.photos, (s, s), rng))
             if (visible & ~covered).sum() > 0.3 * visible.sum():
@@ -105,16 +106,16 @@ def _crop_sample(
     picture: np.ndarray, visible: np.ndarray, model: ObjectModel, pose: Tensor, K: Tensor, square: Tensor, side: int
 ) -> dict[str, Tensor]:
     """The sample of a finished crop: its picture beside the rendered truth."""
-    coordinates, full = crop_target(model, pose, camera_ops.crop_resize_K(K, square, (side, side)), side)
-    share = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(visible).float()[None], side)[0]
+    coordinates, full = fused.target(model, pose.double().numpy(), crop_K(K, square, side), side)
+    share = cv2.resize(visible.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
     return {
-        "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
+        "image": torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255,
         "label": torch.tensor(model.obj_id),
-        "coordinates": coordinates,
-        "mask_full": full,
-        "mask_visible": (share >= 0.5) & full,
+        "coordinates": torch.from_numpy(coordinates),
+        "mask_full": torch.from_numpy(full),
+        "mask_visible": torch.from_numpy((share >= 0.5) & full),
         "cam_from_obj": pose,
-        "K": camera_ops.crop_resize_K(K, square, picture.shape[:2]),
+        "K": torch.from_numpy(crop_K(K, square, picture.shape[0])).float(),
         "box": square,
     }
 

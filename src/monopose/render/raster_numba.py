@@ -6,7 +6,7 @@ the inverse depth is sum(E) / det. No corner is divided by its depth, so a face 
 splitting: a pixel is hit if all weights are positive and the depth there is at least `near`.
 
 Two corners give exactly the negated edge function in the opposite order (float64, no contraction to FMA: hence no
-fastmath in `_edge`), so neighbouring faces share an edge without holes and without double hits.
+fastmath in `edge`), so neighbouring faces share an edge without holes and without double hits.
 
 Source: Olano and Greer, Triangle Scan Conversion using 2D Homogeneous Coordinates (1997).
 """
@@ -25,13 +25,13 @@ SLACK = 1e-5  # pixels added to bounding boxes, more than the rounding of a proj
 
 
 @numba.njit(inline="always")
-def _edge(ax, ay, az, bx, by, bz):
+def edge(ax, ay, az, bx, by, bz):
     """Coefficients (per x, per y, constant) of the edge function that vanishes on the line through a and b."""
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
 @numba.njit(inline="always")
-def _floor(a, b):
+def floor(a, b):
     """What an edge function must exceed: a pixel on the edge belongs to the side towards +x, or +y if the edge runs along x.
 
     -1e-300 stands for "0 included" in a single comparison.
@@ -40,7 +40,7 @@ def _floor(a, b):
 
 
 @numba.njit(inline="always")
-def _near_bounds(q, corners, near):
+def near_bounds(q, corners, near):
     """Bounding box in pixels of the part of a face in front of z = near."""
     u0, v0, u1, v1 = np.inf, np.inf, -np.inf, -np.inf
     for i in range(3):
@@ -95,7 +95,7 @@ def draw(points, faces, K, near, face, bary, depth):
         elif iz < near and jz < near and kz < near:
             continue
         else:
-            u0, v0, u1, v1 = _near_bounds(q, (i, j, k), near)
+            u0, v0, u1, v1 = near_bounds(q, (i, j, k), near)
         if not (u1 >= 0.0 and v1 >= 0.0 and u0 <= right and v0 <= bottom):
             continue
         x0, x1 = int(np.ceil(max(u0, 0.0))), int(np.floor(min(u1, right)))
@@ -104,9 +104,9 @@ def draw(points, faces, K, near, face, bary, depth):
             continue
 
         ix, iy, jx, jy, kx, ky = q[i, 0], q[i, 1], q[j, 0], q[j, 1], q[k, 0], q[k, 1]
-        a0, b0, c0 = _edge(jx, jy, jz, kx, ky, kz)
-        a1, b1, c1 = _edge(kx, ky, kz, ix, iy, iz)
-        a2, b2, c2 = _edge(ix, iy, iz, jx, jy, jz)
+        a0, b0, c0 = edge(jx, jy, jz, kx, ky, kz)
+        a1, b1, c1 = edge(kx, ky, kz, ix, iy, iz)
+        a2, b2, c2 = edge(ix, iy, iz, jx, jy, jz)
         det = a0 * ix + b0 * iy + c0 * iz
         if det < 0.0:
             det = -det
@@ -115,7 +115,7 @@ def draw(points, faces, K, near, face, bary, depth):
             continue
         inv = 1.0 / det
         az, bz, cz = (a0 + a1 + a2) * inv, (b0 + b1 + b2) * inv, (c0 + c1 + c2) * inv
-        floor0, floor1, floor2 = _floor(a0, b0), _floor(a1, b1), _floor(a2, b2)
+        floor0, floor1, floor2 = floor(a0, b0), floor(a1, b1), floor(a2, b2)
         for y in range(y0, y1 + 1):
             r0, r1, r2, rz = b0 * y + c0, b1 * y + c1, b2 * y + c2, bz * y + cz
             entered = False

@@ -53,8 +53,8 @@ def _end(high, limit):
 
 
 @triton.jit
-def _floor(a, b):
-    """`raster_numba._floor`."""
+def floor(a, b):
+    """`raster_numba.floor`."""
     return tl.where((a > 0.0) | ((a == 0.0) & (b > 0.0)), -1e-300, 0.0).to(tl.float64)
 
 
@@ -100,7 +100,7 @@ def _draw(
     y1 = tl.where(real, y1, 0)
     inv = 1.0 / tl.where(real, det * sign, 1.0)
     az, bz, cz = (a0 + a1 + a2) * inv, (b0 + b1 + b2) * inv, (c0 + c1 + c2) * inv
-    floor0, floor1, floor2 = _floor(a0, b0), _floor(a1, b1), _floor(a2, b2)
+    floor0, floor1, floor2 = floor(a0, b0), floor(a1, b1), floor(a2, b2)
     inv_near = 1.0 / near
     low = (last - f).to(tl.int64)
     canvas = key_ptr + image * height * width

@@ -78,14 +78,25 @@ def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SH
     return square + torch.cat([move, move])
 
 
-def near_crop(layout: synth.Layout, K: Tensor, side: int) -> synth.Layout:
+def crop_K(K: Tensor, square: Tensor, side: int) -> np.ndarray:
+    """`camera.crop_resize_K` for one square crop in numpy, (3, 3), float64."""
+    out = K.numpy().astype(np.float64)
+    left, top, right, bottom = square.tolist()
+    scale = np.array([side / (right - left), side / (bottom - top)])
+    out[:2, :2] *= scale[:, None]
+    out[:2, 2] = (out[:2, 2] + 0.5 - (left, top)) * scale - 0.5
+    return out  # type: ignore[no-any-return]
+
+
+def near_crop(layout: synth.Layout, K: np.ndarray, side: int) -> synth.Layout:
     """Drop objects whose bounding sphere does not touch the crop; the first one stays."""
-    t = layout.cam_from_obj[:, :3, 3]
-    centre = camera_ops.project(t, K)
-    reach = torch.tensor([m.diameter for m in layout.models]) * K[0, 0] / t[:, 2].clamp_min(1e-3)
-    touches = ((centre > -reach[:, None]) & (centre < side + reach[:, None])).all(1)
+    t = layout.cam_from_obj[:, :3, 3].numpy()
+    homogeneous = t @ K.T
+    centre = homogeneous[:, :2] / homogeneous[:, 2:].clip(1e-6)
+    reach = np.array([[m.diameter] for m in layout.models]) * K[0, 0] / t[:, 2:].clip(1e-3)
+    touches = ((centre > -reach) & (centre < side + reach)).all(1)
     touches[0] = True
-    rows = touches.nonzero().flatten().tolist()
+    rows = np.flatnonzero(touches).tolist()
     return synth.Layout([layout.models[r] for r in rows], layout.cam_from_obj[rows])
 
 

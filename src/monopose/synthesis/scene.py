@@ -17,7 +17,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from ..geometry import se3, viewpoints
+from ..geometry import se3
 from ..geometry.camera import K_from_fov
 from ..render.maps import Lights
 from ..render.scene import GREY, SceneRender, render_scene
@@ -86,32 +86,55 @@ def scene_config(
     return SceneConfig(distance=distance, upright=upright, elevation_deg=elevation_deg)
 
 
-def _camera_over_table(config: SceneConfig, rng: Generator) -> Tensor:
+def _camera_over_table(config: SceneConfig, rng: Generator) -> np.ndarray:
     """cam_from_world rotation of a camera around a table, (3, 3)."""
     low, high = (math.sin(math.radians(e)) for e in config.elevation_deg)
     z = rng.uniform(low, high) if rng.random() < 0.5 else math.sin(math.radians(rng.uniform(*config.elevation_deg)))
     azimuth = rng.uniform(0, 2 * math.pi)
     r = math.sqrt(max(1 - z * z, 0))
-    direction = torch.tensor([r * math.cos(azimuth), r * math.sin(azimuth), z], dtype=torch.float32)
-    return viewpoints.look_at(direction, math.radians(float(np.clip(rng.normal(0, config.roll_deg), -90, 90))))
+    inplane = math.radians(float(np.clip(rng.normal(0, config.roll_deg), -90, 90)))
+    return _looking_from(r * math.cos(azimuth), r * math.sin(azimuth), z, inplane)
 
 
-def _about_z(angle: float) -> Tensor:
+def _looking_from(x: float, y: float, z: float, inplane: float) -> np.ndarray:
+    """`viewpoints.look_at` for one direction in plain floats, (3, 3)."""
+    right = (-y, x, 0.0) if abs(z) <= 1 - 1e-6 else (z, 0.0, -x)  # forward x up
+    length = math.sqrt(right[0] ** 2 + right[1] ** 2 + right[2] ** 2)
+    a, b, c = (v / length for v in right)
+    down = (z * b - y * c, x * c - z * a, y * a - x * b)  # forward x right
+    cos, sin = math.cos(inplane), math.sin(inplane)
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    return turn @ np.array([[a, b, c], down, [-x, -y, -z]])  # type: ignore[no-any-return]
+
+
+def _about_z(angle: float) -> np.ndarray:
     c, s = math.cos(angle), math.sin(angle)
-    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def _random_rotation(rng: Generator) -> Tensor:
-    from ..geometry.rotation import matrix_from_quat_wxyz
+def _random_rotation(rng: Generator) -> np.ndarray:
+    quat = rng.standard_normal(4)
+    w, x, y, z = (quat / math.sqrt(float(quat @ quat))).tolist()
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
-    return matrix_from_quat_wxyz(torch.from_numpy(rng.standard_normal(4).astype(np.float32)))
+
+def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(3, 3), (3,) -> (4, 4)."""
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = R, t
+    return out
 
 
-def _point_at(pixel: np.ndarray, distance: float, K: Tensor) -> Tensor:
+def _point_at(pixel: np.ndarray, distance: float, K: np.ndarray) -> np.ndarray:
     """The point at a distance from the camera centre that is seen at a pixel, (3,)."""
-    u, v = (float(p) for p in pixel)
-    ray = torch.tensor([(u - float(K[0, 2])) / float(K[0, 0]), (v - float(K[1, 2])) / float(K[1, 1]), 1.0])
-    return ray / ray.norm() * float(distance)
+    x, y = float((pixel[0] - K[0, 2]) / K[0, 0]), float((pixel[1] - K[1, 2]) / K[1, 1])
+    return np.array([x, y, 1.0]) * (float(distance) / math.sqrt(x * x + y * y + 1))
 
 
 def random_layout(
@@ -152,36 +175,38 @@ def _seen_pixel(camera: Camera, rng: Generator, margin: float = 0.1) -> np.ndarr
 
 def _on_table(models: list[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator) -> Tensor:
     R = _camera_over_table(config, rng)
-    diameters = np.array([m.diameter for m in models])
-    reach = 0.55 * float(diameters.mean()) * math.sqrt(len(models)) * rng.uniform(0.7, 1.5)
+    diameters = [float(m.diameter) for m in models]
+    reach = 0.55 * (sum(diameters) / len(models)) * math.sqrt(len(models)) * rng.uniform(0.7, 1.5)
     packing = rng.uniform(0.3, 0.5)
-    places: list[np.ndarray] = []
+    places: list[tuple[float, float]] = []
     for i in range(len(models)):
-        spot = rng.uniform(-reach, reach, 2)
+        x, y = rng.uniform(-reach, reach, 2).tolist()
         for _ in range(20):
-            if all(np.linalg.norm(spot - p) > packing * (diameters[i] + diameters[j]) for j, p in enumerate(places)):
+            if all(math.hypot(x - p, y - q) > packing * (diameters[i] + diameters[j]) for j, (p, q) in enumerate(places)):
                 break
-            spot = rng.uniform(-reach, reach, 2) * 1.1
-        places.append(spot)
+            x, y = (rng.uniform(-reach, reach, 2) * 1.1).tolist()
+        places.append((x, y))
     focus = int(rng.integers(0, len(models))) if rng.random() < 0.5 else 0
-    target = _point_at(_seen_pixel(camera, rng), rng.uniform(*config.distance), camera.K)
+    target = _point_at(_seen_pixel(camera, rng), rng.uniform(*config.distance), camera.K.numpy())
+    low, high = models[focus].bounds.numpy()
+    middle = float(high[2] - low[2]) / 2
     poses = []
-    for model, spot in zip(models, places, strict=True):
+    for model, (x, y) in zip(models, places, strict=True):
         upright = config.upright and model.obj_id >= 0
         world_R = _about_z(rng.uniform(0, 2 * math.pi)) if upright else _random_rotation(rng)
-        lowest = float((model.corners @ world_R.mT)[:, 2].min())
-        position = torch.tensor([*(spot - places[focus]), 0.0], dtype=torch.float32)
-        position[2] = -lowest - float((models[focus].bounds[1, 2] - models[focus].bounds[0, 2]) / 2)
-        poses.append(se3.from_rt(R @ world_R, R @ position + target))
-    return _in_front(torch.stack(poses), config)
+        lowest = float((model.corners.numpy() @ world_R[2]).min())
+        position = np.array([x - places[focus][0], y - places[focus][1], -lowest - middle])
+        poses.append(_pose(R @ world_R, R @ position + target))
+    return _in_front(torch.from_numpy(np.stack(poses)).float(), config)
 
 
 def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator) -> Tensor:
     centre = _seen_pixel(camera, rng)
     distance = rng.uniform(*config.distance)
+    K = camera.K.numpy()
     poses = []
     for i, model in enumerate(models):
-        spread = 1.5 * model.diameter * float(camera.K[0, 0]) / distance
+        spread = 1.5 * model.diameter * float(K[0, 0]) / distance
         pixel = centre if i == 0 else centre + rng.normal(0, spread, 2)
         if rng.random() < 0.4 and i:
             pixel = _seen_pixel(camera, rng, -0.05)
@@ -191,18 +216,16 @@ def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rn
             R = _random_rotation(rng)
         d = rng.uniform(*config.distance) if i == 0 or rng.random() < 0.3 else distance * rng.uniform(0.75, 1.25)
         distance = d if i == 0 else distance
-        poses.append(se3.from_rt(R, _point_at(pixel, float(d), camera.K)))
+        poses.append(_pose(R, _point_at(pixel, float(d), K)))
+    placed = torch.from_numpy(np.stack(poses)).float()
     if config.upright:  # the viewing ray tilts what the camera sees: keep "upright" as seen along the ray
-        return _in_front(se3.egocentric_from_allocentric(torch.stack(poses)), config)
-    return _in_front(torch.stack(poses), config)
+        return _in_front(se3.egocentric_from_allocentric(placed), config)
+    return _in_front(placed, config)
 
 
 def _in_front(poses: Tensor, config: SceneConfig) -> Tensor:
-    """Push what came too close, or behind the camera, to the depth of 0.6 times the least distance."""
-    poses = poses.clone()
-    least = 0.6 * config.distance[0]
-    close = poses[:, 2, 3] < least
-    poses[close, 2, 3] = least
+    """Push what came too close, or behind the camera, to the depth of 0.6 times the least distance; in place."""
+    poses[:, 2, 3].clamp_min_(0.6 * config.distance[0])
     return poses
 
 
