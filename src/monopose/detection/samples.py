@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..datasets.bop import scenes
+from ..synthesis import fused
 from ..synthesis import scene as synth
-from ..synthesis.samples import Source, amodal_box
+from ..synthesis.samples import Source
 from ..types import ObjectModel
 
 
@@ -44,18 +45,19 @@ class SceneSamples(Dataset):
         look = synth.random_appearance(len(layout.models), rng)
         paper = synth.background(source.photos, size, rng)
         native = float(max(source.camera.size[1], size[1]))
-        picture, scene = synth.render(layout, look, camera.K, size, paper, native, rng)
+        K = camera.K.double().numpy()
+        picture, scene = fused.render(layout, look, K, size, paper, native, rng)
         picture = synth.camera_effects(picture, 1.0, rng, source.scene.colours)
-        known = torch.tensor([m.obj_id >= 0 for m in layout.models])
-        seen = known & (scene.masks_visible.flatten(1).sum(1) > 16)
-        rows = seen.nonzero().flatten().tolist()
-        boxes = [amodal_box(layout.models[r], layout.cam_from_obj[r], camera.K) for r in rows]
+        seen = np.bincount(scene.owner.ravel() + 1, minlength=len(layout.models) + 1)[1:]
+        rows = [r for r, model in enumerate(layout.models) if model.obj_id >= 0 and seen[r] > 16]
+        poses = layout.cam_from_obj.double().numpy()
+        boxes = np.array([fused.bounds(layout.models[r], poses[r], K) for r in rows]).reshape(-1, 4)
         return {
-            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
-            "boxes": torch.stack(boxes) if boxes else torch.zeros(0, 4),
+            "image": torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255,
+            "boxes": torch.from_numpy(boxes).float(),
             "labels": torch.tensor([layout.models[r].obj_id for r in rows], dtype=torch.int64),
-            "masks": scene.masks_visible[rows],
-            "visibility": scene.visibility[rows],
+            "masks": torch.from_numpy(scene.owner == np.array(rows, np.int32)[:, None, None]),
+            "visibility": torch.from_numpy(scene.visibility[rows]).float(),
         }
 
 

@@ -6,6 +6,7 @@ A run folder holds `METHOD.safetensors` (averaged weights, rewritten at every ch
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -261,6 +262,7 @@ def fit(
     Raises:
         ValueError: `out` holds a run of another configuration, or a checkpoint that cannot be read.
     """
+    keep_memory()
     last = _last_checkpoint(out, name)
     L.seed_everything(config.seed, verbose=False)
     model = build_model()
@@ -293,6 +295,20 @@ def fit(
     )  # fmt: skip
     trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
     return file
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees instead of giving it back to the system, where the C library is glibc.
+
+    A training step asks for the same large maps again and again; fetching fresh pages for them takes an eighth of its time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        largest_in_heap, given_back_beyond = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        library.mallopt(largest_in_heap, 32 << 20)  # the most it takes
+        library.mallopt(given_back_beyond, 1 << 30)
 
 
 def _device_name() -> str:
