@@ -4,12 +4,12 @@
     python -m benchmarks.refiner_robustness ... --images 10 --cells 15x3                      a quick look
     python -m benchmarks.refiner_robustness ... --cells none --initial A_lmo-test.csv B_lmo-test.csv
 
-Grid: every target instance gets initial poses from `geometry.noise.perturbed`: its true pose turned by normal noise of so many
+Grid: every target instance gets initial poses from `geometry.se3.perturbed`: its true pose turned by normal noise of so many
 degrees about each axis and moved by so many centimetres across the line of sight, three times that along it. The noise comes
 from the instance and the cell, so an instance meets the same noise whatever else is asked for. The objects of a photo are
-refined together. Initial: every row of a BOP result file that belongs to a target, scored by `evaluation.protocol`.
+refined together. Initial: every row of a BOP result file that belongs to a target, scored by `evaluation.bop`.
 
-ADD(-S) and its threshold are those of `evaluation.classic`: 0.1 of the diameter, vertices of models_eval, ADD-S for the objects
+ADD(-S) and its threshold are those of `evaluation.linemod`: 0.1 of the diameter, vertices of models_eval, ADD-S for the objects
 of the data set's tables. Rotation and translation errors are to the nearest symmetric truth. A score that the refiner lowers is
 marked with (!). Seconds are the processor's, per object, without preparing the models. The tables are Markdown.
 """

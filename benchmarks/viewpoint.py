@@ -199,7 +199,7 @@ def learn(
     model: torch.nn.Module, loss: Callable[[Any, Any, Any], dict[str, Tensor]], parts: Sequence[PhotoCrops], epochs: int,
     batch: int, seed: int, lr: float, rate: Callable[[float], float], decay: float,
 ) -> list[float]:  # fmt: skip
-    """Train a network on crops; its backbone, if it has one, at half the learning rate, as `learning.fit` does.
+    """Train a network on crops; its backbone, if it has one, at half the learning rate, as `training.loop.fit` does.
 
     Returns:
         mean loss of every epoch.

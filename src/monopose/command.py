@@ -422,7 +422,7 @@ class Doctor(Common):
 
 
 def schedule(args: Train) -> dict[str, Any]:
-    """How long and how training goes, as `learning.TrainConfig` takes it."""
+    """How long and how training goes, as `training.loop.TrainConfig` takes it."""
     return {name: getattr(args, name) for name in ("minutes", "steps", "batch_size", "lr", "workers", "seed")}
 
 
@@ -519,7 +519,7 @@ def each_picture(
 
 
 def boxes_of_anything(boxes: Sequence[str]) -> Callable[[str], Detections]:
-    """`external_boxes.read_boxes` where any object is an object: its number means nothing."""
+    """`io.boxes.read_boxes` where any object is an object: its number means nothing."""
     from .io.boxes import read_boxes
 
     file = len(boxes) == 1 and Path(boxes[0]).suffix.lower() == ".json"

@@ -122,7 +122,7 @@ def test_symmetric_objects_are_seen_from_where_they_were_encoded():
 
 
 def test_views_mean_what_the_data_means_by_them():
-    """A generator that draws a soft spot off the middle, placed as `data.category_views` places it."""
+    """A generator that draws a soft spot off the middle, placed as `category.samples` places it."""
     view = view_ops.View(*torch.tensor([0.3, 0.2, 0.4]), torch.tensor([0.2, -0.1]), torch.tensor(1.1)).stacked()
     model = build(replace(TINY, own_scale=0.8)).eval()
     pixels = camera.pixel_grid((64, 64))

@@ -78,7 +78,7 @@ def test_killed_while_writing_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
-        "import sys, time\nfrom monopose.files import atomic_write\n"
+        "import sys, time\nfrom monopose.io.files import atomic_write\n"
         "with atomic_write(sys.argv[1]) as t:\n"
         "    f = open(t, 'w'); f.write('half'); f.flush(); print('writing', flush=True); time.sleep(600)\n"
     )

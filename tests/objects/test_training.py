@@ -195,7 +195,7 @@ def test_half_precision_on_a_cpu_changes_the_arithmetic_alone(data, tmp_path, mo
     recipe = training.METHODS[method].recipe._replace(loss=loss)
     monkeypatch.setitem(training.METHODS, method, training.METHODS[method]._replace(recipe=recipe))
     for half in (False, True):
-        monkeypatch.setattr("monopose.learning.multiplies_bfloat16", lambda half=half: half)
+        monkeypatch.setattr("monopose.training.loop.multiplies_bfloat16", lambda half=half: half)
         run(data, tmp_path / str(half), method, steps=2)
         states.append(last(tmp_path / str(half), method)["state_dict"])
     assert seen == [False, False, True, True]

@@ -182,23 +182,22 @@ import json
 import sys
 from pathlib import Path
 import torch
-from monopose import train_box3d
-from monopose.learning import TrainConfig
-from monopose.methods import box3d
+from monopose.road import network, training
+from monopose.training.loop import TrainConfig
 
 torch.set_num_threads(1)
 data, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 made = []
 
-class Kept(box3d.Model):
+class Kept(network.Model):
     def __init__(self, config):
         super().__init__(config)
         made.append(self)
 
-train_box3d.box3d.Model = Kept
-config = train_box3d.configured(data, changes=changes)
+network.Model = Kept
+config = training.make_config(data, changes=changes)
 few = TrainConfig(steps=3, batch_size=1, workers=0)
-train_box3d.train_box3d(data, out, method_config=config, config=few, progress_bar=False)
+training.train_box3d(data, out, method_config=config, config=few, progress_bar=False)
 rank = torch.distributed.get_rank()
 torch.save({k: v for k, v in made[0].named_parameters()}, out / f"rank_{rank}.pt")
 """

@@ -65,7 +65,7 @@ class FitConfig:
     vote_best: int = 5  # of the ends, sorted by loss, take part in the vote
     vote_deg: float = 10.0  # ends nearer than this agree
     gain: float = 0.01  # share by which an end must lower the loss of the pose head's start; else that start is the answer
-    features: perceptual.Name | None = None  # see `nets.perceptual`; None: the best that is there
+    features: perceptual.Name | None = None  # see `category.perceptual`; None: the best that is there
 
 
 def published() -> FitConfig:
@@ -86,7 +86,7 @@ def quick() -> FitConfig:
 class CandidateViews(NamedTuple):
     """Where K starts are: all that the generator needs."""
 
-    values: Tensor  # (K, 6), in the order of `data.category_views.View.stacked`
+    values: Tensor  # (K, 6), in the order of `category.samples.View.stacked`
     codes: Tensor  # (K, codes)
 
     def rows(self, index: Tensor) -> CandidateViews:

@@ -5,7 +5,7 @@ Out of the plane the learned volume turns; in the plane, in scale and position i
 for the pose and the code whose picture looks like the photo; `fitting.predict` does so for the objects of a frame.
 
 Angles are those of `geometry.viewpoints`; a view adds how its crop shows the object: numbers in the order of
-`data.category_views.View.stacked`. What the network draws is the object alone in an even light. Objects of a symmetric
+`category.samples.View.stacked`. What the network draws is the object alone in an even light. Objects of a symmetric
 category have no azimuth of their own: zero is where the encoded view was taken from, so that print is found again.
 
 Source: Chen et al., Category Level Object Pose Estimation via Neural Analysis-by-Synthesis (ECCV 2020). Different here: the KL
@@ -62,7 +62,7 @@ class Config:
     alpha_weight: float = 1.0  # of the binary cross-entropy of the silhouette
     kl_weight: float = 0.01  # of the KL divergence from the standard normal distribution, per number of the code
     head_weight: float = 0.2  # of the proposal's loss
-    perceptual_weight: float = 0.0  # of the features' difference in training, see `nets.perceptual`
+    perceptual_weight: float = 0.0  # of the features' difference in training, see `category.perceptual`
     lr: float = 2e-3  # peak learning rate of the training
 
     @property

@@ -45,7 +45,7 @@ class AdaIN(nn.Module):
 class _Up3d(nn.Module):
     """Twice the side, by a transposed convolution of stride 2: of 4 x 4 x 4 as published, or of 2 x 2 x 2, where every voxel
     makes its own eight: one matrix product, an eighth of the arithmetic, and without the slow path of CPUs for the other. The
-    kernel is kept flat: `learning.fit` asks every tensor of four or five dimensions to lie as pictures do, which those of
+    kernel is kept flat: `training.loop.fit` asks every tensor of four or five dimensions to lie as pictures do, which those of
     volumes cannot."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:

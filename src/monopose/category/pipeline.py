@@ -105,7 +105,7 @@ def predict_pictures(
         source: as `images.iterate_frames` takes it.
         out: folder for overlays, GIFs of the fitting and poses.json.
         mask: see `read_masks`.
-        boxes: see `external_boxes.read_boxes`.
+        boxes: see `io.boxes.read_boxes`.
         camera, fov_deg, resize_camera: of the pictures; without a camera poses are not metric.
         size: width, depth and height of the objects, metres, where they are known; else the category's mean.
         score: least score of the detector.

@@ -1,4 +1,4 @@
-"""Training the pose-aware generator of a category, on tableware from seeds, in the loop of `learning.fit`."""
+"""Training the pose-aware generator of a category, on tableware from seeds, in the loop of `training.loop.fit`."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def train_category(
 
     Args:
         out: run folder; created.
-        name: of the category, see `data.tableware`.
+        name: of the category, see `synthesis.shapes.tableware`.
         instances: shapes of it to learn from.
         backgrounds: folder of photos to put behind them; None: patterns.
         views: of each shape that are rendered once and kept in `out`, 33 kB each at 64 pixels; 0: render every one anew.
         config: budget and optimiser.
-        method_config: see `configured`; None: the standard network.
+        method_config: see `make_config`; None: the standard network.
         progress_bar: show one.
 
     Returns:

@@ -89,7 +89,7 @@ def reconstructions(model: Model, samples: Sequence[dict[str, Tensor]], side: in
     other view, and as it is drawn from the code and the other pose; then both silhouettes: red is too much, blue is missing.
 
     Args:
-        samples: of `data.category_views.CategoryViews` or `KeptViews`.
+        samples: of `category.samples.CategoryViews` or `CachedViews`.
     """
     tiles, names = [], []
     for sample in samples:

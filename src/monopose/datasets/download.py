@@ -66,7 +66,7 @@ _NOCS = (
 
 
 def _nocs(photos: str, holds: str) -> tuple[Archive, ...]:
-    """Photos, meshes with their extents, and the authors' fitted poses, as `data.nocs` reads them; never fetched by us."""
+    """Photos, meshes with their extents, and the authors' fitted poses, as `datasets.nocs` reads them; never fetched by us."""
     return tuple(Archive(f"{_NOCS}/{f}.zip", h) for f, h in ((photos, holds), ("obj_models", "obj_models"), ("gts", "gts")))
 
 

@@ -2,7 +2,7 @@
 
 Two networks behind one `Config`: a one-stage net that trains on a CPU (`small`) and torchvision's Mask R-CNN (`maskrcnn`).
 Boxes are what they are here, not enlarged: whoever crops an object enlarges its box, once. Boxes that come from elsewhere
-need no detector: `data.bop` and `data.coco` read them as the same `Detections`.
+need no detector: `datasets.bop.scenes` and `datasets.coco` read them as the same `Detections`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -327,7 +327,7 @@ def predict(
         score_threshold: detections below it are left out.
         max_detections: per image, the best ones.
         nms_iou: of two boxes of one class that overlap more, the better one stays.
-        enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `methods.coordinates` does.
+        enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `objects.coordinates` does.
         looks: 1: at the picture; 2: at its mirror image as well; 6: and at four quarters of it, enlarged. Boxes that agree are
             averaged, and a score is the mean over the whole, the mirrored and, where a quarter shows most of the object, the
             enlarged picture.

@@ -211,7 +211,7 @@ def evaluate(
         poses: degrees and metres that a pose may be off by.
         rotations: degrees, whatever the position.
         shifts: degrees, and share of the true box's diagonal, after `rescaled`.
-        axis: of the symmetric objects, 1 in NOCS's frames, 2 in those of `data.tableware`.
+        axis: of the symmetric objects, 1 in NOCS's frames, 2 in those of `synthesis.shapes.tableware`.
 
     Returns:
         overlap: its name, images, true, estimates: numbers of each,

@@ -173,8 +173,8 @@ def evaluate(results: SampleBoxes, truth: SampleTruth) -> dict[str, Any]:
     """The scores of results.
 
     Args:
-        results: from `data.nuscenes.read_results`, of the samples of `truth` in the same order.
-        truth: from `data.nuscenes.truth`.
+        results: from `datasets.nuscenes.read_results`, of the samples of `truth` in the same order.
+        truth: from `datasets.nuscenes.truth`.
 
     Returns:
         {"nds", "map": in [0, 1], "errors": {"translation": ...}, "classes": {"car": {"ap", "ap_at": {"0.5": ...}, "errors",

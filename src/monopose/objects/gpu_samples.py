@@ -1,6 +1,6 @@
 """Training crops drawn on the device that learns from them: worker processes only decide, nothing is rendered there.
 
-`CropPlans` says in numbers what `CropSamples` would draw; `Studio` keeps the meshes on the device and draws a whole batch of
+`CropSpecs` says in numbers what `CropSamples` would draw; `Studio` keeps the meshes on the device and draws a whole batch of
 plans there: one rasterisation for all scenes, light, camera. The imperfections of the camera are those of `augment`, applied
 by the workers to an impulse (blur), a colour cube (colours) and a grey picture (noise) instead of to the picture itself; only
 the blocks of JPEG, which need the picture, are missing.
@@ -139,7 +139,7 @@ class GpuSampler:
     """The models of a source on one device, and the light and the camera to draw crops of them.
 
     Args:
-        source: what `CropPlans` were made from.
+        source: what `CropSpecs` were made from.
         output_size: side of the targets, pixels.
         device: where to draw.
         seed: of the paintings of surfaces without colours.
@@ -167,7 +167,7 @@ class GpuSampler:
         """A batch of training samples, as `CropSamples` gives them, from a collated batch of plans on the device.
 
         Args:
-            plans: collated `CropPlans`; keys that are not of a plan are passed on.
+            plans: collated `CropSpecs`; keys that are not of a plan are passed on.
 
         Returns:
             "image" (B, 3, s, s), "label", "coordinates" (B, 3, h, h) metres, "mask_full", "mask_visible" (B, h, h) bool,

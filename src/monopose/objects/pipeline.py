@@ -118,8 +118,8 @@ class Pipeline:
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
             the detector has found twice, see `distinct`. `seconds` tells the time of each stage. With a calibration, scores are
-            probabilities that the pose is right, see `confidence`; before refining, which leaves them as they are. A refined
-            pose has no covariance.
+            probabilities that the pose is right, see `objects.calibration`; before refining, which leaves them as they are. A
+            refined pose has no covariance.
 
         Raises:
             ValueError: no detector and no boxes; boxes of unknown objects; beliefs of a run that has none; refining without a

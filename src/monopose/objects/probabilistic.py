@@ -5,7 +5,7 @@ how sure all of it is. PnP turns this into a density over poses (`pnp.sample_pos
 be likely. No mask, no coordinate need be annotated.
 
 Source: Chen et al., EPro-PnP (CVPR 2022), sec. 4.1: the 6DoF network, on CDPN. The default network is the modern
-encoder-decoder of `methods.coordinates` and can start from its weights; `published` is theirs.
+encoder-decoder of `objects.coordinates` and can start from its weights; `published` is theirs.
 """
 
 from __future__ import annotations

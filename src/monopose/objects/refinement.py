@@ -1,6 +1,6 @@
 """The refiner at work: poses in, better poses out, and never a worse one on purpose.
 
-`refine` runs the network of `methods/refiner.py` over a batch of poses; `predict` over the objects of a photo, with several
+`refine` runs the network of `objects/refiner.py` over a batch of poses; `predict` over the objects of a photo, with several
 starts each if wanted.
 """
 
@@ -50,7 +50,7 @@ def refine(
         model: the network, in evaluation mode.
         images: the picture that shows all of them, (3, H, W), RGB in [0, 1], or a picture of each, (B, 3, H, W).
         K: (3, 3) or (B, 3, 3), pixels.
-        objects: of `known`.
+        objects: of `prepare_object`.
         cam_from_obj: initial poses, (B, 4, 4), metres.
         outer, inner: renderings, and steps per rendering; None: as configured.
 
@@ -94,7 +94,7 @@ FAILURES = ("", "not finite", "behind the camera", "outside the picture", "less 
 
 
 def failure_reason(corners: Tensor, cam_from_obj: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
-    """Why poses cannot be refined, as places in `TROUBLES`: 0 where all of the object is in front of the camera, some of it in
+    """Why poses cannot be refined, as places in `FAILURES`: 0 where all of the object is in front of the camera, some of it in
     the picture, and its box at least 10 pixels wide or high.
 
     Args:

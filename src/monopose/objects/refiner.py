@@ -49,7 +49,7 @@ class Config:
     window_scale: float = 2.4  # side of those pictures / longer side of the object's box
     crop_size: int = 128  # side of the square crops, pixels
     crop_scale: float = 1.4  # side of the crop / longer side of the box of the rendered object
-    widths: tuple[int, int, int] = (128, 96, 64)  # decoder channels at strides 16, 8, 4, as in `methods.coordinates`
+    widths: tuple[int, int, int] = (128, 96, 64)  # decoder channels at strides 16, 8, 4, as in `objects.coordinates`
     features: int = 64  # channels of the features that are compared
     hidden: int = 64  # channels of the recurrent state
     motion: int = 48  # channels of the evidence of one step
@@ -271,7 +271,7 @@ class Model(nn.Module):
         )
 
     def cached_object(self, model: ObjectModel) -> RefinerObject:
-        """`known` of an object, sampled once for as long as the network lives."""
+        """`prepare_object` of an object, sampled once for as long as the network lives."""
         if id(model) not in self._met:
             self._met[id(model)] = model, prepare_object(model, self.config)  # the model is kept, so that its id stays its own
         return self._met[id(model)][1]
@@ -389,7 +389,7 @@ def _cut_each(images: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 def _cells(side: int, step: int, like: Tensor) -> Tensor:
-    """The pixels that stand for cells of `step` x `step`, (side / step, side / step, 2); as `render.views.every` takes them."""
+    """The pixels that stand for cells of `step` x `step`, (side / step, side / step, 2); as `render.scene.every` takes them."""
     n = side // step
     return camera_ops.pixel_grid((n, n), like.device, like.dtype) * step + step // 2
 

@@ -39,7 +39,7 @@ from ..types import ObjectModel
 
 
 class CropSamples(Dataset):
-    """Square crops of one object each, for `methods.coordinates` and its relatives.
+    """Square crops of one object each, for `objects.coordinates` and its relatives.
 
     Args:
         source: objects, camera, backgrounds.
@@ -121,7 +121,7 @@ def _crop_sample(
 
 
 class PerturbedPoseSamples(Dataset):
-    """Crop samples with a pose that is roughly right, for `methods.refiner`.
+    """Crop samples with a pose that is roughly right, for `objects.refiner`.
 
     Args:
         crops: `CropSamples` or `BopCropSamples`.

@@ -1,4 +1,4 @@
-"""Training on the CAD models of known objects: what each method learns from, in the loop of `learning.fit`.
+"""Training on the CAD models of known objects: what each method learns from, in the loop of `training.loop.fit`.
 
 Beside what the loop writes, a run folder holds `objects/`, the meshes.
 """

@@ -205,7 +205,7 @@ def predict_data(
 
     Args:
         run: a trained run.
-        data: as `train_box3d.read_frames` takes it.
+        data: as `road.training.read_frames` takes it.
         out: folder for pictures, boxes.json, kitti/NAME.txt, and results_nusc.json if the data says where cameras were.
         names: only these pictures or scenes.
         views: which pictures to save; the truth is drawn with them.

@@ -137,7 +137,7 @@ def predict(
         image_nms: of two boxes of a class whose projections overlap more, the better one stays.
         ground_nms: the same for rectangles seen from above.
         posterior_scores: put the expected quality of the pose, as its samples see it, in place of the predicted one.
-        central: put the boxes where `centred` does; False: where the likelihood is greatest.
+        central: put the boxes where `at_median_distance` does; False: where the likelihood is greatest.
 
     Returns:
         Boxes, empty where nothing is found. The score is class score x quality of the box.

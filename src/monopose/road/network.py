@@ -94,7 +94,7 @@ class Model(nn.Module):
         return self.config.projection_weight > 0 and self.config.layer != "direct"
 
     def forward(self, images: Tensor) -> Output:
-        """(B, 3, height, width), RGB in [0, 1], as `fit` makes them -> `Output`."""
+        """(B, 3, height, width), RGB in [0, 1], as `resize_to_network` makes them -> `Output`."""
         c = self.config
         if tuple(images.shape[-2:]) != c.size:
             raise ValueError(

@@ -24,7 +24,7 @@ GROUND_NMS = 0.25  # of two boxes of a class that overlap more from above, the b
 
 
 class Options(NamedTuple):
-    """How pictures are looked at, see `methods.box3d.predict`."""
+    """How pictures are looked at, see `road.predict`."""
 
     flip: bool = False
     samples: int | None = None
@@ -60,7 +60,7 @@ class BoxRun:
         return self.config.classes
 
     def predict(self, frame: Frame, options: Options = DEFAULT) -> DetectedBoxes:
-        """The boxes of one picture, best first, on the CPU; see `methods.box3d.predict`."""
+        """The boxes of one picture, best first, on the CPU; see `road.predict`."""
         found = inference.predict(self.model, frame, **options._asdict())
         return DetectedBoxes(*(v.cpu() if isinstance(v, Tensor) else v for v in found))  # type: ignore[arg-type]
 

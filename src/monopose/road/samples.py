@@ -153,7 +153,7 @@ class FrameSamples(Dataset):
 
 
 def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """One picture with its boxes as `methods/box3d.py` learns from them, see `road_scenes.sample`.
+    """One picture with its boxes as `road.py` learns from them, see `road_scenes.sample`.
 
     Raises:
         ValueError: the picture has no truth.

@@ -1,5 +1,5 @@
 """Training the network that finds boxes in 3D: on KITTI, nuScenes, an `infos.json`, or roads drawn on the fly, in the loop of
-`learning.fit`.
+`training.loop.fit`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make_config(
     """The configuration of a preset for the classes of a data set, with some fields replaced.
 
     Args:
-        data: see `train_box3d`.
+        data: see `road.training`.
         preset: of `box3d.PRESETS`; None: small.
         classes: to learn, in this order; () for those of the data.
         changes: fields of the configuration.
@@ -94,7 +94,7 @@ def train_box3d(
         road: what drawn roads show; its size becomes the network's.
         backgrounds: folder of photos to put behind drawn roads; None: skies and patterns.
         config: budget and optimiser.
-        method_config: see `configured`; None: the small network.
+        method_config: see `make_config`; None: the small network.
         memory: a dict; the encoder learns no more then, and what it says about pictures is kept there, for this run and others
             from the same `init`. An eighth of a megabyte for each of 352 x 128 pixels, so leave out `augmented`.
         progress_bar: show one.

@@ -1,6 +1,6 @@
 """Pictures of boxes on roads: in the photo, in 3D, from above, with their pose distributions and the points behind them.
 
-`Seen` is what they draw: `RoadObjects`, true or estimated, and what `methods.box3d.predict` returns.
+`Seen` is what they draw: `RoadObjects`, true or estimated, and what `road.predict` returns.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class RoadSamples(RoadPictures):
 
 
 def sample(picture: RoadPicture) -> dict[str, Any]:
-    """What `methods/box3d.py` learns from, float32.
+    """What `road.py` learns from, float32.
 
     Returns:
         image (3, H, W), RGB in [0, 1]; K (3, 3), pixels; of N objects labels (N,), index into `CLASSES`; cam_from_obj

@@ -57,7 +57,7 @@ def predict_pictures(
         run: a trained run.
         source: as `images.iterate_frames` takes it.
         out: folder for overlays and viewpoints.json; poses.json where camera and size are known.
-        boxes: see `external_boxes.read_boxes`.
+        boxes: see `io.boxes.read_boxes`.
         mask: picture of the only object's mask, white where it is.
         camera, fov_deg, resize_camera: of the pictures.
         size: width (X), depth (Y) and height (Z) of the objects, metres.
@@ -169,7 +169,7 @@ def predict_pix3d(
             none of them; None: the split that the run's training left out.
         seed: of the split.
         corrupt: KIND:STRENGTH, what is wrong with the masks, e.g. dilate:0.1, see `viewpoint_crops.corrupt`.
-        normals: where they come from, see `viewpoint_pipeline.predict_records`.
+        normals: where they come from, see `viewpoint.pipeline.predict_records`.
         limit: only the first so many pictures.
 
     Raises:

@@ -149,7 +149,7 @@ class Model(nn.Module):
             raise ValueError(f"net must be modern, combined or separate, got {config.net!r}")
 
     def forward(self, image: Tensor) -> Output:
-        """(B, C, S, S), crops in [0, 1] as `data.viewpoint_crops` cuts them, of which the network sees its share -> `Output`.
+        """(B, C, S, S), crops in [0, 1] as `viewpoint.samples` cuts them, of which the network sees its share -> `Output`.
 
         Raises:
             ValueError: fewer channels than the network needs, or another side than its crops have.
@@ -371,7 +371,7 @@ def predict(model: Model, image: Tensor, chunk: int = 64) -> Viewpoints:
 
     Args:
         model: in eval mode.
-        image: (B, 8, S, S), see `data.viewpoint_crops.channels`; channels the model does not look at may be missing.
+        image: (B, 8, S, S), see `viewpoint.samples.channels`; channels the model does not look at may be missing.
         chunk: crops per forward pass.
     """
     parts = [decode(model.config, forward_mirrored(model, part)) for part in image.split(chunk)]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..nets.unet import UNet
 
 MASK, NORMALS = 3, slice(5, 8)
-"""Where crops of `data.viewpoint_crops` carry the object's mask and its normals."""
+"""Where crops of `viewpoint.samples` carry the object's mask and its normals."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def truth(config: Config, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, 
 
     Args:
         config: its thresholds for boundaries.
-        batch: "image" (B, 8, S, S), crops as `data.viewpoint_crops` cuts them, with mask and true normals; and, if there is
+        batch: "image" (B, 8, S, S), crops as `viewpoint.samples` cuts them, with mask and true normals; and, if there is
             one, "depth" (B, S, S).
 
     Returns:
@@ -215,7 +215,7 @@ def predict(model: Model, images: Tensor, mask: Tensor | None = None, chunk: int
 
 
 def predictor(model: Model) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A function that tells normals and boundaries of crops, as `data.viewpoint_crops.RecordCrops` asks for them.
+    """A function that tells normals and boundaries of crops, as `viewpoint.samples.PhotoCrops` asks for them.
 
     (B, 3, S, S), RGB in [0, 1] -> normals (B, 3, S, S), unit, 0 where the network sees no object; boundaries (B, S, S).
     """

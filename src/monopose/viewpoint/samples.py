@@ -1,11 +1,11 @@
-"""Crops of eight channels for `methods.viewpoint`: the photo, and the object's mask, boundaries and surface normals.
+"""Crops of eight channels for `viewpoint.model`: the photo, and the object's mask, boundaries and surface normals.
 
     0:3  RGB, grey outside the photo
     3    mask, 0 where there is none
     4    boundaries: edges within the object and its outline
     5:8  normals, camera frame (x right, y down, z forward), as (n + 1) / 2; 0.5 where there is no object
 
-All float32 in [0, 1]. `RecordCrops` cuts them from Pix3D's photos, `CadCrops` renders them from any CAD models.
+All float32 in [0, 1]. `PhotoCrops` cuts them from Pix3D's photos, `RenderedCrops` renders them from any CAD models.
 """
 
 from __future__ import annotations
@@ -546,7 +546,7 @@ class RenderedCrops(Dataset):
         length: samples per epoch.
         seed: same seed, same samples.
 
-    A sample is a dict as `RecordCrops` has it. Angles are those of the allocentric rotation, exactly; mask and normals
+    A sample is a dict as `PhotoCrops` has it. Angles are those of the allocentric rotation, exactly; mask and normals
     belong to what is visible.
     """
 

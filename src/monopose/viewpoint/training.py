@@ -1,5 +1,5 @@
 """Training the viewpoint classifier, and the network that predicts normals for it: on photos in Pix3D's layout, or on CAD
-models alone, in the loop of `learning.fit`.
+models alone, in the loop of `training.loop.fit`.
 
 Beside what the loop writes, a run folder holds `crops_*.npy`, the decoded photos.
 """
@@ -110,7 +110,7 @@ def train_viewpoint(
         epochs: passes over the photos; None: those of the configuration, if neither steps nor minutes say otherwise.
         backgrounds: folder of photos to put behind CAD models; None: patterns.
         config: budget and optimiser.
-        method_config: see `configured`; None: the modern network.
+        method_config: see `make_config`; None: the modern network.
         progress_bar: show one.
 
     Returns:
@@ -157,7 +157,7 @@ def train_normals(
     """Train the network that predicts normals and boundaries of a crop; goes on where an earlier, killed run stopped.
 
     Args:
-        data: see `train_viewpoint`; the truth of photos is rendered from their aligned CAD models.
+        data: see `viewpoint.training`; the truth of photos is rendered from their aligned CAD models.
         out: run folder; created.
         categories: which to learn from; () for all.
         backgrounds: folder of photos to put behind CAD models; None: patterns.
@@ -183,7 +183,7 @@ def train_normals(
 
 
 def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "predicted"], str]:
-    """Where normals and boundaries of photos come from: what `RecordCrops` takes as normals, edges, predictor_name."""
+    """Where normals and boundaries of photos come from: what `PhotoCrops` takes as normals, edges, predictor_name."""
     if normals in ("oracle", "files", "none"):
         return normals, "files" if normals == "files" else "classical", ""
     file = weights.find_run(normals) / "normals.safetensors"
