@@ -391,5 +391,8 @@ def test_messages(one, tmp_path):
 
 
 def test_evaluation_does_not_import_torch():
-    code = "import sys, monopose.evaluation.tables, monopose.datasets.bop.scenes; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    code = (
+        "import sys, monopose.evaluation.tables, monopose.datasets.bop.scenes\n"
+        "sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
