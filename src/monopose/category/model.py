@@ -316,7 +316,7 @@ def _proposal_losses(config: Config, proposal: Proposal, batch: Mapping[str, Ten
         losses["azimuth"] = -(wanted * proposal.azimuth.float()).sum(1).mean()
     away = F.smooth_l1_loss(proposal.elevation.float(), elevation, beta=0.1)
     turn, x, y, size = proposal.placing.float().unbind(1)
-    said, true = torch.stack([x, y, size.log()], 1), torch.stack([right, down, scale.log()], 1)
+    predicted, true = torch.stack([x, y, size.log()], 1), torch.stack([right, down, scale.log()], 1)
     losses["elevation"] = 4 * away
-    losses["placing"] = 4 * (F.smooth_l1_loss(said, true, beta=0.1) + (1 - (turn - inplane).cos()).mean())
+    losses["placing"] = 4 * (F.smooth_l1_loss(predicted, true, beta=0.1) + (1 - (turn - inplane).cos()).mean())
     return losses

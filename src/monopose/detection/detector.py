@@ -432,7 +432,7 @@ def _agreed(seen: Sequence[_Look], size: tuple[int, int]) -> _Agreed:
     joins, shows, p, of = (v.cpu().numpy() for v in (near, able, scores.double().clamp_min(1e-9), look))
     view, whole = np.array([s.view for s in seen]), np.array([s.window[2:] == size for s in seen])
     free = np.ones(len(p), bool)
-    leaders, said, drawn, shares = [], [], [], []
+    leaders, averaged, drawn, shares = [], [], [], []
     for leader in np.argsort(-p, kind="stable"):
         if not free[leader]:
             continue
@@ -443,7 +443,7 @@ def _agreed(seen: Sequence[_Look], size: tuple[int, int]) -> _Agreed:
         best = [p[members[view[of[members]] == v]].max(initial=0.0) for v in np.unique(view[shows[leader]])]
         at_whole = members[whole[of[members]]]
         leaders.append(leader)
-        said.append(np.mean(best))
+        averaged.append(np.mean(best))
         drawn.append(at_whole[of[at_whole].argmin()] if len(at_whole) else leader)
         shares.append(np.zeros(len(p)))
         shares[-1][members] = p[members] ** 2 / (p[members] ** 2).sum()
@@ -451,7 +451,7 @@ def _agreed(seen: Sequence[_Look], size: tuple[int, int]) -> _Agreed:
     return _Agreed(
         which[leader_rows],
         boxes.new_tensor(np.array(shares)) @ boxes,
-        scores.new_tensor(np.array(said)),
+        scores.new_tensor(np.array(averaged)),
         look[mask_rows],
         row[mask_rows],
     )

@@ -149,16 +149,16 @@ def _pairs(data: Data) -> dict[int, tuple[Array, Array]]:
     true: dict[tuple[int, int, int], int] = {}
     wanted = data.wanted
     assert wanted.obj_id is not None
-    asked = dict.fromkeys(zip(wanted.scene_id.tolist(), wanted.im_id.tolist(), wanted.obj_id.tolist()))
+    requested = dict.fromkeys(zip(wanted.scene_id.tolist(), wanted.im_id.tolist(), wanted.obj_id.tolist()))
     for row, key in enumerate(zip(data.truth.scene_id.tolist(), data.truth.im_id.tolist(), data.truth.obj_id.tolist())):
-        if key in true and key in asked:
+        if key in true and key in requested:
             raise ValueError(
                 f"scene {key[0]}, image {key[1]} shows object {key[2]} more than once, which the classic protocol does not "
                 "know; use BOP's (--protocol bop)"
             )
         true[key] = row
     pairs: dict[int, list[tuple[int, int]]] = {}
-    for key in asked:
+    for key in requested:
         if key in true:
             pairs.setdefault(key[2], []).append((best.get(key, -1), true[key]))
     return {i: (np.array([p[0] for p in some]), np.array([p[1] for p in some])) for i, some in pairs.items()}

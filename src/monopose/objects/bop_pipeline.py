@@ -96,8 +96,8 @@ def predict_bop(
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
         where = _picture_folder(debug, key)
         poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
-        asked = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
-        poses = poses[(poses.labels[:, None] == asked).any(1)]
+        requested = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
+        poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
 
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
@@ -163,8 +163,8 @@ def refine_bop(
     images = list(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True))
     keys = list(dict.fromkeys(images))
     if targets is not None:
-        asked = bop_scenes.read_targets(Path(targets))
-        chosen = set(zip(asked.scene_id.tolist(), asked.im_id.tolist(), strict=True))
+        requested = bop_scenes.read_targets(Path(targets))
+        chosen = set(zip(requested.scene_id.tolist(), requested.im_id.tolist(), strict=True))
         if keys and not chosen & set(keys):
             raise ValueError(f"no image of {results} is in {targets}; are they of different splits?")
         keys = [k for k in keys if k in chosen]

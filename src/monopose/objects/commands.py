@@ -117,8 +117,8 @@ def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: 
         debug = out / "debug" / name if args.debug else None
         given = None if boxes is None else boxes(frame.path or name)
         beliefs: list[ObjectPosterior] = []
-        asked = how | ({"beliefs": beliefs} if args.posterior else {})
-        poses = model.predict(frame, detections=given, debug=debug, **asked)
+        options = how | ({"beliefs": beliefs} if args.posterior else {})
+        poses = model.predict(frame, detections=given, debug=debug, **options)
         viz.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
         overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
         estimates.append(poses)

@@ -110,9 +110,9 @@ class Model(ObjectGeometry):
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)
         amodal = self.config.amodal_weight > 0
         # one split: its gradient is one concatenation, where each slice would have filled a map of its own
-        error, mask, said, *whole = raw.split([1, 1, 3 * max(self.config.bins, 1), *[1] * amodal], 1)
-        bins = said.unflatten(1, (3, self.config.bins)) if self.config.bins else None
-        coordinates = said if bins is None else decode(bins)
+        error, mask, read_out, *whole = raw.split([1, 1, 3 * max(self.config.bins, 1), *[1] * amodal], 1)
+        bins = read_out.unflatten(1, (3, self.config.bins)) if self.config.bins else None
+        coordinates = read_out if bins is None else decode(bins)
         return Output(coordinates, error.squeeze(1), mask.squeeze(1), bins, whole[0].squeeze(1) if amodal else None)
 
 

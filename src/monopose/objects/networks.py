@@ -65,7 +65,7 @@ class ObjectGeometry(nn.Module):
         """Inverse of `normalise`. (B, 3, h, w), (B,) -> (B, 3, h, w)."""
         return coordinates * self.scale[index][..., None, None] + self.centre[index][..., None, None]
 
-    def symmetric_targets(self, said: Tensor, metres: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    def symmetric_targets(self, predicted: Tensor, metres: Tensor, weight: Tensor, index: Tensor) -> Tensor:
         """The true coordinates under the symmetry that suits each prediction best: the choice in the transformer loss.
 
         The motions act in the object frame, in metres, before normalisation, so axes with offset and unequal scales are
@@ -92,7 +92,7 @@ class ObjectGeometry(nn.Module):
                 points = metres[b].flatten(1)[:, inside].T  # (n, 3)
                 moved = se3.transform(se3.inverse(group[b]), points)  # (S, n, 3): the same pixel under the pose T S
                 target = (moved - self.centre[index[b]]) / self.scale[index[b]]
-                here = said[b].detach().flatten(1)[:, inside].T
+                here = predicted[b].detach().flatten(1)[:, inside].T
                 cost = ((here - target).abs().sum(-1) * weight[b].flatten()[inside]).sum(-1)
                 best = cost.argmin()
                 if best > 0:

@@ -64,13 +64,13 @@ class Pipeline:
         better = None if self.refiner is None else self.refiner.to(device)
         return replace(self, estimator=self.estimator.to(device), detector=detector, refiner=better)
 
-    def refines(self, asked: bool | None = None) -> bool:
+    def refines(self, requested: bool | None = None) -> bool:
         """Whether poses will be refined: as asked, and if nothing is asked, if the run has a refiner.
 
         Raises:
             ValueError: they should be, but there is no refiner, or no CAD model to render.
         """
-        if not (self.refiner is not None if asked is None else asked):
+        if not (self.refiner is not None if requested is None else requested):
             return False
         if self.refiner is None:
             raise ValueError(
@@ -139,8 +139,8 @@ class Pipeline:
         stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
         believed: list[probabilistic.ObjectPosterior] = []
         if isinstance(network, probabilistic.Model):
-            asked = debug is not None or beliefs is not None
-            poses = probabilistic.predict(network, frame, found, debug=believed if asked else None)
+            requested = debug is not None or beliefs is not None
+            poses = probabilistic.predict(network, frame, found, debug=believed if requested else None)
         else:
             taken = None if debug is None else stages
             poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)

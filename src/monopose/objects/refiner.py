@@ -30,7 +30,6 @@ from ..pnp.problems import Kernel, Problems
 from ..render import maps, scene
 from ..types import ObjectModel
 from . import refiner_networks
-from . import refiner_networks as recurrent
 from .refiner_networks import Surface, SurfaceNet, circle_loss, joined, nearest, softmax_loss, surface
 
 STRIDE = 4  # crop pixels per cell of the feature maps
@@ -229,7 +228,7 @@ class Model(nn.Module):
         self.context = nn.Sequential(nn.Conv2d(seen, state, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(state, state, 1))
         looked = config.levels * (2 * config.radius + 1) ** 2 + 2 * config.features
         self.outline = nn.Conv2d(config.features, 2, 3, padding=1)
-        self.update = recurrent.UpdateBlock(
+        self.update = refiner_networks.UpdateBlock(
             looked, 4 + 2 * config.levels, config.hidden, config.context, config.motion, 4 + config.levels, config.finer
         )
         self.log_sharpness = nn.Parameter(torch.tensor(1.0))  # of what the look-up alone says of the field
@@ -260,8 +259,8 @@ class Model(nn.Module):
     def gather(self, objects: Sequence[RefinerObject], device: torch.device | str) -> Batch:
         """Descriptors and contexts of the objects, each computed once however often it appears."""
         distinct = {id(o.model): o for o in objects}
-        told = self._surface_features(distinct, device)
-        near = {i: (told[i][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for i, o in distinct.items()}
+        features = self._surface_features(distinct, device)
+        near = {i: (features[i][o.rows.to(device)] * o.shares.to(device)[..., None]).sum(1) for i, o in distinct.items()}
         there = {i: o._replace(model=o.model.to(device)) for i, o in distinct.items()}  # colours and textures are drawn there
         mine = [there[id(o.model)] for o in objects]
         ids = self.config.obj_ids
@@ -279,17 +278,17 @@ class Model(nn.Module):
     def _surface_features(self, objects: dict[int, RefinerObject], device: torch.device | str) -> dict[int, Tensor]:
         """What the surface network says, by the keys of `objects`; outside training remembered while its weights stay."""
         if self.training or torch.is_grad_enabled():
-            return dict(zip(objects, self._told(list(objects.values()), device), strict=True))
+            return dict(zip(objects, self._describe(list(objects.values()), device), strict=True))
         stamp = (str(device), *((v.data_ptr(), v._version) for v in self.surface.state_dict().values()))
         if stamp != self._kept_for:
             self._kept, self._kept_for = {}, stamp
         new = {i: o for i, o in objects.items() if i not in self._kept}
         if new:
-            said = self._told(list(new.values()), device)
-            self._kept |= {i: (o.model, v) for (i, o), v in zip(new.items(), said, strict=True)}
+            raw = self._describe(list(new.values()), device)
+            self._kept |= {i: (o.model, v) for (i, o), v in zip(new.items(), raw, strict=True)}
         return {i: self._kept[i][1] for i in objects}
 
-    def _told(self, objects: list[RefinerObject], device: torch.device | str) -> list[Tensor]:
+    def _describe(self, objects: list[RefinerObject], device: torch.device | str) -> list[Tensor]:
         graph = joined([o.surface for o in objects]).to(device)
         descriptors, context = self.surface(graph)
         return list(torch.cat([descriptors, context], 1).float().split([len(o.surface.points[0]) for o in objects]))
@@ -317,12 +316,12 @@ class Model(nn.Module):
         photo = F.normalize(self.photo(observed_features).float(), dim=1)
         outline = self.outline(observed_features).float()
         coarse, fine = scene.every(drawn.fragments, STRIDE), scene.every(drawn.fragments, STRIDE // config.finer)
-        told = maps.interpolate(coarse, batch.meshes.faces, batch.attributes).movedim(-1, 1)
+        surface = maps.interpolate(coarse, batch.meshes.faces, batch.attributes).movedim(-1, 1)
         surface_map = maps.interpolate(fine, batch.meshes.faces, batch.attributes[..., : config.descriptor]).movedim(-1, 1)
         points, normals = (scene.every_value(v, STRIDE) for v in (drawn.coordinates, drawn.normals_cam))
         covered = (coarse.depth > 0)[:, None].to(pose)
         size = pose.new_tensor([o.model.diameter / 2 for o in batch.objects])[:, None, None, None]
-        shape = torch.cat([told[:, config.descriptor :], (points / size).movedim(-1, 1), normals.movedim(-1, 1), covered], 1)
+        shape = torch.cat([surface[:, config.descriptor :], (points / size).movedim(-1, 1), normals.movedim(-1, 1), covered], 1)
         hidden, context = self.context(torch.cat([rendered_features, shape], 1)).split([config.hidden, config.context], 1)
         pyramid = refiner_networks.correlation(rendered_features, observed_features, config.levels)
         step = STRIDE // config.finer
@@ -335,7 +334,7 @@ class Model(nn.Module):
             points = torch.where(covered[:, 0, ..., None] > 0, points, _billboard(pose, K, side))
         cells = Cells(
             points, covered,
-            F.normalize(told[:, : config.descriptor], dim=1), F.relu(context), pyramid, rendered_features, observed_features,
+            F.normalize(surface[:, : config.descriptor], dim=1), F.relu(context), pyramid, rendered_features, observed_features,
         )  # fmt: skip
         hidden = torch.tanh(hidden)
         for _ in range(inner):
@@ -356,22 +355,22 @@ class Model(nn.Module):
         guesses = refiner_networks.expected(looked, config.levels, config.radius, self.log_sharpness.exp())
         looked = torch.cat([looked, cells.rendered, refiner_networks.sample(cells.observed, centres)], 1)
         evidence = torch.cat([similar, outline, cells.covered, guesses.flatten(1, 2)], 1)
-        hidden, said, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
-        shares = said[:, 5:].float().softmax(1)[:, 1:]  # of each level's guess; the first belongs to none
-        change = said[:, :2].float() + (shares[:, :, None] * guesses).sum(1)
-        said = recurrent.upsampled(torch.cat([change, said[:, 2:5].float()], 1), mask.float(), config.finer)
+        hidden, raw, mask = self.update(hidden, cells.context, looked, flow.movedim(-1, 1), evidence)
+        shares = raw[:, 5:].float().softmax(1)[:, 1:]  # of each level's guess; the first belongs to none
+        change = raw[:, :2].float() + (shares[:, :, None] * guesses).sum(1)
+        raw = refiner_networks.upsampled(torch.cat([change, raw[:, 2:5].float()], 1), mask.float(), config.finer)
         with torch.autocast(pose.device.type, enabled=False):
-            change = said[:, :2] * STRIDE
+            change = raw[:, :2] * STRIDE
             target = _project(now.coordinates, pose, now.K) + change.movedim(1, -1)
             there = refiner_networks.sample(now.photo, (target + 0.5) / STRIDE - 0.5)
             similarity = (there * now.surface).sum(1)
             like = torch.exp(-(1 - similarity).clamp_min(0) / self.log_sigma.exp())
-            sure = (said[:, 3:].sigmoid() * said[:, 2:3].sigmoid()).movedim(1, -1)
+            sure = (raw[:, 3:].sigmoid() * raw[:, 2:3].sigmoid()).movedim(1, -1)
             weights = like[..., None] * sure * now.mask[..., None]
             after = _solve(now, target, weights, pose, config.damping)
             pooled = (hidden.float() * cells.covered).sum((2, 3)) / cells.covered.sum((2, 3)).clamp_min(1)
             error = self.judge(pooled)[:, 0]
-        now.steps.append(Step(pose, after, change, target, said[:, 2], similarity, weights, error))
+        now.steps.append(Step(pose, after, change, target, raw[:, 2], similarity, weights, error))
         return hidden
 
 

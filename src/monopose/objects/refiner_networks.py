@@ -43,8 +43,8 @@ class FeatureNet(nn.Module):
     def forward(self, images: Tensor, index: Tensor) -> Tensor:
         """(B, 3, H, W), RGB in [0, 1], (B,) object indices -> (B, features, H/4, W/4), of mean square 1 at every place."""
         _, *skips, x = self.backbone(images)
-        told = torch.where((index < 0)[:, None], self.which.weight.mean(0), self.which(index.clamp_min(0)))
-        x = self.lateral(x) + told[..., None, None]
+        which = torch.where((index < 0)[:, None], self.which.weight.mean(0), self.which(index.clamp_min(0)))
+        x = self.lateral(x) + which[..., None, None]
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = stage(torch.cat([x, skip], 1))

@@ -127,11 +127,11 @@ class Model(nn.Module):
         tokens = self.point_head.tokens(seen.features, seen.query)
         pixels = seen.pixels.flatten(2, 3)
         places = _places(pixels, reference, strides)
-        said = self.point_head(tokens, places).float().flatten(2, 3)
+        raw = self.point_head(tokens, places).float().flatten(2, 3)
         inside = seen.inside.flatten(2)[..., None]
-        share = said[..., 3:].softmax(2) * inside
+        share = raw[..., 3:].softmax(2) * inside
         weights = share * answers.log_scale.exp()[:, :, None]
-        noc = said[..., :3] * self._reach(seen)[:, :, None]
+        noc = raw[..., :3] * self._reach(seen)[:, :, None]
         return ObjectLook(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw)
 
     def _reach(self, seen: sampler.Samples) -> Tensor:
@@ -149,8 +149,8 @@ class Model(nn.Module):
         assert self.point_head is not None
         every = pixels[:, :, None].expand(-1, -1, self.config.heads, -1, -1)
         features, attention = self.sampler.at(look.seen.query, every, output.dense)
-        tokens, asked = self.point_head.tokens(features, look.seen.query), every.flatten(2, 3)
-        places = _places(asked, look.reference, look.strides)
+        tokens, pixels = self.point_head.tokens(features, look.seen.query), every.flatten(2, 3)
+        places = _places(pixels, look.reference, look.strides)
         noc = self.point_head(tokens, places, look.tokens, look.places).float()[..., :3]
         return noc * self._reach(look.seen)[:, :, None, None], attention
 
@@ -176,10 +176,10 @@ def bounds_of(size: tuple[int, int], like: Tensor) -> Tensor:
 
 def direct(config: Config, look: ObjectLook, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the layer "direct": the centre's pixel (B, R, 2), depth (B, R), metres, sin and cos of the observation angle."""
-    said = look.answers.direct
-    pixel = look.reference + said[..., :2] * look.strides[..., None]
-    depth = 20 * said[..., 2].clamp(-5, 3).exp() * K[..., 1, 1] / config.focal
-    return pixel, depth, said[..., 3:]
+    raw = look.answers.direct
+    pixel = look.reference + raw[..., :2] * look.strides[..., None]
+    depth = 20 * raw[..., 2].clamp(-5, 3).exp() * K[..., 1, 1] / config.focal
+    return pixel, depth, raw[..., 3:]
 
 
 def direct_pose(pixel: Tensor, depth: Tensor, turn: Tensor, K: Tensor) -> Tensor:

@@ -230,9 +230,9 @@ class PointHead(nn.Module):
         """
         if memory is None or known is None:
             memory, known = tokens, places
-        asked, offered = tokens + self.place(places.to(tokens)), memory + self.place(known.to(memory))
+        queries, offered = tokens + self.place(places.to(tokens)), memory + self.place(known.to(memory))
         attended = F.scaled_dot_product_attention(
-            self.attend["query"](asked), self.attend["key"](offered), self.attend["value"](memory)
+            self.attend["query"](queries), self.attend["key"](offered), self.attend["value"](memory)
         )
         x = self.norm1(tokens + self.attend["out"](attended))
         x = self.norm2(x + self.feed(x)).unflatten(-2, (self.heads, -1))

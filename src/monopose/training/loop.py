@@ -319,8 +319,8 @@ def _device_name() -> str:
 
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for it; without them bfloat16 is slower than float32."""
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(ask() for ask in asked if ask is not None)
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(ask() for ask in checks if ask is not None)
 
 
 def _trainer(

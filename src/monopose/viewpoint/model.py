@@ -332,20 +332,20 @@ def _vote(probabilities: Tensor, index: Tensor, circle: bool) -> Tensor:
 def forward_mirrored(model: Model, image: Tensor) -> Output:
     """What the network says of crops (B, C, S, S), or, with `Config.mirror`, the mean of that and of what it says of the
     mirrored crops, mirrored back. An object that is not its own mirror image looks like another one there."""
-    said = model(image)
+    output = model(image)
     if not model.config.mirror:
-        return said
+        return output
     crops = image.flip(-1)
     if crops.shape[1] > NORMALS_X:
         crops[:, NORMALS_X] = 1 - crops[:, NORMALS_X]
     other = _mirrored(model(crops), model.bins)
     mean = lambda a, b: (a + b) / 2  # noqa: E731
-    if said.halves is not None and other.halves is not None:
-        halves = mean(said.halves.log_softmax(-1), other.halves.log_softmax(-1))
+    if output.halves is not None and other.halves is not None:
+        halves = mean(output.halves.log_softmax(-1), other.halves.log_softmax(-1))
         logits = bin_log_probabilities(halves, model.config.bins)
     else:
-        halves, logits = None, mean(said.logits.log_softmax(-1), other.logits.log_softmax(-1))
-    offsets = None if said.offsets is None or other.offsets is None else mean(said.offsets, other.offsets)
+        halves, logits = None, mean(output.logits.log_softmax(-1), other.logits.log_softmax(-1))
+    offsets = None if output.offsets is None or other.offsets is None else mean(output.offsets, other.offsets)
     return Output(logits, offsets, halves)
 
 

@@ -182,8 +182,8 @@ class ApartNet(nn.Module):
         levels = self.backbone(images[:, :3])[2:]
         colours = torch.cat([_grid(f(x)) for f, x in zip(self.squeeze, levels, strict=True)], 1)
         seen = (colours, _grid(self.small((images - 0.5) / 0.25)))
-        said = [head(mix(x)) for head, mix, x in zip(self.heads, self.mix, seen, strict=True)]
-        return said[0], said[1]
+        outputs = [head(mix(x)) for head, mix, x in zip(self.heads, self.mix, seen, strict=True)]
+        return outputs[0], outputs[1]
 
     def mean(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """One answer from two. (B, outputs) each -> (B, outputs)."""

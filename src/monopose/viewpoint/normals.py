@@ -221,8 +221,8 @@ def predictor(model: Model) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """
     model.eval()
 
-    def said(images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_maps(images: Tensor) -> tuple[Tensor, Tensor]:
         found = predict(model, images)
         return found.normals, found.boundaries
 
-    return said
+    return predict_maps

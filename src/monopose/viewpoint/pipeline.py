@@ -63,8 +63,8 @@ class ViewpointRun:
 
     def crops(self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None) -> Tensor:
         """What the network looks at. Arguments as `predict` -> (N, 8, S, S)."""
-        told = normals is not None or self.normals is not None or self.trained.get("normals") == "none"
-        for what, given in (("mask", masks is not None), ("normals", told)):
+        has_normals = normals is not None or self.normals is not None or self.trained.get("normals") == "none"
+        for what, given in (("mask", masks is not None), ("normals", has_normals)):
             if self.sees(what) and not given:  # type: ignore[arg-type]
                 raise ValueError(
                     f"{self.path} was trained on {self.config.inputs}, so it needs {NEED[what]}: "

@@ -521,8 +521,8 @@ def predict_normals(predictor: Predictor, rgb: Tensor) -> tuple[Tensor, Tensor |
     side = rgb.shape[-1]
     wide = math.ceil(side / 32) * 32
     with torch.no_grad():
-        said = predictor(F.interpolate(rgb[None], (wide, wide), mode="bilinear", align_corners=False))
-    normals, edges = said if isinstance(said, tuple) else (said, None)
+        predicted = predictor(F.interpolate(rgb[None], (wide, wide), mode="bilinear", align_corners=False))
+    normals, edges = predicted if isinstance(predicted, tuple) else (predicted, None)
     normals = F.interpolate(normals, (side, side), mode="bilinear", align_corners=False)[0].cpu()
     if edges is not None:
         edges = F.interpolate(edges[:, None], (side, side), mode="bilinear", align_corners=False)[0, 0].cpu()

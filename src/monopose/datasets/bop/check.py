@@ -155,17 +155,17 @@ def _check_models(folder: Path, notes: _Notes) -> dict[int, np.ndarray]:
         if obj_id not in info:
             notes.problem(f"{folder.name}/models_info.json has no entry", f"object {obj_id}")
             continue
-        said = info[obj_id]
+        entry = info[obj_id]
         slack = 0.01 * true + 1e-4
-        if abs(said.diameter - true) > 5 * slack:
+        if abs(entry.diameter - true) > 5 * slack:
             notes.problem(
-                f"{name} has a diameter of {length(true)} but models_info.json says {length(said.diameter)}; are both in mm?"
+                f"{name} has a diameter of {length(true)} but models_info.json says {length(entry.diameter)}; are both in mm?"
             )
-        elif abs(said.diameter - true) > slack and folder.name == "models_eval":
+        elif abs(entry.diameter - true) > slack and folder.name == "models_eval":
             notes.warn("diameter differs from models_info.json by more than 1 %", f"{name}: {length(true)}")
-        if said.low is not None and said.size is not None:
+        if entry.low is not None and entry.size is not None:
             low, high = vertices.min(0), vertices.max(0)
-            off = max(np.abs(said.low - low).max(), np.abs(said.low + said.size - high).max())
+            off = max(np.abs(entry.low - low).max(), np.abs(entry.low + entry.size - high).max())
             if off > 5 * slack:
                 notes.problem(f"{name}: the box of models_info.json is off by {length(float(off))}")
     if info is not None and points:
