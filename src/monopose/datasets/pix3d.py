@@ -517,7 +517,7 @@ def read_annotations(path: str | Path) -> list[Annotation]:
 
 
 def _annotation(row: dict[str, Any], where: str) -> Annotation:
-    azimuth, elevation, inplane = (float(numbers(row, key, (), where)) for key in _COLUMNS[4:])
+    azimuth, elevation, inplane = (float(numbers(row, key, (), where, written=True)) for key in _COLUMNS[4:])
     limits = {"azimuth": (azimuth, 0, 360), "elevation": (elevation, -90, 90), "inplane_rotation": (inplane, -math.pi, math.pi)}
     for key, (number, low, high) in limits.items():
         if not low <= number <= high:

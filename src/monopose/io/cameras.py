@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..types import Camera
+from . import records
 from .files import IMAGE_SUFFIXES, existing_file
 
 
@@ -29,14 +30,17 @@ def read_camera(path: str | Path, *, im_id: int | None = None, size: tuple[int, 
 
     Args:
         path: BOP `camera.json` (fx, fy, cx, cy, width, height), MegaPose `camera_data.json` (K, resolution = [h, w]),
-            ROS camera_info YAML (calibration file or echoed message; plumb_bob or rational_polynomial), or BOP
-            `scene_camera.json` (one cam_K per image).
+            ROS camera_info YAML (calibration file or echoed message; plumb_bob or rational_polynomial; its region of interest
+            and binning are taken into account), OpenCV's YAML (camera_matrix, distortion_coefficients, with or without
+            `!!opencv-matrix`), BOP `scene_camera.json` (one cam_K per image), or a text file of nine numbers (`cam_K.txt`).
+            Distortion is read from all of them: OpenCV's coefficients under `distortion`, `dist_coeffs`, `D` and other usual
+            names, or one by one as k1, k2, p1, p2, k3 ….
         im_id: which image of a `scene_camera.json`; not needed if all its images share one camera.
-        size: (height, width) of the image, pixels; only for `scene_camera.json`, which does not tell it.
+        size: (height, width) of the image, pixels; only for files that do not tell it.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: unreadable, or a key is missing; names file and key.
+        ValueError: unreadable; a key is missing, or holds what cannot be right; names file and key.
     """
     return camera_of(parse_camera(path), im_id, size)
 
@@ -48,40 +52,150 @@ class CameraFile(NamedTuple):
     content: dict[str, Any]
 
 
+DISTORTION = ("distortion", "distortion_coefficients", "distortion_coeffs", "dist_coeffs", "distcoeffs", "dist", "d", "coeffs")
+ORDER = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's
+KNOWN = {  # keys that say nothing about how points are projected, or are read
+    *DISTORTION, *ORDER, "fx", "fy", "cx", "cy", "width", "height", "k", "camera_matrix", "resolution", "image_width",
+    "image_height", "image_size", "w", "h", "cam_k", "distortion_model", "model", "camera_model", "roi", "binning_x",
+    "binning_y", "camera_name", "name", "header", "r", "p", "rectification_matrix", "projection_matrix", "depth_scale", "skew",
+}  # fmt: skip
+PINHOLE = ("plumb_bob", "rational_polynomial", "pinhole", "opencv", "brown", "brown_conrady", "radtan", "", "none", None)
+
+
 def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None) -> Camera:
     path, content = file
-    if all(key in content for key in ("fx", "fy")) or "cx" in content:
-        fx, fy, cx, cy = (_number(content, key, path) for key in ("fx", "fy", "cx", "cy"))
-        height, width = (_number(content, key, path) for key in ("height", "width"))
-        return _camera([fx, 0, cx, 0, fy, cy, 0, 0, 1], (height, width), None, path)
-    if "resolution" in content or set(content) == {"K"}:
-        height, width = camera_numbers(content, "resolution", 2, path)
-        return _camera(camera_numbers(content, "K", 9, path), (height, width), None, path)
-    lower = {key.lower(): value for key, value in content.items()}
-    if "camera_matrix" in lower or "distortion_model" in lower:
-        return _ros_camera(lower, path)
     if content and all(re.fullmatch(r"\d+", key) for key in content):
         return _scene_camera(content, im_id, size, path)
-    raise ValueError(
-        f"{path} is no camera file: it has the keys {', '.join(list(content)[:8]) or '(none)'}; expected fx, fy, cx, cy, "
-        "width, height (BOP), K and resolution (MegaPose), camera_matrix, image_width, image_height (ROS), or image numbers "
-        "with cam_K (BOP scene_camera)"
+    lower = {key.lower(): value for key, value in content.items()}
+    if all(key in lower for key in ("fx", "fy")) or "cx" in lower:
+        fx, fy, cx, cy = (_number(lower, key, path) for key in ("fx", "fy", "cx", "cy"))
+        K = [fx, _number(lower, "skew", path) if "skew" in lower else 0.0, cx, 0, fy, cy, 0, 0, 1]
+    elif "resolution" in lower or "camera_matrix" in lower or "k" in lower:
+        K = camera_numbers(lower, "camera_matrix" if "camera_matrix" in lower else "k", 9, path)
+    elif "cam_k" in lower:
+        K = camera_numbers(lower, "cam_k", 9, path)
+    else:
+        raise ValueError(
+            f"{path} is no camera file: it has the keys {', '.join(list(content)[:8]) or '(none)'}; expected fx, fy, cx, cy, "
+            "width, height (BOP), K and resolution (MegaPose), camera_matrix, image_width, image_height (ROS, OpenCV), or "
+            "image numbers with cam_K (BOP scene_camera)"
+        )
+    model = lower.get("distortion_model", lower.get("camera_model", lower.get("model")))
+    if not (model is None or (isinstance(model, str) and model.lower() in PINHOLE)):
+        raise ValueError(
+            f"{path}: distortion_model {model!r} is not supported, only plumb_bob and rational_polynomial; rectify the images "
+            "first"
+        )
+    where = _size_of(lower, path) or size
+    if where is None:
+        raise ValueError(f"{path} does not say how large its images are (width and height); give size=(height, width)")
+    ignored = sorted(set(lower) - KNOWN)
+    if ignored:
+        warnings.warn(f"{path.name}: the key(s) {', '.join(ignored[:6])} are not read", ImageWarning, stacklevel=4)
+    return _region(lower, K, where, _distortion(lower, path), path)
+
+
+def _size_of(lower: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
+    """(height, width) as a file of any kind writes it, or None."""
+    if "resolution" in lower:  # [h, w]
+        height, width = camera_numbers(lower, "resolution", 2, path)
+        return records.image_size(height, width, str(path))
+    for h, w in (("image_height", "image_width"), ("height", "width"), ("h", "w")):
+        if h in lower or w in lower:
+            return records.image_size(_number(lower, h, path), _number(lower, w, path), str(path))
+    if "image_size" in lower:  # OpenCV writes [w, h]
+        width, height = camera_numbers(lower, "image_size", 2, path)
+        return records.image_size(height, width, str(path))
+    return None
+
+
+def _distortion(lower: Mapping[str, Any], path: Path) -> list[float] | None:
+    """OpenCV's coefficients as a file of any kind writes them; None where there are none."""
+    given = [key for key in DISTORTION if key in lower and not _is_empty(lower[key])]
+    single = [key for key in ORDER if key in lower]
+    if len(given) > 1 or (given and single):
+        raise ValueError(f"{path} gives the distortion more than once: {', '.join([*given, *single])}; keep one")
+    if single:
+        last = max(ORDER.index(key) for key in single)
+        count = next(n for n in (4, 5, 8) if n > last)
+        return [_number(lower, key, path) if key in lower else 0.0 for key in ORDER[:count]]
+    if not given:
+        return None
+    value = lower[given[0]]
+    if isinstance(value, Mapping) and "data" not in value:
+        return _distortion({str(k).lower(): v for k, v in value.items()}, path)
+    coefficients = camera_numbers(lower, given[0], None, path)
+    if len(coefficients) not in (4, 5, 8):
+        if len(coefficients) > 8 and not any(coefficients[8:]):
+            return coefficients[:8]
+        raise ValueError(
+            f"{path}: {given[0]!r} should hold 4, 5 or 8 coefficients (k1, k2, p1, p2[, k3[, k4, k5, k6]]), got "
+            f"{len(coefficients)}"
+        )
+    return coefficients
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ([], "") or (isinstance(value, Mapping) and not value.get("data", value))
+
+
+def _region(
+    lower: Mapping[str, Any], K: list[float], size: tuple[int, int], distortion: list[float] | None, path: Path
+) -> Camera:
+    """The camera of the picture that is published: ROS gives K of the whole sensor, and with it the region and the binning.
+
+    Source: sensor_msgs/CameraInfo: the region is given in pixels of the unbinned sensor; all zero is the whole of it.
+    """
+    roi = lower.get("roi") or {}
+    if not isinstance(roi, Mapping):
+        raise ValueError(f"{path}: 'roi' should be a table of x_offset, y_offset, width, height, got {roi!r}")
+    x, y, width, height = (
+        records.whole(roi.get(key, 0), f"{path}: roi {key}") for key in ("x_offset", "y_offset", "width", "height")
     )
+    bx, by = (max(records.whole(lower.get(key) or 0, f"{path}: {key}"), 1) for key in ("binning_x", "binning_y"))
+    sensor = (height, width) if width and height else size
+    matrix = records.intrinsics(K, f"{path}: K", None)
+    matrix[0, 2], matrix[1, 2] = matrix[0, 2] - x, matrix[1, 2] - y
+    if (bx, by) != (1, 1):
+        matrix[:2, 2] = (matrix[:2, 2] + 0.5) / (bx, by) - 0.5
+        matrix[0, :2], matrix[1, 1] = matrix[0, :2] / bx, matrix[1, 1] / by
+        sensor = (sensor[0] // by, sensor[1] // bx)
+    return make_camera(matrix, sensor, distortion, str(path))
+
+
+def make_camera(K: Any, size: tuple[int, int], distortion: list[float] | None, where: str) -> Camera:
+    """A camera of checked numbers; warns where the principal point lies outside of the picture."""
+    matrix = records.intrinsics(K, f"{where}: K", size)
+    flat = None if not distortion or not any(distortion) else torch.tensor(distortion)
+    try:
+        camera = Camera(torch.tensor(matrix, dtype=torch.float32), size, flat)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    (height, width), cx, cy = size, float(matrix[0, 2]), float(matrix[1, 2])
+    if not (0 < cx < width and 0 < cy < height):
+        warnings.warn(
+            f"{Path(where).name}: the principal point ({cx:.1f}, {cy:.1f}) lies outside the {width}x{height} image (width x "
+            "height); are height and width swapped, or was the image cropped?",
+            ImageWarning,
+            stacklevel=5,
+        )
+    return camera
 
 
 def parse_camera(path: str | Path) -> CameraFile:
-    import yaml
-
     path = existing_file(path, "camera file")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path} is an image, expected a camera file (.json or .yaml); swapped with the picture?")
+    text = records.read_text(path, "a camera file in JSON or YAML")
+    plain = text.split()
+    if len(plain) in (9, 12) and all(re.fullmatch(r"[-+.\deE]+,?", word) for word in plain):  # cam_K.txt
+        values = [float(word.rstrip(",")) for word in plain]
+        return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        documents = [json.loads(text)] if text.lstrip().startswith(("{", "[")) else list(yaml.safe_load_all(text))
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{path} is neither valid JSON nor valid YAML ({' '.join(str(error).split())}); expected a camera file"
-        ) from error
+        json_like = text.lstrip().startswith(("{", "["))
+        documents = [records.parse_json(text, str(path))] if json_like else records.parse_yaml(text, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; expected a camera file in JSON or YAML") from error
     if not documents or not isinstance(documents[0], dict):
         got = type(documents[0]).__name__ if documents else "nothing"
         raise ValueError(f"{path} should hold one table of camera values, got {got}")
@@ -92,14 +206,14 @@ def camera_numbers(table: Mapping[str, Any], key: str, count: int | None, path: 
     if key not in table:
         raise ValueError(f"{path} has no {key!r}; it has {', '.join(map(str, table))}")
     value = table[key]
-    if isinstance(value, Mapping):  # ROS writes matrices as {rows, cols, data}
+    if isinstance(value, Mapping) and "data" in value:  # ROS and OpenCV write matrices as {rows, cols, data}
         return camera_numbers(value, "data", count, path)
     try:
         flat = [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         flat = []
     if not flat or (count is not None and len(flat) != count) or not all(map(math.isfinite, flat)):
-        raise ValueError(f"{path}: {key!r} should be {count or 'some'} number{'s' * (count != 1)}, got {value!r}")
+        raise ValueError(f"{path}: {key!r} should be {count or 'some'} number{'s' * (count != 1)}, got {value!r:.80}")
     return flat
 
 
@@ -107,55 +221,12 @@ def _number(table: Mapping[str, Any], key: str, path: Path) -> float:
     return camera_numbers(table, key, 1, path)[0]
 
 
-def _camera(K: list[float], size: tuple[float, float], distortion: list[float] | None, path: Path) -> Camera:
-    matrix = torch.tensor(K).reshape(3, 3)
-    if matrix[2].tolist() != [0.0, 0.0, 1.0] or float(matrix[1, 0]) != 0:
-        hint = (
-            "it is transposed: write it row by row"
-            if matrix[:2, 2].tolist() == [0.0, 0.0]
-            else "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
-        )
-        raise ValueError(f"{path}: K is {matrix.tolist()}; {hint}")
-    height, width = round(size[0]), round(size[1])
-    try:
-        camera = Camera(matrix, (height, width), None if not distortion or not any(distortion) else torch.tensor(distortion))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    cx, cy = float(matrix[0, 2]), float(matrix[1, 2])
-    if not (0 < cx < width and 0 < cy < height):
-        warnings.warn(
-            f"{path.name}: the principal point ({cx:.1f}, {cy:.1f}) lies outside the {width}x{height} image (width x height); "
-            "are height and width swapped, or was the image cropped?",
-            ImageWarning,
-            stacklevel=3,
-        )
-    return camera
-
-
-def _ros_camera(lower: Mapping[str, Any], path: Path) -> Camera:
-    prefix = "image_" if "camera_matrix" in lower else ""
-    size = (_number(lower, prefix + "height", path), _number(lower, prefix + "width", path))
-    K = camera_numbers(lower, "camera_matrix" if "camera_matrix" in lower else "k", 9, path)
-    model = lower.get("distortion_model", "plumb_bob")
-    key = "distortion_coefficients" if "distortion_coefficients" in lower else "d"
-    if model not in ("plumb_bob", "rational_polynomial", "", None):
-        raise ValueError(
-            f"{path}: distortion_model {model!r} is not supported, only plumb_bob and "
-            "rational_polynomial; rectify the images first"
-        )
-    given = lower.get(key)
-    empty = given is None or (isinstance(given, Mapping) and not given.get("data")) or (isinstance(given, list) and not given)
-    distortion = None if empty else camera_numbers(lower, key, None, path)
-    if distortion and len(distortion) not in (4, 5, 8):
-        raise ValueError(
-            f"{path}: {key!r} should hold 4, 5 or 8 coefficients (k1, k2, p1, p2[, k3[, k4, k5, k6]]), got {len(distortion)}"
-        )
-    return _camera(K, size, distortion, path)
-
-
 def _scene_camera(content: Mapping[str, Any], im_id: int | None, size: tuple[int, int] | None, path: Path) -> Camera:
+    for key, entry in content.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{path}, image {key}: expected a table with 'cam_K', got {entry!r:.80}")
     if im_id is None or (str(im_id) not in content):
-        different = {json.dumps(entry.get("cam_K", entry)) for entry in content.values()}
+        different = {json.dumps(entry.get("cam_K", dict(entry))) for entry in content.values()}
         if len(different) > 1:
             given = "no image number was given" if im_id is None else f"not for image {im_id}"
             raise ValueError(f"{path} holds cameras for the images {_some(content)}, {given}; give im_id=")
@@ -168,7 +239,7 @@ def _scene_camera(content: Mapping[str, Any], im_id: int | None, size: tuple[int
         )
     if size is None:
         raise ValueError(f"{path} does not say how large its images are; give size=(height, width)")
-    return _camera(camera_numbers(entry, "cam_K", 9, path), size, None, path)
+    return make_camera(camera_numbers(entry, "cam_K", 9, path), size, None, f"{path}, image {im_id}")
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -1,13 +1,21 @@
-"""Checked reading for BOP's JSON files, and the millimetre: errors say file, place, key, what was expected and what came."""
+"""The doors for declared data: text, JSON and YAML within limits, and one check for each quantity that files declare.
+
+Every reader takes intrinsics, rotations, rigid motions, lengths, ids and image sizes through these functions: an error says
+file, place, key, what was expected, what came, and what it looks like (transposed? normalised? in millimetres?).
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import limits
 
 PathLike = str | Path
 Array = NDArray[Any]
@@ -15,25 +23,73 @@ MM = 1e-3  # metres in a millimetre
 NEAREST = 0.02  # metres; a median distance to the camera below this means that somebody wrote metres as millimetres
 
 
+def read_text(path: PathLike, what: str = "a text file", encoding: str = "utf-8-sig") -> str:
+    """The text of a file, within the limits of `limits`.
+
+    Raises:
+        FileNotFoundError: says what lies in the folder.
+        ValueError: not text in this encoding; larger than `MONOPOSE_MAX_TEXT_MB`.
+    """
+    path = Path(path)
+    try:
+        limits.check_file(path, "MONOPOSE_MAX_TEXT_MB")
+        return path.read_text(encoding=encoding)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; expected {what}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file in UTF-8; expected {what}") from None
+
+
 def read_json(path: PathLike) -> Any:
     """The content of a JSON file.
 
     Raises:
         FileNotFoundError: says what lies in the folder.
-        ValueError: says the line that is broken.
+        ValueError: says the line that is broken; nested deeper, or larger, than the limits.
     """
-    path = Path(path)
+    return parse_json(read_text(path, "JSON"), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The content of JSON text; `where` is named in errors."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); was it cut short while written?"
+            f"{where} is not valid JSON (line {error.lineno}: {error.msg}); was it cut short while written?"
         ) from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file; expected JSON") from None
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply to be read; expected a few levels of JSON") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise ValueError(f"{where} is not valid JSON ({error})") from None
+
+
+def parse_yaml(text: str, where: str) -> list[Any]:
+    """The documents of YAML text. Tags such as `!!opencv-matrix` are left out; aliases, which can grow forever, are refused."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"{where}: YAML aliases (*name) are not read; write the values out")
+            return super().compose_node(parent, index)
+
+    def untagged(loader: Any, suffix: str, node: Any) -> Any:
+        make = {yaml.MappingNode: loader.construct_mapping, yaml.SequenceNode: loader.construct_sequence}
+        construct = make.get(type(node), loader.construct_scalar)
+        return construct(node, deep=True) if type(node) in make else construct(node)
+
+    Loader.add_multi_constructor("", untagged)
+    Loader.add_multi_constructor("tag:yaml.org,2002:opencv-", untagged)
+    text = re.sub(r"^%YAML:\d[^\n]*\n", "", text)  # OpenCV's own first line, which is no YAML
+    try:
+        return list(yaml.load_all(text, Loader))
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply to be read; expected a few levels of YAML") from None
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def found(folder: Path) -> str:
@@ -53,13 +109,13 @@ def value(record: Any, key: str, where: str) -> Any:
     return record[key]
 
 
-def numbers(record: Any, key: str, shape: tuple[int, ...], where: str) -> Array:
-    """`record[key]` as finite float64 of `shape`, whether the file nests or flattens it."""
+def numbers(record: Any, key: str, shape: tuple[int, ...], where: str, written: bool = False) -> Array:
+    """`record[key]` as finite float64 of `shape`, whether the file nests or flattens it; `written`: as text, out of a CSV."""
     raw = value(record, key, where)
-    try:
-        array = np.asarray(raw, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: '{key}' must be numbers, got {raw!r}") from None
+    if written and isinstance(raw, str):
+        with suppress(ValueError):
+            raw = float(raw)
+    array = _numeric(raw, f"{where}: '{key}'")
     wanted = int(np.prod(shape))
     if array.size != wanted:
         raise ValueError(f"{where}: '{key}' must have {wanted} number{'s' * (wanted != 1)}, got {array.size}")
@@ -68,13 +124,122 @@ def numbers(record: Any, key: str, shape: tuple[int, ...], where: str) -> Array:
     return array.reshape(shape)
 
 
+def _numeric(raw: Any, what: str) -> Array:
+    """Numbers as float64; text, null and true are none, although numpy would take some of them."""
+    try:
+        array = np.asarray(raw)
+        if array.dtype.kind not in "iuf":
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise ValueError(f"{what} must be numbers, got {_short(raw)}") from None
+
+
+def _short(raw: Any) -> str:
+    text = repr(raw)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def text(record: Any, key: str, where: str) -> str:
+    """`record[key]` as text."""
+    raw = value(record, key, where)
+    if not isinstance(raw, str):
+        raise ValueError(f"{where}: '{key}' must be text, got {_short(raw)}")
+    return raw
+
+
+def rows(content: Any, where: str) -> list[Any]:
+    """Content that must be a list."""
+    if not isinstance(content, list):
+        raise ValueError(f"{where} must hold a JSON list, got {type(content).__name__}")
+    return content
+
+
+def mapping(content: Any, where: str) -> dict[str, Any]:
+    """Content that must be a JSON object."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def whole(raw: Any, where: str, low: int = 0, high: int = 2**31 - 1) -> int:
+    """An id or a count: a whole number of [low, high], also written as text or as 7.0, never 1.7 or true."""
+    exact = isinstance(raw, (int, np.integer)) and not isinstance(raw, bool)
+    exact = exact or (isinstance(raw, float) and raw.is_integer())
+    exact = exact or (isinstance(raw, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", raw) is not None)
+    number = int(raw) if exact else None
+    if number is None or not low <= number <= high:
+        raise ValueError(f"{where} must be a whole number from {low} to {high}, got {_short(raw)}")
+    return number
+
+
+def image_size(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """(height, width), pixels: whole, at least 1, within the limit of pictures."""
+    size = whole(height, f"{where}: height", 1), whole(width, f"{where}: width", 1)
+    limits.check("MONOPOSE_MAX_MEGAPIXELS", size[0] * size[1] / 1e6, where)
+    return size
+
+
+def length(record: Any, key: str, where: str, zero: bool = False) -> float:
+    """`record[key]` as a finite length above 0 (or at least 0), in the file's own unit."""
+    number = float(numbers(record, key, (), where))
+    if number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{where}: '{key}' must be {'at least' if zero else 'above'} 0, got {number:g}")
+    return number
+
+
+TINY_CAMERA_PX = 8.0  # a principal point nearer to the corner than this, in both directions, belongs to no picture
+
+
+def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array:
+    """A camera matrix that can be one, (3, 3), pixels.
+
+    Args:
+        K: nine numbers, row by row, nested or flat.
+        where: file, place and key, for errors.
+        size: (height, width) of the picture, pixels, if it is known.
+
+    Raises:
+        ValueError: says what it looks like instead: not calibrated (all zero), transposed, scaled, normalised to the picture's
+            size, a focal length in millimetres.
+    """
+    array = _numeric(K, where)
+    if array.size != 9:
+        raise ValueError(f"{where} must have 9 numbers, a 3 x 3 matrix row by row, got {array.size}")
+    K = array.reshape(3, 3)
+    shown = np.array2string(K, separator=", ", max_line_width=1000, precision=6).replace("\n", "")
+    if not np.isfinite(K).all():
+        raise ValueError(f"{where} holds NaN or infinity: {shown}")
+    if not K.any():
+        raise ValueError(f"{where} is all zero: the camera is not calibrated (so ROS and others write it); calibrate it first")
+    if K[2].tolist() != [0, 0, 1] or K[1, 0] != 0:
+        if K[0, 2] == 0 and K[1, 2] == 0 and K[2, 2] == 1:
+            raise ValueError(f"{where} is {shown}: it is transposed; write it row by row")
+        if K[2, 0] == 0 and K[2, 1] == 0 and K[1, 0] == 0 and K[2, 2] != 0:
+            raise ValueError(f"{where} is {shown}: its last number must be 1; was all of it multiplied by {K[2, 2]:g}?")
+        raise ValueError(f"{where} is {shown}; expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    if fx <= 0 or fy <= 0:
+        raise ValueError(f"{where} needs positive focal lengths in pixels, got fx {fx:g}, fy {fy:g}")
+    tiny = abs(cx) < TINY_CAMERA_PX and abs(cy) < TINY_CAMERA_PX and max(fx, fy) < 2 * TINY_CAMERA_PX
+    if tiny and (size is None or max(size) > 4 * TINY_CAMERA_PX):
+        what = "normalised by the size of the picture" if max(cx, cy) <= 1.5 else "divided by something"
+        raise ValueError(f"{where} is {shown}: it looks {what}; expected pixels")
+    if size is not None and max(fx, fy) < 0.08 * max(size):
+        raise ValueError(
+            f"{where}: a focal length of {fx:g} pixels would see {2 * np.degrees(np.arctan(size[1] / 2 / fx)):.0f} degrees in "
+            f"a picture {size[1]} pixels wide; is it in millimetres? Pixels are millimetres x width / sensor width"
+        )
+    return K
+
+
 def table(records: list[Any], key: str, shape: tuple[int, ...], where: list[str]) -> Array:
     """`numbers` of many records at once, (N, *shape): one numpy call when all is well, the exact culprit when not."""
     try:
-        array = np.array([record[key] for record in records], np.float64).reshape(len(records), *shape)
-        if np.isfinite(array).all():
+        array = np.array([record[key] for record in records])
+        if array.dtype.kind in "iuf" and np.isfinite(array := array.astype(np.float64).reshape(len(records), *shape)).all():
             return array
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass
     return np.array([numbers(r, key, shape, w) for r, w in zip(records, where, strict=True)]).reshape(len(records), *shape)
 
@@ -100,3 +265,28 @@ def check_rotations(R: Array, where: list[str] | str, key: str, tolerance: float
     if len(bad):
         place = where if isinstance(where, str) else where[bad[0]]
         raise ValueError(f"{place}: '{key}' must be a rotation matrix row by row, got {R[bad[0]].ravel().round(4).tolist()}")
+
+
+def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) -> Array:
+    """4 x 4 motions, each as 16 numbers row by row, nested or flat, (N, 4, 4); the translation in the file's unit.
+
+    Raises:
+        ValueError: not rows of 16 numbers; a last row that is not 0 0 0 1 (written column by column?); no rotation.
+    """
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        raise ValueError(f"{where}: '{key}' must be a list of 4 x 4 matrices, got {_short(values)}")
+    motions = []
+    for n, raw in enumerate(values):
+        place = f"{where}: '{key}'[{n}]"
+        array = _numeric(raw, place)
+        if array.size != 16 or not np.isfinite(array).all():
+            raise ValueError(f"{place} must be 16 finite numbers, a 4 x 4 matrix row by row, got {_short(raw)}")
+        motion = array.reshape(4, 4)
+        if np.abs(motion[3] - [0, 0, 0, 1]).max() > 1e-6:
+            columns = np.abs(motion[:, 3] - [0, 0, 0, 1]).max() <= 1e-6
+            hint = "; it is written column by column: transpose it" if columns else ""
+            raise ValueError(f"{place}: the last row must be 0 0 0 1, got {motion[3].tolist()}{hint}")
+        motions.append(motion)
+    stacked = np.array(motions).reshape(-1, 4, 4)
+    check_rotations(stacked[:, :3, :3], [f"{where}, entry {n}" for n in range(len(stacked))], key, tolerance)
+    return stacked

@@ -1,0 +1,41 @@
+"""How much a file may ask for before work is done on it. An environment variable named in the message raises it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LIMITS: dict[str, tuple[float, str]] = {  # variable -> most, and of what
+    "MONOPOSE_MAX_TEXT_MB": (512, "MB of text (JSON, YAML, CSV)"),
+    "MONOPOSE_MAX_MESH_MB": (1024, "MB of a mesh file"),
+    "MONOPOSE_MAX_MEGAPIXELS": (120, "megapixels of a picture or mask"),
+    "MONOPOSE_MAX_FACES": (2_000_000, "faces of a mesh"),
+    "MONOPOSE_MAX_PARAMETERS": (1e9, "parameters of a network"),
+}
+
+
+def most(variable: str) -> float:
+    """The limit in force: the environment variable if it is set to a positive number, else the default."""
+    text = os.environ.get(variable, "")
+    try:
+        value = float(text) if text else LIMITS[variable][0]
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"the environment variable {variable} must be a positive number, got {text!r}")
+    return value
+
+
+def check(variable: str, wanted: float, where: str) -> None:
+    """Raise ValueError where a file asks for more than its limit."""
+    limit = most(variable)
+    if not wanted <= limit:
+        raise ValueError(
+            f"{where} asks for {wanted:.6g} {LIMITS[variable][1]}, more than the limit of {limit:.6g}; if that is right, set "
+            f"the environment variable {variable}"
+        )
+
+
+def check_file(path: Path, variable: str) -> None:
+    """Raise ValueError where a file is larger than its limit, in MB."""
+    check(variable, path.stat().st_size / 1e6, str(path))
