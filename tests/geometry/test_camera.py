@@ -137,3 +137,27 @@ def test_resized_camera_keeps_angles():
     X = cloud()
     big = camera.project(X, K)
     torch.testing.assert_close(camera.project(X, c.K), (big + 0.5) / 2 - 0.5)
+
+
+@pytest.mark.parametrize("size", [(120, 160), (900, 1200), (2600, 3400)])
+def test_crops_of_pictures_of_any_size_show_the_same(size):
+    """A picture whose colours grow evenly has, at every pixel of a crop, the colour at that pixel's centre."""
+    height, width = size
+    u, v = torch.arange(width) / width, torch.arange(height) / height
+    image = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.full(size, 0.25)])
+    box = torch.tensor([[0.2 * width, 0.1 * height, 0.2 * width + 0.7 * height, 0.8 * height]])
+    crop = camera.cut(image, box, 32)[0]
+    at = camera.pixels(box, 32)[0]
+    expected = torch.stack([at[..., 0] / width, at[..., 1] / height, torch.full((32, 32), 0.25)])
+    torch.testing.assert_close(crop, expected, atol=0.004, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [1, 3, 12])
+def test_crops_are_grey_outside_of_the_picture(factor):
+    side = 40 * factor
+    box = torch.tensor([[-0.5, -0.5, 0.5, 0.5], [2.0, 2.0, 3.0, 3.0], [0.0, 0.0, 1.0, 1.0]]) * side
+    crops = camera.cut(torch.ones(3, side, side), box, 20)
+    assert crops[0, :, :9, :9].mean() == pytest.approx(0.5, abs=1e-3)
+    assert crops[0, :, 11:, 11:].mean() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(crops[1], torch.full((3, 20, 20), 0.5))
+    torch.testing.assert_close(crops[2], torch.ones(3, 20, 20))

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import camera as camera_ops
 from .rotation import full_precision
 
 
@@ -108,30 +107,40 @@ def cut(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     Returns:
         (B, 3, side, side).
     """
-    inside = camera_ops.crop_resize(torch.ones_like(image[:1]), boxes, (side, side))
+    at, extent = pixels(boxes, side), boxes.new_tensor([image.shape[-1], image.shape[-2]])
+    inside = torch.minimum(at + 1, extent - at).clamp(0, 1).prod(-1)[:, None]  # weight of the picture in bilinear sampling
     return _smooth(image, boxes, side) + 0.5 * (1 - inside)
 
 
 def pixels(boxes: Tensor, side: int) -> Tensor:
     """Where the pixels of crops lie in the image. (B, 4), xyxy pixel edges -> (B, side, side, 2), pixel centres at integers."""
-    grid = (camera_ops.pixel_grid((side, side), boxes.device, boxes.dtype) + 0.5) / side  # in [0, 1] of the crop
+    grid = (pixel_grid((side, side), boxes.device, boxes.dtype) + 0.5) / side  # in [0, 1] of the crop
     return boxes[:, None, None, :2] + grid * (boxes[:, None, None, 2:] - boxes[:, None, None, :2]) - 0.5
+
+
+LARGE = 1 << 24  # elements of a picture from which each crop is taken out of its own part of it
+COARSE = 9  # width of the low-pass filter from which the picture is first averaged over whole blocks, pixels
 
 
 def _smooth(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     shrink = ((boxes[:, 2] - boxes[:, 0]) / side).tolist()
-    if all(f < 1.5 for f in shrink):
-        return camera_ops.crop_resize(image, boxes, (side, side))
+    if all(f < 1.5 for f in shrink) and image.numel() < LARGE:
+        return crop_resize(image, boxes, (side, side))
     crops = []
     for box, f in zip(boxes, shrink, strict=True):
         k = round(f) // 2 * 2 + 1
-        part, moved = image, box
-        if k > 1:  # smooth what the crop shows and a margin, not the whole picture
-            low = (box[:2].floor().long() - k).clamp_min(0).tolist()
-            high = (box[2:].ceil().long() + k).tolist()
-            part, moved = image[:, low[1] : max(high[1], 0), low[0] : max(high[0], 0)], box - box.new_tensor(low + low)
-            if 0 in part.shape:  # beside the picture
-                part, moved = image, box
+        part, shifted = image, box
+        if k > 1 or image.numel() >= LARGE:  # what the crop shows and a margin, not the whole picture
+            low = (box[:2].floor().long() - k - 1).clamp_min(0).tolist()
+            high = (box[2:].ceil().long() + k + 1).tolist()
+            part, shifted = image[:, low[1] : max(high[1], 0), low[0] : max(high[0], 0)], box - box.new_tensor(low + low)
+            if 0 in part.shape:  # beside the picture: all of the crop is grey
+                part, shifted = image[:, :1, :1], box
+        if k >= COARSE:  # the cost of the filter grows with its width, that of blocks does not
+            block = k // 3
+            part = F.avg_pool2d(part[None], block, ceil_mode=True, count_include_pad=False)[0]
+            shifted, k = shifted / block, 3
+        if k > 1:
             part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]
-        crops.append(camera_ops.crop_resize(part, moved[None], (side, side)))
+        crops.append(crop_resize(part, shifted[None], (side, side)))
     return torch.cat(crops)
