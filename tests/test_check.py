@@ -268,7 +268,7 @@ def test_photo_and_camera_together(tmp_path):
     (problem,) = check_photo(tmp_path / "photo.png", tmp_path / "camera.json").problems
     assert problem.startswith("the camera is for 320x240 but the image is 160x120 (width x height)")
     assert "--resize-camera" in problem
-    (tmp_path / "camera.json").write_text(json.dumps(camera | {"fx": 1.6, "fy": 1.0}))
+    (tmp_path / "camera.json").write_text(json.dumps(camera | {"fx": 16.0, "fy": 10.0}))
     notes = " ".join(check_photo(tmp_path / "photo.png", tmp_path / "camera.json").warnings)
     assert "field of view" in notes
     assert "usually square" in notes

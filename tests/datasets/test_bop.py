@@ -104,7 +104,7 @@ def test_models_info_is_in_metres(tmp_path):
         ({}, r"models_info\.json, object 1: key 'diameter' is missing \(has: nothing\)"),
         ({"diameter": 0.1}, r"'diameter' must be millimetres, got 0\.1; were metres written\? Multiply by 1000"),
         ({"diameter": "big"}, r"'diameter' must be numbers, got 'big'"),
-        ({"diameter": 100, "symmetries_discrete": [[1, 2]]}, r"'symmetries_discrete' must have 16 numbers, got 2"),
+        ({"diameter": 100, "symmetries_discrete": [[1, 2]]}, r"'symmetries_discrete'\[0\] must be 16 finite numbers"),
         ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 1]}]}, r"symmetries_continuous: key 'offset' is missing"),
         ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 0], "offset": [0, 0, 0]}]}, r"'axis' must not be zero"),
     ],
@@ -338,8 +338,12 @@ def edit(path, change):
             lambda c: c.update({"0": {"cam_model": {"projection_model_type": "CameraModelType.FISHEYE624"}}}),
             r"image 0: has 'cam_model' \(CameraModelType\.FISHEYE624\) instead of 'cam_K'; only pinhole",
         ),
-        ("scene_camera", lambda c: c["0"].update(cam_K=[1, 2]), r"image 0: 'cam_K' must have 9 numbers, got 2"),
-        ("scene_camera", lambda c: c.update(x={}), r'must be a JSON object keyed by image ids such as "0"'),
+        (
+            "scene_camera",
+            lambda c: c["0"].update(cam_K=[1, 2]),
+            r"image 0: 'cam_K' must have 9 numbers, a 3 x 3 matrix row by row, got 2",
+        ),
+        ("scene_camera", lambda c: c.update(x={}), r'must be a JSON object keyed by image ids such as "1"'),
         ("scene_gt", lambda c: c["0"][1].pop("cam_t_m2c"), r"scene_gt\.json, image 0, object 1: key 'cam_t_m2c' is missing"),
         (
             "scene_gt",
@@ -526,7 +530,9 @@ def test_bad_rows_are_named(tmp_path, row, message):
 def test_results_that_are_a_picture_are_named(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 not text")
-    with pytest.raises(ValueError, match=r"photo\.jpg is not a text file; expected a BOP result file, METHOD_DATASET-SPLIT"):
+    with pytest.raises(
+        ValueError, match=r"photo\.jpg is not a text file in UTF-8; expected a BOP result file, METHOD_DATASET-SPLIT"
+    ):
         results.read_results(path)
 
 

@@ -396,3 +396,57 @@ def test_evaluation_does_not_import_torch():
         "sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def set_symmetries(folder, obj_id, discrete):
+    path = folder / "models_eval/models_info.json"
+    infos = json.loads(path.read_text())
+    infos[str(obj_id)]["symmetries_discrete"] = discrete
+    path.write_text(json.dumps(infos))
+
+
+def test_a_listed_identity_makes_no_object_symmetric(one):
+    turned = [[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    row = results((7, 1, 0.9, turned, (0, 0, 1000)))
+    alone = evaluate(row, one, targets((7, 1, 1)))
+    set_symmetries(one, 1, [np.eye(4).ravel().tolist()])
+    listed = evaluate(row, one, targets((7, 1, 1)))
+    assert listed["add_s"] == alone["add_s"] == {"0.02": 0.0, "0.05": 0.0, "0.1": 0.0}
+    assert listed["ar"] == alone["ar"]
+
+
+@pytest.mark.parametrize(
+    "motion, message",
+    [
+        (
+            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 60], [0, 0, 0, 1]],
+            r"is no symmetry of the mesh: turned by it, the mesh is .* mm away",
+        ),
+        ([[1, 0, 0, 0], [0, 0.8, -0.6, 0], [0, 0.6, 0.8, 0], [0, 0, 0, 1]], "is no symmetry of the mesh"),
+        ([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0], [1, 2, 3, 1]], "column by column: transpose it"),
+        ([[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "must be a rotation matrix"),
+    ],
+)
+def test_declared_symmetries_are_tried_on_the_mesh(one, motion, message):
+    grid = np.stack(np.meshgrid(*[np.linspace(-50, 50, 6)] * 3), -1).reshape(-1, 3)
+    write_ply(one / "models_eval/obj_000001.ply", grid)
+    row = results((7, 1, 0.9, EYE, (0, 0, 1000)))
+    assert evaluate(row, one, targets((7, 1, 1)))["ar"]["mean"] == 1
+    set_symmetries(one, 1, [[float(v) for line in motion for v in line]])
+    with pytest.raises(ValueError, match=message):
+        evaluate(row, one, targets((7, 1, 1)))
+
+
+@pytest.mark.parametrize("first, expected", [("wrong", 0.5), ("right", 1.0)])
+def test_average_precision_of_equal_scores_takes_them_in_the_order_of_the_file(tmp_path, first, expected):
+    """With bop_toolkit's stable sort: a wrong estimate before each right one halves every precision."""
+    data = make_dataset(tmp_path / "set", {i: [(1, EYE, (0, 0, 1000))] for i in range(5)}, obj_ids=(1,))
+    rows = []
+    for i in range(5):
+        pair = [(i, 1, 1.0, EYE, (0, 0, 3000)), (i, 1, 1.0, EYE, (0, 0, 1000))]
+        rows += pair if first == "wrong" else pair[::-1]
+    scores_of = evaluate(results(*rows), data, targets(*((i, 1, 1) for i in range(5))))
+    if first == "wrong":
+        assert scores_of["ap"]["mssd"] == pytest.approx(expected, abs=1e-9)
+    else:
+        assert scores_of["ap"]["mssd"] > 0.6

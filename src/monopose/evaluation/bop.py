@@ -312,20 +312,19 @@ def _precisions(groups: list[_Group], pairs: list[Array], score: Array, truth: T
         n_true = sum(int((truth.visibility[g.true] >= MIN_VISIBILITY).sum()) for g, _ in members)
         if not n_true:
             continue
-        states, ties, image, confidence = [], [], [], []
+        states, image, confidence = [], [], []
         for g, values in members:
             s = score[g.est[g.kept]]
             matched = scores.greedy(values[g.kept], s, limits)
             seen = np.append(truth.visibility[g.true] >= MIN_VISIBILITY, False)
             states.append(np.where(matched < 0, 0, np.where(seen[matched], 1, -1)))  # wrong, right, ignored
-            ties.append(np.where(matched < 0, len(g.true) + np.argsort(np.argsort(-s, kind="stable")), matched))
             image.append(np.full(len(s), g.image))
             confidence.append(s)
-        state, tie = np.concatenate(states, -1), np.concatenate(ties, -1)
-        im, s = np.concatenate(image), np.concatenate(confidence)
+        # equal scores keep the order of the images, and in an image that of the file, as in bop_toolkit
+        order = np.lexsort((np.concatenate(image), -np.concatenate(confidence)))
         aps = []
-        for row, second in zip(state, tie):
-            ordered = row[np.lexsort((second, im, -s))]
+        for row in np.concatenate(states, -1):
+            ordered = row[order]
             aps.append(scores.average_precision(ordered[ordered >= 0] == 1, n_true))
         out[obj_id] = float(np.mean(aps))
     return out
@@ -491,6 +490,7 @@ def read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, Object]:
                 f"{folder}: obj_{i:06d}.ply is {extent * 1000:.4g} mm across its box but models_info.json says diameter "
                 f"{info.diameter * 1000:.4g} mm; both must be millimetres"
             )
+        bop_models.check_symmetries(points, info, f"{folder}/models_info.json, object {i}")
         group = errors.symmetry_group(info.discrete, info.axes, info.offsets)
         objects[i] = Object(points, errors.hull(points), group, len(group) > 1, info.diameter)
     return objects

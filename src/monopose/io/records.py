@@ -148,6 +148,18 @@ def text(record: Any, key: str, where: str) -> str:
     return raw
 
 
+def whole_numbers(records: list[Any], key: str, where: list[str], low: int = 0) -> Array:
+    """`record[key]` of many records as ids or counts, (N,), int64; see `whole`."""
+    return np.array([whole(value(r, key, w), f"{w}: '{key}'", low) for r, w in zip(records, where, strict=True)], np.int64)
+
+
+def by_number(content: Any, where: str, what: str = "image") -> dict[int, Any]:
+    """A JSON object whose keys are numbers of images or objects."""
+    if not isinstance(content, dict) or not all(key.isascii() and key.isdigit() and len(key) < 10 for key in content):
+        raise ValueError(f'{where} must be a JSON object keyed by {what} ids such as "1"')
+    return {int(key): record for key, record in content.items()}
+
+
 def rows(content: Any, where: str) -> list[Any]:
     """Content that must be a list."""
     if not isinstance(content, list):

@@ -156,6 +156,7 @@ def _check_models(folder: Path, notes: _Notes) -> dict[int, np.ndarray]:
             notes.problem(f"{folder.name}/models_info.json has no entry", f"object {obj_id}")
             continue
         entry = info[obj_id]
+        _tried(notes, bop_models.check_symmetries, vertices, entry, f"{folder.name}/models_info.json, object {obj_id}")
         slack = 0.01 * true + 1e-4
         if abs(entry.diameter - true) > 5 * slack:
             notes.problem(

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...io.records import MM, Array, PathLike, found, read_json
-from ...mesh.loading import load_mesh
-
-if TYPE_CHECKING:
-    from ...types import ObjectModel, Symmetries
-
-from ...io.records import check_rotations, numbers
+from ...io import records
+from ...io.records import MM, Array, PathLike, found, numbers, read_json
 
 if TYPE_CHECKING:
     from ...types import ObjectModel, Symmetries
@@ -55,10 +50,8 @@ def read_models_info(path: PathLike) -> dict[int, ModelInfo]:
     """
     path = Path(path)
     path = path if path.suffix == ".json" else path / "models_info.json"
-    raw = read_json(path)
-    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
-        raise ValueError(f'{path} must be a JSON object keyed by object ids such as "1"')
-    return {int(key): _model_info(record, f"{path}, object {key}") for key, record in raw.items()}
+    raw = records.by_number(read_json(path), str(path), "object")
+    return {key: _model_info(record, f"{path}, object {key}") for key, record in raw.items()}
 
 
 def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
@@ -67,17 +60,11 @@ def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
         raise ValueError(f"{where}: 'diameter' must be millimetres, got {diameter:g}; were metres written? Multiply by 1000")
     low = size = None
     if all(f"{k}_{a}" in record for k in ("min", "size") for a in "xyz"):
-        low, size = (np.array([float(record[f"{k}_{a}"]) for a in "xyz"]) * MM for k in ("min", "size"))
-    listed = record.get("symmetries_discrete", [])
-    discrete = np.array(
-        [
-            numbers({"symmetries_discrete": m}, "symmetries_discrete", (4, 4), f"{where}, entry {n}")
-            for n, m in enumerate(listed)
-        ]
-    ).reshape(-1, 4, 4)
-    check_rotations(discrete[:, :3, :3], where, "symmetries_discrete", 0.05)
+        low, size = (np.array([float(numbers(record, f"{k}_{a}", (), where)) for a in "xyz"]) * MM for k in ("min", "size"))
+    discrete = records.rigid_motions(record.get("symmetries_discrete", []), where, "symmetries_discrete")
+    discrete = discrete[~_is_identity(discrete, diameter)]
     discrete[:, :3, 3] *= MM
-    lines = record.get("symmetries_continuous", [])
+    lines = records.rows(record.get("symmetries_continuous", []), f"{where}, symmetries_continuous")
     axes, offsets = (
         np.array([numbers(line, key, (3,), f"{where}, symmetries_continuous") for line in lines]).reshape(-1, 3)
         for key in ("axis", "offset")
@@ -86,6 +73,46 @@ def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
     if (lengths < 1e-9).any():
         raise ValueError(f"{where}, symmetries_continuous: 'axis' must not be zero")
     return ModelInfo(diameter * MM, low, size, discrete, axes / lengths, offsets * MM)
+
+
+def _is_identity(motions: Array, diameter: float) -> Array:
+    """Which motions (N, 4, 4) are none: some files list the identity among the symmetries. The diameter is in their unit."""
+    off = np.abs(motions[:, :3, :3] - np.eye(3)).reshape(-1, 9).max(1, initial=0)
+    return (off < 1e-3) & (np.abs(motions[:, :3, 3]).max(1, initial=0) < 1e-3 * diameter)
+
+
+def check_symmetries(points: Array, info: ModelInfo, where: str, tolerance: float = 0.05) -> None:
+    """Raise where a mesh does not look as declared: each declared symmetry is tried on its vertices.
+
+    Args:
+        points: vertices, (V, 3), metres.
+        info: what models_info.json declares about the object.
+        where: file and object, for errors.
+        tolerance: mean distance of the turned vertices from the nearest one, share of the diameter, that is allowed beyond the
+            distance of neighbouring vertices. Symmetries that are only nearly true (a groove, a label) stay within it.
+    """
+    from scipy.spatial import cKDTree
+
+    turned = [(f"symmetries_discrete[{n}]", motion) for n, motion in enumerate(info.discrete)]
+    for n, (axis, offset) in enumerate(zip(info.axes, info.offsets)):
+        for angle in (1.0, 2.5):  # radians, of no finite group that a mesh could have by chance
+            motion = np.eye(4)
+            skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+            motion[:3, :3] += np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
+            motion[:3, 3] = offset - motion[:3, :3] @ offset
+            turned.append((f"symmetries_continuous[{n}]", motion))
+    if not turned or len(points) < 4:
+        return
+    some = points[:: max(len(points) // 2000, 1)]
+    tree = cKDTree(points)
+    spacing = float(tree.query(some, k=2)[0][:, 1].mean())
+    for name, motion in turned:
+        away = float(tree.query(some @ motion[:3, :3].T + motion[:3, 3])[0].mean())
+        if away > tolerance * info.diameter + spacing:
+            raise ValueError(
+                f"{where}: '{name}' is no symmetry of the mesh: turned by it, the mesh is {away / MM:.3g} mm away from itself "
+                f"(diameter {info.diameter / MM:.4g} mm); are its translations in millimetres, its matrix row by row?"
+            )
 
 
 def _number(path: Path) -> int | None:
@@ -139,6 +166,8 @@ def read_models(
     if names is None:
         file = folder / "names.json"
         names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
+    from ...mesh.loading import load_mesh
+
     paths, infos = _model_paths(folder), read_models_info(folder)
     models = {}
     for i in sorted(paths if obj_ids is None else set(obj_ids)):
@@ -162,8 +191,6 @@ def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) ->
 
 def models_info_entry(model: ObjectModel, symmetries: Symmetries) -> dict[str, Any]:
     """The entry of BOP's models_info.json for a model: diameter, box and the given symmetries, mm."""
-    from ...io.records import MM
-
     low, high = (model.bounds.double().cpu().numpy() / MM).round(6).tolist()
     entry: dict[str, Any] = {"diameter": round(model.diameter / MM, 6)}
     entry |= {f"min_{a}": v for a, v in zip("xyz", low, strict=True)}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...io import records
 from ...io.files import atomic_write
-from ...io.records import Array, PathLike, check_rotations, check_translations, found, numbers, read_json, value
+from ...io.records import Array, PathLike, check_rotations, check_translations, found, numbers, read_json, value, whole
 
 if TYPE_CHECKING:
     from ...types import Detections, PoseEstimates
@@ -170,10 +171,7 @@ def read_results(path: PathLike) -> Results:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no result file {path} ({found(path.parent)})")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file; expected a BOP result file, {_RULE}") from None
+    lines = records.read_text(path, f"a BOP result file, {_RULE}").splitlines()
     if not lines or lines[0].replace(" ", "") != HEADER:
         raise ValueError(f"{path}: the first line must be '{HEADER}', got '{lines[0] if lines else ''}'")
     numbered = [(n, line.split(",")) for n, line in enumerate(lines[1:], 2) if line.strip()]
@@ -233,9 +231,9 @@ def mask_from_rle(segmentation: dict[str, Any], where: str = "segmentation") -> 
     from pycocotools import mask as coco_mask
 
     counts = value(segmentation, "counts", where)
-    h, w = (int(x) for x in numbers(segmentation, "size", (2,), where))
+    h, w = _mask_size(segmentation, where)
     if isinstance(counts, list):
-        runs = np.asarray(counts, np.int64)
+        runs = np.array([records.whole(n, f"{where}: 'counts'", 0, h * w) for n in counts], np.int64)
         if runs.sum() != h * w or (runs < 0).any():
             raise ValueError(f"{where}: 'counts' must sum to height x width = {h * w}, got {runs.sum()}; is 'size' [h, w]?")
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
@@ -245,6 +243,11 @@ def mask_from_rle(segmentation: dict[str, Any], where: str = "segmentation") -> 
         return coco_mask.decode({"counts": counts, "size": [h, w]}).astype(bool)
     except ValueError as error:
         raise ValueError(f"{where}: 'counts' is not a valid compressed run-length string for {h} x {w} ({error})") from None
+
+
+def _mask_size(segmentation: dict[str, Any], where: str) -> tuple[int, int]:
+    height, width = numbers(segmentation, "size", (2,), where).tolist()
+    return records.image_size(height, width, where)
 
 
 def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -260,10 +263,11 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
     images: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for n, row in enumerate(rows):
         where = f"{path}, entry {n}"
-        key = (int(value(row, "scene_id", where)), int(value(row, "image_id", where)))
-        for name, shape in (("category_id", ()), ("score", ()), ("bbox", (4,))):
-            numbers(row, name, shape, where)
-        images.setdefault(key, []).append(row)
+        scene_id, im_id, _ = (whole(value(row, k, where), f"{where}: {k}") for k in ("scene_id", "image_id", "category_id"))
+        numbers(row, "bbox", (4,), where)
+        if not 0 <= float(numbers(row, "score", (), where)) <= 1:
+            raise ValueError(f"{where}: 'score' must be a probability, 0 to 1, got {row['score']:g}; divide percent by 100")
+        images.setdefault((scene_id, im_id), []).append(row)
     for found_here in images.values():
         found_here.sort(key=lambda row: -row["score"])
     return images

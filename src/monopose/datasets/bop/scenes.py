@@ -15,7 +15,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...io.records import MM, Array, PathLike, check_rotations, check_translations, found, numbers, read_json, table
+from ...io import limits, records
+from ...io.records import (
+    MM,
+    Array,
+    PathLike,
+    by_number,
+    check_rotations,
+    check_translations,
+    found,
+    image_size,
+    intrinsics,
+    length,
+    numbers,
+    read_json,
+    table,
+    value,
+    whole_numbers,
+)
 from .results import Targets
 
 if TYPE_CHECKING:
@@ -79,54 +96,55 @@ def open_scene(folder: PathLike, sensor: str = "") -> Scene:
     path = folder / f"scene_camera{suffix}.json"
     cameras = _by_image(path)
     im_ids = np.array(sorted(cameras), np.int64)
-    records, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
-    for record, place in zip(records, where):
+    entries, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
+    for record, place in zip(entries, where):
         if isinstance(record, dict) and "cam_K" not in record and "cam_model" in record:
             kind = (record["cam_model"] or {}).get("projection_model_type", "unknown") if record["cam_model"] else "unknown"
             raise ValueError(
                 f"{place}: has 'cam_model' ({kind}) instead of 'cam_K'; only pinhole cameras are read. "
                 "Undistort the images and write cam_K"
             )
-    K = table(records, "cam_K", (3, 3), where)
-    unit = np.array([float(r.get("depth_scale", 1.0)) for r in records]) * MM
+    K = np.array([intrinsics(value(r, "cam_K", w), f"{w}: 'cam_K'") for r, w in zip(entries, where)]).reshape(-1, 3, 3)
+    unit = np.array([length(r, "depth_scale", w) if "depth_scale" in r else 1.0 for r, w in zip(entries, where)]) * MM
     world = np.full((len(im_ids), 4, 4), np.nan)
-    for n, (record, place) in enumerate(zip(records, where)):
+    for n, (record, place) in enumerate(zip(entries, where)):
         if "cam_R_w2c" in record and "cam_t_w2c" in record:
             world[n] = np.eye(4)
             world[n, :3, :3] = numbers(record, "cam_R_w2c", (3, 3), place)
+            check_rotations(world[n : n + 1, :3, :3], place, "cam_R_w2c")
             world[n, :3, 3] = numbers(record, "cam_t_w2c", (3,), place) * MM
     truth = _truth(folder, suffix) if (folder / f"scene_gt{suffix}.json").exists() else None
     return Scene(folder, int(folder.name), sensor, im_ids, K, unit, world, truth)
 
 
 def _by_image(path: Path) -> dict[int, Any]:
-    raw = read_json(path)
-    if not isinstance(raw, dict) or not all(key.isdigit() for key in raw):
-        raise ValueError(f'{path} must be a JSON object keyed by image ids such as "0"')
-    return {int(key): record for key, record in raw.items()}
+    return by_number(read_json(path), str(path))
+
+
+def _lists(path: Path) -> dict[int, list[Any]]:
+    return {i: records.rows(content, f"{path}, image {i}") for i, content in _by_image(path).items()}
 
 
 def _truth(folder: Path, suffix: str) -> SceneTruth:
     path = folder / f"scene_gt{suffix}.json"
-    lists = _by_image(path)
+    lists = _lists(path)
     rows = [(i, n, record) for i in sorted(lists) for n, record in enumerate(lists[i])]
     where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
-    records = [record for _, _, record in rows]
-    R = table(records, "cam_R_m2c", (3, 3), where)
-    t = table(records, "cam_t_m2c", (3,), where) * MM
+    entries = [record for _, _, record in rows]
+    R = table(entries, "cam_R_m2c", (3, 3), where)
+    t = table(entries, "cam_t_m2c", (3,), where) * MM
     check_rotations(R, where, "cam_R_m2c")
     check_translations(t, str(path), "cam_t_m2c")
-    ids = table(records, "obj_id", (), where).astype(np.int64)
+    ids = whole_numbers(entries, "obj_id", where)
     im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
     path = folder / f"scene_gt_info{suffix}.json"
     if not path.exists():
         return SceneTruth(im_id, ids, gt_id, R, t, None, None, None)
-    infos = _by_image(path)
-    details = []
-    for i, listed in lists.items():
-        if len(infos.get(i, ())) != len(listed):
+    infos = _lists(path)
+    for i, objects in lists.items():
+        if len(infos.get(i, ())) != len(objects):
             raise ValueError(
-                f"{path}, image {i}: must describe the {len(listed)} objects of scene_gt, got {len(infos.get(i, ()))}"
+                f"{path}, image {i}: must describe the {len(objects)} objects of scene_gt, got {len(infos.get(i, ()))}"
             )
     where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
     details = [infos[i][n] for i, n, _ in rows]
@@ -209,7 +227,8 @@ def scene_camera(scene: Scene, im_id: int, size: tuple[int, int]) -> Camera:
 
     from ...types import Camera
 
-    return Camera(torch.as_tensor(scene.K[_row(scene, im_id)], dtype=torch.float32), size)
+    K = intrinsics(scene.K[_row(scene, im_id)], f"{scene.folder}/scene_camera.json, image {im_id}: 'cam_K'", size)
+    return Camera(torch.tensor(K, dtype=torch.float32), size)
 
 
 def read_camera(path: PathLike) -> Camera:
@@ -219,8 +238,10 @@ def read_camera(path: PathLike) -> Camera:
     from ...types import Camera
 
     raw = read_json(path)
-    fx, fy, cx, cy, w, h = (float(numbers(raw, key, (), str(path))) for key in ("fx", "fy", "cx", "cy", "width", "height"))
-    return Camera(torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(h), int(w)))
+    fx, fy, cx, cy = (float(numbers(raw, key, (), str(path))) for key in ("fx", "fy", "cx", "cy"))
+    size = image_size(value(raw, "height", str(path)), value(raw, "width", str(path)), str(path))
+    K = intrinsics([fx, 0, cx, 0, fy, cy, 0, 0, 1], str(path), size)
+    return Camera(torch.tensor(K, dtype=torch.float32), size)
 
 
 def read_instances(scene: Scene, im_id: int, masks: bool = True, raw: bool = False) -> Instances | None:
@@ -343,10 +364,11 @@ def _read_plane(path: Path) -> Array:
 
     try:
         with Image.open(path) as picture:
+            limits.check("MONOPOSE_MAX_MEGAPIXELS", picture.width * picture.height / 1e6, str(path))
             plane = np.asarray(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}); was it cut short while written?") from None
     if plane.ndim != 2:
         raise ValueError(f"{path} must have one channel, got shape {plane.shape}")
@@ -362,10 +384,10 @@ def read_targets(path: PathLike) -> Targets:
             f"{path} must be a list of targets with keys scene_id, im_id (and obj_id, inst_count), got {rows!r:.60}"
         )
     where = [f"{path}, entry {n}" for n in range(len(rows))]
-    scene_id, im_id = (table(rows, key, (), where).astype(np.int64) for key in ("scene_id", "im_id"))
+    scene_id, im_id = (whole_numbers(rows, key, where) for key in ("scene_id", "im_id"))
     if "obj_id" not in rows[0]:
         return Targets(scene_id, im_id, None, None)
-    return Targets(scene_id, im_id, *(table(rows, key, (), where).astype(np.int64) for key in ("obj_id", "inst_count")))
+    return Targets(scene_id, im_id, whole_numbers(rows, "obj_id", where), whole_numbers(rows, "inst_count", where))
 
 
 def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
