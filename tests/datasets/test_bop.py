@@ -303,7 +303,7 @@ def test_pictures_of_all_kinds(tmp_path, folder, suffix, mode):
     assert frame.image.shape == (3, H, W)
     torch.testing.assert_close(frame.image.mean(), torch.tensor(128 / 255), atol=0.01, rtol=0)
     assert frame.instances is None
-    assert scenes.image_width(scenes.open_scene(scene)) == W
+    assert scenes.image_widths(scenes.open_scene(scene), [0]).tolist() == [W]
 
 
 def test_a_second_sensor_has_its_own_names(tmp_path, generator):

@@ -451,3 +451,47 @@ def test_average_precision_of_equal_scores_takes_them_in_the_order_of_the_file(t
         assert scores_of["ap"]["mssd"] == pytest.approx(expected, abs=1e-9)
     else:
         assert scores_of["ap"]["mssd"] > 0.6
+
+
+def test_what_is_odd_about_a_result_file_is_said(tmp_path):
+    data = make_dataset(tmp_path / "set", {i: [(1, EYE, (0, 0, 1000))] for i in range(4)}, obj_ids=(1, 2))
+    wanted = targets(*((i, 1, 1) for i in range(4)))
+    row = (0, 1, 0.5, EYE, (0, 0, 1000))
+    odd = results(row, row, (1, 2, 0.5, EYE, (0, 0, 1000)), (9, 1, 0.5, EYE, (0, 0, 1000)))
+    odd = odd._replace(time=np.array([0.1, 0.2, 0.1, 0.1]))
+    report = evaluate(odd, data, wanted)
+    assert report["about"]["doubts"] == [
+        "2 of 4 images have no estimate, the first: scene 4, image 2",
+        "2 of 4 estimates are of no target and do not count for AR",
+        "1 rows repeat a pose of the same object and image",
+        "in 1 images the rows have different times; BOP's server refuses such a file",
+    ]
+    assert "note         2 of 4 images have no estimate" in tables.text(report)
+    fine = results(*((i, 1, 0.5, EYE, (0, 0, 1000)) for i in range(4)))
+    assert evaluate(fine, data, wanted)["about"]["doubts"] == []
+
+
+def test_scores_refuse_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        scores.greedy([[np.nan]], [0.5], [1.0])
+    for function in (scores.auc_voc, scores.auc_step):
+        with pytest.raises(ValueError, match="must not be NaN"):
+            function([0.01, np.nan])
+    with pytest.raises(ValueError, match="must not be NaN"):
+        scores.recall([0.01, np.nan], 0.1)
+
+
+def test_the_width_for_mspd_is_that_of_the_picture_as_seen(tmp_path):
+    """A photo stored lying and marked as turned is as wide as it looks, and each picture counts with its own width."""
+    from PIL import Image
+
+    from monopose.datasets.bop import scenes
+
+    data = make_dataset(tmp_path / "set", {0: [(1, EYE, (0, 0, 1000))], 1: [(1, EYE, (0, 0, 1000))]}, obj_ids=(1,))
+    folder = data / "test/000004/rgb"
+    folder.mkdir(exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (640, 480)).save(folder / "000000.jpg", exif=exif)
+    Image.new("RGB", (1280, 960)).save(folder / "000001.png")
+    assert scenes.image_widths(scenes.open_scene(data / "test/000004"), [0, 1]).tolist() == [480, 1280]

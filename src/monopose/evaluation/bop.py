@@ -134,8 +134,40 @@ def evaluate(
         },
         "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
         "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
+        "doubts": _doubts(rows, wanted),
     }
     return report
+
+
+def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]:
+    """What is odd about a result file, in words: BOP's server would refuse it, or its author would want to know."""
+    doubts = []
+    estimated = [*zip(rows.scene_id.tolist(), rows.im_id.tolist())]
+    images = dict.fromkeys(zip(wanted.scene_id.tolist(), wanted.im_id.tolist()))
+    there = set(estimated)
+    if empty := [image for image in images if image not in there]:
+        doubts.append(
+            f"{len(empty)} of {len(images)} images have no estimate, the first: scene {empty[0][0]}, image {empty[0][1]}"
+        )
+    elsewhere = sum(image not in images for image in estimated)
+    if wanted.obj_id is not None:
+        asked = {*zip(wanted.scene_id.tolist(), wanted.im_id.tolist(), wanted.obj_id.tolist())}
+        found = [*zip(*(c.tolist() for c in rows[:3]))]
+        missing = asked - set(found)
+        if missing and not empty:
+            doubts.append(f"{len(missing)} of {len(asked)} targets have no estimate")
+        elsewhere = sum(row not in asked for row in found)
+    if elsewhere:
+        doubts.append(f"{elsewhere} of {len(estimated)} estimates are of no target and do not count for AR")
+    numbers = np.column_stack([rows.scene_id, rows.im_id, rows.obj_id, rows.R.reshape(-1, 9), rows.t])
+    if twice := len(numbers) - len(np.unique(numbers, axis=0)):
+        doubts.append(f"{twice} rows repeat a pose of the same object and image")
+    times: dict[tuple[int, int], set[float]] = {}
+    for image, time in zip(estimated, rows.time.tolist()):
+        times.setdefault(image, set()).add(time)
+    if differing := sum(len(t) > 1 for t in times.values()):
+        doubts.append(f"in {differing} images the rows have different times; BOP's server refuses such a file")
+    return doubts
 
 
 def _groups(rows: bop_results.Results, truth: TargetTruth, wanted: bop_results.Targets, max_estimates: int) -> list[_Group]:
@@ -468,10 +500,9 @@ def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_wi
         pose[:, :3, :3], pose[:, :3, 3] = t.R[keep], t.t[keep]
         visibility = np.ones(len(pose)) if t.visibility is None else t.visibility[keep]
         K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
-        width = image_width or bop_scenes.image_width(scene)
-        parts.append(
-            (np.full(len(pose), scene_id), t.im_id[keep], t.obj_id[keep], pose, visibility, K, np.full(len(pose), width))
-        )
+        shown = t.im_id[keep]
+        width = np.full(len(pose), image_width) if image_width else bop_scenes.image_widths(scene, shown.tolist())
+        parts.append((np.full(len(pose), scene_id), shown, t.obj_id[keep], pose, visibility, K, width))
     return TargetTruth(*(np.concatenate(column) for column in zip(*parts)))
 
 

@@ -218,6 +218,8 @@ def _samples(scores: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
     s, y = np.asarray(scores, np.float64), np.asarray(right, bool)
     if s.ndim != 1 or s.shape != y.shape or not len(s):
         raise ValueError(f"scores and right must be (N,) both with N >= 1, got {s.shape} and {y.shape}")
+    if not np.isfinite(s).all():
+        raise ValueError(f"{int((~np.isfinite(s)).sum())} of {len(s)} scores are NaN or infinite; leave those estimates out")
     return s, y
 
 

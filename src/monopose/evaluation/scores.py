@@ -17,7 +17,7 @@ def recall(errors: ArrayLike, threshold: ArrayLike) -> float:
         errors: one per instance, (N,).
         threshold: a number, or one per instance (N,), e.g. 0.1 times the diameters.
     """
-    errors = np.asarray(errors, np.float64)
+    errors = _without_nan(errors)
     return float((errors < threshold).mean()) if errors.size else 0.0
 
 
@@ -55,6 +55,13 @@ def average_precision(correct: ArrayLike, n_true: int) -> float:
     return float(np.append(envelope, 0.0)[index].mean())
 
 
+def _without_nan(errors: ArrayLike) -> Array:
+    array = np.asarray(errors, np.float64)
+    if np.isnan(array).any():
+        raise ValueError("errors must not be NaN; a missing estimate has an error of inf")
+    return array
+
+
 def auc_voc(errors: ArrayLike, limit: float = 0.1) -> float:
     """Area under accuracy over threshold, 0 to `limit`, as the YCB-Video tables have it: each step counts with its upper end.
 
@@ -67,7 +74,7 @@ def auc_voc(errors: ArrayLike, limit: float = 0.1) -> float:
 
     Source: Xiang et al., PoseCNN, RSS 2018, and its toolbox (VOCap on accuracies, scaled by 10 for a limit of 0.1 m).
     """
-    errors = np.sort(np.asarray(errors, np.float64))
+    errors = np.sort(_without_nan(errors))
     n = len(errors)
     if n == 0:
         return 0.0
@@ -92,7 +99,7 @@ def auc_step(errors: ArrayLike, limit: float = 0.1) -> float:
     Returns:
         in [0, 1].
     """
-    errors = np.asarray(errors, np.float64)
+    errors = _without_nan(errors)
     return float(np.clip(1 - errors / limit, 0, None).mean()) if errors.size else 0.0
 
 
@@ -111,6 +118,8 @@ def greedy(errors: ArrayLike, scores: ArrayLike, thresholds: ArrayLike) -> Array
     Source: BOP challenge 2019, section 2; bop_toolkit `match_poses`.
     """
     errors, thresholds = np.asarray(errors, np.float64), np.asarray(thresholds, np.float64)
+    if np.isnan(errors).any() or np.isnan(np.asarray(scores, np.float64)).any():
+        raise ValueError("errors and scores must not be NaN; an estimate that has no error is inf away from everything")
     if errors.ndim == 2:
         errors = np.broadcast_to(errors[..., None], (*errors.shape, len(thresholds)))
     n_est, n_true, n_thr = errors.shape

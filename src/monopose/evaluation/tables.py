@@ -91,6 +91,7 @@ def _about(about: Mapping[str, Any]) -> list[str]:
         seconds = about.get("seconds_per_image")
         each = "" if seconds is None else f", {seconds:.3g} s per image as the file says"
         lines.append(f"{about['estimates']} estimates on {about['images']} images{each}; truth: {about['split']}")
+    lines += [f"note         {doubt}" for doubt in about.get("doubts", ())]
     return lines
 
 

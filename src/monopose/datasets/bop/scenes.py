@@ -340,17 +340,33 @@ def _depth_file(scene: Scene, im_id: int) -> Path | None:
     return next((p for s in _SUFFIXES if (p := folder / f"{im_id:06d}{s}").exists()), None)
 
 
-def image_width(scene: Scene) -> int:
-    """Width of a scene's pictures, pixels: of the first one on the disk, or of the data set's only camera.json.
+def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
+    """Width of each picture of a scene as it is seen, (N,), pixels: turned as its EXIF says; where it is not on the disk that
+    of the others, if they agree, or of the data set's only camera.json.
 
     Raises:
         FileNotFoundError: neither is there.
     """
-    for path in _picture_files(scene).values():
-        from PIL import Image
+    wanted, files = list(im_ids), _picture_files(scene)
+    known = {i: _width_as_seen(files[i]) for i in wanted if i in files}
+    if not known and files:
+        known = {i: _width_as_seen(path) for i, path in sorted(files.items())[:20]}
+    if len(known) >= len(set(wanted)) and set(wanted) <= set(known):
+        return np.array([known[i] for i in wanted], np.int64)
+    others = set(known.values())
+    other = others.pop() if len(others) == 1 else _width_of_cameras(scene)
+    return np.array([known.get(i, other) for i in wanted], np.int64)
 
-        with Image.open(path) as picture:
-            return picture.width
+
+def _width_as_seen(path: Path) -> int:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return picture.height if turned else picture.width
+
+
+def _width_of_cameras(scene: Scene) -> int:
     root = scene.folder.parent.parent
     widths = {int(numbers(read_json(p), "width", (), str(p))) for p in sorted(root.glob("camera*.json"))}
     if len(widths) != 1:
