@@ -14,6 +14,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from .depthwise import depthwise
+
 
 class _SameConv(nn.Conv2d):
     """Convolution padded as TensorFlow's SAME: the odd pixel goes to the right and the bottom."""
@@ -22,19 +24,25 @@ class _SameConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, 0, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):  # depthwise gradients in bfloat16 take up to five times as long there
-                return self.padded(x.float())
-        return self.padded(x)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """The convolution itself."""
-        pads: list[int] = []
-        for length in (x.shape[-1], x.shape[-2]):
-            total = max((-(-length // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - length, 0)
-            pads += [total // 2, total - total // 2]
-        if pads[0] == pads[1] == pads[2] == pads[3]:
-            return F.conv2d(x, self.weight, None, self.stride, pads[0], 1, self.groups)
+        height, width = (
+            max((-(-length // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - length, 0)
+            for length in x.shape[-2:]
+        )
+        even = height == width and height % 2 == 0
+        pads = (width // 2, width - width // 2, height // 2, height - height // 2)
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if self.groups > 1 and x.device.type == "cpu" and learns:
+            half = torch.is_autocast_enabled("cpu")
+            with torch.autocast("cpu", enabled=False):
+                # strided gradients in bfloat16 take up to thirty times as long as in float32
+                kind = torch.float32 if half and self.stride[0] > 1 else torch.bfloat16 if half else x.dtype
+                x, weight, padding = x.to(kind), self.weight.to(kind), height // 2 if even else 0
+                x = x if even else F.pad(x, pads)
+                if self.kernel_size[0] > 3:
+                    return depthwise(x, weight, self.stride[0], padding)
+                return F.conv2d(x, weight, None, self.stride, padding, 1, self.groups)
+        if even:
+            return F.conv2d(x, self.weight, None, self.stride, height // 2, 1, self.groups)
         return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
 
 
