@@ -60,7 +60,9 @@ def measure(method: str, data: Path, backgrounds: Path | None, init: Path | None
     if init is not None and (init / f"{method}.safetensors").is_file():
         train._start_from(model, init / f"{method}.safetensors")
     half = entry.recipe.half_on_cpu and learning.multiplies_bfloat16()
-    learner = learning._Learner(entry.recipe, model.to(memory_format=torch.channels_last), learning.TrainConfig(batch_size=size))
+    learner = learning._Learner(
+        entry.recipe, model.to(memory_format=torch.channels_last), learning.TrainConfig(batch_size=size)
+    )
     learner.model.train()
     optimizer = learner.configure_optimizers()[0]
     average = {k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()}

@@ -14,6 +14,15 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     )
 
 
+def enlarged(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear interpolation to `size` (h, w), edges on edges. (B, C, H, W) -> (B, C, h, w)."""
+    x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    if x.requires_grad:
+        # the gradient of a concatenation is a slice, for which that of the interpolation takes six times as long
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return x
+
+
 class ClassAwareHead(nn.Module):
     """A 1x1 convolution with one set of weights per object: (B, C, H, W), (B,) -> (B, outputs, H, W)."""
 
@@ -61,7 +70,7 @@ class UNet(nn.Module):
         *skips, x = self.backbone(images)
         x = self.lateral(x) + self.which(index)[..., None, None]
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = enlarged(x, skip.shape[-2:])
             x = stage(torch.cat([x, skip], 1))
         return x
 

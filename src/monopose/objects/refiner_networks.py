@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nets.backbones import backbone
-from ..nets.unet import conv_norm
+from ..nets.unet import conv_norm, enlarged
 
 
 class FeatureNet(nn.Module):
@@ -46,7 +46,7 @@ class FeatureNet(nn.Module):
         which = torch.where((index < 0)[:, None], self.which.weight.mean(0), self.which(index.clamp_min(0)))
         x = self.lateral(x) + which[..., None, None]
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = enlarged(x, skip.shape[-2:])
             x = stage(torch.cat([x, skip], 1))
         x = self.out(self.norm(x)).float()
         return F.normalize(x, dim=1) * x.shape[1] ** 0.5

@@ -110,7 +110,7 @@ METHODS: dict[str, Method] = {
         model=lambda config, models: refiner.Model(config, models),
         samples=lambda c, source, n, seed: _started(c, _windows(c, source, n, seed), source, seed),
         pictures=_bop_windows,
-        recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4),
+        recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4, half_on_cpu=True),
         plans=_PLANNED_STARTS,
     ),
     "detector": Method(

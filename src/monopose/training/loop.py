@@ -94,7 +94,7 @@ class _Learner(L.LightningModule):
         decay = self.config.weight_decay if own is None else own
         main = [{"params": groups["rest"], "scale": 1.0}, {"params": groups["backbone"], "scale": 0.5}]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in main if g["params"]], lr=self.lr, weight_decay=decay)
+            torch.optim.AdamW([g for g in main if g["params"]], lr=self.lr, weight_decay=decay, fused=True)
         ]
         if groups["discriminator"]:
             optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
@@ -213,12 +213,15 @@ def _averaged(trainer: L.Trainer) -> dict[str, Tensor]:
 
 
 def _ema(decay: float) -> L.Callback:
-    def blend(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    def blend(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         keep = min(decay, (1 + float(count)) / (10 + float(count)))  # short memory at the start
-        return torch.lerp(current.to(average.dtype), average, keep) if average.is_floating_point() else current
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, current, 1 - keep)
+        else:
+            torch._foreach_copy_(averages, current)
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
-    return lightning_callbacks.WeightAveraging(device=device, use_buffers=True, avg_fn=blend)
+    return lightning_callbacks.WeightAveraging(device=device, use_buffers=True, multi_avg_fn=blend)
 
 
 def fit(
