@@ -3,8 +3,8 @@
 python -m benchmarks.training --data DATA [--backgrounds FOLDER] [--init DIR] [--before CHECKOUT]
 
 `--before` measures an older checkout of monopose beside this one, in turns, in processes of their own with one thread each.
-Drawing is what a worker process does for a sample; learning is a whole optimiser step (forward, loss, backward, clipping, AdamW,
-averaged weights) divided by the samples of the batch.
+Drawing is what a worker process does for a sample; learning is a whole optimiser step (forward, loss, backward, clipping,
+AdamW, averaged weights) divided by the samples of the batch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def measure(method: str, data: Path, backgrounds: Path | None, init: Path | None
     """Milliseconds of CPU time per sample: {"draw": ..., "learn": ...}, medians over batches and steps."""
     import cv2
     import torch
+    from monopose.data import dataset, synth
     from torch.utils.data import default_collate
 
     from monopose import learning, train
-    from monopose.data import dataset, synth
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -46,6 +46,8 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "detection/samples.py": {"cv2"},
     "render/raster_numba.py": {"numba"},
     "synthesis/fused.py": {"cv2", "numba"},
+    "nets/depthwise.py": {"numba"},
+    "objects/bins.py": {"numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
     "pnp/kernels/amis_cpu.py": {"numba"},

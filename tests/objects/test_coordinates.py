@@ -9,7 +9,7 @@ import torch
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.objects import coordinates, networks, silhouettes
+from monopose.objects import bins, coordinates, silhouettes
 from monopose.objects.networks import Pix2PoseGenerator
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
@@ -478,19 +478,19 @@ def test_the_score_follows_inliers_and_expected_error():
 
 def test_bins_say_the_coordinate_between_them():
     """Two neighbouring bins with shares a and 1 - a stand for the point between their centres."""
-    centres = networks.bin_centres(9, torch.zeros(1))
+    centres = bins.bin_centres(9, torch.zeros(1))
     logits = torch.full((1, 3, 9, 1, 1), -30.0)
     logits[0, :, 4], logits[0, :, 5] = math.log(0.7), math.log(0.3)
-    said = networks.decode(logits)
+    said = bins.decode(logits)
     torch.testing.assert_close(said, (0.7 * centres[4] + 0.3 * centres[5]).expand(1, 3, 1, 1))
 
 
 def test_bins_keep_to_one_of_two_candidates():
     """Where the network hesitates between -0.5 and 0.5, the answer is one of them and not their mean."""
-    centres = networks.bin_centres(33, torch.zeros(1))
+    centres = bins.bin_centres(33, torch.zeros(1))
     x = torch.tensor([0.5, -0.5, 0.5])[:, None]
     density = 0.55 * (-((centres - x) ** 2) / 0.001).exp() + 0.45 * (-((centres + x) ** 2) / 0.001).exp()
-    said = networks.decode(density.log()[None, :, :, None, None]).flatten()
+    said = bins.decode(density.log()[None, :, :, None, None]).flatten()
     torch.testing.assert_close(said, x.flatten(), atol=1e-3, rtol=0)
 
 
@@ -504,7 +504,7 @@ def test_bin_loss_is_least_at_the_truth():
         shares[0, axis, low] = 1 - (place[0, axis] - low)
         shares[0, axis, low + 1] = place[0, axis] - low
     logits = (shares + 1e-9).log().requires_grad_()
-    value = networks.cross_entropy(logits, target).sum()
+    value = bins.cross_entropy(logits, target).sum()
     (gradient,) = torch.autograd.grad(value, logits)
     entropy = -(shares * (shares + 1e-9).log()).sum() / 3
     torch.testing.assert_close(value.detach(), entropy, atol=1e-5, rtol=0)
@@ -521,17 +521,17 @@ def test_bins_are_read_and_learned_as_written_out(channels_last):
     centres = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None, None]
     near = (torch.arange(9)[:, None, None] - logits.argmax(2, keepdim=True)).abs() <= 2
     expected = (logits.masked_fill(~near, -torch.inf).softmax(2) * centres).sum(2)
-    torch.testing.assert_close(networks.decode(logits), expected)
+    torch.testing.assert_close(bins.decode(logits), expected)
 
     target = torch.rand(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2.4 - 1.2
     shares = (1 - (target.clamp(-1, 1)[:, :, None] - centres).abs() * 4).clamp_min(0)
     dense = -(shares * logits.log_softmax(2)).sum(2).mean(1)
-    torch.testing.assert_close(networks.cross_entropy(logits, target), dense)
+    torch.testing.assert_close(bins.cross_entropy(logits, target), dense)
     where = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(2)) < 0.4
-    torch.testing.assert_close(networks.cross_entropy(logits, target, where), dense * where)
+    torch.testing.assert_close(bins.cross_entropy(logits, target, where), dense * where)
     here = logits.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: networks.cross_entropy(x, target, where), here)
-    (gradient,) = torch.autograd.grad(networks.cross_entropy(here, target, where).sum(), here)
+    assert torch.autograd.gradcheck(lambda x: bins.cross_entropy(x, target, where), here)
+    (gradient,) = torch.autograd.grad(bins.cross_entropy(here, target, where).sum(), here)
     assert not gradient.permute(0, 3, 4, 1, 2)[~where].any()
 
 

@@ -6,7 +6,7 @@ import torch
 from monopose.geometry import camera, rotation, se3
 from monopose.geometry import camera as camera_ops
 from monopose.objects import coordinates
-from monopose.objects.networks import bin_centres
+from monopose.objects.bins import bin_centres
 from monopose.types import Symmetries
 from shapes import box, half_turn, seen_on_box
 

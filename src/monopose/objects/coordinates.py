@@ -24,7 +24,8 @@ from ..pnp import kernels
 from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from . import silhouettes
-from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator, cross_entropy, decode
+from .bins import cross_entropy, decode
+from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator
 
 
 @dataclass(frozen=True)

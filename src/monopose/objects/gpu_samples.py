@@ -60,7 +60,7 @@ class CropSpecs(Dataset):
         target, layout, square, look, rng = crops.staged(i)
         spare = self.most - len(layout.models)
         pixel = s / float(square[2] - square[0])
-        paper, fill = (synth.background(crops.source.photos, (s, s), rng) for _ in range(2))
+        paper, fill = (synth.background(crops.backgrounds, (s, s), rng) for _ in range(2))
         nothing = np.zeros((s, s), bool)
         covered = augment.patches(paper, rng, fill)[1] if rng.random() < 0.35 else nothing
         strip = grey_strip(s, rng) if rng.random() < 0.3 else nothing

@@ -28,7 +28,8 @@ from ..nets.unet import ClassAwareHead, DeconvNet, UNet
 from ..pnp import kernels
 from ..pnp.problems import prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
-from .networks import ObjectGeometry, cross_entropy, decode
+from .bins import cross_entropy, decode
+from .networks import ObjectGeometry
 
 Z_MIN = 0.01  # metres: least depth of a projected point
 MARGIN = 30.0  # projections stay within so many grid pixels of the crop in training, so that no gradient comes from afar

@@ -64,6 +64,7 @@ class CropSamples(Dataset):
         self.source, self.input_size, self.output_size = source, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.ids = sorted(source.models)
+        self.backgrounds = synth.small_backgrounds(source.photos, input_size)
 
     def __len__(self) -> int:
         return self.length
@@ -84,14 +85,14 @@ class CropSamples(Dataset):
         target, layout, square, look, rng = self.staged(i)
         pose, native = layout.cam_from_obj[0], float(square[2] - square[0])
         K = crop_K(source.camera.K, square, s)
-        paper = synth.background(source.photos, (s, s), rng)
+        paper = synth.background(self.backgrounds, (s, s), rng)
         picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
         if scene.visibility[0] < HIDDEN:  # hidden: show it without its neighbours
             layout = synth.Layout(layout.models[:1], layout.cam_from_obj[:1])
             picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
         visible = scene.owner == 0
         if rng.random() < 0.35:
-            covered_picture, covered = augment.patches(picture, rng, synth.background(source.photos, (s, s), rng))
+            covered_picture, covered = augment.patches(picture, rng, synth.background(self.backgrounds, (s, s), rng))
             if (visible & ~covered).sum() > 0.3 * visible.sum():
                 picture, visible = covered_picture, visible & ~covered
         picture = synth.camera_effects(picture, s / native, rng, source.scene.colours)

@@ -147,10 +147,10 @@ def background_patch(photo: np.ndarray, size: tuple[int, int], rng: Generator) -
     w = int(h * aspect)
     y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
     patch = photo[y : y + max(h, 2), x : x + max(w, 2)]
-    if rng.random() < 0.5:
-        patch = patch[:, ::-1]
+    flipped = rng.random() < 0.5
     interpolation = cv2.INTER_AREA if patch.shape[0] > size[0] else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(patch), (size[1], size[0]), interpolation=interpolation)
+    patch = cv2.resize(patch, (size[1], size[0]), interpolation=interpolation)
+    return np.ascontiguousarray(patch[:, ::-1]) if flipped else patch
 
 
 def procedural_background(size: tuple[int, int], rng: Generator) -> np.ndarray:

@@ -242,14 +242,15 @@ class Appearance(NamedTuple):
 def random_appearance(n: int, rng: Generator) -> Appearance:
     """Lights and materials for n objects."""
     ambient = rng.uniform(0.25, 0.9)
-    tint = lambda: torch.from_numpy((1 + rng.uniform(-0.15, 0.15, 3)).astype(np.float32))  # noqa: E731
+    tint = lambda: 1 + rng.uniform(-0.15, 0.15, 3)  # noqa: E731
     count = int(rng.integers(1, 4))
     directions = rng.standard_normal((count, 3)).astype(np.float32)
     directions[:, 2] = -np.abs(directions[:, 2])  # most light comes from the camera's side
     directions[:, 1] -= 0.5  # and from above
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    colors = torch.stack([tint() * float(rng.uniform(0.1, 1.1 / count)) for _ in range(count)])
-    lights = Lights(tint() * ambient, torch.from_numpy(directions), colors)
+    colors = np.stack([tint() * rng.uniform(0.1, 1.1 / count) for _ in range(count)]).astype(np.float32)
+    surrounding = (tint() * ambient).astype(np.float32)
+    lights = Lights(torch.from_numpy(surrounding), torch.from_numpy(directions), torch.from_numpy(colors))
     shiny = [float(rng.uniform(0.05, 0.6)) if rng.random() < 0.35 else 0.0 for _ in range(n)]
     gains = np.exp(rng.uniform(-0.3, 0.45, (n, 1))) * rng.uniform(0.88, 1.12, (n, 3))
     return Appearance(
@@ -302,6 +303,18 @@ def background(photos: Sequence[np.ndarray], size: tuple[int, int], rng: Generat
     if not photos or rng.random() < 0.15:
         return augment.procedural_background(size, rng)
     return augment.background_patch(photos[int(rng.integers(len(photos)))], size, rng)
+
+
+def small_backgrounds(photos: Sequence[np.ndarray], side: int) -> list[np.ndarray]:
+    """Photos shrunk as far as square parts of `side` pixels allow, as `augment.background_patch` takes a quarter or more."""
+    import cv2
+
+    small = []
+    for photo in photos:
+        scale = 4 * side / min(photo.shape[:2])
+        size = round(photo.shape[1] * scale), round(photo.shape[0] * scale)
+        small.append(cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 0.9 else photo)
+    return small
 
 
 def background_files(folder: str | Path) -> list[Path]:
