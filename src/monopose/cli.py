@@ -7,6 +7,7 @@ check that failed; 2: a wrong command line; 130: interrupted.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -244,6 +245,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     args = parse(argv or ["--help"])
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read when torch is imported: threads that wait leave the core to others
     try:
         return _COMMANDS[type(args)][1](args)
     except KeyboardInterrupt:

@@ -535,6 +535,14 @@ def test_bins_are_read_and_learned_as_written_out(channels_last):
     assert not gradient.permute(0, 3, 4, 1, 2)[~where].any()
 
 
+def test_bins_in_half_precision_are_read_as_their_values_in_full():
+    """Also among negative logits, ties and zeros of both signs."""
+    logits = torch.randn(2, 3, 8, 5, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    logits[0, :, :, 0] -= 9
+    logits[1, :, 2:5, 1] = logits[1, :, :, 1].amax(1, keepdim=True)
+    torch.testing.assert_close(bins.decode(logits), bins.decode(logits.float()))
+
+
 # --------------------------------------------------------------------------------------------------------------- learning
 
 

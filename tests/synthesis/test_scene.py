@@ -186,6 +186,15 @@ def test_backgrounds(tmp_path):
     assert len(synth.read_backgrounds(tmp_path)) == 1
 
 
+def test_small_backgrounds_still_fill_the_smallest_parts():
+    """A quarter of the shorter side is as wide as the crop; pictures that are small already stay as they are."""
+    photos = [np.full((600, 800, 3), 90, np.uint8), np.full((300, 200, 3), 7, np.uint8)]
+    small = synth.small_backgrounds(photos, 96)
+    assert [p.shape for p in small] == [(384, 512, 3), (300, 200, 3)]
+    assert (small[0] == 90).all()
+    assert small[1] is photos[1]
+
+
 def test_backgrounds_are_rgb_and_not_larger_than_asked(tmp_path):
     Image.fromarray(np.full((300, 400, 3), (250, 10, 20), np.uint8)).save(tmp_path / "a.png")
     (photo,) = synth.read_backgrounds(tmp_path, longest=200)
