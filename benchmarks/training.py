@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,20 @@ def measure(method: str, data: Path, backgrounds: Path | None, init: Path | None
     """Milliseconds of CPU time per sample: {"draw": ..., "learn": ...}, medians over batches and steps."""
     import cv2
     import torch
-    from monopose.data import dataset, synth
     from torch.utils.data import default_collate
 
-    from monopose import learning, train
-
+    train, loop, source_class, synth, start_from = _modules()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     torch.manual_seed(0)
-    getattr(learning, "keep_memory", lambda: None)()  # a part of training since it exists
+    getattr(loop, "keep_memory", lambda: None)()  # a part of training since it exists
     size, preset, changes = METHODS[method]
     entry = train.METHODS[method]
     faces = inspect.signature(train.train).parameters["faces"].default
     models = train.read_objects(data, (), faces)
     config = replace(train.preset(method, preset)(tuple(sorted(models))), **changes)
     scene = train.scene_config(data, upright=True, distance=(0.4, 1.5))
-    source = dataset.Source(models, train.read_data_camera(data), synth.read_backgrounds(backgrounds), scene, ())
+    source = source_class(models, train.read_data_camera(data), synth.read_backgrounds(backgrounds), scene, ())
     samples = entry.samples(config, source, 1_000_000, 0)
     _ = [samples[i] for i in range(4)]  # compiles
     drawn, drawing = [], []
@@ -58,11 +57,9 @@ def measure(method: str, data: Path, backgrounds: Path | None, init: Path | None
 
     model = entry.model(config, models)
     if init is not None and (init / f"{method}.safetensors").is_file():
-        train._start_from(model, init / f"{method}.safetensors")
-    half = entry.recipe.half_on_cpu and learning.multiplies_bfloat16()
-    learner = learning._Learner(
-        entry.recipe, model.to(memory_format=torch.channels_last), learning.TrainConfig(batch_size=size)
-    )
+        start_from(model, init / f"{method}.safetensors")
+    half = entry.recipe.half_on_cpu and loop.multiplies_bfloat16()
+    learner = loop._Learner(entry.recipe, model.to(memory_format=torch.channels_last), loop.TrainConfig(batch_size=size))
     learner.model.train()
     optimizer = learner.configure_optimizers()[0]
     average = {k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()}
@@ -84,6 +81,21 @@ def measure(method: str, data: Path, backgrounds: Path | None, init: Path | None
                 average[key].lerp_(value, 1e-3)
         learn.append((time.process_time() - started) / size)
     return {"draw": 1e3 * statistics.median(drawing), "learn": 1e3 * statistics.median(learn[2:])}
+
+
+def _modules() -> tuple[Any, Any, Any, Any, Any]:
+    """The parts of training, in this tree or as they lay in an older checkout."""
+    try:
+        from monopose.objects import training
+        from monopose.synthesis import scene
+        from monopose.synthesis.samples import Source
+        from monopose.training import loop, warm_start
+
+        return training, loop, Source, scene, warm_start.start_from
+    except ImportError:
+        old = {name: import_module(f"monopose.{name}") for name in ("train", "learning", "data.dataset", "data.synth")}
+        dataset = old["data.dataset"]
+        return old["train"], old["learning"], dataset.Source, old["data.synth"], old["train"]._start_from
 
 
 def _measured(method: str, checkout: Path, arguments: argparse.Namespace) -> dict[str, float]:
