@@ -65,6 +65,7 @@ from monopose.road.pipeline import Options
 from monopose.synthesis import road_scene
 from monopose.synthesis.road_scene import RoadConfig
 from monopose.training.loop import TrainConfig
+from monopose.viz import figure, object_color
 
 LAYERS = ("distribution", "reprojection", "direct")
 OPTIONS = Options(samples=32, max_detections=60, central=False)
@@ -465,39 +466,30 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 def spread_picture(found: Sequence[Pair], path: Path) -> None:
     """Two panels: the spread along the line of sight against distance, and as a share of it against visibility."""
-    from monopose.viz import object_color
-    from monopose.viz.posterior import BLUE, INK, Figure, Panel
-
-    figure = Figure(1000, 430)
-    top = 10.0
-    labels = sorted({p.label for p in found})
-    for x0, limits, title, name in (
-        (70, (0.0, 60.0), "distance [m]", "distance"),
-        (560, (0.0, 1.0), "visible share", "visibility"),
-    ):
-        high = top if name == "distance" else 40.0
-        what = "spread along the line of sight [m]" if name == "distance" else "the same, % of the distance"
-        panel = Panel(figure, (x0, 40, x0 + 400, 350), limits, (0.0, high), title, what)
-        bins: list[tuple[float, float]] = []
-        for p in found:
-            value = p.spread[1] if name == "distance" else 100 * p.spread[1] / p.distance
-            at = panel.place(np.array([[getattr(p, name), min(value, high)]]))
-            panel.inner.disc(at[0], 1.6, (*object_color(p.label), 130))
-        for a, b in DISTANCE if name == "distance" else VISIBILITY:
-            own = [p for p in found if a <= getattr(p, name) < b]
-            if len(own) >= 5:
-                values = [p.spread[1] if name == "distance" else 100 * p.spread[1] / p.distance for p in own]
-                bins.append((statistics.median(getattr(p, name) for p in own), min(statistics.median(values), high)))
-        if len(bins) > 1:
-            panel.inner.line(panel.place(np.array(bins)), BLUE, 2.6)
-        panel.done()
-    x = 70.0
-    for label in labels:
-        figure.box((x, 404, x + 12, 416), object_color(label), INK, 0.8)
-        x = figure.text((x + 17, 410), CLASSES[label], 12, "lm") + 12
-    figure.text((70, 18), f"{len(found)} boxes; blue: medians", 14, "lm")
+    with figure.style():
+        fig = figure.new(1000, 430)
+        near, seen = fig.add_axes((0.07, 0.25, 0.4, 0.66)), fig.add_axes((0.57, 0.25, 0.4, 0.66))
+        along = {
+            near: [(p.distance, p.spread[1], p.label) for p in found],
+            seen: [(p.visibility, 100 * p.spread[1] / p.distance, p.label) for p in found],
+        }
+        near.set(xlim=(0, 60), ylim=(0, 10), xlabel="distance [m]", ylabel="spread along the line of sight [m]")
+        seen.set(xlim=(0, 1), ylim=(0, 40), xlabel="visible share", ylabel="the same [% of the distance]")
+        for (ax, rows), groups in zip(along.items(), (DISTANCE, VISIBILITY)):
+            top = ax.get_ylim()[1]
+            for label in sorted({p.label for p in found}):
+                own = np.array([(x, min(y, top)) for x, y, of in rows if of == label])
+                color = [tuple(c / 255 for c in object_color(label))]
+                ax.scatter(*own.T, 14, color, edgecolors=figure.INK, linewidths=0.2, alpha=0.7, label=CLASSES[label])
+            inside = [[(x, y) for x, y, _ in rows if low <= x < high] for low, high in groups]
+            middles = [np.median(values, 0) for values in inside if len(values) >= 5]
+            if len(middles) > 1:
+                ax.plot(*np.stack(middles).T, color=figure.BLUE, linewidth=2.8, label="median")
+        fig.legend(*near.get_legend_handles_labels(), loc="lower center", ncols=6)
+        fig.suptitle(f"{len(found)} boxes; what lies beyond an axis is drawn on its edge", fontsize=11)
+        picture = figure.to_image(fig)
     with atomic_write(path) as temporary:
-        figure.done().save(temporary)
+        picture.save(temporary)
 
 
 def examples(folder: Path, held: Path, path: Path, which: Sequence[int], least: float = 0.25) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from .. import viz
 from ..geometry import camera, se3
 from ..types import Frame
+from ..viz import figure
 from ..viz.canvas import AXES, WHITE, Box, Canvas, Color, Picture, point_box, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, Figure
 from . import fitting
 from .fitting import Fit, FitStep
 from .model import Model
@@ -136,7 +136,7 @@ def fitting_animation(model: Model, found: Fit, every: int = 1) -> list[Image.Im
         sheet = Image.new("RGB", (3 * TILE + 392, TILE), "white")
         for k, part in enumerate((seen, cut, now)):
             sheet.paste(part, (k * TILE, 0))
-        sheet.paste(_losses(found.history, step), (3 * TILE, 0))
+        sheet.paste(losses(found.history, step), (3 * TILE, 0))
         pictures.append(sheet)
     return pictures
 
@@ -160,34 +160,26 @@ def _best_so_far(history: Sequence[FitStep]) -> list[tuple[FitStep, int]]:
     return kept
 
 
-def _losses(history: Sequence[FitStep], until: int) -> Image.Image:
+@figure.style()
+def losses(history: Sequence[FitStep], until: int) -> Image.Image:
     """Losses of all starts up to a step, the least in blue; axes for the whole fit."""
     everything = torch.cat([m.losses for m in history]).cpu().numpy()
     low, high = float(everything.min()), float(np.quantile(everything, 0.9))
-    figure, (x0, y0, x1, y1) = Figure(392, TILE), (52.0, 24.0, 380.0, 216.0)
-    last = max(len(history) - 1, 1)
-
-    def place(step: float, loss: float) -> tuple[float, float]:
-        share = (loss - low) / max(high - low, 1e-9)
-        return x0 + (x1 - x0) * step / last, max(y1 - (y1 - y0) * share, y0)
-
-    courses: dict[int, list[tuple[float, float]]] = {}
+    pad, last = 0.05 * max(high - low, 1e-9), max(len(history) - 1, 1)
+    courses: dict[int, list[tuple[int, float]]] = {}
     for step, moment in enumerate(history[: until + 1]):
         for start, loss in zip(moment.starts.tolist(), moment.losses.tolist(), strict=True):
-            courses.setdefault(start, []).append(place(step, loss))
+            courses.setdefault(start, []).append((step, loss))
+    best = [float(m.losses.min()) for m in history[: until + 1]]
+
+    fig = figure.new(392, TILE)
+    ax = fig.add_axes((0.17, 0.19, 0.8, 0.7))
     for course in courses.values():
-        if len(course) > 1:
-            figure.line(course, GREY, 0.7)
-    best = [place(step, float(m.losses.min())) for step, m in enumerate(history[: until + 1])]
-    if len(best) > 1:
-        figure.line(best, BLUE, 2.2)
-    figure.disc(best[-1], 3.5, TRUTH)
-    figure.box((x0, y0, x1, y1), None, INK)
-    for value in (low, high):
-        figure.text((x0 - 5, place(0, value)[1]), f"{value:.2g}", 11, "rm")
-    figure.text(((x0 + x1) / 2, 12), f"loss of {len(courses)} starts, step {until} of {last}", 13, "mm")
-    figure.text(((x0 + x1) / 2, y1 + 16), "step", 12, "mm", FAINT if until == 0 else INK)
-    return figure.done()
+        ax.plot(*zip(*course), color=figure.GREY, linewidth=0.7)
+    ax.plot(best, color=figure.BLUE, linewidth=2.2, marker="o", markevery=[until])
+    ax.set(xlim=(0, 1.03 * last), ylim=(low - pad, high + pad), xlabel="step", ylabel="loss")
+    ax.set_title(f"{len(courses)} starts, step {until} of {last}")
+    return figure.to_image(fig)
 
 
 @torch.no_grad()

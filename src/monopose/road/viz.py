@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +16,18 @@ from torch import Tensor
 
 from .. import viz
 from ..geometry import boxes3d, se3
+from ..viz import figure
 from ..viz.canvas import WHITE, Box, Canvas, Color, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TRUTH, Figure, Panel, chosen, to_array, weighted_samples
+from ..viz.posterior import chosen, to_array, weighted_samples
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = np.ndarray
 NEAR = 0.1  # metres: what is nearer to the camera is cut off
 FRONT = (1, 5, 7, 3)  # corners of the front face, around it
 EGO = (2.0, 4.5)  # width and length of the camera's car, metres
+IGNORED: Color = (120, 120, 128)  # regions without labels
 REACH = (5.0, 60.0)  # the least and greatest distance that a picture from above shows by itself, metres
 
 
@@ -62,7 +67,7 @@ def boxes_2d(
         ValueError: objects without boxes.
     """
     canvas = Canvas((image.shape[-2], image.shape[-1]))
-    for regions, color in ((ignored, GREY), (None if truth is None else truth.boxes, WHITE)):
+    for regions, color in ((ignored, IGNORED), (None if truth is None else truth.boxes, WHITE)):
         for box in [] if regions is None else regions.tolist():
             canvas.box(tuple(box), color, 0.5 * canvas.line_width)
     if objects.boxes is None:
@@ -231,6 +236,7 @@ def _in_picture(ends: Tensor, K: Tensor, size: tuple[int, int]) -> Array | None:
 # ------------------------------------------------------------------------------------------------------------ from above
 
 
+@figure.style()
 def bev(
     objects: Seen, classes: Sequence[str] = (), truth: Seen | None = None, samples: Tensor | None = None,
     log_weights: Tensor | None = None, K: Tensor | None = None, size: tuple[int, int] | None = None, reach: float | None = None,
@@ -242,7 +248,7 @@ def bev(
         objects: filled rectangles in the colours of their classes; a thick line is the front, a thin one the velocity, as long
             as the way of a second.
         classes: names that the labels mean, for the legend; none: no legend.
-        truth: outlines in red.
+        truth: outlines in orange.
         samples: of every object's pose, (N, S, 4, 4); dots where its centre may be, with a tick towards its front.
         log_weights: their log-weights, (N, S); None: all count the same.
         K, size: of the camera, for the two lines that bound what it sees.
@@ -261,73 +267,61 @@ def bev(
     if reach is None:
         far = [float(o.cam_from_obj[i, 2, 3]) for o in shown for i in _far_first(o)[:1]]
         reach = float(np.clip(1.1 * max([*far, 0.0]) + 5, *REACH))
-    frame = (70, 46, 620, 796)
-    below = 0.09 * reach
-    scale = (frame[3] - frame[1]) / (reach + below)  # pixels per metre
-    half = (frame[2] - frame[0]) / scale / 2
-    figure = Figure(640, 880)
-    panel = Panel(figure, frame, (-half, half), (-below, reach), "x, right [m]", "z, away [m]")
-    pen = panel.inner
-
-    def place(x: Array, z: Array) -> Array:
-        return panel.place(np.stack([x, z], -1))
-
-    turn = np.linspace(-0.5 * math.pi, 1.5 * math.pi, 121)
+    below, aspect = 0.09 * reach, 0.84 * 880 / (0.87 * 640)
+    half = (reach + below) / aspect / 2
+    fig = figure.new(640, 880)
+    ax = fig.add_axes((0.1, 0.12, 0.87, 0.84))
+    ax.set(title=title, xlabel="x, right [m]", ylabel="z, away [m]", xlim=(-half, half), ylim=(-below, reach))
+    turn = np.linspace(0, 2 * math.pi, 121)
     for radius in range(10, round(reach) + 1, 10):
-        pen.line(place(radius * np.cos(turn), radius * np.sin(turn)), FAINT, 0.8)
+        ax.plot(radius * np.cos(turn), radius * np.sin(turn), color=figure.FAINT, linewidth=0.8)
     if K is not None and size is not None:
         for u in (-0.5, size[1] - 0.5):
             slope = (u - float(K[0, 2])) / float(K[0, 0])
-            pen.line(place(np.array([0, slope * 2 * reach]), np.array([0, 2 * reach])), GREY, 1.0, dash=6)
-    car = place(np.array([-1, 1, 1, -1]) * EGO[0] / 2, np.array([-1.3, -1.3, EGO[1] - 1.3, EGO[1] - 1.3]) - EGO[1] + 2.6)
-    pen.polygon(car, (236, 236, 240), INK, 1.0)
-    pen.line(place(np.array([-0.6, 0.0, 0.6]), np.array([-0.9, 0.6, -0.9])), INK, 1.4)
+            ax.plot([0, slope * 2 * reach], [0, 2 * reach], "--", color=figure.GREY, linewidth=1)
+    side, (back, front) = EGO[0] / 2, (1.3 - EGO[1], 1.3)
+    ax.fill([-side, side, side, -side], [back, back, front, front], facecolor="#ececf0", edgecolor=figure.INK)
+    ax.plot([-0.6, 0.0, 0.6], [-0.9, 0.6, -0.9], color=figure.INK, linewidth=1.4)
 
-    used: set[int] = set()
+    named: set[int] = set()
     for i in _far_first(objects):
         label = int(objects.labels[i])
-        used.add(label)
-        _seen_from_above(panel, objects, i, viz.object_color(label))
-    if samples is not None:
-        for i in range(len(samples)):
-            logs = None if log_weights is None else log_weights[i]
-            _cloud(panel, samples[i], logs, viz.object_color(int(objects.labels[i])))
-    if truth is not None:
-        for i in _far_first(truth):
-            _seen_from_above(panel, truth, i, None)
-    panel.done()
-    figure.text(((frame[0] + frame[2]) / 2, 22), title, 17, "mm")
-    x, y = 20.0, 866.0
-    if truth is not None:
-        figure.line([(x, y), (x + 20, y)], TRUTH, 1.8)
-        x = figure.text((x + 25, y), "truth", 13, "lm") + 14
-    for label in sorted(used) if len(classes) else ():
-        if x < 560:
-            figure.box((x, y - 6, x + 12, y + 6), viz.object_color(label), INK, 0.8)
-            x = figure.text((x + 17, y), classes[label], 13, "lm") + 14
-    return figure.done()
+        name = classes[label] if label < len(classes) and label not in named else None
+        named.add(label)
+        _rectangle(ax, objects, i, _unit(viz.object_color(label)), name)
+    for i in range(0 if samples is None else len(samples)):
+        logs = None if log_weights is None else log_weights[i]
+        _cloud(ax, samples[i], logs, _unit(viz.object_color(int(objects.labels[i])), 0.55))  # type: ignore[index]
+    for n, i in enumerate([] if truth is None else _far_first(truth)):
+        _rectangle(ax, truth, i, None, None if n else "truth")  # type: ignore[arg-type]
+    fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=5)
+    return figure.to_image(fig)
 
 
-def _seen_from_above(panel: Panel, objects: Seen, i: int, fill: Color | None) -> None:
-    """One box; without a colour as an outline of the truth."""
+def _unit(color: Color, share: float = 1.0) -> tuple[float, float, float]:
+    """A colour of the overlays as matplotlib takes it, darkened to a share."""
+    return tuple(share * c / 255 for c in color)  # type: ignore[return-value]
+
+
+def _rectangle(ax: Axes, objects: Seen, i: int, fill: tuple[float, ...] | None, name: str | None) -> None:
+    """One box from above, its front, and where its velocity leads in a second; without a colour as an outline of the truth."""
     rectangle = boxes3d.bev(objects.cam_from_obj[i].detach().cpu().double(), objects.sizes[i].detach().cpu().double())
     x, z, long, wide, angle = rectangle.tolist()
     ahead, aside = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
-    corners = np.array([x, z]) + np.array(
-        [a * long / 2 * ahead + b * wide / 2 * aside for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
-    )
-    at = panel.place(corners)
-    ink = TRUTH if fill is None else INK
-    panel.inner.polygon(at, None if fill is None else (*fill, 110), ink, 1.6 if fill is None else 1.0)
-    panel.inner.line(at[:2], ink, 3.0)
-    panel.inner.line(panel.place(np.array([x, z]) + np.array([0 * ahead, 0.5 * long * ahead])), ink, 1.2)
+    centre = np.array([x, z])
+    corners = centre + np.array([a * long / 2 * ahead + b * wide / 2 * aside for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
+    ink = figure.TRUTH if fill is None else figure.INK
+    face, width = ("none", 1.6) if fill is None else ((*fill, 0.43), 1.0)
+    ax.fill(*corners.T, facecolor=face, edgecolor=ink, linewidth=width, label=name)
+    ax.plot(*corners[:2].T, color=ink, linewidth=3)
+    ax.plot(*np.stack([centre, centre + 0.5 * long * ahead]).T, color=ink, linewidth=1.2)
     if objects.velocities is not None and bool(torch.isfinite(objects.velocities[i]).all()):
         velocity = objects.velocities[i].detach().cpu().double()[[0, 2]].numpy()
         if np.hypot(*velocity) > 0.1:
-            panel.inner.line(panel.place(np.array([x, z]) + np.array([0 * velocity, velocity])), ink, 1.0, dash=4)
+            ax.plot(*np.stack([centre, centre + velocity]).T, "--", color=ink, linewidth=1)
 
 
-def _cloud(panel: Panel, samples: Tensor, log_weights: Tensor | None, color: Color, most: int = 200) -> None:
+def _cloud(ax: Axes, samples: Tensor, log_weights: Tensor | None, color: tuple[float, ...], most: int = 200) -> None:
     """Samples of one pose: dots with ticks, as many at a place as there is probability."""
     try:
         picked = chosen(log_weights, len(samples), min(most, 4 * len(samples)))
@@ -335,15 +329,13 @@ def _cloud(panel: Panel, samples: Tensor, log_weights: Tensor | None, color: Col
         return
     values = to_array(samples[picked])
     values = values[np.isfinite(values).all((1, 2))]
-    dark = tuple(round(0.55 * c) for c in color)
-    for pose in values:
-        x, z = pose[0, 3], pose[2, 3]
-        start = panel.place(np.array([[x, z], [x + 0.9 * pose[0, 0], z + 0.9 * pose[2, 0]]]))
-        if np.abs(start).max() < 1e4:
-            panel.inner.line(start, (*dark, 60), 0.6)
-            panel.inner.disc(start[0], 1.1, (*dark, 90))
+    x, z = values[:, 0, 3], values[:, 2, 3]
+    ticks = np.stack([[x, z], [x + 0.9 * values[:, 0, 0], z + 0.9 * values[:, 2, 0]], np.full((2, len(x)), np.nan)], 2)
+    ax.plot(*ticks.reshape(2, -1), color=color, alpha=0.25, linewidth=0.6, zorder=2)
+    ax.scatter(x, z, 5, [color], alpha=0.35, linewidths=0, zorder=2)
 
 
+@figure.style()
 def yaw_density(
     samples: Tensor, log_weights: Tensor | None = None, mode: Tensor | None = None, truth: Tensor | None = None,
     title: str = "",
@@ -354,11 +346,11 @@ def yaw_density(
         samples: poses, (S, 4, 4), or yaws, (S,), radians.
         log_weights: their log-weights, (S,); None: all count the same.
         mode: the estimate, a pose (4, 4) or a yaw (), a blue line.
-        truth: likewise, a red line.
+        truth: likewise, an orange line.
         title: written above.
 
     Returns:
-        an RGB picture, 360 x 400; up is away from the camera, right is right. Below stands what share of the probability heads
+        an RGB picture, 360 x 400; up is away from the camera, right is right. Above stands what share of the probability heads
         within 22.5 degrees of its peak, and within the same of the opposite direction: cars that may be looking backwards.
 
     Raises:
@@ -375,31 +367,22 @@ def yaw_density(
     width = float(np.clip(spread * effective**-0.2, math.radians(2), math.radians(36)))
     density = np.exp((np.cos(grid[:, None] - yaws) - 1) / width**2) @ p
     density /= density[:-1].mean() * 2 * math.pi
-    figure = Figure(360, 400)
-    centre, radius = np.array([180.0, 212.0]), 128.0
-
-    def at(yaw: Array, r: Array) -> Array:
-        """Yaw 0 heads to the right, pi / 2 towards the camera."""
-        return centre + np.stack([r * np.cos(yaw), r * np.sin(yaw)], -1)
-
-    for share in (0.5, 1.0):
-        figure.polygon(at(grid, np.full_like(grid, share * radius)), None, FAINT, 0.8)
-    for k in range(8):
-        figure.line(np.stack([centre, at(np.array(k * math.pi / 4), np.array(radius))]), FAINT, 0.6)
-    figure.polygon(at(grid, radius * np.sqrt(density / density.max())), (*BLUE, 70), BLUE, 1.4)
-    for pose, color in ((truth, TRUTH), (mode, BLUE)):
-        if pose is not None:
-            yaw = boxes3d.yaw_of(pose.double()) if pose.dim() == 2 else pose.double()
-            tip = at(np.array(float(yaw)), np.array(radius + 6))
-            figure.line(np.stack([centre, tip]), color, 2.2)
-            figure.disc(tip.tolist(), 3.5, color, WHITE, 1.0)
-    for text, spot in (("away", (180, 66)), ("towards the camera", (180, 358)), ("right", (344, 212)), ("left", (18, 212))):
-        figure.text(spot, text, 12, "mm", GREY)
     peak = float(grid[density.argmax()])
     off = np.abs((yaws - peak + math.pi) % (2 * math.pi) - math.pi)
     near, behind = float(p[off < math.pi / 8].sum()), float(p[off > math.pi * 7 / 8].sum())
-    figure.text((16, 18), title or "heading, from above", 14, "lm")
-    legend = [n for n, v in (("blue: estimate", mode), ("red: truth", truth)) if v is not None]
-    figure.text((16, 38), "; ".join(legend), 11, "lm", GREY)
-    figure.text((16, 384), f"{100 * near:.0f} % near the peak, {100 * behind:.0f} % the other way round", 12, "lm", GREY)
-    return figure.done()
+
+    fig = figure.new(360, 400)
+    # yaw 0 heads to the right, pi / 2 towards the camera
+    ax = fig.add_axes((0.15, 0.165, 0.7, 0.63), projection="polar", theta_direction=-1)
+    ax.fill(grid, np.sqrt(density / density.max()), facecolor=figure.TINTS[1], edgecolor=figure.BLUE, linewidth=1.4)
+    for name, pose, color in (("truth", truth, figure.TRUTH), ("estimate", mode, figure.BLUE)):
+        if pose is not None:
+            yaw = float(boxes3d.yaw_of(pose.double()) if pose.dim() == 2 else pose)
+            ax.plot([yaw, yaw], [0, 1], color=color, linewidth=2.2, marker="o", markevery=[1], label=name, clip_on=False)
+    ax.set_thetagrids(range(0, 360, 45), ["right", "", "towards the camera", "", "left", "", "away", ""])
+    ax.set_rgrids([0.5, 1], ["", ""])
+    ax.set_rmax(1)
+    numbers = f"{100 * near:.0f} % near the peak, {100 * behind:.0f} % the other way round"
+    figure.headline(ax, title or "heading, from above", numbers, gap=22)
+    fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=2)
+    return figure.to_image(fig)

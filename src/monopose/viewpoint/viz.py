@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,12 @@ from ..geometry import boxes as box_ops
 from ..geometry import viewpoints
 from ..geometry.viewpoints import Bins
 from ..types import Camera, ObjectModel, PoseEstimates
-from ..viz.canvas import AXES, BLACK, BOX, WHITE, Canvas, Color, load_font, object_silhouettes, write_tags
-from ..viz.posterior import BLUE, FAINT, GREY, INK, TINTS, TRUTH, Figure
+from ..viz import figure
+from ..viz.canvas import AXES, BLACK, BOX, Canvas, Color, load_font, object_silhouettes, write_tags
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 NAMES = ("azimuth", "elevation", "in-plane rotation")
 ARROWS: tuple[tuple[str, tuple[float, float, float], Color], ...] = (  # of the object's frame
@@ -25,7 +29,6 @@ ARROWS: tuple[tuple[str, tuple[float, float, float], Color], ...] = (  # of the 
     ("front", (0.0, -1.0, 0.0), AXES[1]),
     ("up", (0.0, 0.0, 1.0), AXES[2]),
 )
-PANEL, CELL = 368.0, 34.0  # width of one confusion matrix with its names, and of a cell, pixels
 
 
 class Mistake(NamedTuple):
@@ -144,6 +147,7 @@ def caption(angles: Tensor, probabilities: Tensor | None = None) -> str:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
+@figure.style()
 def azimuth_rose(
     probabilities: Tensor, bins: Bins, angle: float | None = None, true: float | None = None, title: str = ""
 ) -> Image.Image:
@@ -153,98 +157,79 @@ def azimuth_rose(
         probabilities: of the azimuth's bins, (count,).
         bins: of the azimuth.
         angle: the estimate, radians, a blue line.
-        true: the truth, radians, a red line.
+        true: the truth, radians, an orange line.
         title: written above.
 
     Returns:
         an RGB picture, 360 x 400. The object's front is below; azimuth grows clockwise.
     """
-    figure = Figure(360, 400)
-    centre, radius = np.array([180.0, 222.0]), 128.0
-    values = probabilities.detach().cpu().double().numpy()
-
-    def place(azimuth: float | np.ndarray, r: float) -> np.ndarray:
-        """Seen from above with the front below: the camera at azimuth 0 stands below, at 90 degrees on the left."""
-        return centre + r * np.stack([-np.sin(azimuth), np.cos(azimuth)], -1)
-
-    for share in (0.25, 0.5, 1.0):
-        figure.polygon(place(np.linspace(0, 2 * math.pi, 97)[:-1], radius * math.sqrt(share)), None, FAINT, 0.8)
+    values = probabilities.detach().cpu().double().clamp_min(0).numpy()
     best = int(values.argmax())
-    for k, value in enumerate(values):
-        edges = bins.start + bins.width * np.linspace(k, k + 1, 17)
-        wedge = np.concatenate([centre[None], place(edges, radius * math.sqrt(max(float(value), 0.0)))])
-        figure.polygon(wedge, TINTS[1] if k == best else TINTS[0], BLUE, 0.9)
-    for k in range(bins.count):
-        edge = bins.start + bins.width * k
-        figure.line(np.stack([centre, place(edge, radius)]), FAINT, 0.6)
-    for degrees in range(0, 360, 45):
-        figure.text(place(math.radians(degrees), radius + 17).tolist(), f"{degrees}°", 12, "mm", GREY)
-    for value, color in ((true, TRUTH), (angle, BLUE)):
+    fig = figure.new(360, 400)
+    ax = fig.add_axes((0.15, 0.165, 0.7, 0.63), projection="polar", theta_offset=-math.pi / 2, theta_direction=-1)
+    middles = bins.start + bins.width * (np.arange(bins.count) + 0.5)
+    bars = ax.bar(middles, np.sqrt(values), bins.width, facecolor=figure.TINTS[0], edgecolor=figure.BLUE)
+    bars[best].set_facecolor(figure.TINTS[1])
+    for name, value, color in (("truth", true, figure.TRUTH), ("estimate", angle, figure.BLUE)):
         if value is not None:
-            figure.line(np.stack([centre, place(value, radius + 5)]), color, 2.2)
-            figure.disc(place(value, radius + 5).tolist(), 3.5, color, WHITE, 1.0)
-    half = 9.0
-    figure.box((centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half), WHITE, INK, 1.4)
-    figure.line([(centre[0] - half, centre[1] + half), (centre[0] + half, centre[1] + half)], AXES[1], 3.5)
-    figure.text((16, 18), title or "azimuth of the camera", 14, "lm")
-    legend = "from above; green: the front"
-    legend += "; blue: estimate" * (angle is not None) + "; red: truth" * (true is not None)
-    figure.text((16, 388), legend, 11, "lm", GREY)
-    figure.text((16, 38), f"{100 * values[best]:.0f} % in the best bin; rings at 25, 50, 100 %", 12, "lm", GREY)
-    return figure.done()
+            ax.plot([value, value], [0, 1], color=color, linewidth=2.2, marker="o", markevery=[1], label=name, clip_on=False)
+    names = {0: "front, 0°", 180: "back, 180°"}
+    ax.set_thetagrids(range(0, 360, 45), [names.get(a, f"{a}°") for a in range(0, 360, 45)])
+    ax.set_rgrids([0.5, math.sqrt(0.5), 1], ["25 %", "50 %", "100 %"], math.degrees(middles[values.argmin()]), fontsize=7)
+    ax.set_rmax(1)
+    figure.headline(ax, title or "azimuth of the camera", f"from above; {100 * values[best]:.0f} % in the best bin", gap=22)
+    fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=2)
+    return figure.to_image(fig)
 
 
+@figure.style()
 def confusion_matrices(found: Mapping[str, Any], bins: Sequence[Bins], title: str = "") -> Image.Image:
     """Three matrices: a row per true bin, a column per answer, the number of pictures in every cell.
 
-    Colours are shares of the row. The column in a red frame is the best constant answer, the majority class; what it would
-    score is written below.
+    Colours are shares of the row. The column in an orange frame is the best constant answer, the majority class; what it would
+    score is written above.
 
     Args:
         found: of `evaluation.viewpoint.scores`.
         bins: of the three angles.
         title: written above.
     """
-    height = 108 + 8 * CELL + 92
-    figure = Figure(3 * PANEL + 8, height)
-    figure.text((16, 20), title or "true bin (row) and answer (column)", 16, "lm")
-    figure.text((16, 42), f"{found['images']} pictures; bins are named by their middle, degrees", 13, "lm", GREY)
-    for k, (key, b) in enumerate(zip(("azimuth", "elevation", "inplane"), bins, strict=True)):
-        _matrix(figure, 16 + k * PANEL, found[key], b, NAMES[k])
-    return figure.done()
+    fig = figure.new(1112, 472)
+    fig.suptitle(f"{title}: {found['images']} pictures" if title else f"{found['images']} pictures", fontsize=13)
+    panels = [fig.add_axes((0.068 + 0.302 * k, 0.16, 0.25, 0.589)) for k in range(3)]
+    for ax, key, b, name in zip(panels, ("azimuth", "elevation", "inplane"), bins, NAMES, strict=True):
+        cells = _matrix(ax, found[key], b, name)
+    panels[0].set_ylabel("true bin, its middle [deg]")
+    fig.colorbar(cells, fig.add_axes((0.938, 0.16, 0.012, 0.589)), label="share of the true bin")
+    return figure.to_image(fig)
 
 
-def _matrix(figure: Figure, left: float, mine: Mapping[str, Any], bins: Bins, name: str) -> None:
+def _matrix(ax: Axes, mine: Mapping[str, Any], bins: Bins, name: str) -> AxesImage:
     counts = np.array(mine["confusion"])
-    x0, y0 = left + 62, 108.0
-    side = CELL * bins.count
-    labels = [f"{math.degrees(float(bins.centre(torch.tensor(i)))):.4g}" for i in range(bins.count)]
-    figure.text((x0 + side / 2, 68), name, 15, "mm")
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    for i in range(bins.count):
-        figure.text((x0 - 6, y0 + (i + 0.5) * CELL), labels[i], 11, "rm", GREY)
-        figure.text((x0 + (i + 0.5) * CELL, y0 - 8), labels[i], 11, "mb", GREY)
-        for j in range(bins.count):
-            share = float(shares[i, j])
-            tint = tuple(round(255 + share**0.7 * (c - 255)) for c in BLUE)
-            cell = (x0 + j * CELL, y0 + i * CELL, x0 + (j + 1) * CELL, y0 + (i + 1) * CELL)
-            figure.box(cell, tint, FAINT, 0.7)
-            if counts[i, j]:
-                ink = WHITE if share > 0.55 else INK
-                figure.text((cell[0] + CELL / 2, cell[1] + CELL / 2), str(counts[i, j]), 12, "mm", ink)
-    most = int(mine["majority_bin"])
-    figure.box((x0 + most * CELL, y0, x0 + (most + 1) * CELL, y0 + side), None, TRUTH, 1.6)
-    figure.box((x0, y0, x0 + side, y0 + side), None, INK, 1.2)
-    figure.text_up((left + 6, y0 + side / 2), "truth", 13)
-    figure.text((x0, y0 + side + 20), f"right {_percent(mine['accuracy'])}, ±1 bin {_percent(mine['within_one'])}", 14, "lm")
-    constant = f"majority class {_percent(mine['majority'])}, ±1 bin {_percent(mine['majority_within_one'])}"
-    figure.text((x0, y0 + side + 42), constant, 13, "lm", TRUTH)
-    chance = f"random {_percent(mine['chance'])}, ±1 bin {_percent(mine['chance_within_one'])}"
-    figure.text((x0, y0 + side + 62), chance, 13, "lm", GREY)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    cells = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.argwhere(counts):
+        ink = "white" if shares[i, j] > 0.6 else figure.INK
+        ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=ink)
+    most, last = int(mine["majority_bin"]), bins.count - 0.5
+    frame = np.array([(most - 0.5, -0.5), (most + 0.5, -0.5), (most + 0.5, last), (most - 0.5, last)])
+    ax.fill(*frame.T, facecolor="none", edgecolor=figure.TRUTH, linewidth=1.6, clip_on=False, zorder=3)
+    labels = [f"{math.degrees(float(bins.centre(torch.tensor(i)))):.4g}".replace("-", "−") for i in range(bins.count)]
+    ax.set_xticks(range(bins.count), labels, rotation=45)
+    ax.set_yticks(range(bins.count), labels)
+    ax.set_xticks(np.arange(bins.count - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(bins.count - 1) + 0.5, minor=True)
+    ax.grid(False, which="major")
+    ax.grid(True, which="minor")
+    ax.tick_params(which="minor", length=0)
+    ax.set_xlabel("answer [deg]")
+    rows = (("right", "accuracy", "within_one"), ("majority class", "majority", "majority_within_one"))
+    notes = [
+        f"{what} {100 * mine[exact]:.1f} %, ±1 bin {100 * mine[near]:.1f} %"
+        for what, exact, near in (*rows, ("random", "chance", "chance_within_one"))
+    ]
+    figure.headline(ax, name, *notes, colors=(figure.INK, figure.TRUTH, figure.GREY))
+    return cells
 
 
 def worst(mistakes: Sequence[Mistake], most: int = 20, columns: int = 5) -> Image.Image:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from PIL import Image
 
 from ..evaluation.calibration import Reliability
-from .posterior import BLUE, FAINT, GREY, INK, TINTS, WHITE, Figure
-
-OVER = (250, 226, 226)  # where scores promise too much
-FRAME = (78.0, 56.0, 458.0, 436.0)  # of the diagram
-STRIP = (78.0, 468.0, 458.0, 538.0)  # of the counts below it
+from . import figure
 
 
+@figure.style()
 def reliability_diagram(found: Reliability, title: str = "") -> Image.Image:
     """The share of right poses over the score, bin by bin, and how many estimates each bin holds.
 
-    Points on the diagonal are probabilities that came true; below it, where the ground is red, scores promise too much. The
+    Points on the diagonal are probabilities that came true; below it, where the ground is tinted, scores promise too much. The
     whiskers are 95 % intervals of the share, the bars below the number of estimates.
 
     Args:
@@ -28,44 +24,28 @@ def reliability_diagram(found: Reliability, title: str = "") -> Image.Image:
     Returns:
         an RGB picture, 500 x 600.
     """
-    figure = Figure(500, 600)
-    x0, y0, x1, y1 = FRAME
-
-    def place(score: float, share: float) -> tuple[float, float]:
-        return x0 + score * (x1 - x0), y1 - share * (y1 - y0)
-
-    figure.polygon(np.array([place(0, 0), place(1, 1), place(1, 0)]), OVER)
-    for value in np.linspace(0, 1, 6):
-        figure.line([place(value, 0), place(value, 1)], FAINT, 0.8)
-        figure.line([place(0, value), place(1, value)], FAINT, 0.8)
-        x, y = place(value, value)
-        figure.text((x0 - 8, y), f"{value:.1f}", 13, "rm")
-        figure.text((x, STRIP[3] + 8), f"{value:.1f}", 13, "mt")
-    figure.line([place(0, 0), place(1, 1)], GREY, 1.4, dash=5)
-    most = max((b.estimates for b in found.bins), default=0)
-    full = [b for b in found.bins if b.estimates]
-    chain = [place(b.score, b.right) for b in full]
-    if len(chain) > 1:
-        figure.line(chain, BLUE, 1.6)
-    for b, (x, y) in zip(full, chain):
-        low, high = place(b.score, b.lower)[1], place(b.score, b.upper)[1]
-        figure.line([(x, low), (x, high)], BLUE, 1.6)
-        for end in (low, high):
-            figure.line([(x - 4, end), (x + 4, end)], BLUE, 1.6)
-        figure.disc((x, y), 3 + 4 * math.sqrt(b.estimates / most), BLUE, WHITE, 1.2)
-    figure.box(FRAME, None, INK, 1.2)
-
-    figure.line([(STRIP[0], STRIP[3]), (STRIP[2], STRIP[3])], INK, 1.2)
-    for b in found.bins:
-        left, right = place(b.low, 0)[0] + 1, place(b.high, 0)[0] - 1
-        top = STRIP[3] - (STRIP[3] - STRIP[1]) * b.estimates / max(most, 1)
-        if b.estimates:
-            figure.box((left, top, right, STRIP[3]), TINTS[1], BLUE, 0.9)
-            figure.text(((left + right) / 2, top - 3), str(b.estimates), 11, "mb", GREY)
-    figure.text(((x0 + x1) / 2, STRIP[3] + 38), "score", 14, "mm")
-    figure.text_up((x0 - 46, (y0 + y1) / 2), "share that is right", 14)
-    figure.text_up((x0 - 46, (STRIP[1] + STRIP[3]) / 2), "count", 14)
-    figure.text((x0, 16), title, 15, "lm")
+    fig = figure.new(500, 600)
+    upper, lower = fig.add_axes((0.15, 0.27, 0.79, 0.64)), fig.add_axes((0.15, 0.09, 0.79, 0.14))
     numbers = f"{found.estimates} estimates: {found.right:.2f} right, mean score {found.score:.2f}, ECE {found.ece:.3f}"
-    figure.text((x0, 38), numbers, 13, "lm", GREY)
-    return figure.done()
+    figure.headline(upper, title, numbers)
+    upper.fill_between([0, 1], [0, 1], color=figure.TRUTH, alpha=0.12, linewidth=0)
+    upper.plot([0, 1], [0, 1], "--", color=figure.GREY)
+    upper.text(0.03, 0.94, "tinted: scores promise too much", color=figure.GREY, fontsize=9)
+    full = [b for b in found.bins if b.estimates]
+    most = max((b.estimates for b in full), default=1)
+    if full:
+        score, right = [b.score for b in full], [b.right for b in full]
+        whiskers = [[b.right - b.lower for b in full], [b.upper - b.right for b in full]]
+        areas = [(4 + 6 * math.sqrt(b.estimates / most)) ** 2 for b in full]
+        upper.errorbar(score, right, whiskers, color=figure.BLUE, capsize=3)
+        upper.scatter(score, right, areas, figure.BLUE, edgecolors="white", linewidths=1, zorder=3, clip_on=False)
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+    upper.tick_params(labelbottom=False)
+    widths = [b.high - b.low for b in found.bins]
+    bars = lower.bar([b.low for b in found.bins], [b.estimates for b in found.bins], widths, align="edge")
+    for bar in bars:
+        bar.set(facecolor=figure.TINTS[1], edgecolor=figure.BLUE)
+    lower.bar_label(bars, [str(b.estimates or "") for b in found.bins], fontsize=8, color=figure.GREY)
+    lower.set(xlim=(0, 1), ylim=(0, 1.25 * most), xlabel="score", ylabel="estimates", yticks=[])
+    lower.spines[["top", "left", "right"]].set_visible(False)
+    return figure.to_image(fig)
