@@ -46,3 +46,14 @@ def shared_data() -> Path:
 def oracles() -> Path:
     """Values recorded from other programs."""
     return _beside("oracles")
+
+
+@pytest.fixture
+def charts(monkeypatch) -> list:
+    """The matplotlib figures behind the charts that a test draws, as they come."""
+    from monopose.viz import figure
+
+    drawn: list = []
+    to_image = figure.to_image
+    monkeypatch.setattr(figure, "to_image", lambda fig: drawn.append(fig) or to_image(fig))
+    return drawn

@@ -3,13 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.path import Path
 
 from monopose import viz
 from monopose.geometry import rotation, se3, viewpoints
 from monopose.types import Camera, Frame
 from monopose.viz import posterior
-
-MAP_CENTRE, MAP_HALF = (315, 200), 285  # where `orientation_density` draws its map, pixels
 
 
 def _seen_from(direction, inplane=0.0, t=(0.0, 0.0, 0.8)):
@@ -22,132 +21,178 @@ def _around(pose, n, spread=0.01, seed=0):
     return se3.retract(pose.expand(n, 4, 4), spread * torch.randn(n, 6, generator=generator))
 
 
-def _colored(picture, at, size=4):
-    """The mean chroma (largest minus smallest channel) around a place."""
-    pixels = np.asarray(picture).astype(int)
-    patch = pixels[at[1] - size : at[1] + size + 1, at[0] - size : at[0] + size + 1]
-    return float((patch.max(-1) - patch.min(-1)).mean())
+def _discs(fig):
+    """Directions (longitude, latitude), in-plane angles in degrees and areas of the wedges on the map."""
+    wedges = fig.axes[0].collections[0]
+    areas = np.array([abs(_area(path.to_polygons()[0])) for path in wedges.get_paths()]) * wedges.get_sizes()
+    return np.asarray(wedges.get_offsets()), np.asarray(wedges.get_array()), areas
 
 
-FRONT, RIGHT, LEFT = MAP_CENTRE, (MAP_CENTRE[0] + MAP_HALF // 2, 200), (MAP_CENTRE[0] - MAP_HALF // 2, 200)  # from +X, +Y, -Y
+def _area(polygon):
+    x, y = np.asarray(polygon).T
+    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
 
 
-def test_two_modes_light_up_two_places():
+def _legend(fig):
+    return [text.get_text() for legend in fig.legends for text in legend.get_texts()]
+
+
+def _named(panel, name):
+    """What stands in a panel's legend under a name."""
+    handles, labels = panel.get_legend_handles_labels()
+    return handles[labels.index(name)]
+
+
+def test_probability_lies_where_the_object_is_seen_from(charts):
+    """Areas of discs are probabilities: 60 of 100 samples from +X, 40 from +Y."""
     samples = torch.cat([_around(_seen_from((1, 0, 0)), 60), _around(_seen_from((0, 1, 0), 2.0), 40)])
     picture = viz.orientation_density(samples)
     assert picture.mode == "RGB"
-    assert _colored(picture, (FRONT[0], FRONT[1])) > 60
-    assert _colored(picture, RIGHT) > 60
-    assert _colored(picture, LEFT) < 10
-    one = viz.orientation_density(samples, torch.cat([torch.zeros(60), torch.full((40,), -math.inf)]))
-    assert _colored(one, FRONT) > 60
-    assert _colored(one, RIGHT) < 10
+    assert picture.size == (1000, 470)
+    places, _, areas = _discs(charts[0])
+    front = np.hypot(*places.T) < 0.1
+    right = np.hypot(*(places - (math.pi / 2, 0)).T) < 0.1
+    assert (front | right).all()
+    assert areas[front].sum() / areas.sum() == pytest.approx(0.6, abs=0.02)
+    viz.orientation_density(samples, torch.cat([torch.zeros(60), torch.full((40,), -math.inf)]))
+    assert np.hypot(*_discs(charts[1])[0].T).max() < 0.1
 
 
-def test_the_area_of_a_disc_is_its_probability():
-    samples = torch.cat([_around(_seen_from((1, 0, 0)), 80, 1e-4), _around(_seen_from((0, 1, 0)), 20, 1e-4)])
-    pixels = np.asarray(viz.orientation_density(samples)).astype(int)[60:340, 40:600]
-    colored = (pixels.max(-1) - pixels.min(-1)) > 60
-    half = MAP_CENTRE[0] + MAP_HALF // 4 - 40
-    assert colored[:, half:].sum() / colored.sum() == pytest.approx(0.2, abs=0.04)
+def test_colours_are_in_plane_angles(charts):
+    for direction in ((1, 0, 0), (0, 1, 0.3)):
+        for angle in (1.0, -2.5):
+            viz.orientation_density(_around(_seen_from(direction, angle), 20, 1e-4))
+            assert _discs(charts[-1])[1] == pytest.approx(math.degrees(angle), abs=360 / posterior.WEDGES)
 
 
-def test_equal_in_plane_angles_share_a_colour_and_opposite_ones_do_not():
-    def color(direction, inplane, at):
-        picture = viz.orientation_density(_around(_seen_from(direction, inplane), 20, 1e-4))
-        return np.asarray(picture).astype(int)[at[1] + 4, at[0] + 4]
-
-    assert np.abs(color((1, 0, 0), 1.0, FRONT) - color((0, 1, 0), 1.0, RIGHT)).max() < 4
-    assert np.abs(color((1, 0, 0), 1.0, FRONT) - color((1, 0, 0), 1.0 + math.pi, FRONT)).max() > 80
-
-
-def test_the_map_is_equal_area_and_its_poles_are_up_and_down():
-    figure = posterior.Figure(10, 10)
-    world = posterior.Map(figure, (0.0, 0.0), 2.0)
-    directions = viewpoints.fibonacci_sphere(4000).double()
-    spots, _ = world.place(viewpoints.look_at(directions).numpy())
-    x, y = spots[:, 0] / 2, spots[:, 1]
-    assert (x**2 + y**2).max() < 1 + 1e-9
-    inner = (x**2 + y**2 < 0.25).mean()  # a quarter of the ellipse holds a quarter of the sphere
-    assert inner == pytest.approx(0.25, abs=0.01)
-    assert np.corrcoef(-y, directions[:, 2])[0, 1] > 0.97
-    north, _ = world.place(viewpoints.look_at(torch.tensor([[0.0, 0.0, 1.0]])).double().numpy())
-    assert north[0] == pytest.approx([0.0, -1.0], abs=1e-3)
-
-
-def test_place_finds_the_in_plane_angle():
-    world = posterior.Map(posterior.Figure(10, 10), (0.0, 0.0), 2.0)
+def test_viewing_angles_invert_look_at():
     angles = torch.linspace(-3.1, 3.1, 9).double()
     directions = viewpoints.fibonacci_sphere(9).double()
-    _, found = world.place(viewpoints.look_at(directions, angles).numpy())
-    assert found == pytest.approx(angles.numpy(), abs=1e-6)
+    longitude, latitude, roll = posterior.viewing_angles(viewpoints.look_at(directions, angles).numpy())
+    assert roll == pytest.approx(angles.numpy(), abs=1e-6)
+    x, y, z = directions.numpy().T
+    assert np.cos(longitude) * np.cos(latitude) == pytest.approx(x, abs=1e-6)
+    assert np.sin(longitude) * np.cos(latitude) == pytest.approx(y, abs=1e-6)
+    assert np.sin(latitude) == pytest.approx(z, abs=1e-6)
 
 
-def test_regions_hold_their_share_and_keep_two_modes_apart():
-    generator = np.random.default_rng(0)
-    points = np.concatenate([generator.normal((0, 0), 0.1, (400, 2)), generator.normal((5, 0), 0.1, (200, 2))])
-    density = posterior._Density(points, np.full(600, 1 / 600))
-    level = density.level(0.9)
-    fresh = np.concatenate([generator.normal((0, 0), 0.1, (2000, 2)), generator.normal((5, 0), 0.1, (1000, 2))])
-    assert (density(fresh) >= level).mean() == pytest.approx(0.9, abs=0.04)
-    assert density(np.array([[2.5, 0.0]]))[0] < 1e-3 * level
-    at_modes = density(np.array([[0.0, 0.0], [5.0, 0.0]]))
-    assert at_modes[0] / at_modes[1] == pytest.approx(2.0, rel=0.35)
-
-
-def test_modes_and_truth_are_marked():
+def test_modes_and_truth_are_marked(charts):
     front, side = _seen_from((1, 0, 0)), _seen_from((0, 1, 0))
-    samples = torch.cat([_around(front, 50), _around(side, 50)])
-    plain = np.asarray(viz.orientation_density(samples)).astype(int)
-    marked = np.asarray(viz.orientation_density(samples, None, torch.stack([front, side, front]), front)).astype(int)
-    ring = np.abs(marked - plain)[FRONT[1] - 14 : FRONT[1] + 15, FRONT[0] - 14 : FRONT[0] + 15]
-    assert (ring.max(-1) > 60).sum() > 60
-    assert np.abs(marked - plain)[395:430, 330:640].max() > 100  # the legend
-    three = np.asarray(viz.orientation_density(samples, None, torch.stack([front, side]), front)).astype(int)
-    assert np.array_equal(three, marked)  # the repeated mode changes nothing
+    samples = torch.cat([_around(front, 60), _around(side, 40)])
+    viz.orientation_density(samples)
+    assert _legend(charts[-1]) == ["90 %", "50 %"]
+    truth = se3.retract(front, torch.tensor([0.0, 0, 0, 0.01, -0.02, 0]))
+    marked = viz.orientation_density(samples, None, torch.stack([front, side, front]), truth, 1e-4 * torch.eye(6))
+    assert _legend(charts[-1]) == ["truth", "60 %", "40 %", "90 %", "50 %", "Gaussian, 90 %", "truth"]
+    world, close_up = charts[-1].axes[0], charts[-1].axes[2]
+    pins = {text.get_text(): text.xy for text in world.texts if text.get_text().isdigit()}
+    assert pins == {"1": pytest.approx((0, 0), abs=1e-6), "2": pytest.approx((math.pi / 2, 0), abs=1e-6)}
+    away = np.degrees([0.01, -0.02])
+    assert np.asarray(_named(close_up, "truth").get_offsets())[0] == pytest.approx(away, abs=1e-3)
+    again = viz.orientation_density(samples, None, torch.stack([front, side]), truth, 1e-4 * torch.eye(6))
+    assert np.array_equal(np.asarray(again), np.asarray(marked))  # the repeated mode changes nothing
 
 
-def test_translation_scatter_marks_two_places():
-    samples = torch.cat([_around(_seen_from((1, 0, 0), t=(-0.1, 0, 1.0)), 90, 1e-3),
-                         _around(_seen_from((1, 0, 0), t=(0.1, 0, 1.0)), 90, 1e-3)])  # fmt: skip
-    pixels = np.asarray(viz.translation_scatter(samples)).astype(int)
-    assert pixels.shape == (470, 1000, 3)
-    panel = pixels[50:371, 87:468]
-    colored = (panel.max(-1) - panel.min(-1)) > 60
-    columns = colored.any(0)
-    assert columns[:120].any()
-    assert columns[240:].any()
-    assert not columns[150:230].any()
+def test_numbers_of_modes_stand_apart(charts):
+    """Nine modes at one direction, in different in-plane angles."""
+    modes = torch.stack([_seen_from((1, 0, 0), a) for a in np.linspace(-3, 3, 9)])
+    viz.orientation_density(modes, None, modes)
+    places = np.array([text.xyann for text in charts[0].axes[0].texts if text.get_text().isdigit()])
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + 99 * np.eye(9)
+    assert apart.min() > 13  # points; a number is 9 high
 
 
-def test_truth_and_gaussian_of_the_translation():
+def test_axes_contain_samples_and_truth_in_a_fitting_unit(charts):
+    for x, spread, unit, scale in ((0.05, 1e-3, "mm", 1000), (1.5, 0.2, "m", 1)):
+        pose = _seen_from((1, 0, 0), t=(x, -0.03, 8 * x))
+        samples = _around(pose, 400, spread)
+        truth = se3.retract(pose, torch.tensor([x / 20, 0, 0, 0, 0, 0]))
+        picture = viz.translation_scatter(samples, None, truth)
+        assert picture.size == (1000, 470)
+        for panel, axes in zip(charts[-1].axes, ((0, 2), (0, 1))):
+            (x0, x1), (y0, y1) = panel.get_xlim(), sorted(panel.get_ylim())
+            points = scale * samples[:, axes, 3].numpy()
+            inside = (points > (x0, y0)).all(1) & (points < (x1, y1)).all(1)
+            assert inside.mean() > 0.94
+            goal = scale * truth[axes, 3].numpy()
+            assert np.asarray(_named(panel, "truth").get_offsets())[0] == pytest.approx(goal, rel=1e-5)
+            assert (goal > (x0, y0)).all() and (goal < (x1, y1)).all()  # noqa: PT018
+            assert panel.get_xlabel() == f"x, right [{unit}]"
+            box = panel.get_position()
+            shape = box.height * 470 / (box.width * 1000)
+            assert (y1 - y0) / (x1 - x0) == pytest.approx(shape, rel=1e-6)  # one scale
+        assert charts[-1].axes[1].yaxis_inverted()  # y points down
+        assert not charts[-1].axes[0].yaxis_inverted()
+
+
+def test_axes_of_different_scales_carry_a_note(charts):
+    samples = se3.from_rt(
+        torch.eye(3).expand(50, 3, 3), torch.linspace(-0.1, 0.1, 50)[:, None] * torch.tensor([1.0, 0.01, 1.0])
+    )
+    viz.translation_scatter(samples)
+    notes = [[t.get_text() for t in panel.texts] for panel in charts[0].axes]
+    assert "the axes have different scales" not in notes[0]
+    assert "the axes have different scales" in notes[1]
+
+
+def test_regions_hold_their_share_and_keep_two_modes_apart(charts):
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(count):
+        spread = torch.cat([0.002 * torch.randn(count, 3, generator=generator) for _ in range(3)])
+        spread[: 2 * count, 0] -= 0.05  # two thirds on the left
+        return se3.from_rt(torch.eye(3).expand(3 * count, 3, 3), spread + torch.tensor([0.0, 0.0, 1.0]))
+
+    viz.translation_scatter(drawn(200))
+    fresh = 1000 * drawn(1000)[:, (0, 2), 3].numpy()
+    panel = charts[0].axes[0]
+    lines = [c for c in panel.collections if hasattr(c, "levels") and not c.filled]
+    outer, inner = (path.to_polygons() for path in lines[0].get_paths())
+
+    def within(polygons, points):
+        return np.any([Path(polygon).contains_points(points) for polygon in polygons], 0)
+
+    assert within(outer, fresh).mean() == pytest.approx(0.9, abs=0.04)
+    assert within(inner, fresh).mean() == pytest.approx(0.5, abs=0.08)
+    assert within(outer, np.array([[-50.0, 1000], [0, 1000], [-25, 1000]])).tolist() == [True, True, False]
+
+
+def test_the_gaussian_is_the_ellipse_of_90_percent(charts):
     pose = _seen_from((1, 0, 0), t=(0.05, 0.0, 0.9))
-    samples = _around(pose, 200, 1e-3)
-    plain = np.asarray(viz.translation_scatter(samples)).astype(int)
-    marked = np.asarray(viz.translation_scatter(samples, None, pose, pose, 1e-6 * torch.eye(6))).astype(int)
-
-    def red(pixels):
-        return ((pixels[50:370, 90:420, 0] - pixels[50:370, 90:420, 1]) > 80).sum()
-
-    assert red(plain) == 0
-    assert red(marked) > 100
+    covariance = 1e-6 * torch.eye(6).double()
+    covariance[0, 2] = covariance[2, 0] = 0.6e-6
+    viz.translation_scatter(_around(pose, 200, 1e-3), None, pose, pose, covariance)
+    ellipse = _named(charts[0].axes[0], "Gaussian, 90 %").get_xydata() / 1000 - (0.05, 0.9)
+    block = covariance[[0, 2]][:, [0, 2]].numpy()
+    squares = np.einsum("ni,ij,nj->n", ellipse, np.linalg.inv(block), ellipse)
+    assert squares == pytest.approx(-2 * math.log(0.1), rel=1e-3)
 
 
+def test_mean_and_sigma_are_written_with_two_digits_of_sigma(charts):
+    t = torch.tensor([[0.0, 0.0, 0.79736]]) + torch.tensor([[0.0112], [-0.0112]]) * torch.tensor([0.2, 1.0, 1.0])
+    viz.translation_scatter(se3.from_rt(torch.eye(3).expand(2, 3, 3), t))
+    notes = [panel.texts[0].get_text() for panel in charts[0].axes]
+    assert notes[0] == "mean ± sigma: x 0.0 ± 2.2, z 797 ± 11 mm"
+    assert notes[1] == "mean ± sigma: x 0.0 ± 2.2, y 0 ± 11 mm"
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-3, 3.0])
 def test_any_spread_can_be_drawn(spread):
     pose = _seen_from((0, 0, 1), t=(0.0, 0.0, 2.0))
-    for n in (1, 2, 40):
+    for n in (1, 40):
         samples = _around(pose, n, spread)
         assert viz.orientation_density(samples, None, pose[None], pose, torch.zeros(6, 6)).size == (1000, 470)
         assert viz.translation_scatter(samples, None, pose, pose, torch.full((6, 6), math.inf)).size == (1000, 470)
 
 
 @pytest.mark.filterwarnings("error")
-def test_weights_may_differ_by_any_factor():
+def test_weights_may_differ_by_any_factor(charts):
     samples = torch.cat([_around(_seen_from((1, 0, 0)), 5), _around(_seen_from((0, 1, 0)), 5)])
     for lowest in (-40.0, -300.0, -700.0):
         weights = torch.cat([torch.zeros(5), torch.full((5,), lowest)]).double()
-        assert _colored(viz.orientation_density(samples, weights), RIGHT) < 10
+        viz.orientation_density(samples, weights)
+        assert np.hypot(*_discs(charts[-1])[0].T).max() < 0.1
         viz.translation_scatter(samples, weights)
 
 
@@ -228,15 +273,6 @@ def test_many_samples_are_chosen_in_proportion():
     picked = posterior.chosen(torch.log(torch.tensor([0.5, 0.25, 0.25, 0.0])), 4, 8)
     assert [picked.count(k) for k in range(4)] == [4, 2, 2, 0]
     assert posterior.chosen(None, 4, 4) == [0, 1, 2, 3]
-
-
-def test_axes_have_round_numbers():
-    ticks, step = posterior._ticks(-0.37, 1.2)
-    assert step == pytest.approx(0.5)
-    assert ticks == pytest.approx([0.0, 0.5, 1.0])
-    assert [posterior._label(v, 0.02) for v in (0.1, -0.0, 3)] == ["0.10", "0.00", "3.00"]
-    assert posterior._with_error(797.36, 11.2) == "797 ± 11"
-    assert posterior._with_error(50.71, 2.24) == "50.7 ± 2.2"
 
 
 def test_inputs_are_not_modified_and_may_carry_gradients():

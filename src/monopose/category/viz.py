@@ -168,9 +168,9 @@ def losses(history: Sequence[FitStep], until: int) -> Image.Image:
     pad, last = 0.05 * max(high - low, 1e-9), max(len(history) - 1, 1)
     courses: dict[int, list[tuple[int, float]]] = {}
     for step, moment in enumerate(history[: until + 1]):
-        for start, loss in zip(moment.starts.tolist(), moment.losses.tolist(), strict=True):
+        for start, loss in zip(moment.starts.tolist(), moment.losses.clamp(max=high).tolist(), strict=True):
             courses.setdefault(start, []).append((step, loss))
-    best = [float(m.losses.min()) for m in history[: until + 1]]
+    best = [min(float(m.losses.min()), high) for m in history[: until + 1]]
 
     fig = figure.new(392, TILE)
     ax = fig.add_axes((0.17, 0.19, 0.8, 0.7))

@@ -456,4 +456,4 @@ def _gaussian(panel: Axes, mean: np.ndarray, covariance: np.ndarray | None) -> N
 def _crosses(panel: Axes, places: np.ndarray) -> None:
     """True values."""
     if len(places := places[np.isfinite(places).all(1)]):
-        panel.scatter(*places.T, 80, figure.TRUTH, "X", edgecolors="white", linewidths=0.8, zorder=4, label="truth")
+        panel.scatter(*places.T, 80, figure.TRUTH, marker="X", edgecolors="white", linewidths=0.8, zorder=4, label="truth")
