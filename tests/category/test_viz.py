@@ -1,10 +1,12 @@
 """What is drawn over a photo of objects of a category."""
 
 import numpy as np
+import pytest
 import torch
 
 from monopose import viz
 from monopose.category import viz as viz_category
+from monopose.category.fitting import FitStep
 from monopose.geometry import se3, viewpoints
 from monopose.types import Camera, Frame
 
@@ -43,3 +45,20 @@ def test_truth_is_white_and_what_lies_behind_the_camera_is_left_out():
     picture = drawn(pose(0.0, 0.0), True, pose(0.0, 1.0))
     assert (picture.min(-1) > 230).sum() > 20
     assert np.array_equal(drawn(pose(0.0, 0.0, -0.6), True)[40:], np.asarray(viz.to_picture(FRAME.image)).astype(int)[40:])
+
+
+def test_losses_of_all_starts_and_the_least_stay_within_the_axes(charts):
+    course = torch.tensor([[9.0, 5.0, 4.0], [3.0, 4.0, 4.0], [2.0, 1.0, 4.0], [0.5, 1.0, 4.0]])
+    history = [FitStep(torch.arange(3), row, None) for row in course]
+    assert viz_category.losses(history, 2).size == (392, viz_category.TILE)
+    (panel,) = charts[0].axes
+    *starts, best = [line.get_xydata() for line in panel.lines]
+    assert len(starts) == 3
+    low, high = panel.get_ylim()
+    assert low < course.min()
+    for k, start in enumerate(starts):
+        assert start[:, 0].tolist() == [0, 1, 2]
+        assert start[1:, 1] == pytest.approx(course[1:3, k].numpy())
+        assert start[:, 1].max() < high  # the worst are drawn at the upper edge
+    assert best[:, 1].tolist() == [4.0, 3.0, 1.0]
+    assert "step 2 of 3" in panel.get_title()

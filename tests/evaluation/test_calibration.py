@@ -430,21 +430,28 @@ def test_evaluate_draws_the_diagram(cubes, tmp_path, capsys):
     assert "3 estimates, mean score 0.800, 0.667 right" in capsys.readouterr().out
 
 
-def test_the_diagram_shows_where_scores_promise_too_much():
-    def picture(s, right):
-        found = viz.reliability_diagram(calibration.reliability(s, right), "title")
-        return np.asarray(found).astype(int)
+def test_the_diagram_shows_shares_intervals_and_counts(charts):
+    scores = np.concatenate([np.full(50, 0.85), np.full(30, 0.25)])
+    found = calibration.reliability(scores, np.arange(80) < 10)
+    picture = viz.reliability_diagram(found, "title")
+    assert picture.size == (500, 600)
+    upper, lower = charts[0].axes
+    dots = {round(x, 3): y for x, y in np.asarray(upper.collections[-1].get_offsets())}
+    assert dots == {0.85: pytest.approx(0.2), 0.25: pytest.approx(0.0)}
+    assert sum(bar.get_height() for bar in lower.patches) == len(scores)
+    full = [b for b in found.bins if b.estimates]
+    whiskers = [c for c in upper.collections if c.get_label() == "_nolegend_" or len(c.get_paths()) == len(full)]
+    ends = np.array([path.vertices[:, 1] for c in whiskers for path in c.get_paths() if len(path.vertices) == 2])
+    assert ends == pytest.approx(np.array([[b.lower, b.upper] for b in full]))
+    assert upper.get_title() == "title"
+    assert "80 estimates: 0.12 right" in upper.texts[0].get_text()
 
-    low, high = (picture(np.full(50, 0.85), np.arange(50) < n) for n in (10, 45))
-    assert low.shape == (600, 500, 3)
-    dot = np.array([40, 96, 168])
 
-    def rows(pixels):  # of dots inside the diagram
-        return np.flatnonzero((np.abs(pixels[56:436, 380:425] - dot).max(-1) < 25).sum(1) > 8) + 56
+def test_the_diagram_tints_the_side_where_scores_promise_too_much():
+    def pixels(s, right):
+        return np.asarray(viz.reliability_diagram(calibration.reliability(s, right))).astype(int)
 
-    assert rows(low).mean() == pytest.approx(436 - 0.2 * 380, abs=4)
-    assert rows(high).mean() == pytest.approx(436 - 0.9 * 380, abs=4)
-    assert (low[200, 420] == high[200, 420]).all()
-    assert low[300, 420, 0] > low[300, 420, 2] + 15  # red ground below the diagonal
-    assert (low[200, 120] > 250).all()  # white above
-    assert picture([], []).shape == low.shape  # nothing to show is no error
+    low, none = pixels(np.full(50, 0.85), np.arange(50) < 10), pixels([], [])  # nothing to show is no error
+    for picture in (low, none):
+        assert picture[300, 420, 0] > picture[300, 420, 2] + 15  # tinted below the diagonal
+        assert (picture[200, 120] > 250).all()  # white above

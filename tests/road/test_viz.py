@@ -73,35 +73,49 @@ def test_2d_boxes_and_ignored_regions():
         viz.boxes_2d(IMAGE, RoadObjects(torch.tensor([0]), torch.eye(4)[None], torch.ones(1, 3)), ["car"])
 
 
-def test_from_above_boxes_lie_at_their_places():
+def test_from_above_boxes_lie_at_their_places(charts):
     car = _car(x=5.0, z=20.0, yaw=-math.pi / 2 + 0.3, velocities=torch.tensor([[0.0, 0.0, 5.0]]))
-    picture = np.asarray(viz.bev(car, ["car"], reach=40.0, K=K, size=SIZE)).astype(int)
-    again = np.asarray(viz.bev(no_objects(), ["car"], reach=40.0, K=K, size=SIZE)).astype(int)
-    rows, columns = np.nonzero(np.abs(picture - again).max(-1)[:800] > 30)
-    scale = (796 - 46) / (40 + 0.09 * 40)
-    u, v = 345 + 5.0 * scale, 46 + (40 - 20.0) * scale
-    assert abs(columns.mean() - u) < 12
-    assert abs(rows.mean() - v) < 30  # the velocity leads away from the camera
-    assert rows.min() < v - 4.5 * scale
+    picture = viz.bev(car, ["car"], truth=_car(x=-3.0, z=12.0), reach=40.0, K=K, size=SIZE)
+    assert picture.size == (640, 880)
+    panel = charts[0].axes[0]
+    boxes = {patch.get_label(): patch.get_xy()[:4] for patch in panel.patches}
+    assert boxes["car"].mean(0) == pytest.approx([5, 20])
+    sides = np.linalg.norm(np.diff(boxes["car"], axis=0), axis=1)
+    assert sides == pytest.approx([1.8, 4.0, 1.8])
+    front = boxes["car"][:2].mean(0) - (5, 20)  # the nose leads away from the camera, and to the right
+    assert front == pytest.approx(2 * np.array([math.sin(0.3), math.cos(0.3)]))
+    assert boxes["truth"].mean(0) == pytest.approx([-3, 12])
+    dashed = [line.get_xydata() for line in panel.lines if line.get_linestyle() == "--"]
+    assert any(len(line) == 2 and line.ravel() == pytest.approx([5, 20, 5, 25]) for line in dashed)  # a second's way
+    at = panel.transData.transform((5.5, 20.7))
     tint = np.array(object_color(0))
-    at = picture[round(v) + 4, round(u) + 6]
-    assert np.abs(at - (255 + (tint - 255) * 110 / 255)).max() < 12
+    pixel = np.asarray(picture).astype(int)[880 - round(at[1]), round(at[0])]
+    assert np.abs(pixel - (255 + (tint - 255) * 0.43)).max() < 12
 
 
-def test_from_above_samples_spread_and_a_lost_posterior_is_left_out():
+def test_from_above_everything_is_in_reach_and_metres_are_as_long_in_both_directions(charts):
+    viz.bev(_car(z=30.0), truth=_car(z=45.0))
+    panel = charts[0].axes[0]
+    assert panel.get_ylim()[1] > 47
+    assert panel.get_ylim()[0] < 0
+    across, along = panel.transData.transform([(1, 0), (0, 1)]) - panel.transData.transform((0, 0))
+    assert across[0] == pytest.approx(along[1])
+
+
+def test_from_above_samples_spread_and_a_lost_posterior_is_left_out(charts):
     car = _car(z=20.0)
     generator = torch.Generator().manual_seed(0)
     samples = car.cam_from_obj[:, None].repeat(1, 300, 1, 1)
-    wide = samples.clone()
-    wide[..., 2, 3] += 5 * torch.randn(1, 300, generator=generator)
-    plain, narrow, spread = (np.asarray(viz.bev(car, samples=s, reach=40.0)).astype(int) for s in (None, samples, wide))
-
-    def ink(picture: np.ndarray) -> int:
-        return int((np.abs(picture - plain).max(-1) > 15).sum())
-
-    assert ink(spread) > 3 * ink(narrow) > 0
+    samples[..., 2, 3] += 5 * torch.randn(1, 300, generator=generator)
+    viz.bev(car, samples=samples, reach=40.0)
+    dots = np.asarray(charts[0].axes[0].collections[0].get_offsets())
+    assert dots.mean(0) == pytest.approx(samples[0, :, (0, 2), 3].mean(0).numpy(), abs=0.3)
+    assert dots.std(0) == pytest.approx([0, 5], abs=0.5)
+    weights = torch.where(samples[..., 2, 3] < 20, 0.0, -math.inf)
+    viz.bev(car, samples=samples, log_weights=weights, reach=40.0)
+    assert np.asarray(charts[1].axes[0].collections[0].get_offsets())[:, 1].max() < 20
     lost = viz.bev(car, samples=samples, log_weights=torch.full((1, 300), -math.inf), reach=40.0)
-    assert np.array_equal(np.asarray(lost), plain)
+    assert np.array_equal(np.asarray(lost), np.asarray(viz.bev(car, reach=40.0)))
     with pytest.raises(ValueError, match=r"samples must be \(1, S, 4, 4\)"):
         viz.bev(car, samples=samples[0])
 
@@ -135,20 +149,24 @@ def test_score_maps_are_bright_where_scores_are_high():
         viz.score_map(IMAGE, torch.zeros(3))
 
 
-def test_the_heading_points_where_the_probability_is():
+def test_the_heading_points_where_the_probability_is(charts):
     generator = torch.Generator().manual_seed(0)
     yaws = -math.pi / 2 + 0.05 * torch.randn(400, generator=generator)  # away from the camera: up
-    picture = np.asarray(viz.yaw_density(yaws)).astype(int)
-    blue = picture[:, :, 2] - picture[:, :, 0] > 60
-    rows, columns = np.nonzero(blue)
-    assert abs(columns.mean() - 180) < 3
-    assert rows.mean() < 200
-    assert rows.min() < 90
-    both = torch.cat([yaws, yaws + math.pi])
-    picture = np.asarray(viz.yaw_density(both, mode=yaws[0], truth=boxes3d.from_yaw(torch.zeros(3), yaws[0]))).astype(int)
-    blue = picture[:, :, 2] - picture[:, :, 0] > 60
-    assert blue[300:335].any()
-    assert blue[88:120].any()
+    picture = viz.yaw_density(yaws)
+    assert picture.size == (360, 400)
+    curve = charts[0].axes[0].patches[0].get_xy()
+    peak = curve[curve[:, 1].argmax(), 0]
+    assert peak == pytest.approx(-math.pi / 2, abs=0.05)
+    up = charts[0].axes[0].transData.transform((peak, 1.0)) - charts[0].axes[0].transData.transform((0, 0))
+    assert up[1] > 10 * abs(up[0])
+    both = torch.cat([yaws, yaws[:200] + math.pi])
+    viz.yaw_density(both, mode=yaws[0], truth=boxes3d.from_yaw(torch.zeros(3), yaws[1]))
+    panel = charts[1].axes[0]
+    yaw, r = panel.patches[0].get_xy()[:720].T
+    assert (r**2)[yaw > 0].sum() / (r**2).sum() == pytest.approx(1 / 3, abs=0.02)  # areas are probabilities
+    lines = {line.get_label(): line.get_xdata()[1] for line in panel.lines}
+    assert lines == {"estimate": pytest.approx(float(yaws[0])), "truth": pytest.approx(float(yaws[1]), abs=1e-6)}
+    assert panel.texts[0].get_text() == "67 % near the peak, 33 % the other way round"
     with pytest.raises(ValueError, match="is converged False"):
         viz.yaw_density(yaws, torch.full((400,), -math.inf))
 

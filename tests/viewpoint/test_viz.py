@@ -7,8 +7,8 @@ import torch
 from monopose.evaluation import viewpoint
 from monopose.geometry.viewpoints import CENTRED, PUBLISHED
 from monopose.viewpoint import viz as viz_viewpoint
+from monopose.viz import figure
 from monopose.viz.canvas import AXES
-from monopose.viz.posterior import BLUE, TRUTH
 
 DEGREES = math.pi / 180
 
@@ -18,6 +18,10 @@ def _near(picture, color, tolerance=60):
     off = np.abs(np.asarray(picture).astype(int) - np.array(color)).sum(-1)
     rows, columns = np.nonzero(off < tolerance)
     return np.stack([columns, rows], 1)
+
+
+def _rgb(color):
+    return tuple(int(color[k : k + 2], 16) for k in (1, 3, 5))
 
 
 def _axes(degrees, box=(60.0, 40.0, 180.0, 160.0)):
@@ -66,31 +70,44 @@ def test_a_crop_is_square_and_centred_on_its_object():
     np.testing.assert_allclose(bright.mean(0), [63.5, 63.5], atol=6)  # arrows hide a part
 
 
-def test_the_rose_shows_estimate_truth_and_the_best_bin():
+def test_the_rose_shows_probabilities_as_areas_and_marks_estimate_and_truth(charts):
     probabilities = torch.tensor([0.1, 0.05, 0.6, 0.05, 0.05, 0.05, 0.05, 0.05])
     picture = viz_viewpoint.azimuth_rose(probabilities, CENTRED[0], angle=100 * DEGREES, true=260 * DEGREES)
     assert picture.size == (360, 400)
-    assert _near(picture, BLUE)[:, 0].min() < 60  # 90 degrees is on the left
-    assert _near(picture, TRUTH)[:, 0].max() > 300
+    bars = charts[0].axes[0].patches
+    areas = [0.5 * bar.get_width() * bar.get_height() ** 2 for bar in bars]
+    assert np.array(areas) / sum(areas) == pytest.approx(probabilities.numpy(), abs=1e-6)
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+    assert middles == pytest.approx([float(CENTRED[0].centre(torch.tensor(i))) for i in range(8)])
+    lines = {line.get_label(): line.get_xdata()[1] for line in charts[0].axes[0].lines}
+    assert lines == {"estimate": pytest.approx(100 * DEGREES), "truth": pytest.approx(260 * DEGREES)}
     plain = viz_viewpoint.azimuth_rose(probabilities, CENTRED[0])
-    assert not len(_near(plain, TRUTH, 20))
+    assert not charts[1].axes[0].lines
+    tip = np.array(_rgb(figure.BLUE))
+    assert _near(picture, tip)[:, 0].min() < 60 < _near(plain, tip)[:, 0].min()  # 90 degrees is on the left
+    assert _near(picture, _rgb(figure.TRUTH))[:, 0].max() > 300
 
 
 @pytest.mark.parametrize("bins", [PUBLISHED, CENTRED])
-def test_matrices_show_where_the_answers_went(bins):
+def test_matrices_show_where_the_answers_went(bins, charts):
     true = torch.tensor([[10.0, 5, 1]] * 30 + [[100.0, 5, 1]] * 10) * DEGREES
     predicted = true.clone()
     predicted[:20, 0] += math.pi
     found = viewpoint.scores(predicted, true, bins)
-    picture = viz_viewpoint.confusion_matrices(found, bins, "title")
-    right = viz_viewpoint.confusion_matrices(viewpoint.scores(true, true, bins), bins, "title")
-    assert picture.size == right.size == (1112, 472)
-    first = np.abs(np.asarray(picture).astype(int) - np.asarray(right)).sum(-1)
-    cell = viz_viewpoint.CELL
-    x0, y0 = 16 + 62, 108
-    changed = {(int((y - y0) // cell), int((x - x0) // cell)) for y, x in np.argwhere(first > 60) if y0 <= y < y0 + 8 * cell}
-    row, column = found["azimuth"]["majority_bin"], int(bins[0].index(predicted[0, 0]))
-    assert changed == {(row, row), (row, column)}
+    viz_viewpoint.confusion_matrices(found, bins, "title")
+    for panel, key in zip(charts[0].axes, ("azimuth", "elevation", "inplane")):
+        counts = np.array(found[key]["confusion"])
+        written = {(int(t.get_position()[1]), int(t.get_position()[0])): int(t.get_text())
+                   for t in panel.texts if t.get_text().isdigit()}  # fmt: skip
+        assert written == {(i, j): counts[i, j] for i, j in np.argwhere(counts).tolist()}
+        assert sum(written.values()) == 40
+        shares = np.asarray(panel.images[0].get_array())
+        assert shares == pytest.approx(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+        middle = panel.patches[0].get_xy()[:4, 0].mean()
+        assert middle == pytest.approx(found[key]["majority_bin"])
+        notes = " ".join(text.get_text() for text in panel.texts)
+        assert f"right {100 * found[key]['accuracy']:.1f} %" in notes
+    assert "title: 40 pictures" in charts[0].get_suptitle()
 
 
 def test_the_worst_come_first():
@@ -111,42 +128,3 @@ def test_captions_name_angles_and_probabilities():
     assert viz_viewpoint.caption(angles) == "azimuth 321°, elevation 12°, in-plane -4°"
     text = viz_viewpoint.caption(angles, torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.5, 0.5]]))
     assert text == "azimuth 321° (0.90), elevation 12° (0.70), in-plane -4° (0.50)"
-
-
-def _frames_figure():
-    """The figure of docs/viewpoint.md: what azimuth, elevation and in-plane rotation do to a chair, with its axes."""
-    from monopose import viz
-    from monopose.geometry import boxes, camera, se3, viewpoints
-    from monopose.render.scene import render_scene
-    from monopose.synthesis.shapes import furniture
-
-    model, size = furniture.shape("chair", 1), (240, 240)
-    K = camera.K_from_fov(40 * DEGREES, size)
-    pictures, captions = [], []
-    for name, degrees in (
-        ("azimuth 0°, elevation 15°", (0, 15, 0)),
-        ("azimuth 45°", (45, 15, 0)),
-        ("azimuth 90°", (90, 15, 0)),
-        ("azimuth 315°", (315, 15, 0)),
-        ("azimuth 315°, elevation 45°", (315, 45, 0)),
-        ("azimuth 315°, in-plane 20°", (315, 15, 20)),
-    ):
-        angles = torch.tensor(degrees, dtype=torch.float64) * DEGREES
-        pose = se3.from_rt(viewpoints.rotation_of(angles), torch.tensor([0.0, 0.0, 2.0 * model.diameter]).double()).float()
-        paper = torch.full((3, *size), 0.82)
-        scene = render_scene([model], pose[None], K, size, background=paper)
-        box = boxes.from_masks(scene.masks_visible)
-        pictures.append(viz_viewpoint.draw(scene.image, box, angles[None]))
-        captions.append(name)
-    sheet = viz.contact_sheet(pictures, captions, columns=3, width=240)
-    probabilities = torch.tensor([0.08, 0.02, 0.02, 0.02, 0.03, 0.03, 0.18, 0.62])
-    rose = viz_viewpoint.azimuth_rose(
-        probabilities, CENTRED[0], 321 * DEGREES, 330 * DEGREES, "azimuth: where the camera stands"
-    )
-    return viz.side_by_side([sheet, rose], height=sheet.height)
-
-
-if __name__ == "__main__":
-    import sys
-
-    _frames_figure().quantize(128).save(sys.argv[1], optimize=True)

@@ -274,11 +274,11 @@ def bev(
     ax.set(title=title, xlabel="x, right [m]", ylabel="z, away [m]", xlim=(-half, half), ylim=(-below, reach))
     turn = np.linspace(0, 2 * math.pi, 121)
     for radius in range(10, round(reach) + 1, 10):
-        ax.plot(radius * np.cos(turn), radius * np.sin(turn), color=figure.FAINT, linewidth=0.8)
+        ax.plot(radius * np.cos(turn), radius * np.sin(turn), color=figure.FAINT, linewidth=0.8, zorder=0.6)
     if K is not None and size is not None:
         for u in (-0.5, size[1] - 0.5):
             slope = (u - float(K[0, 2])) / float(K[0, 0])
-            ax.plot([0, slope * 2 * reach], [0, 2 * reach], "--", color=figure.GREY, linewidth=1)
+            ax.plot([0, slope * 2 * reach], [0, 2 * reach], "--", color=figure.GREY, linewidth=1, zorder=0.6)
     side, (back, front) = EGO[0] / 2, (1.3 - EGO[1], 1.3)
     ax.fill([-side, side, side, -side], [back, back, front, front], facecolor="#ececf0", edgecolor=figure.INK)
     ax.plot([-0.6, 0.0, 0.6], [-0.9, 0.6, -0.9], color=figure.INK, linewidth=1.4)
@@ -311,14 +311,14 @@ def _rectangle(ax: Axes, objects: Seen, i: int, fill: tuple[float, ...] | None, 
     centre = np.array([x, z])
     corners = centre + np.array([a * long / 2 * ahead + b * wide / 2 * aside for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
     ink = figure.TRUTH if fill is None else figure.INK
-    face, width = ("none", 1.6) if fill is None else ((*fill, 0.43), 1.0)
-    ax.fill(*corners.T, facecolor=face, edgecolor=ink, linewidth=width, label=name)
-    ax.plot(*corners[:2].T, color=ink, linewidth=3)
-    ax.plot(*np.stack([centre, centre + 0.5 * long * ahead]).T, color=ink, linewidth=1.2)
+    face, width, order = ("none", 1.6, 4) if fill is None else ((*fill, 0.43), 1.0, 1)
+    ax.fill(*corners.T, facecolor=face, edgecolor=ink, linewidth=width, label=name, zorder=order)
+    ax.plot(*corners[:2].T, color=ink, linewidth=3, zorder=order)
+    ax.plot(*np.stack([centre, centre + 0.5 * long * ahead]).T, color=ink, linewidth=1.2, zorder=order)
     if objects.velocities is not None and bool(torch.isfinite(objects.velocities[i]).all()):
         velocity = objects.velocities[i].detach().cpu().double()[[0, 2]].numpy()
         if np.hypot(*velocity) > 0.1:
-            ax.plot(*np.stack([centre, centre + velocity]).T, "--", color=ink, linewidth=1)
+            ax.plot(*np.stack([centre, centre + velocity]).T, "--", color=ink, linewidth=1, zorder=order)
 
 
 def _cloud(ax: Axes, samples: Tensor, log_weights: Tensor | None, color: tuple[float, ...], most: int = 200) -> None:
