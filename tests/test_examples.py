@@ -52,3 +52,9 @@ def test_a_plane_has_two_poses_and_a_picture_of_both(capsys, monkeypatch, tmp_pa
     assert said.startswith("2 poses")
     assert int(re.search(r"(\d+) of 1024 samples", said)[1]) > 200
     assert picture.stat().st_size > 50_000
+
+
+def test_the_angles_of_a_viewpoint_are_drawn():
+    picture = main_of("viewpoint_angles")()
+    assert picture.width > 1000
+    assert picture.height > 500
