@@ -32,11 +32,23 @@ OWNERS = {  # a library -> the only files that may import it
     "lightning": {"training/loop.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
     "matplotlib": {"viz/figure.py"},
+    "pooch": {"datasets/download.py"},
+    "huggingface_hub": {"datasets/download.py"},
     "requests": set(),
-    "urllib": {"weights.py", "datasets/download.py"},
+    "urllib": {"datasets/download.py"},
 }
 LIGHT = ("cli.py", "command.py", "objects/options.py", "viewpoint/options.py", "category/options.py", "road/options.py")
-LAZY = {"cv2", "trimesh", "numba", "lightning", "triton", "poselib", "matplotlib"}  # heavy to import
+LAZY = {
+    "cv2",
+    "trimesh",
+    "numba",
+    "lightning",
+    "triton",
+    "poselib",
+    "matplotlib",
+    "pooch",
+    "huggingface_hub",
+}  # heavy to import
 LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "training/loop.py": {"lightning"},
     "viz/figure.py": {"matplotlib"},

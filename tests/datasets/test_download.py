@@ -25,6 +25,7 @@ def zipped(files):
 NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 50  # 400 kB that do not compress
 FILES = {"pix3d.json": b"[]", "img/chair/0001.png": NOISE, "model/chair/A/model.obj": b"v 0 0 0\n"}
 CONTENT = zipped(FILES)
+PIECE = 1 << 16  # bytes written at once: what comes less before a break is lost
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Server:
     cut: list[int] = field(default_factory=list)  # bytes after which the next connections break
     errors: list[int] = field(default_factory=list)  # status codes of the next answers
     length: bool = True
+    linked: str | None = None  # what the hub says of the file; empty: it has none; None: it answers with an error
     shift: int = 0  # bytes by which it misses the range it is asked for
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
     url: str = ""
@@ -54,6 +56,16 @@ def server(monkeypatch):
 
         def log_message(self, *_):
             pass
+
+        def do_HEAD(self):  # as the hub answers
+            self.close_connection = True
+            self.send_response(200 if state.linked else 403 if state.linked is None else 404)
+            if state.linked:
+                self.send_header("X-Linked-ETag", f'"{state.linked}"')
+                self.send_header("X-Linked-Size", str(len(state.files[self.path])))
+            else:
+                self.send_header("X-Error-Code", "EntryNotFound" if state.linked == "" else "Forbidden")
+            self.end_headers()
 
         def do_GET(self):
             wanted = self.headers.get("Range")
@@ -118,22 +130,22 @@ def test_the_hash_that_came_is_said(server, tmp_path, capfd):
 
 
 def test_broken_connections_are_taken_up(server, tmp_path):
-    server.cut = [100_000, 150_000]
+    server.cut = [2 * PIECE, 2 * PIECE + 1]
     folder = download.download("pix3d", tmp_path, server.url)
     assert content_of(folder) == FILES
-    assert [r for _, r in server.asked] == [None, "bytes=100000-", "bytes=250000-"]
+    assert [r for _, r in server.asked] == [None, f"bytes={2 * PIECE}-", f"bytes={4 * PIECE}-"]
 
 
 def test_the_next_call_goes_on(server, tmp_path):
     part = tmp_path / "pix3d/.downloads/pix3d.zip.part"
-    server.cut = [200_000, 0, 0, 0, 0]
-    with pytest.raises(ConnectionError, match=r"200,000 bytes are kept: run the same command again"):
+    server.cut = [3 * PIECE, 0, 0, 0, 0]
+    with pytest.raises(ConnectionError, match=rf"{3 * PIECE:,} bytes are kept: run the same command again"):
         download.download("pix3d", tmp_path, server.url)
-    assert part.stat().st_size == 200_000
+    assert part.stat().st_size == 3 * PIECE
     assert not (tmp_path / "pix3d/pix3d.json").exists()
     server.asked.clear()
     assert content_of(download.download("pix3d", tmp_path, server.url)) == FILES
-    assert server.asked == [("/pix3d.zip", "bytes=200000-")]
+    assert server.asked == [("/pix3d.zip", f"bytes={3 * PIECE}-")]
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
@@ -160,8 +172,8 @@ def test_a_server_that_does_not_say_the_length(server, tmp_path):
 
 
 def test_a_server_that_sends_another_range(server, tmp_path):
-    server.cut, server.shift = [100_000], 7
-    with pytest.raises(ValueError, match=r"sent bytes from 100007, asked for 100000"):
+    server.cut, server.shift = [PIECE], 7
+    with pytest.raises(ValueError, match=rf"sent bytes from {PIECE + 7}, asked for {PIECE}"):
         download.download("pix3d", tmp_path, server.url)
 
 
@@ -253,6 +265,7 @@ def test_members_stay_in_the_folder(server, tmp_path, name):
         download.download("pix3d", tmp_path / "deep", server.url)
     assert not list(tmp_path.rglob("*escaped*"))
     assert not (tmp_path / "deep/pix3d/pix3d.json").exists()
+    assert not list((tmp_path / "deep/pix3d/.downloads").iterdir())
 
 
 def test_links_are_refused(server, tmp_path):
@@ -267,12 +280,19 @@ def test_links_are_refused(server, tmp_path):
         download.download("pix3d", tmp_path, server.url)
 
 
+def test_archives_of_endless_members_are_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MEMBERS", 2)
+    with pytest.raises(ValueError, match=r"it has 3 members, at most 2 are expected"):
+        download.download("pix3d", tmp_path, server.url)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
 def test_a_full_disk_is_seen_before(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=100_400_000))
     with pytest.raises(OSError, match=r"needs 0\.00 GB to fetch and to unpack.*0\.10 GB are free under"):
         download.download("pix3d", tmp_path, server.url)
-    assert not (tmp_path / "pix3d/.downloads/pix3d.zip.part").exists()
+    assert (tmp_path / "pix3d/.downloads/pix3d.zip.part").stat().st_size == 0
     # what does not show before unpacking: zeros are a small archive
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -308,6 +328,31 @@ def test_a_data_set_of_several_archives(server, tmp_path):
     assert [path for path, _ in server.asked] == ["/bop/lmo_models.zip"]  # only what is missing
     with pytest.raises(ValueError, match=r"has 3 archives \(lmo_base\.zip, "):
         download.download("lmo", tmp_path / "x", server.url + "/bop/lmo_base.zip")
+
+
+def test_the_hub_tells_size_and_hash(server, tmp_path, monkeypatch):
+    archive = download.Archive(f"{server.url}/pix3d.zip", "pix3d.json", hub=True)
+    monkeypatch.setitem(download.DATASETS, "pix3d", (archive,))
+    server.linked = hashlib.sha256(CONTENT).hexdigest()
+    server.cut = [PIECE]
+    assert content_of(download.download("pix3d", tmp_path)) == FILES
+    assert [r for _, r in server.asked] == [None, f"bytes={PIECE}-"]
+    server.linked = "0" * 64
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected 0000"):
+        download.download("pix3d", tmp_path / "b")
+    server.linked = "0" * 40  # of a small file, which git keeps: no SHA-256
+    assert content_of(download.download("pix3d", tmp_path / "c")) == FILES
+    assert all(a.hub for name in ("lmo", "ycbv", "tless") for a in download.DATASETS[name])
+
+
+@pytest.mark.parametrize(
+    ("linked", "error", "message"), [("", FileNotFoundError, "is not there"), (None, ConnectionError, "hub does not")]
+)
+def test_what_the_hub_does_not_have(server, tmp_path, monkeypatch, linked, error, message):
+    monkeypatch.setitem(download.DATASETS, "pix3d", (download.Archive(f"{server.url}/pix3d.zip", "pix3d.json", hub=True),))
+    server.linked = linked
+    with pytest.raises(error, match=message):
+        download.download("pix3d", tmp_path)
 
 
 def test_files_of_the_user_stay(server, tmp_path):

@@ -7,16 +7,14 @@ OUT/pix3d/.downloads/pix3d.zip.json    what was unpacked: address, size, SHA-256
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
+import re
 import shutil
 import stat
+import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
 import zlib
 from contextlib import suppress
@@ -30,8 +28,9 @@ from ..io.files import write_json
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # connections that may break one after another without bringing anything
 WAIT = 1.0  # seconds before the second attempt, doubled each time
-_PIECE = 1 << 20  # bytes read at once
+_PIECE = 1 << 16  # bytes read at once, the most that a broken connection loses
 _SPARE = 100_000_000  # bytes that stay free on the disk
+MEMBERS = 1_000_000  # files in one archive; more is no data set of this list
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,14 @@ class Archive:
         holds: a path that is in the data set's folder once the archive is unpacked.
         size: bytes, None where unknown.
         sha256: hexadecimal, None where unknown: then what came is said and noted, and the ZIP's own checksums are all there is.
+        hub: whether it lies on the Hugging Face hub, which tells size and SHA-256 of a file when asked.
     """
 
     url: str
     holds: str
     size: int | None = None
     sha256: str | None = None
+    hub: bool = False
 
     @property
     def file(self) -> str:
@@ -57,7 +58,7 @@ class Archive:
 
 def _bop(name: str, *parts: tuple[str, str]) -> tuple[Archive, ...]:
     root = f"https://huggingface.co/datasets/bop-benchmark/{name}/resolve/main"
-    return tuple(Archive(f"{root}/{name}_{part}.zip", holds) for part, holds in parts)
+    return tuple(Archive(f"{root}/{name}_{part}.zip", holds, hub=True) for part, holds in parts)
 
 
 _NOCS = (
@@ -82,7 +83,7 @@ DATASETS: dict[str, tuple[Archive, ...]] = {
     "real275": _nocs("real_test", "real_test"),
     "camera25": _nocs("camera_val25K", "val"),  # without the 140 GB of training photos, from which nothing here learns
 }
-"""Name -> archives, in the order they are fetched. No size or hash of these is known here; see `Archive.sha256`."""
+"""Name -> archives, in the order they are fetched. The hub knows sizes and hashes of the BOP sets, nobody the others'."""
 
 NAMES = tuple(DATASETS)
 
@@ -123,11 +124,11 @@ def _from(archives: tuple[Archive, ...], url: str | None) -> tuple[Archive, ...]
         )
     if not parts.path.lower().endswith(".zip"):
         base = url.rstrip("/")
-        return tuple(replace(a, url=f"{base}/{a.file}") for a in archives)
+        return tuple(replace(a, url=f"{base}/{a.file}", hub=False) for a in archives)
     if len(archives) > 1:
         files = ", ".join(a.file for a in archives)
         raise ValueError(f"the data set has {len(archives)} archives ({files}); give the address of the folder that holds them")
-    return (replace(archives[0], url=url),)
+    return (replace(archives[0], url=url, hub=False),)
 
 
 def _fetch_and_unpack(archive: Archive, folder: Path) -> None:
@@ -135,10 +136,14 @@ def _fetch_and_unpack(archive: Archive, folder: Path) -> None:
     note = own / f"{archive.file}.json"
     if note.is_file() and (folder / archive.holds).exists():
         return
+    import pooch
+
+    if archive.hub:
+        archive = _ask_hub(archive)
     own.mkdir(parents=True, exist_ok=True)
     part = own / f"{archive.file}.part"
     fetch(archive.url, part, archive.size)
-    came = _sha256(part)
+    came = pooch.file_hash(str(part))
     if archive.sha256 is not None and came != archive.sha256.lower():
         _remove(part)
         raise ValueError(
@@ -158,133 +163,102 @@ def _say(message: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 # ------------------------------------------------------------------------------------------------------------ fetching
+
+
+def _ask_hub(archive: Archive) -> Archive:
+    """The archive with its size, and with its SHA-256 where the hub keeps the file as a large one."""
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        known = get_hf_file_metadata(archive.url)
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{archive.url} is not there ({error}); has it moved? Give another address with --url"
+        ) from None
+    except Exception as error:  # of the HTTP library that the hub's client uses, which is not always the same
+        raise ConnectionError(f"the hub does not answer for {archive.url} ({error}). Is there a network?") from None
+    return replace(archive, size=known.size, sha256=known.etag if re.fullmatch("[0-9a-f]{64}", known.etag or "") else None)
 
 
 def fetch(url: str, part: Path, size: int | None = None) -> None:
     """Bring a file whole, going on from what `part` holds if the server can and the file there has not changed.
 
-    Beside `part` lies `part`.json with the server's own marks of the file; without it nothing is resumed.
+    Beside `part` lies `part`.json with the server's own mark of the file; without it nothing is resumed.
 
     Args:
         url: http or https.
         part: file to write.
         size: bytes that are expected, None where unknown.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(PurePosixPath(urllib.parse.urlsplit(url).path).name, total=size)
-        idle = 0
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                done = _one_connection(url, part, size, lambda come, total: progress.update(task, completed=come, total=total))
-                problem = "the connection ended early"
-            except (OSError, http.client.HTTPException) as error:
-                if not _may_pass(error):
-                    raise
-                done, problem = False, _reason(error)
-            if done:
+    idle = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _one_connection(url, part, size):
                 return
-            come = part.stat().st_size if part.exists() else 0
-            idle = 0 if come > before else idle + 1
-            if idle >= ATTEMPTS:
-                kept = f"{come:,} bytes are kept: run the same command again to go on" if come else "nothing has come"
-                raise ConnectionError(
-                    f"{url} could not be fetched ({problem}); {kept}. Is there a network, or a proxy to name?"
-                )
-            time.sleep(WAIT * 2 ** max(idle - 1, 0))
+            problem = "the connection ended early"
+        except OSError as error:  # the mother of the HTTP library's errors too, which have a response or None
+            if not hasattr(error, "response"):
+                raise
+            problem = _reason(error, url)
+            if _status(error) == 416:  # more bytes here than there: begin anew
+                _remove(part)
+        come = part.stat().st_size if part.exists() else 0
+        idle = 0 if come > before else idle + 1
+        if idle >= ATTEMPTS:
+            kept = f"{come:,} bytes are kept: run the same command again to go on" if come else "nothing has come"
+            raise ConnectionError(f"{url} could not be fetched ({problem}); {kept}. Is there a network, or a proxy to name?")
+        time.sleep(WAIT * 2 ** max(idle - 1, 0))
 
 
-def _one_connection(url: str, part: Path, size: int | None, report: Any) -> bool:
+def _one_connection(url: str, part: Path, size: int | None) -> bool:
     """Write what one connection brings. Whether the file is whole."""
+    import pooch
+
     marks_path = part.with_name(part.name + ".json")
     have, marks = (part.stat().st_size, _marks(marks_path)) if part.exists() else (0, {})
-    validator = marks.get("etag") or marks.get("last_modified")
-    if marks.get("url") != url or not validator:
+    if marks.get("url") != url or not marks.get("mark"):
         have = 0
     if have and have == marks.get("size"):
         return True
-    headers: dict[str, str] = {"User-Agent": f"monopose/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"monopose/{__version__}", "Accept-Encoding": "identity"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": str(validator)}
-    with _open(urllib.request.Request(url, headers=headers)) as response:
-        start, total = _extent(response, have)
-        if size is not None and total is not None and total != size:
-            raise ValueError(f"{url} has {total:,} bytes, expected {size:,}; the file was changed where it is kept")
-        total = size if total is None else total
-        _check_space(part, 2 * (total or 0) - start, "to fetch and to unpack, at least", url)
-        etag = response.headers.get("ETag") or ""
-        marks = {
-            "url": url,
-            "size": total,
-            "etag": "" if etag.startswith("W/") else etag,  # weak marks do not vouch for bytes
-            "last_modified": response.headers.get("Last-Modified") or "",
-        }
-        with open(part, "r+b" if start else "wb") as file:
-            file.truncate(start)
+        headers |= {"Range": f"bytes={have}-", "If-Range": marks["mark"]}
+    total = size
+    with open(part, "r+b" if have else "wb") as file:
+
+        def begin(response: Any, **_: Any) -> None:
+            """Before the first byte: where in the file the response begins, and whether it fits the file and the disk."""
+            nonlocal total
+            if response.status_code not in (200, 206):
+                return  # a redirection or a refusal
+            start = _start(response) if response.status_code == 206 else 0
+            if start not in (0, have):
+                raise ValueError(f"{url} sent bytes from {start}, asked for {have}; remove the .part file and try again")
+            length = response.headers.get("Content-Length")
+            announced = int(length) + start if length else None
+            if None not in (size, announced) and size != announced:
+                raise ValueError(f"{url} has {announced:,} bytes, expected {size:,}; the file was changed where it is kept")
+            total = announced if size is None else size
+            _check_space(part, 2 * (total or 0) - start, "to fetch and to unpack, at least", url)
             file.seek(start)
-            write_json(marks_path, marks)  # after the old bytes are gone
-            come = start
-            report(come, total)
-            while piece := response.read(_PIECE):
-                file.write(piece)
-                come += len(piece)
-                report(come, total)
-    if total is not None and come > total:
-        part.unlink()
-        raise ValueError(f"{url} sent {come:,} bytes and announced {total:,}; what came was removed")
-    return total is None or come == total
+            file.truncate()
+            etag = response.headers.get("ETag") or ""
+            mark = response.headers.get("Last-Modified") or "" if etag.startswith("W/") else etag  # weak: not for bytes
+            write_json(marks_path, {"url": url, "size": total, "mark": mark})  # after the old bytes are gone
+
+        bar = sys.stderr.isatty()
+        get = pooch.HTTPDownloader(bar, _PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": begin})
+        get(url, file, None)
+    return total is None or part.stat().st_size == total
 
 
-def _open(request: urllib.request.Request) -> Any:
-    """A response, or an error that says what the server or the network said."""
-    url = request.full_url
-    try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416:  # more bytes here than there: begin anew
-                request.remove_header("Range")
-                request.remove_header("If-range")
-                return _open(request)
-            if error.code in (404, 410):
-                raise FileNotFoundError(
-                    f"{url} is not there (HTTP {error.code}); has it moved? Give another address with --url"
-                ) from None
-            if error.code in (401, 403):
-                raise PermissionError(
-                    f"{url} must not be read (HTTP {error.code}: {error.reason}); does it want a login?"
-                ) from None
-            if error.code < 500 and error.code not in (408, 429):
-                raise ValueError(f"{url} was refused (HTTP {error.code}: {error.reason})") from None
-            raise
-
-
-def _extent(response: Any, have: int) -> tuple[int, int | None]:
-    """Where in the file the response begins, and how long the whole file is (None: the server does not say)."""
-    length = response.headers.get("Content-Length")
-    if response.status == 206 and have:
-        span, _, total = (response.headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
-        first = span.partition("-")[0]
-        if first != str(have):
-            raise ValueError(
-                f"{response.url} sent bytes from {first or 'nowhere'}, asked for {have}; remove the .part file and try again"
-            )
-        return have, int(total) if total.isdigit() else (have + int(length) if length else None)
-    return 0, int(length) if length else None
+def _start(response: Any) -> int:
+    """The first byte of a partial response, -1 where it does not say."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
+    return int(found[1]) if found else -1
 
 
 def _marks(path: Path) -> dict[str, Any]:
@@ -295,16 +269,21 @@ def _marks(path: Path) -> dict[str, Any]:
     return marks if isinstance(marks, dict) else {}
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again can help: networks and busy servers, not disks and permissions."""
-    network = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
-    return isinstance(error, network) and not isinstance(error, (FileNotFoundError, PermissionError))
+def _status(error: OSError) -> int:
+    """Of a response that refuses; 0 where none came."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}: {error.reason}"
-    return str(getattr(error, "reason", "") or error) or type(error).__name__
+def _reason(error: OSError, url: str) -> str:
+    """What went wrong, where trying again can help; raises where it cannot."""
+    code = _status(error)
+    if code in (404, 410):
+        raise FileNotFoundError(f"{url} is not there (HTTP {code}); has it moved? Give another address with --url") from None
+    if code in (401, 403):
+        raise PermissionError(f"{url} must not be read (HTTP {code}); does it want a login?") from None
+    if code and code < 500 and code not in (408, 416, 429):
+        raise ValueError(f"{url} was refused (HTTP {code})") from None
+    return f"HTTP {code}" if code else str(error)
 
 
 def _check_space(path: Path, needed: int, what: str, url: str) -> None:
@@ -345,8 +324,9 @@ def unpack(path: Path, folder: Path, holds: str, url: str = "") -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.filename.startswith("__MACOSX/")]
-            for member in members:
-                _check_member(member, source)
+            if problem := _untrusted(members):
+                _remove(path)
+                raise ValueError(f"{source} was not unpacked: {problem}; it is not to be trusted, what came was removed")
             folder.mkdir(parents=True, exist_ok=True)
             _check_space(folder, sum(m.file_size for m in members), "to unpack", source)
             archive.extractall(temporary, members)
@@ -376,14 +356,17 @@ def _remove(part: Path) -> None:
             path.unlink()
 
 
-def _check_member(member: zipfile.ZipInfo, source: str) -> None:
-    """Raise where a name leads out of the folder, or is a link, which could."""
-    name = member.filename.replace("\\", "/")
-    pure = PurePosixPath(name)
-    leads_out = pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts[0] if pure.parts else "")
-    if leads_out or stat.S_ISLNK(member.external_attr >> 16):
-        what = "leads out of its folder" if leads_out else "is a link"
-        raise ValueError(f"{source} was not unpacked: its member {member.filename!r} {what}; it is not to be trusted")
+def _untrusted(members: list[zipfile.ZipInfo]) -> str:
+    """Why not to unpack: too many members, a name that leads out of the folder, or a link, which could. Empty: no reason."""
+    if len(members) > MEMBERS:
+        return f"it has {len(members):,} members, at most {MEMBERS:,} are expected"
+    for member in members:
+        pure = PurePosixPath(member.filename.replace("\\", "/"))
+        if pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts[0] if pure.parts else ""):
+            return f"its member {member.filename!r} leads out of its folder"
+        if stat.S_ISLNK(member.external_attr >> 16):
+            return f"its member {member.filename!r} is a link"
+    return ""
 
 
 def _move_into(source: Path, target: Path) -> None:
