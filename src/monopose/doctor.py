@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -26,6 +27,9 @@ PACKAGES = {  # what is installed -> what is imported
     "pillow": "PIL",
     "pycocotools": "pycocotools",
     "pyyaml": "yaml",
+    "huggingface_hub": "huggingface_hub",
+    "pooch": "pooch",
+    "psutil": "psutil",
     "safetensors": "safetensors",
     "tensorboard": "tensorboard",
     "rich": "rich",
@@ -224,18 +228,15 @@ def _cores() -> int:
 
 def _memory() -> tuple[float | None, float | None]:
     """Bytes in all and free, within the limits of a container if there are any."""
-    info = Path("/proc/meminfo")
-    if not info.is_file():
-        return None, None
-    table = {line.split(":")[0]: float(line.split()[1]) * 1024 for line in info.read_text().splitlines() if ":" in line}
-    total, free = table.get("MemTotal"), table.get("MemAvailable")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
-        if total and free and limit.is_file() and limit.read_text().strip() != "max":
-            total = min(total, float(limit.read_text()))
-            free = min(free, total - float(used.read_text()))
-    except (OSError, ValueError):
-        pass  # no readable limit
+        import psutil
+    except ImportError:  # reported among the problems
+        return None, None
+    machine = psutil.virtual_memory()
+    total, free = float(machine.total), float(machine.available)
+    with suppress(OSError, ValueError):  # "max", or no readable limit; psutil does not look at it
+        limit = float(Path("/sys/fs/cgroup/memory.max").read_text())
+        total, free = min(total, limit), min(free, limit - float(Path("/sys/fs/cgroup/memory.current").read_text()))
     return total, free
 
 

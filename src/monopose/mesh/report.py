@@ -17,39 +17,27 @@ from .loading import length, merged
 
 def find_topology(vertices: np.ndarray, faces: np.ndarray) -> dict[str, Any]:
     """Holes, edges that do not fit and winding of a mesh whose vertices are first merged by place."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    import trimesh
 
     place = merged(vertices)
+    points = np.zeros((int(place.max()) + 1, 3))
+    points[place] = vertices
     at = place[faces]
     at = at[(at[:, 0] != at[:, 1]) & (at[:, 1] != at[:, 2]) & (at[:, 2] != at[:, 0])]
-    count = int(place.max()) + 1
-    start, end = at.ravel(), at[:, [1, 2, 0]].ravel()
-    key = np.minimum(start, end) * count + np.maximum(start, end)
-    edges, index, uses = np.unique(key, return_inverse=True, return_counts=True)
-    forward = np.bincount(index.ravel(), start < end, len(edges))  # how often an edge is walked from low to high
-    border = edges[uses == 1]
-    holes = 0
-    if len(border):
-        ends, loop = np.unique(np.stack([border // count, border % count]), return_inverse=True)
-        a, b = loop.reshape(2, -1)
-        graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(ends), len(ends)))
-        holes = int(connected_components(graph, directed=False)[0])
-    used, local = np.unique(at, return_inverse=True)
-    local = local.reshape(-1, 3)
-    links = (np.concatenate([local[:, 0], local[:, 1]]), np.concatenate([local[:, 1], local[:, 2]]))
-    graph = coo_matrix((np.ones(2 * len(at), bool), links), shape=(len(used), len(used)))
-    corners = vertices[faces] - vertices.mean(0)
-    volume = float(np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))) / 6
+    mesh = trimesh.Trimesh(points, at, process=False)
+    edge = mesh.edges_unique_inverse
+    uses = np.bincount(edge)
+    forward = np.bincount(edge, mesh.edges[:, 0] < mesh.edges[:, 1])  # how often an edge is walked from low to high
     inconsistent = int(((uses == 2) & (forward != 1)).sum())
+    border = mesh.edges_unique[uses == 1]
     return {
-        "watertight": not len(border) and not bool((uses > 2).any()),
-        "holes": holes,
+        "watertight": bool(mesh.is_watertight),
+        "holes": len(trimesh.graph.connected_components(border)) if len(border) else 0,
         "border_edges": len(border),
         "crowded_edges": int((uses > 2).sum()),
         "inconsistent_edges": inconsistent,
-        "inside_out": bool(not len(border) and not inconsistent and volume < 0),
-        "parts": int(connected_components(graph, directed=False)[0]),
+        "inside_out": bool(not len(border) and not inconsistent and mesh.volume < 0),
+        "parts": len(trimesh.graph.connected_components(mesh.edges_unique)),  # that share no place
     }
 
 
