@@ -204,7 +204,7 @@ def test_kept_views_are_rendered_once_and_then_come_from_the_file(tmp_path, monk
             assert torch.equal(value, sample[name])
         assert sample["image"].shape == (2, 3, 32, 32)
         assert not torch.equal(sample["view"][0], sample["view"][1])
-    with pytest.raises(ValueError, match="delete it to render them anew"):
+    with pytest.raises(ValueError, match="delete it to make them anew"):
         cv.CachedViews(drawn, tmp_path / "views.bin", 4)
     with pytest.raises(ValueError, match="even number"):
         cv.CachedViews(drawn, tmp_path / "other.bin", 3)

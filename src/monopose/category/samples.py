@@ -41,6 +41,7 @@ from ..synthesis import augment
 from ..synthesis import scene as synth
 from ..synthesis.samples import amodal_box, jittered_square
 from ..synthesis.shapes import tableware
+from ..training.cache import Cache, fingerprint
 from ..types import ObjectModel
 from .view import size_of, view_parameters
 
@@ -142,6 +143,9 @@ class CategoryViews(Dataset):
         return torch.from_numpy(picture).permute(2, 0, 1).float() / 255, torch.from_numpy(visible)
 
 
+KEPT = ("image", "visible", "rgba", "view", "handle")
+
+
 class CachedViews(Dataset):
     """Pairs drawn from views that are rendered once, when they are first asked for, and kept in a file.
 
@@ -149,14 +153,14 @@ class CachedViews(Dataset):
 
     Args:
         drawn: renders the views.
-        path: of the file; made if it is not there, used again if it is. Two runs must not fill one file at once.
+        path: of the file; made if it is not there, used again if it is, see `training.cache`.
         views: kept of each instance, even.
 
     Samples are those of `CategoryViews` without "cam_from_obj", "K" and "size", rounded to 8 bits; brightness and colour
     of "image" vary anew each time.
 
     Raises:
-        ValueError: the number of views is not even; the file is of another size.
+        ValueError: the number of views is not even; the file holds other views.
     """
 
     def __init__(self, drawn: CategoryViews, path: str | Path, views: int = 24) -> None:
@@ -164,61 +168,43 @@ class CachedViews(Dataset):
             raise ValueError(f"an even number of views of each instance is kept, 2 or more, got {views}")
         s = drawn.side
         fields = [
-            ("image", np.uint8, (3, s, s)), ("visible", np.bool_, (s, s)), ("rgba", np.uint8, (4, s, s)),
-            ("view", np.float32, (6,)), ("handle", np.float32), ("there", np.bool_),
+            ("image", np.uint8, (2, 3, s, s)), ("visible", np.bool_, (2, s, s)), ("rgba", np.uint8, (2, 4, s, s)),
+            ("view", np.float32, (2, 6)), ("handle", np.float32, (2,)),
         ]  # fmt: skip
-        self._names = ("image", "visible", "rgba", "view", "handle")
-        self.dtype, self.shape = np.dtype(fields), (len(drawn.instances), views)
-        self.drawn, self.path, self.views = drawn, Path(path), views
-        wanted = self.dtype.itemsize * self.shape[0] * views
-        if not self.path.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".partial")
-            with open(partial, "wb") as file:
-                file.truncate(wanted)  # zeros: nothing is there yet, and takes no room on the disk
-            partial.replace(self.path)
-        if (found := self.path.stat().st_size) != wanted:
-            raise ValueError(
-                f"{self.path} has {found} bytes, and {views} views of {self.shape[0]} instances at {s} pixels take {wanted}; "
-                "delete it to render them anew"
-            )
-        self._file: np.memmap | None = None  # opened in each process by itself
+        self.drawn, self.views = drawn, views
+        made_from = fingerprint(drawn.category, tuple(drawn.instances), s, drawn.config, len(drawn.photos), views)
+        self.pairs = Cache(path, fields, len(drawn.instances) * views // 2, made_from)
 
     def __len__(self) -> int:
         return len(self.drawn)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        if self._file is None:
-            self._file = np.memmap(self.path, self.dtype, "r+", shape=self.shape)
         rng = np.random.default_rng((self.drawn.seed, i, 37))
-        row = int(rng.integers(self.shape[0]))
-        a, b = rng.choice(self.views, 2, replace=False)
-        for slot in (int(a), int(b)):
-            self._fill(row, slot)
-        found = {name: np.ascontiguousarray(self._file[name][row, [a, b]]) for name in self._names}
-        image = torch.from_numpy(found["image"]).float() / 255
+        row = int(rng.integers(len(self.drawn.instances)))
+        slots = rng.choice(self.views, 2, replace=False)
+        found = [self._view(row, int(slot)) for slot in slots]
+        image, visible, rgba, view, handle = (torch.from_numpy(np.stack(values)) for values in zip(*found, strict=True))
         light = torch.from_numpy(rng.normal(1.0, [[0.15, 0.04, 0.04, 0.04]] * 2)).float()
         return {
-            "image": (image * (light[:, :1] * light[:, 1:])[:, :, None, None]).clamp(0, 1),
-            "visible": torch.from_numpy(found["visible"]),
-            "rgba": torch.from_numpy(found["rgba"]).float() / 255,
-            "view": torch.from_numpy(found["view"]),
-            "handle": torch.from_numpy(found["handle"]),
+            "image": (image.float() / 255 * (light[:, :1] * light[:, 1:])[:, :, None, None]).clamp(0, 1),
+            "visible": visible,
+            "rgba": rgba.float() / 255,
+            "view": view,
+            "handle": handle,
             "label": torch.tensor(int(self.drawn.instances[row])),
         }
 
-    def _fill(self, row: int, slot: int) -> None:
-        assert self._file is not None
-        if self._file["there"][row, slot]:
-            return
+    def _view(self, row: int, slot: int) -> list[np.ndarray]:
+        """One view of an instance, as the file keeps it."""
         first = slot // 2 * 2
-        sample = self.drawn.pair(int(self.drawn.instances[row]), np.random.default_rng((row, first, 41)))
-        for k in range(2):
-            one = self._file[row, first + k]
-            for name in self._names:
-                value = sample[name][k]
-                one[name] = ((255 * value).round().byte() if name in ("image", "rgba") else value).numpy()
-            one["there"] = True
+
+        def make() -> dict[str, np.ndarray]:
+            sample = self.drawn.pair(int(self.drawn.instances[row]), np.random.default_rng((row, first, 41)))
+            kept = {name: sample[name] for name in KEPT}
+            return {k: ((255 * v).round().byte() if k in ("image", "rgba") else v).numpy() for k, v in kept.items()}
+
+        pair = self.pairs.row((row * self.views + first) // 2, make)
+        return [pair[name][slot - first] for name in KEPT]
 
 
 @lru_cache(maxsize=512)

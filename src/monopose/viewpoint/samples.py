@@ -10,12 +10,9 @@ All float32 in [0, 1]. `PhotoCrops` cuts them from Pix3D's photos, `RenderedCrop
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,19 +28,19 @@ from ..datasets import pix3d
 from ..geometry import boxes as box_ops
 from ..geometry import camera, se3, viewpoints
 from ..geometry import camera as camera_ops
-from ..io.files import atomic_write, existing_file
+from ..io.files import existing_file
 from ..render import maps
 from ..render.raster import rasterize
 from ..synthesis import augment as camera_defects
 from ..synthesis import scene as synth
 from ..synthesis.samples import amodal_box, jittered_square
+from ..training.cache import Cache, fingerprint
 from ..types import ObjectModel
 
 CHANNELS = 8
 RGB, MASK, BOUNDARIES, NORMALS = slice(0, 3), 3, 4, slice(5, 8)
 PADDING = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.5])[:, None, None]  # what a crop holds outside the photo
 CROP_SCALE = 1.1  # side of the crop / longer side of the box
-SAVE_EVERY = 64  # photos after which a cache notes how far it is
 _VERSION = 1  # of what is kept in a cache: a change makes old ones useless
 
 Corruption = Literal["dilate", "erode", "shift", "holes", "drop"]
@@ -312,24 +309,22 @@ class PhotoCrops(Dataset):
         margin = (math.cos(self.turn) + math.sin(self.turn)) * (1 + self.ZOOM) + 2 * self.SHIFT if augment else 1.0
         self.stored = math.ceil(side * margin / 2) * 2
         self.scale = scale * self.stored / side
-        name = "memory" if cache is None else f"crops_{self._fingerprint(predictor_name)}.npy"
-        self.file = None if cache is None else Path(cache) / name
-        self._crops: np.ndarray | None = self._decoded()
+        made_from = self._made_from(predictor_name)
+        file = None if cache is None else Path(cache) / f"crops_{made_from[:16]}.bin"
+        self.kept = Cache(file, [("crop", np.uint8, (CHANNELS, self.stored, self.stored))], len(self.records), made_from)
+        self._decode()
 
     def __len__(self) -> int:
         return self.length
 
     def __getstate__(self) -> dict[str, Any]:
-        """Other processes open the file themselves."""
-        kept = self.__dict__ | ({} if self.file is None else {"_crops": None})
-        return kept | ({"normals": "none"} if callable(self.normals) else {})
+        """Everything but a network, which other processes do not need: all crops are cut."""
+        return self.__dict__ | ({"normals": "none"} if callable(self.normals) else {})
 
     @property
     def crops(self) -> np.ndarray:
         """What is kept of the records, (N, 8, s, s), uint8."""
-        if self._crops is None:
-            self._crops = np.load(self.file, mmap_mode="r")  # type: ignore[arg-type]
-        return self._crops
+        return self.kept.rows["crop"]
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         if not 0 <= i < self.length:
@@ -379,68 +374,28 @@ class PhotoCrops(Dataset):
 
     # ------------------------------------------------------------------------------------------------------- the cache
 
-    def _fingerprint(self, predictor_name: str) -> str:
-        digest = hashlib.sha256()
+    def _made_from(self, predictor_name: str) -> str:
         normals = predictor_name if callable(self.normals) else self.normals
-        digest.update(repr((_VERSION, self.stored, round(self.scale, 6), normals, self.edges)).encode())
+        parts: list[Any] = [(_VERSION, self.stored, round(self.scale, 6), normals, self.edges)]
         for r in self.records:
-            digest.update(repr((r.image, r.mask, r.model, r.size, r.f)).encode())
-            digest.update(r.box.numpy().tobytes() + r.cam_from_obj.numpy().tobytes())
-            digest.update(str((r.folder / r.image).stat().st_size).encode())
-        return digest.hexdigest()[:16]
+            parts += [(r.image, r.mask, r.model, r.size, r.f), r.box.numpy().tobytes(), r.cam_from_obj.numpy().tobytes()]
+            parts.append((r.folder / r.image).stat().st_size)
+        return fingerprint(*parts)
 
-    def _decoded(self) -> np.ndarray:
-        """All crops: from the cache, or cut now and kept there."""
-        shape = (len(self.records), CHANNELS, self.stored, self.stored)
-        if self.file is None:
-            kept: np.ndarray = np.empty(shape, np.uint8)
-            self._decode(kept, 0, lambda done: None)
-            return kept
-        with _file_lock(self.file.with_suffix(".lock")):
-            if not self.file.is_file():
-                self._fill(self.file, shape)
-        return np.load(self.file, mmap_mode="r")
+    def _decode(self) -> None:
+        """Cut the crops that are not there; photos of one CAD model follow each other, so that it is read once."""
+        from rich.progress import track
 
-    def _fill(self, file: Path, shape: tuple[int, ...]) -> None:
-        """Make the cache, or go on with one that was begun."""
-        partial, note = file.with_suffix(".partial"), file.with_suffix(".done")
-        done = int(note.read_text()) if note.is_file() and partial.is_file() else 0
-        missing, free = math.prod(shape), shutil.disk_usage(file.parent).free
-        missing -= getattr(partial.stat(), "st_blocks", 0) * 512 if done else 0  # a file that is being filled has holes
-        if missing > free:
-            raise OSError(
-                f"{file.parent} has {free / 1e9:.1f} GB free, the crops of {shape[0]} photos need {missing / 1e9:.1f} GB "
-                f"more; free some space, take smaller crops (now {self.side} pixels), or put the run elsewhere"
-            )
-        mode: Any = "r+" if done else "w+"
-        kept = np.lib.format.open_memmap(partial, mode=mode, dtype=np.uint8, shape=None if done else shape)
+        def make() -> dict[str, np.ndarray]:
+            return {"crop": (self._crop(self.records[row], broken) * 255).round().clamp(0, 255).byte().numpy()}
 
-        def remember(count: int) -> None:
-            kept.flush()
-            with atomic_write(note) as temporary:
-                temporary.write_text(str(count))
-
-        self._decode(kept, done, remember)
-        partial.replace(file)
-        note.unlink(missing_ok=True)
-
-    def _decode(self, kept: np.ndarray, done: int, remember: Callable[[int], None]) -> None:
-        """Cut the crops that are not done; photos of one CAD model follow each other, so that it is read once."""
-        from rich.progress import Progress
-
-        order = sorted(range(len(self.records)), key=lambda n: self.records[n].shape)
+        missing = np.flatnonzero(~self.kept.rows["there"]).tolist()
         broken: dict[str, str] = {}
-        with Progress(transient=True) as progress:
-            task = progress.add_task("photos", total=len(order), completed=done)
-            for count, row in enumerate(order[done:], done + 1):
-                crop = self._crop(self.records[row], broken)
-                kept[row] = (crop * 255).round().clamp(0, 255).byte().numpy()
-                progress.advance(task)
-                if count % SAVE_EVERY == 0 or count == len(order):
-                    remember(count)
+        for row in track(sorted(missing, key=lambda n: self.records[n].shape), "photos", transient=True, disable=not missing):
+            self.kept.row(row, make)
         if broken:
             path, why = next(iter(broken.items()))
-            warnings.warn(f"{len(broken)} CAD models cannot be read, their photos have no normals; {path}: {why}", stacklevel=4)
+            warnings.warn(f"{len(broken)} CAD models cannot be read, their photos have no normals; {path}: {why}", stacklevel=3)
 
     def _crop(self, record: pix3d.Record, broken: dict[str, str]) -> Tensor:
         image, mask = pix3d.read_picture(record)
@@ -473,20 +428,6 @@ class PhotoCrops(Dataset):
         double = 2 * self.stored
         K = camera_ops.crop_resize_K(record.K, square, (double, double))
         return F.avg_pool2d(render_normals(model, record.cam_from_obj, K, (double, double))[None], 2)[0]
-
-
-@contextmanager
-def _file_lock(lock: Path) -> Iterator[None]:
-    """Wait until no other process is inside. A killed one does not stay there; without fcntl nobody waits."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 _LAST: list[tuple[tuple[Path, str], ObjectModel]] = []
