@@ -161,3 +161,16 @@ def test_crops_are_grey_outside_of_the_picture(factor):
     assert crops[0, :, 11:, 11:].mean() == pytest.approx(1, abs=1e-3)
     torch.testing.assert_close(crops[1], torch.full((3, 20, 20), 0.5))
     torch.testing.assert_close(crops[2], torch.ones(3, 20, 20))
+
+
+def test_the_crop_around_a_cube_is_a_square_about_its_projection():
+    """A cube of 0.2 m whose near side lies at 0.9 m; f = 100: half of that side is 100 * 0.1 / 0.9 pixels long."""
+    cube = torch.tensor([[x, y, z] for x in (-0.1, 0.1) for y in (-0.05, 0.05) for z in (-0.1, 0.1)])
+    K = torch.tensor([[100.0, 0, 49.5], [0, 100.0, 29.5], [0, 0, 1]])
+    pose = torch.eye(4).repeat(2, 1, 1)
+    pose[:, 2, 3] = torch.tensor([1.0, 100.0])
+    half = 100 * 0.1 / 0.9
+    box = camera.crop_around(cube, pose, K, 1.5)
+    torch.testing.assert_close(box[0], torch.tensor([50 - 1.5 * half, 30 - 1.5 * half, 50 + 1.5 * half, 30 + 1.5 * half]))
+    far = camera.crop_around(cube, pose, K, 1.5, limits=(8.0, 20.0))
+    torch.testing.assert_close(far[:, 2] - far[:, 0], torch.tensor([30.0, 12.0]))  # 22.2 and 0.2 pixels, cut to the limits

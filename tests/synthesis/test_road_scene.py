@@ -213,7 +213,7 @@ def test_a_folder_reads_back_and_goes_on(tmp_path):
     road_scene.write_road(out, images=3, config=config, seed=4, workers=0)
     assert (out / "label_2" / "000002.txt").read_bytes() == late
     assert (out / "image_2" / "000000.png").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="was started with another seed"):
+    with pytest.raises(ValueError, match="was started with seed 4, now it is 5"):
         road_scene.write_road(out, images=3, config=config, seed=5, workers=0)
     (tmp_path / "other" / "image_2").mkdir(parents=True)
     (tmp_path / "other" / "image_2" / "000000.png").write_bytes(b"")

@@ -18,7 +18,7 @@ from PIL import Image
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
-from monopose.synthesis import bop_folder, samples
+from monopose.synthesis import bop_folder, samples, settings
 from monopose.synthesis import scene as synth
 from monopose.synthesis.shapes import solids as shapes_solids
 from monopose.types import Camera, Symmetries
@@ -350,10 +350,10 @@ def test_photos_are_known_by_content_not_by_place(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "inner").mkdir(parents=True)
         Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / name / "inner" / "x.png")
-    assert bop_folder._photos(tmp_path / "a") == bop_folder._photos(str(tmp_path / "b"))
+    assert settings.photo_folder(tmp_path / "a") == settings.photo_folder(str(tmp_path / "b"))
     Image.fromarray(np.zeros((90, 100, 3), np.uint8)).save(tmp_path / "b" / "inner" / "y.png")
-    assert bop_folder._photos(tmp_path / "a") != bop_folder._photos(tmp_path / "b")
-    assert bop_folder._photos(None) is None
+    assert settings.photo_folder(tmp_path / "a") != settings.photo_folder(tmp_path / "b")
+    assert settings.photo_folder(None) is None
 
 
 def test_scene_config_is_checked():

@@ -4,10 +4,14 @@ import torch
 from torch import Tensor
 
 
-def square(boxes: Tensor, scale: float = 1.0) -> Tensor:
-    """The square around each box's centre with side `scale` times its longer side. (..., 4) -> (..., 4)."""
+def square(boxes: Tensor, scale: float = 1.0, limits: tuple[float, float] | None = None) -> Tensor:
+    """The square around each box's centre with side `scale` times its longer side, which is cut to `limits` in pixels first.
+
+    (..., 4) -> (..., 4).
+    """
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    half = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True) * (scale / 2)
+    longer = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True)
+    half = (longer if limits is None else longer.clamp(*limits)) * (scale / 2)
     return torch.cat([centre - half, centre + half], -1)
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import boxes as box_ops
+from . import se3
 from .rotation import full_precision
 
 
@@ -94,6 +96,27 @@ def crop_resize(images: Tensor, boxes: Tensor, size: tuple[int, int], mode: str 
     if images.dim() == 3:
         images = images.expand(len(boxes), *images.shape)
     return F.grid_sample(images, grid.to(images.dtype), mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def crop_around(
+    points: Tensor, cam_from_obj: Tensor, K: Tensor, scale: float, z_min: float = 1e-6,
+    limits: tuple[float, float] | None = None,
+) -> Tensor:  # fmt: skip
+    """The square crop around an object as a pose shows it.
+
+    Args:
+        points: of the object's surface or box, (..., N, 3), metres, object frame.
+        cam_from_obj: (..., 4, 4), metres.
+        K: intrinsics of the image, (..., 3, 3), pixels.
+        scale: side of the crop / longer side of the box around the projected points.
+        z_min: depths are clamped from below to this, metres.
+        limits: least and greatest longer side of that box, pixels.
+
+    Returns:
+        (..., 4), xyxy on pixel edges; may leave the image, and means nothing for points behind the camera.
+    """
+    seen = project(se3.transform(cam_from_obj, points), K.to(points), z_min)
+    return box_ops.square(box_ops.from_points(seen), scale, limits)
 
 
 def cut(image: Tensor, boxes: Tensor, side: int) -> Tensor:

@@ -428,10 +428,8 @@ def _second_look(model: Model, found: Correspondences, solved: Solved, camera: C
     old = found.box[2] - found.box[0]
     if solved.success:
         corners = model.corners[int(model.index_of(torch.tensor([found.label]))[0])]
-        box = box_ops.from_points(
-            camera_ops.project(se3.transform(solved.cam_from_obj.to(corners), corners), camera.K.to(corners))
-        )
-        new = box_ops.square(box, 0.9 * model.config.crop_scale)  # the box of the corners is wider than the silhouette's
+        scale = 0.9 * model.config.crop_scale  # the box of the corners is wider than the silhouette's
+        new = camera_ops.crop_around(corners, solved.cam_from_obj.to(corners), camera.K, scale)
         if not bool(torch.isfinite(new).all()) or not 0.5 * old < new[2] - new[0] < 2 * old:
             return found.box, mask
     else:

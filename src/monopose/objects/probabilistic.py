@@ -387,13 +387,12 @@ def _look(
 
 def _around(model: Model, found: _Look, camera: Camera, index: Tensor) -> Tensor:
     """The squares around the objects as their poses show them; the old ones where there is none or it is far off. (B, 4)."""
-    corners = se3.transform(found.modes[:, 0], model.corners[index])
-    box = box_ops.from_points(camera_ops.project(corners, camera.K.to(corners)))
-    new = box_ops.square(box, CLOSER * model.config.crop_scale)
+    corners, poses = model.corners[index], found.modes[:, 0]
+    new = camera_ops.crop_around(corners, poses, camera.K, CLOSER * model.config.crop_scale)
     old_side, new_side = (v[:, 2] - v[:, 0] for v in (found.boxes, new))
     inside = (new[:, :2] + new[:, 2:] - found.boxes[:, :2] - found.boxes[:, 2:]).abs().amax(1) < old_side  # centres
     good = found.converged & inside & (new_side > 0.5 * old_side) & (new_side < 2 * old_side)
-    good = good & torch.isfinite(new).all(1) & (corners[..., 2] > Z_MIN).all(1)
+    good = good & torch.isfinite(new).all(1) & (se3.transform(poses, corners)[..., 2] > Z_MIN).all(1)
     return torch.where(good[:, None], new, found.boxes)
 
 

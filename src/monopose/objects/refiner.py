@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import pnp
-from ..geometry import boxes as box_ops
 from ..geometry import camera, se3, symmetry
 from ..geometry import camera as camera_ops
 from ..mesh.loading import albedo, surface_samples
@@ -305,7 +304,9 @@ class Model(nn.Module):
         config, side = self.config, self.config.crop_size
         pose = pose.detach()
         with torch.no_grad(), torch.autocast(pose.device.type, enabled=False):
-            boxes = crop_boxes(batch, pose, K, config.crop_scale)
+            points = batch.meshes.vertices.to(pose)
+            limits = (10 / config.crop_scale, 1e4)  # at least 10 pixels of the photo in a crop
+            boxes = camera_ops.crop_around(points, pose, K, config.crop_scale, Z_MIN, limits)
             K = camera_ops.crop_resize_K(K, boxes, (side, side))
             drawn = scene.draw([o.model for o in batch.objects], batch.meshes, pose, K, (side, side))
             observed = camera.cut(images, boxes, side) if images.dim() == 3 else _cut_each(images, boxes, side)
@@ -372,14 +373,6 @@ class Model(nn.Module):
             error = self.judge(pooled)[:, 0]
         now.steps.append(Step(pose, after, change, target, raw[:, 2], similarity, weights, error))
         return hidden
-
-
-def crop_boxes(batch: Batch, pose: Tensor, K: Tensor, scale: float) -> Tensor:
-    """Square crops around the objects as their poses show them, (B, 4), xyxy pixel edges; at least 10 pixels wide."""
-    box = box_ops.from_points(camera_ops.project(se3.transform(pose, batch.meshes.vertices.to(pose)), K, Z_MIN))
-    centre = (box[:, :2] + box[:, 2:]) / 2
-    half = (box[:, 2:] - box[:, :2]).amax(1, keepdim=True).clamp(10 / scale, 1e4) * scale / 2
-    return torch.cat([centre - half, centre + half], 1)
 
 
 def _cut_each(images: Tensor, boxes: Tensor, side: int) -> Tensor:

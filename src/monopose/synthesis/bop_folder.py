@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from ..types import Camera, Frame, Instances, ObjectModel
 from . import samples
 from . import scene as synth
 from .samples import one_thread
+from .settings import check_same, photo_folder
 
 _SCENE = 1000  # pictures per scene folder, as in BOP's own synthetic sets
 _CHUNK = 25  # pictures between two writes of the JSON files
@@ -103,7 +103,8 @@ def write_bop(
     scene = scene or synth.scene_config(models, camera)
     known = {m.obj_id: m for m in models}
     source = samples.Source(known, camera, synth.read_backgrounds(backgrounds), scene)
-    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": _photos(backgrounds), **asdict(scene)})
+    photos = photo_folder(backgrounds)
+    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": photos and f"of {photos}", **asdict(scene)})
     writing.write_models(out / "models", known)
     writing.write_models(out / "models_eval", known)
     writing.write_camera(out / "camera.json", camera)
@@ -148,22 +149,14 @@ def _note_settings(
     if made:
         if other := _unlike(models, bop_models.read_models(out / "models")):
             raise ValueError(f"{out} was started with other meshes ({other}); give the same again, or another --out")
-        _compare(out, {f"camera {k}": v for k, v in before["camera"].items()}, {f"camera {k}": v for k, v in shown.items()})
+        was, now = ({f"camera {k}": v for k, v in one.items()} for one in (before["camera"], shown))
+        check_same(out, was, now, "another --out")
     if split in made:
-        _compare(out / split, before["splits"][split], settings)
+        check_same(out / split, before["splits"][split], settings, "another --out or --split")
     splits = {name: value for name, value in before["splits"].items() if name in made}
     if twins := [name for name, value in splits.items() if name != split and value == settings]:
         raise ValueError(f"{split} would hold the same pictures as {twins[0]}; give it another --seed")
     write_json(file, {"camera": shown, "splits": splits | {split: settings}})
-
-
-def _compare(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in now:
-        if before.get(name, now[name]) != now[name]:  # what is missing, the version that started did not know
-            raise ValueError(
-                f"{where} was started with {name} {before[name]}, now it is {now[name]}: pictures of two kinds would be mixed; "
-                "give the same again, or another --out" + " or --split" * (not name.startswith("camera"))
-            )
 
 
 def _unlike(models: Mapping[int, ObjectModel], written: Mapping[int, ObjectModel]) -> str:
@@ -176,11 +169,3 @@ def _unlike(models: Mapping[int, ObjectModel], written: Mapping[int, ObjectModel
             if (a is None) != (b is None) or (a is not None and (a.shape != b.shape or (a - b).abs().max() > tolerance)):
                 return f"object {i} has other {name}"
     return ""
-
-
-def _photos(folder: str | Path | None) -> str | None:
-    """A short name for the photos of a folder, wherever it lies: their number, and a digest of names and sizes."""
-    if folder is None:
-        return None
-    files = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in synth.background_files(folder)]
-    return f"of {len(files)} photos {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]}"

@@ -27,11 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets import pix3d
 from ..geometry import se3, viewpoints
 from ..geometry.camera import project
-from ..io.files import atomic_write, write_json
+from ..io.files import atomic_write
 from ..io.records import read_json
 from ..types import ObjectModel
 from . import scene as synth
 from .samples import one_thread
+from .settings import note, photo_folder
 from .shapes import furniture, solids
 
 _CHUNK = 50  # pictures between two writes of pix3d.json
@@ -283,7 +284,7 @@ def write_pix3d(
     photos = synth.read_backgrounds(backgrounds)
     shapes = {f"{c}/{m.name}": _digest(m) for c, m in pairs}
     settings = {"seed": seed, "size": list(size), "backgrounds": photo_folder(backgrounds), "shapes": shapes}
-    _note_settings(out, {**settings, **json.loads(json.dumps(asdict(views)))})
+    note(out, {**settings, **asdict(views)}, made=(out / "pix3d.json").is_file())
     for category, model in pairs:
         path = out / _model_path(category, model)
         if not path.is_file():
@@ -348,31 +349,6 @@ def _model_path(category: str, model: ObjectModel) -> str:
 def _digest(model: ObjectModel) -> str:
     parts = [model.vertices, model.faces, model.colors if model.colors is not None else torch.zeros(0)]
     return hashlib.sha256(b"".join(p.cpu().contiguous().numpy().tobytes() for p in parts)).hexdigest()[:12]
-
-
-def photo_folder(folder: str | Path | None) -> str | None:
-    """A short name for the photos of a folder, wherever it lies: their number, and a digest of names and sizes."""
-    if folder is None:
-        return None
-    files = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in synth.background_files(folder)]
-    return f"{len(files)} photos {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]}"
-
-
-def _note_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write synth.json; ValueError if pictures are there that were made otherwise."""
-    file = out / "synth.json"
-    if (out / "pix3d.json").is_file():
-        if not file.is_file():
-            raise ValueError(f"{out} holds a Pix3D data set that was not rendered here (no synth.json); choose another folder")
-        before = read_json(file)
-        for name, value in settings.items():
-            if before.get(name) != value:
-                shown = "other ones" if isinstance(value, dict) else f"{before.get(name)}, now it is {value}"
-                raise ValueError(
-                    f"{out} was started with {name}: {shown}; pictures of two kinds would be mixed. Give the same again, or "
-                    "another folder"
-                )
-    write_json(file, settings)
 
 
 def write_obj(path: str | Path, model: ObjectModel) -> None:

@@ -8,7 +8,6 @@ Boxes are level in the camera's frame, as those of KITTI and nuScenes are; the g
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,10 +29,11 @@ from ..io.records import read_json
 from ..render.scene import render_masks
 from ..types import Camera, ObjectModel
 from . import scene as synth
-from .pix3d_folder import photo_folder, save_png
+from .pix3d_folder import save_png
 from .road_layout import RoadConfig, Street, bystanders, check_config, poses_of, random_camera, random_street, random_things
 from .road_paint import paint_street, random_sky
 from .samples import one_thread
+from .settings import note, photo_folder
 from .shapes.solids import Array
 
 KITTI_NAMES: dict[str, str] = {"car": "Car", "truck": "Truck", "pedestrian": "Pedestrian"}
@@ -246,14 +246,8 @@ def write_road(
     check_config(config)
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
-    settings = json.loads(json.dumps({"seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(config)}))
-    file = out / "synth.json"
-    if file.is_file():
-        if differing := [k for k, v in settings.items() if read_json(file).get(k) != v]:
-            raise ValueError(f"{out} was started with another {differing[0]}; give the same again, or another folder")
-    elif any(out.glob("*/*")):
-        raise ValueError(f"{out} holds files that were not made here (no synth.json); choose another folder")
-    write_json(file, settings)
+    settings = {"seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(config)}
+    note(out, settings, made=(out / "synth.json").is_file() or any(out.glob("*/*")))
     done = {p.stem for p in out.glob("infos/*.json")}  # written last
     todo = [i for i in range(images) if f"{i:06d}" not in done]
     pictures = RoadPictures(config, photos, seed, 0, images)
