@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ...mesh.loading import diameter, surface_samples
+from ...mesh.loading import surface_samples
 from ...types import ObjectModel, Symmetries
-from .solids import Array, Solids, pick_paint
+from .solids import Array, Solids, as_model, check, pick_paint
 
 CATEGORIES = ("bed", "bookcase", "chair", "desk", "sofa", "table")
 
@@ -45,20 +45,13 @@ def shape(category: str, seed: int) -> ObjectModel:
     Raises:
         ValueError: no such category.
     """
-    if category not in _MAKERS:
-        raise ValueError(f"unknown furniture {category!r}; known: {', '.join(CATEGORIES)}")
-    if seed < 0:
-        raise ValueError(f"the seed of a shape must be >= 0, got {seed}")
+    check(category, seed, CATEGORIES, "furniture")
     rng = np.random.default_rng((CATEGORIES.index(category), seed, 11))
     parts = Solids(rng)
     turns = _MAKERS[category](parts, rng)
     vertices, faces, normals, colors = parts.joined()
     vertices -= (vertices.min(0) + vertices.max(0)) / 2
-    v, n, c = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, colors))
-    return ObjectModel(
-        seed, f"{category}_{seed:02d}", v, torch.from_numpy(faces), n, diameter(vertices), colors=c.clamp(0, 1),
-        symmetries=_about_z(turns),
-    )  # fmt: skip
+    return as_model(seed, f"{category}_{seed:02d}", vertices, faces, normals, colors, symmetries=_about_z(turns))
 
 
 def mirror_symmetric(model: ObjectModel, tolerance: float = 0.02) -> bool:

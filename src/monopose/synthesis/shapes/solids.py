@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch import Tensor
 
-from ...types import ObjectModel
+from ...mesh.loading import diameter
+from ...types import ObjectModel, Symmetries
 
 Array = np.ndarray
 
@@ -268,10 +270,40 @@ class Solids:
 
     def joined(self) -> tuple[Array, Array, Array, Array]:
         """Vertices (V, 3), faces (F, 3) int64, normals (V, 3), colours (V, 3)."""
-        starts = np.cumsum([0, *(len(v) for v, _, _, _ in self.pieces)])
-        faces = np.concatenate([f + s for (_, f, _, _), s in zip(self.pieces, starts)])
-        vertices, normals, colors = (np.concatenate([p[k] for p in self.pieces]) for k in (0, 2, 3))
-        return vertices, faces.astype(np.int64), normals, colors
+        return joined(self.pieces)
+
+
+def joined(pieces: Sequence[tuple[Array, Array, Array, Array]]) -> tuple[Array, Array, Array, Array]:
+    """One mesh of many: vertices, faces, normals, and colours or texture coordinates; see `Part`."""
+    starts = np.cumsum([0, *(len(p[0]) for p in pieces)])
+    faces = np.concatenate([p[1] + s for p, s in zip(pieces, starts)])
+    vertices, normals, looks = (np.concatenate([p[k] for p in pieces]) for k in (0, 2, 3))
+    return vertices, faces.astype(np.int64), normals, looks
+
+
+def as_model(
+    obj_id: int, name: str, vertices: Array, faces: Array, normals: Array, colors: Array | None = None,
+    across: float | None = None, symmetries: Symmetries | None = None,
+) -> ObjectModel:  # fmt: skip
+    """An `ObjectModel` of arrays; `across` is its diameter where that is known, metres, and colours are cut to [0, 1]."""
+    across = diameter(vertices) if across is None else across
+    painted = None if colors is None else float32(np.clip(colors, 0, 1))
+    return ObjectModel(
+        obj_id, name, float32(vertices), torch.from_numpy(faces), float32(normals), across, colors=painted,
+        symmetries=symmetries or Symmetries(),
+    )  # fmt: skip
+
+
+def float32(values: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def check(category: str, seed: int, known: Iterable[str], kind: str) -> None:
+    """ValueError where there is no such category, or no such seed of a shape."""
+    if category not in known:
+        raise ValueError(f"unknown {kind} {category!r}; known: {', '.join(known)}")
+    if seed < 0:
+        raise ValueError(f"the seed of a shape must be >= 0, got {seed}")
 
 
 def shell(nodes: Sequence[Array]) -> tuple[Array, Array]:
@@ -338,15 +370,9 @@ def primitive(kind: str, rng: Generator) -> ObjectModel:
         cap_faces.append(fan if row else fan[:, ::-1])
     vertices = np.concatenate([grid, *caps]) * rng.uniform(0.02, 0.1, 3)
     faces = np.concatenate([faces, *cap_faces]).astype(np.int64)
-    corners = vertices[faces]
-    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.zeros_like(vertices)
-    np.add.at(normals, faces.ravel(), np.repeat(face_normals, 3, 0))
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     colours = np.broadcast_to(rng.uniform(0, 1, 3), vertices.shape).copy()
     if rng.random() < 0.6:
         band = np.sin(vertices @ rng.normal(0, 150, 3)) > rng.uniform(-0.5, 0.5)
         colours[band] = rng.uniform(0, 1, 3)
-    as_tensor = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, colours)]
     size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
-    return ObjectModel(-1, kind, as_tensor[0], torch.from_numpy(faces), as_tensor[1], size, colors=as_tensor[2])
+    return as_model(-1, kind, vertices, faces, vertex_normals(vertices, faces), colours, size)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.random import Generator
 
-from ...mesh.loading import diameter
 from ...types import ObjectModel, Symmetries
 from .paint import BOTTLES, GLAZES, METALS, PRINTS, Wall, apart, label, logo, pattern, pick, text
-from .solids import COLUMNS, ROWS, SPARE, Array, Part, Profile, smooth, tube
+from .solids import COLUMNS, ROWS, SPARE, Array, Part, Profile, as_model, check, float32, joined, smooth, tube
 
 CATEGORIES = ("bottle", "bowl", "can", "mug")
 
@@ -35,23 +35,14 @@ def shape(category: str, seed: int) -> ObjectModel:
     Raises:
         ValueError: no such category.
     """
-    if category not in _MAKERS:
-        raise ValueError(f"unknown tableware {category!r}; known: {', '.join(CATEGORIES)}")
-    if seed < 0:
-        raise ValueError(f"the seed of a shape must be >= 0, got {seed}")
+    check(category, seed, CATEGORIES, "tableware")
     rng = np.random.default_rng((CATEGORIES.index(category), seed, 29))
     parts, texture = _MAKERS[category](rng)
-    starts = np.cumsum([0, *(len(p.vertices) for p in parts)])
-    faces = np.concatenate([p.faces + s for p, s in zip(parts, starts)]).astype(np.int64)
-    vertices, normals, uv = (np.concatenate([getattr(p, name) for p in parts]) for name in ("vertices", "normals", "uv"))
+    vertices, faces, normals, uv = joined(parts)
     wall = parts[0].vertices[:, 2]
     vertices = vertices - [0, 0, (wall.min() + wall.max()) / 2]
-    v, n, t = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, uv))
-    picture = torch.from_numpy(np.ascontiguousarray(np.clip(texture, 0, 1).transpose(2, 0, 1), dtype=np.float32))
-    return ObjectModel(
-        seed, f"{category}_{seed:03d}", v, torch.from_numpy(faces), n, diameter(vertices), uv=t, texture=picture,
-        symmetries=symmetries(category),
-    )  # fmt: skip
+    plain = as_model(seed, f"{category}_{seed:03d}", vertices, faces, normals, symmetries=symmetries(category))
+    return replace(plain, uv=float32(uv), texture=float32(np.clip(texture, 0, 1).transpose(2, 0, 1)))
 
 
 def symmetries(category: str) -> Symmetries:

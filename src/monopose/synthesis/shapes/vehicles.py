@@ -18,7 +18,7 @@ from ...datasets.road import CLASSES as CATEGORIES
 from ...datasets.road import SIZES
 from ...mesh.loading import diameter
 from ...types import ObjectModel, Symmetries
-from .solids import Array, Solids, Three, ball, block, body, hull, pick_paint
+from .solids import Array, Solids, Three, as_model, ball, block, body, check, hull, pick_paint
 
 VARIANTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "car": {
@@ -64,7 +64,7 @@ _LAMP, _TAIL = (0.98, 0.96, 0.86), (0.70, 0.05, 0.05)
 
 def variant(category: str, seed: int) -> str:
     """Which kind of its category a shape is: one of `VARIANTS[category]`."""
-    _check(category, seed)
+    check(category, seed, CATEGORIES, "category")
     kinds = list(VARIANTS[category])
     return kinds[seed % len(kinds)]
 
@@ -108,11 +108,8 @@ def shape(category: str, seed: int) -> ObjectModel:
     vertices = (vertices - (low + high) / 2) * stretch
     normals = normals / stretch
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    as_tensors = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (vertices, normals, np.clip(c, 0, 1))]
-    return ObjectModel(
-        CATEGORIES.index(category), f"{category}_{kind}_{seed:03d}", as_tensors[0], torch.from_numpy(faces), as_tensors[1],
-        diameter(vertices), colors=as_tensors[2], symmetries=_symmetries(category, kind),
-    )  # fmt: skip
+    name, about = f"{category}_{kind}_{seed:03d}", _symmetries(category, kind)
+    return as_model(CATEGORIES.index(category), name, vertices, faces, normals, c, symmetries=about)
 
 
 def roadside(seed: int) -> ObjectModel:
@@ -141,23 +138,14 @@ def roadside(seed: int) -> ObjectModel:
     else:
         block(parts, (-0.3, -0.25, 0), (0.3, 0.25, high), pick_paint(_CARGO, rng) * 0.7)
     v, faces, n, c = parts.joined()
-    as_tensors = [
-        torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (_turned(v), _turned(n), np.clip(c, 0, 1))
-    ]
-    vertices = as_tensors[0] - (as_tensors[0].amin(0) + as_tensors[0].amax(0)) / 2
-    return ObjectModel(-1, kind, vertices, torch.from_numpy(faces), as_tensors[1], diameter(v), colors=as_tensors[2])
+    vertices = _turned(v).astype(np.float32)
+    vertices -= (vertices.min(0) + vertices.max(0)) / 2
+    return as_model(-1, kind, vertices, faces, _turned(n), c, diameter(v))
 
 
 def _turned(rows: Array) -> Array:
     """From the frame in which things are built, +Z up and the front towards -Y, to that of boxes. (n, 3) -> (n, 3)."""
     return np.stack([-rows[:, 1], -rows[:, 2], rows[:, 0]], -1)
-
-
-def _check(category: str, seed: int) -> None:
-    if category not in SIZES:
-        raise ValueError(f"unknown category {category!r}; known: {', '.join(CATEGORIES)}")
-    if seed < 0:
-        raise ValueError(f"the seed of a shape must be >= 0, got {seed}")
 
 
 def _symmetries(category: str, kind: str) -> Symmetries:
