@@ -15,7 +15,7 @@ _NAMES = {  # public name -> module that owns it
     "Frame": "types",
     "Detections": "types",
     "PoseEstimates": "types",
-    "load": "objects.pipeline",
+    "load": "runs",
     "load_mesh": "mesh.loading",
     "read_frame": "io.images",
     "read_camera": "io.images",
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .io.cameras import read_camera
     from .io.images import read_frame
     from .mesh.loading import load_mesh
-    from .objects.pipeline import load
+    from .runs import load
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 
 

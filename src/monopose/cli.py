@@ -1,4 +1,7 @@
-"""The command line. Its options stand in options.py, so that `--help` imports nothing heavy; the work lies elsewhere.
+"""The command line: finds what a command line is about, lets tyro parse the options of exactly that, prints the result.
+
+Train, predict, evaluate and synth do different things with different data. Which, is seen first, from the method, the files in
+the run folder or the result file; then the dataclass in the `options.py` of that family says what else may be given.
 
 Results go to standard output, everything else to standard error. Exit code 0: done; 1: an error, said in one line, or a
 check that failed; 2: a wrong command line; 130: interrupted.
@@ -6,48 +9,163 @@ check that failed; 2: a wrong command line; 130: interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import io
 import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.conf import Positional
 
-from . import heeded
-from .command import (
-    Calibrate,
-    Check,
-    Common,
-    Demo,
-    Doctor,
-    Download,
-    Evaluate,
-    FitIdentity,
-    Predict,
-    Refine,
-    Result,
-    Synth,
-    Train,
-    silent,
-)
+from . import runs
+from .category import options as category
+from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
+from .objects import options as objects
+from .road import options as road
+from .viewpoint import options as viewpoint
+
+# ------------------------------------------------------------------------------------------- commands of no single family
+
+
+@dataclass(kw_only=True)
+class Demo(Common):
+    """Estimate poses on bundled pictures with bundled weights, offline; prints the errors and saves the overlay."""
+
+    out: Path = Path("out/demo")
+    """Folder for the pictures."""
+
+
+@dataclass(kw_only=True)
+class Check(Common):
+    """Look at a mesh (size, origin, holes, symmetry proposals, a picture), a BOP folder, or a photo and its camera."""
+
+    paths: Positional[tuple[Path, ...]]
+    """Mesh files (PLY, OBJ, STL, OFF, GLB), BOP folders, photos (with --camera)."""
+    unit: Unit = None
+    """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
+    camera: MaybePath = None
+    """Camera file to check photos against."""
+    out: Path = Path("out/check")
+    """Folder for the pictures."""
+
+
+@dataclass(kw_only=True)
+class Download(Common):
+    """Fetch a public data set: resumed, checked, unpacked whole or not at all."""
+
+    name: Positional[str]
+    """Its name: pix3d, lmo, ycbv, tless, real275, camera25."""
+    out: Path = Path("data")
+    """Folder to make the data set's folder in."""
+    url: str | None = None
+    """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
+
+
+@dataclass(kw_only=True)
+class FitIdentity(Common):
+    """The EPro-PnP demonstration: a network learns correspondences from poses alone, through the pose distribution; prints the
+    errors and draws posteriors. Goes on where an earlier run in the same folder stopped."""
+
+    out: Path = Path("out/fit_identity")
+    """Folder for checkpoint, report and pictures."""
+    steps: MaybeInt = None
+    """Stop after this many steps; 2560 by default, ten epochs. A later call goes on from there."""
+    seed: int = 0
+    """Of all randomness."""
+    pictures: int = 4
+    """Of how many test poses the posterior is drawn."""
+    device: Device = None
+    """Where to compute; by default on the CPU, which suffices."""
+
+
+@dataclass(kw_only=True)
+class Doctor(Common):
+    """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
+
+
+class Kind(NamedTuple):
+    """One thing that a command can do, with options of its own."""
+
+    family: str
+    options: type[Common]
+    short: str  # what it is about
+    title: str  # the same at length
+    example: str  # the command line whose --help shows the options
+    methods: tuple[str, ...] = ()  # of training
+
+
+LEARN_CAD = ("coordinates", "probabilistic", "refiner", "detector")
+KINDS = {
+    "synth": (
+        Kind("objects", objects.Synth, "BOP folders", "a BOP folder from CAD models", "synth part.stl"),
+        Kind("viewpoint", viewpoint.Synth, "--pix3d", "for viewpoints, in Pix3D's layout", "synth --pix3d"),
+        Kind("road", road.Synth, "--road", "roads with boxes in 3D", "synth --road"),
+    ),
+    "train": (
+        Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
+             + ", ".join(LEARN_CAD[1:]), "train coordinates", LEARN_CAD),
+        Kind("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
+             ("viewpoint",)),
+        Kind("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
+        Kind("category", category.Train, "category", "pose and shape without a CAD model", "train category", ("category",)),
+        Kind("road", road.Train, "box3d", "boxes in 3D of what is on a road", "train box3d", ("box3d",)),
+    ),
+    "predict": (
+        Kind("objects", objects.Predict, "runs that know CAD models", "poses of known objects: coordinates, probabilistic",
+             "predict --model demo"),
+        Kind("viewpoint", viewpoint.Predict, "viewpoint runs", "viewpoints: viewpoint", "predict --model RUN"),
+        Kind("category", category.Predict, "category runs", "poses of a category: category", "predict --model RUN"),
+        Kind("road", road.Predict, "box3d runs", "boxes in 3D: box3d", "predict --model RUN"),
+    ),
+    "evaluate": (
+        Kind("objects", objects.Evaluate, "BOP result files", "METHOD_DATASET-SPLIT.csv", "evaluate results.csv"),
+        Kind("viewpoint", viewpoint.Evaluate, "viewpoints", "predictions.json", "evaluate predictions.json"),
+        Kind("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
+             "evaluate results_nusc.json"),
+    ),
+}  # fmt: skip
+USAGE = {  # of commands that do several things, and what decides which
+    "synth": ("synth [MODELS] --out DIR [OPTIONS]", "The options depend on what is made"),
+    "train": ("train METHOD --data DIR [OPTIONS]", "The options depend on the METHOD"),
+    "predict": ("predict SOURCE --model RUN [OPTIONS]", "The options depend on what the run in its folder has weights of"),
+    "evaluate": ("evaluate RESULTS --data DIR [OPTIONS]", "The options depend on the RESULTS"),
+}
+ALONE: dict[str, type[Common]] = {
+    "demo": Demo,
+    "check": Check,
+    "calibrate": objects.Calibrate,
+    "refine": objects.Refine,
+    "download": Download,
+    "fit-identity": FitIdentity,
+    "doctor": Doctor,
+}
+COMMANDS = {  # name -> what it does
+    "demo": "poses in bundled pictures, offline, beside the true ones",
+    "check": "look at a mesh, a BOP folder, or a photo and its camera",
+    "synth": "render training pictures from CAD models, or from shapes made in code",
+    "train": "train a method; goes on where it stopped",
+    "calibrate": "learn what a run's scores mean",
+    "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
+    "refine": "refine the poses of a BOP result file",
+    "evaluate": "score results by the data set's protocol",
+    "download": "fetch a public data set",
+    "fit-identity": "the EPro-PnP demonstration",
+    "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
+}
 
 # ------------------------------------------------------------------------------------------------ what the commands do
 
 
-def _demo(args: Demo) -> int:
-    from . import demo
-
-    result = demo.run(args.out)
-    return _finish(args, result)
-
-
-def _check(args: Check) -> int:
+def _check(args: Check) -> Any:
     from . import check
 
     if not args.paths:
@@ -63,101 +181,42 @@ def _check(args: Check) -> int:
         return check.check_mesh(path, args.unit, out=args.out)
 
     results = [look(path) for path in args.paths]
-    code = _finish(args, results if len(results) > 1 else results[0])
-    return code or int(any(getattr(r, "problems", None) for r in results))
+    return results if len(results) > 1 else results[0]
 
 
-def _commands(args: heeded.Work) -> ModuleType:
-    """What does this work: the commands of a family."""
-    family = heeded.check(args)
-    package = {"object": "objects", "box3d": "road"}.get(family, family)
-    return import_module(f".{package}.commands", __package__)
-
-
-def _synth(args: Synth) -> int:
-    return _finish(args, _commands(args).do_synth(args))
-
-
-def _train(args: Train) -> int:
-    return _finish(args, _commands(args).do_train(args))
-
-
-def _predict(args: Predict) -> int:
-    return _finish(args, _commands(args).do_predict(args, silent if args.json else print))
-
-
-def _evaluate(args: Evaluate) -> int:
-    return _finish(args, _commands(args).do_evaluate(args))
-
-
-def _calibrate(args: Calibrate) -> int:
-    from .objects import calibrate
-
-    report = calibrate.run(
-        args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
-        targets=args.targets, picture=args.out, progress_bar=not args.json,
-    )  # fmt: skip
-    return _finish(args, report)
-
-
-def _refine(args: Refine) -> int:
-    from .objects import bop_pipeline
-
-    debug = args.out.parent / "debug" if args.debug else None
-    report = bop_pipeline.refine_bop(
-        args.model, args.results, args.bop, args.out, targets=args.targets, hypotheses=args.hypotheses, outer=args.outer,
-        inner=args.inner, debug=debug, device=args.device,
-    )  # fmt: skip
-    return _finish(args, report)
-
-
-def _download(args: Download) -> int:
-    from .datasets import download
-
-    return _finish(args, {"folder": str(download.download(args.name, args.out, args.url))})
-
-
-def _fit_identity(args: FitIdentity) -> int:
+def _fit_identity(args: FitIdentity) -> Any:
     from . import fit_identity
 
     config = fit_identity.Config(seed=args.seed)
-    report = fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
-    return _finish(args, report)
+    return fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
 
 
-def _doctor(args: Doctor) -> int:
-    from . import doctor
-
-    report = doctor.examine()
-    _finish(args, Result(asdict(report), doctor.text(report)))
-    return 0 if report.ok else 1
-
-
-_COMMANDS: dict[type[Common], tuple[str, Callable[[Any], int]]] = {
-    Demo: ("demo", _demo),
-    Check: ("check", _check),
-    Synth: ("synth", _synth),
-    Train: ("train", _train),
-    Calibrate: ("calibrate", _calibrate),
-    Predict: ("predict", _predict),
-    Refine: ("refine", _refine),
-    Evaluate: ("evaluate", _evaluate),
-    Download: ("download", _download),
-    FitIdentity: ("fit-identity", _fit_identity),
-    Doctor: ("doctor", _doctor),
-}
+def _run(command: str, args: Common) -> Any:
+    """Do the work; returns its result."""
+    if isinstance(args, Demo):
+        return import_module(".demo", __package__).run(args.out)
+    if isinstance(args, Check):
+        return _check(args)
+    if isinstance(args, Download):
+        download = import_module(".datasets.download", __package__)
+        return {"folder": str(download.download(args.name, args.out, args.url))}
+    if isinstance(args, FitIdentity):
+        return _fit_identity(args)
+    if isinstance(args, Doctor):
+        return import_module(".doctor", __package__).examine()
+    family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
+    work = getattr(import_module(f".{family}.commands", __package__), command)
+    return work(args, silent if args.json else print) if command == "predict" else work(args)
 
 
 # ----------------------------------------------------------------------------------------------------------- printing
 
 
-def _finish(args: Common, result: Any) -> int:
-    """Print a result, as JSON or for people; returns the exit code, 130 if somebody interrupted."""
-    if args.json:
-        print(json.dumps(_plain(result)))
-    elif result is not None:
-        print("\n".join(_lines(result)))
-    return 130 if isinstance(result, Result) and result.data.get("stopped") else 0
+def _exit_code(result: Any) -> int:
+    """0; 130 if somebody interrupted, 1 if something that was looked at is not right."""
+    if isinstance(result, Result) and result.data.get("stopped"):
+        return 130
+    return int(any(getattr(r, "problems", None) for r in (result if isinstance(result, list) else [result])))
 
 
 def _plain(value: Any) -> Any:
@@ -215,41 +274,34 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 # --------------------------------------------------------------------------------------------------------------- entry
 
 
-def parse(argv: list[str]) -> Common:
-    """The sub-command of a command line, or SystemExit with tyro's explanation."""
-    import functools
-    import operator
-
-    named = [Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for kind, (name, _) in _COMMANDS.items()]
-    description = (
-        "6DoF poses of known objects from one RGB picture.\n\n"
-        "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame "
-        "(x right, y down, z forward); meshes without a unit need --unit."
-    )
-    return tyro.cli(  # type: ignore[call-overload, no-any-return]
-        functools.reduce(operator.or_, named),
-        prog="monopose",
-        description=description,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+class UsageError(ValueError):
+    """A wrong command line."""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else list(argv)
     if argv in (["--version"], ["-V"]):
         from . import __version__
 
         print(f"monopose {__version__}")
         return 0
-    args = parse(argv or ["--help"])
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch is imported: threads that wait leave the core to others
     try:
-        return _COMMANDS[type(args)][1](args)
+        args = parse(argv or ["--help"])
+    except UsageError as error:
+        print(f"monopose: error: {_message(error)}", file=sys.stderr)
+        return 2
+    try:
+        result = _run(argv[0], args)
+        if args.json:
+            print(json.dumps(_plain(result)))
+        elif result is not None:
+            print("\n".join(_lines(result)))
+        return _exit_code(result)
     except KeyboardInterrupt:
         print("monopose: interrupted", file=sys.stderr)
         return 130
@@ -261,6 +313,186 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 1
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """The options of a command line.
+
+    Returns:
+        an instance of the dataclass of options that fits it.
+
+    Raises:
+        UsageError: says in a line what was expected, what came, and what to try.
+        SystemExit: code 0, after --help was printed.
+    """
+    command, words = argv[0], list(argv[1:])
+    if command in ("--help", "-h"):
+        _print_help(_overview())
+    if command not in COMMANDS:
+        raise UsageError(f"no command {command!r}; choose one of {', '.join(COMMANDS)}; see monopose --help")
+    if command in ALONE:
+        return _parse(command, ALONE[command], words)
+    kind = _kind_of(command, words)
+    if isinstance(kind, str):
+        if "--help" in words or "-h" in words:
+            _print_help(_overview_of(command))
+        raise UsageError(f"{kind}; see monopose {command} --help")
+    _refuse_unknown(command, kind, words)
+    return _parse(command, kind.options, words)
+
+
+def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
+    """Let tyro read the words; its boxes of several lines become one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            args: Common = tyro.cli(
+                kind, prog=f"monopose {command}", args=words,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )  # fmt: skip
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
+        text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
+        raise UsageError(f"{re.split(' Got errors:| Argument helptext:', text)[0]} (see monopose {command} --help)") from None
+    try:
+        args.check()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return args
+
+
+def _kind_of(command: str, words: list[str]) -> Kind | str:
+    """What a command line is about, or what it lacks to say so."""
+    kinds = KINDS[command]
+    first = next(iter(_positionals(kinds, words)), None)
+    if command == "synth":
+        if "--pix3d" in words and "--road" in words:
+            raise UsageError("--pix3d and --road make different data sets; give one of them")
+        family = "viewpoint" if "--pix3d" in words else "road" if "--road" in words else "objects"
+        if family == "road" and first is not None:
+            raise UsageError(f"--road makes its own shapes; leave {first} out")
+        if family == "objects" and first is None:
+            return "no models; give mesh files or one models folder, or --pix3d or --road for shapes made in code"
+    elif command == "predict":
+        model = _value_of("--model", words)
+        if model is None:
+            return "no run; give --model RUN, a run folder or the name of bundled weights"
+        family = runs.family_of(model) or "objects"
+    elif first is None:
+        return "no METHOD; say what to train" if command == "train" else "no RESULTS; give the file or folder to score"
+    elif command == "train":
+        methods = {method: kind for kind in kinds for method in kind.methods}
+        if first not in methods:
+            raise UsageError(f"no method {first!r} to train; choose one of {', '.join(methods)}")
+        return methods[first]
+    else:
+        family = _family_of_results(Path(first))
+    return next(kind for kind in kinds if kind.family == family)
+
+
+def _family_of_results(path: Path) -> str:
+    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; viewpoints are another JSON; else it is BOP's CSV."""
+    if path.is_dir():
+        return "road"
+    if path.suffix.lower() != ".json":
+        return "objects"
+    if not path.is_file():
+        return "road" if "nusc" in path.name else "viewpoint"
+    from .io.records import read_json
+
+    content = read_json(path)
+    return "road" if isinstance(content, dict) and "results" in content else "viewpoint"
+
+
+def _options_of(kind: type) -> Iterator[tuple[str, int | None]]:
+    """The options of a dataclass, with how many words follow each: None, as many as there are."""
+    hints = get_type_hints(kind, include_extras=True)
+    for f in fields(kind):
+        hint, notes = hints[f.name], list(getattr(hints[f.name], "__metadata__", ()))
+        bare = get_args(hint)[0] if notes else hint
+        if is_dataclass(bare):
+            yield from _options_of(bare)  # type: ignore[arg-type]
+            continue
+        if Positional in notes:
+            continue
+        bare = next((a for a in get_args(bare) if get_origin(a) is tuple), bare)  # of tuple | None
+        count: int | None = 0 if bare is bool else 1
+        if get_origin(bare) is tuple:
+            count = None if Ellipsis in get_args(bare) else len(get_args(bare))
+        names = [f"--{f.name.replace('_', '-')}", *(alias for note in notes for alias in getattr(note, "aliases", None) or ())]
+        yield from ((name, count) for name in names)
+
+
+def _name_of(word: str) -> str:
+    """The option in a word as it is written in the table: --size_m=3 is --size-m."""
+    return "--" + word.partition("=")[0][2:].replace("_", "-")
+
+
+def _positionals(kinds: Sequence[Kind], words: Sequence[str]) -> Iterator[str]:
+    """The words that belong to no option."""
+    counts = {name: count for kind in kinds for name, count in _options_of(kind.options)}
+    skip: int | None = 0
+    for word in words:
+        if word.startswith("--"):
+            skip = 0 if "=" in word else counts.get(_name_of(word), 1)
+        elif skip == 0:
+            yield word
+        elif skip is not None:
+            skip -= 1
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    for word, following in zip(words, [*words[1:], None]):
+        if _name_of(word) == option and word.startswith("--"):
+            return word.partition("=")[2] if "=" in word else following
+    return None
+
+
+def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
+    """UsageError where an option is given that this kind of work does not have; says which has it."""
+    have = {name for name, _ in _options_of(kind.options)} | {"--help"}
+    for word in words:
+        name = _name_of(word)
+        if not word.startswith("--") or name in have:
+            continue
+        owners = [other.short for other in KINDS[command] if name in {n for n, _ in _options_of(other.options)}]
+        here = _value_of("--model", words) if command == "predict" else kind.short
+        if owners:
+            raise UsageError(f"{name} belongs to {' and '.join(owners)}, not to {here}")
+        near = difflib.get_close_matches(name, have, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{name} is no option of monopose {command} for {kind.short}{hint}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- help
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join([
+        "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "", "commands:", *lines, "",
+        "monopose COMMAND --help shows the options of a command.",
+        "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame (x right, y down,",
+        "z forward); meshes without a unit need --unit.",
+    ])  # fmt: skip
+
+
+def _overview_of(command: str) -> str:
+    usage, choice = USAGE[command]
+    width = max(len(kind.example) for kind in KINDS[command])
+    lines = [f"  monopose {kind.example:{width}} --help   {kind.title}" for kind in KINDS[command]]
+    return "\n".join([
+        f"usage: monopose {usage}", "", f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}.", "", f"{choice}:", *lines, "",
+        "--json prints the result for programs, --debug shows the traceback of an error.",
+    ])  # fmt: skip
+
+
+def _print_help(text: str) -> NoReturn:
+    print(text)
+    raise SystemExit(0)
 
 
 def _message(error: Exception) -> str:

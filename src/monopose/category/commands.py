@@ -2,73 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import weights
-from ..command import Predict, Printer, Result, Train, overrides, run_folder, save_picture, schedule
+from ..command import (
+    DRAWN_FOV,
+    Printer,
+    Result,
+    boxes_of_anything,
+    check_mask,
+    frames,
+    predict_pictures,
+    save_picture,
+)
+from ..io.poses import frame_record, save_poses
+from ..types import Detections, Frame, PoseEstimates
+from . import fitting, viz
 from . import model as category
-from . import viz
+from .fitting import Fit, FitConfig
 from .model import Model
-from .pipeline import SEARCHES, load, predict_nocs, predict_pictures, save_gif
+from .options import Predict, Train
+from .pipeline import CategoryRun, as_detections, cut_out, draw_overlay, load, pose_record, predict_nocs, read_masks, save_gif
 from .samples import CategoryViews, ViewConfig
+from .training import Shapes
 
-HELD_OUT = 400  # seeds from here on are nobody's training shapes
-
+SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 # --------------------------------------------------------------------------------------------------------------- training
 
 
-def do_train(args: Train) -> dict[str, str]:
+def train(args: Train) -> dict[str, str]:
     """Train a category, and draw what was learned."""
     from ..training import loop
     from . import training
 
-    assert args.category is not None
+    symmetric = None
+    if args.data is None:
+        assert args.category is not None
+        count = training.INSTANCES if args.instances is None else args.instances
+        shapes = training.tableware_shapes(args.category, count)
+    else:
+        shapes = training.read_shapes(args.data, args.category, args.unit)
+        symmetric = args.symmetric or all(len(m.symmetries.continuous) > 0 for m in shapes.models)
     file = training.train_category(
-        run_folder(args), args.category, instances=training.INSTANCES if args.instances is None else args.instances,
-        backgrounds=args.backgrounds, config=loop.TrainConfig(**schedule(args), ema=training.EMA),
-        method_config=training.make_config(args.category, args.preset, overrides(args.set)), progress_bar=not args.json,
+        shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds,
+        config=loop.TrainConfig(**args.budget(), ema=training.EMA), progress_bar=not args.json,
+        method_config=training.make_config(shapes, args.preset, args.changes(), symmetric),
     )  # fmt: skip
     model = weights.load_network(file, category.Config, Model)
-    return {"weights": str(file), "pictures": str(save_report(model, file.parent / "pictures"))}
+    return {"weights": str(file), "pictures": str(save_report(model, file.parent / "pictures", shapes))}
 
 
-def save_report(model: Model, folder: Path, instances: Sequence[int] = range(HELD_OUT, HELD_OUT + 5)) -> Path:
-    """Pictures of a network: reconstructions of shapes it has not learned from, sweeps around them, and what lies between.
+def save_report(model: Model, folder: Path, shapes: Shapes) -> Path:
+    """Pictures of a network: reconstructions of shapes that were held out, sweeps around them, and what lies between.
 
     Args:
         folder: for reconstructions.png, azimuth.gif, elevation.gif, interpolation.gif; created.
-        instances: seeds of the shapes.
+        shapes: of its category.
     """
     model.eval()
-    plain = ViewConfig(covered=0.0)
-    drawn = [CategoryViews(model.config.category, [i], model.config.input_size, 1, seed=i, config=plain)[0] for i in instances]
+    plain, side = ViewConfig(covered=0.0), model.config.input_size
+    drawn = [
+        CategoryViews(shapes.category, [i], side, 1, seed=i, config=plain, models=shapes.models)[0] for i in shapes.held_out
+    ]
     save_picture(folder / "reconstructions.png", viz.reconstructions(model, drawn))
     with torch.no_grad():
         codes = model.encode(torch.stack([d["image"][0] for d in drawn]), torch.stack([d["visible"][0] for d in drawn]).float())
     means = codes[0].mean
     save_gif(folder / "azimuth.gif", viz.azimuth_sweep(model, means[:3]))
     save_gif(folder / "elevation.gif", viz.elevation_sweep(model, means[:3]))
-    save_gif(folder / "interpolation.gif", viz.interpolation(model, means))
+    if len(means) > 1:
+        save_gif(folder / "interpolation.gif", viz.interpolation(model, means))
     return folder
 
 
 # ------------------------------------------------------------------------------------------------------------- prediction
 
+Finder = Callable[[str, Frame], tuple[Detections, str]]
 
-def do_predict(args: Predict, say: Printer) -> Result:
+
+def predict(args: Predict, say: Printer) -> Result:
     """Poses of a category's objects in pictures, or scores on a data set in NOCS's layout."""
-    run, search = load(args.model, args.device), SEARCHES[args.search or "default"]()
-    if args.nocs is not None:
-        return predict_nocs(
-            run, args.nocs, args.out or Path("out/nocs.json"), config=search, overlap=args.overlap or "oriented",
-            limit=args.limit, progress_bar=not args.json,
-        )  # fmt: skip
-    return predict_pictures(
-        run, args.source or "", args.out or Path("out/predict"), mask=args.mask, boxes=args.boxes, camera=args.camera,
-        fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, score=0.2 if args.score is None else args.score,
-        config=search, limit=args.limit, debug=args.debug, say=say,
+    run, search = load(args.model, args.output.device), SEARCHES[args.search]()
+    if args.nocs.nocs is None:
+        return _predict_pictures(args, run, search, say)
+    return predict_nocs(
+        run, args.nocs.nocs, args.output.out or Path("out/nocs.json"), config=search, overlap=args.nocs.overlap,
+        limit=args.output.limit, progress_bar=not args.json,
     )  # fmt: skip
+
+
+def _predict_pictures(args: Predict, run: CategoryRun, search: FitConfig, say: Printer) -> Result:
+    """Overlays, GIFs of the fitting and poses.json in OUT; without a camera poses are not metric."""
+    run = run if args.objects.size_m is None else run.with_size(args.objects.size_m)
+    out, find = args.output.folder, _finder(args, run)
+
+    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
+        found, made_from = find(frame.path or name, frame)
+        poses, fits = run.predict_traced(frame, found, search)
+        overlay = save_picture(out / f"{name}_overlay.png", draw_overlay(run.model, frame, poses, fits))
+        record = frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
+        for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
+            row |= pose_record(run.model, fit, args.camera.known)
+            _save_fit(out, f"{name}_{i}", run.model, frame, poses, i, fit, args.debug)
+        return record, _lines(record)
+
+    def save(records: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"poses": str(save_poses(out, records))}
+
+    pictures = frames(args.source or "", args.camera, DRAWN_FOV)
+    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output.limit, say)
+
+
+def _finder(args: Predict, run: CategoryRun) -> Finder:
+    """A function from a picture to its objects with masks, and where the masks come from: a file; else boxes, inside which the
+    object is cut out by colour; else the run's own detector."""
+    mask, boxes = args.objects.mask, args.objects.boxes
+    if mask is not None:
+        given = read_masks(mask)
+
+        def of_file(name: str, frame: Frame) -> tuple[Detections, str]:
+            check_mask(given.shape[1:], name, frame.image.shape[1:])
+            return as_detections(given), f"file {mask.name}"
+
+        return of_file
+    if boxes:
+        boxes_of = boxes_of_anything(boxes)
+
+        def of_boxes(name: str, frame: Frame) -> tuple[Detections, str]:
+            found = boxes_of(name)
+            cut = [cut_out(frame.image, box) for box in found.boxes]
+            masks = torch.stack(cut) if cut else torch.zeros(0, *frame.image.shape[1:], dtype=torch.bool)
+            return replace(found, labels=torch.ones_like(found.labels), masks=masks), "GrabCut in the given boxes"
+
+        return of_boxes
+    return lambda name, frame: (run.detect(frame, args.objects.score), "detector")
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    lines = [f"{record['image']} -> {record['overlay']}"]
+    for row in record["poses"]:
+        x, y, z = (line[3] for line in row["cam_from_obj"][:3])
+        unit = "m" if row["metric"] else "sizes of the object"
+        angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
+        lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
+        lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
+    return lines
+
+
+def _metric_text(row: dict[str, Any]) -> str:
+    if not row["metric"]:
+        return f"no ({row['why_not_metric']})"
+    return f"yes, distance ± {row['distance_std_m']:.3f} m as sizes go in the category"
+
+
+def _save_fit(
+    out: Path, name: str, model: Model, frame: Frame, poses: PoseEstimates, row: int, fit: Fit, debug: bool
+) -> None:  # fmt: skip
+    """The fitting as a GIF; with debug its stages, and the fitted object from all sides."""
+    assert fit.seen is not None
+    save_gif(out / f"{name}_fitting.gif", viz.fitting_animation(model, fit), rest=12)
+    if not debug:
+        return
+    folder = out / "debug"
+    one = replace(poses, **{k: getattr(poses, k)[row : row + 1] for k in ("labels", "cam_from_obj", "scores")},
+                  covariance=None, boxes=None)  # fmt: skip
+    assert fit.square is not None
+    shown = viz.crop_of(draw_overlay(model, frame, one, [fit]), fit.square)
+    save_picture(folder / f"{name}_stages.png", viz.stages(model, fit, shown))
+    code = fit.views.codes[fit.chosen][None]
+    save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code))
+    save_gif(folder / f"{name}_elevation.gif", viz.elevation_sweep(model, code))

@@ -422,7 +422,7 @@ def picture(model: Model, moment: FitStep, row: int | None = None) -> Picture:
 
 def predict(
     model: Model, frame: Frame, detections: Detections, config: FitConfig | None = None,
-    generator: torch.Generator | None = None, fits: list[Fit] | None = None, hidden: Tensor | None = None,
+    generator: torch.Generator | None = None, hidden: Tensor | None = None,
 ) -> PoseEstimates:  # fmt: skip
     """Poses of the objects of a frame that belong to the model's category.
 
@@ -433,18 +433,25 @@ def predict(
             their masks cover.
         config: the search.
         generator: source of randomness, on the CPU; None: seeded by 0.
-        fits: filled with the `Fit` of each pose, in which `metric` says whether the pose is in metres.
         hidden: (H, W), bool, where something else stands before the objects, besides the other detections.
 
     Returns:
         poses in the order of the detections, without those of fewer than 16 mask pixels. If the model does not know how
-        large its objects are, translations are in sizes of the object: see `metric`. Scores are those of the detections,
+        large its objects are, translations are in sizes of the object: see `Fit.metric`. Scores are those of the detections,
         times the share of the best ends that agree. Covariances say how sizes spread in the category and how far the best
         ends lie apart; they were not calibrated.
 
     Raises:
         ValueError: there are no masks.
     """
+    return predict_traced(model, frame, detections, config, generator, hidden)[0]
+
+
+def predict_traced(
+    model: Model, frame: Frame, detections: Detections, config: FitConfig | None = None,
+    generator: torch.Generator | None = None, hidden: Tensor | None = None,
+) -> tuple[PoseEstimates, list[Fit]]:  # fmt: skip
+    """`predict`, and the `Fit` of each pose."""
     began = time.perf_counter()
     if detections.masks is None:
         raise ValueError("fitting a category needs a mask of each object; give masks, or a detector that makes them")
@@ -453,7 +460,7 @@ def predict(
     size = model.config.size_mean if known else 1.0
     masks, K = detections.masks.bool(), frame.camera.K.float()
     everything = masks.sum(0)
-    rows, poses, spreads, scores = [], [], [], []
+    rows, poses, spreads, scores, fits = [], [], [], [], []
     for row in range(len(detections)):
         mask = masks[row]
         if int(mask.sum()) < FEWEST:
@@ -472,11 +479,10 @@ def predict(
         poses.append(pose)
         spreads.append(covariance(found, pose, model.config.size_spread if known else 0.0, config, model.config.symmetric))
         scores.append(float(detections.scores[row]) * share / min(config.vote_best, len(found.losses)))
-        if fits is not None:
-            fits.append(found)
+        fits.append(found)
     labels = detections.labels[rows]
     device = detections.boxes.device
-    return PoseEstimates(
+    estimates = PoseEstimates(
         labels,
         torch.stack(poses).to(device) if poses else torch.zeros(0, 4, 4, device=device),
         torch.tensor(scores, device=device),
@@ -485,6 +491,7 @@ def predict(
         {int(label): model.config.category for label in labels},
         {"category": time.perf_counter() - began},
     )
+    return estimates, fits
 
 
 def distance(found: Fit, size: float) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from .. import weights
-from ..command import Printer, Result, boxes_of_anything, check_mask, each_picture, frames, save_picture, silent
+from ..command import Result
 from ..datasets import nocs
+from ..detection import LEAST_SCORE
 from ..detection import detector as detection
 from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
 from ..io.files import atomic_write, existing_file, write_json
-from ..io.poses import frame_record, save_poses
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import fitting, viz
 from . import model as category
@@ -30,7 +32,6 @@ from .model import Model
 FILE = "category.safetensors"
 GIF_STEP_MS = 120
 MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
-SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,60 @@ class CategoryRun:
         model: generator and encoder.
         path: the run folder.
         detector: detector in the same folder, or None; all that it finds belongs to the category.
+        trained: what its training wrote down about its shapes.
     """
 
     model: Model
     path: Path
     detector: detection.Model | None = None
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_size(self, size: Sequence[float]) -> CategoryRun:
+        """The same run for objects of this width, depth and height, metres."""
+        if len(size) != 3 or not all(v > 0 for v in size):
+            raise ValueError(f"a size is three lengths in metres above 0, got {tuple(size)}")
+        model = copy.copy(self.model)  # of the same parameters
+        model.config = replace(self.model.config, size_mean=math.hypot(*size), size_spread=0.02)
+        return replace(self, model=model)
+
+    def detect(self, frame: Frame, score_threshold: float = LEAST_SCORE) -> Detections:
+        """The objects of the category, with masks. ValueError if the run has no detector."""
+        if self.detector is None:
+            raise ValueError(
+                f"{self.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object "
+                "is), or --boxes x0,y0,x1,y1"
+            )
+        device = next(self.detector.parameters()).device
+        found = detection.predict(self.detector, frame.image.to(device), score_threshold)[0].to("cpu")
+        return replace(found, labels=torch.ones_like(found.labels))
+
+    def predict(
+        self, frame: Frame, detections: Detections | None = None, config: FitConfig | None = None,
+        score_threshold: float = LEAST_SCORE,
+    ) -> PoseEstimates:  # fmt: skip
+        """Poses of the category's objects in one picture.
+
+        Args:
+            frame: the picture and its camera, undistorted.
+            detections: objects with masks; None: from the run's detector.
+            config: the search.
+            score_threshold: least score of what the run's detector finds.
+
+        Returns:
+            PoseEstimates, see `fitting.predict`.
+
+        Raises:
+            ValueError: no masks, or no detector and no detections.
+        """
+        return self.predict_traced(frame, detections, config, score_threshold)[0]
+
+    def predict_traced(
+        self, frame: Frame, detections: Detections | None = None, config: FitConfig | None = None,
+        score_threshold: float = LEAST_SCORE,
+    ) -> tuple[PoseEstimates, list[Fit]]:  # fmt: skip
+        """`predict`, and the fit of each pose."""
+        found = self.detect(frame, score_threshold) if detections is None else detections
+        return fitting.predict_traced(self.model, frame, found, config)
 
 
 def load(name: str | Path, device: torch.device | str | None = None) -> CategoryRun:
@@ -54,13 +104,12 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     Raises:
         FileNotFoundError, ValueError: no such run, no category.safetensors in it, a truncated or foreign file; no such device.
     """
-    from ..weights import choose_device
-
-    where = choose_device(device)
+    where = weights.choose_device(device)
     folder, file = weights.find_file(name, "category", "--category mug")
     model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
     detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
-    return CategoryRun(model, folder, None if detector is None else detector.to(where))
+    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    return CategoryRun(model, folder, None if detector is None else detector.to(where), trained)
 
 
 def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STEP_MS, rest: int = 1) -> Path:
@@ -70,88 +119,6 @@ def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STE
         pause = [step_ms] * len(others) + [rest * step_ms]
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
     return path
-
-
-def _lines(record: dict[str, Any]) -> list[str]:
-    lines = [f"{record['image']} -> {record['overlay']}"]
-    for row in record["poses"]:
-        x, y, z = (line[3] for line in row["cam_from_obj"][:3])
-        unit = "m" if row["metric"] else "sizes of the object"
-        angles = ", ".join(f"{k} {row['view'][k + '_deg']:.0f}°" for k in ("azimuth", "elevation"))
-        lines.append(f"  {row['name']} {row['score']:.2f}: {angles}, at ({x:.3f}, {y:.3f}, {z:.3f}) {unit}")
-        lines.append(f"    scale is metric: {_metric_text(row)}; {row['seconds']:.1f} s, features: {row['features']}")
-    return lines
-
-
-def _metric_text(row: dict[str, Any]) -> str:
-    if not row["metric"]:
-        return f"no ({row['why_not_metric']})"
-    return f"yes, distance ± {row['distance_std_m']:.3f} m as sizes go in the category"
-
-
-def predict_pictures(
-    run: CategoryRun, source: str, out: str | Path, *, mask: str | Path | None = None, boxes: Sequence[str] = (),
-    camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
-    size: tuple[float, float, float] | None = None, score: float = 0.2, config: FitConfig | None = None,
-    limit: int | None = None, seed: int = 0, debug: bool = False, say: Printer = silent,
-) -> Result:  # fmt: skip
-    """Poses of a category's objects in an image, a folder, a video or from a live camera.
-
-    Masks come from a file, else from boxes, inside which the object is cut out of the photo by colour (GrabCut), else from the
-    run's own detector.
-
-    Args:
-        run: a trained run.
-        source: as `images.iterate_frames` takes it.
-        out: folder for overlays, GIFs of the fitting and poses.json.
-        mask: see `read_masks`.
-        boxes: see `io.boxes.read_boxes`.
-        camera, fov_deg, resize_camera: of the pictures; without a camera poses are not metric.
-        size: width, depth and height of the objects, metres, where they are known; else the category's mean.
-        score: least score of the detector.
-        config: the search.
-        limit: stop after this many pictures.
-        seed: of the starts.
-        debug: also save the stages of every fit, and sweeps around what was fitted.
-        say: takes lines for people, picture by picture.
-
-    Raises:
-        ValueError: nothing says where the objects are; a mask of another size than the picture.
-    """
-    if mask is not None and boxes:
-        raise ValueError("--mask and --boxes both say where the objects are; give one of them")
-    if mask is None and not boxes and run.detector is None:
-        raise ValueError(
-            f"{run.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object is), "
-            "or --boxes x0,y0,x1,y1"
-        )
-    known = camera is not None or fov_deg is not None
-    model = _sized(run.model, size)
-    out, find = Path(out), _finder(run, mask, boxes, score)
-
-    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
-        found, made_from = find(frame.path or name, frame.image)
-        fits: list[Fit] = []
-        poses = fitting.predict(model, frame, found, config, torch.Generator().manual_seed(seed), fits)
-        overlay = save_picture(out / f"{name}_overlay.png", draw_overlay(model, frame, poses, fits))
-        record = frame_record(name, frame, poses) | {"overlay": str(overlay), "masks": made_from}
-        for i, (row, fit) in enumerate(zip(record["poses"], fits, strict=True)):
-            row |= pose_record(model, fit, known)
-            _save_fit(out, f"{name}_{i}", model, frame, poses, i, fit, debug)
-        return record, _lines(record)
-
-    pictures = frames(source, camera, fov_deg, resize_camera)
-    path, records, stopped = each_picture(pictures, one, lambda rows: save_poses(out, rows), limit, say)
-    return Result({"poses": str(path), "images": records, "stopped": stopped}, f"poses: {path}")
-
-
-def _sized(model: Model, size: tuple[float, float, float] | None) -> Model:
-    if size is None:
-        return model
-    if not all(v > 0 for v in size):
-        raise ValueError(f"a size is three lengths in metres above 0, got {size}")
-    model.config = replace(model.config, size_mean=math.hypot(*size), size_spread=0.02)
-    return model
 
 
 def pose_record(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:
@@ -192,62 +159,11 @@ def draw_overlay(
     return viz.draw_overlay(frame, poses.cam_from_obj, texts, [size] * len(fits), truth, model.config.symmetric)
 
 
-def _save_fit(
-    out: Path, name: str, model: Model, frame: Frame, poses: PoseEstimates, row: int, fit: Fit, debug: bool
-) -> None:  # fmt: skip
-    """The fitting as a GIF; with debug its stages, and the fitted object from all sides."""
-    assert fit.seen is not None
-    save_gif(out / f"{name}_fitting.gif", viz.fitting_animation(model, fit), rest=12)
-    if not debug:
-        return
-    folder = out / "debug"
-    one = replace(poses, **{k: getattr(poses, k)[row : row + 1] for k in ("labels", "cam_from_obj", "scores")},
-                  covariance=None, boxes=None)  # fmt: skip
-    assert fit.square is not None
-    shown = viz.crop_of(draw_overlay(model, frame, one, [fit]), fit.square)
-    save_picture(folder / f"{name}_stages.png", viz.stages(model, fit, shown))
-    code = fit.views.codes[fit.chosen][None]
-    save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code))
-    save_gif(folder / f"{name}_elevation.gif", viz.elevation_sweep(model, code))
-
-
 # ------------------------------------------------------------------------------------------------------ where objects are
 
 
-Finder = Callable[[str, Tensor], tuple[Detections, str]]
-
-
-def _finder(run: CategoryRun, mask: str | Path | None, boxes: Sequence[str], score: float) -> Finder:
-    """A function from a picture's name and pixels to its objects with masks, and where the masks come from."""
-    if mask is not None:
-        given = read_masks(mask)
-
-        def of_file(name: str, image: Tensor) -> tuple[Detections, str]:
-            check_mask(given.shape[1:], name, image.shape[1:])
-            return _as_detections(given), f"file {Path(mask).name}"
-
-        return of_file
-    if boxes:
-        boxes_of = boxes_of_anything(boxes)
-
-        def of_boxes(name: str, image: Tensor) -> tuple[Detections, str]:
-            found = boxes_of(name)
-            cut = [cut_out(image, box) for box in found.boxes]
-            masks = torch.stack(cut) if cut else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
-            return replace(found, labels=torch.ones_like(found.labels), masks=masks), "GrabCut in the given boxes"
-
-        return of_boxes
-    assert run.detector is not None
-    detector = run.detector
-
-    def of_detector(name: str, image: Tensor) -> tuple[Detections, str]:
-        found = detection.predict(detector, image.to(next(detector.parameters()).device), score)[0].to("cpu")
-        return replace(found, labels=torch.ones_like(found.labels)), "detector"
-
-    return of_detector
-
-
-def _as_detections(masks: Tensor) -> Detections:
+def as_detections(masks: Tensor) -> Detections:
+    """Objects of the category from their masks, (N, H, W), bool."""
     return Detections(torch.ones(len(masks)).long(), box_ops.from_masks(masks).float(), torch.ones(len(masks)), masks)
 
 
@@ -319,8 +235,8 @@ def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
 
 
 def predict_nocs(
-    run: CategoryRun, folder: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
-    limit: int | None = None, overlap: scoring.Overlap = "oriented", seed: int = 0, progress_bar: bool = True,
+    run: CategoryRun, data: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
+    limit: int | None = None, overlap: scoring.Overlap = "oriented", progress_bar: bool = True,
 ) -> Result:  # fmt: skip
     """Fit the objects of a run's category in photos of REAL275's or CAMERA25's layout, and score them by NOCS's protocol.
 
@@ -328,14 +244,13 @@ def predict_nocs(
 
     Args:
         run: a trained run.
-        folder: with 0000_color.png and so on somewhere below; extents come from a folder obj_models in it or beside it, else
-            from the coordinates seen.
+        data: folder with 0000_color.png and so on somewhere below; extents come from a folder obj_models in it or beside it,
+            else from the coordinates seen.
         out: the report, a JSON file.
         camera: of the photos; None: that of the data set.
         config: the search.
         limit: stop after this many photos.
         overlap: which 3D IoU, see `evaluation.nocs`.
-        seed: of the starts.
         progress_bar: show one.
 
     Raises:
@@ -346,21 +261,23 @@ def predict_nocs(
     from . import training
 
     model, name = run.model, run.model.config.category
+    if name not in nocs.CLASSES:
+        raise ValueError(f"{run.path} knows {name}, which is none of NOCS's categories: {', '.join(nocs.CLASSES)}")
     if not model.config.size_mean > 0:
         raise ValueError(f"{run.path} does not know how large its objects are (size_mean is 0); NOCS's scores are in metres")
     label = nocs.CLASSES.index(name) + 1
-    bounds = (model.config.size_mean * training.proportions(name)).double()
-    models = next((p / "obj_models" for p in (Path(folder), Path(folder).parent) if (p / "obj_models").is_dir()), None)
+    bounds = run.trained.get("bounds") or training.proportions(training.tableware_shapes(name))
+    bounds = model.config.size_mean * torch.as_tensor(bounds, dtype=torch.float64)
+    models = next((p / "obj_models" for p in (Path(data), Path(data).parent) if (p / "obj_models").is_dir()), None)
     results: list[nocs.Results] = []
-    stems = nocs.find(folder)[:limit]
+    stems = nocs.find(data)[:limit]
     for stem in tqdm(stems, desc=name, disable=not progress_bar):
         photo = nocs.read(stem, camera, models)
         true, sizes = nocs.poses(photo)
         mine = photo.labels == label
-        found, generator = _as_detections(photo.masks[mine]), torch.Generator().manual_seed(seed)
-        poses = fitting.predict(
-            model, Frame(photo.image, photo.camera), found, config, generator, hidden=photo.masks[~mine].any(0)
-        )
+        found = as_detections(photo.masks[mine])
+        frame = Frame(photo.image, photo.camera)
+        poses = fitting.predict(model, frame, found, config, hidden=photo.masks[~mine].any(0))
         placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
         results.append(nocs.Results(
             photo.labels[mine], true[mine], sizes[mine], torch.full((len(poses),), label), placed, lengths,

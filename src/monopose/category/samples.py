@@ -72,20 +72,21 @@ class CategoryViews(Dataset):
     """Pairs of views of the instances of a category.
 
     Args:
-        category: of `tableware`.
-        instances: their seeds; training and test take different ones.
+        category: its name; without `models` one of `tableware`.
+        instances: places in `models`, or seeds of tableware; training and test take different ones.
         side: of the crops, pixels.
         length: samples per epoch.
         seed: same seed, same samples: everything random comes from (seed, i).
         config: see `ViewConfig`.
         photos: backgrounds, (H, W, 3) uint8; none: procedural ones.
+        models: CAD models of the category, +Z up; none: tableware made in code.
 
     A sample is a dict; the leading 2 are the views, which differ in pose, camera, light and background:
         "image" (2, 3, s, s), RGB in [0, 1], as a camera takes it
         "visible" (2, s, s), bool: the object where nothing covers it
         "rgba" (2, 4, s, s): the object alone in the light of `STUDIO`, colour times alpha, and alpha, smooth at its edge
         "view" (2, 6), `View.stacked`; "cam_from_obj" (2, 4, 4), metres; "K" (2, 3, 3) of the crops
-        "size" (), metres, see `size_of`; "label" (), the instance's seed
+        "size" (), metres, see `size_of`; "label" (), the instance's object id, of tableware its seed
         "handle" (2,): share of the silhouette that is handle, 0 where nothing sticks out; see `handle_share`
 
     An instance takes 15 ms to make and 0.7 MB; 512 are kept in each process.
@@ -93,12 +94,12 @@ class CategoryViews(Dataset):
 
     def __init__(
         self, category: str, instances: Sequence[int], side: int = 64, length: int = 100_000, seed: int = 0,
-        config: ViewConfig | None = None, photos: Sequence[np.ndarray] = (),
+        config: ViewConfig | None = None, photos: Sequence[np.ndarray] = (), models: Sequence[ObjectModel] = (),
     ) -> None:  # fmt: skip
         if not len(instances):
             raise ValueError(f"CategoryViews needs at least one instance of {category}, e.g. range(400)")
         self.category, self.instances, self.side, self.length, self.seed = category, instances, side, length, seed
-        self.config, self.photos = config or ViewConfig(), photos
+        self.config, self.photos, self.models = config or ViewConfig(), photos, models
 
     def __len__(self) -> int:
         return self.length
@@ -108,8 +109,8 @@ class CategoryViews(Dataset):
         return self.pair(int(self.instances[int(rng.integers(len(self.instances)))]), rng)
 
     def pair(self, seed: int, rng: Generator) -> dict[str, Tensor]:
-        """Two views of the instance of a seed."""
-        model = instance(self.category, seed)
+        """Two views of the instance of a seed, or of a place in `models`."""
+        model = self.models[seed] if self.models else instance(self.category, seed)
         s = self.side
         shots = [_shot(model, self.config, rng) for _ in range(2)]
         poses = torch.stack([shot.cam_from_obj for shot in shots])

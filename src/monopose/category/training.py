@@ -1,22 +1,27 @@
-"""Training the pose-aware generator of a category, on tableware from seeds, in the loop of `training.loop.fit`."""
+"""Training the pose-aware generator of a category, on CAD models of it or on tableware from seeds, in the loop
+of `training.loop.fit`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..datasets.bop import models as bop_models
+from ..mesh.loading import load_mesh
 from ..synthesis import scene
 from ..synthesis.shapes import tableware
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
+from ..training.setup import configure
+from ..types import ObjectModel
 from . import model, perceptual, view
 from . import samples as category_views
 
@@ -24,43 +29,98 @@ EMA = 0.995  # decay of the averaged weights: trainings are short
 INSTANCES = 400  # that it learns from: seeds 0 to 399; those from 400 on are for tests
 VIEWS = 24  # of each that are kept
 MEASURED = 100  # of them, from which the sizes of the category are known
+SHOWN = 5  # shapes that were not learned from, in pictures of what was
+MESHES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
 
 
-def make_config(name: str, preset: str | None = None, changes: Mapping[str, Any] | None = None) -> model.Config:
-    """The configuration of a preset for a category, its sizes measured, with some fields replaced.
+class Shapes(NamedTuple):
+    """What a category is learned from."""
+
+    category: str
+    models: Sequence[ObjectModel]  # +Z up; none: tableware, from seeds
+    learned: Sequence[int]  # places in the models, or seeds, to learn from
+    held_out: Sequence[int]  # others, to see what was learned; of few models the first again
+
+
+def tableware_shapes(category: str, instances: int = INSTANCES) -> Shapes:
+    """Shapes of a category that are made in code. ValueError for another category, or fewer than one instance."""
+    if category not in tableware.CATEGORIES:
+        raise ValueError(f"no category {category!r}; choose one of {', '.join(tableware.CATEGORIES)}")
+    if instances < 1:
+        raise ValueError(f"training needs at least one instance of {category}, got {instances}")
+    return Shapes(category, (), range(instances), range(max(instances, INSTANCES), max(instances, INSTANCES) + SHOWN))
+
+
+def read_shapes(data: str | Path, category: str | None = None, unit: str | None = None) -> Shapes:
+    """CAD models of one category; of ten or more every tenth is held out.
+
+    Args:
+        data: folder of mesh files (PLY, OBJ, STL, OFF, GLB), or a BOP folder or its models folder; or one that holds a folder
+            named CATEGORY with them. All of them +Z up, with the same front.
+        category: its name; None: that of the folder.
+        unit: of the numbers in mesh files, as `load_mesh` takes it. BOP models are in millimetres.
 
     Raises:
-        ValueError: no such category, preset or field.
+        FileNotFoundError, ValueError: no such folder, no meshes in it, a mesh that cannot be read, no unit.
     """
-    from ..weights import build_config
+    folder = Path(data)
+    for inner in (category, "models"):
+        folder = folder / inner if inner is not None and (folder / inner).is_dir() else folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {data}; expected mesh files of one category, or folders of them named by category")
+    if (folder / "models_info.json").is_file():
+        models = list(bop_models.read_models(folder).values())
+    else:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in MESHES)
+        models = [load_mesh(path, unit, obj_id=i, name=path.stem) for i, path in enumerate(files)]
+    if not models:
+        inside = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
+        hint = f"; it holds the folders {inside}: name one with --category" if inside else ""
+        raise ValueError(f"{folder} holds no mesh files (PLY, OBJ, STL, OFF, GLB){hint}")
+    held_out = range(9, len(models), 10)
+    learned = [i for i in range(len(models)) if i not in held_out]
+    name = category or Path(data).resolve().name
+    return Shapes(name, models, learned, list(held_out)[:SHOWN] or learned[:SHOWN])
 
-    if name not in tableware.CATEGORIES:
-        raise ValueError(f"no category {name!r}; choose one of {', '.join(tableware.CATEGORIES)}")
-    if preset is not None and preset not in model.PRESETS:
-        raise ValueError(f"category has no preset {preset!r}; choose one of {', '.join(model.PRESETS)}")
-    config = model.PRESETS[preset or "standard"](name)
-    mean, spread = sizes(name, range(MEASURED))
-    return build_config(type(config), {**asdict(config), "size_mean": mean, "size_spread": spread, **(changes or {})}, "--set")
+
+def make_config(
+    shapes: Shapes, preset: str | None = None, changes: Mapping[str, Any] | None = None, symmetric: bool | None = None
+) -> model.Config:
+    """The configuration of a preset for a category, its sizes measured, with some fields replaced.
+
+    Args:
+        shapes: of the category.
+        preset: of `model.PRESETS`; None: standard.
+        changes: fields of the configuration.
+        symmetric: whether any rotation about +Z leaves the objects as they are; None: as it is known of tableware.
+
+    Raises:
+        ValueError: no such preset or field.
+    """
+    mean, spread = sizes(_models(shapes, shapes.learned[:MEASURED]))
+    known = {"size_mean": mean, "size_spread": spread} | ({} if symmetric is None else {"symmetric": symmetric})
+    return configure("category", model.PRESETS, preset, {**known, **(changes or {})}, shapes.category)
 
 
-def sizes(name: str, instances: Sequence[int]) -> tuple[float, float]:
-    """Geometric mean of the sizes of instances, metres, and standard deviation of their logarithms."""
-    found = [math.log(view.size_of(category_views.instance(name, i))) for i in instances]
-    logs = torch.tensor(found, dtype=torch.float64)
-    return float(logs.mean().exp()), float(logs.std(unbiased=len(found) > 1))
+def _models(shapes: Shapes, places: Sequence[int]) -> list[ObjectModel]:
+    return [shapes.models[i] if shapes.models else category_views.instance(shapes.category, i) for i in places]
 
 
-def proportions(name: str, count: int = 50) -> Tensor:
+def sizes(models: Sequence[ObjectModel]) -> tuple[float, float]:
+    """Geometric mean of the sizes of models, metres, and standard deviation of their logarithms."""
+    logs = torch.tensor([math.log(view.size_of(m)) for m in models], dtype=torch.float64)
+    return float(logs.mean().exp()), float(logs.std(unbiased=True)) if len(logs) > 1 else 0.0
+
+
+def proportions(shapes: Shapes, count: int = 50) -> Tensor:
     """Mean smallest and largest corner of the boxes of the first instances, in the diagonal of the box, (2, 3)."""
-    shapes = [category_views.instance(name, i) for i in range(count)]
-    return torch.stack([s.bounds / view.size_of(s) for s in shapes]).mean(0)
+    return torch.stack([m.bounds / view.size_of(m) for m in _models(shapes, shapes.learned[:count])]).mean(0)
 
 
 def train_category(
+    shapes: Shapes,
     out: str | Path,
-    name: str = "mug",
     *,
-    instances: int = INSTANCES,
     backgrounds: str | Path | None = None,
     views: int = VIEWS,
     config: TrainConfig | None = None,
@@ -70,9 +130,8 @@ def train_category(
     """Train the generator and encoder of one category; goes on where an earlier, killed run in `out` stopped.
 
     Args:
+        shapes: what to learn from: `tableware_shapes("mug")`, or your own, `read_shapes(FOLDER)`.
         out: run folder; created.
-        name: of the category, see `synthesis.shapes.tableware`.
-        instances: shapes of it to learn from.
         backgrounds: folder of photos to put behind them; None: patterns.
         views: of each shape that are rendered once and kept in `out`, 33 kB each at 64 pixels; 0: render every one anew.
         config: budget and optimiser.
@@ -83,30 +142,38 @@ def train_category(
         the weights file, out/category.safetensors. Its notes say which features compared pictures in training, if any did.
 
     Raises:
-        ValueError: no such category, fewer than one instance, or `out` holds a run of another configuration.
+        ValueError: `out` holds a run of another configuration, or the configuration is that of another category.
         FileNotFoundError: no photos in `backgrounds`.
     """
-    out, config = Path(out), config or TrainConfig(ema=EMA)
-    method_config = method_config or make_config(name)
+    out, config, name = Path(out), config or TrainConfig(ema=EMA), shapes.category
+    method_config = method_config or make_config(shapes)
     if method_config.category != name:
-        raise ValueError(
-            f"the configuration is for {method_config.category}, and {name} was asked for; use configured({name!r})"
-        )
-    if instances < 1:
-        raise ValueError(f"training needs at least one instance of {name}, got {instances}")
+        raise ValueError(f"the configuration is for {method_config.category}, and the shapes are of {name}; use make_config")
     photos = scene.read_backgrounds(backgrounds)
     compared = perceptual.network().name if method_config.perceptual_weight > 0 else "none"
     recipe = Recipe(("image", "visible", "view"), model.loss, lr=lambda c: c.lr)
+    count, side = len(shapes.learned), method_config.input_size
+    kept = out / f"views_{name}_{count}x{views}_{side}{_digest(shapes.models)}.bin"
+    notes: dict[str, Any] = {"category": name, "instances": count}
+    if shapes.models:
+        notes["bounds"] = proportions(shapes).tolist()
 
     def samples(length: int, seed: int) -> Dataset:
-        side = method_config.input_size
-        drawn = category_views.CategoryViews(name, range(instances), side, length=length, seed=seed, photos=photos)
-        return (
-            category_views.CachedViews(drawn, out / f"views_{name}_{instances}x{views}_{side}.bin", views) if views else drawn
+        drawn = category_views.CategoryViews(
+            name, shapes.learned, side, length=length, seed=seed, photos=photos, models=shapes.models
         )
+        return category_views.CachedViews(drawn, kept, views) if views else drawn
 
     return loop.fit(
         "category", recipe, method_config, lambda: model.Model(method_config), samples, out, config,
-        data=Path("tableware"), notes={"data": json.dumps({"category": name, "instances": instances}), "features": compared},
+        data=Path(name if shapes.models else "tableware"), notes={"data": json.dumps(notes), "features": compared},
         progress_bar=progress_bar,
     )  # fmt: skip
+
+
+def _digest(models: Sequence[ObjectModel]) -> str:
+    """Other views are kept of other models: what their file is called, "" for tableware."""
+    if not models:
+        return ""
+    content = b"".join(m.vertices.numpy().tobytes() for m in models)
+    return "_" + hashlib.blake2b(content, digest_size=4).hexdigest()

@@ -19,6 +19,7 @@ from torchvision.ops import batched_nms, generalized_box_iou_loss
 from ..geometry import boxes as box2d
 from ..geometry.camera import pixel_grid
 from ..types import Detections, Frame
+from . import LEAST_SCORE
 from .networks import STRIDE, Maps, OneStageNet, Pyramid, TwoStageNet
 
 
@@ -313,7 +314,7 @@ WHOLE = 0.75  # share of a box in the picture that a look must show for its sile
 def predict(
     model: Model,
     images: Frame | Tensor | Sequence[Frame | Tensor],
-    score_threshold: float = 0.3,
+    score_threshold: float = LEAST_SCORE,
     max_detections: int = 100,
     nms_iou: float = 0.6,
     enlarge: float = 1.0,

@@ -18,6 +18,7 @@ from .. import weights
 from ..datasets.bop import models as bop_models
 from ..datasets.bop import results as bop_results
 from ..datasets.bop import scenes as bop_scenes
+from ..detection import LEAST_SCORE
 from ..geometry import rotation, se3
 from ..io import records
 from ..io.files import write_json
@@ -39,14 +40,14 @@ def truth_as_detections(instances: Instances, wanted: Iterable[int]) -> Detectio
 
 
 def predict_bop(
-    model: pipeline.Pipeline,
+    run: pipeline.Pipeline,
     data: str | Path,
     targets: str | Path | None,
     out: str | Path,
     *,
     boxes: str | Path | None = None,
     true_boxes: bool = False,
-    score_threshold: float = pipeline.SCORE,
+    score_threshold: float = LEAST_SCORE,
     looks: int = pipeline.LOOKS,
     limit: int | None = None,
     debug: str | Path | None = None,
@@ -55,7 +56,7 @@ def predict_bop(
     """Run on every target image of a BOP data set and write the BOP result file; goes on where a killed run stopped.
 
     Args:
-        model: a trained run.
+        run: a trained run.
         data: the data set folder.
         targets: targets file; None: test_targets_bop19.json of the data set.
         out: result file, METHOD_DATASET-SPLIT.csv; its name says which split is read.
@@ -74,16 +75,16 @@ def predict_bop(
     split = _split(data, out)
     rows = bop_scenes.read_targets(Path(targets) if targets is not None else data / "test_targets_bop19.json")
     wanted: dict[Key, set[int]] = {}
-    known = set(model.estimator.config.obj_ids)
+    known = set(run.estimator.config.obj_ids)
     for i, key in enumerate(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
         ids = known if rows.obj_id is None else {int(rows.obj_id[i])} & known
         wanted.setdefault(key, set()).update(ids)
     given = None if boxes is None else bop_results.read_detections(boxes)
     keys = list(wanted)[:limit]
     scenes = {s: bop_scenes.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
-    if not model.models and (data / "models").is_dir():
-        model = replace(model, models=bop_models.read_models(data / "models", tuple(sorted(known))))
-    refining = model.refines(refine)
+    if not run.models and (data / "models").is_dir():
+        run = replace(run, models=bop_models.read_models(data / "models", tuple(sorted(known))))
+    refining = run.refines(refine)
 
     def predicted(key: Key) -> bop_results.Results:
         frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
@@ -95,12 +96,12 @@ def predict_bop(
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
         where = _picture_folder(debug, key)
-        poses = model.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
+        poses = run.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
         requested = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
 
-    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(model.path)}
+    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(run.path)}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
     done = _every_image(keys, out, sources, predicted)
     return _write_whole(out, [done[k] for k in keys])
@@ -117,9 +118,9 @@ class Refinement:
 
 
 def refine_bop(
-    run: str | Path,
-    results: str | Path,
+    folder: str | Path,
     data: str | Path,
+    results: str | Path,
     out: str | Path,
     *,
     targets: str | Path | None = None,
@@ -135,9 +136,9 @@ def refine_bop(
     that cannot be refined, or whose refined pose the network does not hold for better, keep their pose to the last digit.
 
     Args:
-        run: folder with refiner.safetensors.
-        results: result file with the initial poses, METHOD_DATASET-SPLIT.csv; its name says which split is read.
+        folder: run folder with refiner.safetensors.
         data: the data set folder, with models/.
+        results: result file with the initial poses, METHOD_DATASET-SPLIT.csv; its name says which split is read.
         out: result file to write, of the same DATASET-SPLIT.
         targets: only images of this targets file are refined; None: all of `results`.
         hypotheses: so many further starts for every pose, drawn around it; the best of all results is taken.
@@ -149,7 +150,7 @@ def refine_bop(
         FileNotFoundError, ValueError: no refiner; results that cannot be read, of another split or of unknown images; no CAD
             model of any of their objects; a picture or camera that is missing.
     """
-    network = pipeline.load_refiner(run, device)
+    network = pipeline.load_refiner(folder, device)
     results, data, out = Path(results), Path(data), Path(out)
     if hypotheses < 0:
         raise ValueError(f"hypotheses must be 0 or more, got {hypotheses}")
@@ -182,9 +183,7 @@ def refine_bop(
         known = np.isin(part.obj_id, list(models))
         poses = _estimates(part)[torch.from_numpy(known)]
         starts = _further(poses, models, hypotheses, key) if hypotheses else None
-        courses: list[refinement.RefinementTrace] = []
-        kept = None if debug is None else courses
-        better = refinement.predict(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner, rounds=kept)
+        better, traces = refinement.predict_traced(network, frame, poses, models, hypotheses=starts, outer=outer, inner=inner)
         moved = (better.cam_from_obj != poses.cam_from_obj).flatten(1).any(1).numpy()
         at, new = known.nonzero()[0][moved], better.cam_from_obj.double().numpy()[moved]
         R, t, time_s = part.R.copy(), part.t.copy(), part.time.max()
@@ -192,12 +191,12 @@ def refine_bop(
         if debug is not None:
             from .viz import save_refinement
 
-            save_refinement(_picture_folder(debug, key), frame, courses)  # type: ignore[arg-type]
+            save_refinement(_picture_folder(debug, key), frame, traces)  # type: ignore[arg-type]
         spent = time_s + better.seconds["refiner"] if time_s >= 0 else -1.0
         return part._replace(R=R, t=t, time=np.full(len(part.time), spent))
 
     sources = {"results": str(results), "written": results.stat().st_mtime_ns, "targets": str(targets)}
-    sources |= {"weights": _stamps(weights.find_run(run)).get("refiner"), "steps": [hypotheses, outer, inner]}
+    sources |= {"weights": _stamps(weights.find_run(folder)).get("refiner"), "steps": [hypotheses, outer, inner]}
     done = _every_image(keys, out, sources, refined)
     whole = bop_results.Results(*(column.copy() for column in rows))
     for key in keys:

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Evaluate, Predict, Printer, Result, Synth, Train, each_picture, overrides, run_folder, schedule
+from ..command import Printer, Result, frames, predict_pictures
+from .options import Calibrate, Evaluate, Predict, Refine, Synth, Train
 
 if TYPE_CHECKING:
     from ..types import Frame, ObjectModel, PoseEstimates
+    from .bop_pipeline import Refinement
+    from .calibrate import CalibrationReport
     from .pipeline import Pipeline
-    from .probabilistic import ObjectPosterior
 
 
-def do_synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str]:
     """Make a BOP folder of rendered pictures."""
     from ..datasets.bop import models as bop_models
     from ..io.cameras import read_camera
     from ..mesh.loading import load_mesh
     from ..synthesis import bop_folder
-    from ..synthesis import scene as synth
+    from ..synthesis import scene as scenes
 
-    if not args.models:
-        raise ValueError("no models; give mesh files or one models folder")
     if len(args.models) == 1 and args.models[0].is_dir():
         models = list(bop_models.read_models(args.models[0]).values())
     else:
         ids = bop_models.ids_of_names(args.models)
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in zip(ids, args.models, strict=True)]
         models = _with_symmetries(models, args)
-    camera = synth.default_camera() if args.camera is None else read_camera(args.camera)
-    scene = synth.scene_config(models, camera, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance)
+    camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
+    scene = scenes.scene_config(models, camera, **asdict(args.scene))
     out = bop_folder.write_bop(
-        models, args.out, images=2000 if args.images is None else args.images, camera=camera, backgrounds=args.backgrounds,
+        models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds,
         scene=scene, split=args.split, seed=args.seed,
     )  # fmt: skip
     return {"out": str(out)}
@@ -53,83 +52,78 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
     return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]
 
 
-def do_train(args: Train) -> dict[str, str]:
+def train(args: Train) -> dict[str, str]:
     """Train a method on CAD models."""
     from . import training
 
-    own = _method_config(args)
-    scene = training.scene_config(
-        args.data, args.objects, upright=args.upright, elevation_deg=args.elevation_deg, distance=args.distance
-    )
+    own = None
+    if args.set or args.preset is not None:
+        ids = args.objects or tuple(sorted(training.read_objects(args.data)))
+        own = training.make_config(args.method, ids, args.preset, args.changes())
+    scene = training.scene_config(args.data, args.objects, **asdict(args.scene))
     file = training.train(
-        args.method, args.data, run_folder(args), obj_ids=args.objects, split=args.split, init=args.init,
-        backgrounds=args.backgrounds, scene=scene, config=training.TrainConfig(**schedule(args)), method_config=own,
+        args.method, args.data, args.run_folder(args.data), obj_ids=args.objects, split=args.split, init=args.init,
+        backgrounds=args.backgrounds, scene=scene, config=training.TrainConfig(**args.budget()), method_config=own,
         render=args.render, progress_bar=not args.json,
     )  # fmt: skip
     return {"weights": str(file)}
 
 
-def _method_config(args: Train) -> Any:
-    """The preset's configuration with the fields of --set replaced; None for the default."""
-    from ..weights import build_config
-    from . import training
-
-    if not args.set and args.preset is None:
-        return None
-    ids = args.objects or tuple(sorted(training.read_objects(args.data)))
-    config = training.preset(args.method, args.preset)(ids)
-    return build_config(type(config), {**asdict(config), **overrides(args.set)}, "--set")
-
-
-def do_predict(args: Predict, say: Printer) -> Result | dict[str, str]:
+def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
-    from . import bop_pipeline, pipeline
+    from . import bop_pipeline, pipeline, probabilistic
 
-    model = pipeline.load(args.model, args.device)
-    how: dict[str, Any] = {"score_threshold": pipeline.SCORE if args.score is None else args.score}
-    how |= {} if args.looks is None else {"looks": args.looks}
+    run = pipeline.load(args.model, args.output.device)
+    if args.posterior and not isinstance(run.estimator, probabilistic.Model):
+        raise ValueError(
+            f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
+            f"monopose train probabilistic --data DIR --out {run.path}"
+        )
+    how: dict[str, Any] = {"score_threshold": args.detector.score, "looks": args.detector.looks}
     how |= {"refine": args.refine} if args.refine or args.no_refine else {}
-    if args.bop is None:
-        return _predict_pictures(args, model, how, say)
-    assert args.out is not None
+    if args.bop.bop is None:
+        return _predict_pictures(args, run, how, say)
+    assert args.output.out is not None
     path = bop_pipeline.predict_bop(
-        model, args.bop, args.targets, args.out, boxes=Path(args.boxes[0]) if args.boxes else None, true_boxes=args.true_boxes,
-        limit=args.limit, debug=args.out.parent / "debug" if args.debug else None, **how,
+        run, args.bop.bop, args.bop.targets, args.output.out, limit=args.output.limit, true_boxes=args.bop.true_boxes,
+        boxes=Path(args.detector.boxes[0]) if args.detector.boxes else None,
+        debug=args.output.out.parent / "debug" if args.debug else None, **how,
     )  # fmt: skip
     return {"results": str(path)}
 
 
-def _predict_pictures(args: Predict, model: Pipeline, how: dict[str, Any], say: Printer) -> Result:
-    from ..io import images
+def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Printer) -> Result:
     from ..io.boxes import read_boxes
     from ..io.poses import UNITS, frame_record, save_poses
     from . import viz
 
-    boxes = read_boxes(args.boxes, sorted(model.names), model.names) if args.boxes else None
-    out = args.out or Path("out/predict")
+    boxes = read_boxes(args.detector.boxes, sorted(run.names), run.names) if args.detector.boxes else None
+    out = args.output.folder
     estimates: list[PoseEstimates] = []
 
-    def save(records: list[dict[str, Any]]) -> Path:
-        viz.save_results(out, estimates)
-        return save_poses(out, records)
-
-    def one(name: str, frame: Frame) -> tuple[dict[str, Any], Sequence[str]]:
-        debug = out / "debug" / name if args.debug else None
+    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
         given = None if boxes is None else boxes(frame.path or name)
-        beliefs: list[ObjectPosterior] = []
-        options = how | ({"beliefs": beliefs} if args.posterior else {})
-        poses = model.predict(frame, detections=given, debug=debug, **options)
-        viz.save_posteriors(out / "posterior" / name, frame, beliefs, model.models)
-        overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, model.models)
+        if args.posterior or args.debug:
+            poses, trace = run.predict_traced(frame, given, **how)
+            if args.posterior:
+                viz.save_posteriors(out / "posterior" / name, frame, trace.posteriors, run.models)
+            if args.debug:
+                viz.save_stages(out / "debug" / name, frame, trace, poses, run)
+        else:
+            poses = run.predict(frame, given, **how)
+        overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, run.models)
         estimates.append(poses)
         return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
 
-    frames = images.iterate_frames(args.source or "", args.camera, fov_deg=args.fov, resize_camera=args.resize_camera)
-    path, records, stopped = each_picture(frames, one, save, args.limit, say)
-    count = f"{len(records)} picture{'s' * (len(records) != 1)}"
-    return Result(
-        {"units": UNITS, "images": records, "stopped": stopped}, f"{count}: {path}, and a BOP CSV beside it"
-    )  # fmt: skip
+    def save(records: list[dict[str, Any]]) -> dict[str, Any]:
+        viz.save_results(out, estimates)
+        return {"units": UNITS, "poses": str(save_poses(out, records))}
+
+    def summary(data: dict[str, Any]) -> str:
+        count = len(data["images"])
+        return f"{count} picture{'s' * (count != 1)}: {data['poses']}, and a BOP CSV beside it"
+
+    return predict_pictures(frames(args.source or "", args.camera), one, save, summary, args.output.limit, say)
 
 
 def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
@@ -145,7 +139,27 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
     return lines if len(poses) else [*lines, "  nothing found; look at the stages with --debug, or give --boxes"]
 
 
-def do_evaluate(args: Evaluate) -> Result:
+def calibrate(args: Calibrate) -> CalibrationReport:
+    """Learn what a run's scores mean."""
+    from . import calibrate as procedure
+
+    return procedure.run(
+        args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
+        targets=args.targets, picture=args.out, progress_bar=not args.json,
+    )  # fmt: skip
+
+
+def refine(args: Refine) -> Refinement:
+    """Refine the poses of a BOP result file."""
+    from . import bop_pipeline
+
+    return bop_pipeline.refine_bop(
+        args.model, args.bop, args.results, args.out, targets=args.targets, hypotheses=args.hypotheses, outer=args.outer,
+        inner=args.inner, debug=args.out.parent / "debug" if args.debug else None, device=args.device,
+    )  # fmt: skip
+
+
+def evaluate(args: Evaluate) -> Result:
     """Score a BOP result file by BOP's protocol or by LINEMOD's."""
     from ..evaluation import bop as bop_evaluation
     from ..evaluation import calibration, linemod, tables

@@ -345,7 +345,6 @@ def predict(
     frame: Frame,
     detections: Detections,
     stages: int = 2,
-    debug: list[tuple[Correspondences, Solved]] | None = None,
     models: Mapping[int, ObjectModel] | None = None,
 ) -> PoseEstimates:
     """Poses of detected objects in one frame, in two stages.
@@ -360,7 +359,6 @@ def predict(
         frame: one picture, undistorted.
         detections: labels, boxes and scores.
         stages: 1 or 2.
-        debug: if a list, the final correspondences and solutions are appended to it.
         models: CAD models by object id; without an object's the last step is left out for it.
 
     Returns:
@@ -370,6 +368,17 @@ def predict(
     Raises:
         ValueError: for an object id the model does not know.
     """
+    return predict_traced(model, frame, detections, stages, models)[0]
+
+
+def predict_traced(
+    model: Model,
+    frame: Frame,
+    detections: Detections,
+    stages: int = 2,
+    models: Mapping[int, ObjectModel] | None = None,
+) -> tuple[PoseEstimates, list[tuple[Correspondences, Solved]]]:
+    """`predict`, and the final correspondences and solution of every detection."""
     started = time.perf_counter()
     squares = box_ops.square(detections.boxes, model.config.crop_scale)
     found = correspond(model, frame.image, detections.labels, squares)
@@ -394,14 +403,13 @@ def predict(
     started = time.perf_counter()
     _align(first_look, solved, frame.camera, models or {})
     seconds["silhouettes"] = time.perf_counter() - started
-    if debug is not None:
-        debug.extend(zip(found, solved, strict=True))
     rows = [i for i, s in enumerate(solved) if s.success]
     boxes, confidence = detections.boxes[rows], detections.scores[rows]
     poses = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else boxes.new_zeros(0, 4, 4)
     covariance = torch.stack([solved[i].covariance for i in rows]) if rows else boxes.new_zeros(0, 6, 6)
     scores = confidence * confidence.new_tensor([solved[i].score for i in rows])
-    return PoseEstimates(detections.labels[rows], poses, scores, covariance, boxes, seconds=seconds)
+    estimates = PoseEstimates(detections.labels[rows], poses, scores, covariance, boxes, seconds=seconds)
+    return estimates, list(zip(found, solved, strict=True))
 
 
 def _align(found: list[Correspondences], solved: list[Solved], camera: Camera, models: Mapping[int, ObjectModel]) -> None:

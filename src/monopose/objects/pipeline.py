@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms
 
 from .. import weights
 from ..datasets.bop import models as bop_models
+from ..detection import LEAST_SCORE
 from ..detection import detector as detection
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
@@ -31,9 +32,24 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "probabilistic": (probabilistic.Config, probabilistic.Model),
     "coordinates": (coordinates.Config, coordinates.Model),
 }
-SCORE = 0.2  # least score of the detector; average precision profits from lower ones, time from higher ones
 SAME = 0.6  # overlap (IoU) of poses of one object from which they are about the same thing
 LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detection.predict`
+
+
+class Trace(NamedTuple):
+    """How the poses of one picture came about.
+
+    Args:
+        detections: what was looked at.
+        correspondences: of each detection with their solution, of a run that estimates by coordinates; else [].
+        posteriors: the distribution of each detection's pose, of a probabilistic run; else [].
+        refinements: of each object that was refined.
+    """
+
+    detections: Detections
+    correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
+    posteriors: list[probabilistic.ObjectPosterior]
+    refinements: list[refinement.RefinementTrace]
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class Pipeline:
         return replace(self, estimator=self.estimator.to(device), detector=detector, refiner=better)
 
     def refines(self, requested: bool | None = None) -> bool:
-        """Whether poses will be refined: as asked, and if nothing is asked, if the run has a refiner.
+        """Whether poses will be refined: as requested, and if nothing is requested, if the run has a refiner.
 
         Raises:
             ValueError: they should be, but there is no refiner, or no CAD model to render.
@@ -84,7 +100,7 @@ class Pipeline:
             )
         return True
 
-    def detect(self, frame: Frame, score_threshold: float = SCORE, looks: int = LOOKS) -> Detections:
+    def detect(self, frame: Frame, score_threshold: float = LEAST_SCORE, looks: int = LOOKS) -> Detections:
         """Find the known objects. Raises ValueError if the run has no detector."""
         if self.detector is None:
             raise ValueError(
@@ -99,8 +115,7 @@ class Pipeline:
         frame: Frame,
         detections: Detections | None = None,
         debug: str | Path | None = None,
-        score_threshold: float = SCORE,
-        beliefs: list[probabilistic.ObjectPosterior] | None = None,
+        score_threshold: float = LEAST_SCORE,
         refine: bool | None = None,
         looks: int = LOOKS,
     ) -> PoseEstimates:
@@ -111,54 +126,62 @@ class Pipeline:
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
             score_threshold: least score of what the run's detector finds.
-            beliefs: if a list, the distribution of every object's pose is appended to it.
             refine: whether the run's refiner gets the poses in the end; None: if the run has one.
-            looks: how often the run's detector looks at the picture, see `detection.predict`.
+            looks: how often the run's detector looks at the picture, see `detector.predict`.
 
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
             the detector has found twice, see `distinct`. `seconds` tells the time of each stage. With a calibration, scores are
-            probabilities that the pose is right, see `objects.calibration`; before refining, which leaves them as they are. A
-            refined pose has no covariance.
+            probabilities that the pose is right, see `calibration`; before refining, which leaves them as they are. A refined
+            pose has no covariance.
 
         Raises:
-            ValueError: no detector and no boxes; boxes of unknown objects; beliefs of a run that has none; refining without a
-                refiner, or without the CAD model of an object that is found.
+            ValueError: no detector and no boxes; boxes of unknown objects; refining without a refiner, or without the CAD model
+                of an object that is found.
         """
+        if debug is None:
+            return self._predict(frame, detections, score_threshold, refine, looks, traced=False)[0]
+        poses, trace = self.predict_traced(frame, detections, score_threshold, refine, looks)
+        save_stages(Path(debug), frame, trace, poses, self)
+        return poses
+
+    def predict_traced(
+        self,
+        frame: Frame,
+        detections: Detections | None = None,
+        score_threshold: float = LEAST_SCORE,
+        refine: bool | None = None,
+        looks: int = LOOKS,
+    ) -> tuple[PoseEstimates, Trace]:
+        """`predict`, and how its poses came about."""
+        return self._predict(frame, detections, score_threshold, refine, looks, traced=True)
+
+    def _predict(
+        self, frame: Frame, detections: Detections | None, score_threshold: float, refine: bool | None, looks: int, traced: bool
+    ) -> tuple[PoseEstimates, Trace]:
         network, refining = self.estimator, self.refines(refine)
-        if beliefs is not None and not isinstance(network, probabilistic.Model):
-            raise ValueError(
-                f"{self.path} estimates poses by coordinates, which have no distribution; train one that has: "
-                f"monopose train probabilistic --data DIR --out {self.path}"
-            )
-        device = self.estimator.ids.device
-        frame = frame.to(device)
+        frame = frame.to(network.ids.device)
         started = time.perf_counter()
-        found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(device)
+        found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(network.ids.device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
-        stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
-        believed: list[probabilistic.ObjectPosterior] = []
+        trace = Trace(found, [], [], [])
         if isinstance(network, probabilistic.Model):
-            requested = debug is not None or beliefs is not None
-            poses = probabilistic.predict(network, frame, found, debug=believed if requested else None)
+            samples = None if traced else network.config.samples  # pictures need more
+            poses, posteriors = probabilistic.predict_traced(network, frame, found, samples=samples)
+            trace = trace._replace(posteriors=posteriors)
         else:
-            taken = None if debug is None else stages
-            poses = coordinates.predict(network, frame, found, debug=taken, models=self.models)
+            poses, correspondences = coordinates.predict_traced(network, frame, found, models=self.models)
+            trace = trace._replace(correspondences=correspondences)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if detections is None:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, looks if detections is None else None)
-        if beliefs is not None:
-            beliefs.extend(believed)
-        courses: list[refinement.RefinementTrace] = []
         if refining:
             assert self.refiner is not None
-            kept = None if debug is None else courses
-            poses = refinement.predict(self.refiner, frame, poses, self.models, rounds=kept)
-        if debug is not None:
-            save_stages(Path(debug), frame, found, stages, believed, courses, poses, self)
-        return poses
+            poses, refinements = refinement.predict_traced(self.refiner, frame, poses, self.models)
+            trace = trace._replace(refinements=refinements)
+        return poses, trace
 
 
 def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:

@@ -311,15 +311,10 @@ class _Look(NamedTuple):
     converged: Tensor
 
 
-@torch.no_grad()
-def predict(
-    model: Model,
-    frame: Frame,
-    detections: Detections,
-    stages: int = 1,
-    samples: int | None = None,
-    debug: list[ObjectPosterior] | None = None,
-) -> PoseEstimates:
+TRACED_SAMPLES = 512  # poses drawn per object, at least, where they are looked at
+
+
+def predict(model: Model, frame: Frame, detections: Detections, stages: int = 1, samples: int | None = None) -> PoseEstimates:
     """Poses of detected objects in one frame: the modes of their distributions.
 
     The second stage looks again at the square around the object as the first stage's pose shows it, and counts where it is at
@@ -330,8 +325,7 @@ def predict(
         frame: one picture, undistorted.
         detections: labels, boxes and scores.
         stages: 1 or 2.
-        samples: poses drawn per object; None: as in training, and enough for pictures (512) with `debug`.
-        debug: if a list, what is believed about every object is appended to it.
+        samples: poses drawn per object; None: as in training.
 
     Returns:
         PoseEstimates in the order of `detections`, those without a pose left out. covariance: second moment of the samples
@@ -341,30 +335,36 @@ def predict(
     Raises:
         ValueError: for an object id the model does not know.
     """
+    return predict_traced(model, frame, detections, stages, samples or model.config.samples)[0]
+
+
+@torch.no_grad()
+def predict_traced(
+    model: Model, frame: Frame, detections: Detections, stages: int = 1, samples: int | None = None
+) -> tuple[PoseEstimates, list[ObjectPosterior]]:
+    """`predict`, and the distribution of the pose of every detection; samples=None draws enough for pictures, 512 or more."""
     labels = detections.labels
     if len(labels) == 0:
         nothing = detections.boxes.new_zeros
-        return PoseEstimates(labels, nothing(0, 4, 4), detections.scores, nothing(0, 6, 6), detections.boxes)
+        return PoseEstimates(labels, nothing(0, 4, 4), detections.scores, nothing(0, 6, 6), detections.boxes), []
     index, seconds = model.index_of(labels), {"network": 0.0, "pnp": 0.0}
-    samples = samples or (model.config.samples if debug is None else max(model.config.samples, 512))
+    samples = samples or max(model.config.samples, TRACED_SAMPLES)
     found = _look(model, frame, labels, index, box_ops.square(detections.boxes, model.config.crop_scale), samples, seconds)
     if stages == 2:
         again = _look(model, frame, labels, index, _around(model, found, frame.camera, index), samples, seconds)
         better = again.converged & ((again.certain >= found.certain) | ~found.converged)
         found = _Look(*(torch.where(better.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(found, again, strict=True)))
-    if debug is not None:
-        for i, label in enumerate(labels.tolist()):
-            look = _Look(*(v[i] for v in found))
-            debug.append(
-                ObjectPosterior(
-                    label, i, *look[:7], look.covariance, model.corners[index[i]][[0, 7]], bool(look.converged)
-                )
-            )  # fmt: skip
+    posteriors = []
+    for i, label in enumerate(labels.tolist()):
+        look = _Look(*(v[i] for v in found))
+        bounds = model.corners[index[i]][[0, 7]]
+        posteriors.append(ObjectPosterior(label, i, *look[:7], look.covariance, bounds, bool(look.converged)))
     rows = found.converged.nonzero().flatten()
-    return PoseEstimates(
+    estimates = PoseEstimates(
         labels[rows], found.modes[rows, 0], (detections.scores * found.certain)[rows], found.covariance[rows],
         detections.boxes[rows], seconds=seconds,
     )  # fmt: skip
+    return estimates, posteriors
 
 
 def _look(

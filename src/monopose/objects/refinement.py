@@ -136,7 +136,6 @@ class RefinementTrace(NamedTuple):
     rounds: list[Iteration]  # B = 1; the last one only judges the result
 
 
-@torch.no_grad()
 def predict(
     model: Model,
     frame: Frame,
@@ -146,7 +145,6 @@ def predict(
     hypotheses: Tensor | None = None,
     outer: int | None = None,
     inner: int | None = None,
-    rounds: list[RefinementTrace] | None = None,
 ) -> PoseEstimates:
     """Refine the poses of all objects in one frame, in one batch.
 
@@ -160,7 +158,6 @@ def predict(
         models: CAD models by object id.
         hypotheses: further starts of each object, (N, H, 4, 4), metres; those that cannot be refined do not count.
         outer, inner: renderings, and steps per rendering; None: as configured.
-        rounds: if a list, the course of every object that could be rendered is appended to it.
 
     Returns:
         the poses in the same order. `refined` says which of them were refined, see `refine`; the others are as they came, or
@@ -169,6 +166,21 @@ def predict(
     Raises:
         ValueError: there are objects without a model; `hypotheses` does not fit.
     """
+    return predict_traced(model, frame, poses, models, hypotheses=hypotheses, outer=outer, inner=inner)[0]
+
+
+@torch.no_grad()
+def predict_traced(
+    model: Model,
+    frame: Frame,
+    poses: PoseEstimates,
+    models: Mapping[int, ObjectModel],
+    *,
+    hypotheses: Tensor | None = None,
+    outer: int | None = None,
+    inner: int | None = None,
+) -> tuple[PoseEstimates, list[RefinementTrace]]:
+    """`predict`, and how every object that could be rendered was refined."""
     began = time.perf_counter()
     labels = poses.labels.tolist()
     if missing := sorted(set(labels) - set(models)):
@@ -192,7 +204,7 @@ def predict(
     ]
     if not parts:
         nothing = torch.zeros(0, dtype=torch.bool, device=starts.device)
-        return replace(poses, refined=nothing, seconds=poses.seconds | {"refiner": time.perf_counter() - began})
+        return replace(poses, refined=nothing, seconds=poses.seconds | {"refiner": time.perf_counter() - began}), []
     error = torch.cat([p.error for p in parts]).to(starts).nan_to_num(nan=math.inf).unflatten(0, (count, each))
     best = error.sort(dim=1, stable=True).indices[:, 0]
     rows = torch.arange(count, device=best.device)
@@ -201,20 +213,20 @@ def predict(
     result = torch.where(converged[:, None, None], refined, starts[rows, best])
     moved = bool((converged | (best > 0)).any())
     seconds = poses.seconds | {"refiner": time.perf_counter() - began}
-    if rounds is not None:
-        for row, hypothesis in enumerate(best.tolist()):
-            part, place = divmod(row * each + hypothesis, TOGETHER)
-            at = (parts[part].rows == place).nonzero()[:, 0].tolist()
-            if not at:
-                continue
-            mine = [_of_one(r, at[0]) for r in parts[part].rounds]
-            guessed = (float(mine[0].steps[0].error.exp()), float(error[row, hypothesis]))
-            mine_alone = objects[row * each]
-            ends = to_centres(torch.stack([poses.cam_from_obj[row], result[row]]), [mine_alone] * 2)
-            shown = mine_alone.model, ends[0], hypothesis, ends[1]
-            rounds.append(RefinementTrace(row, *shown, bool(converged[row]), guessed, mine))
+    traces = []
+    for row, hypothesis in enumerate(best.tolist()):
+        part, place = divmod(row * each + hypothesis, TOGETHER)
+        at = (parts[part].rows == place).nonzero()[:, 0].tolist()
+        if not at:
+            continue
+        mine = [_of_one(r, at[0]) for r in parts[part].rounds]
+        guessed = (float(mine[0].steps[0].error.exp()), float(error[row, hypothesis]))
+        mine_alone = objects[row * each]
+        ends = to_centres(torch.stack([poses.cam_from_obj[row], result[row]]), [mine_alone] * 2)
+        shown = mine_alone.model, ends[0], hypothesis, ends[1]
+        traces.append(RefinementTrace(row, *shown, bool(converged[row]), guessed, mine))
     covariance = None if moved else poses.covariance
-    return replace(poses, cam_from_obj=result, covariance=covariance, refined=converged, seconds=seconds)
+    return replace(poses, cam_from_obj=result, covariance=covariance, refined=converged, seconds=seconds), traces
 
 
 def _of_one(now: Iteration, row: int) -> Iteration:

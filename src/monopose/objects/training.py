@@ -25,6 +25,7 @@ from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
+from ..training.setup import configure
 from ..training.warm_start import start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, probabilistic, refiner
@@ -150,18 +151,17 @@ def read_data_camera(data: Path) -> Camera:
     return synth.default_camera()
 
 
-def preset(method: str, name: str | None = None) -> Callable[[tuple[int, ...]], Any]:
-    """The function that makes a method's Config from object ids; None: its default.
+def make_config(
+    method: str, obj_ids: tuple[int, ...], preset: str | None = None, changes: Mapping[str, Any] | None = None
+) -> Any:
+    """The configuration of a method for these objects: a preset with some fields replaced.
 
     Raises:
-        ValueError: for an unknown method or preset.
+        ValueError: no such method, preset or field.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    presets = METHODS[method].presets
-    if name is not None and name not in presets:
-        raise ValueError(f"{method} has no preset {name!r}; choose one of {', '.join(presets)}")
-    return presets[name] if name is not None else next(iter(presets.values()))
+    return configure(method, METHODS[method].presets, preset, changes, obj_ids)
 
 
 def scene_config(
@@ -229,7 +229,7 @@ def train(
     models = {i: m for i, m in everything.items() if not obj_ids or i in obj_ids}
     others = [replace(m, obj_id=-1) for i, m in everything.items() if i not in models]
     ids = tuple(sorted(models))
-    method_config = method_config or preset(method)(ids)
+    method_config = method_config or make_config(method, ids)
     camera = read_data_camera(data)
     scene = scene or scene_config(data, obj_ids)
     source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)

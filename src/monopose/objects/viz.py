@@ -17,12 +17,11 @@ from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
 from ..io.files import atomic_write
-from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
+from ..types import Camera, Frame, ObjectModel, PoseEstimates
 from ..viz import canvas as canvas_module
 
 if TYPE_CHECKING:
-    from . import coordinates
-    from .pipeline import Pipeline
+    from .pipeline import Pipeline, Trace
     from .probabilistic import ObjectPosterior
     from .refinement import RefinementTrace
     from .refiner import Iteration
@@ -65,17 +64,17 @@ def wheel(side: int) -> Image.Image:
     return flow_image(grid.movedim(-1, 0), grid.norm(dim=-1) < 1, 1.0)
 
 
-def animation(frame: Frame, course: RefinementTrace, side: int = 360) -> list[Image.Image]:
+def animation(frame: Frame, trace: RefinementTrace, side: int = 360) -> list[Image.Image]:
     """The contour of every pose over the same piece of the photo, one picture per step; the start stays as a thin white line.
 
     Args:
         frame: the photo.
-        course: of one object.
+        trace: of one object.
         side: of the pictures, pixels.
     """
-    poses = _poses(course)
-    image, camera = _piece(frame, course.model, poses, side)
-    rims = _rims(course.model, poses, camera)
+    poses = _poses(trace)
+    image, camera = _piece(frame, trace.model, poses, side)
+    rims = _rims(trace.model, poses, camera)
     pictures = []
     for n, lines in enumerate(rims):
         canvas = canvas_module.Canvas(camera.size)
@@ -86,12 +85,12 @@ def animation(frame: Frame, course: RefinementTrace, side: int = 360) -> list[Im
         picture = canvas.over(image)
         text = "start" if n == 0 else f"step {n} of {len(rims) - 1}"
         last = n == len(rims) - 1 and n > 0
-        _caption(picture, text + (", " + _verdict(course)) * last)
+        _caption(picture, text + (", " + _verdict(trace)) * last)
         pictures.append(picture)
     return pictures
 
 
-def strip(frame: Frame, course: RefinementTrace, height: int = 150) -> Image.Image:
+def strip(frame: Frame, trace: RefinementTrace, height: int = 150) -> Image.Image:
     """One object's refinement as a sheet: a row per rendering, and under them the photo with the pose before and after.
 
     A row shows the rendering, the photo beside it with the contours of that rendering's poses (white first, then darker to
@@ -99,22 +98,22 @@ def strip(frame: Frame, course: RefinementTrace, height: int = 150) -> Image.Ima
 
     Args:
         frame: the photo.
-        course: of one object.
+        trace: of one object.
         height: of a picture, pixels.
     """
-    lengths = [_field(r)[0].norm(dim=0)[r.mask[0].cpu()] for r in course.rounds]
+    lengths = [_field(r)[0].norm(dim=0)[r.mask[0].cpu()] for r in trace.rounds]
     longest = max([SHORTEST_PX, *(float(v.max()) for v in lengths if len(v))])
     pictures: list[canvas_module.Picture] = []
     captions = []
-    for n, now in enumerate(course.rounds, 1):
+    for n, now in enumerate(trace.rounds, 1):
         step, mask = now.steps[-1], now.mask[0]
         camera = Camera(now.K[0].cpu(), (now.rendered.shape[-2], now.rendered.shape[-1]))
-        judged = n == len(course.rounds)
+        judged = n == len(trace.rounds)
         poses = [now.start[0], *([] if judged else [s.after[0] for s in now.steps])]
         field = canvas_module.rescaled(flow_image(_field(now)[0], mask, longest), height=height)
         weights = step.weights[0].norm(dim=-1) / math.sqrt(2)
         pictures += [
-            now.rendered[0].clamp(0, 1), _contours(now.observed[0], course.model, poses, camera, 2 * height),
+            now.rendered[0].clamp(0, 1), _contours(now.observed[0], trace.model, poses, camera, 2 * height),
             _with_wheel(field), viz.value_image(step.similarity[0], 0, 1, mask), viz.value_image(weights, 0, None, mask),
             viz.value_image(step.visible[0].sigmoid(), 0, 1, mask),
         ]  # fmt: skip
@@ -126,19 +125,19 @@ def strip(frame: Frame, course: RefinementTrace, height: int = 150) -> Image.Ima
         ]  # fmt: skip
     scaled = [canvas_module.rescaled(viz.to_picture(p), height=height) for p in pictures]
     rows = canvas_module.grid(scaled, captions, 6)
-    return _stacked([rows, before_after(frame, course, (rows.width - 18) // 2)])
+    return _stacked([rows, before_after(frame, trace, (rows.width - 18) // 2)])
 
 
-def before_after(frame: Frame, course: RefinementTrace, width: int) -> Image.Image:
+def before_after(frame: Frame, trace: RefinementTrace, width: int) -> Image.Image:
     """The piece of the photo around the object, with the pose that came in and with the result."""
-    image, camera = _piece(frame, course.model, [course.start, course.cam_from_obj], width)
+    image, camera = _piece(frame, trace.model, [trace.start, trace.cam_from_obj], width)
     shown, guessed = [], ["", ""]
-    if course.rounds:
-        guessed = [f", error guessed {e:.3f} diameters" for e in course.error]
-    for pose in (course.start, course.cam_from_obj):
-        one = PoseEstimates(torch.tensor([course.model.obj_id]), pose[None].cpu().float(), torch.ones(1))
-        shown.append(_outlined(Frame(image, camera), one, course.model))
-    return canvas_module.grid(shown, [f"before{guessed[0]}", f"after: {_verdict(course)}{guessed[1]}"], 2)
+    if trace.rounds:
+        guessed = [f", error guessed {e:.3f} diameters" for e in trace.error]
+    for pose in (trace.start, trace.cam_from_obj):
+        one = PoseEstimates(torch.tensor([trace.model.obj_id]), pose[None].cpu().float(), torch.ones(1))
+        shown.append(_outlined(Frame(image, camera), one, trace.model))
+    return canvas_module.grid(shown, [f"before{guessed[0]}", f"after: {_verdict(trace)}{guessed[1]}"], 2)
 
 
 def _outlined(frame: Frame, pose: PoseEstimates, model: ObjectModel) -> Image.Image:
@@ -149,10 +148,10 @@ def _outlined(frame: Frame, pose: PoseEstimates, model: ObjectModel) -> Image.Im
     return canvas.over(frame.image)
 
 
-def _verdict(course: RefinementTrace) -> str:
-    if not course.converged:
-        return "pose unchanged" if course.hypothesis == 0 else f"start {course.hypothesis} taken"
-    return "refined" if course.hypothesis == 0 else f"refined from start {course.hypothesis}"
+def _verdict(trace: RefinementTrace) -> str:
+    if not trace.converged:
+        return "pose unchanged" if trace.hypothesis == 0 else f"start {trace.hypothesis} taken"
+    return "refined" if trace.hypothesis == 0 else f"refined from start {trace.hypothesis}"
 
 
 def _field(now: Iteration) -> Tensor:
@@ -160,9 +159,9 @@ def _field(now: Iteration) -> Tensor:
     return (now.steps[-1].target - now.pixels).movedim(-1, 1).detach().cpu()
 
 
-def _poses(course: RefinementTrace) -> list[Tensor]:
+def _poses(trace: RefinementTrace) -> list[Tensor]:
     """The pose that came in and those after every step; those that only judge the result move nothing."""
-    return [course.rounds[0].start[0], *(s.after[0] for r in course.rounds[:-1] for s in r.steps)]
+    return [trace.rounds[0].start[0], *(s.after[0] for r in trace.rounds[:-1] for s in r.steps)]
 
 
 def _piece(frame: Frame, model: ObjectModel, poses: Sequence[Tensor], side: int) -> tuple[Tensor, Camera]:
@@ -231,15 +230,12 @@ def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 def save_stages(
     folder: Path,
     frame: Frame,
-    detections: Detections,
-    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]],
-    beliefs: list[ObjectPosterior],
-    courses: list[RefinementTrace],
+    trace: Trace,
     poses: PoseEstimates,
     run: Pipeline,
 ) -> None:
     """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
-    coordinates and weights; per object the course of its refinement; overlay."""
+    coordinates and weights; per object how it was refined; overlay."""
     folder.mkdir(parents=True, exist_ok=True)
     models = run.models
 
@@ -247,8 +243,8 @@ def save_stages(
         with atomic_write(folder / name) as temporary:
             picture.save(temporary, format="PNG")
 
-    save("1_detections.png", viz.draw_detections(frame.image, detections, run.names))
-    for found, solved in stages:
+    save("1_detections.png", viz.draw_detections(frame.image, trace.detections, run.names))
+    for found, solved in trace.correspondences:
         bounds = models[found.label].bounds if found.label in models else None
         mask = found.mask > 0.5
         pictures: list[Any] = [
@@ -257,18 +253,18 @@ def save_stages(
         ]  # fmt: skip
         captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
         save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
-    for belief in beliefs:
-        bounds = models[belief.label].bounds if belief.label in models else None
-        size = belief.weights.norm(dim=-1)
+    for posterior in trace.posteriors:
+        bounds = models[posterior.label].bounds if posterior.label in models else None
+        size = posterior.weights.norm(dim=-1)
         counts = size > 0.1 * size.amax()
         pictures = [
-            belief.crop, viz.coordinate_image(belief.coordinates, torch.ones_like(counts), bounds),
-            viz.coordinate_image(belief.coordinates, counts, bounds),
-            viz.value_image(belief.weights[..., 0], 0), viz.value_image(belief.weights[..., 1], 0),
+            posterior.crop, viz.coordinate_image(posterior.coordinates, torch.ones_like(counts), bounds),
+            viz.coordinate_image(posterior.coordinates, counts, bounds),
+            viz.value_image(posterior.weights[..., 0], 0), viz.value_image(posterior.weights[..., 1], 0),
         ]  # fmt: skip
         captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
-        save(f"2_object_{belief.label}_{belief.detection}.png", viz.side_by_side(pictures, captions))
-    save_refinement(folder, frame, courses)
+        save(f"2_object_{posterior.label}_{posterior.detection}.png", viz.side_by_side(pictures, captions))
+    save_refinement(folder, frame, trace.refinements)
     save("3_poses.png", viz.draw(frame, poses, models))
 
 
@@ -281,40 +277,40 @@ def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: M
 
 
 def save_posteriors(
-    folder: str | Path, frame: Frame, beliefs: Sequence[ObjectPosterior], models: Mapping[int, ObjectModel]
+    folder: str | Path, frame: Frame, posteriors: Sequence[ObjectPosterior], models: Mapping[int, ObjectModel]
 ) -> list[Path]:
-    """What is believed about every object of a picture, one PNG each, object_ID_DETECTION.png: the distribution of its
+    """The distribution of every object's pose in a picture, one PNG each, object_ID_DETECTION.png: the distribution of its
     orientation, that of its translation, and samples of the pose over the picture, as contours where the mesh is known."""
     paths = []
-    for belief in beliefs:
-        if not belief.converged:
+    for posterior in posteriors:
+        if not posterior.converged:
             continue
-        model, covariance = models.get(belief.label), belief.covariance
-        mode = belief.modes[0]
+        model, covariance = models.get(posterior.label), posterior.covariance
+        mode = posterior.modes[0]
         pictures = [
-            viz.draw_samples(frame, belief.samples, belief.log_weights, belief.bounds, model=model),
-            viz.orientation_density(belief.samples, belief.log_weights, belief.modes, covariance=covariance),
-            viz.translation_scatter(belief.samples, belief.log_weights, mode=mode, covariance=covariance),
+            viz.draw_samples(frame, posterior.samples, posterior.log_weights, posterior.bounds, model=model),
+            viz.orientation_density(posterior.samples, posterior.log_weights, posterior.modes, covariance=covariance),
+            viz.translation_scatter(posterior.samples, posterior.log_weights, mode=mode, covariance=covariance),
         ]
-        paths.append(Path(folder) / f"object_{belief.label}_{belief.detection}.png")
+        paths.append(Path(folder) / f"object_{posterior.label}_{posterior.detection}.png")
         with atomic_write(paths[-1]) as temporary:
             viz.contact_sheet(pictures, columns=1, width=1000).save(temporary, format="PNG")
     return paths
 
 
-def save_refinement(folder: str | Path, frame: Frame, courses: Sequence[RefinementTrace]) -> list[Path]:
+def save_refinement(folder: str | Path, frame: Frame, traces: Sequence[RefinementTrace]) -> list[Path]:
     """How every object of a picture was refined: the iterations with what they saw, 2_object_ID_ROW_refined.png, and their
     contours one after the other in a GIF beside it."""
-    if not courses:
+    if not traces:
         return []
 
     paths = []
-    for course in courses:
-        path = Path(folder) / f"2_object_{course.model.obj_id}_{course.row}_refined.png"
+    for trace in traces:
+        path = Path(folder) / f"2_object_{trace.model.obj_id}_{trace.row}_refined.png"
         with atomic_write(path) as temporary:
-            strip(frame, course).save(temporary, format="PNG")
+            strip(frame, trace).save(temporary, format="PNG")
         with atomic_write(path.with_suffix(".gif")) as temporary:
-            first, *others = animation(frame, course)
+            first, *others = animation(frame, trace)
             pause = [GIF_STEP_MS] * len(others) + [4 * GIF_STEP_MS]
             first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
         paths += [path, path.with_suffix(".gif")]

@@ -11,31 +11,18 @@ from typing import Any
 import torch
 
 from .. import viz
-from ..command import (
-    Evaluate,
-    Predict,
-    Printer,
-    Result,
-    Synth,
-    Train,
-    each_picture,
-    overrides,
-    run_folder,
-    save_picture,
-    schedule,
-    silent,
-)
+from ..command import Printer, Result, frames, predict_pictures, save_picture, silent
 from ..datasets import kitti, nuscenes
 from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
 from ..evaluation import nuscenes as nuscenes_scores
 from ..geometry import boxes3d
-from ..heeded import is_road_data
 from ..io.files import write_json
 from ..types import Frame
 from . import inference, pipeline
 from . import viz as viz_box3d
 from .inference import DetectedBoxes
+from .options import Evaluate, Predict, Synth, Train, is_road_data
 from .pipeline import BoxRun, Options
 
 UNITS = (
@@ -127,7 +114,7 @@ def records(run: BoxRun, found: DetectedBoxes) -> list[dict[str, Any]]:
     return rows
 
 
-def _checked(views: Sequence[str], run: BoxRun) -> None:
+def _check_views(views: Sequence[str], run: BoxRun) -> None:
     if unknown := [v for v in views if v not in VIEWS]:
         raise ValueError(f"unknown view {unknown[0]!r}; choose some of {', '.join(VIEWS)}")
     if run.config.layer == "direct" and (useless := [v for v in views if v in ("points", "orientation")]):
@@ -137,17 +124,16 @@ def _checked(views: Sequence[str], run: BoxRun) -> None:
 # ------------------------------------------------------------------------------------------------------------- predicting
 
 
-def do_predict(args: Predict, say: Printer) -> Result:
+def predict(args: Predict, say: Printer) -> Result:
     """Boxes in pictures, or in a data set of roads."""
-    assert args.source is not None
-    run, out = pipeline.load(args.model, args.device), args.out or Path("out/predict")
-    shared: dict[str, Any] = {"views": args.views, "options": Options(flip=args.flip), "limit": args.limit, "say": say}
-    shared["least"] = DRAWN if args.score is None else args.score
-    if is_road_data(args.source):
-        return predict_data(run, args.source, out, names=_names(args.split), **shared)
-    return predict_pictures(
-        run, args.source, out, camera=args.camera, fov_deg=args.fov, resize_camera=args.resize_camera, **shared
-    )
+    run = pipeline.load(args.model, args.output.device)
+    _check_views(args.views, run)
+    if not is_road_data(args.source):
+        return _predict_pictures(args, run, say)
+    return predict_data(
+        run, args.source, args.output.folder, names=_names(args.split), views=args.views, least=args.score,
+        options=Options(flip=args.flip), limit=args.output.limit, say=say,
+    )  # fmt: skip
 
 
 def _names(file: str | Path | None) -> Sequence[str]:
@@ -157,44 +143,26 @@ def _names(file: str | Path | None) -> Sequence[str]:
     return () if file is None else read_names(file)
 
 
-def predict_pictures(
-    run: BoxRun, source: str, out: str | Path, *, camera: str | Path | None = None, fov_deg: float | None = None,
-    resize_camera: bool = False, views: Sequence[str] = ("3d", "bev"), least: float = DRAWN,
-    options: Options = pipeline.DEFAULT, limit: int | None = None, say: Printer = silent,
-) -> Result:  # fmt: skip
-    """Boxes in an image, a folder, a video or from a live camera, all of one camera.
-
-    Args:
-        run: a trained run.
-        source: as `images.iterate_frames` takes it.
-        out: folder for pictures, boxes.json and kitti/NAME.txt.
-        camera, fov_deg, resize_camera: of the pictures.
-        views: which pictures to save, see `draw`.
-        least: least score of what is drawn.
-        options: how the network looks.
-        limit: stop after this many pictures.
-        say: takes lines for people, picture by picture.
-    """
-    from ..io import images
-
-    _checked(views, run)
-    out = Path(out)
+def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
+    """Views, boxes.json and kitti/NAME.txt in OUT."""
+    out = args.output.folder
     lines: dict[str, kitti.Labels] = {}
     seconds: list[dict[str, float]] = []
 
     def one(name: str, picture: Frame) -> tuple[dict[str, Any], list[str]]:
         began = time.perf_counter()
-        found = run.predict(picture, options)
+        found = run.predict(picture, Options(flip=args.flip))
         seconds.append({**found.seconds, "all": time.perf_counter() - began})
         frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
         lines[name] = pipeline.kitti_labels(frame, pipeline.objects_of(found, run.classes, run.classes))
-        files = _save_views(run, views, out, name, picture, found, least)
+        files = _save_views(run, args.views, out, name, picture, found, args.score)
         row = {"image": picture.path or name, "views": files, "objects": records(run, found)}
         return row, _lines(row, len(seconds))
 
-    frames = images.iterate_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera)
-    files, rows, stopped = each_picture(frames, one, lambda rows: _written(out, rows, lines, None), limit, say)
-    return _result(files, rows, seconds, stopped)
+    def save(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**_written(out, rows, lines, None), "seconds": _mean(seconds)}
+
+    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output.limit, say)
 
 
 def predict_data(
@@ -205,7 +173,7 @@ def predict_data(
 
     Args:
         run: a trained run.
-        data: as `road.training.read_frames` takes it.
+        data: as `samples.read_frames` takes it.
         out: folder for pictures, boxes.json, kitti/NAME.txt, and results_nusc.json if the data says where cameras were.
         names: only these pictures or scenes.
         views: which pictures to save; the truth is drawn with them.
@@ -216,8 +184,8 @@ def predict_data(
     """
     from .samples import read_frames
 
-    _checked(views, run)
-    frames = read_frames(data, names)[:limit]
+    _check_views(views, run)
+    pictures = read_frames(data, names)[:limit]
     out = Path(out)
     rows: list[dict[str, Any]] = []
     seconds: list[dict[str, float]] = []
@@ -230,17 +198,18 @@ def predict_data(
         for line in _lines(rows[-1], len(rows)):
             say(line)
 
-    estimates = pipeline.predict_frames(run, frames, options, each)
+    estimates = pipeline.predict_frames(run, pictures, options, each)
     lines = {}
-    for frame, found in zip(frames, estimates, strict=True):
+    for frame, found in zip(pictures, estimates, strict=True):
         calibration = None
         if frame.classes == kitti.CLASSES:
             calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
         lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
     above = None
-    if frames and all(f.ego_from_cam is not None and f.sample for f in frames):
-        above = nuscenes.to_global(frames, estimates)
-    return _result(_written(out, rows, lines, above), rows, seconds, False)
+    if pictures and all(f.ego_from_cam is not None and f.sample for f in pictures):
+        above = nuscenes.to_global(pictures, estimates)
+    found_in_all = {**_written(out, rows, lines, above), "seconds": _mean(seconds), "images": rows, "stopped": False}
+    return Result(found_in_all, _summary(found_in_all))
 
 
 def _name(frame: RoadFrame) -> str:
@@ -261,17 +230,19 @@ def _written(
     return files
 
 
-def _result(
-    files: Mapping[str, str | None], rows: list[dict[str, Any]], seconds: Sequence[Mapping[str, float]], stopped: bool
-) -> Result:
-    """The files, what is in them, and the mean seconds per picture by stage."""
-    mean = {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
+def _mean(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds per picture by stage."""
+    return {k: sum(s[k] for s in seconds) / len(seconds) for k in seconds[0]} if seconds else {}
+
+
+def _summary(data: Mapping[str, Any]) -> str:
+    rows = data["images"]
     lines = [f"and {len(rows) - MAX_PRINTED} pictures more"] if len(rows) > MAX_PRINTED else []
-    stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in mean.items())
+    stages = ", ".join(f"{stage} {value:.2f} s" for stage, value in data["seconds"].items())
     lines.append(f"{len(rows)} pictures, each {stages}" if rows else "no pictures")
     names = {"boxes": "boxes", "nuscenes": "nuScenes results", "kitti": "KITTI results"}
-    lines += [f"{names[form]}: {path}" for form, path in files.items() if path]
-    return Result({**files, "images": rows, "seconds": mean, "stopped": stopped}, "\n".join(lines))
+    lines += [f"{name}: {data[form]}" for form, name in names.items() if data[form]]
+    return "\n".join(lines)
 
 
 def _lines(row: Mapping[str, Any], number: int) -> list[str]:
@@ -288,13 +259,13 @@ def _lines(row: Mapping[str, Any], number: int) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- scoring
 
 
-def do_evaluate(args: Evaluate) -> Result:
+def evaluate(args: Evaluate) -> Result:
     """Score boxes on roads by KITTI's protocol or nuScenes'."""
-    report = evaluate(args.results, args.data, _names(args.split))
+    report = score(args.results, args.data, _names(args.split))
     return Result(report, text(report))
 
 
-def evaluate(results: str | Path, data: str | Path, names: Sequence[str] = ()) -> dict[str, Any]:
+def score(results: str | Path, data: str | Path, names: Sequence[str] = ()) -> dict[str, Any]:
     """Scores of results: of a folder by KITTI's protocol, of a JSON file by nuScenes'.
 
     Args:
@@ -333,7 +304,7 @@ def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.SampleTruth:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """The report of `evaluate` as a table in percent, errors in their units."""
+    """The report of `score` as a table in percent, errors in their units."""
     if report["protocol"] == "kitti":
         return "\n".join(_kitti_lines(report))
     errors = report["errors"]
@@ -366,26 +337,25 @@ def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
 # ------------------------------------------------------------------------------------------------- training and synthesis
 
 
-def do_train(args: Train) -> dict[str, str]:
+def train(args: Train) -> dict[str, str]:
     """Train a network for boxes on roads."""
     from ..training import loop
     from . import training
 
     file = training.train_box3d(
-        args.data, run_folder(args), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
-        config=loop.TrainConfig(**schedule(args)), progress_bar=not args.json,
-        method_config=training.make_config(args.data, args.preset, args.categories, overrides(args.set)),
+        args.data, args.run_folder(args.data), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
+        config=loop.TrainConfig(**args.budget()), progress_bar=not args.json,
+        method_config=training.make_config(args.data, args.preset, args.categories, args.changes()),
     )  # fmt: skip
     return {"weights": str(file)}
 
 
-def do_synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str]:
     """Make pictures of roads from shapes made in code."""
     from ..synthesis import road_scene
 
-    shapes = road_scene.RoadConfig.shapes if args.shapes is None else args.shapes
     out = road_scene.write_road(
-        args.out, images=1000 if args.images is None else args.images, backgrounds=args.backgrounds, seed=args.seed,
-        config=road_scene.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=shapes), workers=args.workers,
+        args.out, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
+        config=road_scene.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=args.shapes), workers=args.workers,
     )  # fmt: skip
     return {"out": str(out)}

@@ -24,7 +24,7 @@ GROUND_NMS = 0.25  # of two boxes of a class that overlap more from above, the b
 
 
 class Options(NamedTuple):
-    """How pictures are looked at, see `road.predict`."""
+    """How pictures are looked at, see `inference.predict`."""
 
     flip: bool = False
     samples: int | None = None
@@ -60,7 +60,7 @@ class BoxRun:
         return self.config.classes
 
     def predict(self, frame: Frame, options: Options = DEFAULT) -> DetectedBoxes:
-        """The boxes of one picture, best first, on the CPU; see `road.predict`."""
+        """The boxes of one picture, best first, on the CPU; see `inference.predict`."""
         found = inference.predict(self.model, frame, **options._asdict())
         return DetectedBoxes(*(v.cpu() if isinstance(v, Tensor) else v for v in found))  # type: ignore[arg-type]
 
@@ -71,9 +71,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     Raises:
         FileNotFoundError, ValueError: no such run, no box3d.safetensors in it, a truncated or foreign file; no such device.
     """
-    from ..weights import choose_device
-
-    where = choose_device(device)
+    where = weights.choose_device(device)
     folder, file = weights.find_file(name, "box3d")
     model = weights.load_network(file, road_config.Config, network.Model)
     return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))

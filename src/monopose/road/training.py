@@ -22,6 +22,7 @@ from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
+from ..training.setup import configure
 from . import config as road_config
 from . import losses, network
 from .samples import DrawnSamples, FrameSamples, classes_of, count_boxes, is_synthetic, read_frames, sizes_of
@@ -39,16 +40,14 @@ def make_config(
     """The configuration of a preset for the classes of a data set, with some fields replaced.
 
     Args:
-        data: see `road.training`.
-        preset: of `box3d.PRESETS`; None: small.
+        data: see `train_box3d`.
+        preset: of `config.PRESETS`; None: small.
         classes: to learn, in this order; () for those of the data.
         changes: fields of the configuration.
 
     Raises:
         ValueError: no such preset, class or field.
     """
-    if preset is not None and preset not in road_config.PRESETS:
-        raise ValueError(f"box3d has no preset {preset!r}; choose one of {', '.join(road_config.PRESETS)}")
     frames = [] if is_synthetic(data) else read_frames(data)
     known: tuple[str, ...] = frames[0].classes if frames else road_scene.CLASSES
     if strangers := [c for c in classes if c not in known]:
@@ -57,8 +56,7 @@ def make_config(
     own: dict[str, Any] = {}
     if not all(c.lower() in SIZES for c in chosen):
         own["size_means"], own["size_stds"] = sizes_of(frames, chosen)
-    config = road_config.PRESETS[preset or "small"](chosen, **own)
-    return weights.build_config(road_config.Config, {**asdict(config), **(changes or {})}, "--set")
+    return configure("box3d", road_config.PRESETS, preset, changes, chosen, **own)
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +13,14 @@ from torch import Tensor
 
 from .. import viz
 from ..command import (
-    Evaluate,
-    Predict,
+    DRAWN_FOV,
     Printer,
     Result,
-    Synth,
-    Train,
     boxes_of_anything,
     check_mask,
-    each_picture,
     frames,
-    overrides,
-    run_folder,
+    predict_pictures,
     save_picture,
-    schedule,
-    silent,
 )
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
@@ -36,6 +30,7 @@ from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
 from . import pipeline
 from . import viz as viz_viewpoint
+from .options import Evaluate, Predict, Synth, Train, TrainNormals
 from .pipeline import ViewpointRun
 
 UNITS = "degrees, pixels; the object stands with +Z up and its front towards -Y; boxes x0, y0, x1, y1 on pixel edges"
@@ -43,65 +38,55 @@ Split = Literal["image", "shape", "all"]
 _NAMES = (("azimuth", "azimuth"), ("elevation", "elevation"), ("in-plane", "inplane"))
 
 
-def predict_pictures(
-    run: ViewpointRun, source: str, out: str | Path, *, boxes: Sequence[str] = (), mask: str | Path | None = None,
-    camera: str | Path | None = None, fov_deg: float | None = None, resize_camera: bool = False,
-    size: tuple[float, float, float] | None = None, model: ObjectModel | None = None, limit: int | None = None,
-    debug: bool = False, say: Printer = silent,
-) -> Result:  # fmt: skip
-    """Viewpoints in an image, a folder, a video or from a live camera.
+def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
+    """Viewpoints of objects in pictures, or of a data set."""
+    run = pipeline.load(args.model, args.output.device)
+    if args.pix3d.pix3d is None:
+        return _predict_pictures(args, run, say)
+    path = predict_pix3d(
+        run, args.pix3d.pix3d, args.output.out or Path("out/predictions.json"), by=args.pix3d.by, corrupt=args.pix3d.corrupt,
+        normals=args.pix3d.normals, limit=args.output.limit,
+    )  # fmt: skip
+    return {"predictions": str(path)}
 
-    Without boxes an object fills its mask, or the whole picture where there is none.
 
-    Args:
-        run: a trained run.
-        source: as `images.iterate_frames` takes it.
-        out: folder for overlays and viewpoints.json; poses.json where camera and size are known.
-        boxes: see `io.boxes.read_boxes`.
-        mask: picture of the only object's mask, white where it is.
-        camera, fov_deg, resize_camera: of the pictures.
-        size: width (X), depth (Y) and height (Z) of the objects, metres.
-        model: their CAD model, instead; its silhouette is drawn.
-        limit: stop after this many pictures.
-        debug: save the crops the network saw, and the azimuth's probabilities, in OUT/debug.
-        say: takes lines for people, picture by picture.
-    """
-    if size is not None and model is not None:
-        raise ValueError("--size-m and --mesh both say how large the object is; give one of them")
-    known = camera is not None or fov_deg is not None
-    if size is not None and not known:
-        raise ValueError("a size gives a pose only with a camera: --camera FILE, or --fov DEGREES")
-    points = None if size is None else pipeline.box_corners(size)
+def _predict_pictures(args: Predict, run: ViewpointRun, say: Printer) -> Result:
+    """Overlays and viewpoints.json in OUT; poses.json where camera and size are known."""
+    from ..mesh.loading import load_mesh
+
+    given, out = args.objects, args.output.folder
+    model = None if given.mesh is None else load_mesh(given.mesh, given.unit)
+    points = None if given.size_m is None else pipeline.box_corners(given.size_m)
     points = model.vertices if model is not None else points
-    find = boxes_of_anything(boxes) if boxes else None
-    outline = None if mask is None else _read_mask(Path(mask))
+    find = boxes_of_anything(given.boxes) if given.boxes else None
+    outline = None if given.mask is None else _read_mask(given.mask)
     posed: list[dict[str, Any]] = []
-    out = Path(out)
 
-    def save(records: list[dict[str, Any]]) -> dict[str, str | None]:
+    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
+        found = _objects(find, frame, name, outline)
+        seen, crops = run.predict_traced(frame, found)
+        pose = None
+        if points is not None:
+            label, called = (model.obj_id, model.name) if model is not None else (1, "object")
+            pose = pipeline.poses(seen, found.boxes, frame.camera, points, label, called)
+            if args.camera.known:
+                posed.append(frame_record(name, frame, pose))
+        overlay = save_picture(out / f"{name}_overlay.png", _overlay(frame, found.boxes, seen, pose, model))
+        if args.debug:
+            _save_debug(out / "debug", name, run, crops, seen)
+        record = {"image": frame.path or name, "overlay": str(overlay), "objects": run.records(seen, found.boxes)}
+        return record, _lines(record)
+
+    def save(records: list[dict[str, Any]]) -> dict[str, Any]:
         file = out / "viewpoints.json"
         write_json(file, {"units": UNITS, "bins": run.config.bins, "images": records})
         return {"viewpoints": str(file), "poses": str(save_poses(out, posed)) if posed else None}
 
-    def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
-        given, masks = _objects(find, frame.path or name, frame.image, outline)
-        seen = run.predict(frame.image, given.boxes, masks)
-        pose = None
-        if points is not None:
-            label, called = (model.obj_id, model.name) if model is not None else (1, "object")
-            pose = pipeline.poses(seen, given.boxes, frame.camera, points, label, called)
-            if known:
-                posed.append(frame_record(name, frame, pose))
-        overlay = save_picture(out / f"{name}_overlay.png", _overlay(frame, given.boxes, seen, pose, model))
-        if debug:
-            _save_debug(out / "debug", name, run, frame.image, given.boxes, masks, seen)
-        record = {"image": frame.path or name, "overlay": str(overlay), "objects": run.records(seen, given.boxes)}
-        return record, _lines(record)
+    def summary(data: dict[str, Any]) -> str:
+        return ", ".join(f"{name}: {data[name]}" for name in ("viewpoints", "poses") if data[name])
 
-    pictures = frames(source, camera, fov_deg, resize_camera)
-    files, records, stopped = each_picture(pictures, one, save, limit, say)
-    words = ", ".join(f"{name}: {path}" for name, path in files.items() if path)
-    return Result({**files, "images": records, "stopped": stopped}, words)
+    pictures = frames(args.source or "", args.camera, DRAWN_FOV)
+    return predict_pictures(pictures, one, save, summary, args.output.limit, say)
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
@@ -113,17 +98,19 @@ def _lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _objects(find: Any, name: str, image: Tensor, mask: Tensor | None) -> tuple[Detections, Tensor | None]:
-    height, width = image.shape[-2:]
+def _objects(find: Any, frame: Frame, name: str, mask: Tensor | None) -> Detections:
+    """The objects of a picture: in the boxes that `find` knows, else in the mask, else one that fills the picture."""
+    name = frame.path or name
     if mask is not None:
-        check_mask(mask.shape, name, (height, width))
+        check_mask(mask.shape, name, frame.image.shape[-2:])
     if find is not None:
-        given = find(name)
+        given: Detections = find(name)
         if mask is not None and len(given) != 1:
             raise ValueError(f"--mask is that of one object, but {len(given)} boxes are given for {name}; give one box")
-        return given, None if mask is None else mask[None]
-    whole = torch.tensor([[0.0, 0.0, width, height]]) if mask is None else box_ops.from_masks(mask[None])
-    return Detections(torch.ones(1).long(), whole, torch.ones(1)), None if mask is None else mask[None]
+        return given if mask is None else replace(given, masks=mask[None])
+    if mask is None:
+        return pipeline.whole_picture(frame)
+    return Detections(torch.ones(1).long(), box_ops.from_masks(mask[None]), torch.ones(1), mask[None])
 
 
 def _read_mask(path: Path) -> Tensor:
@@ -142,10 +129,9 @@ def _overlay(frame: Any, boxes: Tensor, seen: Any, pose: PoseEstimates | None, m
     return viz_viewpoint.draw(frame.image, boxes, seen.angles, texts, model=model, poses=pose, camera=frame.camera)
 
 
-def _save_debug(folder: Path, name: str, run: ViewpointRun, image: Tensor, boxes: Tensor, masks: Any, seen: Any) -> None:
-    crops = run.crops(image, boxes, masks)
+def _save_debug(folder: Path, name: str, run: ViewpointRun, crops: Sequence[Tensor], seen: Any) -> None:
+    bins = run.model.bins[0]
     for i, crop in enumerate(crops):
-        bins = run.model.bins[0]
         rose = viz_viewpoint.azimuth_rose(seen.probabilities[i, 0], bins, float(seen.angles[i, 0]))
         shown = [crop[:3], crop[3], crop[4], crop[5:8], rose]
         names = ["photo", "mask", "boundaries", "normals", "azimuth"]
@@ -168,8 +154,8 @@ def predict_pix3d(
         by: the split whose validation part is taken, see `pix3d.split`; "all": every picture, for runs that have learned from
             none of them; None: the split that the run's training left out.
         seed: of the split.
-        corrupt: KIND:STRENGTH, what is wrong with the masks, e.g. dilate:0.1, see `viewpoint_crops.corrupt`.
-        normals: where they come from, see `viewpoint.pipeline.predict_records`.
+        corrupt: KIND:STRENGTH, what is wrong with the masks, e.g. dilate:0.1, see `samples.corrupt`.
+        normals: where they come from, see `pipeline.predict_records`.
         limit: only the first so many pictures.
 
     Raises:
@@ -217,7 +203,7 @@ def _corruption(text: str) -> Any:
     return kind, value
 
 
-def do_evaluate(args: Evaluate) -> Result:
+def evaluate(args: Evaluate) -> Result:
     """`evaluation.viewpoint.evaluate`, with pictures in --out: confusion.png (and one per category) and worst.png."""
     report = scoring.evaluate(args.results, args.data, args.bins)
     words = scoring.text(report)
@@ -253,16 +239,13 @@ def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list
     ]
 
 
-def do_synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str]:
     """Make a data set in Pix3D's layout of furniture made in code, or of CAD models; a killed run goes on."""
     from ..synthesis import pix3d_folder
 
-    if args.models:
-        models = _read_meshes(args.models, args.unit, args.category)
-    else:
-        models = pix3d_folder.furniture_models(10 if args.shapes is None else args.shapes)
+    models = _read_meshes(args.models, args.unit, args.category) if args.models else pix3d_folder.furniture_models(args.shapes)
     out = pix3d_folder.write_pix3d(
-        args.out, models, images=40 if args.images is None else args.images, backgrounds=args.backgrounds, seed=args.seed,
+        args.out, models, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
         workers=args.workers,
     )  # fmt: skip
     return {"out": str(out)}
@@ -281,19 +264,16 @@ def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dic
     return {kind: [load_mesh(p, unit, name=p.stem) for p in found] for kind, found in files.items()}
 
 
-# ----------------------------------------------------------------------------------------------------- the command line
-
-
-def do_train(args: Train) -> dict[str, str]:
+def train(args: Train | TrainNormals) -> dict[str, str]:
     """Train a viewpoint network, or one that predicts normals for it."""
     from ..training import loop
     from . import training
 
-    shared: dict[str, Any] = {"config": loop.TrainConfig(**schedule(args)), "backgrounds": args.backgrounds}
+    shared: dict[str, Any] = {"config": loop.TrainConfig(**args.budget()), "backgrounds": args.backgrounds}
     shared["progress_bar"] = not args.json
-    out, changes = run_folder(args), overrides(args.set)
-    if args.method == "normals":
-        own = training.configured_normals(args.preset, changes)
+    out, changes = args.run_folder(args.data), args.changes()
+    if isinstance(args, TrainNormals):
+        own = training.make_normals_config(args.preset, changes)
         file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
         return {"weights": str(file)}
     changes |= {"inputs": args.inputs} if args.inputs else {}
@@ -302,24 +282,3 @@ def do_train(args: Train) -> dict[str, str]:
         method_config=training.make_config(args.data, args.preset, args.categories, changes),
     )  # fmt: skip
     return {"weights": str(file)}
-
-
-def do_predict(args: Predict, say: Printer) -> Result | dict[str, str]:
-    """Viewpoints of objects in pictures, or of a data set."""
-    run = pipeline.load(args.model, args.device)
-    if args.pix3d is not None:
-        path = predict_pix3d(
-            run, args.pix3d, args.out or Path("out/predictions.json"), by=args.by, corrupt=args.corrupt, normals=args.normals,
-            limit=args.limit,
-        )  # fmt: skip
-        return {"predictions": str(path)}
-    model = None
-    if args.mesh is not None:
-        from ..mesh.loading import load_mesh
-
-        model = load_mesh(args.mesh, args.unit)
-    return predict_pictures(
-        run, args.source or "", args.out or Path("out/predict"), boxes=args.boxes, mask=args.mask, camera=args.camera,
-        fov_deg=args.fov, resize_camera=args.resize_camera, size=args.size_m, model=model, limit=args.limit, debug=args.debug,
-        say=say,
-    )  # fmt: skip

@@ -16,7 +16,7 @@ from .. import weights
 from ..datasets import pix3d
 from ..geometry import camera as camera_ops
 from ..geometry import se3, viewpoints
-from ..types import Camera, PoseEstimates
+from ..types import Camera, Detections, Frame, PoseEstimates
 from . import model as viewpoint
 from . import samples
 from .model import Viewpoints
@@ -62,7 +62,17 @@ class ViewpointRun:
         return self.trained.get("normals", "none") not in ("oracle", "files", "none")
 
     def crops(self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None) -> Tensor:
-        """What the network looks at. Arguments as `predict` -> (N, 8, S, S)."""
+        """What the network looks at.
+
+        Args:
+            image: (3, H, W), RGB in [0, 1].
+            boxes: around each object, (N, 4), xyxy on pixel edges.
+            masks: of each object, (N, H, W), bool; needed by networks that look at more than the photo.
+            normals: as in `predict`.
+
+        Returns:
+            (N, 8, S, S).
+        """
         has_normals = normals is not None or self.normals is not None or self.trained.get("normals") == "none"
         for what, given in (("mask", masks is not None), ("normals", has_normals)):
             if self.sees(what) and not given:  # type: ignore[arg-type]
@@ -92,15 +102,13 @@ class ViewpointRun:
         side = self.config.input_size
         return torch.stack(made) if made else torch.zeros(0, samples.CHANNELS, side, side)
 
-    def predict(
-        self, image: Tensor, boxes: Tensor, masks: Tensor | None = None, normals: Tensor | None = None
-    ) -> Viewpoints:  # fmt: skip
+    def predict(self, frame: Frame, detections: Detections | None = None, normals: Tensor | None = None) -> Viewpoints:
         """Viewpoints of objects in one picture.
 
         Args:
-            image: (3, H, W), RGB in [0, 1].
-            boxes: around each object, (N, 4), xyxy on pixel edges.
-            masks: of each object, (N, H, W), bool; needed by networks that look at more than the photo.
+            frame: the picture; its camera does not matter.
+            detections: boxes around the objects, with masks for networks that look at more than the photo; None: one object
+                fills the picture.
             normals: unit surface normals, camera frame, 0 where there is no object, (3, H, W); None: the run's own
                 network's, where the viewpoint network looks at them.
 
@@ -111,7 +119,15 @@ class ViewpointRun:
         Raises:
             ValueError: masks or normals that the network needs are missing, a box is empty.
         """
-        return _asked(self.model, self.crops(image, boxes, masks, normals))
+        return self.predict_traced(frame, detections, normals)[0]
+
+    def predict_traced(
+        self, frame: Frame, detections: Detections | None = None, normals: Tensor | None = None
+    ) -> tuple[Viewpoints, list[Tensor]]:
+        """`predict`, and the crop of each object that the network looked at, (8, S, S)."""
+        found = detections if detections is not None else whole_picture(frame)
+        crops = self.crops(frame.image, found.boxes, found.masks, normals)
+        return _asked(self.model, crops), list(crops)
 
     def records(self, seen: Viewpoints, boxes: Tensor) -> list[dict[str, Any]]:
         """One dict of plain numbers per viewpoint, as files have them."""
@@ -121,15 +137,19 @@ class ViewpointRun:
         return rows
 
 
+def whole_picture(frame: Frame) -> Detections:
+    """One object that fills the picture."""
+    height, width = frame.image.shape[-2:]
+    return Detections(torch.ones(1).long(), torch.tensor([[0.0, 0.0, width, height]]), torch.ones(1))
+
+
 def load(name: str | Path, device: torch.device | str | None = None) -> ViewpointRun:
     """Open a run folder, or the weights file in one.
 
     Raises:
         FileNotFoundError, ValueError: no such run, no viewpoint.safetensors in it, a truncated or foreign file; no such device.
     """
-    from ..weights import choose_device
-
-    where = choose_device(device)
+    where = weights.choose_device(device)
     folder, file = weights.find_file(name, "viewpoint")
     model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
     trained = json.loads(weights.read(file).notes.get("data", "{}"))

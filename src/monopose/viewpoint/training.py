@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from ..synthesis import scene
 from ..synthesis.shapes import furniture
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
+from ..training.setup import configure
 from ..types import ObjectModel
 from . import model as viewpoint
 from . import normals as normals_method
@@ -64,22 +65,14 @@ def make_config(
     Raises:
         ValueError: no such preset or field.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"viewpoint has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     changes = dict(changes or {})
-    there = tuple(categories) or _categories(data)
     first = {k: changes[k] for k in ("inputs", "input_size") if k in changes}  # others of the preset follow from these
-    config = PRESETS[preset or "modern"](there, **first)
-    return weights.build_config(type(config), {**asdict(config), **changes}, "--set")
+    return configure("viewpoint", PRESETS, preset, changes, tuple(categories) or _categories(data), **first)
 
 
-def configured_normals(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> normals_method.Config:
+def make_normals_config(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> normals_method.Config:
     """The configuration of the network that predicts normals; ValueError for an unknown preset or field."""
-    presets = {"small": normals_method.Config, "large": normals_method.large}
-    if preset is not None and preset not in presets:
-        raise ValueError(f"normals has no preset {preset!r}; choose one of {', '.join(presets)}")
-    config = presets[preset or "small"]()
-    return weights.build_config(type(config), {**asdict(config), **(changes or {})}, "--set")
+    return configure("normals", {"small": normals_method.Config, "large": normals_method.large}, preset, changes)
 
 
 def train_viewpoint(

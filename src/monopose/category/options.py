@@ -1,0 +1,116 @@
+"""What the commands take for categories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ..command import (
+    CameraOptions,
+    Common,
+    MaybeInt,
+    MaybePath,
+    OutputOptions,
+    TrainCommand,
+    Unit,
+    check_share,
+    check_source,
+    refuse,
+)
+from ..detection import LEAST_SCORE
+
+TABLEWARE = ("mug", "bottle", "bowl", "can")  # whose shapes are made in code
+
+
+@dataclass(kw_only=True)
+class Train(TrainCommand):
+    """Train the generator of a category, on your CAD models of it or on tableware made in code; goes on where an earlier run in
+    the same folder stopped, and draws what was learned."""
+
+    method: Positional[Literal["category"]]
+    """What to train."""
+    data: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Your CAD models: mesh files of one category, +Z up and fronts towards -Y; or folders of them named by category, or a BOP
+    models folder. None: tableware made in code."""
+    category: str | None = None
+    """What to learn: mug, bottle, bowl or can; with --data the name of your category, that of the folder by default."""
+    symmetric: bool = False
+    """With --data: any rotation about +Z leaves the objects as they are. Of tableware it is known."""
+    unit: Unit = None
+    """With --data: unit of the numbers in the mesh files; needed for all but GLB, glTF and BOP folders."""
+    instances: MaybeInt = None
+    """Without --data: shapes to learn from; 400 by default."""
+    preset: str | None = None
+    """Ready configuration: standard (default), tiny, small, large, published."""
+
+    def check(self) -> None:
+        if self.data is None:
+            if self.category is None:
+                raise ValueError("say what to learn: --category mug, bottle, bowl or can, or your CAD models with --data DIR")
+            if self.category not in TABLEWARE:
+                raise ValueError(
+                    f"no category {self.category!r} is made in code; choose one of {', '.join(TABLEWARE)}, or give your CAD "
+                    "models with --data DIR"
+                )
+            for name in ("symmetric", "unit"):
+                if getattr(self, name):
+                    raise ValueError(f"--{name} belongs to --data DIR; of tableware it is known")
+        elif self.instances is not None:
+            raise ValueError("--instances says how many shapes are made in code; with --data your own are taken, all of them")
+
+
+@dataclass(kw_only=True)
+class ObjectOptions:
+    """Where objects are in the pictures of a SOURCE, and how large they are."""
+
+    mask: MaybePath = None
+    """Picture of the objects' masks: white where the only one is, or a number for each."""
+    boxes: tuple[str, ...] = ()
+    """Boxes around them, x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file: what is inside is cut out by colour."""
+    score: float = LEAST_SCORE
+    """Least score of the run's own detector, from 0 to 1, which is taken where there is neither mask nor box."""
+    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
+    """Width, depth and height of the objects in metres; by default what is usual in the category."""
+
+
+@dataclass(kw_only=True)
+class NocsOptions:
+    """A whole data set in NOCS's layout, in place of a SOURCE. --out is a file, out/nocs.json by default."""
+
+    nocs: MaybePath = None
+    """Folder in the layout of REAL275 or CAMERA25, with its masks; scored by NOCS's protocol."""
+    overlap: Literal["oriented", "aligned", "nocs2019"] = "oriented"
+    """Which 3D IoU. nocs2019: the original's, which is wrong, for old tables."""
+
+
+@dataclass(kw_only=True)
+class Predict(Common):
+    """Poses of a category's objects in masks or boxes, by fitting a generator of pictures; metres where size and camera are
+    known."""
+
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    """Image, folder of images, video, or camera number. Not with --nocs."""
+    model: str
+    """Run folder."""
+    search: Literal["default", "published", "quick"] = "default"
+    """How to search for the pose; published: 32 starts, 50 steps each."""
+    debug: bool = False
+    """Save the stages of every fit as pictures in OUT/debug, and show the traceback of an error."""
+    output: OutputOptions = field(default_factory=OutputOptions)
+    camera: CameraOptions = field(default_factory=CameraOptions)
+    objects: ObjectOptions = field(default_factory=ObjectOptions)
+    nocs: NocsOptions = field(default_factory=NocsOptions)
+
+    def check(self) -> None:
+        check_source(self.source, self.nocs.nocs, "nocs")
+        check_share(self.objects.score, "score")
+        if self.nocs.nocs is None:
+            refuse(self.nocs, "belongs to --nocs DIR")
+        else:
+            for group in (self.camera, self.objects):
+                refuse(group, "does not go with --nocs, whose masks and cameras are known")
+        if self.objects.mask is not None and self.objects.boxes:
+            raise ValueError("--mask and --boxes both say where the objects are; give one of them")

@@ -1,0 +1,240 @@
+"""What the commands take where objects are known by their CAD models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ..command import (
+    CameraOptions,
+    Common,
+    Device,
+    MaybeInt,
+    MaybePath,
+    OutputOptions,
+    TrainCommand,
+    Unit,
+    check_share,
+    check_source,
+    refuse,
+)
+from ..detection import LEAST_SCORE
+
+
+@dataclass(kw_only=True)
+class SceneOptions:
+    """How rendered objects stand before the camera."""
+
+    upright: bool = False
+    """The objects always stand with +Z up, on a table seen from around and above: much easier to learn."""
+    elevation_deg: tuple[float, float] = (-10.0, 90.0)
+    """Lowest and highest camera elevation above the table, degrees."""
+    distance: tuple[float, float] | None = None
+    """Nearest and farthest object, metres; fitted to objects and camera by default."""
+
+
+@dataclass(kw_only=True)
+class Synth(Common):
+    """Make a complete BOP folder of rendered pictures from CAD models."""
+
+    models: Positional[tuple[Path, ...]]
+    """Mesh files, or one BOP models folder (which brings unit and symmetries)."""
+    out: Path
+    """Folder to make."""
+    images: int = 2000
+    """How many pictures."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    seed: int = 0
+    """The same seed gives the same pictures."""
+    unit: Unit = None
+    """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
+    camera: MaybePath = None
+    """Camera file (BOP or MegaPose JSON, ROS YAML); otherwise 640x480 pixels with 60 degrees of view."""
+    propose_symmetries: bool = False
+    """Take the symmetries that `monopose check` proposes for mesh files; look at them there first. Without it those already in
+    OUT/models/models_info.json stay."""
+    split: str = "train"
+    """Name of the split, a folder in OUT. Further ones for the same models, such as test, take another seed."""
+    scene: SceneOptions = field(default_factory=SceneOptions)
+
+
+@dataclass(kw_only=True)
+class Train(TrainCommand):
+    """Train a method on the CAD models of a BOP folder; goes on where an earlier run in the same folder stopped.
+
+    A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with --init), and a detector
+    unless boxes are given to it."""
+
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
+    """What to train."""
+    data: Annotated[Path, arg(metavar="DIR")]
+    """BOP folder with models/ (and camera.json), or a models folder."""
+    init: MaybePath = None
+    """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
+    objects: tuple[int, ...] = ()
+    """Object ids to learn; all by default."""
+    split: str | None = None
+    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    preset: str | None = None
+    """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
+    basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small (default),
+    maskrcnn."""
+    render: Literal["workers", "device"] | None = None
+    """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
+    there is one."""
+    scene: SceneOptions = field(default_factory=SceneOptions)
+
+
+@dataclass(kw_only=True)
+class Calibrate(Common):
+    """Learn on rendered scenes what a run's scores mean: afterwards they are probabilities that a pose is right (MSSD below 0.1
+    of the diameter), and its covariances hold what they promise. Writes calibration.json into the run folder."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Path
+    """BOP folder with models/ (and camera.json), or a models folder, as for training."""
+    images: int = 200
+    """How many scenes to render, made as those of the training."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects, as for training; procedural ones otherwise."""
+    seed: int = 90_210
+    """Of the scenes; apart from all that training draws."""
+    targets: MaybePath = None
+    """Targets file of photos of the data set, in its folder test, to report on as well. Nothing is fitted to them."""
+    out: MaybePath = None
+    """File for the reliability diagrams before and after (PNG)."""
+    device: Device = None
+    """Where the networks run; by default on the GPU if there is one."""
+
+
+@dataclass(kw_only=True)
+class DetectorOptions:
+    """How objects are found."""
+
+    boxes: tuple[str, ...] = ()
+    """Boxes in place of the detector: x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file."""
+    score: float = LEAST_SCORE
+    """Least score of the detector, from 0 to 1. Lower finds more and takes longer, which AP rewards."""
+    looks: Literal[1, 2, 6] = 6
+    """How often the detector looks: 1 at the picture, 2 in the mirror as well, 6 at four enlarged quarters as well. 6 finds
+    more; 1 is faster."""
+
+
+@dataclass(kw_only=True)
+class BopOptions:
+    """A whole BOP data set, in place of a SOURCE. --out is the result file, METHOD_DATASET-SPLIT.csv."""
+
+    bop: MaybePath = None
+    """BOP data set to run on."""
+    targets: MaybePath = None
+    """Its targets file; test_targets_bop19.json by default."""
+    true_boxes: bool = False
+    """The true amodal boxes in place of the detector, an oracle for tables."""
+
+
+@dataclass(kw_only=True)
+class Predict(Common):
+    """Poses of known objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
+
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    """Image, folder of images, video, or camera number. Not with --bop."""
+    model: str
+    """Run folder, or the name of bundled weights."""
+    refine: bool = False
+    """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner."""
+    no_refine: bool = False
+    """Leave the poses unrefined."""
+    posterior: bool = False
+    """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
+    SOURCE."""
+    debug: bool = False
+    """Save every stage as a picture in OUT/debug, and show the traceback of an error."""
+    output: OutputOptions = field(default_factory=OutputOptions)
+    camera: CameraOptions = field(default_factory=CameraOptions)
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
+    bop: BopOptions = field(default_factory=BopOptions)
+
+    def check(self) -> None:
+        boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
+        check_source(self.source, self.bop.bop, "bop")
+        check_share(self.detector.score, "score")
+        if self.bop.bop is None:
+            refuse(self.bop, "belongs to --bop DIR")
+        else:
+            refuse(self.camera, "goes with a SOURCE, not with --bop: the data set knows its pictures and cameras")
+            if self.posterior:
+                raise ValueError("--posterior goes with a SOURCE, not with --bop")
+            if len(boxes) > 1 or any("," in box for box in boxes):
+                raise ValueError(f"with --bop, --boxes takes one BOP detections file, got {' '.join(boxes)}")
+        if true_boxes and boxes:
+            raise ValueError("--true-boxes and --boxes both replace the detector; give one of them")
+        if true_boxes or boxes:
+            found = DetectorOptions(score=self.detector.score, looks=self.detector.looks)
+            refuse(found, "belongs to the detector, which --boxes and --true-boxes replace")
+        if self.refine and self.no_refine:
+            raise ValueError("--refine and --no-refine contradict each other; give one of them, or none")
+        if self.bop.bop is not None and self.output.out is None:
+            raise ValueError("--bop needs --out METHOD_DATASET-SPLIT.csv, e.g. --out monopose_lmo-test.csv")
+
+
+@dataclass(kw_only=True)
+class Refine(Common):
+    """Refine the poses of a BOP result file by rendering and comparing; every row stays in its place, with its score. Rows that
+    cannot be refined keep their pose and are counted. Goes on where a killed run stopped."""
+
+    results: Positional[Path]
+    """Result file with the initial poses, METHOD_DATASET-SPLIT.csv."""
+    bop: Path
+    """BOP data set with the pictures and models/."""
+    model: str
+    """Run folder with refiner.safetensors, trained on these objects; others are refined as far as it can."""
+    out: Path
+    """Result file to write, METHOD_DATASET-SPLIT.csv of the same data set and split."""
+    targets: MaybePath = None
+    """Refine only in the pictures of this targets file; in all by default."""
+    hypotheses: int = 0
+    """So many further starts for every pose, drawn around it (20 degrees per axis, 5 percent of the diameter); the best of all
+    results is taken. Takes as many times longer."""
+    outer: MaybeInt = None
+    """Renderings per pose; as trained by default."""
+    inner: MaybeInt = None
+    """Steps per rendering; as trained by default."""
+    device: Device = None
+    """Where the network runs; by default on the GPU if there is one."""
+    debug: bool = False
+    """Save the iterations of every object as pictures in the folder debug beside OUT, and show the traceback of an error."""
+
+
+@dataclass(kw_only=True)
+class Evaluate(Common):
+    """Score a BOP result file: AR (BOP'19), AP (BOP'24), ADD(-S) and its AUC, n degrees n cm; or as the LINEMOD papers do. A
+    table in percent; fractions with --json."""
+
+    results: Positional[Path]
+    """Result file, METHOD_DATASET-SPLIT.csv."""
+    data: Path
+    """BOP folder with the models and the truth."""
+    targets: MaybePath = None
+    """Targets file; test_targets_bop19.json of the data set by default."""
+    protocol: Literal["bop", "classic"] = "bop"
+    """classic: the best estimate of each object that is known to be there; ADD(-S) by BOP's and by LINEMOD's diameters, n
+    degrees n cm, 2D projection in pixels, AUC."""
+    vsd: bool = False
+    """VSD too; needs depth pictures and takes minutes. Not with the classic protocol."""
+    flip_eggbox: bool = False
+    """Classic protocol on LINEMOD: turn the eggbox by 180 degrees where its rotation is off by more than 90, as the code of
+    CDPN and EPro-PnP does."""
+    reliability: MaybePath = None
+    """Also compare scores with the share of poses that are right (MSSD below 0.1 of the diameter), and draw the diagram
+    here (PNG)."""
+
+    def check(self) -> None:
+        if self.protocol == "classic" and self.vsd:
+            raise ValueError("--vsd belongs to BOP's protocol, not to --protocol classic")
+        if self.protocol == "bop" and self.flip_eggbox:
+            raise ValueError("--flip-eggbox belongs to --protocol classic, not to BOP's protocol")
