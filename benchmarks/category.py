@@ -377,8 +377,7 @@ def _one_real(
     model = run.model
     true = cam_from_mesh @ se3.inverse(category_frame(mesh, run.name))
     found = Detections(torch.ones(1).long(), box_ops.from_masks(mask[None]).float(), torch.ones(1), mask[None])
-    fits: list[fitting.Fit] = []
-    poses = fitting.predict(model, frame, found, fits=fits, hidden=hidden)
+    poses, fits = fitting.predict_traced(model, frame, found, hidden=hidden)
     fit = fits[0]
     assert fit.seen is not None
     assert fit.square is not None

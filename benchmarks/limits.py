@@ -60,8 +60,7 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
     if run.detector is not None:
         keep("our detector", run.predict(frame))
     detections = truth_as_detections(truth, wanted)
-    stages: list[tuple[coordinates.Correspondences, coordinates.Solved]] = []
-    poses = coordinates.predict(run.estimator, frame, detections, debug=stages)
+    poses, stages = coordinates.predict_traced(run.estimator, frame, detections)
     keep("true boxes", poses)
 
     keep("+ predicted silhouettes", coordinates.predict(run.estimator, frame, detections, models=run.models))

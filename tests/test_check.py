@@ -40,7 +40,7 @@ def test_a_box_in_numbers(tmp_path):
     turns = np.array(report.models_info["symmetries_discrete"]).reshape(3, 4, 4)
     middle = np.array([0, 0, 20, 1.0])  # mm; every rotation keeps it
     np.testing.assert_allclose(turns @ middle, np.tile(middle, (3, 1)), atol=1e-3)
-    assert json.loads(json.dumps(report.to_json()))["watertight"] is True
+    assert json.loads(json.dumps(report.as_dict()))["watertight"] is True
     assert "100 x 60 x 40 mm" in report.text()
 
 

@@ -71,7 +71,7 @@ def test_report_of_this_machine():
     assert report.disk_free > 0
     assert report.packages["torch"]
     assert not [p for p in report.problems if "import" in p.what or "installed" in p.what]
-    assert "torch" in doctor.text(report)
+    assert "torch" in report.text()
 
 
 def test_problems_are_printed_with_their_fix_and_change_the_exit_code(monkeypatch, capsys):

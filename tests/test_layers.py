@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training",
     "objects viewpoint category road < tracking",
-    "heeded runs < check demo doctor fit_identity < cli < __main__",
+    "runs < check demo doctor fit_identity < cli < __main__",
 )
 PLACE = {
     name: (storey, group)

@@ -73,9 +73,8 @@ def scene(picture=0, label=2, share=0.6, **changes):
     generator = torch.Generator().manual_seed(3)
     start = se3.perturbed(truth, math.radians(15), 0.15 * objects[label].diameter, 1.5, generator)
     poses = PoseEstimates(torch.tensor([label]), start[None], torch.ones(1), names={label: objects[label].name})
-    courses = []
-    result = refinement.predict(network, frame, poses, objects, rounds=courses)
-    return frame, courses[0], result, truth
+    result, traces = refinement.predict_traced(network, frame, poses, objects)
+    return frame, traces[0], result, truth
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `monopose check` finds: is this mesh, this BOP folder, this photo with its camera fit for use?
 
-Reports have `problems` (it will not work), `warnings` (it may not mean what you think), `to_json()` and `text()`.
+Reports have `problems` (it will not work), `warnings` (it may not mean what you think), `as_dict()` and `text()`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class MeshReport:
     problems: list[str] = field(default_factory=list)
     picture: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:
@@ -171,7 +171,7 @@ class PhotoReport:
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,6 +42,9 @@ class DemoReport:
     sheet: str  # all overlays in one picture
     json: str
     notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     def text(self) -> str:
         lines = [f"{'picture':>7}  {'object':14} {'score':>5}  {'rotation':>9}  {'translation':>11}  {'ADD(-S)':>8}"]

@@ -8,9 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 
@@ -78,6 +79,22 @@ class DoctorReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report for people."""
+        lines = [f"monopose {self.monopose}, Python {self.python}, {self.system}"]
+        lines.append("packages   " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in self.packages.items()))
+        lines.append("optional   " + ", ".join(f"{name} {version or '-'}" for name, version in self.optional.items()))
+        lines.append("devices    " + (", ".join(self.devices) or "CPU only (fine; training takes longer)"))
+        memory = "unknown" if self.memory is None else f"{gigabytes(self.memory_free or 0)} free of {gigabytes(self.memory)}"
+        lines.append(f"machine    {self.cores} cores, memory {memory}, disk {gigabytes(self.disk_free)} free")
+        for problem in self.problems:
+            lines += [f"PROBLEM    {problem.what}", f"       fix {problem.fix}"]
+        lines.append("all is well" if self.ok else f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}")
+        return "\n".join(lines)
+
 
 def examine() -> DoctorReport:
     """Look at versions, accelerators, cores, memory and disk, and import everything monopose needs."""
@@ -123,20 +140,6 @@ def examine() -> DoctorReport:
         disk_free=disk_free,
         problems=problems,
     )
-
-
-def text(report: DoctorReport) -> str:
-    """The report for people."""
-    lines = [f"monopose {report.monopose}, Python {report.python}, {report.system}"]
-    lines.append("packages   " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in report.packages.items()))
-    lines.append("optional   " + ", ".join(f"{name} {version or '-'}" for name, version in report.optional.items()))
-    lines.append("devices    " + (", ".join(report.devices) or "CPU only (fine; training takes longer)"))
-    memory = "unknown" if report.memory is None else f"{gigabytes(report.memory_free or 0)} free of {gigabytes(report.memory)}"
-    lines.append(f"machine    {report.cores} cores, memory {memory}, disk {gigabytes(report.disk_free)} free")
-    for problem in report.problems:
-        lines += [f"PROBLEM    {problem.what}", f"       fix {problem.fix}"]
-    lines.append("all is well" if report.ok else f"{len(report.problems)} problem{'s' * (len(report.problems) > 1)}")
-    return "\n".join(lines)
 
 
 def explain_import_error(name: str, error: BaseException, versions: Mapping[str, str | None]) -> Problem:

@@ -191,9 +191,8 @@ def test_predictions_are_metric_poses_with_their_uncertainty(scene):
     masks = torch.stack([mask, torch.zeros_like(mask)])
     boxes = torch.tensor([[60.0, 20, 140, 100]]).expand(2, 4)
     found = Detections(torch.tensor([7, 7]), boxes, torch.tensor([0.9, 0.8]), masks)
-    fits = []
     config = FitConfig((Phase(12, 10, 1.5), Phase(3, 25)), features="pyramid", head_weight=0.0)
-    poses = fitting.predict(model, frame, found, config, fits=fits)
+    poses, fits = fitting.predict_traced(model, frame, found, config)
     assert len(poses) == 1  # the second has no pixels
     assert fits[0].metric
     assert poses.names == {7: "mug"}
@@ -210,8 +209,8 @@ def test_without_sizes_poses_are_not_metric_and_without_masks_there_are_none(sce
     model, frame, mask, _ = scene
     free = Painted(TINY).eval()
     boxes = torch.tensor([[60.0, 20, 140, 100]])
-    fits = []
-    poses = fitting.predict(free, frame, Detections(torch.tensor([1]), boxes, torch.ones(1), mask[None]), QUICK, fits=fits)
+    found = Detections(torch.tensor([1]), boxes, torch.ones(1), mask[None])
+    poses, fits = fitting.predict_traced(free, frame, found, QUICK)
     assert not fits[0].metric
     sized = fitting.predict(model, frame, Detections(torch.tensor([1]), boxes, torch.ones(1), mask[None]), QUICK)
     assert torch.allclose(0.15 * poses.cam_from_obj[0, :3, 3], sized.cam_from_obj[0, :3, 3], rtol=1e-4)

@@ -13,13 +13,15 @@ FEW = TrainConfig(steps=2, batch_size=2, workers=0, checkpoint_minutes=1e6)
 
 
 def tiny(name="mug"):
-    config = training.make_config(name, "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]})
+    config = training.make_config(
+        training.tableware_shapes(name, 9), "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]}
+    )
     return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2)
 
 
 def run(out, config=FEW, **more):
-    given = {"method_config": tiny(), "instances": 2, **more}
-    return training.train_category(out, "mug", config=config, progress_bar=False, **given)
+    given = {"method_config": tiny(), **more}
+    return training.train_category(training.tableware_shapes("mug", 2), out, config=config, progress_bar=False, **given)
 
 
 def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
@@ -36,22 +38,24 @@ def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
 
 
 def test_sizes_are_measured():
-    mean, spread = training.sizes("can", range(6))
-    measured = [view.size_of(samples.instance("can", i)) for i in range(6)]
+    models = [samples.instance("can", i) for i in range(6)]
+    mean, spread = training.sizes(models)
+    measured = [view.size_of(m) for m in models]
     assert min(measured) < mean < max(measured)
     assert 0 < spread < 1
-    config = training.make_config("can")
+    cans = training.tableware_shapes("can")
+    config = training.make_config(cans)
     assert config.symmetric
     assert 0.05 < config.size_mean < 0.4
-    assert training.make_config("can", None, {"size_mean": 0.0}).size_mean == 0
+    assert training.make_config(cans, None, {"size_mean": 0.0}).size_mean == 0
 
 
 def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="choose one of bottle, bowl, can, mug"):
-        training.make_config("sofa")
+        training.tableware_shapes("sofa")
     with pytest.raises(ValueError, match="standard, large, small, tiny, published"):
-        training.make_config("mug", "huge")
-    with pytest.raises(ValueError, match="is for mug, and can was asked for"):
-        training.train_category(tmp_path, "can", method_config=tiny(), config=FEW)
+        training.make_config(training.tableware_shapes("mug"), "huge")
+    with pytest.raises(ValueError, match="is for mug, and the shapes are of can"):
+        training.train_category(training.tableware_shapes("can"), tmp_path, method_config=tiny(), config=FEW)
     with pytest.raises(ValueError, match="at least one instance"):
-        run(tmp_path, instances=0)
+        training.tableware_shapes("mug", 0)

@@ -178,7 +178,7 @@ def test_plans_survive_a_new_process(crops):
 def test_training_from_plans(method, tmp_path):
     config = TrainConfig(steps=2, batch_size=2, workers=0)
     changes = {"window_size": 64} if method == "refiner" else {"input_size": 64, "output_size": 32}
-    preset = training.preset(method, "small" if method == "refiner" else None)((1,))
+    preset = training.make_config(method, (1,), "small" if method == "refiner" else None)
     changes = {k: v for k, v in changes.items() if k != "window_size"}
     folder = demo.folder() / "objects"
     file = training.train(

@@ -138,14 +138,14 @@ def fake(calls=None, stop_at=None):
     """Stands in for the estimator: a pose from each box in closed form; may be interrupted."""
     calls = [] if calls is None else calls
 
-    def predict(model, frame, detections, stages=2, debug=None, models=None):
+    def predict(model, frame, detections, stages=2, models=None):
         if stop_at is not None and len(calls) == stop_at:
             raise KeyboardInterrupt
         calls.append((frame.scene_id, frame.im_id))
         pose = torch.eye(4).repeat(len(detections), 1, 1)
         pose[:, :2, 3] = detections.boxes[:, :2] / 1000
         pose[:, 2, 3] = 0.5
-        return PoseEstimates(detections.labels, pose, detections.scores, seconds={"pnp": 0.25})
+        return PoseEstimates(detections.labels, pose, detections.scores, seconds={"pnp": 0.25}), []
 
     return predict
 
@@ -185,7 +185,7 @@ def test_a_lower_score_finds_more(run, frame):
 
 
 def test_best_first_with_names(run, frame, monkeypatch):
-    monkeypatch.setattr(coordinates, "predict", fake())
+    monkeypatch.setattr(coordinates, "predict_traced", fake())
     model = pipeline.load(run, "cpu")
     poses = model.predict(frame, dataclasses.replace(BOXES, scores=torch.tensor([0.4, 0.9])))
     assert poses.labels.tolist() == [2, 5]
@@ -220,7 +220,7 @@ def bop_run(model, data, out, **more):
 
 
 def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(coordinates, "predict", fake())
+    monkeypatch.setattr(coordinates, "predict_traced", fake())
     out = bop_run(pipeline.load(run, "cpu"), data, tmp_path / "mine_tiny-train.csv", true_boxes=True)
     results, targets = bop_results.read_results(out), scenes.read_targets(data / "train_targets_bop19.json")
     asked = set(zip(targets.im_id.tolist(), targets.obj_id.tolist()))
@@ -235,16 +235,16 @@ def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
 
 def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
     model = pipeline.load(run, "cpu")
-    monkeypatch.setattr(coordinates, "predict", fake())
+    monkeypatch.setattr(coordinates, "predict_traced", fake())
     whole = bop_run(model, data, tmp_path / "whole_tiny-train.csv", true_boxes=True).read_text()
     out = tmp_path / "mine_tiny-train.csv"
-    monkeypatch.setattr(coordinates, "predict", fake(first := [], stop_at=21))
+    monkeypatch.setattr(coordinates, "predict_traced", fake(first := [], stop_at=21))
     with pytest.raises(KeyboardInterrupt):
         bop_run(model, data, out, true_boxes=True)
     assert len(first) == 21
     assert not out.exists()
     assert (tmp_path / ".partial" / out.name).is_file()
-    monkeypatch.setattr(coordinates, "predict", fake(second := []))
+    monkeypatch.setattr(coordinates, "predict_traced", fake(second := []))
     assert bop_run(model, data, out, true_boxes=True).read_text() == whole
     assert len(second) == 23 - 20  # every twentieth image is a stop
     assert not (tmp_path / ".partial").exists()
@@ -269,7 +269,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     if changed == "score":
         options = {"score_threshold": 0.5}
     monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold, looks: BOXES)
-    monkeypatch.setattr(coordinates, "predict", fake(stop_at=21))
+    monkeypatch.setattr(coordinates, "predict_traced", fake(stop_at=21))
     with pytest.raises(KeyboardInterrupt):
         bop_run(pipeline.load(folder, "cpu"), data, out, **options)
     targets = data / "train_targets_bop19.json"
@@ -283,7 +283,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
         options = {"score_threshold": 0.4}
     elif changed == "targets":
         targets = tmp_path / "targets.json"
-    monkeypatch.setattr(coordinates, "predict", fake(calls := []))
+    monkeypatch.setattr(coordinates, "predict_traced", fake(calls := []))
     bop_pipeline.predict_bop(pipeline.load(folder, "cpu"), data, targets, out, **options)
     assert len(calls) == (3 if changed == "nothing" else 23)
     assert not (tmp_path / ".partial").exists()
@@ -291,7 +291,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
 
 def test_limit_boxes_and_debug(run, data, tmp_path, monkeypatch):
     model = pipeline.load(run, "cpu")
-    monkeypatch.setattr(coordinates, "predict", fake(calls := []))
+    monkeypatch.setattr(coordinates, "predict_traced", fake(calls := []))
     targets = scenes.read_targets(data / "train_targets_bop19.json")
     obj_id = int(targets.obj_id[0])
     rows = bop_results.detection_rows(
@@ -333,10 +333,10 @@ def test_what_is_found_twice_counts_once(run, frame, monkeypatch):
     pose[3, 0, 3] = 0.15
     labels = torch.tensor([5, 5, 2, 5])
 
-    def predict(network, frame, found, debug=None, models=None):
-        return PoseEstimates(labels, pose, torch.tensor([0.4, 0.9, 0.5, 0.3]))
+    def predict(network, frame, found, models=None):
+        return PoseEstimates(labels, pose, torch.tensor([0.4, 0.9, 0.5, 0.3])), []
 
-    monkeypatch.setattr(coordinates, "predict", predict)
+    monkeypatch.setattr(coordinates, "predict_traced", predict)
     model = pipeline.load(run, "cpu")
     poses = model.predict(frame)
     assert poses.labels.tolist() == [5, 2, 5]

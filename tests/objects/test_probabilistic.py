@@ -324,8 +324,7 @@ POSE = se3.exp(torch.tensor([0.05, -0.02, 0.5, 0.4, -0.7, 0.2]))
 def test_predict_finds_the_pose_and_says_how_sure_it_is(monkeypatch):
     model = network(config(ids=(1,)), {1: PLAIN}).eval()
     frame, detections, looked = oracle(model, monkeypatch, POSE, 2)
-    believed = []
-    poses = probabilistic.predict(model, frame, detections, stages=1, debug=believed)
+    poses, believed = probabilistic.predict_traced(model, frame, detections, stages=1)
     assert len(looked) == 1  # both objects at once
     assert poses.labels.tolist() == [1, 1]
     torch.testing.assert_close(poses.cam_from_obj, POSE.expand(2, 4, 4), atol=1e-3, rtol=0)
@@ -381,9 +380,10 @@ def test_a_run_saves_loads_predicts_and_is_taken_before_its_coordinates(tmp_path
         assert torch.equal(value, loaded.estimator.state_dict()[name]), name
     frame = Frame(torch.rand(3, 240, 320, generator=torch.Generator().manual_seed(0)), CAMERA)
     detections = Detections(torch.tensor([2, 1]), torch.tensor([[10.0, 10, 90, 90], [100, 50, 200, 180]]), torch.ones(2))
-    beliefs = []
-    poses = loaded.predict(frame, detections, debug=tmp_path / "debug", beliefs=beliefs)
-    assert [b.label for b in beliefs] == [2, 1]
+    poses, trace = loaded.predict_traced(frame, detections)
+    assert [b.label for b in trace.posteriors] == [2, 1]
+    assert trace.correspondences == []
+    assert loaded.predict(frame, detections, debug=tmp_path / "debug").labels.tolist() == poses.labels.tolist()
     assert set(poses.labels.tolist()) <= {1, 2}
     assert len(list((tmp_path / "debug").glob("2_object_*.png"))) == 2
     other = coordinates.Config((1, 2), pretrained=False, input_size=64, output_size=32, widths=(16, 16, 16, 16))
@@ -394,8 +394,8 @@ def test_a_run_saves_loads_predicts_and_is_taken_before_its_coordinates(tmp_path
     assert isinstance(pipeline.load(tmp_path, "cpu").estimator, probabilistic.Model)
     plain = pipeline.load(tmp_path / "coordinates.safetensors", "cpu")
     assert isinstance(plain.estimator, coordinates.Model)
-    with pytest.raises(ValueError, match="have no distribution"):
-        plain.predict(frame, detections, beliefs=[])
+    _, trace = plain.predict_traced(frame, detections)
+    assert ([found.label for found, _ in trace.correspondences], trace.posteriors) == ([2, 1], [])
 
 
 def test_the_command_line_draws_posteriors(tmp_path, capsys):
@@ -413,7 +413,7 @@ def test_the_command_line_draws_posteriors(tmp_path, capsys):
     assert cli.main(words) == 0
     with Image.open(tmp_path / "out" / "posterior" / "photo" / "object_1_0.png") as picture:
         assert picture.width >= 1000
-    assert cli.main(["predict", "--bop", "x", "--model", "y", "--out", "a_b-test.csv", "--posterior"]) == 1
+    assert cli.main(["predict", "--bop", "x", "--model", "y", "--out", "a_b-test.csv", "--posterior"]) == 2
     assert "goes with a SOURCE" in capsys.readouterr().err
 
 

@@ -241,16 +241,16 @@ def whole_run(run, tmp_path_factory):
 BOXES = Detections(torch.tensor([5, 2]), torch.tensor([[40.0, 30, 80, 70], [60.0, 20, 90, 60]]), torch.tensor([0.9, 0.4]))
 
 
-def estimator(model, frame, detections, stages=2, debug=None, models=None):
+def estimator(model, frame, detections, stages=2, models=None):
     """Stands in for the estimator: every object 40 cm away, the second one behind the camera."""
     pose = torch.eye(4).repeat(len(detections), 1, 1)
     pose[:, 2, 3] = torch.tensor([0.4, -0.4])[: len(detections)]
     covariance = torch.eye(6).repeat(len(detections), 1, 1)
-    return PoseEstimates(detections.labels, pose, detections.scores, covariance, seconds={"pnp": 0.25})
+    return PoseEstimates(detections.labels, pose, detections.scores, covariance, seconds={"pnp": 0.25}), []
 
 
 def test_predict_refines_if_the_run_can(whole_run, shifting, monkeypatch, tmp_path):
-    monkeypatch.setattr(coordinates, "predict", estimator)
+    monkeypatch.setattr(coordinates, "predict_traced", estimator)
     frame, _ = frame_with((0.0, 0.0, 0.4))
     model = pipeline.load(whole_run, "cpu")
     refined, plain = model.predict(frame, BOXES), model.predict(frame, BOXES, refine=False)
@@ -297,7 +297,7 @@ def test_a_loaded_refiner_is_the_saved_one(whole_run, run, tmp_path):
 
 
 def test_every_stage_as_a_picture(whole_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(coordinates, "predict", estimator)
+    monkeypatch.setattr(coordinates, "predict_traced", estimator)
     frame, _ = frame_with((0.0, 0.0, 0.4))
     pipeline.load(whole_run, "cpu").predict(frame, BOXES, debug=tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
@@ -308,7 +308,7 @@ def test_every_stage_as_a_picture(whole_run, monkeypatch, tmp_path):
 
 
 def test_a_whole_split_with_and_without(whole_run, data, shifting, monkeypatch, tmp_path):
-    monkeypatch.setattr(coordinates, "predict", estimator)
+    monkeypatch.setattr(coordinates, "predict_traced", estimator)
     model, targets = pipeline.load(whole_run, "cpu"), data / "train_targets_bop19.json"
     results = [
         bop_results.read_results(
@@ -332,7 +332,7 @@ def test_a_partial_run_counts_only_if_it_refined_too(whole_run, data, shifting, 
             raise KeyboardInterrupt
         return estimator(*args, **kwargs)
 
-    monkeypatch.setattr(coordinates, "predict", counted)
+    monkeypatch.setattr(coordinates, "predict_traced", counted)
     with pytest.raises(KeyboardInterrupt):
         bop_pipeline.predict_bop(model, data, targets, out, true_boxes=True)
     bop_pipeline.predict_bop(model, data, targets, out, true_boxes=True, refine=False)
@@ -566,7 +566,7 @@ def test_meshes_without_normals_colours_or_texture(run, initial, data, tmp_path,
 
 
 def test_flags_that_contradict(capsys):
-    assert cli.main(["predict", "photo.png", "--model", "x", "--refine", "--no-refine"]) == 1
+    assert cli.main(["predict", "photo.png", "--model", "x", "--refine", "--no-refine"]) == 2
     assert "--refine and --no-refine contradict each other" in capsys.readouterr().err
 
 
@@ -576,12 +576,12 @@ def test_flags_reach_the_pipeline(monkeypatch, tmp_path, capsys, flags, asked):
     found = frame_with((0.0, 0.0, 0.4), (0.0, 0.0, 0.5))[1]
     found = replace(found, converged=torch.tensor([True, False]))
 
-    def predict(frame, **kwargs):
+    def predict(self, frame, detections=None, **kwargs):
         seen.append({k: v for k, v in kwargs.items() if k == "refine"})
         return found
 
-    fake = SimpleNamespace(predict=predict, models={}, names={5: "can"})
-    monkeypatch.setattr(pipeline, "load", lambda *args: fake)
+    monkeypatch.setattr(pipeline.Pipeline, "predict", predict)
+    monkeypatch.setattr(pipeline, "load", lambda *args: pipeline.Pipeline(None, None, {}, {5: "can"}, tmp_path))
     monkeypatch.setattr(bop_pipeline, "predict_bop", lambda *args, **kwargs: seen.append(
         {k: v for k, v in kwargs.items() if k == "refine"}
     ) or "x.csv")  # fmt: skip

@@ -331,7 +331,7 @@ def test_the_truth_as_results_scores_one(road, tmp_path, capsys):
         for f, o in zip(kitti.read(road), [replace(f.objects, scores=torch.ones(len(f.objects))) for f in kitti.read(road)])
     }
     kitti.write_results(tmp_path / "kitti", results)
-    report = commands.evaluate(tmp_path / "kitti", road)
+    report = commands.score(tmp_path / "kitti", road)
     counted = [v for row in report["classes"].values() for v in row["3d"].values() if v is not None]
     number = [v for row in report["classes"].values() for v in row["truth"].values() if v > 0]
     assert counted == pytest.approx([(min(n, 41) - 1) / 40 for n in number])  # the first of n points does not count
@@ -349,10 +349,10 @@ def test_nothing_found_gives_empty_but_valid_files(run, road, tmp_path, capsys, 
     assert len(content) == 3
     assert all(boxes == [] for boxes in content.values())
     assert [p.read_text() for p in (tmp_path / "kitti").iterdir()] == [""] * 3
-    report = commands.evaluate(tmp_path / "results_nusc.json", road)
+    report = commands.score(tmp_path / "results_nusc.json", road)
     assert report["map"] == 0
     assert "NDS" in commands.text(report)
-    assert commands.evaluate(tmp_path / "kitti", road)["pictures"] == 3
+    assert commands.score(tmp_path / "kitti", road)["pictures"] == 3
 
 
 def test_pictures_with_one_camera(run, road, tmp_path, capsys):
@@ -373,16 +373,16 @@ def test_pictures_with_one_camera(run, road, tmp_path, capsys):
             assert set(row["spread"]) == {"across", "along", "yaw"}
             assert all(v >= 0 and math.isfinite(v) for v in row["spread"].values())
     code, said = called(capsys, "predict", pictures, "--model", run, "--out", tmp_path / "o")
-    assert (code, "give --camera K.json" in said.err) == (1, True)
+    assert (code, "give --camera K.json" in said.err) == (2, True)
     camera.write_text(json.dumps({"fx": 130, "fy": 130, "cx": 79.5, "cy": 30, "width": 320, "height": 128}))
     code, said = called(capsys, "predict", pictures, "--model", run, "--camera", camera, "--out", tmp_path / "o")
     assert code == 1
     assert "320" in said.err
     assert "160" in said.err
     code, said = called(capsys, "predict", road, "--model", run, "--camera", camera)
-    assert (code, "a data set that knows its cameras" in said.err) == (1, True)
+    assert (code, "a data set that knows its cameras" in said.err) == (2, True)
     code, said = called(capsys, "predict", pictures, "--model", run, "--camera", camera, "--boxes", "0,0,9,9")
-    assert (code, "--boxes does not go with a box3d run" in said.err) == (1, True)
+    assert (code, "--boxes belongs to runs that know CAD models" in said.err) == (2, True)
 
 
 def test_broken_results_are_refused(road, tmp_path, capsys):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, command, heeded, weights
+from monopose import cli, weights
 from monopose.datasets import pix3d
 from monopose.io.files import write_json
 from monopose.synthesis import pix3d_folder
-from monopose.types import Symmetries
-from monopose.viewpoint import commands, model, pipeline
+from monopose.types import Camera, Detections, Frame, Symmetries
+from monopose.viewpoint import commands, model, options, pipeline
 from shapes import box, half_turn
 
 NAMES = ("low", "high", "wide")
@@ -49,6 +49,12 @@ def data(tmp_path_factory):
 @pytest.fixture
 def run(tmp_path):
     return _save(tmp_path / "run")
+
+
+def _asked(image, box):
+    """A picture and the box of its only object, as a run takes them."""
+    frame = Frame(image, Camera(torch.tensor([[100.0, 0, 40], [0, 100, 30], [0, 0, 1]]), tuple(image.shape[1:])))
+    return frame, Detections(torch.ones(1).long(), box[None].float(), torch.ones(1))
 
 
 def _truth(data, turn_deg=0.0, **changes):
@@ -123,9 +129,9 @@ def test_a_split_that_is_not_whole_is_refused(data, tmp_path, capsys):
 
 def test_bop_options_do_not_go_with_viewpoints(data, tmp_path, capsys):
     write_json(tmp_path / "predictions.json", _truth(data))
-    assert _run("evaluate", tmp_path / "predictions.json", "--data", data, "--vsd") == 1
+    assert _run("evaluate", tmp_path / "predictions.json", "--data", data, "--vsd") == 2
     assert "--vsd belongs to BOP" in capsys.readouterr().err
-    assert _run("evaluate", tmp_path / "a_b-c.csv", "--data", data, "--out", tmp_path) == 1
+    assert _run("evaluate", tmp_path / "a_b-c.csv", "--data", data, "--out", tmp_path) == 2
     assert "belongs to viewpoints" in capsys.readouterr().err
 
 
@@ -141,7 +147,7 @@ def test_predictions_of_the_validation_part(data, run, tmp_path, capsys):
     assert content["by"] == "shape"
     record = validation[2]
     image, _ = pix3d.read_picture(record)
-    alone = pipeline.load(run, "cpu").predict(image, record.box[None])
+    alone = pipeline.load(run, "cpu").predict(*_asked(image, record.box))
     assert content["images"][2]["bins"] == alone.bins[0].tolist()
     np.testing.assert_allclose(content["images"][2]["probabilities"], alone.probabilities[0], atol=0.01)  # kept in 8 bits
     assert _run("evaluate", out, "--data", data) == 0
@@ -203,7 +209,7 @@ def test_a_photo_with_a_box_gets_its_viewpoint_drawn_and_written(run, photo, tmp
     assert "azimuth" in capsys.readouterr().out
     (written,) = json.loads((tmp_path / "out" / "viewpoints.json").read_text())["images"]
     (row,) = written["objects"]
-    seen = pipeline.load(run, "cpu").predict(pix3d.read_picture(record)[0], record.box[None])
+    seen = pipeline.load(run, "cpu").predict(*_asked(pix3d.read_picture(record)[0], record.box))
     assert row["azimuth_deg"] == pytest.approx(math.degrees(float(seen.angles[0, 0])), abs=1e-4)
     assert row["bins"] == seen.bins[0].tolist()
     assert Image.open(written["overlay"]).size == (80, 60)
@@ -214,8 +220,8 @@ def test_camera_and_size_make_poses(data, photo, tmp_path, capsys):
     record, image, mask = photo
     run = _save(tmp_path / "run", "mask")
     fov = math.degrees(2 * math.atan(80 / 2 / record.f))
-    options = ("--model", run, "--mask", mask, "--fov", fov, "--out", tmp_path / "out")
-    assert _run("predict", image, *options, "--size-m", 0.6, 0.5, 0.3, "--json") == 0
+    words = ("--model", run, "--mask", mask, "--fov", fov, "--out", tmp_path / "out")
+    assert _run("predict", image, *words, "--size-m", 0.6, 0.5, 0.3, "--json") == 0
     (pose,) = json.loads((tmp_path / "out" / "poses.json").read_text())["images"][0]["poses"]
     report = json.loads(capsys.readouterr().out)
     (row,) = report["images"][0]["objects"]
@@ -224,41 +230,33 @@ def test_camera_and_size_make_poses(data, photo, tmp_path, capsys):
     assert float(angles[1]) == pytest.approx(row["elevation_deg"], abs=0.01)
     assert 0.3 < float(found[2, 3]) < 30
     mesh = data / "model" / "thing" / "low" / "model.obj"
-    assert _run("predict", image, *options, "--mesh", mesh, "--unit", "m", "--debug") == 0
+    assert _run("predict", image, *words, "--mesh", mesh, "--unit", "m", "--debug") == 0
     assert (tmp_path / "out" / "debug" / f"{image.stem}_0.png").is_file()
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "words, code, message",
     [
-        (("--size-m", 1, 1, 1), "only with a camera"),
-        (("--size-m", 1, 1, 1, "--fov", 60, "--mesh", "a.ply"), "a.ply"),
-        (("--bop", "data"), "--bop does not go with a viewpoint run"),
-        (("--corrupt", "drop:0.5"), "--corrupt does not go with a SOURCE"),
-        (("--boxes", "1,1,5"), "cannot read the box"),
+        (("--size-m", 1, 1, 1), 2, "only with a camera"),
+        (("--size-m", 1, 1, 1, "--fov", 60, "--mesh", "a.ply"), 2, "give one of them"),
+        (("--fov", 60, "--mesh", "a.ply"), 1, "a.ply"),
+        (("--bop", "data"), 2, "--bop belongs to runs that know CAD models"),
+        (("--corrupt", "drop:0.5"), 2, "--corrupt does not go with a SOURCE"),
+        (("--boxes", "1,1,5"), 1, "cannot read the box"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(run, photo, tmp_path, capsys, options, message):
-    assert _run("predict", photo[1], "--model", run, "--out", tmp_path / "out", *options) == 1
+def test_options_that_do_not_fit_are_refused(run, photo, tmp_path, capsys, words, code, message):
+    assert _run("predict", photo[1], "--model", run, "--out", tmp_path / "out", *words) == code
     assert message in capsys.readouterr().err
 
 
 def test_pix3d_options_that_do_not_fit_are_refused(data, run, tmp_path, capsys):
     assert _run("predict", "--pix3d", data, "--model", run, "--corrupt", "blur:1", "--out", tmp_path / "p.json") == 1
     assert "KIND:STRENGTH" in capsys.readouterr().err
-    assert _run("predict", "--pix3d", data, "--model", run, "--fov", 60, "--out", tmp_path / "p.json") == 1
+    assert _run("predict", "--pix3d", data, "--model", run, "--fov", 60, "--out", tmp_path / "p.json") == 2
     assert "--fov does not go with --pix3d" in capsys.readouterr().err
-    assert _run("predict", "--model", run) == 1
+    assert _run("predict", "--model", run) == 2
     assert "SOURCE" in capsys.readouterr().err
-
-
-def test_which_folders_are_viewpoint_runs(run, capsys):
-    assert heeded.sees(str(run), "viewpoint")
-    (run / "coordinates.safetensors").touch()
-    assert not heeded.sees(str(run), "viewpoint")  # its poses say more
-    assert heeded.sees(str(run / "viewpoint.safetensors"), "viewpoint")
-    assert _run("predict", "photo.jpg", "--model", run, "--mask", "mask.png") == 1
-    assert "--mask belongs to viewpoint runs" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------- synth, download
@@ -280,7 +278,7 @@ def test_synth_makes_a_data_set_of_meshes(data, tmp_path, capsys):
 def test_symmetries_of_furniture_are_kept(tmp_path, monkeypatch):
     table = replace(box((1.0, 0.6, 0.7), symmetries=Symmetries(discrete=half_turn(2)[None])), name="t1")
     monkeypatch.setattr(pix3d_folder, "furniture_models", lambda shapes: {"table": [table] * shapes})
-    commands.do_synth(command.Synth(out=tmp_path / "out", pix3d=True, shapes=1, images=1, workers=0))
+    commands.synth(options.Synth(out=tmp_path / "out", shapes=1, images=1, workers=0))
     known = pix3d.read_symmetries(tmp_path / "out")
     assert list(known) == ["table/t1/model"]
     torch.testing.assert_close(known["table/t1/model"].discrete[0], half_turn(2))

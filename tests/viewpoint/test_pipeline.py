@@ -10,7 +10,7 @@ from monopose import weights
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera, rotation, se3, viewpoints
 from monopose.render.scene import render_masks
-from monopose.types import Camera
+from monopose.types import Camera, Detections, Frame
 from monopose.viewpoint import model as viewpoint
 from monopose.viewpoint import pipeline, samples
 from monopose.viewpoint.model import Viewpoints
@@ -126,21 +126,32 @@ def _save(folder, inputs="rgb", **notes):
     return model.eval()
 
 
+def asked(image, boxes, masks=None):
+    """A picture and its objects, as a run takes them."""
+    K = camera.K_from_fov(math.radians(60), image.shape[1:])
+    found = Detections(torch.ones(len(boxes)).long(), boxes, torch.ones(len(boxes)), masks)
+    return Frame(image, Camera(K, tuple(image.shape[1:]))), found
+
+
 def test_a_run_predicts_what_its_network_says(tmp_path):
     model = _save(tmp_path)
     run = pipeline.load(tmp_path, "cpu")
     image, boxes = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70], [40.0, 5, 99, 60]])
-    seen = run.predict(image, boxes)
+    seen = run.predict(*asked(image, boxes))
     wanted = viewpoint.predict(model, run.crops(image, boxes))
     torch.testing.assert_close(seen.probabilities, wanted.probabilities)
     assert seen.angles.shape == (2, 3)
-    one = run.predict(image, boxes[1:])
+    one = run.predict(*asked(image, boxes[1:]))
     torch.testing.assert_close(one.probabilities[0], seen.probabilities[1])
     rows = run.records(seen, boxes)
     assert rows[1]["box"] == boxes[1].tolist()
     assert rows[0]["azimuth_deg"] == pytest.approx(math.degrees(float(seen.angles[0, 0])))
     assert rows[0]["bins"] == seen.bins[0].tolist()
-    assert len(run.predict(image, torch.zeros(0, 4)).angles) == 0
+    assert len(run.predict(*asked(image, torch.zeros(0, 4))).angles) == 0
+    frame, _ = asked(image, boxes)
+    whole, (crop,) = run.predict_traced(frame)  # one object fills the picture
+    torch.testing.assert_close(crop, run.crops(image, torch.tensor([[0.0, 0, 100, 80]]))[0])
+    torch.testing.assert_close(whole.probabilities, viewpoint.predict(model, crop[None]).probabilities)
 
 
 def test_a_network_gets_the_mask_it_was_trained_on_or_says_so(tmp_path):
@@ -148,12 +159,13 @@ def test_a_network_gets_the_mask_it_was_trained_on_or_says_so(tmp_path):
     run = pipeline.load(tmp_path, "cpu")
     image, boxes = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]])
     with pytest.raises(ValueError, match=r"trained on mask.*--mask FILE"):
-        run.predict(image, boxes)
+        run.predict(*asked(image, boxes))
     full, half = torch.ones(1, 80, 100).bool(), torch.ones(1, 80, 100).bool()
     half[:, :40] = False
-    assert not torch.equal(run.predict(image, boxes, full).probabilities, run.predict(image, boxes, half).probabilities)
+    seen = [run.predict(*asked(image, boxes, masks)).probabilities for masks in (full, half)]
+    assert not torch.equal(*seen)
     with pytest.raises(ValueError, match="a mask for each of the 1 boxes"):
-        run.predict(image, boxes, full.expand(2, -1, -1))
+        run.predict(*asked(image, boxes, full.expand(2, -1, -1)))
 
 
 def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
@@ -161,7 +173,7 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     run = pipeline.load(tmp_path, "cpu")
     image, boxes, masks = torch.rand(3, 80, 100), torch.tensor([[10.0, 10, 60, 70]]), torch.ones(1, 80, 100).bool()
     with pytest.raises(ValueError, match="surface normals"):
-        run.predict(image, boxes, masks)
+        run.predict(*asked(image, boxes, masks))
     flat = torch.zeros(3, 80, 100)
     flat[2] = -1.0
     given = run.crops(image, boxes, masks, flat)
@@ -169,9 +181,9 @@ def test_normals_come_from_the_caller_or_from_a_network(tmp_path):
     def told(crops):  # a network that says the same
         return torch.tensor([0.0, 0.0, -1.0])[None, :, None, None].expand(len(crops), 3, *crops.shape[-2:])
 
-    asked = replace(run, normals=told, trained={}).crops(image, boxes, masks)
+    network = replace(run, normals=told, trained={}).crops(image, boxes, masks)
     inside = slice(10, 48)
-    torch.testing.assert_close(asked[..., inside, inside], given[..., inside, inside])
+    torch.testing.assert_close(network[..., inside, inside], given[..., inside, inside])
 
 
 def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
@@ -190,7 +202,7 @@ def test_a_normals_network_in_the_run_folder_is_used(tmp_path):
     found, edges = samples.predict_normals(normals.predictor(network), crop[:3])
     torch.testing.assert_close(crop[5:] * 2 - 1, found, atol=1e-5, rtol=0)
     torch.testing.assert_close(crop[4], edges, atol=1e-5, rtol=0)  # as in its training
-    assert run.predict(image, boxes, masks).bins.shape == (1, 3)
+    assert run.predict(*asked(image, boxes, masks)).bins.shape == (1, 3)
 
 
 def test_a_folder_without_a_viewpoint_network_says_so(tmp_path):

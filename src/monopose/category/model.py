@@ -139,10 +139,9 @@ class CodePosterior(NamedTuple):
     mean: Tensor  # (B, codes)
     log_variance: Tensor  # (B, codes)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """(B, codes), differentiable in both."""
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean + noise * (self.log_variance / 2).exp()
+    def sample(self) -> Tensor:
+        """(B, codes), differentiable in both; for training: draws from torch's own random state, as dropout does."""
+        return self.mean + torch.randn_like(self.mean) * (self.log_variance / 2).exp()
 
 
 class Output(NamedTuple):

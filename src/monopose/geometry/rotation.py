@@ -158,5 +158,6 @@ def angle_between(R_a: Tensor, R_b: Tensor) -> Tensor:
 def random_rotations(
     n: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Uniformly distributed rotations, (n, 3, 3), from normalised Gaussian quaternions."""
+    """Uniformly distributed rotations, (n, 3, 3), from normalised Gaussian quaternions. generator=None: seed 0."""
+    generator = generator or torch.Generator(device).manual_seed(0)
     return matrix_from_quat_wxyz(torch.randn(n, 4, generator=generator, dtype=dtype, device=device))

@@ -113,12 +113,13 @@ def perturbed(
         rotation_sd: standard deviation about each axis, radians, number or (...,). The object turns about its origin.
         translation_sd: standard deviation across the line of sight, metres, number or (...,).
         depth_factor: along the line of sight the deviation is so many times as large.
-        generator: CPU random numbers; the same seed gives the same noise.
+        generator: CPU random numbers; the same seed gives the same noise. None: seed 0.
 
     Returns:
         (..., 4, 4). An object never comes nearer than a third of its distance, nor goes farther than three times that, and
         keeps at least a third of its depth, whatever the deviation: none ends behind the camera.
     """
+    generator = generator or torch.Generator().manual_seed(0)
     batch, like = cam_from_obj.shape[:-2], cam_from_obj
     draw = torch.randn(2, *batch, 3, generator=generator, dtype=torch.float64).to(like)
     turn = draw[0] * torch.as_tensor(rotation_sd).to(like)[..., None]

@@ -431,7 +431,7 @@ def surface_samples(model: ObjectModel, n: int, generator: torch.Generator | Non
     Args:
         model: with F faces.
         n: how many.
-        generator: CPU random numbers; the same seed gives the same points.
+        generator: CPU random numbers; the same seed gives the same points. None: seed 0.
 
     Returns:
         points (n, 3) metres, face normals (n, 3), face numbers (n,), barycentric weights (n, 3).
@@ -442,6 +442,7 @@ def surface_samples(model: ObjectModel, n: int, generator: torch.Generator | Non
     cross = torch.linalg.cross(b - a, c - a)
     area = cross.double().norm(dim=-1)
     edges = area.cumsum(0).cpu()
+    generator = generator or torch.Generator().manual_seed(0)
     draw = torch.rand(n, generator=generator, dtype=torch.float64) * edges[-1]
     index = torch.searchsorted(edges, draw, right=True).clamp(max=len(edges) - 1).to(a.device)
     u, v = torch.rand(2, n, generator=generator, dtype=torch.float64).to(a)

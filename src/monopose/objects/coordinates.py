@@ -219,12 +219,11 @@ def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -
     return torch.where(found.converged, cost / PROJECTION_DELTA, torch.zeros_like(cost))
 
 
-def discriminator_loss(
-    model: Model, output: Output, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
-) -> Tensor:
+def discriminator_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
     """What the discriminator learns: rendered coordinate images are real, predicted ones are not.
 
-    Labels are smoothed to 0-0.1 and 0.9-1 and swapped with probability 0.2. Source: the code of Pix2Pose.
+    Labels are smoothed to 0-0.1 and 0.9-1 and swapped with probability 0.2, by torch's own random state. Source: the code of
+    Pix2Pose.
     """
     if model.discriminator is None:
         raise ValueError("this model has no discriminator; set Config.adversarial_weight > 0")
@@ -232,9 +231,9 @@ def discriminator_loss(
     real = symmetric_targets(model, output, batch) * batch["mask_full"].float()[:, None]
     logits = torch.cat([model.discriminator(real), model.discriminator(output.coordinates.detach())])
     n = len(real)
-    smooth = torch.rand(2 * n, generator=generator).to(logits) * 0.1
+    smooth = torch.rand(2 * n).to(logits) * 0.1
     truth = torch.cat([1 - smooth[:n], smooth[n:]])
-    swap = torch.rand(2 * n, generator=generator).to(logits) < 0.2
+    swap = torch.rand(2 * n).to(logits) < 0.2
     return F.binary_cross_entropy_with_logits(logits, torch.where(swap, 1 - truth, truth))
 
 

@@ -23,11 +23,12 @@ from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
 from ..training.setup import configure
+from ..training.warm_start import Rows, copy_fitting
 from . import config as road_config
 from . import losses, network
 from .samples import DrawnSamples, FrameSamples, classes_of, count_boxes, is_synthetic, read_frames, sizes_of
 
-PER_CLASS = ("head.logits.", "head.offsets.", "class_embedding.")  # parameters with a row, or two, for every class
+PER_CLASS = {"head.logits.": 1, "head.offsets.": 2, "class_embedding.": 1}  # parameters with rows for every class
 OF_POSES = (  # parameters that learn from poses
     "sampler.offsets.", "stretch.", "point_head.", "object_head.scale.", "object_head.direct.", "projection_sigma",
     "coordinate_sigma",
@@ -174,23 +175,5 @@ def start_from(model: Any, path: str | Path) -> None:
     checkpoint = weights.read(path)
     there = [str(c).lower() for c in checkpoint.config.get("classes", ())]
     here = [c.lower() for c in model.config.classes]
-    both = [(here.index(c), there.index(c)) for c in there if c in here]
-    blind = not checkpoint.config.get("poses", True)
-    state, stored, fitting = model.state_dict(), checkpoint.state, {}
-    for name, value in state.items():
-        old = None if blind and name.startswith(OF_POSES) else stored.get(name)
-        rows = 2 if name.startswith("head.offsets.") else 1
-        if old is None:
-            continue
-        if not name.startswith(PER_CLASS) or len(value) != rows * len(here) or len(old) != rows * len(there):
-            if old.shape == value.shape:
-                fitting[name] = old.to(value)
-        elif old.shape[1:] == value.shape[1:]:
-            fitting[name] = value.clone()
-            for new, known in both:
-                fitting[name][rows * new : rows * (new + 1)] = old[rows * known : rows * (known + 1)].to(value)
-    if len(fitting) < len(state) / 2:
-        raise ValueError(
-            f"only {len(fitting)} of {len(state)} parameters in {path} fit this configuration; is it the same net?"
-        )
-    model.load_state_dict(fitting, strict=False)
+    anew = () if checkpoint.config.get("poses", True) else OF_POSES
+    copy_fitting(model, checkpoint, Rows(PER_CLASS, here, there), anew)
