@@ -22,6 +22,9 @@ def _model():
     return ObjectModel(5, "can", points, torch.tensor([[0, 1, 2]]), torch.nn.functional.normalize(points + 1, dim=-1), 0.14)
 
 
+REAL = {name: getattr(pipelines.Pipeline, name) for name in ("predict", "predict_traced")}
+
+
 class _Run:
     """A run that always finds the same pose, behind the real signatures, so that the command line is tested alone."""
 
@@ -46,8 +49,7 @@ class _Run:
         trace = pipelines.Trace(Detections(torch.zeros(0).long(), torch.zeros(0, 4), torch.zeros(0)), [], [], [])
         both = {"predict": predict, "predict_traced": lambda *args, **options: (predict(*args, **options), trace)}
         for name, one in both.items():
-            real = getattr(pipelines.Pipeline, name)
-            monkeypatch.setattr(pipelines.Pipeline, name, create_autospec(real, side_effect=one))
+            monkeypatch.setattr(pipelines.Pipeline, name, create_autospec(REAL[name], side_effect=one))
 
     def predict(self, run, frame, detections=None, **options):
         self.calls.append((frame, detections, options))

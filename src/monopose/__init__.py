@@ -18,7 +18,7 @@ _NAMES = {  # public name -> module that owns it
     "load": "runs",
     "load_mesh": "mesh.loading",
     "read_frame": "io.images",
-    "read_camera": "io.images",
+    "read_camera": "io.cameras",
 }
 _MODULES = ("pnp", "viz", "geometry", "render", "evaluation", "mesh", "datasets")
 

@@ -133,7 +133,7 @@ def _save_debug(folder: Path, name: str, run: ViewpointRun, crops: Sequence[Tens
     bins = run.model.bins[0]
     for i, crop in enumerate(crops):
         rose = viz_viewpoint.azimuth_rose(seen.probabilities[i, 0], bins, float(seen.angles[i, 0]))
-        shown = [crop[:3], crop[3], crop[4], crop[5:8], rose]
+        shown: list[Any] = [crop[:3], crop[3], crop[4], crop[5:8], rose]
         names = ["photo", "mask", "boundaries", "normals", "azimuth"]
         save_picture(folder / f"{name}_{i}.png", viz.side_by_side(shown, names, 300))
 
