@@ -116,7 +116,7 @@ def start(out: Path, settings: Settings) -> Path:
     file = folder / "box3d.safetensors"
     if not file.is_file() or int(weights.read(file).notes["steps"]) < settings.start:
         config = configured(out, settings, layer="direct", poses=False, spread=3.0, stretch=False)
-        training.train_box3d(
+        training.train(
             out / "train", folder, method_config=config, progress_bar=False,
             config=TrainConfig(steps=settings.start, batch_size=settings.batch, seed=100, workers=0),
         )  # fmt: skip
@@ -138,7 +138,7 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     own = {"spread": settings.spread, "stretch": settings.stretch, "projection_weight": settings.projection}
     config = configured(out, settings, layer=run.layer, **own)
     began = time.process_time()
-    training.train_box3d(
+    training.train(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
         augmented=init is None, memory=MEMORY if init else None,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),

@@ -104,6 +104,13 @@ def test_the_word_that_decides_may_stand_anywhere(tmp_path):
     assert type(cli.parse(["evaluate", "--vsd", "a_b-c.csv", "--data=x"])).__module__ == "monopose.objects.options"
 
 
+def test_results_that_cannot_be_read_are_one_line(tmp_path, capsys):
+    (tmp_path / "a.json").write_text("{")
+    assert cli.main(["evaluate", str(tmp_path / "a.json"), "--data", "x"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a.json" in line
+
+
 def test_wrong_options_are_told_without_waiting_for_torch():
     code = (
         "import sys\nfrom monopose.cli import main\n"

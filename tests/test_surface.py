@@ -29,7 +29,7 @@ def test_public_names():
     names = "Camera ObjectModel Instances Frame Detections PoseEstimates load load_mesh read_frame read_camera"
     for name in [*names.split(), "pnp", "viz", "geometry", "render", "evaluation", "mesh", "datasets"]:
         assert getattr(monopose, name) is not None
-    for name in "solve solve_implicit ransac sample_posterior monte_carlo_loss".split():
+    for name in ["solve", "solve_implicit", "ransac", "sample_posterior", "monte_carlo_loss"]:
         assert callable(getattr(monopose.pnp, name))
 
 

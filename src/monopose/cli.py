@@ -292,9 +292,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # read when torch is imported: threads that wait leave the core to others
     try:
         args = parse(argv or ["--help"])
-    except UsageError as error:
+    except (ValueError, OSError) as error:  # OSError: a result file that cannot be read
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UsageError) else 1
     try:
         result = _run(argv[0], args)
         if args.json:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MaybePath = Annotated[Path | None, arg(metavar="PATH")]
 MaybeFloat = Annotated[float | None, arg(metavar="FLOAT")]
+MaybeName = Annotated[str | None, arg(metavar="NAME")]
 MaybeInt = Annotated[int | None, arg(metavar="INT")]
 Unit = Annotated[Literal["m", "cm", "mm", "inch"] | None, arg(metavar="{m,cm,mm,inch}")]
 Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")]

@@ -21,7 +21,7 @@ def tiny(name="mug"):
 
 def run(out, config=FEW, **more):
     given = {"method_config": tiny(), **more}
-    return training.train_category(training.tableware_shapes("mug", 2), out, config=config, progress_bar=False, **given)
+    return training.train(training.tableware_shapes("mug", 2), out, config=config, progress_bar=False, **given)
 
 
 def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
@@ -56,6 +56,6 @@ def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="standard, large, small, tiny, published"):
         training.make_config(training.tableware_shapes("mug"), "huge")
     with pytest.raises(ValueError, match="is for mug, and the shapes are of can"):
-        training.train_category(training.tableware_shapes("can"), tmp_path, method_config=tiny(), config=FEW)
+        training.train(training.tableware_shapes("can"), tmp_path, method_config=tiny(), config=FEW)
     with pytest.raises(ValueError, match="at least one instance"):
         training.tableware_shapes("mug", 0)

@@ -41,9 +41,7 @@ def run(road, tmp_path_factory):
     """A network of two steps."""
     out = tmp_path_factory.mktemp("run") / "road"
     config = training.make_config(road, changes=TINY)
-    training.train_box3d(
-        road, out, method_config=config, config=TrainConfig(steps=2, batch_size=2, workers=0), progress_bar=False
-    )
+    training.train(road, out, method_config=config, config=TrainConfig(steps=2, batch_size=2, workers=0), progress_bar=False)
     return out
 
 
@@ -122,9 +120,7 @@ def test_a_run_learns_and_goes_on(run, road):
     assert network.trained["boxes"] > 5
     config = training.make_config(road, changes=TINY)
     before = (run / "box3d.safetensors").stat().st_mtime_ns
-    training.train_box3d(
-        road, run, method_config=config, config=TrainConfig(steps=3, batch_size=2, workers=0), progress_bar=False
-    )
+    training.train(road, run, method_config=config, config=TrainConfig(steps=3, batch_size=2, workers=0), progress_bar=False)
     assert (run / "box3d.safetensors").stat().st_mtime_ns > before
     assert "from_2" in {p.name for p in (run / "logs" / "box3d").iterdir()}  # not from the start again
 
@@ -145,7 +141,7 @@ def test_a_run_of_other_classes_to_start_from(run, road):
 def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
     changes = {**TINY, "layer": "direct", "poses": False}
     few = TrainConfig(steps=1, batch_size=2, workers=0)
-    start = training.train_box3d(
+    start = training.train(
         road, tmp_path, method_config=training.make_config(road, changes=changes), config=few, progress_bar=False
     )
     for layer in ("direct", "distribution"):
@@ -197,7 +193,7 @@ class Kept(network.Model):
 network.Model = Kept
 config = training.make_config(data, changes=changes)
 few = TrainConfig(steps=3, batch_size=1, workers=0)
-training.train_box3d(data, out, method_config=config, config=few, progress_bar=False)
+training.train(data, out, method_config=config, config=few, progress_bar=False)
 rank = torch.distributed.get_rank()
 torch.save({k: v for k, v in made[0].named_parameters()}, out / f"rank_{rank}.pt")
 """
@@ -258,7 +254,7 @@ def broken_kitti(folder, lines):
 def test_labels_that_teach_nothing(tmp_path, lines, message):
     folder = broken_kitti(tmp_path / "kitti", lines)
     with pytest.raises(ValueError, match=message):
-        training.train_box3d(folder, tmp_path / "run", progress_bar=False)
+        training.train(folder, tmp_path / "run", progress_bar=False)
     assert not (tmp_path / "run").exists()
 
 

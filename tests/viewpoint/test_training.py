@@ -23,7 +23,7 @@ def photos(tmp_path_factory):
 
 
 def run(data, out, config=FEW, **more):
-    return training.train_viewpoint(data, out, config=config, progress_bar=False, **{"method_config": SMALL, **more})
+    return training.train(data, out, config=config, progress_bar=False, **{"method_config": SMALL, **more})
 
 
 def rates(monkeypatch):

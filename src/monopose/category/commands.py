@@ -49,7 +49,7 @@ def train(args: Train) -> dict[str, str]:
     else:
         shapes = training.read_shapes(args.data, args.category, args.unit)
         symmetric = args.symmetric or all(bool((m.symmetries.axes[:, 2].abs() > 0.99).any()) for m in shapes.models)
-    file = training.train_category(
+    file = training.train(
         shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds,
         config=loop.TrainConfig(**args.budget(), ema=training.EMA), progress_bar=not args.json,
         method_config=training.make_config(shapes, args.preset, args.changes(), symmetric),

@@ -12,6 +12,7 @@ from ..command import (
     CameraOptions,
     Common,
     MaybeInt,
+    MaybeName,
     MaybePath,
     OutputOptions,
     TrainCommand,
@@ -35,15 +36,17 @@ class Train(TrainCommand):
     data: Annotated[Path | None, arg(metavar="DIR")] = None
     """Your CAD models: mesh files of one category, +Z up and fronts towards -Y; or folders of them named by category, or a BOP
     models folder. None: tableware made in code."""
-    category: str | None = None
+    category: MaybeName = None
     """What to learn: mug, bottle, bowl or can; with --data the name of your category, that of the folder by default."""
+    out: MaybePath = None
+    """Run folder; runs/category_NAME by default."""
     symmetric: bool = False
     """With --data: any rotation about +Z leaves the objects as they are. Of tableware it is known."""
     unit: Unit = None
     """With --data: unit of the numbers in the mesh files; needed for all but GLB, glTF and BOP folders."""
     instances: MaybeInt = None
     """Without --data: shapes to learn from; 400 by default."""
-    preset: str | None = None
+    preset: MaybeName = None
     """Ready configuration: standard (default), tiny, small, large, published."""
 
     def check(self) -> None:

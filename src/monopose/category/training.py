@@ -117,7 +117,7 @@ def proportions(shapes: Shapes, count: int = 50) -> Tensor:
     return torch.stack([m.bounds / view.size_of(m) for m in _models(shapes, shapes.learned[:count])]).mean(0)
 
 
-def train_category(
+def train(
     shapes: Shapes,
     out: str | Path,
     *,

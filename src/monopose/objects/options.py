@@ -13,6 +13,7 @@ from ..command import (
     Common,
     Device,
     MaybeInt,
+    MaybeName,
     MaybePath,
     OutputOptions,
     TrainCommand,
@@ -77,9 +78,9 @@ class Train(TrainCommand):
     """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
     objects: tuple[int, ...] = ()
     """Object ids to learn; all by default."""
-    split: str | None = None
+    split: MaybeName = None
     """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
-    preset: str | None = None
+    preset: MaybeName = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
     basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small (default),
     maskrcnn."""

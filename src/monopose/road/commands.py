@@ -342,7 +342,7 @@ def train(args: Train) -> dict[str, str]:
     from ..training import loop
     from . import training
 
-    file = training.train_box3d(
+    file = training.train(
         args.data, args.run_folder(args.data), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
         config=loop.TrainConfig(**args.budget()), progress_bar=not args.json,
         method_config=training.make_config(args.data, args.preset, args.categories, args.changes()),

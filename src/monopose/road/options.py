@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, MaybePath, OutputOptions, TrainCommand, check_share, refuse
+from ..command import CameraOptions, Common, MaybeName, MaybePath, OutputOptions, TrainCommand, check_share, refuse
 
 
 def is_road_data(source: str | Path) -> bool:
@@ -60,7 +60,7 @@ class Train(TrainCommand):
     """File of names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; all by default."""
     categories: tuple[str, ...] = ()
     """Classes to learn, e.g. car pedestrian; all by default."""
-    preset: str | None = None
+    preset: MaybeName = None
     """Ready configuration: small (default); as published basic, coord_regr, v2."""
 
 

@@ -41,7 +41,7 @@ def make_config(
     """The configuration of a preset for the classes of a data set, with some fields replaced.
 
     Args:
-        data: see `train_box3d`.
+        data: see `train`.
         preset: of `config.PRESETS`; None: small.
         classes: to learn, in this order; () for those of the data.
         changes: fields of the configuration.
@@ -68,7 +68,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def train_box3d(
+def train(
     data: str | Path,
     out: str | Path,
     *,

@@ -277,7 +277,7 @@ def train(args: Train | TrainNormals) -> dict[str, str]:
         file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
         return {"weights": str(file)}
     changes |= {"inputs": args.inputs} if args.inputs else {}
-    file = training.train_viewpoint(
+    file = training.train(
         args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
         method_config=training.make_config(args.data, args.preset, args.categories, changes),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from ..command import (
     CameraOptions,
     Common,
     MaybeFloat,
+    MaybeName,
     MaybePath,
     OutputOptions,
     TrainCommand,
@@ -58,7 +59,7 @@ class TrainNormals(TrainCommand):
     """Folder in Pix3D's layout, BOP folder with models/, or the word furniture: shapes made in code."""
     categories: tuple[str, ...] = ()
     """Categories to learn; all by default."""
-    preset: str | None = None
+    preset: MaybeName = None
     """Ready configuration: small (default), large."""
 
 
@@ -73,7 +74,7 @@ class Train(TrainCommand):
     """Folder in Pix3D's layout, BOP folder with models/, or the word furniture: shapes made in code."""
     categories: tuple[str, ...] = ()
     """Categories to learn; all by default."""
-    preset: str | None = None
+    preset: MaybeName = None
     """Ready configuration: modern (default); as published combined, separate."""
     epochs: MaybeFloat = None
     """Passes over the photos, in place of --steps; by default as the preset says (25)."""

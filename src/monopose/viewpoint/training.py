@@ -75,7 +75,7 @@ def make_normals_config(preset: str | None = None, changes: Mapping[str, Any] | 
     return configure("normals", {"small": normals_method.Config, "large": normals_method.large}, preset, changes)
 
 
-def train_viewpoint(
+def train(
     data: str | Path,
     out: str | Path,
     *,
