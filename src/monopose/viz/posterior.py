@@ -428,7 +428,7 @@ def _regions(panel: Axes, points: np.ndarray, p: np.ndarray) -> None:
     limits = np.array([panel.get_xlim(), panel.get_ylim()])
     unit = np.abs(np.diff(limits)[:, 0]) / 300
     density = _Density(points / unit, p)
-    x, y = (np.linspace(*limit, 128) for limit in limits)
+    x, y = (np.linspace(low, high, 128) for low, high in limits)
     values = density(np.stack(np.meshgrid(x / unit[0], y / unit[1]), -1).reshape(-1, 2)).reshape(128, 128)
     levels = [density.level(share) for share in SHARES]
     if values.min() < levels[0] < min(levels[1], values.max()):
