@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from .io.files import atomic_write
+from .io.files import IMAGE_SUFFIXES, atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,9 +135,11 @@ def refuse(options: Any, reason: str) -> None:
             raise ValueError(f"--{f.name.replace('_', '-')} {reason}")
 
 
-def check_source(source: str | None, data: Path | None, name: str) -> None:
+def check_source(source: str | None, data: Path | None, name: str, boxes: Sequence[str] = ()) -> None:
     """ValueError unless there is either a source of pictures or a data set, option `name`."""
     if (source is None) == (data is None):
+        if source is None and boxes and Path(boxes[-1]).suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(f"{boxes[-1]} was taken for a box; put the SOURCE before --boxes")
         raise ValueError(f"give either a SOURCE (image, folder, video, camera number) or --{name} DIR")
 
 

@@ -88,15 +88,17 @@ def test_boxes_from_files(tmp_path):
     found = read_boxes([str(path)], [5])("rgb/000003.png")
     assert found.boxes.tolist() == [[10, 20, 40, 60]]
     assert found.scores.tolist() == [0.5]
-    assert len(read_boxes([str(path)], [5])("photo.png")) == 0
+    with pytest.warns(UserWarning, match=r"boxes\.json has boxes for the pictures 3, 4, none for photo"):
+        assert len(read_boxes([str(path)], [5])("photo.png")) == 0
 
     path.write_text(json.dumps({"images": [{"id": 3, "file_name": "rgb/photo.png"}], "annotations": rows[:1]}))
     assert read_boxes([str(path)], [5])("photo.png").boxes.tolist() == [[10, 20, 40, 60]]
-    assert len(read_boxes([str(path)], [5])("other.png")) == 0
+    with pytest.warns(UserWarning, match="has boxes for the pictures photo, none for other"):
+        assert len(read_boxes([str(path)], [5])("other.png")) == 0
 
     path.write_text(json.dumps([{"label": "can", "bbox_modal": [1, 2, 3, 4]}]))
     assert read_boxes([str(path)], [5], {5: "can"})("photo.png").boxes.tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: ValueError no object is called 'can', known: numbers alone"):
+    with pytest.raises(ValueError, match=r"boxes\.json, entry 0: no object is called 'can', known: numbers alone"):
         read_boxes([str(path)], [5])
     path.write_text(json.dumps([{"scene_id": k, **rows[0]} for k in (1, 2)]))
     with pytest.raises(ValueError, match=r"holds boxes of the scenes 1, 2, whose image numbers repeat.*--bop DIR"):
@@ -108,7 +110,45 @@ def test_boxes_from_files(tmp_path):
     with pytest.raises(ValueError, match="holds no list of boxes"):
         read_boxes([str(path)], [5])
     path.write_text(json.dumps([{"image_id": 3, "category_id": 5}]))
-    with pytest.raises(ValueError, match="entry 0: KeyError 'bbox'"):
+    with pytest.raises(ValueError, match="entry 0: key 'bbox' is missing"):
         read_boxes([str(path)], [5])
     with pytest.raises(FileNotFoundError, match=r"no file of boxes at .*boxs\.json; did you mean boxes\.json"):
         read_boxes([str(tmp_path / "boxs.json")], [5])
+
+
+def write_rows(tmp_path, *rows):
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"image_id": 3, "category_id": 5, "bbox": [10, 20, 30, 40], **row} for row in rows]))
+    return [str(path)]
+
+
+def test_boxes_of_other_objects_are_left_out_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="boxes of object 9 are left out; the model knows only 5"):
+        found = read_boxes(write_rows(tmp_path, {}, {"category_id": 9}), [5])("000003.png")
+    assert found.labels.tolist() == [5]
+    with pytest.raises(ValueError, match="given for object 9, but the model knows only 5"):
+        read_boxes(write_rows(tmp_path, {"category_id": 9}), [5])
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"score": 55}, "score of a box must lie between 0 and 1, got 55 .*divide percent by 100"),
+        ({"score": "0.9"}, r"boxes\.json, entry 0: 'score' must be numbers, got '0\.9'"),
+        ({"bbox": [0, 0, float("inf"), 50]}, "'bbox' holds NaN or infinity"),
+        ({"bbox": [0, 0, 0, 50]}, "has no area"),
+        ({"bbox": "here"}, "'bbox' must be numbers"),
+        ({"category_id": 1.5}, "category_id must be a whole number"),
+        ({"category_id": None}, "category_id must be a whole number"),
+    ],
+)
+def test_odd_entries_are_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        read_boxes(write_rows(tmp_path, row), [5])
+
+
+def test_a_picture_among_the_boxes_is_named():
+    with pytest.raises(ValueError, match=r"photo\.jpg is a picture, not a box; put the SOURCE before --boxes"):
+        read_boxes(["5:1,2,3,4", "photo.jpg"], [5])
+    with pytest.raises(ValueError, match="has no area"):
+        read_boxes(["0,0,inf,50"], [5])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 
 from ..types import Detections
-from .files import existing_file
+from . import records
+from .cameras import ImageWarning
+from .files import IMAGE_SUFFIXES, existing_file
 
 _FORMS = (
     "expected [ID:]x0,y0,x1,y1 in pixels, or a JSON file: COCO (images, annotations), BOP detections "
@@ -34,22 +37,31 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
     Raises:
         ValueError: unreadable, an object the model does not know, an empty box.
     """
-    if len(given) == 1 and not re.match(r"^(\d+:)?[-\d.]+,", given[0]):
-        rows = _read_file(Path(given[0]), names or {})
-    else:
-        rows = [(None, *_parse(text, labels)) for text in given]
+    file = Path(given[0]) if len(given) == 1 and not re.match(r"^(\d+:)?[-\d.]+,", given[0]) else None
+    rows = [(None, *_parse(text, labels)) for text in given] if file is None else _read_file(file, names or {})
     unknown = sorted({label for _, label, *_ in rows} - set(labels))
     if unknown:
-        known = ", ".join(str(v) for v in labels)
-        raise ValueError(f"boxes are given for object {', '.join(map(str, unknown))}, but the model knows only {known}")
-    for _, label, box, _ in rows:
-        if not (box[2] > box[0] and box[3] > box[1]):
+        known, what = ", ".join(str(v) for v in labels), ", ".join(map(str, unknown))
+        rows = [row for row in rows if row[1] in set(labels)]
+        if file is None or not rows:
+            raise ValueError(f"boxes are given for object {what}, but the model knows only {known}")
+        warnings.warn(f"{file}: boxes of object {what} are left out; the model knows only {known}", ImageWarning, stacklevel=2)
+    for _, label, box, score in rows:
+        if not all(map(math.isfinite, box)) or not (box[2] > box[0] and box[3] > box[1]):
             raise ValueError(f"the box {box} of object {label} has no area; {_FORMS}")
+        if not 0 <= score <= 1:
+            raise ValueError(
+                f"the score of a box must lie between 0 and 1, got {score:g} for object {label}; divide percent by 100"
+            )
+    pictures = sorted({str(row[0]) for row in rows if row[0] is not None})
 
     def of_picture(name: str) -> Detections:
         stem = Path(name).stem
         number = re.search(r"(\d+)$", stem)
         mine = [r for r in rows if r[0] in (None, stem) or (isinstance(r[0], int) and number and r[0] == int(number[1]))]
+        if pictures and not mine:
+            some = ", ".join(pictures[:5]) + (", ..." if len(pictures) > 5 else "")
+            warnings.warn(f"{file} has boxes for the pictures {some}, none for {stem}", ImageWarning, stacklevel=2)
         return Detections(
             torch.tensor([label for _, label, _, _ in mine], dtype=torch.int64),
             torch.tensor([box for _, _, box, _ in mine], dtype=torch.float32).reshape(-1, 4),
@@ -63,6 +75,8 @@ _Row = tuple[int | str | None, int, list[float], float]  # picture (number, stem
 
 
 def _parse(text: str, labels: Sequence[int]) -> tuple[int, list[float], float]:
+    if Path(text).suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{text} is a picture, not a box; put the SOURCE before --boxes")
     head, _, tail = text.rpartition(":")
     try:
         box = [float(v) for v in tail.split(",")]
@@ -83,41 +97,48 @@ def _parse(text: str, labels: Sequence[int]) -> tuple[int, list[float], float]:
 def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
     path = existing_file(path, "file of boxes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); {_FORMS}") from error
+        content = records.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_FORMS}") from error
     ids = {name: obj_id for obj_id, name in names.items()}
     pictures: dict[Any, int | str] = {}
     if isinstance(content, dict):
-        pictures = {image["id"]: Path(image["file_name"]).stem for image in content.get("images", [])}
+        for n, image in enumerate(records.rows(content.get("images", []), f"{path}: 'images'")):
+            where = f"{path}, images entry {n}"
+            pictures[records.value(image, "id", where)] = Path(records.text(image, "file_name", where)).stem
         content = content.get("annotations")
     if not isinstance(content, list):
         raise ValueError(f"{path} holds no list of boxes; {_FORMS}")
-    scenes = sorted({entry["scene_id"] for entry in content if isinstance(entry, dict) and "scene_id" in entry})
+    scenes = sorted({str(entry["scene_id"]) for entry in content if isinstance(entry, dict) and "scene_id" in entry})
     if len(scenes) > 1:
         raise ValueError(
-            f"{path} holds boxes of the scenes {', '.join(map(str, scenes[:6]))}, whose image numbers repeat; give those "
+            f"{path} holds boxes of the scenes {', '.join(scenes[:6])}, whose image numbers repeat; give those "
             "of one scene, or run on the whole data set: --bop DIR"
         )
     rows: list[_Row] = []
     for n, entry in enumerate(content):
+        where = f"{path}, entry {n}"
         try:
-            if "bbox_modal" in entry:
-                rows.append((None, _object_id(entry["label"], ids), [float(v) for v in entry["bbox_modal"]], 1.0))
+            if "bbox_modal" in records.mapping(entry, where):
+                box = records.numbers(entry, "bbox_modal", (4,), where).tolist()
+                rows.append((None, _object_id(records.value(entry, "label", where), ids), box, 1.0))
             else:
-                x, y, w, h = (float(v) for v in entry["bbox"])
+                x, y, w, h = records.numbers(entry, "bbox", (4,), where).tolist()
                 image = entry.get("image_id")
-                score = float(entry.get("score", 1.0))
-                rows.append((pictures.get(image, image), int(entry["category_id"]), [x, y, x + w, y + h], score))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, entry {n}: {type(error).__name__} {error}; {_FORMS}") from error
+                score = float(records.numbers(entry, "score", (), where)) if "score" in entry else 1.0
+                label = records.whole(records.value(entry, "category_id", where), f"{where}: category_id")
+                known = image in pictures if isinstance(image, (int, str)) else False
+                rows.append((pictures[image] if known else image, label, [x, y, x + w, y + h], score))
+        except ValueError as error:
+            place = "" if str(path) in str(error) else f"{where}: "
+            raise ValueError(f"{place}{error}; {_FORMS}") from error
     return rows
 
 
 def _object_id(label: Any, ids: dict[str, int]) -> int:
     """The id of an object given by name or number."""
-    if label in ids:
+    if isinstance(label, str) and label in ids:
         return ids[label]
-    if not str(label).isdigit():
+    if isinstance(label, bool) or not str(label).isdigit() or len(str(label)) > 9:
         raise ValueError(f"no object is called {label!r}, known: {', '.join(ids) or 'numbers alone'}")
     return int(label)

@@ -162,7 +162,7 @@ class Predict(Common):
 
     def check(self) -> None:
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
-        check_source(self.source, self.bop.bop, "bop")
+        check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
         check_share(self.detector.score, "score")
         if self.bop.bop is None:
             refuse(self.bop, "belongs to --bop DIR")
