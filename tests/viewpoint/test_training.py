@@ -46,7 +46,7 @@ def test_photos_in_the_layout_of_pix3d_train_a_network_that_loads(photos, tmp_pa
     assert weights.read(file).notes["steps"] == "3"
     found = model.predict(network, torch.rand(2, 4, 58, 58))
     assert found.angles.shape == (2, 3)
-    assert list(tmp_path.glob("crops_*.npy"))
+    assert list(tmp_path.glob("crops_*.bin"))
 
 
 def test_a_run_goes_on_and_refuses_another_configuration(photos, tmp_path):

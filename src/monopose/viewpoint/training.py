@@ -1,7 +1,7 @@
 """Training the viewpoint classifier, and the network that predicts normals for it: on photos in Pix3D's layout, or on CAD
 models alone, in the loop of `training.loop.fit`.
 
-Beside what the loop writes, a run folder holds `crops_*.npy`, the decoded photos.
+Beside what the loop writes, a run folder holds `crops_*.bin`, the decoded photos.
 """
 
 from __future__ import annotations
