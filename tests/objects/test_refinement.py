@@ -115,9 +115,9 @@ def test_bad_poses_stay_and_the_others_do_not_notice(run):
     _, mixed = frame_with((0.0, 0.0, 0.4), *BAD.values(), (0.05, 0.02, 0.5), (float("nan"), 0.0, 1.0))
     alone = refinement.predict(network, frame, good, OBJECTS)
     together = refinement.predict(network, frame, mixed, OBJECTS)
-    assert together.converged[[0, 5]].tolist() == alone.converged.tolist()
+    assert together.refined[[0, 5]].tolist() == alone.refined.tolist()
     torch.testing.assert_close(together.cam_from_obj[[0, 5]], alone.cam_from_obj, atol=1e-5, rtol=1e-5)
-    assert not together.converged[[1, 2, 3, 4, 6]].any()
+    assert not together.refined[[1, 2, 3, 4, 6]].any()
     kept = [1, 2, 3, 4]
     assert torch.equal(together.cam_from_obj[kept], mixed.cam_from_obj[kept])
     assert together.cam_from_obj[6].isnan().any()
@@ -135,7 +135,7 @@ def test_no_objects_and_unknown_objects(run):
     frame, poses = frame_with((0.0, 0.0, 0.4))
     none = refinement.predict(network, frame, poses[[]], OBJECTS)
     assert len(none) == 0
-    assert none.converged.shape == (0,)
+    assert none.refined.shape == (0,)
     assert "refiner" in none.seconds
     with pytest.raises(ValueError, match=r"no CAD model of object\(s\) 5, .*models are there of: 2"):
         refinement.predict(network, frame, poses, {2: OBJECTS[2]})
@@ -170,7 +170,7 @@ def test_the_smallest_error_wins(run, monkeypatch):
     assert refine.seen == pytest.approx([0, 0.1, 0.2] * 4)
     assert out.cam_from_obj[:, 0, 3].tolist() == pytest.approx([0, 0.2, 0, 0.1])
     assert out.cam_from_obj[:, 1, 3].tolist() == [1, 1, 0, 0]  # the last start is good as it is
-    assert out.converged.tolist() == [True, True, False, False]
+    assert out.refined.tolist() == [True, True, False, False]
     assert out.covariance is None
 
 
@@ -188,9 +188,9 @@ def test_surfaces_and_descriptors_are_computed_once(run, monkeypatch):
     network = pipeline.load_refiner(run, "cpu")
     frame, poses = frame_with((0.0, 0.0, 0.4), (0.05, 0.0, 0.5))
     sampled, asked = [], []
-    known, told = refiner.prepare_object, network._told
+    known, told = refiner.prepare_object, network._surface_features
     monkeypatch.setattr(refiner, "prepare_object", lambda *a: sampled.append(a[0].obj_id) or known(*a))
-    network._told = lambda objects, device: asked.append([o.model.obj_id for o in objects]) or told(objects, device)
+    network._surface_features = lambda objects, device: asked.append([o.model.obj_id for o in objects]) or told(objects, device)
     first = refinement.predict(network, frame, poses, OBJECTS)
     again = refinement.predict(network, frame, poses, OBJECTS)
     assert (sampled, asked) == ([5], [[5]])
@@ -256,8 +256,8 @@ def test_predict_refines_if_the_run_can(whole_run, shifting, monkeypatch, tmp_pa
     refined, plain = model.predict(frame, BOXES), model.predict(frame, BOXES, refine=False)
     assert set(refined.seconds) == {"pnp", "refiner"}
     assert set(plain.seconds) == {"pnp"}
-    assert refined.converged.tolist() == [True, False]
-    assert plain.converged is None
+    assert refined.refined.tolist() == [True, False]
+    assert plain.refined is None
     assert refined.covariance is None
     assert plain.covariance is not None
     moved = refined.cam_from_obj[:, :3, 3] - plain.cam_from_obj[:, :3, 3]
@@ -574,7 +574,7 @@ def test_flags_that_contradict(capsys):
 def test_flags_reach_the_pipeline(monkeypatch, tmp_path, capsys, flags, asked):
     seen = []
     found = frame_with((0.0, 0.0, 0.4), (0.0, 0.0, 0.5))[1]
-    found = replace(found, converged=torch.tensor([True, False]))
+    found = replace(found, refined=torch.tensor([True, False]))
 
     def predict(self, frame, detections=None, **kwargs):
         seen.append({k: v for k, v in kwargs.items() if k == "refine"})

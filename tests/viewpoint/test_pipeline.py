@@ -165,7 +165,7 @@ def test_a_network_gets_the_mask_it_was_trained_on_or_says_so(tmp_path):
     seen = [run.predict(*asked(image, boxes, masks)).probabilities for masks in (full, half)]
     assert not torch.equal(*seen)
     with pytest.raises(ValueError, match="a mask for each of the 1 boxes"):
-        run.predict(*asked(image, boxes, full.expand(2, -1, -1)))
+        run.crops(image, boxes, full.expand(2, -1, -1))
 
 
 def test_normals_come_from_the_caller_or_from_a_network(tmp_path):

@@ -217,7 +217,7 @@ def predict_traced(
     for row, hypothesis in enumerate(best.tolist()):
         part, place = divmod(row * each + hypothesis, TOGETHER)
         at = (parts[part].rows == place).nonzero()[:, 0].tolist()
-        if not at:
+        if not at or not parts[part].rounds:
             continue
         mine = [_of_one(r, at[0]) for r in parts[part].rounds]
         guessed = (float(mine[0].steps[0].error.exp()), float(error[row, hypothesis]))
