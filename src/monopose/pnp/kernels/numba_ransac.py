@@ -156,7 +156,7 @@ def three_points(X, rays, poses, F, G, roots):
                 p0, p1, p2 = f02 / root, f12 / root, f22 / root
     if not best > 0.0:
         return 0
-    # the sum of the conic and the cross product with its double point has rank one: a line in its rows, the other in its columns
+    # conic plus cross product with its double point has rank one: a line in its rows, the other in its columns
     F0 = G
     F0[0, 0], F0[0, 1], F0[0, 2] = s00, s01 - p2, s02 + p1
     F0[1, 0], F0[1, 1], F0[1, 2] = s01 + p2, s11, s12 - p0
@@ -229,7 +229,7 @@ def three_points(X, rays, poses, F, G, roots):
 
 @kernel_
 def disagreement(rows, skew, n, T, z_min, least):
-    """The sum over n points of the squared residual, at most 1 each, and how many are below 1; at once where it exceeds `least`.
+    """The sum over n points of the squared residual, at most 1 each, and how many are below 1; stops where above `least`.
 
     rows (7, N) as of `lay_out`, for K = I, weights in units of the thresholds; skew (N,).
 
@@ -309,12 +309,12 @@ def samples_for(agreed, n, confidence):
 
 @kernel_
 def search(
-    points3d, points2d, thresholds, usable, K, first, has_first, pose, found, drawn, z_min, most, least_samples, confidence, seed
-):
+    points3d, points2d, thresholds, usable, K, first, has_first, z_min, pose, found, drawn, most, least_samples, confidence, seed
+):  # fmt: skip
     """Fill pose (B, 4, 4), whether there is any, found (B,), and how many samples were drawn, drawn (B,).
 
     points3d (B, N, 3), points2d (B, N, 2) pixels, thresholds (B, N) pixels, usable (B, N), K (B, 3, 3) upper triangular, first
-    (B, 4, 4) a pose that is tried before all samples where has_first (B,). Every problem starts from the same seed.
+    (B, 4, 4) a pose that is tried before all samples where has_first (B,), z_min (B,). Every problem starts from the same seed.
     """
     size = points3d.shape[1]
     rows, masked, skew, scratch = np.empty((7, size)), np.empty((7, size)), np.empty(size), np.empty(size)
@@ -337,6 +337,7 @@ def search(
                 rays[n, 0], rays[n, 1], rays[n, 2] = x * scale, y * scale, scale
                 n += 1
         found[b], drawn[b] = False, 0
+        near = z_min[b]
         T = pose[b]
         T[:] = 0.0
         for i in range(4):
@@ -354,9 +355,9 @@ def search(
             trial[:] = first[b]
             for i in range(3):
                 trial[i, 3] += trial[i, 0] * centre[0] + trial[i, 1] * centre[1] + trial[i, 2] * centre[2]
-            cost, count = disagreement(rows, skew, n, trial, z_min, least)
+            cost, count = disagreement(rows, skew, n, trial, near, least)
             if cost < least and count >= 3.0:
-                least, agreed = polish(rows, skew, n, trial, z_min, cost, count, masked, work)
+                least, agreed = polish(rows, skew, n, trial, near, cost, count, masked, work)
                 T[:3] = trial[:3]
                 found[b] = True
                 needed = max(float(least_samples), samples_for(agreed, n, confidence))
@@ -376,13 +377,13 @@ def search(
                 rays3[0, j], rays3[1, j], rays3[2, j] = rays[i0, j], rays[i1, j], rays[i2, j]
             better = False
             for m in range(three_points(X3, rays3, poses, F, G, roots)):
-                cost, count = disagreement(rows, skew, n, poses[m], z_min, least)
+                cost, count = disagreement(rows, skew, n, poses[m], near, least)
                 if cost < least:
                     least, agreed, better = cost, count, True
                     T[:3] = poses[m, :3]
             if better:
                 found[b] = True
-                least, agreed = polish(rows, skew, n, T, z_min, least, agreed, masked, work)
+                least, agreed = polish(rows, skew, n, T, near, least, agreed, masked, work)
                 needed = max(float(least_samples), samples_for(agreed, n, confidence))
         drawn[b] = k
         for i in range(3):
