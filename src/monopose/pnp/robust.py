@@ -168,8 +168,8 @@ class _Given(NamedTuple):
 
     X (B, N, 3), x (B, N, 2), w (B, N, 2); K (B, 3, 3), upper triangular with a positive diagonal, of a camera that is turned by
     turn (B, 3, 3) from the caller's; threshold (B, N); present (B, N), bool: has weight, and is finite; usable (B, N), bool:
-    those, each different row once; z_min (B,); area (B,), of the pixels' box; same (B, 2, N): equal numbers for equal 3D points, and
-    for equal pixels, or (B, 0, N) where none are.
+    those, each different row once; z_min (B,); area (B,), of the pixels' box; same (B, 2, N): equal numbers for equal 3D
+    points, and for equal pixels, or (B, 0, N) where none are.
     """
 
     X: np.ndarray

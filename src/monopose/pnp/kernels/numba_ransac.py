@@ -309,7 +309,8 @@ def samples_for(agreed, n, confidence):
 
 @kernel_
 def search(
-    points3d, points2d, thresholds, usable, K, first, has_first, z_min, pose, found, drawn, most, least_samples, confidence, seed
+    points3d, points2d, thresholds, usable, K, first, has_first, z_min, pose, found, drawn,
+    most, least_samples, confidence, seed,
 ):  # fmt: skip
     """Fill pose (B, 4, 4), whether there is any, found (B,), and how many samples were drawn, drawn (B,).
 
