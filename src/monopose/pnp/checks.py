@@ -76,7 +76,9 @@ def tensor(name: str, value: Any) -> Tensor:
         try:
             found = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {type(value).__name__}") from error
+            raise ValueError(
+                f"{name} must be a torch tensor or what torch.as_tensor accepts, got {type(value).__name__}"
+            ) from error
     if found.is_complex() or found.dtype == torch.bool:
         raise ValueError(f"{name} must hold real numbers, got {found.dtype}")
     return found

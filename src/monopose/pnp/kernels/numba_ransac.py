@@ -13,6 +13,7 @@ from .numba_solve import _accumulate_pinhole, damped_step, retract
 
 BLOCK = 64  # points between two looks at whether a pose can still win
 POLISH = 4  # most steps on the points that agree, after a pose became the best
+LARGE = 1e100  # coordinates whose squares would not be finite
 FREE = np.array([-np.inf, -np.inf, np.inf, np.inf])
 
 
@@ -309,13 +310,14 @@ def samples_for(agreed, n, confidence):
 
 @kernel_
 def search(
-    points3d, points2d, thresholds, usable, K, first, has_first, z_min, pose, found, drawn,
-    most, least_samples, confidence, seed,
+    points3d, points2d, thresholds, usable, K, first, has_first, z_min, most, pose, found, drawn,
+    least_samples, confidence, seed,
 ):  # fmt: skip
     """Fill pose (B, 4, 4), whether there is any, found (B,), and how many samples were drawn, drawn (B,).
 
-    points3d (B, N, 3), points2d (B, N, 2) pixels, thresholds (B, N) pixels, usable (B, N), K (B, 3, 3) upper triangular, first
-    (B, 4, 4) a pose that is tried before all samples where has_first (B,), z_min (B,). Every problem starts from the same seed.
+    points3d (B, N, 3), points2d (B, N, 2) pixels, thresholds (B, N) pixels, usable (B, N), K (B, 3, 3) upper triangular; first
+    (B, 4, 4), a pose that is tried before all samples where has_first (B,); z_min and the most samples, (B,). Every problem
+    starts from the same seed.
     """
     size = points3d.shape[1]
     rows, masked, skew, scratch = np.empty((7, size)), np.empty((7, size)), np.empty(size), np.empty(size)
@@ -350,7 +352,7 @@ def search(
             centre[axis] = median(scratch[:n])
             for i in range(n):
                 rows[axis, i] -= centre[axis]
-        least, agreed, needed = float(n), 0.0, float(most)
+        least, agreed, needed = float(n), 0.0, np.inf
         if has_first[b]:
             trial = poses[0]
             trial[:] = first[b]
@@ -364,7 +366,7 @@ def search(
                 needed = max(float(least_samples), samples_for(agreed, n, confidence))
         state[0] = np.uint64(seed)
         k = 0
-        while k < most and k < needed:
+        while k < most[b] and k < needed:
             k += 1
             i0 = _below(state, n)
             i1 = _below(state, n - 1)
@@ -389,3 +391,117 @@ def search(
         drawn[b] = k
         for i in range(3):
             T[i, 3] -= T[i, 0] * centre[0] + T[i, 1] * centre[1] + T[i, 2] * centre[2]
+
+
+@kernel_
+def within(points3d, points2d, thresholds, present, usable, K, z_min, poses, inliers, counts, changed):
+    """Fill inliers (B, N) at poses (B, 4, 4), how many of those are usable, counts (B,), and whether any changed, (B,)."""
+    for b in range(len(poses)):
+        T, k = poses[b], K[b]
+        fx, s, cx, fy, cy = k[0, 0], k[0, 1], k[0, 2], k[1, 1], k[1, 2]
+        counts[b], changed[b] = 0, False
+        for i in range(points3d.shape[1]):
+            X, Y, Z = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
+            x = T[0, 0] * X + T[0, 1] * Y + T[0, 2] * Z + T[0, 3]
+            y = T[1, 0] * X + T[1, 1] * Y + T[1, 2] * Z + T[1, 3]
+            z = T[2, 0] * X + T[2, 1] * Y + T[2, 2] * Z + T[2, 3]
+            u, v = (fx * x + s * y) / z + cx - points2d[b, i, 0], fy * y / z + cy - points2d[b, i, 1]
+            good = present[b, i] and z > z_min[b] and u * u + v * v <= thresholds[b, i] * thresholds[b, i]
+            changed[b] |= good != inliers[b, i]
+            inliers[b, i] = good
+            counts[b] += good and usable[b, i]
+
+
+@kernel_
+def gather(points3d, points2d, weights, usable, inliers, poses, X, x, w, starts, centre, scale):
+    """Copy the usable inliers to the front of X (B, n, 3), x and w (B, n, 2), about centre (B, 3), in units of scale (B,).
+
+    starts (B, 4, 4) are the poses (B, 4, 4) for such points.
+    """
+    for b in range(len(poses)):
+        n = 0
+        c0 = c1 = c2 = 0.0
+        for i in range(points3d.shape[1]):
+            if inliers[b, i] and usable[b, i]:
+                X[b, n, 0], X[b, n, 1], X[b, n, 2] = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
+                x[b, n, 0], x[b, n, 1], w[b, n, 0], w[b, n, 1] = (
+                    points2d[b, i, 0], points2d[b, i, 1], weights[b, i, 0], weights[b, i, 1]
+                )  # fmt: skip
+                n += 1
+        for i in range(n):  # from the first point, or an object far from its origin would lose digits
+            c0 += X[b, i, 0] - X[b, 0, 0]
+            c1 += X[b, i, 1] - X[b, 0, 1]
+            c2 += X[b, i, 2] - X[b, 0, 2]
+        c0, c1, c2 = X[b, 0, 0] + c0 / n, X[b, 0, 1] + c1 / n, X[b, 0, 2] + c2 / n
+        square = 0.0
+        for i in range(n):
+            X[b, i, 0] -= c0
+            X[b, i, 1] -= c1
+            X[b, i, 2] -= c2
+            square += X[b, i, 0] ** 2 + X[b, i, 1] ** 2 + X[b, i, 2] ** 2
+        unit = math.sqrt(square / n) if square > 0.0 else 1.0
+        for i in range(n):
+            for j in range(3):
+                X[b, i, j] /= unit
+        X[b, n:] = 0.0
+        x[b, n:] = 0.0
+        w[b, n:] = 0.0
+        centre[b, 0], centre[b, 1], centre[b, 2], scale[b] = c0, c1, c2, unit
+        starts[b] = poses[b]
+        for i in range(3):
+            starts[b, i, 3] = (poses[b, i, 3] + poses[b, i, 0] * c0 + poses[b, i, 1] * c1 + poses[b, i, 2] * c2) / unit
+
+
+@kernel_
+def outward(own, own_covariance, cost, counts, centre, scale, poses, covariance):
+    """Fill poses (B, 4, 4) and covariance (B, 6, 6) of the caller's points from those of `gather`, noise from the cost (B,)."""
+    A, B = np.empty((6, 6)), np.empty((6, 6))
+    for b in range(len(poses)):
+        T, unit = poses[b], scale[b]
+        T[:] = own[b]
+        noise = 2.0 * cost[b] / max(2 * counts[b] - 6, 1)  # variance of a weighted residual
+        arm = A[0]
+        for i in range(3):
+            arm[i] = T[i, 0] * centre[b, 0] + T[i, 1] * centre[b, 1] + T[i, 2] * centre[b, 2]
+            T[i, 3] = unit * T[i, 3] - arm[i]
+        a, h, c = arm[0], arm[1], arm[2]
+        # v = unit * own v + arm x omega, on both sides
+        for j in range(6):
+            p, q, r = own_covariance[b, 3, j], own_covariance[b, 4, j], own_covariance[b, 5, j]
+            B[0, j] = unit * own_covariance[b, 0, j] + h * r - c * q
+            B[1, j] = unit * own_covariance[b, 1, j] + c * p - a * r
+            B[2, j] = unit * own_covariance[b, 2, j] + a * q - h * p
+            B[3, j], B[4, j], B[5, j] = p, q, r
+        for i in range(6):
+            p, q, r = B[i, 3], B[i, 4], B[i, 5]
+            covariance[b, i, 0] = noise * (unit * B[i, 0] + h * r - c * q)
+            covariance[b, i, 1] = noise * (unit * B[i, 1] + c * p - a * r)
+            covariance[b, i, 2] = noise * (unit * B[i, 2] + a * q - h * p)
+            covariance[b, i, 3], covariance[b, i, 4], covariance[b, i, 5] = noise * p, noise * q, noise * r
+
+
+@kernel_
+def read(points3d, points2d, weights, present, keys, extent, area):
+    """Fill present (B, N): finite, with weight; otherwise zero the row. keys (2, B, N) are equal for equal points and pixels.
+
+    extent (B,) is the longest side of the box of the points, area (B,) that of the pixels.
+    """
+    low, high = np.empty(5), np.empty(5)
+    for b in range(len(points3d)):
+        low[:], high[:] = np.inf, -np.inf
+        X, x, w = points3d[b], points2d[b], weights[b]
+        for i in range(X.shape[0]):
+            size = abs(X[i, 0]) + abs(X[i, 1]) + abs(X[i, 2]) + abs(x[i, 0]) + abs(x[i, 1]) + abs(w[i, 0]) + abs(w[i, 1])
+            present[b, i] = size < LARGE and (w[i, 0] != 0.0 or w[i, 1] != 0.0)
+            if not present[b, i]:
+                X[i, 0] = X[i, 1] = X[i, 2] = x[i, 0] = x[i, 1] = w[i, 0] = w[i, 1] = 0.0
+                keys[0, b, i] = keys[1, b, i] = LARGE * (1.0 + i)
+                continue
+            keys[0, b, i] = X[i, 0] + 0.7316 * X[i, 1] + 0.5281 * X[i, 2]
+            keys[1, b, i] = x[i, 0] + 0.7316 * x[i, 1]
+            for j in range(3):
+                low[j], high[j] = min(low[j], X[i, j]), max(high[j], X[i, j])
+            for j in range(2):
+                low[3 + j], high[3 + j] = min(low[3 + j], x[i, j]), max(high[3 + j], x[i, j])
+        extent[b] = max(high[0] - low[0], high[1] - low[1], high[2] - low[2], 0.0)
+        area[b] = max(high[3] - low[3], 0.0) * max(high[4] - low[4], 0.0)
