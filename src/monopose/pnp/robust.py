@@ -147,7 +147,7 @@ def _shaped(given: "_Given", best: "_Fit", reached: np.ndarray, samples: np.ndar
         covariance[found] = both[found] @ covariance[found] @ both[found].transpose(0, 2, 1)
     real, device = torch.promote_types(like.dtype, torch.float32), like.device
     cam_from_obj = torch.from_numpy(pose).to(device, real).reshape(*given.batch, 4, 4)
-    inliers = torch.from_numpy(best.inliers).to(device).reshape(*given.batch, -1)
+    inliers = torch.from_numpy(best.inliers).to(device).reshape(*given.batch, best.inliers.shape[1])
     cov = torch.from_numpy(covariance).to(device, real).reshape(*given.batch, 6, 6)
     if not given.batch:
         reason = best.reasons[0]
@@ -426,19 +426,15 @@ def _one_by_one(one: Callable[..., Any]) -> Callable[..., _Found]:
     ) -> _Found:
         def of(b: int) -> tuple[np.ndarray | None, int]:
             use = given.usable[b]
-            centre = np.median(given.X[b, use], 0)  # an object far from its origin would lose digits
-            pose, drawn = one(
-                given.X[b, use] - centre,
-                given.x[b, use],
-                given.K[b],
-                float(given.threshold[b, 0]),
-                int(tries[b]),
-                confidence,
-                seed,
-            )
+            X = given.X[b, use]
+            centre = np.median(X, 0)  # about it and at unit size: both libraries have absolute constants
+            X = X - centre
+            scale = float(np.median(np.abs(X).max(1))) or 1.0
+            px = float(given.threshold[b, 0])
+            pose, drawn = one(X / scale, given.x[b, use], given.K[b], px, int(tries[b]), confidence, seed)
             if pose is None or not np.isfinite(pose).all():
                 return None, drawn
-            pose[:3, 3] -= pose[:3, :3] @ centre
+            pose[:3, 3] = scale * pose[:3, 3] - pose[:3, :3] @ centre
             return pose, drawn
 
         size = len(given.X)
@@ -485,8 +481,11 @@ def _opencv(
     # it does not say how many it drew: no fewer than its rule asks for with the inliers that it ended with
     share = (len(agreed) / len(X)) ** 4
     drawn = tries if share < 1e-12 else 1 if share >= 1 else math.ceil(math.log1p(-confidence) / math.log1p(-share))
-    ok, rvec, tvec = cv2.solvePnP(X[agreed], x[agreed], K, None, flags=cv2.SOLVEPNP_SQPNP)  # its own is EPnP's: not for planes
-    return _pose(cv2.Rodrigues(rvec)[0], tvec) if ok else None, min(drawn, tries)
+    # its pose is EPnP's, which fails on planes
+    points3d, points2d, k = (torch.from_numpy(v) for v in (X[agreed], x[agreed], K))
+    delta, bounds = constant(math.inf, torch.float64, k.device), constant(UNBOUNDED, torch.float64, k.device)
+    problems = Problems(points3d, points2d, torch.ones_like(points2d), k, delta, bounds, z_min=NEAR)
+    return find_starts(problems.map(lambda v: v[None]), 6, 1)[0, 0].numpy(), min(drawn, tries)
 
 
 def _poselib(
@@ -505,10 +504,5 @@ def _poselib(
     options = {"max_reproj_error": px, "max_iterations": tries, "min_iterations": min(tries, LEAST), "dyn_num_trials_mult": 1.0,
                "success_prob": confidence, "seed": seed}  # fmt: skip
     pose, info = poselib.estimate_absolute_pose(pixels, X, camera, options, {"max_iterations": 0})
-    return _pose(pose.R, pose.t) if info["num_inliers"] > 0 else None, int(info["iterations"])
-
-
-def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = R, t.reshape(3)
-    return pose
+    found = np.vstack([pose.Rt, [[0, 0, 0, 1]]]) if info["num_inliers"] > 0 else None
+    return found, int(info["iterations"])
