@@ -207,8 +207,8 @@ def test_the_fused_rounds_are_those_of_the_reference(dof, noise):
     modes = torch.stack([T, se3.retract(T, torch.tensor([0.01, 0.0, 0.02, 0.0, 0.5, 0.0], dtype=F64))], 1)
     costs = residuals.pose_costs(given, modes)
     costs[1, 1] = math.inf
-    around, loc = amis.frame(given, modes, costs, dof)
-    start = amis.laplace(given, modes, costs, loc, around)
+    around, place = amis.frame(given, modes, costs, dof)
+    start = amis.laplace(given, modes, costs, place, around)
     rest = start, around, torch.isfinite(costs), [17, 16, 17], 2
     expected = amis.sample_reference(given, *rest, generator())
     found = amis_cpu.sample(given, *rest, generator())

@@ -1,9 +1,10 @@
 """Adaptive multiple importance sampling of poses: a mixture around the minima, refitted in rounds. Plain torch, the reference.
 
-Samples are (centre, rotation): the weighted centre of the points in the camera frame, which depends little on the rotation, and
-a unit quaternion or, with dof=4, the yaw relative to the first minimum. They have the precision of the problems; all else is
-float64 and has the problem, the half and the minimum in front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against
-this file.
+Samples are (place, rotation). The place is where the weighted centre of the points is seen, which depends little on the
+rotation: (x / z, y / z, log z), z in units of the first minimum's. Far away only the place's last number is uncertain, and a
+cone is a box there. The rotation is a unit quaternion or, with dof=4, the yaw relative to the first minimum. Samples have the
+precision of the problems; all else is float64 and has the problem, the half and the minimum in front, (B, H, M). The fused
+`kernels/amis_cpu.py` is tested against this file.
 """
 
 import itertools
@@ -16,11 +17,12 @@ from torch import Tensor
 from ..geometry import rotation, se3
 from . import distributions, kernels
 from .problems import Problems
-from .solve import PRIOR, free_entries
+from .solve import free_entries
 
 UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
 FLOOR = 0.05  # least share of the samples of every minimum that is kept
 MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
+NOTHING = 1e-5  # information, per square radian and square e-fold, of a minimum that nothing fixes
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -29,11 +31,11 @@ class Proposal(NamedTuple):
 
     Args:
         counts: samples drawn from each, (..., 2): rotations of the component, and from all directions.
-        loc: of the centre where the rotation is that of the minimum, (..., 3), metres.
-        follow: how the centre moves with `sines`, (..., 3, d), metres. Without it a long object, or one whose weights are
+        loc: the place where the rotation is that of the minimum, (..., 3).
+        follow: how the place moves with `sines`, (..., 3, d). Without it a long object, or one whose weights are
             uneven, leaves a third of the effective samples.
-        tril: factor of the centre's scale for a given rotation, (..., 3, 3), metres.
-        mean, moments: what the next fit blends with: of centre and sines, (..., 3 + d) and (..., 3 + d, 3 + d), and
+        tril: factor of the place's scale for a given rotation, (..., 3, 3).
+        mean, moments: what the next fit blends with: of place and sines, (..., 3 + d) and (..., 3 + d, 3 + d), and
         turn: dispersion of the ACG, (..., 4, 4), or mean (cos, sin) of the yaw, (..., 2).
     """
 
@@ -50,18 +52,20 @@ class Frame(NamedTuple):
     """What samples are relative to.
 
     centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
-    their yaws from the base; furthest (B,), metres, that a centre may be: without a limit the integral would be infinite; dof.
+    their yaws from the base; unit (B,), metres, the depth of the first minimum; furthest (B,), in such units, that a centre may
+    be: without a limit the integral would be infinite; dof.
     """
 
     centre: Tensor
     base: Tensor
     turns: Tensor
+    unit: Tensor
     furthest: Tensor
     dof: int
 
 
 def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: float = FAR) -> tuple[Frame, Tensor]:
-    """The frame of flat problems, and the centres of their minima, (B, M, 3), metres, camera frame."""
+    """The frame of flat problems, and the places of their minima, (B, M, 3)."""
     weight = problems.weights.double().mean(-1, keepdim=True)
     centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
     loc = se3.transform(modes.double(), centre[:, None, None]).squeeze(-2)
@@ -71,8 +75,22 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: 
     else:
         D = R @ R[:, :1].mT
         turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
-    distance = torch.where(torch.isfinite(mode_costs), loc.norm(dim=-1), 0.0)
-    return Frame(centre, R[:, 0], turns, far * distance.amax(1), dof), loc
+    real = torch.isfinite(mode_costs)
+    distance = torch.where(real, loc.norm(dim=-1), 0.0).amax(1)
+    depth = loc[..., 2].maximum(1e-3 * loc.norm(dim=-1)).clamp_min(1e-300)  # a centre behind the camera has no place
+    unit = depth[:, 0]
+    place = torch.cat([loc[..., :2] / depth[..., None], (depth / unit[:, None]).log()[..., None]], -1)
+    return Frame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
+
+
+def log_volume(places: Tensor, around: Frame) -> Tensor:
+    """Cubic metres by place, of places (B, H, n, 3): log z^3, (B, H, n)."""
+    return 3 * (places[..., 2].double() + around.unit.log()[:, None, None])
+
+
+def distances(places: Tensor) -> Tensor:
+    """How far away places (..., 3) are, in units of the frame, (...,)."""
+    return (places[..., 2].double() + 0.5 * (1 + places[..., :2].double().square().sum(-1)).log()).exp()
 
 
 def sines(turns: Tensor, around: Frame) -> Tensor:
@@ -85,7 +103,7 @@ def sines(turns: Tensor, around: Frame) -> Tensor:
 
 
 def laplace(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, loc: Tensor, around: Frame
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence.
 
@@ -95,17 +113,26 @@ def laplace(
     B, M = mode_costs.shape
     R = modes[..., :3, :3].double()
     normal = [kernels.normal_equations(problems, modes[:, m]).hessian.double() for m in range(M)]
-    shift = torch.eye(6).to(loc).repeat(B, M, 1, 1)
-    shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))  # v = centre's move + arm x omega
-    free = free_entries(around.dof, loc.device)
+    free = free_entries(around.dof, place.device)
+    depth = around.unit[:, None] * place[..., 2].exp()
+    # the tangent (v, omega) by a move of the place and omega: v = d centre + arm x omega
+    shift = torch.eye(6).to(place).repeat(B, M, 1, 1)
+    shift[..., :3, :3] *= depth[..., None, None]
+    shift[..., :2, 2] = depth[..., None] * place[..., :2]
+    shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))
     H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
     # Laplace: integral of exp(-cost) around each minimum
-    tril, _ = torch.linalg.cholesky_ex(H + PRIOR * torch.eye(len(free)).to(H))
+    tril, _ = torch.linalg.cholesky_ex(H + NOTHING * torch.eye(len(free)).to(H))
     log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
+    log_share = log_share + 3 * place[..., 2]  # places are the wider the further away
     share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     widest = torch.ones_like(H[..., 0])
-    widest[..., :3] = 4 / loc.square().sum(-1, keepdim=True).clamp_min(1e-12)
+    widest[..., :2] = 4.0
     moments = _inverse(H + torch.diag_embed(widest))
+    # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; not beyond a third before the limit, though
+    room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2] - 0.5 * (1 + place[..., :2].square().sum(-1)).log()
+    move = torch.minimum(torch.full_like(room, 3.0), room / moments[..., 2, 2]).clamp_min(0.0)
+    mean = torch.nn.functional.pad(place, (0, len(free) - 3)) + move[..., None] * moments[..., 2]
     if around.dof == 6:
         # q' A q = <q, minimum>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
         small = distributions.small_turns(around.turns)
@@ -114,7 +141,7 @@ def laplace(
         turn = turn / turn.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     else:
         turn = torch.exp(-moments[..., 3, 3] / 2)[..., None] * torch.cat([around.turns.cos(), around.turns.sin()], -1)
-    return share, torch.nn.functional.pad(loc, (0, len(free) - 3)), moments, turn
+    return share, mean, moments, turn
 
 
 def numbers_of_samples(share: Tensor, size: int, dof: int) -> Tensor:
@@ -145,7 +172,7 @@ def _raised(A: Tensor) -> Tensor:
 
 
 def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
-    """Samples from `numbers` (B, H, n, ...): centres (B, H, n, 3), metres, and quaternions (..., 4) or yaws (..., 1).
+    """Samples from `numbers` (B, H, n, ...): places (B, H, n, 3), and quaternions (..., 4) or yaws (..., 1).
 
     Those of a component stand together, first its own rotations, then those of all directions.
     """
@@ -173,19 +200,21 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
     return distributions.student_t_from_normals(where, of(p.tril), z[..., :6]).to(random), turns
 
 
-def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
+def poses(places: Tensor, turns: Tensor, around: Frame) -> Tensor:
     """cam_from_obj of samples (B, H, n, ...): (B, H n, 4, 4), in their precision."""
+    depth = around.unit[:, None, None] * places[..., 2].double().exp()
+    centres = torch.cat([places[..., :2].double(), torch.ones_like(depth)[..., None]], -1) * depth[..., None]
     centre = around.centre[:, None, None, :, None]
     if around.dof == 6:
         R = rotation.matrix_from_quat_wxyz(turns.double())
     else:
         R = rotation.so3_exp(torch.nn.functional.pad(turns.double(), (1, 1))) @ around.base[:, None, None]
-    return se3.from_rt(R, centres.double() - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
+    return se3.from_rt(R, centres - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
 
 
-def densities(p: Proposal, centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
-    """Of every component times the number of its samples, (B, H, M, n), per m^3 and rad^3, or rad with dof=4."""
-    away = centres.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
+def densities(p: Proposal, places: Tensor, turns: Tensor, around: Frame) -> Tensor:
+    """Of every component times the number of its samples, (B, H, M, n), by the place and rad^3, or rad with dof=4."""
+    away = places.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
     turns = turns.double()[..., None, :, :]
     log_t = distributions.student_t_at(_squares(p.tril, away), distributions.log_det(p.tril)[..., None])
     if around.dof == 6:
@@ -210,12 +239,12 @@ def _kappa(mean: Tensor) -> Tensor:
     return distributions.von_mises_kappa(mean.norm(dim=-1)) / 3
 
 
-def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, around: Frame) -> Proposal:
+def refit(p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, around: Frame) -> Proposal:
     """The mixture that fits weighted samples, the previous one counting as `MEMORY` samples.
 
     Args:
         p: (B, H, M, ...).
-        centres, turns: (B, H, n, ...).
+        places, turns: (B, H, n, ...).
         weights: of each sample for each component, (B, H, M, n): importance weights that sum to one times responsibilities.
         present: which minima there are, (B, M).
         size: samples of the next round.
@@ -228,7 +257,7 @@ def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present:
     effective = 1 / own.square().sum(-1).clamp_min(1e-12)
     trust = torch.where(total > 1e-12, effective / (effective + MEMORY), 0.0)[..., None]
     beside = sines(turns.double(), around)
-    both = torch.cat([centres.double()[:, :, None].expand(*beside.shape[:-1], 3), beside], -1)
+    both = torch.cat([places.double()[:, :, None].expand(*beside.shape[:-1], 3), beside], -1)
     mean = (own[..., None] * both).sum(-2)
     away = both - mean[..., None, :]
     apart = (mean - p.mean)[..., None]
@@ -275,8 +304,8 @@ def sample(
     present = torch.isfinite(mode_costs)
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
-    around, loc = frame(problems, modes, mode_costs, dof, far)
-    start = laplace(problems, modes, mode_costs, loc, around)
+    around, place = frame(problems, modes, mode_costs, dof, far)
+    start = laplace(problems, modes, mode_costs, place, around)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu
 
@@ -285,7 +314,7 @@ def sample(
 
 
 def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
-    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the centre, then 4 normals or 2 uniforms."""
+    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the place, then 4 normals or 2 uniforms."""
     z = distributions.normals(len(like), halves, 6 if dof == 4 else 10, size, like=like, generator=generator)
     if dof == 4:
         z = torch.cat([z, distributions.uniforms(len(like), halves, 2, size, like=like, generator=generator)], 2)
@@ -306,33 +335,33 @@ def sample_reference(
     share, mean, moments, turn = (v[:, None].expand(B, halves, *v.shape[1:]) for v in start)
     p = proposal(share, mean, moments, turn, sizes[0], around.dof)
     earlier: list[Proposal] = []
-    centres = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
+    places = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
     all_poses = []
     for i, size in enumerate(sizes):
-        new_centres, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
-        new_poses = poses(new_centres, new_turns, around)
+        new_places, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
+        new_poses = poses(new_places, new_turns, around)
         new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
-        inside = (new_centres[..., 2] > 0) & (new_centres.double().norm(dim=-1) <= around.furthest[:, None, None])
+        inside = distances(new_places) <= around.furthest[:, None, None]
         new_costs = torch.where(inside, new_costs.nan_to_num(math.inf, math.inf), math.inf)
-        new_mixture = sum((densities(q, new_centres, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
+        new_mixture = sum((densities(q, new_places, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
         if i == 0:
-            centres, turns, costs, mixture = new_centres, new_turns, new_costs, new_mixture
+            places, turns, costs, mixture = new_places, new_turns, new_costs, new_mixture
         else:
-            centres, turns = torch.cat([centres, new_centres], 2), torch.cat([turns, new_turns], 2)
+            places, turns = torch.cat([places, new_places], 2), torch.cat([turns, new_turns], 2)
             costs, mixture = torch.cat([costs, new_costs], 2), torch.cat([mixture, new_mixture], 2)
         all_poses.append(new_poses)
-        each = densities(p, centres, turns, around)
+        each = densities(p, places, turns, around)
         latest = each.sum(2)
         mixture = mixture + latest
         earlier.append(p)
         if i + 1 < len(sizes):
-            log_w = -costs - mixture.clamp_min(1e-300).log()
+            log_w = 3 * places[..., 2].double() - costs - mixture.clamp_min(1e-300).log()
             top = log_w.amax(-1, keepdim=True)
             w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
             w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)
             w = w[:, :, None] * (each / latest.clamp_min(1e-300)[:, :, None])
-            p = refit(p, centres.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around)
-    log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log()
+            p = refit(p, places.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around)
+    log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log() - log_volume(places, around)
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 
     def by_round(value: Tensor) -> Tensor:
