@@ -22,7 +22,7 @@ from .solve import free_entries
 UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
 FLOOR = 0.05  # least share of the samples of every minimum that is kept
 MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
-NOTHING = 1e-5  # information, per square radian and square e-fold, of a minimum that nothing fixes
+UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -102,6 +102,31 @@ def sines(turns: Tensor, around: Frame) -> Tensor:
     return 2 * along * (turns[:, :, None] @ distributions.small_turns(around.turns)[:, None].mT)
 
 
+def with_limit(
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, present: Tensor
+) -> tuple[Frame, Tensor, Tensor, Tensor, Tensor]:
+    """The same with one more component where it matters: the first minimum moved away to a third of an e-fold before the limit.
+
+    Where the likelihood is flat most of the mass is there, not at the minima. Whether it is follows from one more cost.
+    """
+    bearing = 0.5 * (1 + place[:, :1, :2].square().sum(-1)).log()
+    end = torch.cat([place[:, :1, :2], (around.furthest.log()[:, None] - 1 / 3 - bearing)[..., None]], -1)
+    pose = modes[:, :1].clone()
+    depth = around.unit[:, None, None] * end[..., 2:].exp()
+    centre = torch.cat([end[..., :2], torch.ones_like(depth)], -1) * depth
+    pose[..., :3, 3] = (centre - (pose[..., :3, :3].double() @ around.centre[:, None, :, None]).squeeze(-1)).to(pose)
+    cost = kernels.pose_costs(problems, pose)
+    # of an e-fold of depth there, as if all else were equally certain as at the minimum; it never is
+    gain = 3 * (end[..., 2] - place[:, :1, 2]) - cost.double() + mode_costs[:, :1].double()
+    real = present[:, :1] & (gain > -UNLIKELY) & torch.isfinite(end).all(-1)
+    if not bool(real.any()):
+        return around, place, modes, mode_costs, present
+    around = around._replace(turns=torch.cat([around.turns, around.turns[:, :1]], 1))
+    place, modes = torch.cat([place, torch.where(real[..., None], end, place[:, :1])], 1), torch.cat([modes, pose], 1)
+    cost = torch.where(real, cost, math.inf).to(mode_costs)
+    return around, place, modes, torch.cat([mode_costs, cost], 1), torch.cat([present, real], 1)
+
+
 def laplace(
     problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,12 +147,12 @@ def laplace(
     shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))
     H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
     # Laplace: integral of exp(-cost) around each minimum
-    tril, _ = torch.linalg.cholesky_ex(H + NOTHING * torch.eye(len(free)).to(H))
-    log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
-    log_share = log_share + 3 * place[..., 2]  # places are the wider the further away
-    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     widest = torch.ones_like(H[..., 0])
     widest[..., :2] = 4.0
+    tril, _ = torch.linalg.cholesky_ex(H + torch.diag_embed(widest))
+    log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
+    log_share = log_share + 3 * place[..., 2]  # a place is the larger the further away
+    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     moments = _inverse(H + torch.diag_embed(widest))
     # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; not beyond a third before the limit, though
     room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2] - 0.5 * (1 + place[..., :2].square().sum(-1)).log()
@@ -305,6 +330,7 @@ def sample(
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, place = frame(problems, modes, mode_costs, dof, far)
+    around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
     start = laplace(problems, modes, mode_costs, place, around)
     if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
         from .kernels import amis_cpu
