@@ -23,6 +23,8 @@ UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by 
 FLOOR = 0.05  # least share of the samples of every minimum that is kept
 MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
 UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
+RELIABLE = 0.1  # of the samples, least effective ones
+RESTARTS = 3
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -77,7 +79,17 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: 
         turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
     real = torch.isfinite(mode_costs)
     distance = torch.where(real, loc.norm(dim=-1), 0.0).amax(1)
-    depth = loc[..., 2].maximum(1e-3 * loc.norm(dim=-1)).clamp_min(1e-300)  # a centre behind the camera has no place
+    length = loc.norm(dim=-1).clamp_min(1e-300)
+    behind = loc[..., 2] <= 1e-3 * length  # no pose at all: where the pixels are, then, at this distance
+    if bool(behind.any()):
+        pixel = (weight * problems.points2d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
+        ray = torch.linalg.solve_ex(problems.K.double(), torch.nn.functional.pad(pixel, (0, 1), value=1.0)).result.nan_to_num(
+            0.0
+        )
+        ray = torch.where(ray[:, 2:] > 0, ray, torch.tensor([0.0, 0.0, 1.0]).to(ray))
+        seen = torch.nn.functional.normalize(ray, dim=-1)[:, None] * length[..., None]
+        loc = torch.where(behind[..., None], seen, loc)
+    depth = loc[..., 2].maximum(1e-3 * length)
     unit = depth[:, 0]
     place = torch.cat([loc[..., :2] / depth[..., None], (depth / unit[:, None]).log()[..., None]], -1)
     return Frame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
@@ -154,7 +166,7 @@ def laplace(
     log_share = log_share + 3 * place[..., 2]  # a place is the larger the further away
     share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     moments = _inverse(H + torch.diag_embed(widest))
-    # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; not beyond a third before the limit, though
+    # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; no further than a third before the limit
     room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2] - 0.5 * (1 + place[..., :2].square().sum(-1)).log()
     move = torch.minimum(torch.full_like(room, 3.0), room / moments[..., 2, 2]).clamp_min(0.0)
     mean = torch.nn.functional.pad(place, (0, len(free) - 3)) + move[..., None] * moments[..., 2]
@@ -264,15 +276,16 @@ def _kappa(mean: Tensor) -> Tensor:
     return distributions.von_mises_kappa(mean.norm(dim=-1)) / 3
 
 
-def refit(p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, around: Frame) -> Proposal:
-    """The mixture that fits weighted samples, the previous one counting as `MEMORY` samples.
+def refit(
+    p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, around: Frame
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `proposal` makes the mixture from that fits weighted samples, the previous one counting as `MEMORY` samples.
 
     Args:
         p: (B, H, M, ...).
         places, turns: (B, H, n, ...).
         weights: of each sample for each component, (B, H, M, n): importance weights that sum to one times responsibilities.
         present: which minima there are, (B, M).
-        size: samples of the next round.
         around: of the problems.
 
     Source: Cappe et al., Adaptive importance sampling in general mixture classes, sec. 3; Tyler's fixed point for the ACG.
@@ -296,7 +309,7 @@ def refit(p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: 
         yaw = turns.double()[..., None, :, 0]
         turn = trust * torch.stack([(own * yaw.cos()).sum(-1), (own * yaw.sin()).sum(-1)], -1) + (1 - trust) * p.turn
     share = _floored(total, present[:, None].expand_as(total))
-    return proposal(share, p.mean + trust * (mean - p.mean), moments, turn, size, around.dof)
+    return share, p.mean + trust * (mean - p.mean), moments, turn
 
 
 def sample(
@@ -313,6 +326,8 @@ def sample(
 
     The samples of a round are two halves, and each half's proposal is fitted to the other half. Were it fitted to all samples,
     they would have chosen the density that their own weights are divided by, and the evidence would come out 0.1 too small.
+    For the same reason a problem whose samples are worth less than `RELIABLE` of their number is sampled anew, from the mixture
+    that fits what was drawn so far, at most `RESTARTS` times and each time with twice as many samples to learn from.
 
     Args:
         problems: flat, (B, ...).
@@ -323,16 +338,67 @@ def sample(
     Returns:
         poses (B, S, 4, 4), metres; log-density (B, S), of the mixture of all rounds; cost (B, S), inf where ruled out.
     """
-    halves = 1 if rounds == 1 else 2
-    half = samples // halves
-    sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
     present = torch.isfinite(mode_costs)
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, place = frame(problems, modes, mode_costs, dof, far)
     around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
     start = laplace(problems, modes, mode_costs, place, around)
-    if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
+    found = _rounds(problems, start, around, present, samples, rounds, generator)
+    for trial in range(RESTARTS if rounds > 1 else 0):
+        poor = (effective(*found[1:]) < RELIABLE * samples) & torch.isfinite(found[2]).any(1)
+        if not bool(poor.any()):
+            break
+        rows = poor.nonzero()[:, 0]
+        some, near, real = problems.map(lambda v, r=rows: v[r]), Frame(*(v[rows] for v in around[:-1]), dof), present[rows]  # type: ignore[misc]
+        begin = tuple(v[rows] for v in start)
+        for v, new in zip(start, learn(begin, *(v[rows] for v in found), near, real)):
+            v[rows] = new
+        begin = tuple(v[rows] for v in start)
+        drawn = _rounds(some, begin, near, real, samples << (trial + 1), rounds, generator)
+        for v, new in zip(start, learn(begin, *drawn, near, real)):
+            v[rows] = new
+        fresh = _rounds(some, tuple(v[rows] for v in start), near, real, samples, rounds, generator)
+        for v, new in zip(found, fresh):
+            v[rows] = new
+    return found
+
+
+def effective(log_q: Tensor, costs: Tensor) -> Tensor:
+    """Effective sample size of samples (B, S): (B,)."""
+    w = (-costs.double() - log_q.double()).nan_to_num(-math.inf, -math.inf, -math.inf).softmax(-1)
+    return 1 / w.square().sum(-1).nan_to_num(1.0)
+
+
+def learn(
+    start: tuple[Tensor, ...], found: Tensor, log_q: Tensor, costs: Tensor, around: Frame, present: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The start (share, mean, moments, turn) that fits weighted poses (B, S, 4, 4), from what `laplace` returned."""
+    centres = se3.transform(found.double(), around.centre[:, None, None]).squeeze(-2)
+    depth = centres[..., 2].clamp_min(1e-300)
+    places = torch.cat([centres[..., :2] / depth[..., None], (depth / around.unit[:, None]).log()[..., None]], -1)[:, None]
+    R = found[:, None, :, :3, :3].double()
+    if around.dof == 6:
+        turns = rotation.quat_wxyz_from_matrix(R)
+    else:
+        D = R @ around.base[:, None, None].mT
+        turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
+    p = proposal(*(v[:, None] for v in start), found.shape[1], around.dof)
+    each = densities(p, places, turns, around)
+    w = (-costs.double() - log_q.double()).nan_to_num(-math.inf, -math.inf, -math.inf).softmax(-1)
+    w = w[:, None, None] * (each / each.sum(2, keepdim=True).clamp_min(1e-300))
+    return tuple(v[:, 0] for v in refit(p, places, turns, w, present, around))  # type: ignore[return-value]
+
+
+def _rounds(
+    problems: Problems, start: tuple[Tensor, ...], around: Frame, present: Tensor, samples: int, rounds: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`sample` once, from what `laplace` returned."""
+    halves = 1 if rounds == 1 else 2
+    half = samples // halves
+    sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
+    if present.device.type == "cpu" and kernels.backend(present.device) is not None:
         from .kernels import amis_cpu
 
         return amis_cpu.sample(problems, start, around, present, sizes, halves, generator)
@@ -349,7 +415,7 @@ def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Gen
 
 def sample_reference(
     problems: Problems,
-    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    start: tuple[Tensor, ...],
     around: Frame,
     present: Tensor,
     sizes: list[int],
@@ -386,7 +452,8 @@ def sample_reference(
             w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
             w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)
             w = w[:, :, None] * (each / latest.clamp_min(1e-300)[:, :, None])
-            p = refit(p, places.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around)
+            fitted = refit(p, places.flip(1), turns.flip(1), w.flip(1), present, around)
+            p = proposal(*fitted, sizes[i + 1], around.dof)
     log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log() - log_volume(places, around)
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 

@@ -53,6 +53,14 @@ class Posterior:
     dof: int
     prepared: Prepared
 
+    @property
+    def reliable(self) -> Tensor:
+        """Whether the samples measure the distribution, (...,), bool: converged, and worth a tenth of their number or more.
+
+        Where not, `log_evidence` is likely too small, by half a unit or more, and moments are those of a few samples.
+        """
+        return self.converged & (self.effective_sample_size >= amis.RELIABLE * self.samples.shape[-3])
+
     def probabilities(self) -> Tensor:
         """Weights that sum to one, (..., S), without gradient."""
         return self.log_weights.detach().softmax(-1)

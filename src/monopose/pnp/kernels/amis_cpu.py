@@ -578,7 +578,7 @@ def weigh(log_depth, cost, mixture, each, factor):
 
 def sample(
     problems: Problems,
-    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    start: tuple[Tensor, ...],
     around: amis.Frame,
     present: Tensor,
     sizes: list[int],
