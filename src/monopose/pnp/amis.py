@@ -25,6 +25,7 @@ MEMORY = 20.0  # samples that the previous proposal is worth when a new one is f
 UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
 RELIABLE = 0.1  # of the samples, least effective ones
 RESTARTS = 3
+MEASURED = 100.0  # limits beyond this are not sought out: samples stay around the minima
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -140,7 +141,7 @@ def with_limit(
 
 
 def laplace(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, measured: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence.
 
@@ -169,7 +170,9 @@ def laplace(
     # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; no further than a third before the limit
     room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2] - 0.5 * (1 + place[..., :2].square().sum(-1)).log()
     move = torch.minimum(torch.full_like(room, 3.0), room / moments[..., 2, 2]).clamp_min(0.0)
-    mean = torch.nn.functional.pad(place, (0, len(free) - 3)) + move[..., None] * moments[..., 2]
+    mean = torch.nn.functional.pad(place, (0, len(free) - 3))
+    if measured:
+        mean = mean + move[..., None] * moments[..., 2]
     if around.dof == 6:
         # q' A q = <q, minimum>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
         small = distributions.small_turns(around.turns)
@@ -342,10 +345,12 @@ def sample(
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, place = frame(problems, modes, mode_costs, dof, far)
-    around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
-    start = laplace(problems, modes, mode_costs, place, around)
+    measured = far <= MEASURED
+    if measured:
+        around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
+    start = laplace(problems, modes, mode_costs, place, around, measured)
     found = _rounds(problems, start, around, present, samples, rounds, generator)
-    for trial in range(RESTARTS if rounds > 1 else 0):
+    for trial in range(RESTARTS if rounds > 1 and measured else 0):
         poor = (effective(*found[1:]) < RELIABLE * samples) & torch.isfinite(found[2]).any(1)
         if not bool(poor.any()):
             break
