@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from .problems import Z_MIN, Prepared, Problems, intrinsics
+from .problems import NEAREST, Z_MIN, Kernel, Prepared, Problems, frame_and_factor, intrinsics
 from .solve import Solution, descend_and_judge
 
 NO_DELTA, NO_BOUNDS = np.array(np.inf), np.array([-np.inf, -np.inf, np.inf, np.inf])
@@ -152,9 +152,10 @@ def _refine(X: np.ndarray, x: np.ndarray, w: np.ndarray, K: np.ndarray, starts: 
     m = len(starts)
     points3d, points2d, weights, k = (torch.from_numpy(v).expand(m, *v.shape) for v in (X, x, w, K))
     delta, bounds = torch.from_numpy(NO_DELTA).expand(m), torch.from_numpy(NO_BOUNDS).expand(m, 4)
-    problems = Problems(points3d, points2d, weights, k, delta, bounds)
-    given = Prepared(problems, (weights != 0).any(-1), torch.Size([m]), torch.float64)
-    return descend_and_judge(given, torch.from_numpy(starts)[:, None], 6, 30, True, False)
+    frame, factor = frame_and_factor(points3d, weights, k, True)
+    problems = Problems(points3d, points2d, weights, k * factor[:, None, None], delta, bounds, Kernel.SQUARES, NEAREST)
+    given = Prepared(problems, (weights != 0).any(-1), torch.Size([m]), torch.float64, frame)
+    return descend_and_judge(given, torch.from_numpy(starts)[:, None], 6, 30, True, False)[0]
 
 
 def _within(cam_from_obj: np.ndarray, X: np.ndarray, x: np.ndarray, K: np.ndarray, threshold_px: float) -> np.ndarray:
