@@ -1,5 +1,6 @@
 """Poses from 2D-3D correspondences: `ransac` for matches with outliers, `solve` for weighted batches."""
 
+from .checks import Reason
 from .implicit import solve_implicit
 from .losses import derivative_loss, monte_carlo_loss, one_step
 from .posterior import Posterior, sample_posterior
@@ -12,6 +13,7 @@ __all__ = [
     "Cauchy",
     "Huber",
     "Posterior",
+    "Reason",
     "RobustSolution",
     "Solution",
     "derivative_loss",

@@ -6,6 +6,7 @@ the origin nor the unit of the caller's coordinates changes a result.
 """
 
 import math
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,20 @@ from torch import Tensor
 
 from ..geometry import rotation, se3
 
+DISTINCT = 1e-5  # of the largest distance: points nearer to each other count as one
+COUNTED = 1e-8  # of the largest weight: less does not count
 FLAT = 1e-6  # a K whose volume, relative to its rows, is below this is no camera
+
+
+class Reason(IntEnum):
+    """Why a problem converged or did not. Numbers, as in `Solution.reason`."""
+
+    CONVERGED = 0
+    TOO_FEW_POINTS = 1  # distinct ones that have weight
+    DEGENERATE = 2  # the points leave a direction of the pose open, or nearly so
+    BEHIND_THE_CAMERA = 3  # a point ended there
+    NOT_FINITE = 4  # NaN or infinity in the numbers, or a K that is no camera, or a start that is no rigid motion
+    ITERATIONS = 5  # they ran out
 
 
 # --------------------------------------------------------------------------------------------------------------- options

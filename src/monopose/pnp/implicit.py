@@ -17,10 +17,8 @@ from torch import Tensor
 from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import kernels, residuals
-from .problems import Z_MIN, Kernel, Problems, Robust, prepare
+from .problems import UNDETERMINED, Kernel, Problems, Robust, prepare
 from .solve import Solution, free_entries, solve_prepared
-
-DETERMINED = 1e-9  # least eigenvalue of the Hessian, scaled to a diagonal of ones, of a minimum that has a gradient
 
 
 @full_precision
@@ -35,7 +33,7 @@ def solve_implicit(
     robust: Robust | None = None,
     proposals: int | None = None,
     generator: torch.Generator | None = None,
-    z_min: float = Z_MIN,
+    z_min: float | None = None,
     bounds: Tensor | None = None,
     trust_region: bool = True,
 ) -> Solution:
@@ -56,21 +54,23 @@ def solve_implicit(
         weight 0 are absent: their gradient is zero.
 
     Raises:
-        ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
+        ValueError: on wrong shapes, options out of range or a camera with lens distortion; never for what the numbers are.
 
     Source: BPnP, eq. 8 to 11, with the exact Hessian; for the cost, the envelope theorem.
     """
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     with torch.no_grad():
-        found = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
+        found, own = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
     if not (torch.is_grad_enabled() and any(v.requires_grad for v in given.problems[:5])):
         return found
-    converged = found.converged.reshape(-1)
-    pose = attach(given.problems, given.flat(found.cam_from_obj, 4, 4), converged, dof)
-    problems, there = _harmless(given.problems, pose, ~converged)
-    cost = torch.where(converged, kernels.pose_costs(problems, there[:, None])[:, 0], given.flat(found.cost))
+    converged, problems = found.converged.reshape(-1), given.own()
+    pose = attach(problems, own, converged, dof)
+    problems, there = _harmless(problems, pose, ~converged)
+    known = given.flat(found.cost)
+    cost = torch.where(converged, kernels.pose_costs(problems, there[:, None], known[:, None])[:, 0], known)
     return found._replace(
-        cam_from_obj=pose.to(given.dtype).reshape(found.cam_from_obj.shape), cost=cost.to(given.dtype).reshape(given.batch)
+        cam_from_obj=given.frame.outward(pose).to(given.dtype).reshape(found.cam_from_obj.shape),
+        cost=cost.to(given.dtype).reshape(given.batch),
     )
 
 
@@ -170,7 +170,7 @@ def _newton_step(H: Tensor, gradient: Tensor, dof: int) -> Tensor:
     H = H * scale[:, :, None] * scale[:, None, :]  # metres and radians become comparable
     eye = torch.eye(len(free)).to(H)
     finite = torch.isfinite(H).flatten(1).all(1)
-    determined = (torch.linalg.cholesky_ex(H.detach() - DETERMINED * eye).info == 0) & finite
+    determined = (torch.linalg.cholesky_ex(H.detach() - UNDETERMINED * eye).info == 0) & finite
     H = torch.where(determined[:, None, None], H, eye)
     step = torch.linalg.solve_ex(H, -(gradient * scale)[..., None]).result.squeeze(-1) * scale
     step = torch.where(determined[:, None], step, torch.zeros_like(step))

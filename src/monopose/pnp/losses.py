@@ -7,8 +7,8 @@ from ..geometry import se3
 from ..geometry.rotation import full_precision
 from . import kernels, residuals
 from .posterior import Posterior
-from .problems import Problems
-from .solve import PRIOR, free_entries
+from .problems import UNDETERMINED, Problems
+from .solve import free_entries
 
 
 @full_precision
@@ -109,7 +109,7 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     rows = (trust[..., None, None] * J).flatten(-3, -2).mT
     H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
-    H = H + torch.diag_embed(damping * H.diagonal(dim1=-2, dim2=-1) + PRIOR)
+    H = H + torch.diag_embed((damping + UNDETERMINED) * H.diagonal(dim1=-2, dim2=-1))
     good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
     factor, failed = torch.linalg.cholesky_ex(H)

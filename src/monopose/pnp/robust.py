@@ -361,11 +361,12 @@ def _least_squares(
     problems = Problems(
         points3d, points2d, weights, k, delta, constant(UNBOUNDED, torch.float64, k.device).expand(size, 4), z_min=NEAR
     )
-    prepared = Prepared(problems, (weights != 0).any(-1), torch.Size([size]), torch.float64)
+    frame = checks.Frame(points3d.new_zeros(size, 3), points3d.new_ones(size))  # which they are in already
+    prepared = Prepared(problems, (weights != 0).any(-1), torch.Size([size]), torch.float64, frame)
     starts = torch.from_numpy(start)[:, None]
     if more_starts:
         starts = torch.cat([starts, find_starts(problems, 6, 2)], 1)
-    ends = descend_and_judge(prepared, starts, 6, 30, True, False)
+    ends, _ = descend_and_judge(prepared, starts, 6, 30, True, True)
     poses, covariance = np.empty((size, 4, 4)), np.empty((size, 6, 6))
     own, own_covariance, cost = ends.cam_from_obj.numpy(), ends.covariance.numpy(), ends.cost.numpy()
     numba_ransac.outward(own, own_covariance, cost, counts, centre, scale, poses, covariance)

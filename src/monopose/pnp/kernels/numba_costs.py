@@ -30,6 +30,72 @@ def lay_out(points3d, points2d, weights, rows):
         rows[6, i] = weights[i, 1]
 
 
+@kernel_
+def frames(points3d, weights, K, relative, centre, scale, factor):
+    """`checks.frame`: fill centre (B, 3) and scale (B,), and factor (B,): what makes the last row of K unit, divided by the
+    scale if relative."""
+    for b in range(points3d.shape[0]):
+        top = 0.0
+        for i in range(points3d.shape[1]):
+            top = max(top, abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1])))
+        inverse = 1.0 / top if top > 0.0 else 0.0
+        total = x = y = z = 0.0
+        for i in range(points3d.shape[1]):
+            w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
+            w *= w
+            total += w
+            x += w * points3d[b, i, 0]
+            y += w * points3d[b, i, 1]
+            z += w * points3d[b, i, 2]
+        share = 1.0 / total if total > 0.0 else 0.0
+        centre[b, 0], centre[b, 1], centre[b, 2] = x * share, y * share, z * share
+        x, y, z = np.float64(centre[b, 0]), np.float64(centre[b, 1]), np.float64(centre[b, 2])  # as it was rounded
+        total = spread = 0.0
+        for i in range(points3d.shape[1]):
+            w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
+            total += w
+            spread += w * (abs(points3d[b, i, 0] - x) + abs(points3d[b, i, 1] - y) + abs(points3d[b, i, 2] - z))
+        unit = 1.0
+        if spread > 0.0 and spread < np.inf:
+            unit = 2.0 ** min(max(math.floor(math.log2(spread / total)) + 1.0, -100.0), 100.0)
+        scale[b] = unit
+        depth = math.sqrt(np.float64(K[b, 2, 0]) ** 2 + np.float64(K[b, 2, 1]) ** 2 + np.float64(K[b, 2, 2]) ** 2)
+        factor[b] = 1.0 / (max(depth, 1e-300) * (unit if relative else 1.0))
+
+
+@inline
+def slopes(square, delta, kernel):
+    """First and second derivative of rho by the squared length, and the derivative of the first by delta."""
+    first, second, by_delta = 1.0, 0.0, 0.0
+    if kernel == HUBER:
+        far = square > delta * delta
+        inverse = 1.0 / math.sqrt(square if far else 1.0)
+        first = delta * inverse if far else 1.0
+        second = -0.5 * first * inverse * inverse if far else 0.0
+        by_delta = inverse if far else 0.0
+    elif kernel == CAUCHY:
+        part = 1.0 / (delta * delta)
+        first = 1.0 / (1.0 + square * part)
+        second = -part * first * first
+        by_delta = 2.0 * square * part / delta * first * first
+    return first, second, by_delta
+
+
+@inline
+def in_pixels(cx, cy, cz, K, U, V, A, B, bounds, z_min):
+    """Of a point in the camera frame: residuals, inverse depth, clamped pixels, weights or 0 outside the bounds, 1 in front."""
+    depth = K[2, 0] * cx + K[2, 1] * cy + K[2, 2] * cz
+    front = 1.0 if depth > z_min else 0.0
+    inverse = 1.0 / (depth if depth > z_min else z_min)
+    u = (K[0, 0] * cx + K[0, 1] * cy + K[0, 2] * cz) * inverse
+    v = (K[1, 0] * cx + K[1, 1] * cy + K[1, 2] * cz) * inverse
+    uc = bounds[0] if u < bounds[0] else u
+    uc = bounds[2] if uc > bounds[2] else uc
+    vc = bounds[1] if v < bounds[1] else v
+    vc = bounds[3] if vc > bounds[3] else vc
+    return A * (uc - U), B * (vc - V), inverse, uc, vc, A if uc == u else 0.0, B if vc == v else 0.0, front
+
+
 @inline
 def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
     """Residuals of a point under P = K [R | t]; for their derivative inverse depth, clamped pixels, 0 where clamped, else 1."""
