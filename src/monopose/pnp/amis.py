@@ -1,10 +1,11 @@
 """Adaptive multiple importance sampling of poses: a mixture around the minima, refitted in rounds. Plain torch, the reference.
 
-Samples are (place, rotation). The place is where the weighted centre of the points is seen, which depends little on the
-rotation: (x / z, y / z, log z), z in units of the first minimum's. Far away only the place's last number is uncertain, and a
-cone is a box there. The rotation is a unit quaternion or, with dof=4, the yaw relative to the first minimum. Samples have the
-precision of the problems; all else is float64 and has the problem, the half and the minimum in front, (B, H, M). The fused
-`kernels/amis_cpu.py` is tested against this file.
+Samples are (place, rotation). The place is where the weighted centre of the points is, which depends little on the rotation:
+its direction, two numbers by stereographic projection, within the unit disk where it is in front of the camera, and the log
+of its distance in units of the first minimum's. Far away only the last is uncertain, a cone is a cylinder, and all of space
+in front of the camera a cylinder of finite width. The rotation is a unit quaternion or, with dof=4, the yaw relative to the
+first minimum. Samples have the precision of the problems; all else is float64 and has the problem, the half and the minimum in
+front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against this file.
 """
 
 import itertools
@@ -55,8 +56,8 @@ class Frame(NamedTuple):
     """What samples are relative to.
 
     centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
-    their yaws from the base; unit (B,), metres, the depth of the first minimum; furthest (B,), in such units, that a centre may
-    be: without a limit the integral would be infinite; dof.
+    their yaws from the base; unit (B,), metres, the distance of the first minimum; furthest (B,), in such units, that a centre
+    may be: without a limit the integral would be infinite; dof.
     """
 
     centre: Tensor
@@ -90,20 +91,31 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: 
         ray = torch.where(ray[:, 2:] > 0, ray, torch.tensor([0.0, 0.0, 1.0]).to(ray))
         seen = torch.nn.functional.normalize(ray, dim=-1)[:, None] * length[..., None]
         loc = torch.where(behind[..., None], seen, loc)
-    depth = loc[..., 2].maximum(1e-3 * length)
-    unit = depth[:, 0]
-    place = torch.cat([loc[..., :2] / depth[..., None], (depth / unit[:, None]).log()[..., None]], -1)
+    unit = loc[:, 0].norm(dim=-1).clamp_min(1e-300)
+    place = to_places(loc / unit[:, None, None])
     return Frame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
 
 
+def to_places(centres: Tensor) -> Tensor:
+    """Places of centres (..., 3) in units of the frame, (..., 3), float64."""
+    centres = centres.double()
+    length = centres.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    direction = centres / length
+    return torch.cat([direction[..., :2] / (1 + direction[..., 2:]).clamp_min(1e-12), length.log()], -1)
+
+
+def to_centres(places: Tensor) -> Tensor:
+    """`to_places` undone."""
+    places = places.double()
+    square = places[..., :2].square().sum(-1, keepdim=True)
+    return torch.cat([2 * places[..., :2], 1 - square], -1) * (places[..., 2:].exp() / (1 + square))
+
+
 def log_volume(places: Tensor, around: Frame) -> Tensor:
-    """Cubic metres by place, of places (B, H, n, 3): log z^3, (B, H, n)."""
-    return 3 * (places[..., 2].double() + around.unit.log()[:, None, None])
-
-
-def distances(places: Tensor) -> Tensor:
-    """How far away places (..., 3) are, in units of the frame, (...,)."""
-    return (places[..., 2].double() + 0.5 * (1 + places[..., :2].double().square().sum(-1)).log()).exp()
+    """Log of the volume by place, of places (B, H, n, 3): (B, H, n)."""
+    p = places.double()
+    by_direction = math.log(4) - 2 * torch.log1p(p[..., :2].square().sum(-1))
+    return 3 * (p[..., 2] + around.unit.log()[:, None, None]) + by_direction
 
 
 def sines(turns: Tensor, around: Frame) -> Tensor:
@@ -122,11 +134,9 @@ def with_limit(
 
     Where the likelihood is flat most of the mass is there, not at the minima. Whether it is follows from one more cost.
     """
-    bearing = 0.5 * (1 + place[:, :1, :2].square().sum(-1)).log()
-    end = torch.cat([place[:, :1, :2], (around.furthest.log()[:, None] - 1 / 3 - bearing)[..., None]], -1)
+    end = torch.cat([place[:, :1, :2], (around.furthest.log()[:, None] - 1 / 3)[..., None]], -1)
     pose = modes[:, :1].clone()
-    depth = around.unit[:, None, None] * end[..., 2:].exp()
-    centre = torch.cat([end[..., :2], torch.ones_like(depth)], -1) * depth
+    centre = around.unit[:, None, None] * to_centres(end)
     pose[..., :3, 3] = (centre - (pose[..., :3, :3].double() @ around.centre[:, None, :, None]).squeeze(-1)).to(pose)
     cost = kernels.pose_costs(problems, pose)
     # of an e-fold of depth there, as if all else were equally certain as at the minimum; it never is
@@ -152,11 +162,16 @@ def laplace(
     R = modes[..., :3, :3].double()
     normal = [kernels.normal_equations(problems, modes[:, m]).hessian.double() for m in range(M)]
     free = free_entries(around.dof, place.device)
-    depth = around.unit[:, None] * place[..., 2].exp()
     # the tangent (v, omega) by a move of the place and omega: v = d centre + arm x omega
     shift = torch.eye(6).to(place).repeat(B, M, 1, 1)
-    shift[..., :3, :3] *= depth[..., None, None]
-    shift[..., :2, 2] = depth[..., None] * place[..., :2]
+    moved = around.unit[:, None, None] * to_centres(place)
+    square = 1 + place[..., :2].square().sum(-1)
+    reach = 2 * around.unit[:, None] * place[..., 2].exp() / square
+    shift[..., :3, 2] = moved
+    shift[..., :3, :2] = -2 * moved[..., None] * (place[..., :2] / square[..., None])[..., None, :]
+    shift[..., 0, 0] += reach
+    shift[..., 1, 1] += reach
+    shift[..., 2, :2] -= reach[..., None] * place[..., :2]
     shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))
     H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
     # Laplace: integral of exp(-cost) around each minimum
@@ -167,8 +182,8 @@ def laplace(
     log_share = log_share + 3 * place[..., 2]  # a place is the larger the further away
     share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     moments = _inverse(H + torch.diag_embed(widest))
-    # the volume, exp(3 log z), moves a Gaussian by thrice its covariance with log z; no further than a third before the limit
-    room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2] - 0.5 * (1 + place[..., :2].square().sum(-1)).log()
+    # the volume, exp(3 log r), moves a Gaussian by thrice its covariance with log r; no further than a third before the limit
+    room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2]
     move = torch.minimum(torch.full_like(room, 3.0), room / moments[..., 2, 2]).clamp_min(0.0)
     mean = torch.nn.functional.pad(place, (0, len(free) - 3))
     if measured:
@@ -242,8 +257,7 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
 
 def poses(places: Tensor, turns: Tensor, around: Frame) -> Tensor:
     """cam_from_obj of samples (B, H, n, ...): (B, H n, 4, 4), in their precision."""
-    depth = around.unit[:, None, None] * places[..., 2].double().exp()
-    centres = torch.cat([places[..., :2].double(), torch.ones_like(depth)[..., None]], -1) * depth[..., None]
+    centres = around.unit[:, None, None, None] * to_centres(places)
     centre = around.centre[:, None, None, :, None]
     if around.dof == 6:
         R = rotation.matrix_from_quat_wxyz(turns.double())
@@ -380,8 +394,7 @@ def learn(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The start (share, mean, moments, turn) that fits weighted poses (B, S, 4, 4), from what `laplace` returned."""
     centres = se3.transform(found.double(), around.centre[:, None, None]).squeeze(-2)
-    depth = centres[..., 2].clamp_min(1e-300)
-    places = torch.cat([centres[..., :2] / depth[..., None], (depth / around.unit[:, None]).log()[..., None]], -1)[:, None]
+    places = to_places(centres / around.unit[:, None, None])[:, None]
     R = found[:, None, :, :3, :3].double()
     if around.dof == 6:
         turns = rotation.quat_wxyz_from_matrix(R)
@@ -438,7 +451,8 @@ def sample_reference(
         new_places, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
         new_poses = poses(new_places, new_turns, around)
         new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
-        inside = distances(new_places) <= around.furthest[:, None, None]
+        inside = new_places[..., 2].double() <= around.furthest.log()[:, None, None]
+        inside &= new_places[..., :2].double().square().sum(-1) < 1
         new_costs = torch.where(inside, new_costs.nan_to_num(math.inf, math.inf), math.inf)
         new_mixture = sum((densities(q, new_places, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
         if i == 0:
@@ -452,7 +466,7 @@ def sample_reference(
         mixture = mixture + latest
         earlier.append(p)
         if i + 1 < len(sizes):
-            log_w = 3 * places[..., 2].double() - costs - mixture.clamp_min(1e-300).log()
+            log_w = log_volume(places, around) - costs - mixture.clamp_min(1e-300).log()
             top = log_w.amax(-1, keepdim=True)
             w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
             w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)

@@ -241,10 +241,12 @@ def write_poses(rows, begin, end, centre, base, unit, dof, poses):
         pose[0, 0], pose[0, 1], pose[0, 2] = real(r00), real(r01), real(r02)
         pose[1, 0], pose[1, 1], pose[1, 2] = real(r10), real(r11), real(r12)
         pose[2, 0], pose[2, 1], pose[2, 2] = real(r20), real(r21), real(r22)
-        depth = unit * math.exp(np.float64(rows[2, s]))
-        pose[0, 3] = real(rows[0, s] * depth - (r00 * cx + r01 * cy + r02 * cz))
-        pose[1, 3] = real(rows[1, s] * depth - (r10 * cx + r11 * cy + r12 * cz))
-        pose[2, 3] = real(depth - (r20 * cx + r21 * cy + r22 * cz))
+        p, q = np.float64(rows[0, s]), np.float64(rows[1, s])
+        square = p * p + q * q
+        size = unit * math.exp(np.float64(rows[2, s])) / (1 + square)
+        pose[0, 3] = real(2 * p * size - (r00 * cx + r01 * cy + r02 * cz))
+        pose[1, 3] = real(2 * q * size - (r10 * cx + r11 * cy + r12 * cz))
+        pose[2, 3] = real((1 - square) * size - (r20 * cx + r21 * cy + r22 * cz))
         pose[3, 0], pose[3, 1], pose[3, 2], pose[3, 3] = real(0), real(0), real(0), real(1)
 
 
@@ -497,12 +499,13 @@ def advance(
                         else:
                             densities_4(rows, begin, end, *given[:4], turns[b, m, 0], follow[b, h, r, m], out)
                         add(out, mixture[begin:end])
+                limit = math.log(furthest[b])
                 for s in range(start, end):
                     x, y, z = np.float64(rows[0, s]), np.float64(rows[1, s]), np.float64(rows[2, s])
-                    if not (math.exp(2 * z) * (1 + x * x + y * y) <= furthest[b] * furthest[b] and cost[s] < np.inf):
+                    if not (z <= limit and x * x + y * y < 1 and cost[s] < np.inf):
                         cost[s] = np.inf
                 if nxt > end:
-                    weigh(rows[2], cost[:end], mixture[:end], each[h], factor[h])
+                    weigh(rows, cost[:end], mixture[:end], each[h], factor[h])
         if nxt == end:
             continue
         for h in range(halves):
@@ -557,16 +560,18 @@ def advance(
 
 
 @kernel_
-def weigh(log_depth, cost, mixture, each, factor):
+def weigh(rows, cost, mixture, each, factor):
     """factor (n,): the normalised importance weight divided by the density of the latest round, sum of each (M, n)."""
     least = np.inf
     for s in range(len(cost)):
-        least = min(least, cost[s] - 3 * np.float64(log_depth[s]))
+        least = min(least, cost[s] - 3 * np.float64(rows[2, s]))
     total = 0.0
     for s in range(len(cost)):
         factor[s] = 0.0
         if cost[s] < np.inf:
-            factor[s] = math.exp(least - cost[s] + 3 * np.float64(log_depth[s])) / max(mixture[s], 1e-300)
+            x, y = np.float64(rows[0, s]), np.float64(rows[1, s])
+            wide = 1 + x * x + y * y  # `amis.log_volume`
+            factor[s] = math.exp(least - cost[s] + 3 * np.float64(rows[2, s])) / max(wide * wide * mixture[s], 1e-300)
         total += factor[s]
     scale = 1 / max(total, 1e-300)
     for s in range(len(cost)):
@@ -614,7 +619,7 @@ def sample(
     cpu.spread(write_all, B * halves * half, [rows, fixed[3], fixed[4], fixed[2], poses.numpy()], edges, dof)
     log_q = np.log(np.maximum(mixture, 1e-300, out=mixture), out=mixture)
     log_q -= math.log(half)
-    log_q -= 3 * (rows[:, :, 2].astype(np.float64) + np.log(fixed[2])[:, None, None])
+    log_q -= amis.log_volume(torch.from_numpy(rows[:, :, :3]).mT, around).numpy()
     return poses, _by_round(log_q, sizes, real), _by_round(cost, sizes, real)
 
 
