@@ -7,6 +7,7 @@ from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
 from .robust import RobustSolution, ransac
 from .solve import Solution, solve
+from .warm import warm_up
 
 __all__ = [
     "AdaptiveHuber",
@@ -23,4 +24,5 @@ __all__ = [
     "sample_posterior",
     "solve",
     "solve_implicit",
+    "warm_up",
 ]

@@ -6,7 +6,6 @@ Densities are added as they are, not as logarithms: Student-t and angular centra
 import itertools
 import math
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,9 +13,8 @@ from torch import Tensor
 from .. import amis
 from ..problems import Problems
 from . import cpu
+from .numba_costs import kernel_
 
-FAST = {"reassoc", "contract", "arcp", "nsz"}
-kernel_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 
 T_NORM = math.exp(math.log(2) - math.lgamma(1.5) - 1.5 * math.log(3 * math.pi))
 ACG_NORM = 1 / (8 * math.pi**2)  # 1 / (2 pi^2), per rad^3 instead of per area of S^3

@@ -5,6 +5,10 @@ Nothing of size poses x points is ever written.
 """
 
 import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,7 +18,27 @@ from ..problems import Kernel
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
 SQUARES, HUBER, CAUCHY = int(Kernel.SQUARES), int(Kernel.HUBER), int(Kernel.CAUCHY)
 inline = numba.njit(inline="always")
-kernel_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+
+
+def kernel_(function: Callable[..., Any]) -> Any:
+    """Compile a function; keep the result on disk where there is a place for it, else in memory, and say so once."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # numba: "cannot cache function: no locator available"
+        _say_once()
+        return numba.njit(**options)(function)
+
+
+@cache
+def _say_once() -> None:
+    warnings.warn(
+        "monopose.pnp cannot keep its compiled kernels, neither beside the package nor in a home folder; every new process "
+        "compiles them again, which takes up to a minute. Set NUMBA_CACHE_DIR to a folder that can be written to.",
+        stacklevel=2,
+    )
+
+
 
 
 @kernel_
