@@ -17,10 +17,12 @@ from torch import Tensor
 from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import kernels, residuals
+from .opaque import opaque
 from .problems import UNDETERMINED, Kernel, Problems, Robust, prepare
 from .solve import Solution, free_entries, solve_prepared
 
 
+@opaque
 @full_precision
 def solve_implicit(
     points3d: Tensor,

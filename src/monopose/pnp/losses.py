@@ -6,11 +6,13 @@ from torch import Tensor
 from ..geometry import se3
 from ..geometry.rotation import full_precision
 from . import kernels, residuals
+from .opaque import opaque
 from .posterior import Posterior
 from .problems import UNDETERMINED, Problems
 from .solve import free_entries
 
 
+@opaque
 @full_precision
 def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries: Tensor | None = None) -> Tensor:
     """Minus the log-density that the posterior gives to the true pose: cost(truth) + log evidence.
@@ -84,6 +86,7 @@ def derivative_loss(
     return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
 
 
+@opaque
 @full_precision
 def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.

@@ -14,6 +14,7 @@ from ..geometry import rotation, se3
 from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import amis, checks, kernels
+from .opaque import opaque
 from .problems import Prepared, Problems, Robust, prepare
 from .solve import descend, minima
 
@@ -117,6 +118,7 @@ class Posterior:
         return self.samples.take_along_dim(drawn[..., None, None], -3)
 
 
+@opaque
 @full_precision
 def sample_posterior(
     points3d: Tensor,

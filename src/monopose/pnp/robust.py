@@ -12,6 +12,7 @@ from torch import Tensor
 from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import checks
+from .opaque import opaque
 from .problems import UNBOUNDED, Prepared, Problems, _batch, constant, intrinsics
 from .solve import descend_and_judge, find_starts
 
@@ -44,6 +45,7 @@ class RobustSolution(NamedTuple):
     samples: int | Tensor
 
 
+@opaque
 @full_precision
 def ransac(
     points3d: Tensor,

@@ -10,6 +10,7 @@ from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import checks, initialise, kernels, residuals
 from .checks import Reason
+from .opaque import opaque
 from .problems import (
     GROWTH,
     PATIENCE,
@@ -52,6 +53,7 @@ class Solution(NamedTuple):
     reason: Tensor
 
 
+@opaque
 @torch.no_grad()
 @full_precision
 def solve(

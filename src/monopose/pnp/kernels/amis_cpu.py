@@ -15,7 +15,6 @@ from ..problems import Problems
 from . import cpu
 from .numba_costs import kernel_
 
-
 T_NORM = math.exp(math.log(2) - math.lgamma(1.5) - 1.5 * math.log(3 * math.pi))
 ACG_NORM = 1 / (8 * math.pi**2)  # 1 / (2 pi^2), per rad^3 instead of per area of S^3
 CELLS = 128  # of the table of `distributions.von_mises_quantiles`
