@@ -152,7 +152,7 @@ def _refine(X: np.ndarray, x: np.ndarray, w: np.ndarray, K: np.ndarray, starts: 
     m = len(starts)
     points3d, points2d, weights, k = (torch.from_numpy(v).expand(m, *v.shape) for v in (X, x, w, K))
     delta, bounds = torch.from_numpy(NO_DELTA).expand(m), torch.from_numpy(NO_BOUNDS).expand(m, 4)
-    frame, factor = frame_and_factor(points3d, weights, k, True)
+    frame, factor, _ = frame_and_factor(points3d, weights, k, True)
     problems = Problems(points3d, points2d, weights, k * factor[:, None, None], delta, bounds, Kernel.SQUARES, NEAREST)
     given = Prepared(problems, (weights != 0).any(-1), torch.Size([m]), torch.float64, frame)
     return descend_and_judge(given, torch.from_numpy(starts)[:, None], 6, 30, True, False)[0]
