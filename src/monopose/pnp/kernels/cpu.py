@@ -175,7 +175,10 @@ def solve(
         ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),
     )  # fmt: skip
     found = [np.empty(shape, kind) for shape, kind in shapes]
-    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone
+    rest = (
+        problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone,
+        float(np.finfo(real).max) / 4,
+    )  # fmt: skip
     spread(numba_solve.solve_batch, 30 * size * count * problems.points3d.shape[1], [*arrays, *found], *rest)
     pose, own, covariance, cost, reason = map(torch.from_numpy, found)
     return pose, own, covariance, cost, reason
