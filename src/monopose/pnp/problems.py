@@ -246,16 +246,21 @@ def prepare(
         w = _flat(weights, batch, n, 2, like=K)
         used = (w[..., 0] != 0) | (w[..., 1] != 0)  # NaN is not 0: it counts
     limits = constant(UNBOUNDED, K.dtype, K.device).expand(size, 4) if bounds is None else _flat(bounds, batch, 4, like=K)
+    relative, weighted = z_min is None, weights is not None
     on_device = K.device.type != "cpu"  # which would wait to say whether anything is to be taken out
-    usable = None
-    if on_device or not _finite(X, x, K, weights) or not bool(checks.is_camera(K).all()):
+    usable, framed = None, None
+    if not on_device and _finite(X, x, K, weights):
+        framed = frame_and_factor(X, w, k, relative, weighted)
+    if framed is None or not bool(framed[2].all()):
         finite = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
         usable = checks.is_camera(k) & (finite | ~used).all(-1)
         used = used & usable[:, None]
         k = torch.where(usable[:, None, None], k, torch.eye(3, dtype=k.dtype, device=k.device))
         X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
-    elif weights is not None and not bool(used.all()):
+        framed = frame_and_factor(X, w, k, relative)
+    elif weighted and not bool(used.all()):
         X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
+    frame, factor, _ = framed
     if robust is None:
         delta = constant(math.inf, K.dtype, K.device).expand(size)
     elif fixed is not None:
@@ -269,23 +274,25 @@ def prepare(
         assert isinstance(robust, AdaptiveHuber)
         delta = _adaptive(robust.relative, x.detach(), w, used)
         delta = torch.where(delta > 0, delta, 1.0)  # nothing has weight: any threshold will do
-    frame, factor = frame_and_factor(X, w, k, z_min is None)
     k = k * factor[:, None, None]
     return Prepared(
         Problems(X, x, w, k, delta, limits, kernel, NEAREST if z_min is None else z_min), used, batch, outside, frame, usable
     )
 
 
-def frame_and_factor(X: Tensor, w: Tensor, K: Tensor, relative: bool) -> tuple[checks.Frame, Tensor]:
-    """The frames of flat problems, and what K is multiplied with: then depths are metres, or own units if relative."""
+def frame_and_factor(
+    X: Tensor, w: Tensor, K: Tensor, relative: bool, weighted: bool = True
+) -> tuple[checks.Frame, Tensor, Tensor]:
+    """The frames of flat problems; what K is multiplied with, (B,): then depths are metres, or own units if relative; and which
+    K are cameras, (B,), bool."""
     from . import kernels  # which imports this module
 
     fused = kernels.backend(X.device)
     if fused is not None and hasattr(fused, "frames"):
-        return fused.frames(X, w, K, relative)  # type: ignore[no-any-return]
-    frame = checks.frame(X, w)
+        return fused.frames(X, w, weighted, K, relative)  # type: ignore[no-any-return]
+    frame = checks.frame(X, w if weighted else None)
     depth = K.detach()[:, 2].norm(dim=-1)
-    return frame, 1 / (depth * frame.scale if relative else depth)
+    return frame, 1 / (depth * frame.scale if relative else depth), checks.is_camera(K.detach())
 
 
 def _finite(*values: Tensor | None) -> bool:

@@ -144,7 +144,7 @@ def descend_and_judge(
         pose, own, covariance, cost, reason = _descend_and_judge(given, starts, dof, iterations, trust_region, alone, needed)
     if given.usable is not None:
         reason = torch.where(given.usable, reason, int(Reason.NOT_FINITE))
-    return Solution(*map(given.shaped, (pose, covariance, cost, reason == Reason.CONVERGED, reason))), own
+    return Solution(*map(given.shaped, (pose, covariance, cost, reason == 0, reason))), own
 
 
 def _descend_and_judge(
@@ -174,7 +174,10 @@ def _descend_and_judge(
     reason = torch.where(sound.any(1), reason, int(Reason.NOT_FINITE))
     frame = checks.Frame(*(v.double() for v in given.frame))
     dtype = given.problems.K.dtype
-    return frame.outward(pose).to(dtype), pose, frame.covariance(covariance, pose).to(dtype), cost.to(dtype), reason
+    most = torch.finfo(dtype).max / 4
+    outside = frame.outward(pose).nan_to_num(0.0, 0.0, 0.0)
+    covariance = frame.covariance(covariance, pose).nan_to_num(0.0).clamp(-most, most)
+    return outside.to(dtype), pose, covariance.to(dtype), cost.to(dtype), reason
 
 
 def distinct_points(points3d: Tensor, weights: Tensor, most: int) -> Tensor:

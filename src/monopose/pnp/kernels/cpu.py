@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import Frame
+from ..checks import FLAT, Frame
 from ..problems import Kernel, Problems
 from ..residuals import Normal
 from . import numba_costs, numba_solve, numba_start
@@ -127,14 +127,15 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
     return poses[:, 0].to(start.dtype), stopped[:, 0]
 
 
-def frames(points3d: Tensor, weights: Tensor, K: Tensor, relative: bool) -> tuple[Frame, Tensor]:
-    """`checks.frame`, and what K (B, 3, 3) is multiplied with, (B,): see `numba_costs.frames`."""
+def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool) -> tuple[Frame, Tensor, Tensor]:
+    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,), see `numba_costs.frames`; and `checks.is_camera`, (B,)."""
     size = len(points3d)
     arrays = [_array(points3d), _array(weights), _array(K)]
-    found = [np.empty(shape, arrays[0].dtype) for shape in ((size, 3), (size,), (size,))]
-    numba_costs.frames(*arrays, relative, *found)
-    centre, scale, factor = map(torch.from_numpy, found)
-    return Frame(centre, scale), factor
+    real = arrays[0].dtype
+    found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
+    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, FLAT, *found)
+    centre, scale, factor, camera = map(torch.from_numpy, found)
+    return Frame(centre, scale), factor, camera
 
 
 def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
@@ -174,7 +175,10 @@ def solve(
         ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),
     )  # fmt: skip
     found = [np.empty(shape, kind) for shape, kind in shapes]
-    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone
+    rest = (
+        problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone,
+        float(np.finfo(real).max) / 4,
+    )  # fmt: skip
     spread(numba_solve.solve_batch, 30 * size * count * problems.points3d.shape[1], [*arrays, *found], *rest)
     pose, own, covariance, cost, reason = map(torch.from_numpy, found)
     return pose, own, covariance, cost, reason

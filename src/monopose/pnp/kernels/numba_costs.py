@@ -55,36 +55,61 @@ def lay_out(points3d, points2d, weights, rows):
 
 
 @kernel_
-def frames(points3d, weights, K, relative, centre, scale, factor):
-    """`checks.frame`: fill centre (B, 3) and scale (B,), and factor (B,): what makes the last row of K unit, divided by the
-    scale if relative."""
+def frames(points3d, weights, weighted, K, relative, flattest, centre, scale, factor, camera):
+    """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit, divided by the scale if
+    relative; and camera (B,), `checks.is_camera`. The weights are all the same unless weighted."""
+    count = points3d.shape[1]
     for b in range(points3d.shape[0]):
-        top = 0.0
-        for i in range(points3d.shape[1]):
-            top = max(top, abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1])))
-        inverse = 1.0 / top if top > 0.0 else 0.0
-        total = x = y = z = 0.0
-        for i in range(points3d.shape[1]):
-            w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
-            w *= w
-            total += w
-            x += w * points3d[b, i, 0]
-            y += w * points3d[b, i, 1]
-            z += w * points3d[b, i, 2]
+        X = points3d[b]
+        total = x = y = z = spread = 0.0
+        if weighted:
+            top = 0.0
+            for i in range(count):
+                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
+                top = w if w > top else top
+            inverse = 1.0 / top if top > 0.0 else 0.0
+            for i in range(count):
+                w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
+                w *= w
+                total += w
+                x += w * X[i, 0]
+                y += w * X[i, 1]
+                z += w * X[i, 2]
+        else:
+            total = float(count)
+            for i in range(count):
+                x += X[i, 0]
+                y += X[i, 1]
+                z += X[i, 2]
         share = 1.0 / total if total > 0.0 else 0.0
         centre[b, 0], centre[b, 1], centre[b, 2] = x * share, y * share, z * share
         x, y, z = np.float64(centre[b, 0]), np.float64(centre[b, 1]), np.float64(centre[b, 2])  # as it was rounded
-        total = spread = 0.0
-        for i in range(points3d.shape[1]):
-            w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
-            total += w
-            spread += w * (abs(points3d[b, i, 0] - x) + abs(points3d[b, i, 1] - y) + abs(points3d[b, i, 2] - z))
+        if weighted:
+            total = 0.0
+            for i in range(count):
+                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
+                total += w
+                spread += w * (abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z))
+        else:
+            for i in range(count):
+                spread += abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z)
         unit = 1.0
         if spread > 0.0 and spread < np.inf:
-            unit = 2.0 ** min(max(math.floor(math.log2(spread / total)) + 1.0, -100.0), 100.0)
+            unit = math.ldexp(1.0, min(max(int(math.frexp(spread / total)[1]), -100), 100))
         scale[b] = unit
-        depth = math.sqrt(np.float64(K[b, 2, 0]) ** 2 + np.float64(K[b, 2, 1]) ** 2 + np.float64(K[b, 2, 2]) ** 2)
-        factor[b] = 1.0 / (max(depth, 1e-300) * (unit if relative else 1.0))
+        k00, k01, k02 = np.float64(K[b, 0, 0]), np.float64(K[b, 0, 1]), np.float64(K[b, 0, 2])
+        k10, k11, k12 = np.float64(K[b, 1, 0]), np.float64(K[b, 1, 1]), np.float64(K[b, 1, 2])
+        k20, k21, k22 = np.float64(K[b, 2, 0]), np.float64(K[b, 2, 1]), np.float64(K[b, 2, 2])
+        depth = math.sqrt(k20 * k20 + k21 * k21 + k22 * k22)
+        inverse = 1.0 / depth if depth > 0.0 else 0.0
+        factor[b] = inverse / (unit if relative else 1.0)
+        k20, k21, k22 = k20 * inverse, k21 * inverse, k22 * inverse
+        d0, d1 = k00 * k20 + k01 * k21 + k02 * k22, k10 * k20 + k11 * k21 + k12 * k22
+        k00, k01, k02 = k00 - d0 * k20, k01 - d0 * k21, k02 - d0 * k22
+        k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
+        volume = k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10)
+        focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
+        camera[b] = abs(volume) > flattest * focal and volume < np.inf and volume > -np.inf
 
 
 @inline

@@ -572,6 +572,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
         magnitude += x * x + y * y
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
+    coarse = eps > 1e-12 and kernel == SQUARES
     radius, shrink, done, fast, before, taken = RADIUS, 2.0, False, False, 0.0, 0
     flattest = FLATTEST if trust_region else 0.0
     cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g)
@@ -586,9 +587,13 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
         distance = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
         length = math.sqrt(step[3] ** 2 + step[4] ** 2 + step[5] ** 2)
         length += math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2) / max(distance, 1e-6)
-        done = radius > 1e-2 and (promised <= _rounding(eps, cost, grain, most) or length <= 16.0 * eps)
+        small = _rounding(eps, cost, grain, most)
+        done = radius > 1e-2 and (promised <= small or length <= 16.0 * eps)
+        fast = promised <= 0.1 * before and (radius > 1e3 or not trust_region)
+        if coarse and fast and 10.0 * promised * promised <= small * before and length < 1e-3:  # the next step is not worth a look
+            T[:3] = T_new[:3]
+            return cost - promised, True, small, True, taken
         if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
-            fast = promised <= 0.1 * before and (radius > 1e3 or not trust_region)
             if length < 1e-4:
                 T[:3] = T_new[:3]
             break
@@ -857,11 +862,11 @@ def give_back(T, centre, scale, own, pose, covariance):
 @kernel_
 def solve_batch(
     points3d, points2d, weights, K, delta, bounds, centre, scale, starts, pose, own, covariance, cost, reason,
-    z_min, kernel, yaw_only, iterations, trust_region, eps, needed, alone,
+    z_min, kernel, yaw_only, iterations, trust_region, eps, needed, alone, most,
 ):  # fmt: skip
     """Descend from all starts (B, M, 4, 4); fill the outputs (B, ...) from the cheapest minimum. Arrays of any precision.
 
-    The starts are own ones if alone, else the caller's. own (B, 4, 4), float64: the pose in the frame that it was solved in.
+    The starts are own ones if alone, else the caller's. most: what no number of the outputs is above. own (B, 4, 4), float64: the pose in the frame that it was solved in.
     """
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     count = starts.shape[1]
@@ -924,6 +929,12 @@ def solve_batch(
         if state[best] == 0:
             found = NOT_FINITE
         give_back(T, centre[b], scale[b], own[b], pose[b], spread)
-        covariance[b] = spread
+        for i in range(6):
+            for j in range(6):
+                v = spread[i, j]
+                covariance[b, i, j] = v if abs(v) < most else most if v > 0.0 else -most if v < 0.0 else 0.0
+        for i in range(3):
+            v = pose[b, i, 3]
+            pose[b, i, 3] = v if abs(v) < most else 0.0
         cost[b] = total if math.isfinite(total) else 0.0
         reason[b] = found
