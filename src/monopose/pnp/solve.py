@@ -1,5 +1,6 @@
 """The pose of least weighted reprojection error: Levenberg-Marquardt over a batch of problems, with covariance."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from .problems import (
 from .residuals import Normal
 
 PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
+HEAVY = 1e3  # times the median weight: heavier points are let in after the others have found a pose
 STARTS = 2  # that every problem descends from where none is given
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
 
@@ -118,6 +120,10 @@ def solve_prepared(
     dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
+    if init is None and (evened := _evened(given)) is not None:
+        first, _ = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
+        starts = given.flat(first.cam_from_obj, 4, 4)[:, None]
+        return descend_and_judge(given, starts, dof, iterations, trust_region, False)
     if init is not None:
         starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
     elif (fused := kernels.backend(given.problems.K.device)) is not None and hasattr(fused, "starts"):
@@ -126,6 +132,26 @@ def solve_prepared(
     else:
         starts = find_starts(given.own(), dof, STARTS, proposals, generator)
     return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
+
+
+def _evened(given: Prepared) -> Prepared | None:
+    """The problems with no weight above `HEAVY` times their median; None where none is.
+
+    A point that weighs a million times the others is all that a closed form sees, and its pixel a wall along which a descent
+    takes tiny steps. From the minimum for weights that are nearly right the last part of the way is short.
+    """
+    w = given.problems.weights.detach()
+    if w.numel() == 0 or w.device.type != "cpu":  # elsewhere the question would wait for the device
+        return None
+    size = w.abs()
+    if not bool(size.max() > HEAVY * size.min()):
+        return None
+    some = torch.where(size > 0, size, math.nan).flatten(1)
+    most = HEAVY * some.nanmedian(1).values.nan_to_num(math.inf)
+    if not bool((size.flatten(1).amax(1) > most).any()):
+        return None
+    weights = w.clamp(-most[:, None, None], most[:, None, None])
+    return given._replace(problems=given.problems._replace(weights=weights))
 
 
 def descend_and_judge(
@@ -206,6 +232,11 @@ def judge(
     problems, pose = problems.map(Tensor.double), pose.double()
     normal = kernels.normal_equations(problems, pose)
     free = free_entries(dof, pose.device)
+    if problems.kernel != Kernel.SQUARES:  # weights times rho' instead of the curvature of rho
+        square = residuals.weighted_residuals(problems, pose).square().sum(-1)
+        trust = residuals.robust_weight(square, problems.delta[..., None], problems.kernel).sqrt()
+        weighted = problems._replace(weights=problems.weights * trust[..., None], kernel=Kernel.SQUARES)
+        normal = normal._replace(hessian=kernels.normal_equations(weighted, pose).hessian)
     H = normal.hessian.nan_to_num(0.0, 0.0, 0.0)[:, free[:, None], free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     top = diagonal.amax(-1)
@@ -355,7 +386,9 @@ def descend_reference(
     return pose, stopped
 
 
-def finish_reference(problems: Problems, start: Tensor, dof: int, iterations: int, digits: float) -> tuple[Tensor, Tensor, Tensor]:
+def finish_reference(
+    problems: Problems, start: Tensor, dof: int, iterations: int, digits: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Newton's method with the full Hessian, from where Gauss-Newton stalled or stopped, in plain torch.
 
     Args:

@@ -923,8 +923,8 @@ def solve_batch(
                 ends[0, i, 3] = centre[b, i] / scale[b]
         T = ends[best]
         total = costs[best]
-        if not fresh or best != last or not (trust_region or kernel == SQUARES) or state[best] == 0:
-            total = normal(rows, T, camera, threshold, limits, near, kernel, pinhole, FLATTEST, work[:6], work[16])
+        if not fresh or best != last or kernel != SQUARES or state[best] == 0:  # the covariance is that of the weights rho'
+            total = normal(rows, T, camera, threshold, limits, near, kernel, pinhole, 0.0, work[:6], work[16])
         found = judge(rows, T, total, camera, near, yaw_only, needed, alone, state[best] == 3, work[:6], spread)
         if state[best] == 0:
             found = NOT_FINITE
