@@ -199,7 +199,7 @@ def prepare(
         dtype: of the arithmetic; None is that of points3d, at least float32.
 
     Raises:
-        ValueError: on shapes that do not fit, options out of range and a camera with distortion; never for what the numbers are.
+        ValueError: on shapes that do not fit, options out of range a camera with distortion; never for what the numbers are.
     """
     points3d, points2d = checks.tensor("points3d", points3d), checks.tensor("points2d", points2d)
     weights = None if weights is None else checks.tensor("weights", weights)

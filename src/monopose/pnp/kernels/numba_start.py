@@ -278,7 +278,7 @@ def starts_batch(
     points3d, points2d, weights, K, delta, bounds, centre_of, scale, uniforms, out,
     z_min, kernel, dof, grid, keep, iterations, few,
 ):  # fmt: skip
-    """Fill out (B, count, 4, 4), in frames of centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) draw the samples."""
+    """Fill out (B, count, 4, 4) in the frames centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) for samples."""
     size, n = points3d.shape[0], points3d.shape[1]
     proposals = uniforms.shape[1] if n > SUBSET else 0
     rows, forms, limits, camera = np.empty((7, n)), np.empty((6, n)), np.empty(4), np.empty((3, 3))
