@@ -1,4 +1,4 @@
-"""Wrong answers that look right: 100,000 random problems of 50 kinds, each with its truth.
+"""Wrong answers that look right: 120,000 random problems of 60 kinds, each with its truth.
 
     python -m benchmarks.pnp_sweep [--quick] [--seed 0] [--only WORDS]
 

@@ -17,7 +17,7 @@ from ..geometry import rotation, se3
 
 DISTINCT = 1e-5  # of the largest distance: points nearer to each other count as one
 COUNTED = 1e-8  # of the largest weight: less does not count
-FLAT = 1e-6  # a K whose volume, relative to its rows, is below this is no camera
+SINGULAR = 1e-6  # a K whose volume, relative to its rows, is below this is no camera
 
 
 class Reason(IntEnum):
@@ -90,9 +90,8 @@ def tensor(name: str, value: Any) -> Tensor:
         try:
             found = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{name} must be a torch tensor or what torch.as_tensor accepts, got {type(value).__name__}"
-            ) from error
+            kind = type(value).__name__
+            raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {kind}") from error
     if found.is_complex() or found.dtype == torch.bool:
         raise ValueError(f"{name} must hold real numbers, got {found.dtype}")
     return found
@@ -124,7 +123,7 @@ def is_camera(K: Tensor) -> Tensor:
     ray = K[..., 2, :] / depth[..., None].clamp_min(1e-300 if K.dtype == torch.float64 else 1e-30)
     side = K[..., :2, :] - (K[..., :2, :] * ray[..., None, :]).sum(-1, keepdim=True) * ray[..., None, :]
     focal = side.norm(dim=-1)
-    return torch.isfinite(volume) & (depth > 0) & (volume > FLAT * depth * focal[..., 0] * focal[..., 1])
+    return torch.isfinite(volume) & (depth > 0) & (volume > SINGULAR * depth * focal[..., 0] * focal[..., 1])
 
 
 def split_camera(K: Tensor) -> tuple[Tensor, Tensor]:

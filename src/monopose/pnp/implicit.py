@@ -19,7 +19,7 @@ from ..types import Camera
 from . import kernels, residuals
 from .opaque import opaque
 from .problems import UNDETERMINED, Kernel, Problems, Robust, prepare
-from .solve import Solution, free_entries, solve_prepared
+from .solve import Solution, along_ray, free_entries, solve_prepared
 
 
 @opaque
@@ -120,7 +120,7 @@ def _pull_back_fused(problems: Problems, pose: Tensor, converged: Tensor, upstre
     from .kernels import implicit_cpu
 
     upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream))
-    direction = _newton_step(implicit_cpu.hessian(problems, pose), _along_tangent(pose, upstream).double(), dof)
+    direction = _newton_step(implicit_cpu.hessian(problems, pose), _along_tangent(pose, upstream).double(), dof, pose)
     found = implicit_cpu.slope_gradients(problems, pose, direction)
     nothing = (direction == 0).all(1)
     return tuple(v.masked_fill_(_rows(nothing, v), 0.0) for v in found) if bool(nothing.any()) else found
@@ -134,7 +134,7 @@ def _pull_back(problems: Problems, pose: Tensor, converged: Tensor, upstream: Te
     again, dtypes = torch.is_grad_enabled(), [v.dtype for v in problems[:5]]
     problems, pose = _harmless(problems.map(Tensor.double), pose.double(), ~converged)
     upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream)).double()
-    direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), dof)
+    direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), dof, pose)
     with torch.enable_grad():
         # By copies, for the pose and the direction depend on the inputs too and are to be held fixed.
         copies = problems.map(lambda v: v.view_as(v) if again and v.requires_grad else v.detach().requires_grad_())
@@ -163,10 +163,10 @@ def _along_tangent(pose: Tensor, upstream: Tensor) -> Tensor:
     return torch.cat([upstream[..., :3, 3], by_omega], -1)
 
 
-def _newton_step(H: Tensor, gradient: Tensor, dof: int) -> Tensor:
+def _newton_step(H: Tensor, gradient: Tensor, dof: int, pose: Tensor) -> Tensor:
     """-H^-1 gradient over the free entries, (B, 6); zero where H is not positive definite."""
-    free = free_entries(dof, H.device)
-    H, gradient = H[:, free[:, None], free], gradient[:, free]
+    free, Q = free_entries(dof, H.device), along_ray(H, pose.detach())  # a point of huge weight would hide the depth
+    H, gradient = (Q.mT @ H @ Q)[:, free[:, None], free], (Q.mT @ gradient[..., None]).squeeze(-1)[:, free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 1e-300, diagonal, torch.ones_like(diagonal)).rsqrt()
     H = H * scale[:, :, None] * scale[:, None, :]  # metres and radians become comparable
@@ -176,7 +176,7 @@ def _newton_step(H: Tensor, gradient: Tensor, dof: int) -> Tensor:
     H = torch.where(determined[:, None, None], H, eye)
     step = torch.linalg.solve_ex(H, -(gradient * scale)[..., None]).result.squeeze(-1) * scale
     step = torch.where(determined[:, None], step, torch.zeros_like(step))
-    return step.new_zeros(len(step), 6).index_copy(1, free, step)
+    return (Q @ step.new_zeros(len(step), 6).index_copy(1, free, step)[..., None]).squeeze(-1)
 
 
 def hessian(problems: Problems, cam_from_obj: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ Z_MIN = 0.01  # metres: the same as a number, for objects of some decimetres
 PATIENCE = 12  # Gauss-Newton steps, after which the full Hessian takes over
 TOLERANCE = 1e-6  # of the variance of a residual: a minimum is where no step would lower the cost by more
 UNDETERMINED = 1e-9  # least eigenvalue of the normal equations, scaled to a diagonal of ones, of a pose that the points fix
+FLAT = 0.01  # least to largest variance of the points of an object that is about flat, and has a second pose nearly as good
 UNCERTAIN = 1.0  # square radian, or squared distance of the object: most variance of a pose that is called one
 FLATTEST = 0.99  # most that a robust kernel takes off the curvature along a residual: a hundredth stays
 RADIUS = 30.0  # trust region at the start of a descent: the diagonal is damped by one over this
@@ -111,7 +112,7 @@ class Prepared(NamedTuple):
     usable: Tensor | None = None
 
     def own(self) -> Problems:
-        """The problems in their own frames: centred, of unit size, under a K that is not scaled by `prepare`. Differentiable."""
+        """The problems in their own frames: centred, of unit size, with depths in the same unit as before. Differentiable."""
         K = self.problems.K * self.frame.scale.to(self.problems.K)[:, None, None]
         return self.problems._replace(points3d=self.frame.points(self.problems.points3d), K=K)
 
@@ -198,8 +199,7 @@ def prepare(
         dtype: of the arithmetic; None is that of points3d, at least float32.
 
     Raises:
-        ValueError: on shapes that do not fit, options out of range and a camera with lens distortion; never for what the numbers
-            are.
+        ValueError: on shapes that do not fit, options out of range a camera with distortion; never for what the numbers are.
     """
     points3d, points2d = checks.tensor("points3d", points3d), checks.tensor("points2d", points2d)
     weights = None if weights is None else checks.tensor("weights", weights)

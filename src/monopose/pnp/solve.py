@@ -13,6 +13,7 @@ from . import checks, initialise, kernels, residuals
 from .checks import Reason
 from .opaque import opaque
 from .problems import (
+    FLAT,
     GROWTH,
     PATIENCE,
     RADIUS,
@@ -30,7 +31,8 @@ from .residuals import Normal
 
 PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
 HEAVY = 1e3  # times the median weight: heavier points are let in after the others have found a pose
-STARTS = 2  # that every problem descends from where none is given
+STARTS, MORE = 2, 4  # starts that every problem descends from where none is given; with few points
+FEW = 8  # points
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
 
 
@@ -121,16 +123,16 @@ def solve_prepared(
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
     if init is None and (evened := _evened(given)) is not None:
-        first, _ = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
-        starts = given.flat(first.cam_from_obj, 4, 4)[:, None]
-        return descend_and_judge(given, starts, dof, iterations, trust_region, False)
+        _, first = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
+        return descend_and_judge(given, first[:, None], dof, iterations, trust_region, True)
+    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
     if init is not None:
         starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
     elif (fused := kernels.backend(given.problems.K.device)) is not None and hasattr(fused, "starts"):
         tried = _proposals(given.problems, proposals)
-        starts = fused.starts(given.problems, dof, tried, STARTS, generator, given.frame)
+        starts = fused.starts(given.problems, dof, tried, count, generator, given.frame)
     else:
-        starts = find_starts(given.own(), dof, STARTS, proposals, generator)
+        starts = find_starts(given.own(), dof, count, proposals, generator)
     return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
 
 
@@ -177,7 +179,7 @@ def _descend_and_judge(
     given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, alone: bool, needed: int
 ) -> tuple[Tensor, ...]:
     """`numba_solve.solve_batch` in plain torch, for the devices that have no such kernel."""
-    problems, (size, count) = given.own(), starts.shape[:2]
+    problems = given.own()
     eye = given.frame.inward(torch.eye(4, dtype=starts.dtype, device=starts.device).expand_as(starts))
     if alone:
         sound = torch.isfinite(starts).flatten(2).all(2)
@@ -186,13 +188,25 @@ def _descend_and_judge(
         starts = given.frame.inward(starts)
     starts = torch.where(sound[..., None, None], starts, eye)
     steps = min(iterations, PATIENCE) if trust_region else iterations
-    poses, _, costs = descend_all(problems, starts, dof, steps, trust_region)
-    poses = torch.where(sound[..., None, None], poses, eye).double()
-    many = problems.map(lambda v: v.double().repeat_interleave(count, 0))
-    digits = torch.finfo(problems.points3d.dtype).eps
-    poses, minimum, costs = finish_reference(many, poses.flatten(0, 1), dof, iterations - steps, digits)
-    poses, minimum, costs = poses.reshape(starts.shape), minimum.reshape(size, count) & sound, costs.reshape(size, count)
-    costs = torch.where(sound, costs.nan_to_num(torch.inf), torch.inf)
+
+    def descended(starts: Tensor, sound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        poses, _, _ = descend_all(problems, starts, dof, steps, trust_region)
+        poses = torch.where(sound[..., None, None], poses, eye[:, :1]).double()
+        many = problems.map(lambda v: v.double().repeat_interleave(starts.shape[1], 0))
+        digits = torch.finfo(problems.points3d.dtype).eps
+        poses, minimum, costs = finish_reference(many, poses.flatten(0, 1), dof, iterations - steps, digits)
+        shape = starts.shape[:2]
+        costs = costs.reshape(shape)
+        costs = torch.where(sound, costs.nan_to_num(torch.inf), torch.inf)
+        return poses.reshape(starts.shape), minimum.reshape(shape) & sound, costs
+
+    poses, minimum, costs = descended(starts, sound)
+    if alone and dof == 6:
+        best = poses.take_along_dim(costs.argmin(1)[:, None, None, None], 1)[:, 0]
+        other, flat = flipped(problems, best)
+        sound = torch.cat([sound, flat[:, None]], 1)
+        found = descended(other[:, None].to(starts), flat[:, None])
+        poses, minimum, costs = (torch.cat(pair, 1) for pair in zip((poses, minimum, costs), found))
     # one that is on its way wins only if it is truly below
     best = torch.where(minimum, costs * (1 - 1e-3), costs).argmin(1, keepdim=True)
     pose = poses.take_along_dim(best[..., None, None], 1)[:, 0]
@@ -206,8 +220,41 @@ def _descend_and_judge(
     return outside.to(dtype), pose, covariance.to(dtype), cost.to(dtype), reason
 
 
+def flipped(problems: Problems, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """The other pose that explains flat points nearly as well: mirrored along the line of sight, and across their plane.
+
+    Args:
+        problems: flat, (B, ...), in their own frames.
+        pose: (B, 4, 4).
+
+    Returns:
+        (B, 4, 4), and whether the points are about flat, (B,), bool.
+    """
+    problems, pose = problems.map(Tensor.double), pose.double()
+    used = (problems.weights != 0).any(-1, keepdim=True).double()
+    count = used.sum(1).clamp_min(1)
+    X = used * (problems.points3d - ((used * problems.points3d).sum(1) / count)[:, None])
+    values, vectors = torch.linalg.eigh(X.mT @ X)
+    normal, sight = vectors[..., 0], pose[:, :3, 3]
+    sight = torch.nn.functional.normalize(sight, dim=-1)
+    eye = torch.eye(3).to(pose)
+    mirror, across = (eye - 2 * v[:, :, None] * v[:, None, :] for v in (sight, normal))
+    flat = (values[:, 0] <= FLAT * values[:, 2]) & torch.isfinite(pose).flatten(1).all(1)
+    return se3.from_rt(mirror @ pose[:, :3, :3] @ across, pose[:, :3, 3]), flat
+
+
+def along_ray(A: Tensor, pose: Tensor) -> Tensor:
+    """Q, (B, 6, 6), like A: tangents whose third translation is along the object's centre -> those of `se3.retract`."""
+    ray = torch.nn.functional.normalize(pose[:, :3, 3].to(A), dim=-1)
+    axis = torch.eye(3).to(A)[torch.where(ray[:, 1].abs() < 0.9, 1, 0)]
+    first = torch.nn.functional.normalize(torch.linalg.cross(axis, ray, dim=-1), dim=-1)
+    Q = torch.eye(6).to(A).repeat(len(A), 1, 1)
+    Q[:, :3, :3] = torch.stack([first, torch.linalg.cross(ray, first, dim=-1), ray], -1)
+    return Q
+
+
 def distinct_points(points3d: Tensor, weights: Tensor, most: int) -> Tensor:
-    """How many different points of flat problems (B, N, 3) have weight (B, N, 2), counted up to `most`, (B,): far ones first."""
+    """How many different points (B, N, 3) have weight (B, N, 2), counted up to `most`, far ones first: (B,)."""
     if points3d.shape[1] == 0:
         return torch.zeros(len(points3d), dtype=torch.long, device=points3d.device)
     weight = weights.abs().sum(-1)
@@ -228,7 +275,7 @@ def distinct_points(points3d: Tensor, weights: Tensor, most: int) -> Tensor:
 def judge(
     problems: Problems, used: Tensor, pose: Tensor, minimum: Tensor, dof: int, needed: int, alone: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance (B, 6, 6), cost (B,) and Reason (B,), uint8, of problems in their own frames at poses (B, 4, 4). In float64."""
+    """Covariance (B, 6, 6), cost (B,) and Reason (B,), uint8, of problems in their own frames at poses (B, 4, 4)."""
     problems, pose = problems.map(Tensor.double), pose.double()
     normal = kernels.normal_equations(problems, pose)
     free = free_entries(dof, pose.device)
@@ -237,7 +284,8 @@ def judge(
         trust = residuals.robust_weight(square, problems.delta[..., None], problems.kernel).sqrt()
         weighted = problems._replace(weights=problems.weights * trust[..., None], kernel=Kernel.SQUARES)
         normal = normal._replace(hessian=kernels.normal_equations(weighted, pose).hessian)
-    H = normal.hessian.nan_to_num(0.0, 0.0, 0.0)[:, free[:, None], free]
+    Q = along_ray(normal.hessian, pose)  # a point of huge weight would hide the depth
+    H = (Q.mT @ normal.hessian.nan_to_num(0.0, 0.0, 0.0) @ Q)[:, free[:, None], free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     top = diagonal.amax(-1)
     determined = torch.linalg.cholesky_ex(H - torch.diag_embed(UNDETERMINED * diagonal)).info == 0
@@ -245,6 +293,7 @@ def judge(
     factor = torch.linalg.cholesky_ex(H + torch.diag_embed(extra[:, None].expand_as(diagonal))).L
     covariance = torch.zeros_like(normal.hessian)
     covariance[:, free[:, None], free] = torch.cholesky_inverse(factor)
+    covariance = Q @ covariance @ Q.mT
     spread = covariance.diagonal(dim1=-2, dim2=-1)
     count = used.sum(1)
     noise = 2 * normal.cost / (2 * count - len(free)).clamp_min(1)

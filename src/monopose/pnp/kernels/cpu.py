@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import FLAT, Frame
+from ..checks import SINGULAR, Frame
 from ..problems import Kernel, Problems
 from ..residuals import Normal
 from . import numba_costs, numba_solve, numba_start
@@ -133,7 +133,7 @@ def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relativ
     arrays = [_array(points3d), _array(weights), _array(K)]
     real = arrays[0].dtype
     found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
-    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, FLAT, *found)
+    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, SINGULAR, *found)
     centre, scale, factor, camera = map(torch.from_numpy, found)
     return Frame(centre, scale), factor, camera
 
@@ -145,9 +145,14 @@ def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
 
 
 def starts(
-    problems: Problems, dof: int, proposals: int, count: int, generator: torch.Generator | None = None, frame: Frame | None = None
+    problems: Problems,
+    dof: int,
+    proposals: int,
+    count: int,
+    generator: torch.Generator | None = None,
+    frame: Frame | None = None,
 ) -> Tensor:
-    """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4), in the frame if one is given."""
+    """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4), in `frame` if given."""
     size = len(problems.points3d)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
@@ -165,10 +170,10 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Descend from every start (B, M, 4, 4), own ones if alone, and judge the cheapest minimum.
 
-    Returns poses, the same in their own frames (float64), covariances, costs, reasons (uint8). The arithmetic is in float64; what
-    goes in and comes out has the precision of the problems.
+    Returns poses, the same in their own frames (float64), covariances, costs, reasons (uint8). The arithmetic is in float64;
+    what goes in and comes out has the precision of the problems.
     """
-    size, count, dtype = starts.shape[0], starts.shape[1], problems.points3d.dtype
+    size, count = starts.shape[:2]
     arrays = [*(_array(v) for v in problems[:6]), *_frame(frame, problems), _array(starts, torch.float64)]
     real = arrays[0].dtype
     shapes: tuple[tuple[tuple[int, ...], Any], ...] = (

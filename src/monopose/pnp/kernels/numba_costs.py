@@ -39,8 +39,6 @@ def _say_once() -> None:
     )
 
 
-
-
 @kernel_
 def lay_out(points3d, points2d, weights, rows):
     """Copy one problem to rows (7, N): X, Y, Z, u, v, weight of u, weight of v."""
@@ -55,7 +53,7 @@ def lay_out(points3d, points2d, weights, rows):
 
 
 @kernel_
-def frames(points3d, weights, weighted, K, relative, flattest, centre, scale, factor, camera):
+def frames(points3d, weights, weighted, K, relative, singular, centre, scale, factor, camera):
     """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit, divided by the scale if
     relative; and camera (B,), `checks.is_camera`. The weights are all the same unless weighted."""
     count = points3d.shape[1]
@@ -109,7 +107,7 @@ def frames(points3d, weights, weighted, K, relative, flattest, centre, scale, fa
         k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
         volume = k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10)
         focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
-        camera[b] = abs(volume) > flattest * focal and volume < np.inf and volume > -np.inf
+        camera[b] = abs(volume) > singular * focal and volume < np.inf and volume > -np.inf
 
 
 @inline

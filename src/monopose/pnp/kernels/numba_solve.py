@@ -10,7 +10,7 @@ import numpy as np
 
 from ...geometry.se3 import NEARLY_RIGID
 from ..checks import COUNTED, DISTINCT, Reason
-from ..problems import FLATTEST, GROWTH, PATIENCE, RADIUS, TOLERANCE, UNCERTAIN, UNDETERMINED
+from ..problems import FLAT, FLATTEST, GROWTH, PATIENCE, RADIUS, TOLERANCE, UNCERTAIN, UNDETERMINED
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, in_pixels, inline, kernel_, slopes
 
 IDENTITY, ORIGIN = np.eye(4), np.zeros(3)
@@ -332,7 +332,7 @@ def exact(rows, T, K, delta, bounds, z_min, kernel, H, g):
 
 @kernel_
 def lay_out_scaled(points3d, points2d, weights, K, bounds, centre, scale, z_min, rows, limits, camera):
-    """`lay_out` in the frame of `checks.frame`, with pixels, weights and bounds scaled to a camera of K = I where K has no skew.
+    """`lay_out` in a `checks.frame`, with pixels, weights and bounds scaled to a camera of K = I where K has no skew.
 
     Returns (whether it had none, z_min for the K that then holds). camera (3, 3) is filled with that K.
     """
@@ -558,8 +558,8 @@ def damped_step(H, g, damping, yaw_only, step):
 def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterations, trust_region, eps, work):
     """Trust-region Levenberg-Marquardt from the pose T, in place.
 
-    Returns (cost, whether a stationary point was reached, how much of the cost may be rounding, whether the steps shrank so fast
-    that the curvature there is about that of the model, how many were taken). The rules are those of
+    Returns (cost, whether a stationary point was reached, how much of the cost may be rounding, whether the steps shrank so
+    fast that the curvature there is about that of the model, how many were taken). The rules are those of
     `solve.descend_reference`. eps is the rounding of the data; work is (19, 6) scratch, whose first six rows are left with the
     Hessian at the end.
     """
@@ -590,7 +590,9 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
         small = _rounding(eps, cost, grain, most)
         done = radius > 1e-2 and (promised <= small or length <= 16.0 * eps)
         fast = promised <= 0.1 * before and (radius > 1e3 or not trust_region)
-        if coarse and fast and 10.0 * promised * promised <= small * before and length < 1e-3:  # the next step is not worth a look
+        if (
+            coarse and fast and 10.0 * promised * promised <= small * before and length < 1e-3
+        ):  # the next step is not worth a look
             T[:3] = T_new[:3]
             return cost - promised, True, small, True, taken
         if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
@@ -734,7 +736,135 @@ def distinct(rows, most):
 
 
 @kernel_
-def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covariance):
+def _determined(H, yaw_only, top):
+    """Whether the lower triangle of H (6, 6), scaled to a diagonal of ones, has no eigenvalue below `UNDETERMINED`."""
+    h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
+        H, yaw_only, top if top > 0.0 else 1.0
+    )
+    part = 1.0 - UNDETERMINED
+    _, definite = _factor6((
+        part * h00, h10, part * h11, h20, h21, part * h22, h30, h31, h32, part * h33,
+        h40, h41, h42, h43, part * h44, h50, h51, h52, h53, h54, part * h55,
+    ))  # fmt: skip
+    return definite
+
+
+@kernel_
+def _along_ray(A, T, Q, back):
+    """Turn the translations of A (6, 6) such that the third is along the object's centre, or back; Q (3, 3) keeps the turn.
+
+    Without `back` only the lower triangle of A is read. Returns True.
+    """
+    if not back:
+        for i in range(6):
+            for j in range(i):
+                A[j, i] = A[i, j]
+        x, y, z = T[0, 3], T[1, 3], T[2, 3]
+        length = math.sqrt(x * x + y * y + z * z)
+        if not (length > 0.0 and length < np.inf):
+            x, y, z, length = 0.0, 0.0, 1.0, 1.0
+        x, y, z = x / length, y / length, z / length
+        side = math.sqrt(1.0 - min(y * y, 1.0)) if abs(y) < 0.9 else math.sqrt(1.0 - min(x * x, 1.0))
+        if abs(y) < 0.9:  # first column: Y x ray
+            Q[0, 0], Q[1, 0], Q[2, 0] = z / side, 0.0, -x / side
+        else:  # X x ray
+            Q[0, 0], Q[1, 0], Q[2, 0] = 0.0, -z / side, y / side
+        Q[0, 2], Q[1, 2], Q[2, 2] = x, y, z
+        Q[0, 1] = y * Q[2, 0] - z * Q[1, 0]
+        Q[1, 1] = z * Q[0, 0] - x * Q[2, 0]
+        Q[2, 1] = x * Q[1, 0] - y * Q[0, 0]
+    for side_ in range(2):  # rows, then columns
+        for j in range(6):
+            if side_ == 0:
+                a, b, c = A[0, j], A[1, j], A[2, j]
+            else:
+                a, b, c = A[j, 0], A[j, 1], A[j, 2]
+            for i in range(3):
+                q0, q1, q2 = (Q[i, 0], Q[i, 1], Q[i, 2]) if back else (Q[0, i], Q[1, i], Q[2, i])
+                v = q0 * a + q1 * b + q2 * c
+                if side_ == 0:
+                    A[i, j] = v
+                else:
+                    A[j, i] = v
+    return True
+
+
+@kernel_
+def flip(rows, T, work, out):
+    """Fill out (4, 4) with the other pose that explains flat points nearly as well as T; returns whether they are flat.
+
+    It is T mirrored along the line of sight, and the points across their plane: the two poses of a plane seen from afar.
+    """
+    S, V = work[0:3, :3], work[3:6, :3]
+    S[:] = 0.0
+    total = 0.0
+    for i in range(rows.shape[1]):
+        w = abs(rows[5, i]) + abs(rows[6, i])
+        w = 1.0 if w > 0.0 else 0.0
+        total += w
+        for j in range(3):
+            for k in range(j + 1):
+                S[j, k] += w * rows[j, i] * rows[k, i]
+    m0 = m1 = m2 = 0.0
+    for i in range(rows.shape[1]):
+        w = 1.0 if abs(rows[5, i]) + abs(rows[6, i]) > 0.0 else 0.0
+        m0 += w * rows[0, i]
+        m1 += w * rows[1, i]
+        m2 += w * rows[2, i]
+    if not total > 0.0:
+        return False
+    S[0, 0] -= m0 * m0 / total
+    S[1, 0] -= m1 * m0 / total
+    S[1, 1] -= m1 * m1 / total
+    S[2, 0] -= m2 * m0 / total
+    S[2, 1] -= m2 * m1 / total
+    S[2, 2] -= m2 * m2 / total
+    S[0, 1], S[0, 2], S[1, 2] = S[1, 0], S[2, 0], S[2, 1]
+    for i in range(3):
+        for j in range(3):
+            V[i, j] = 1.0 if i == j else 0.0
+    for _ in range(8):  # Jacobi
+        for k in range(3):
+            p, q = k, (k + 1) % 3
+            if abs(S[p, q]) <= 1e-14 * (S[0, 0] + S[1, 1] + S[2, 2]):
+                continue
+            theta = 0.5 * (S[q, q] - S[p, p]) / S[p, q]
+            t = (1.0 if theta >= 0.0 else -1.0) / (abs(theta) + math.sqrt(theta * theta + 1.0))
+            c = 1.0 / math.sqrt(t * t + 1.0)
+            s = t * c
+            for i in range(3):
+                a, b = S[i, p], S[i, q]
+                S[i, p], S[i, q] = c * a - s * b, s * a + c * b
+            for i in range(3):
+                a, b = S[p, i], S[q, i]
+                S[p, i], S[q, i] = c * a - s * b, s * a + c * b
+                a, b = V[i, p], V[i, q]
+                V[i, p], V[i, q] = c * a - s * b, s * a + c * b
+    small, large = 0, 0
+    for i in range(3):
+        if S[i, i] < S[small, small]:
+            small = i
+        if S[i, i] > S[large, large]:
+            large = i
+    length = math.sqrt(T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2)
+    if not (S[small, small] <= FLAT * S[large, large] and length > 0.0 and length < np.inf):
+        return False
+    n0, n1, n2 = V[0, small], V[1, small], V[2, small]
+    v0, v1, v2 = T[0, 3] / length, T[1, 3] / length, T[2, 3] / length
+    out[:] = T
+    for i in range(3):
+        d = 2.0 * (T[i, 0] * n0 + T[i, 1] * n1 + T[i, 2] * n2)
+        out[i, 0], out[i, 1], out[i, 2] = T[i, 0] - d * n0, T[i, 1] - d * n1, T[i, 2] - d * n2
+    for j in range(3):
+        d = 2.0 * (out[0, j] * v0 + out[1, j] * v1 + out[2, j] * v2)
+        out[0, j] -= d * v0
+        out[1, j] -= d * v1
+        out[2, j] -= d * v2
+    return True
+
+
+@kernel_
+def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covariance, basis):
     """Fill covariance (6, 6) from the Gauss-Newton Hessian H (6, 6); returns the Reason: `solve.judge` of one problem."""
     used, in_front = _in_view(rows, T, K, z_min)
     top = 0.0
@@ -745,6 +875,12 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
     h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
         H, yaw_only, top if top > 0.0 else 1.0
     )
+    turned = False
+    if not _determined(H, yaw_only, top):  # a point of huge weight hides the depth, unless depth is measured along its ray
+        turned = _along_ray(H, T, basis, False)
+        h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
+            H, yaw_only, top if top > 0.0 else 1.0
+        )
     part, extra = 1.0 - UNDETERMINED, 0.0  # scaled to a diagonal of ones, no eigenvalue below that
     definite, determined = False, False
     for trial in range(60):
@@ -772,6 +908,8 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
         for j in range(6):
             free = not yaw_only or (i != 3 and i != 5 and j != 3 and j != 5)
             covariance[i, j] = 0.5 * (H[i, j] + H[j, i]) if free else 0.0
+    if turned:
+        _along_ray(covariance, T, basis, True)
     # variance of a residual, as the residuals show it, and what it makes of the pose
     noise = 2.0 * cost / max(2.0 * used - (4.0 if yaw_only else 6.0), 1.0)
     turn = max(covariance[3, 3], covariance[4, 4], covariance[5, 5])
@@ -792,7 +930,7 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
 
 @kernel_
 def take_in(pose, centre, scale, T):
-    """Fill T (4, 4) with a caller's pose (4, 4) made rigid, `geometry.se3.project`, in the own frame; False where it is none."""
+    """Fill T (4, 4) with a caller's pose, made rigid as by `geometry.se3.project`, in the own frame; False where it is none."""
     off = 0.0
     for i in range(3):
         for j in range(3):
@@ -866,11 +1004,13 @@ def solve_batch(
 ):  # fmt: skip
     """Descend from all starts (B, M, 4, 4); fill the outputs (B, ...) from the cheapest minimum. Arrays of any precision.
 
-    The starts are own ones if alone, else the caller's. most: what no number of the outputs is above. own (B, 4, 4), float64: the pose in the frame that it was solved in.
+    The starts are own ones if alone, else the caller's. most: what no number of the outputs is above. own (B, 4, 4), float64:
+    the pose in the frame that it was solved in.
     """
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
-    count = starts.shape[1]
-    work, ends, spread = np.empty((19, 6)), np.empty((count, 4, 4)), np.empty((6, 6))
+    given = starts.shape[1]
+    count = given + 1 if alone and not yaw_only else given  # the last is the flipped best
+    work, ends, spread, basis = np.empty((19, 6)), np.empty((count, 4, 4)), np.empty((6, 6)), np.empty((3, 3))
     costs, state, left, roundings = np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
@@ -880,7 +1020,13 @@ def solve_batch(
         least, last = np.inf, -1  # least: of minima
         for m in range(count):
             T = ends[m]
-            if alone:
+            if m == given:
+                best = -1
+                for k in range(given):
+                    if state[k] != 0 and (best < 0 or costs[k] < costs[best]):
+                        best = k
+                sound = best >= 0 and flip(rows, ends[best], work, T)
+            elif alone:
                 T[:] = starts[b, m]
                 sound = math.isfinite(T.sum())
             else:
@@ -899,7 +1045,7 @@ def solve_batch(
                 least = min(least, total)
         fresh = True  # whether work holds the Gauss-Newton Hessian of the last end
         for m in range(count):
-            hope = state[m] == 1 and costs[m] < 100.0 * least or state[m] == 2 and costs[m] < least - roundings[m]
+            hope = (state[m] == 1 and costs[m] < 100.0 * least) or (state[m] == 2 and costs[m] < least - roundings[m])
             if hope:
                 costs[m], minimum = finish(
                     rows, ends[m], camera, threshold, limits, near, kernel, yaw_only, left[m], roundings[m], work
@@ -913,9 +1059,10 @@ def solve_batch(
             if state[m] == 3 and (best < 0 or costs[m] < costs[best]):
                 best = m
         for m in range(count):  # one that is on its way wins only if it is truly below
-            if state[m] != 3 and state[m] != 0:
-                if best < 0 or costs[m] < (1.0 - 1e-3 if state[best] == 3 else 1.0) * costs[best] - roundings[m]:
-                    best = m
+            if state[m] == 3 or state[m] == 0:
+                continue
+            if best < 0 or costs[m] < (1.0 - 1e-3 if state[best] == 3 else 1.0) * costs[best] - roundings[m]:
+                best = m
         if best < 0:
             ends[0] = IDENTITY
             best = 0
@@ -925,7 +1072,7 @@ def solve_batch(
         total = costs[best]
         if not fresh or best != last or kernel != SQUARES or state[best] == 0:  # the covariance is that of the weights rho'
             total = normal(rows, T, camera, threshold, limits, near, kernel, pinhole, 0.0, work[:6], work[16])
-        found = judge(rows, T, total, camera, near, yaw_only, needed, alone, state[best] == 3, work[:6], spread)
+        found = judge(rows, T, total, camera, near, yaw_only, needed, alone, state[best] == 3, work[:6], spread, basis)
         if state[best] == 0:
             found = NOT_FINITE
         give_back(T, centre[b], scale[b], own[b], pose[b], spread)

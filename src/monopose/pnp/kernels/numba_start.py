@@ -71,7 +71,7 @@ def _all_moments(rows, forms, index, centre, out):
 
 @kernel_
 def lay_out_forms(rows, K, forms):
-    """Fill forms (6, N) with the entries 00, 01, 02, 11, 12, 22 of M, 3 x 3: p' M p is the squared algebraic error of a point p.
+    """Fill forms (6, N) with the entries 00, 01, 02, 11, 12, 22 of M: p' M p is the squared algebraic error of a point p.
 
     Its rows are weight (K's first - u K's third) and weight (K's second - v K's third), which vanish along the pixel's ray.
     """
@@ -278,7 +278,7 @@ def starts_batch(
     points3d, points2d, weights, K, delta, bounds, centre_of, scale, uniforms, out,
     z_min, kernel, dof, grid, keep, iterations, few,
 ):  # fmt: skip
-    """Fill out (B, count, 4, 4), in the frame of centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) draw the random samples."""
+    """Fill out (B, count, 4, 4) in the frames centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) for samples."""
     size, n = points3d.shape[0], points3d.shape[1]
     proposals = uniforms.shape[1] if n > SUBSET else 0
     rows, forms, limits, camera = np.empty((7, n)), np.empty((6, n)), np.empty(4), np.empty((3, 3))
