@@ -176,7 +176,7 @@ def laplace(
     H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
     # Laplace: integral of exp(-cost) around each minimum
     widest = torch.ones_like(H[..., 0])
-    widest[..., :2] = 4.0
+    widest[..., : 2 if measured else 3] = 4.0
     tril, _ = torch.linalg.cholesky_ex(H + torch.diag_embed(widest))
     log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
     log_share = log_share + 3 * place[..., 2]  # a place is the larger the further away
