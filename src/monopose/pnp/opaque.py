@@ -32,7 +32,7 @@ def opaque(function: _Function) -> _Function:
         return _untraced(function)(*args, **kwargs)
 
     run._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets
-    skipped = _skip(run.__code__)
+    skipped = _skip(run.__code__)  # type: ignore[attr-defined]
     return run  # type: ignore[return-value]
 
 
