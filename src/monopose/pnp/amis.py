@@ -369,16 +369,19 @@ def sample(
         if not bool(poor.any()):
             break
         rows = poor.nonzero()[:, 0]
-        some, near, real = problems.map(lambda v, r=rows: v[r]), Frame(*(v[rows] for v in around[:-1]), dof), present[rows]  # type: ignore[misc]
-        begin = tuple(v[rows] for v in start)
-        for v, new in zip(start, learn(begin, *(v[rows] for v in found), near, real)):
-            v[rows] = new
-        begin = tuple(v[rows] for v in start)
-        drawn = _rounds(some, begin, near, real, samples << (trial + 1), rounds, generator)
-        for v, new in zip(start, learn(begin, *drawn, near, real)):
-            v[rows] = new
-        fresh = _rounds(some, tuple(v[rows] for v in start), near, real, samples, rounds, generator)
-        for v, new in zip(found, fresh):
+        some, real = problems.map(lambda v, r=rows: v[r]), present[rows]  # type: ignore[misc]
+        near = Frame(*[v[rows] for v in around[:-1]], dof=dof)  # type: ignore[arg-type, misc]
+
+        def improve(
+            poses: Tensor, log_q: Tensor, costs: Tensor, r: Tensor = rows, near: Frame = near, real: Tensor = real
+        ) -> None:
+            for v, new in zip(start, learn(tuple(v[r] for v in start), poses, log_q, costs, near, real)):
+                v[r] = new
+
+        poses, log_q, costs = (v[rows] for v in found)
+        improve(poses, log_q, costs)
+        improve(*_rounds(some, tuple(v[rows] for v in start), near, real, samples << (trial + 1), rounds, generator))
+        for v, new in zip(found, _rounds(some, tuple(v[rows] for v in start), near, real, samples, rounds, generator)):
             v[rows] = new
     return found
 
@@ -401,7 +404,8 @@ def learn(
     else:
         D = R @ around.base[:, None, None].mT
         turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
-    p = proposal(*(v[:, None] for v in start), found.shape[1], around.dof)
+    share, mean, moments, turn = (v[:, None] for v in start)
+    p = proposal(share, mean, moments, turn, found.shape[1], around.dof)
     each = densities(p, places, turns, around)
     w = (-costs.double() - log_q.double()).nan_to_num(-math.inf, -math.inf, -math.inf).softmax(-1)
     w = w[:, None, None] * (each / each.sum(2, keepdim=True).clamp_min(1e-300))

@@ -114,8 +114,8 @@ def ransac(
         pose, found, drawn = search(some, first[todo], has_first[todo], left, confidence, seed + trial)
         samples[todo] += drawn
         fit = _fit(some, pose, found, need)
-        again = []
-        for k, b in enumerate(todo):
+        again: list[int] = []
+        for k, b in enumerate(todo.tolist()):
             if fit.reasons[k] and trial == 0:
                 reasons[b] = fit.reasons[k]
                 continue
@@ -187,7 +187,8 @@ class _Given(NamedTuple):
         """Some of the problems."""
         if len(rows) == len(self.X):
             return self
-        return _Given(*(None if v is None else v[rows] for v in self[:-1]), torch.Size([len(rows)]))
+        some = [None if v is None else v[rows] for v in self[:-1]]
+        return _Given(*some, batch=torch.Size([len(rows)]))  # type: ignore[arg-type, misc]
 
     def different(self, mask: np.ndarray) -> np.ndarray:
         """How many different 3D points, or pixels if those are fewer, are in a mask (B, N) of rows: (B,)."""
