@@ -104,7 +104,7 @@ def ransac(
         np.tile(np.eye(4), (size, 1, 1)), np.zeros((size, n), bool), np.zeros(size, int), np.full((size, 6, 6), np.inf), reasons
     )
     samples, reached = np.zeros(size, np.int64), np.zeros(size)
-    for b in np.flatnonzero(total < need):
+    for b in np.flatnonzero(total < need).tolist():
         reasons[b] = f"{total[b]} different finite correspondences of {n}, at least {need} are needed"
     todo = np.flatnonzero(total >= need)
     for trial in range(AGAIN + 1):
