@@ -91,8 +91,8 @@ def test_numbers_of_numpy_are_numbers():
     X, x, T = problems()
     expected = pnp.solve(X, x, K, init=T, robust=pnp.Huber(2.0))
     found = pnp.solve(
-        X.numpy(), x.numpy(), K.numpy(), np.ones(10), init=T.numpy(), iterations=np.int64(30), robust=pnp.Huber(np.float32(2.0)),
-        dof=np.int32(6),
+        X.numpy(), x.numpy(), K.numpy(), np.ones(10), init=T.numpy(), iterations=np.int64(30),
+        robust=pnp.Huber(np.float32(2.0)), dof=np.int32(6),
     )  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
     listed = pnp.solve(X[0].tolist(), x[0].tolist(), K.tolist())

@@ -191,14 +191,13 @@ def _descend_and_judge(
 
     def descended(starts: Tensor, sound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         poses, _, _ = descend_all(problems, starts, dof, steps, trust_region)
-        poses = torch.where(sound[..., None, None], poses, eye[:, :1]).double()
-        many = problems.map(lambda v: v.double().repeat_interleave(starts.shape[1], 0))
+        poses, shape = torch.where(sound[..., None, None], poses, starts).double(), starts.shape[:2]
+        many = problems.map(lambda v: v.double().repeat_interleave(shape[1], 0))
         digits = torch.finfo(problems.points3d.dtype).eps
-        poses, minimum, costs = finish_reference(many, poses.flatten(0, 1), dof, iterations - steps, digits)
-        shape = starts.shape[:2]
-        costs = costs.reshape(shape)
-        costs = torch.where(sound, costs.nan_to_num(torch.inf), torch.inf)
-        return poses.reshape(starts.shape), minimum.reshape(shape) & sound, costs
+        ends, minimum, costs = finish_reference(many, poses.flatten(0, 1), dof, iterations - steps, digits)
+        costs = torch.where(sound, costs.reshape(shape).nan_to_num(torch.inf), torch.inf)
+        ends = torch.where(sound[..., None, None], ends.reshape(poses.shape), poses)
+        return ends, minimum.reshape(shape) & sound, costs
 
     poses, minimum, costs = descended(starts, sound)
     if alone and dof == 6:

@@ -1025,7 +1025,7 @@ def solve_batch(
                 for k in range(given):
                     if state[k] != 0 and (best < 0 or costs[k] < costs[best]):
                         best = k
-                sound = best >= 0 and flip(rows, ends[best], work, T)
+                sound = best >= 0 and flip(rows, ends[best], work[6:], T)
             elif alone:
                 T[:] = starts[b, m]
                 sound = math.isfinite(T.sum())
