@@ -5,6 +5,8 @@ import math
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monopose import fit_identity, pnp
 from monopose.geometry import camera, rotation, se3
@@ -66,8 +68,8 @@ def brute_force(X, x, w, dof, count=20000):
         angle = tangent[:, 3:].norm(dim=-1)
         haar = 2 * torch.log(torch.sinc(angle / (2 * math.pi))) if dof == 6 else 0 * angle
         haar = torch.where(angle < math.pi, haar, -math.inf)
-        given = prepare(X[i : i + 1], x[i : i + 1], K, w[i : i + 1]).problems
-        cost = residuals.pose_costs(given, se3.retract(s.cam_from_obj[i], tangent)[None])[0]
+        flat = prepare(X[i : i + 1], x[i : i + 1], K, w[i : i + 1]).problems
+        cost = residuals.pose_costs(flat, se3.retract(s.cam_from_obj[i], tangent)[None])[0]
         out.append((-cost + haar - torch.from_numpy(proposal.logpdf(drawn))).logsumexp(0) - math.log(count))
     return torch.stack(out)
 
@@ -207,8 +209,8 @@ def test_the_fused_rounds_are_those_of_the_reference(dof, noise):
     modes = torch.stack([T, se3.retract(T, torch.tensor([0.01, 0.0, 0.02, 0.0, 0.5, 0.0], dtype=F64))], 1)
     costs = residuals.pose_costs(given, modes)
     costs[1, 1] = math.inf
-    around, loc = amis.frame(given, modes, costs, dof)
-    start = amis.laplace(given, modes, costs, loc, around)
+    around, place = amis.frame(given, modes, costs, dof)
+    start = amis.laplace(given, modes, costs, place, around)
     rest = start, around, torch.isfinite(costs), [17, 16, 17], 2
     expected = amis.sample_reference(given, *rest, generator())
     found = amis_cpu.sample(given, *rest, generator())
@@ -393,10 +395,62 @@ def test_a_posterior_that_knows_nothing_measures_the_region_in_front_of_the_came
         torch.testing.assert_close(p.log_evidence, region.log(), rtol=0, atol=0.15)
 
 
-def test_no_sample_of_four_rounds_gets_as_far_as_training_allows():
-    X, x, w, _ = problems(64, 6, 40.0)
-    ends = [
-        pnp.sample_posterior(X, x, K, 1e-4 * w, samples=512, far=far, generator=generator()).log_evidence
-        for far in (fit_identity.FAR, math.inf)
-    ]
-    assert torch.equal(*ends)
+def test_what_training_allows_is_not_sought_out():
+    """With far=1000 samples stay around the minima, whatever the volume next to the limit: pushing far poses away teaches."""
+    X, x, w, _ = problems(16, 6, 40.0)
+    p = pnp.sample_posterior(X, x, K, 1e-4 * w, samples=512, far=fit_identity.FAR, generator=generator())
+    volume = 2 * math.pi / 3 * (fit_identity.FAR * reach_of(p, X)[1][:, 0]) ** 3 * 8 * math.pi**2
+    assert (p.log_evidence < volume.log() - 2).all()
+
+
+# ------------------------------------------------------------------------------------- flat likelihoods, frames, reliability
+
+
+@given(
+    seed=st.integers(0, 100), weight=st.sampled_from([0.003, 0.01, 0.02, 0.03, 0.1]), dof=st.sampled_from([6, 4]),
+    dtype=st.sampled_from([torch.float32, F64]),
+)  # fmt: skip
+@settings(max_examples=12)
+def test_flat_likelihoods_are_measured(seed, weight, dof, dtype):
+    """A network that knows nothing: most of the mass is far away. 512 samples measure it as well as many more do."""
+    X, x, _, _ = (v.to(dtype) for v in problems(1, 10, 0.5, dof, distance=(0.5, 2.0), seed=seed))
+    w = torch.full_like(x, weight)
+    many = pnp.sample_posterior(X, x, K, w, dof=dof, samples=16384, iterations=8, generator=generator())
+    p = pnp.sample_posterior(X.expand(10, 10, 3), x.expand(10, 10, 2), K, w, dof=dof, generator=generator(1))
+    assert p.reliable.all()
+    assert (p.effective_sample_size > 51).all()
+    assert (p.log_evidence.mean() - many.log_evidence).abs() < 0.15
+    assert p.log_evidence.std() < 0.3
+
+
+@given(
+    seed=st.integers(0, 100), shift=st.sampled_from([0.0, 10.0, 5e5]), unit=st.sampled_from([1e-3, 1.0, 1e3]),
+    scaled=st.sampled_from([1.0, 2.0]), dof=st.sampled_from([6, 4]), noise=st.sampled_from([0.5, 3.0]),
+)  # fmt: skip
+@settings(max_examples=15)
+def test_neither_origin_nor_unit_changes_the_posterior(seed, shift, unit, scaled, dof, noise):
+    X, x, w, _ = problems(2, 12, noise, dof, seed=seed)
+    origin = shift * torch.tensor([1.0, -0.5, 0.25], dtype=F64)
+    p = pnp.sample_posterior(X, x, K, w, dof=dof, generator=generator())
+    q = pnp.sample_posterior(unit * X + origin, x, scaled * K, w, dof=dof, generator=generator())
+    torch.testing.assert_close(q.log_evidence, p.log_evidence + 3 * math.log(unit), rtol=0, atol=0.15)
+    back = se3.transform(q.mode, origin[None, None]).squeeze(-2) / unit
+    torch.testing.assert_close(back, p.mode[:, :3, 3], rtol=0, atol=1e-3 if shift > 1e3 else 1e-5)
+    assert torch.equal(p.reliable, q.reliable)
+
+
+def test_reliable_says_when_samples_are_too_few_and_when_there_is_no_pose():
+    X, x, w, _ = problems(4, 8, 1.0)
+    X[3] = math.nan
+    few = pnp.sample_posterior(X, x, K, w, samples=2, iterations=1, generator=generator())
+    assert torch.equal(few.reliable, few.converged & (few.effective_sample_size >= 0.2))
+    p = pnp.sample_posterior(X, x, K, w, generator=generator())
+    assert p.reliable.tolist() == [True, True, True, False]
+    assert torch.equal(p.reliable, p.converged & (p.effective_sample_size >= 51.2))
+
+
+def test_what_is_sampled_badly_is_sampled_anew():
+    """A robust cost of few points has many minima, of which the first proposal knows four."""
+    X, x, w, _ = problems(24, 10, 3.0)
+    p = pnp.sample_posterior(X, x, K, 3 * w, robust=pnp.Cauchy(1.0), generator=generator())
+    assert p.reliable.double().mean() > 0.85

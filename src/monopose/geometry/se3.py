@@ -7,6 +7,8 @@ from torch import Tensor
 from . import rotation, se3
 from .rotation import full_precision, skew, so3_exp, so3_log
 
+NEARLY_RIGID = 0.05  # by which the columns of what `project` takes for a rotation may differ from orthonormal ones
+
 
 def from_rt(R: Tensor, t: Tensor) -> Tensor:
     """The motion x -> R x + t. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
@@ -38,6 +40,35 @@ def _left_jacobian(omega: Tensor) -> Tensor:
     c = torch.where(near, 1 / 6 - square / 120 + square**2 / 5040, (theta - theta.sin()) / theta**3)
     hat = skew(omega)
     return torch.eye(3, dtype=omega.dtype, device=omega.device) + b * hat + c * (hat @ hat)
+
+
+@full_precision
+def project(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The rigid motion nearest to a matrix that should be one: of a network, of half precision, of many products.
+
+    Args:
+        matrix: (..., 4, 4).
+
+    Returns:
+        b_from_a, (..., 4, 4): rotation orthonormal to rounding, last row exactly (0, 0, 0, 1); the identity where the matrix
+        is no rigid motion. And where it nearly was one, (...,), bool: finite, no mirror image, R'R and the last row within
+        `NEARLY_RIGID` of what they should be, entry by entry. What is orthonormal already is left bit for bit. Differentiable.
+
+    Source: polar decomposition by Newton-Schulz iterations (Higham, Functions of Matrices, eq. 8.20), which doubles the digits.
+    """
+    R, eye = matrix[..., :3, :3], torch.eye(4, dtype=matrix.dtype, device=matrix.device)
+    off = (R.mT @ R - eye[:3, :3]).abs().amax((-2, -1))
+    last = (matrix[..., 3, :] - eye[3]).abs().amax(-1)
+    cross = torch.linalg.cross(R[..., 0], R[..., 1], dim=-1)
+    near = (off <= NEARLY_RIGID) & (last <= NEARLY_RIGID) & ((cross * R[..., 2]).sum(-1) > 0)
+    near = near & torch.isfinite(matrix).flatten(-2).all(-1)
+    R = torch.where(near[..., None, None], R, eye[:3, :3])
+    made = R
+    for _ in range(4):
+        made = 1.5 * made - 0.5 * made @ (made.mT @ made)
+    exact = off <= 8 * torch.finfo(matrix.dtype).eps
+    R = torch.where(exact[..., None, None], R, made)
+    return from_rt(R, torch.where(near[..., None], matrix[..., :3, 3], torch.zeros_like(matrix[..., :3, 3]))), near
 
 
 @full_precision

@@ -1,9 +1,11 @@
 """Adaptive multiple importance sampling of poses: a mixture around the minima, refitted in rounds. Plain torch, the reference.
 
-Samples are (centre, rotation): the weighted centre of the points in the camera frame, which depends little on the rotation, and
-a unit quaternion or, with dof=4, the yaw relative to the first minimum. They have the precision of the problems; all else is
-float64 and has the problem, the half and the minimum in front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against
-this file.
+Samples are (place, rotation). The place is where the weighted centre of the points is, which depends little on the rotation:
+its direction, two numbers by stereographic projection, within the unit disk where it is in front of the camera, and the log
+of its distance in units of the first minimum's. Far away only the last is uncertain, a cone is a cylinder, and all of space
+in front of the camera a cylinder of finite width. The rotation is a unit quaternion or, with dof=4, the yaw relative to the
+first minimum. Samples have the precision of the problems; all else is float64 and has the problem, the half and the minimum in
+front, (B, H, M). The fused `kernels/amis_cpu.py` is tested against this file.
 """
 
 import itertools
@@ -16,11 +18,15 @@ from torch import Tensor
 from ..geometry import rotation, se3
 from . import distributions, kernels
 from .problems import Problems
-from .solve import PRIOR, free_entries
+from .solve import free_entries
 
 UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
 FLOOR = 0.05  # least share of the samples of every minimum that is kept
 MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
+UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
+RELIABLE = 0.1  # of the samples, least effective ones
+RESTARTS = 3
+MEASURED = 100.0  # limits beyond this are not sought out: samples stay around the minima
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -29,11 +35,11 @@ class Proposal(NamedTuple):
 
     Args:
         counts: samples drawn from each, (..., 2): rotations of the component, and from all directions.
-        loc: of the centre where the rotation is that of the minimum, (..., 3), metres.
-        follow: how the centre moves with `sines`, (..., 3, d), metres. Without it a long object, or one whose weights are
+        loc: the place where the rotation is that of the minimum, (..., 3).
+        follow: how the place moves with `sines`, (..., 3, d). Without it a long object, or one whose weights are
             uneven, leaves a third of the effective samples.
-        tril: factor of the centre's scale for a given rotation, (..., 3, 3), metres.
-        mean, moments: what the next fit blends with: of centre and sines, (..., 3 + d) and (..., 3 + d, 3 + d), and
+        tril: factor of the place's scale for a given rotation, (..., 3, 3).
+        mean, moments: what the next fit blends with: of place and sines, (..., 3 + d) and (..., 3 + d, 3 + d), and
         turn: dispersion of the ACG, (..., 4, 4), or mean (cos, sin) of the yaw, (..., 2).
     """
 
@@ -50,18 +56,20 @@ class Frame(NamedTuple):
     """What samples are relative to.
 
     centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
-    their yaws from the base; furthest (B,), metres, that a centre may be: without a limit the integral would be infinite; dof.
+    their yaws from the base; unit (B,), metres, the distance of the first minimum; furthest (B,), in such units, that a centre
+    may be: without a limit the integral would be infinite; dof.
     """
 
     centre: Tensor
     base: Tensor
     turns: Tensor
+    unit: Tensor
     furthest: Tensor
     dof: int
 
 
 def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: float = FAR) -> tuple[Frame, Tensor]:
-    """The frame of flat problems, and the centres of their minima, (B, M, 3), metres, camera frame."""
+    """The frame of flat problems, and the places of their minima, (B, M, 3)."""
     weight = problems.weights.double().mean(-1, keepdim=True)
     centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
     loc = se3.transform(modes.double(), centre[:, None, None]).squeeze(-2)
@@ -71,8 +79,43 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: 
     else:
         D = R @ R[:, :1].mT
         turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
-    distance = torch.where(torch.isfinite(mode_costs), loc.norm(dim=-1), 0.0)
-    return Frame(centre, R[:, 0], turns, far * distance.amax(1), dof), loc
+    real = torch.isfinite(mode_costs)
+    distance = torch.where(real, loc.norm(dim=-1), 0.0).amax(1)
+    length = loc.norm(dim=-1).clamp_min(1e-300)
+    behind = loc[..., 2] <= 1e-3 * length  # no pose at all: where the pixels are, then, at this distance
+    if bool(behind.any()):
+        pixel = (weight * problems.points2d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
+        ray = torch.linalg.solve_ex(problems.K.double(), torch.nn.functional.pad(pixel, (0, 1), value=1.0)).result.nan_to_num(
+            0.0
+        )
+        ray = torch.where(ray[:, 2:] > 0, ray, torch.tensor([0.0, 0.0, 1.0]).to(ray))
+        seen = torch.nn.functional.normalize(ray, dim=-1)[:, None] * length[..., None]
+        loc = torch.where(behind[..., None], seen, loc)
+    unit = loc[:, 0].norm(dim=-1).clamp_min(1e-300)
+    place = to_places(loc / unit[:, None, None])
+    return Frame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
+
+
+def to_places(centres: Tensor) -> Tensor:
+    """Places of centres (..., 3) in units of the frame, (..., 3), float64."""
+    centres = centres.double()
+    length = centres.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    direction = centres / length
+    return torch.cat([direction[..., :2] / (1 + direction[..., 2:]).clamp_min(1e-12), length.log()], -1)
+
+
+def to_centres(places: Tensor) -> Tensor:
+    """`to_places` undone."""
+    places = places.double()
+    square = places[..., :2].square().sum(-1, keepdim=True)
+    return torch.cat([2 * places[..., :2], 1 - square], -1) * (places[..., 2:].exp() / (1 + square))
+
+
+def log_volume(places: Tensor, around: Frame) -> Tensor:
+    """Log of the volume by place, of places (B, H, n, 3): (B, H, n)."""
+    p = places.double()
+    by_direction = math.log(4) - 2 * torch.log1p(p[..., :2].square().sum(-1))
+    return 3 * (p[..., 2] + around.unit.log()[:, None, None]) + by_direction
 
 
 def sines(turns: Tensor, around: Frame) -> Tensor:
@@ -84,8 +127,31 @@ def sines(turns: Tensor, around: Frame) -> Tensor:
     return 2 * along * (turns[:, :, None] @ distributions.small_turns(around.turns)[:, None].mT)
 
 
+def with_limit(
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, present: Tensor
+) -> tuple[Frame, Tensor, Tensor, Tensor, Tensor]:
+    """The same with one more component where it matters: the first minimum moved away to a third of an e-fold before the limit.
+
+    Where the likelihood is flat most of the mass is there, not at the minima. Whether it is follows from one more cost.
+    """
+    end = torch.cat([place[:, :1, :2], (around.furthest.log()[:, None] - 1 / 3)[..., None]], -1)
+    pose = modes[:, :1].clone()
+    centre = around.unit[:, None, None] * to_centres(end)
+    pose[..., :3, 3] = (centre - (pose[..., :3, :3].double() @ around.centre[:, None, :, None]).squeeze(-1)).to(pose)
+    cost = kernels.pose_costs(problems, pose)
+    # of an e-fold of depth there, as if all else were equally certain as at the minimum; it never is
+    gain = 3 * (end[..., 2] - place[:, :1, 2]) - cost.double() + mode_costs[:, :1].double()
+    real = present[:, :1] & (gain > -UNLIKELY) & torch.isfinite(end).all(-1)
+    if not bool(real.any()):
+        return around, place, modes, mode_costs, present
+    around = around._replace(turns=torch.cat([around.turns, around.turns[:, :1]], 1))
+    place, modes = torch.cat([place, torch.where(real[..., None], end, place[:, :1])], 1), torch.cat([modes, pose], 1)
+    cost = torch.where(real, cost, math.inf).to(mode_costs)
+    return around, place, modes, torch.cat([mode_costs, cost], 1), torch.cat([present, real], 1)
+
+
 def laplace(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, loc: Tensor, around: Frame
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, measured: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence.
 
@@ -95,17 +161,33 @@ def laplace(
     B, M = mode_costs.shape
     R = modes[..., :3, :3].double()
     normal = [kernels.normal_equations(problems, modes[:, m]).hessian.double() for m in range(M)]
-    shift = torch.eye(6).to(loc).repeat(B, M, 1, 1)
-    shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))  # v = centre's move + arm x omega
-    free = free_entries(around.dof, loc.device)
+    free = free_entries(around.dof, place.device)
+    # the tangent (v, omega) by a move of the place and omega: v = d centre + arm x omega
+    shift = torch.eye(6).to(place).repeat(B, M, 1, 1)
+    moved = around.unit[:, None, None] * to_centres(place)
+    square = 1 + place[..., :2].square().sum(-1)
+    reach = 2 * around.unit[:, None] * place[..., 2].exp() / square
+    shift[..., :3, 2] = moved
+    shift[..., :3, :2] = -2 * moved[..., None] * (place[..., :2] / square[..., None])[..., None, :]
+    shift[..., 0, 0] += reach
+    shift[..., 1, 1] += reach
+    shift[..., 2, :2] -= reach[..., None] * place[..., :2]
+    shift[..., :3, 3:] = rotation.skew((R @ around.centre[:, None, :, None]).squeeze(-1))
     H = (shift.mT @ torch.stack(normal, 1) @ shift)[..., free[:, None], free].nan_to_num(0.0, 0.0, 0.0)
     # Laplace: integral of exp(-cost) around each minimum
-    tril, _ = torch.linalg.cholesky_ex(H + PRIOR * torch.eye(len(free)).to(H))
-    log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
-    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     widest = torch.ones_like(H[..., 0])
-    widest[..., :3] = 4 / loc.square().sum(-1, keepdim=True).clamp_min(1e-12)
+    widest[..., : 2 if measured else 3] = 4.0
+    tril, _ = torch.linalg.cholesky_ex(H + torch.diag_embed(widest))
+    log_share = -mode_costs.double() - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).nan_to_num(0.0, 0.0, 0.0)
+    log_share = log_share + 3 * place[..., 2]  # a place is the larger the further away
+    share = _floored(log_share.softmax(-1), torch.isfinite(mode_costs))
     moments = _inverse(H + torch.diag_embed(widest))
+    # the volume, exp(3 log r), moves a Gaussian by thrice its covariance with log r; no further than a third before the limit
+    room = (around.furthest.log() - 1 / 3)[:, None] - place[..., 2]
+    move = torch.minimum(torch.full_like(room, 3.0), room / moments[..., 2, 2]).clamp_min(0.0)
+    mean = torch.nn.functional.pad(place, (0, len(free) - 3))
+    if measured:
+        mean = mean + move[..., None] * moments[..., 2]
     if around.dof == 6:
         # q' A q = <q, minimum>^2 + omega' (4 / covariance + 1) omega / 4 for rotations by a small omega
         small = distributions.small_turns(around.turns)
@@ -114,7 +196,7 @@ def laplace(
         turn = turn / turn.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     else:
         turn = torch.exp(-moments[..., 3, 3] / 2)[..., None] * torch.cat([around.turns.cos(), around.turns.sin()], -1)
-    return share, torch.nn.functional.pad(loc, (0, len(free) - 3)), moments, turn
+    return share, mean, moments, turn
 
 
 def numbers_of_samples(share: Tensor, size: int, dof: int) -> Tensor:
@@ -145,7 +227,7 @@ def _raised(A: Tensor) -> Tensor:
 
 
 def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
-    """Samples from `numbers` (B, H, n, ...): centres (B, H, n, 3), metres, and quaternions (..., 4) or yaws (..., 1).
+    """Samples from `numbers` (B, H, n, ...): places (B, H, n, 3), and quaternions (..., 4) or yaws (..., 1).
 
     Those of a component stand together, first its own rotations, then those of all directions.
     """
@@ -173,19 +255,20 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
     return distributions.student_t_from_normals(where, of(p.tril), z[..., :6]).to(random), turns
 
 
-def poses(centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
+def poses(places: Tensor, turns: Tensor, around: Frame) -> Tensor:
     """cam_from_obj of samples (B, H, n, ...): (B, H n, 4, 4), in their precision."""
+    centres = around.unit[:, None, None, None] * to_centres(places)
     centre = around.centre[:, None, None, :, None]
     if around.dof == 6:
         R = rotation.matrix_from_quat_wxyz(turns.double())
     else:
         R = rotation.so3_exp(torch.nn.functional.pad(turns.double(), (1, 1))) @ around.base[:, None, None]
-    return se3.from_rt(R, centres.double() - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
+    return se3.from_rt(R, centres - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
 
 
-def densities(p: Proposal, centres: Tensor, turns: Tensor, around: Frame) -> Tensor:
-    """Of every component times the number of its samples, (B, H, M, n), per m^3 and rad^3, or rad with dof=4."""
-    away = centres.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
+def densities(p: Proposal, places: Tensor, turns: Tensor, around: Frame) -> Tensor:
+    """Of every component times the number of its samples, (B, H, M, n), by the place and rad^3, or rad with dof=4."""
+    away = places.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
     turns = turns.double()[..., None, :, :]
     log_t = distributions.student_t_at(_squares(p.tril, away), distributions.log_det(p.tril)[..., None])
     if around.dof == 6:
@@ -210,15 +293,16 @@ def _kappa(mean: Tensor) -> Tensor:
     return distributions.von_mises_kappa(mean.norm(dim=-1)) / 3
 
 
-def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present: Tensor, size: int, around: Frame) -> Proposal:
-    """The mixture that fits weighted samples, the previous one counting as `MEMORY` samples.
+def refit(
+    p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, around: Frame
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `proposal` makes the mixture from that fits weighted samples, the previous one counting as `MEMORY` samples.
 
     Args:
         p: (B, H, M, ...).
-        centres, turns: (B, H, n, ...).
+        places, turns: (B, H, n, ...).
         weights: of each sample for each component, (B, H, M, n): importance weights that sum to one times responsibilities.
         present: which minima there are, (B, M).
-        size: samples of the next round.
         around: of the problems.
 
     Source: Cappe et al., Adaptive importance sampling in general mixture classes, sec. 3; Tyler's fixed point for the ACG.
@@ -228,7 +312,7 @@ def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present:
     effective = 1 / own.square().sum(-1).clamp_min(1e-12)
     trust = torch.where(total > 1e-12, effective / (effective + MEMORY), 0.0)[..., None]
     beside = sines(turns.double(), around)
-    both = torch.cat([centres.double()[:, :, None].expand(*beside.shape[:-1], 3), beside], -1)
+    both = torch.cat([places.double()[:, :, None].expand(*beside.shape[:-1], 3), beside], -1)
     mean = (own[..., None] * both).sum(-2)
     away = both - mean[..., None, :]
     apart = (mean - p.mean)[..., None]
@@ -242,7 +326,7 @@ def refit(p: Proposal, centres: Tensor, turns: Tensor, weights: Tensor, present:
         yaw = turns.double()[..., None, :, 0]
         turn = trust * torch.stack([(own * yaw.cos()).sum(-1), (own * yaw.sin()).sum(-1)], -1) + (1 - trust) * p.turn
     share = _floored(total, present[:, None].expand_as(total))
-    return proposal(share, p.mean + trust * (mean - p.mean), moments, turn, size, around.dof)
+    return share, p.mean + trust * (mean - p.mean), moments, turn
 
 
 def sample(
@@ -259,6 +343,8 @@ def sample(
 
     The samples of a round are two halves, and each half's proposal is fitted to the other half. Were it fitted to all samples,
     they would have chosen the density that their own weights are divided by, and the evidence would come out 0.1 too small.
+    For the same reason a problem whose samples are worth less than `RELIABLE` of their number is sampled anew, from the mixture
+    that fits what was drawn so far, at most `RESTARTS` times and each time with twice as many samples to learn from.
 
     Args:
         problems: flat, (B, ...).
@@ -269,15 +355,72 @@ def sample(
     Returns:
         poses (B, S, 4, 4), metres; log-density (B, S), of the mixture of all rounds; cost (B, S), inf where ruled out.
     """
-    halves = 1 if rounds == 1 else 2
-    half = samples // halves
-    sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
     present = torch.isfinite(mode_costs)
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
-    around, loc = frame(problems, modes, mode_costs, dof, far)
-    start = laplace(problems, modes, mode_costs, loc, around)
-    if modes.device.type == "cpu" and kernels.backend(modes.device) is not None:
+    around, place = frame(problems, modes, mode_costs, dof, far)
+    measured = far <= MEASURED
+    if measured:
+        around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
+    start = laplace(problems, modes, mode_costs, place, around, measured)
+    found = _rounds(problems, start, around, present, samples, rounds, generator)
+    for trial in range(RESTARTS if rounds > 1 and measured else 0):
+        poor = (effective(*found[1:]) < RELIABLE * samples) & torch.isfinite(found[2]).any(1)
+        if not bool(poor.any()):
+            break
+        rows = poor.nonzero()[:, 0]
+        some, real = problems.map(lambda v, r=rows: v[r]), present[rows]  # type: ignore[misc]
+        near = Frame(*[v[rows] for v in around[:-1]], dof=dof)  # type: ignore[arg-type, misc]
+
+        def improve(
+            poses: Tensor, log_q: Tensor, costs: Tensor, r: Tensor = rows, near: Frame = near, real: Tensor = real
+        ) -> None:
+            for v, new in zip(start, learn(tuple(v[r] for v in start), poses, log_q, costs, near, real)):
+                v[r] = new
+
+        poses, log_q, costs = (v[rows] for v in found)
+        improve(poses, log_q, costs)
+        improve(*_rounds(some, tuple(v[rows] for v in start), near, real, samples << (trial + 1), rounds, generator))
+        for v, new in zip(found, _rounds(some, tuple(v[rows] for v in start), near, real, samples, rounds, generator)):
+            v[rows] = new
+    return found
+
+
+def effective(log_q: Tensor, costs: Tensor) -> Tensor:
+    """Effective sample size of samples (B, S): (B,)."""
+    w = (-costs.double() - log_q.double()).nan_to_num(-math.inf, -math.inf, -math.inf).softmax(-1)
+    return 1 / w.square().sum(-1).nan_to_num(1.0)
+
+
+def learn(
+    start: tuple[Tensor, ...], found: Tensor, log_q: Tensor, costs: Tensor, around: Frame, present: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The start (share, mean, moments, turn) that fits weighted poses (B, S, 4, 4), from what `laplace` returned."""
+    centres = se3.transform(found.double(), around.centre[:, None, None]).squeeze(-2)
+    places = to_places(centres / around.unit[:, None, None])[:, None]
+    R = found[:, None, :, :3, :3].double()
+    if around.dof == 6:
+        turns = rotation.quat_wxyz_from_matrix(R)
+    else:
+        D = R @ around.base[:, None, None].mT
+        turns = torch.atan2(D[..., 0, 2] - D[..., 2, 0], D[..., 0, 0] + D[..., 2, 2])[..., None]
+    share, mean, moments, turn = (v[:, None] for v in start)
+    p = proposal(share, mean, moments, turn, found.shape[1], around.dof)
+    each = densities(p, places, turns, around)
+    w = (-costs.double() - log_q.double()).nan_to_num(-math.inf, -math.inf, -math.inf).softmax(-1)
+    w = w[:, None, None] * (each / each.sum(2, keepdim=True).clamp_min(1e-300))
+    return tuple(v[:, 0] for v in refit(p, places, turns, w, present, around))  # type: ignore[return-value]
+
+
+def _rounds(
+    problems: Problems, start: tuple[Tensor, ...], around: Frame, present: Tensor, samples: int, rounds: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`sample` once, from what `laplace` returned."""
+    halves = 1 if rounds == 1 else 2
+    half = samples // halves
+    sizes = [half * (i + 1) // rounds - half * i // rounds for i in range(rounds)]
+    if present.device.type == "cpu" and kernels.backend(present.device) is not None:
         from .kernels import amis_cpu
 
         return amis_cpu.sample(problems, start, around, present, sizes, halves, generator)
@@ -285,7 +428,7 @@ def sample(
 
 
 def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
-    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the centre, then 4 normals or 2 uniforms."""
+    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the place, then 4 normals or 2 uniforms."""
     z = distributions.normals(len(like), halves, 6 if dof == 4 else 10, size, like=like, generator=generator)
     if dof == 4:
         z = torch.cat([z, distributions.uniforms(len(like), halves, 2, size, like=like, generator=generator)], 2)
@@ -294,7 +437,7 @@ def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Gen
 
 def sample_reference(
     problems: Problems,
-    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    start: tuple[Tensor, ...],
     around: Frame,
     present: Tensor,
     sizes: list[int],
@@ -306,33 +449,35 @@ def sample_reference(
     share, mean, moments, turn = (v[:, None].expand(B, halves, *v.shape[1:]) for v in start)
     p = proposal(share, mean, moments, turn, sizes[0], around.dof)
     earlier: list[Proposal] = []
-    centres = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
+    places = turns = costs = mixture = problems.K.new_zeros(B, halves, 0)
     all_poses = []
     for i, size in enumerate(sizes):
-        new_centres, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
-        new_poses = poses(new_centres, new_turns, around)
+        new_places, new_turns = draw(p, numbers(problems.K, size, halves, around.dof, generator), around)
+        new_poses = poses(new_places, new_turns, around)
         new_costs = kernels.pose_costs(problems, new_poses).double().unflatten(1, (halves, size))
-        inside = (new_centres[..., 2] > 0) & (new_centres.double().norm(dim=-1) <= around.furthest[:, None, None])
+        inside = new_places[..., 2].double() <= around.furthest.log()[:, None, None]
+        inside &= new_places[..., :2].double().square().sum(-1) < 1
         new_costs = torch.where(inside, new_costs.nan_to_num(math.inf, math.inf), math.inf)
-        new_mixture = sum((densities(q, new_centres, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
+        new_mixture = sum((densities(q, new_places, new_turns, around).sum(2) for q in earlier), torch.zeros_like(new_costs))
         if i == 0:
-            centres, turns, costs, mixture = new_centres, new_turns, new_costs, new_mixture
+            places, turns, costs, mixture = new_places, new_turns, new_costs, new_mixture
         else:
-            centres, turns = torch.cat([centres, new_centres], 2), torch.cat([turns, new_turns], 2)
+            places, turns = torch.cat([places, new_places], 2), torch.cat([turns, new_turns], 2)
             costs, mixture = torch.cat([costs, new_costs], 2), torch.cat([mixture, new_mixture], 2)
         all_poses.append(new_poses)
-        each = densities(p, centres, turns, around)
+        each = densities(p, places, turns, around)
         latest = each.sum(2)
         mixture = mixture + latest
         earlier.append(p)
         if i + 1 < len(sizes):
-            log_w = -costs - mixture.clamp_min(1e-300).log()
+            log_w = log_volume(places, around) - costs - mixture.clamp_min(1e-300).log()
             top = log_w.amax(-1, keepdim=True)
             w = (log_w - torch.where(torch.isfinite(top), top, 0.0)).exp()
             w = w / w.sum(-1, keepdim=True).clamp_min(1e-300)
             w = w[:, :, None] * (each / latest.clamp_min(1e-300)[:, :, None])
-            p = refit(p, centres.flip(1), turns.flip(1), w.flip(1), present, sizes[i + 1], around)
-    log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log()
+            fitted = refit(p, places.flip(1), turns.flip(1), w.flip(1), present, around)
+            p = proposal(*fitted, sizes[i + 1], around.dof)
+    log_q = (mixture.clamp_min(1e-300) / sum(sizes)).log() - log_volume(places, around)
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 
     def by_round(value: Tensor) -> Tensor:

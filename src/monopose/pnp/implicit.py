@@ -17,12 +17,12 @@ from torch import Tensor
 from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import kernels, residuals
-from .problems import Z_MIN, Kernel, Problems, Robust, prepare
-from .solve import Solution, free_entries, solve_prepared
+from .opaque import opaque
+from .problems import UNDETERMINED, Kernel, Problems, Robust, prepare
+from .solve import Solution, along_ray, free_entries, solve_prepared
 
-DETERMINED = 1e-9  # least eigenvalue of the Hessian, scaled to a diagonal of ones, of a minimum that has a gradient
 
-
+@opaque
 @full_precision
 def solve_implicit(
     points3d: Tensor,
@@ -35,7 +35,7 @@ def solve_implicit(
     robust: Robust | None = None,
     proposals: int | None = None,
     generator: torch.Generator | None = None,
-    z_min: float = Z_MIN,
+    z_min: float | None = None,
     bounds: Tensor | None = None,
     trust_region: bool = True,
 ) -> Solution:
@@ -56,21 +56,23 @@ def solve_implicit(
         weight 0 are absent: their gradient is zero.
 
     Raises:
-        ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
+        ValueError: on wrong shapes, options out of range or a camera with lens distortion; never for what the numbers are.
 
     Source: BPnP, eq. 8 to 11, with the exact Hessian; for the cost, the envelope theorem.
     """
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     with torch.no_grad():
-        found = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
+        found, own = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
     if not (torch.is_grad_enabled() and any(v.requires_grad for v in given.problems[:5])):
         return found
-    converged = found.converged.reshape(-1)
-    pose = attach(given.problems, given.flat(found.cam_from_obj, 4, 4), converged, dof)
-    problems, there = _harmless(given.problems, pose, ~converged)
-    cost = torch.where(converged, kernels.pose_costs(problems, there[:, None])[:, 0], given.flat(found.cost))
+    converged, problems = found.converged.reshape(-1), given.own()
+    pose = attach(problems, own, converged, dof)
+    problems, there = _harmless(problems, pose, ~converged)
+    known = given.flat(found.cost)
+    cost = torch.where(converged, kernels.pose_costs(problems, there[:, None], known[:, None])[:, 0], known)
     return found._replace(
-        cam_from_obj=pose.to(given.dtype).reshape(found.cam_from_obj.shape), cost=cost.to(given.dtype).reshape(given.batch)
+        cam_from_obj=given.frame.outward(pose).to(given.dtype).reshape(found.cam_from_obj.shape),
+        cost=cost.to(given.dtype).reshape(given.batch),
     )
 
 
@@ -118,7 +120,7 @@ def _pull_back_fused(problems: Problems, pose: Tensor, converged: Tensor, upstre
     from .kernels import implicit_cpu
 
     upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream))
-    direction = _newton_step(implicit_cpu.hessian(problems, pose), _along_tangent(pose, upstream).double(), dof)
+    direction = _newton_step(implicit_cpu.hessian(problems, pose), _along_tangent(pose, upstream).double(), dof, pose)
     found = implicit_cpu.slope_gradients(problems, pose, direction)
     nothing = (direction == 0).all(1)
     return tuple(v.masked_fill_(_rows(nothing, v), 0.0) for v in found) if bool(nothing.any()) else found
@@ -132,7 +134,7 @@ def _pull_back(problems: Problems, pose: Tensor, converged: Tensor, upstream: Te
     again, dtypes = torch.is_grad_enabled(), [v.dtype for v in problems[:5]]
     problems, pose = _harmless(problems.map(Tensor.double), pose.double(), ~converged)
     upstream = torch.where(converged[:, None, None], upstream, torch.zeros_like(upstream)).double()
-    direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), dof)
+    direction = _newton_step(hessian(problems, pose), _along_tangent(pose, upstream), dof, pose)
     with torch.enable_grad():
         # By copies, for the pose and the direction depend on the inputs too and are to be held fixed.
         copies = problems.map(lambda v: v.view_as(v) if again and v.requires_grad else v.detach().requires_grad_())
@@ -161,20 +163,20 @@ def _along_tangent(pose: Tensor, upstream: Tensor) -> Tensor:
     return torch.cat([upstream[..., :3, 3], by_omega], -1)
 
 
-def _newton_step(H: Tensor, gradient: Tensor, dof: int) -> Tensor:
+def _newton_step(H: Tensor, gradient: Tensor, dof: int, pose: Tensor) -> Tensor:
     """-H^-1 gradient over the free entries, (B, 6); zero where H is not positive definite."""
-    free = free_entries(dof, H.device)
-    H, gradient = H[:, free[:, None], free], gradient[:, free]
+    free, Q = free_entries(dof, H.device), along_ray(H, pose.detach())  # a point of huge weight would hide the depth
+    H, gradient = (Q.mT @ H @ Q)[:, free[:, None], free], (Q.mT @ gradient[..., None]).squeeze(-1)[:, free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 1e-300, diagonal, torch.ones_like(diagonal)).rsqrt()
     H = H * scale[:, :, None] * scale[:, None, :]  # metres and radians become comparable
     eye = torch.eye(len(free)).to(H)
     finite = torch.isfinite(H).flatten(1).all(1)
-    determined = (torch.linalg.cholesky_ex(H.detach() - DETERMINED * eye).info == 0) & finite
+    determined = (torch.linalg.cholesky_ex(H.detach() - UNDETERMINED * eye).info == 0) & finite
     H = torch.where(determined[:, None, None], H, eye)
     step = torch.linalg.solve_ex(H, -(gradient * scale)[..., None]).result.squeeze(-1) * scale
     step = torch.where(determined[:, None], step, torch.zeros_like(step))
-    return step.new_zeros(len(step), 6).index_copy(1, free, step)
+    return (Q @ step.new_zeros(len(step), 6).index_copy(1, free, step)[..., None]).squeeze(-1)
 
 
 def hessian(problems: Problems, cam_from_obj: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..geometry import rotation, se3
-from ..geometry.camera import unproject
 from ..geometry.rotation import full_precision
 from . import kernels
 from .problems import Problems
@@ -35,18 +34,13 @@ def quadratic_form(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Tenso
 
     Source: Terzakis and Lourakis, SQPnP, eq. 4 to 9, with weights.
     """
-    ones = torch.ones_like(points2d[..., 0])
-    rays = unproject(points2d, ones, K)[..., :2]
-    scale = weights * torch.stack([K[..., 0, 0], K[..., 1, 1]], -1)[..., None, :]
-    zero = torch.zeros_like(rays[..., 0])
-    axes = torch.stack(  # the two rows (1, 0, -x) and (0, 1, -y) that vanish on a point of the ray, (..., N, 2, 3)
-        [torch.stack([ones, zero, -rays[..., 0]], -1), torch.stack([zero, ones, -rays[..., 1]], -1)], -2
-    )
-    axes = (axes * scale[..., None]).flatten(-3, -2)
+    # the two rows that vanish along the ray of a pixel: K's first, second minus the pixel times its third, (..., N, 2, 3)
+    axes = K[..., None, :2, :] - points2d[..., None] * K[..., None, 2:, :]
+    axes = (axes * weights[..., None]).flatten(-3, -2)
     points = points3d.repeat_interleave(2, -2)
     on_rotation = (axes[..., :, None] * points[..., None, :]).flatten(-2)  # (..., 2N, 9)
     square = axes.mT @ axes
-    ridge = 1e-14 * square.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-30
+    ridge = 1e-14 * square.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
     inverse = torch.linalg.inv_ex(
         square + ridge[..., None, None] * torch.eye(3, dtype=square.dtype, device=square.device)
     ).inverse
@@ -115,7 +109,7 @@ def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterat
         JO = J @ omega[..., None, :, :]
         H, g = JO @ J.mT, JO @ R.flatten(-2)[..., None]
         trace = H.diagonal(dim1=-2, dim2=-1).sum(-1)
-        H = H + (damping * trace + 1e-30)[..., None, None] * eye[: len(free), : len(free)]
+        H = H + (damping * trace + 1e-300)[..., None, None] * eye[: len(free), : len(free)]
         step = -(torch.linalg.solve_ex(H, g).result.squeeze(-1) @ free)
         trial = rotation.so3_exp(step.nan_to_num(0.0, 0.0, 0.0))
         trial = trial @ R
@@ -127,11 +121,12 @@ def rotations(omega: Tensor, depth: Tensor, dof: int = 6, count: int = 8, iterat
     return R
 
 
-def _depth(points3d: Tensor, weights: Tensor, linear: Tensor) -> Tensor:
+def _depth(points3d: Tensor, weights: Tensor, linear: Tensor, K: Tensor) -> Tensor:
     """What gives the depth of the weighted centre when multiplied with r, (..., 9)."""
     w = weights.mean(-1, keepdim=True)
-    centre = (w * points3d).sum(-2) / w.sum(-2).clamp_min(1e-30)
-    return linear[..., 2, :] + torch.cat([centre.new_zeros(*centre.shape[:-1], 6), centre], -1)
+    centre = (w * points3d).sum(-2) / w.sum(-2).clamp_min(1e-300)
+    along = K[..., 2, :]
+    return (along[..., None, :] @ linear).squeeze(-2) + (along[..., :, None] * centre[..., None, :]).flatten(-2)
 
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
@@ -185,7 +180,7 @@ def starts_reference(
     problems = problems.map(Tensor.double)
     X, x, w, k = problems[:4]
     omega, linear = quadratic_form(X, x, w, k)
-    R = rotations(omega, _depth(X, w, linear), dof)
+    R = rotations(omega, _depth(X, w, linear, k), dof)
     t = (linear[:, None] @ R.flatten(-2)[..., None]).squeeze(-1)
     if proposals and X.shape[1] > SUBSET:
         generator = generator or torch.Generator(X.device).manual_seed(0)
@@ -196,7 +191,7 @@ def starts_reference(
             v.gather(1, drawn.expand(-1, -1, v.shape[-1])).unflatten(1, (proposals, SUBSET)) for v in (X, x, w)
         )
         omega, linear = quadratic_form(some3d, some2d, some_weights, k[:, None])
-        more = rotations(omega, _depth(some3d, some_weights, linear), dof, count=4)
+        more = rotations(omega, _depth(some3d, some_weights, linear, k[:, None]), dof, count=4)
         R = torch.cat([R, more.flatten(1, 2)], 1)
         t = torch.cat([t, (linear[:, :, None] @ more.flatten(-2)[..., None]).squeeze(-1).flatten(1, 2)], 1)
     poses = se3.from_rt(R, t)

@@ -5,12 +5,14 @@ from torch import Tensor
 
 from ..geometry import se3
 from ..geometry.rotation import full_precision
-from . import kernels, residuals
+from . import checks, kernels, residuals
+from .opaque import opaque
 from .posterior import Posterior
-from .problems import Problems
-from .solve import PRIOR, free_entries
+from .problems import UNDETERMINED, Problems
+from .solve import free_entries
 
 
+@opaque
 @full_precision
 def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries: Tensor | None = None) -> Tensor:
     """Minus the log-density that the posterior gives to the true pose: cost(truth) + log evidence.
@@ -25,7 +27,7 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
 
     Returns:
         (...,), differentiable in points3d, points2d, weights and K; 0, with a gradient of zero, where the posterior did not
-        converge or the truth is not finite.
+        converge or the truth is not finite or no rigid motion. What is off by half precision is made rigid.
 
     Raises:
         ValueError: if the truth is not (..., 4, 4).
@@ -36,10 +38,10 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
     if cam_from_obj_true.shape[-2:] != (4, 4):
         raise ValueError(f"cam_from_obj_true must be (..., 4, 4) metres, got {tuple(cam_from_obj_true.shape)}")
     truth = given.flat(cam_from_obj_true, 4, 4)[:, None]
+    truth, rigid = checks.rigid(truth)
+    finite = rigid.all(1)
     if symmetries is not None:
         truth = truth @ symmetries.to(truth)
-    finite = torch.isfinite(truth).flatten(1).all(1)
-    truth = torch.where(finite[:, None, None, None], truth, torch.eye(4).to(truth))
     cost = kernels.pose_costs(given.problems, truth).amin(1)
     good = posterior.converged & (finite & torch.isfinite(cost)).reshape(given.batch)
     loss = cost.to(given.dtype).reshape(given.batch) + posterior.log_evidence
@@ -84,6 +86,7 @@ def derivative_loss(
     return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
 
 
+@opaque
 @full_precision
 def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
@@ -109,8 +112,8 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     rows = (trust[..., None, None] * J).flatten(-3, -2).mT
     H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
-    H = H + torch.diag_embed(damping * H.diagonal(dim1=-2, dim2=-1) + PRIOR)
-    good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1)
+    H = H + torch.diag_embed((damping + UNDETERMINED) * H.diagonal(dim1=-2, dim2=-1))
+    good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1) & (H.diagonal(dim1=-2, dim2=-1) > 0).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
     factor, failed = torch.linalg.cholesky_ex(H)
     good = good & (failed == 0)

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..geometry import rotation, se3
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from . import amis, kernels
-from .problems import Z_MIN, Prepared, Problems, Robust, prepare
+from . import amis, checks, kernels
+from .opaque import opaque
+from .problems import Prepared, Problems, Robust, prepare
 from .solve import descend, minima
 
 HOPELESS = 12.0  # minima whose cost is this much above the best get no samples of their own: exp(-12) of the mass
@@ -52,6 +53,14 @@ class Posterior:
     converged: Tensor
     dof: int
     prepared: Prepared
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether the samples measure the distribution, (...,), bool: converged, and worth a tenth of their number or more.
+
+        Where not, `log_evidence` is likely too small, by half a unit or more, and moments are those of a few samples.
+        """
+        return self.converged & (self.effective_sample_size >= amis.RELIABLE * self.samples.shape[-3])
 
     def probabilities(self) -> Tensor:
         """Weights that sum to one, (..., S), without gradient."""
@@ -109,6 +118,7 @@ class Posterior:
         return self.samples.take_along_dim(drawn[..., None, None], -3)
 
 
+@opaque
 @full_precision
 def sample_posterior(
     points3d: Tensor,
@@ -120,7 +130,7 @@ def sample_posterior(
     samples: int = 512,
     iterations: int = 4,
     robust: Robust | None = None,
-    z_min: float = Z_MIN,
+    z_min: float | None = None,
     bounds: Tensor | None = None,
     modes: int = 4,
     proposals: int | None = None,
@@ -153,25 +163,33 @@ def sample_posterior(
         a Posterior; one bad problem leaves the others untouched.
 
     Raises:
-        ValueError: on wrong shapes, dof, samples, far, or a camera with lens distortion; never for what the numbers are.
+        ValueError: on wrong shapes, options out of range, or a camera with lens distortion; never for what the numbers are.
 
     Source: Chen et al., EPro-PnP, sec. 3.2, algorithm 1, with a mixture over minima as proposal (Cappe et al., Adaptive
     importance sampling in general mixture classes) and translations that follow the rotation.
     """
-    if dof not in (4, 6):
-        raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
+    dof, samples, iterations = (
+        checks.degrees_of_freedom(dof),
+        checks.whole("samples", samples),
+        checks.whole("iterations", iterations),
+    )
+    modes, solver_iterations = checks.whole("modes", modes), checks.whole("solver_iterations", solver_iterations)
+    proposals, generator = None if proposals is None else checks.whole("proposals", proposals), checks.generator(generator)
     if iterations < 1 or modes < 1 or samples < 2 * iterations or samples % 2:
         raise ValueError(
             "samples must be even and at least twice the iterations, and iterations and modes at least 1, "
             f"got samples={samples}, iterations={iterations}, modes={modes}"
         )
-    if not far > 1:
-        raise ValueError(f"far must be more than 1, times the distance of the furthest minimum, got {far}")
+    if not (isinstance(far, (int, float)) and far > 1):
+        raise ValueError(f"far must be a number above 1, times the distance of the furthest minimum, got {far!r}")
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
-    problems, batch = given.problems, given.batch
+    problems, frame, batch = given.own(), given.frame, given.batch
     with torch.no_grad():
         fixed = problems.map(Tensor.detach)
-        known = None if init is None else given.flat(init, 4, 4)
+        known = None
+        if init is not None:
+            known, near = checks.rigid(given.flat(torch.as_tensor(init), 4, 4))
+            known = frame.inward(torch.where(near[:, None, None], known, math.nan))
         optima, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
         poses, log_q, found = amis.sample(fixed, optima, costs, dof, samples, iterations, generator, far)
         possible = torch.isfinite(found)
@@ -179,6 +197,7 @@ def sample_posterior(
         good = usable[:, None] & possible
         if not bool(good.all()):
             torch.where(good[..., None, None], poses, optima[:, :1], out=poses)
+        log_q = log_q - 3 * frame.scale.to(log_q).log()[:, None]  # per cubic metre
     cost = kernels.pose_costs(problems, poses, found)
     log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
@@ -186,6 +205,7 @@ def sample_posterior(
     with torch.no_grad():
         w = log_weights.softmax(-1)
         effective = 1 / w.square().sum(-1)
+        optima, poses = (frame.outward(v.double() if v.dtype != given.dtype else v) for v in (optima, poses))
     outside = given.dtype
 
     def shaped(value: Tensor) -> Tensor:
@@ -207,7 +227,10 @@ def _distinct_minima(
     generator: torch.Generator | None,
     iterations: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Poses (B, M, 4, 4), cheapest first, costs (B, M), inf for repetitions of the first, and usable, (B,), bool."""
+    """Poses (B, M, 4, 4), cheapest first, costs (B, M), inf for repetitions of the first, and usable, (B,), bool.
+
+    Problems and poses are in their own frames.
+    """
     base = torch.eye(3).to(problems.K).expand(len(problems.K), 3, 3)
     if init is not None:
         finite = torch.isfinite(init).flatten(1).all(1)[:, None, None]
@@ -234,6 +257,8 @@ def _distinct_minima(
     for i in range(1, kept.shape[1]):
         kept[:, i] &= (apart[:, i, :i] | ~kept[:, :i]).all(1)
     usable = torch.isfinite(costs[:, 0]) & (given.used.sum(1) >= (3 if dof == 6 else 2))
+    if given.usable is not None:
+        usable = usable & given.usable
     kept[:, 0] = True
     order = torch.where(kept, costs, math.inf).argsort(dim=1, stable=True)[:, :count]
     costs = torch.where(kept, costs, math.inf).gather(1, order)

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from ..types import Camera
+from . import checks
 
-Z_MIN = 0.01  # metres: depths are clamped from below to this before dividing
+NEAREST = 1e-4  # of a problem's scale, see `checks.frame`: depths are clamped from below to this before dividing
+Z_MIN = 0.01  # metres: the same as a number, for objects of some decimetres
+PATIENCE = 12  # Gauss-Newton steps, after which the full Hessian takes over
+TOLERANCE = 1e-6  # of the variance of a residual: a minimum is where no step would lower the cost by more
+UNDETERMINED = 1e-9  # least eigenvalue of the normal equations, scaled to a diagonal of ones, of a pose that the points fix
+FLAT = 0.01  # least to largest variance of the points of an object that is about flat, and has a second pose nearly as good
+UNCERTAIN = 1.0  # square radian, or squared distance of the object: most variance of a pose that is called one
 FLATTEST = 0.99  # most that a robust kernel takes off the curvature along a residual: a hundredth stays
 RADIUS = 30.0  # trust region at the start of a descent: the diagonal is damped by one over this
 UNBOUNDED = (-math.inf, -math.inf, math.inf, math.inf)
@@ -66,7 +73,8 @@ class Problems(NamedTuple):
 
     points3d (..., N, 3), metres; points2d (..., N, 2), pixels; weights (..., N, 2), 1 / pixels; K (..., 3, 3), pixels;
     delta (...,), threshold of the kernel, inf where it is SQUARES; bounds (..., 4), projections are clamped to
-    (u_min, v_min, u_max, v_max), -inf and inf for none; depths are clamped from below to z_min, metres.
+    (u_min, v_min, u_max, v_max), -inf and inf for none. The depth of a point is the third entry of K p, clamped from below to
+    z_min: `prepare` scales K, which changes no projection, such that this is metres, or the problem's own unit of length.
     """
 
     points3d: Tensor
@@ -92,12 +100,21 @@ class Prepared(NamedTuple):
         used: which points count, (B, N), bool: those with a weight, in problems whose numbers are all finite.
         batch: the shape that B was.
         dtype: of the results, that of points3d, at least float32.
+        frame: in which a problem is to be solved, see `own`.
+        usable: (B,), bool, whether the numbers of a problem are finite and its K a camera; None where all are.
     """
 
     problems: Problems
     used: Tensor
     batch: torch.Size
     dtype: torch.dtype
+    frame: checks.Frame
+    usable: Tensor | None = None
+
+    def own(self) -> Problems:
+        """The problems in their own frames: centred, of unit size, with depths in the same unit as before. Differentiable."""
+        K = self.problems.K * self.frame.scale.to(self.problems.K)[:, None, None]
+        return self.problems._replace(points3d=self.frame.points(self.problems.points3d), K=K)
 
     def flat(self, value: Tensor, *trailing: int) -> Tensor:
         """Expand (..., *trailing) to the batch and flatten it: (B, *trailing)."""
@@ -149,7 +166,7 @@ def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
                 "then pass Camera(K, size)"
             )
         camera = camera.K
-    K = torch.as_tensor(camera)
+    K = checks.tensor("camera", camera)
     if K.shape[-2:] != (3, 3):
         raise ValueError(f"camera must be a monopose.Camera or K of shape (..., 3, 3), got {tuple(K.shape)}")
     return K.to(like)
@@ -162,7 +179,7 @@ def prepare(
     weights: Tensor | None = None,
     robust: Robust | None = None,
     bounds: Tensor | None = None,
-    z_min: float = Z_MIN,
+    z_min: float | None = None,
     pose: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Prepared:
@@ -177,13 +194,17 @@ def prepare(
         weights: (..., N, 2) or (..., N), 1 / pixels; None is 1.
         robust: kernel, or None for squares.
         bounds: (..., 4), pixels, or None.
-        z_min: metres.
+        z_min: metres, or None for `NEAREST` of each problem's scale.
         pose: the start, (..., 4, 4), metres, or None; its batch takes part in the broadcast.
         dtype: of the arithmetic; None is that of points3d, at least float32.
 
     Raises:
-        ValueError: on shapes that do not fit and on a camera with lens distortion; never for what the numbers are.
+        ValueError: on shapes that do not fit, options out of range a camera with distortion; never for what the numbers are.
     """
+    points3d, points2d = checks.tensor("points3d", points3d), checks.tensor("points2d", points2d)
+    weights = None if weights is None else checks.tensor("weights", weights)
+    bounds = None if bounds is None else checks.tensor("bounds", bounds)
+    pose = None if pose is None else checks.tensor("init", pose)
     if points3d.dim() < 2 or points3d.shape[-1] != 3:
         raise ValueError(
             f"points3d must be (..., N, 3) metres, got {tuple(points3d.shape)}; transpose the last two dimensions?"
@@ -204,9 +225,13 @@ def prepare(
     K = intrinsics(camera, points3d if points3d.dtype == inside else points3d.to(inside))
     if bounds is not None and bounds.shape[-1:] != (4,):
         raise ValueError(f"bounds must be (..., 4): u_min, v_min, u_max, v_max in pixels, got {tuple(bounds.shape)}")
+    z_min = None if z_min is None else checks.number("z_min", z_min, above=0)
     fixed = None
     if isinstance(robust, (Huber, Cauchy)):
-        fixed = torch.as_tensor(robust.delta, dtype=inside, device=K.device)
+        delta = checks.positive(f"{type(robust).__name__}'s delta", robust.delta)
+        fixed = torch.as_tensor(delta, dtype=inside, device=K.device)
+    elif isinstance(robust, AdaptiveHuber):
+        checks.number("AdaptiveHuber's relative", robust.relative, above=0)
     elif robust is not None and not isinstance(robust, AdaptiveHuber):
         raise ValueError(f"robust must be pnp.Huber, pnp.AdaptiveHuber, pnp.Cauchy or None, got {robust!r}")
     kernel = Kernel.SQUARES if robust is None else Kernel.CAUCHY if isinstance(robust, Cauchy) else Kernel.HUBER
@@ -221,25 +246,53 @@ def prepare(
         w = _flat(weights, batch, n, 2, like=K)
         used = (w[..., 0] != 0) | (w[..., 1] != 0)  # NaN is not 0: it counts
     limits = constant(UNBOUNDED, K.dtype, K.device).expand(size, 4) if bounds is None else _flat(bounds, batch, 4, like=K)
+    relative, weighted = z_min is None, weights is not None
     on_device = K.device.type != "cpu"  # which would wait to say whether anything is to be taken out
-    if on_device or not _finite(X, x, K, weights):
+    usable, framed = None, None
+    if not on_device and _finite(X, x, K, weights):
+        framed = frame_and_factor(X, w, k, relative, weighted)
+    if framed is None or not bool(framed[2].all()):
         finite = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
-        usable = torch.isfinite(k).flatten(1).all(1) & (finite | ~used).all(-1)
+        usable = checks.is_camera(k) & (finite | ~used).all(-1)
         used = used & usable[:, None]
         k = torch.where(usable[:, None, None], k, torch.eye(3, dtype=k.dtype, device=k.device))
         X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
-    elif weights is not None and not bool(used.all()):
+        framed = frame_and_factor(X, w, k, relative)
+    elif weighted and not bool(used.all()):
         X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
+    frame, factor, _ = framed
     if robust is None:
         delta = constant(math.inf, K.dtype, K.device).expand(size)
+    elif fixed is not None:
+        delta = _flat(fixed, batch, like=K)
+        good = delta > 0
+        if on_device or not bool(good.all()):
+            usable = good if usable is None else usable & good
+            used, delta = used & good[:, None], torch.where(good, delta, 1.0)
+            w = torch.where(used[..., None], w, 0.0)
     else:
-        if fixed is not None:
-            delta = _flat(fixed, batch, like=K)
-        else:
-            assert isinstance(robust, AdaptiveHuber)
-            delta = _adaptive(robust.relative, x.detach(), w, used)
+        assert isinstance(robust, AdaptiveHuber)
+        delta = _adaptive(robust.relative, x.detach(), w, used)
         delta = torch.where(delta > 0, delta, 1.0)  # nothing has weight: any threshold will do
-    return Prepared(Problems(X, x, w, k, delta, limits, kernel, z_min), used, batch, outside)
+    k = k * factor[:, None, None]
+    return Prepared(
+        Problems(X, x, w, k, delta, limits, kernel, NEAREST if z_min is None else z_min), used, batch, outside, frame, usable
+    )
+
+
+def frame_and_factor(
+    X: Tensor, w: Tensor, K: Tensor, relative: bool, weighted: bool = True
+) -> tuple[checks.Frame, Tensor, Tensor]:
+    """The frames of flat problems; what K is multiplied with, (B,): then depths are metres, or own units if relative; and which
+    K are cameras, (B,), bool."""
+    from . import kernels  # which imports this module
+
+    fused = kernels.backend(X.device)
+    if fused is not None and hasattr(fused, "frames"):
+        return fused.frames(X, w, weighted, K, relative)  # type: ignore[no-any-return]
+    frame = checks.frame(X, w if weighted else None)
+    depth = K.detach()[:, 2].norm(dim=-1)
+    return frame, 1 / (depth * frame.scale if relative else depth), checks.is_camera(K.detach())
 
 
 def _finite(*values: Tensor | None) -> bool:
@@ -253,4 +306,4 @@ def _adaptive(relative: float, points2d: Tensor, weights: Tensor, used: Tensor) 
     mask = used[..., None].to(weights)
     mean = (points2d * mask).sum(1) / count[:, None]
     variance = ((points2d - mean[:, None]).square() * mask).sum((1, 2)) / (count - 1).clamp_min(1)
-    return relative * weights.sum((1, 2)) / (2 * count) * variance.sqrt()
+    return relative * weights.abs().sum((1, 2)) / (2 * count) * variance.sqrt()

@@ -1,5 +1,6 @@
 """The pose of least weighted reprojection error: Levenberg-Marquardt over a batch of problems, with covariance."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -8,12 +9,30 @@ from torch import Tensor
 from ..geometry import se3
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from . import initialise, kernels, residuals
-from .problems import GROWTH, RADIUS, Z_MIN, Kernel, Prepared, Problems, Robust, constant, prepare
+from . import checks, initialise, kernels, residuals
+from .checks import Reason
+from .opaque import opaque
+from .problems import (
+    FLAT,
+    GROWTH,
+    PATIENCE,
+    RADIUS,
+    TOLERANCE,
+    UNCERTAIN,
+    UNDETERMINED,
+    Kernel,
+    Prepared,
+    Problems,
+    Robust,
+    constant,
+    prepare,
+)
 from .residuals import Normal
 
-PRIOR = 1e-5  # information added to the covariance's inverse, 1/m^2 and 1/rad^2, so that it always exists
-
+PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
+HEAVY = 1e3  # times the median weight: heavier points are let in after the others have found a pose
+STARTS, MORE = 2, 4  # starts that every problem descends from where none is given; with few points
+FEW = 8  # points
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
 
 
@@ -26,16 +45,19 @@ class Solution(NamedTuple):
             are one over the standard deviation in pixels; very large, never infinite, in directions that the points
             do not fix; zero for the rotations that dof=4 keeps fixed.
         cost: half the sum of squared weighted residuals, robust if asked for, (...,).
-        converged: (...,), bool. Look at it before the rest. False: too few points, a degenerate configuration, NaN in
-            a point that has weight, points behind the camera, or iterations that ran out.
+        converged: (...,), bool: the pose is a minimum of the cost, to within a thousandth of the standard deviation that the
+            residuals show, and the points fix it. Look at it before the rest.
+        reason: (...,), uint8, of `Reason`: why not, CONVERGED if so.
     """
 
     cam_from_obj: Tensor
     covariance: Tensor
     cost: Tensor
     converged: Tensor
+    reason: Tensor
 
 
+@opaque
 @torch.no_grad()
 @full_precision
 def solve(
@@ -49,7 +71,7 @@ def solve(
     robust: Robust | None = None,
     proposals: int | None = None,
     generator: torch.Generator | None = None,
-    z_min: float = Z_MIN,
+    z_min: float | None = None,
     bounds: Tensor | None = None,
     trust_region: bool = True,
 ) -> Solution:
@@ -58,16 +80,18 @@ def solve(
     Args:
         points3d: (..., N, 3), metres, object frame.
         points2d: (..., N, 2), pixels.
-        camera: Camera or intrinsics (..., 3, 3), pixels, without lens distortion.
+        camera: Camera or intrinsics (..., 3, 3), pixels, without lens distortion. Any invertible K, up to scale: skew, photos
+            turned by 90 degrees, K times a rotation.
         weights: (..., N, 2) or (..., N), >= 0, 1 / pixels; None is 1. Points of weight 0 are ignored, whatever they hold.
-        init: start, (..., 4, 4), metres, or None for a closed-form start.
+        init: start, (..., 4, 4), metres, or None for a closed-form start. It is made exactly rigid; what is no rigid motion, by
+            more than half precision is off, does not converge.
         dof: 6, or 4: translation and yaw about the camera's Y axis, roll and pitch stay those of `init` (0 without).
         iterations: most steps; a problem stops as soon as it converged.
         robust: `Huber`, `AdaptiveHuber` or `Cauchy`, or None for squares throughout.
         proposals: random samples of points tried for a start; None is 64 with `robust` and 0 without. With gross outliers use
             `ransac` instead.
         generator: of those samples; None starts one from seed 0, so that results repeat.
-        z_min: depths are clamped from below to this, metres.
+        z_min: depths are clamped from below to this, metres; None takes a ten-thousandth of the size of the object.
         bounds: projections are clamped to these pixels, (..., 4): u_min, v_min, u_max, v_max; None does not clamp.
         trust_region: False takes plain Gauss-Newton steps, each of them accepted: a little faster from a good start.
 
@@ -76,12 +100,12 @@ def solve(
         others untouched. No gradient flows through it: see `solve_implicit`.
 
     Raises:
-        ValueError: on wrong shapes, dof or a camera with lens distortion; never for what the numbers are.
+        ValueError: on wrong shapes, options out of range or a camera with lens distortion; never for what the numbers are.
 
     Source: trust region after Nielsen, Damping parameter in Marquardt's method, 1999, as in EPro-PnP; it may grow faster.
     """
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
-    return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
+    return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)[0]
 
 
 @full_precision
@@ -93,62 +117,211 @@ def solve_prepared(
     proposals: int | None = None,
     generator: torch.Generator | None = None,
     trust_region: bool = True,
-) -> Solution:
-    """`solve` of what `prepare` returned."""
-    if dof not in (4, 6):
-        raise ValueError(f"dof must be 6 (rotation and translation) or 4 (yaw and translation), got {dof}")
-    starts = find_starts(given.problems, dof, 2, proposals, generator) if init is None else given.flat(init, 4, 4)[:, None]
+) -> tuple[Solution, Tensor]:
+    """`solve` of what `prepare` returned; and the poses in their own frames, (B, 4, 4), float64 on the CPU."""
+    dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
+    proposals = None if proposals is None else checks.whole("proposals", proposals)
+    generator = checks.generator(generator)
+    if init is None and (evened := _evened(given)) is not None:
+        _, first = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
+        return descend_and_judge(given, first[:, None], dof, iterations, trust_region, True)
+    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
+    if init is not None:
+        starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
+    elif (fused := kernels.backend(given.problems.K.device)) is not None and hasattr(fused, "starts"):
+        tried = _proposals(given.problems, proposals)
+        starts = fused.starts(given.problems, dof, tried, count, generator, given.frame)
+    else:
+        starts = find_starts(given.own(), dof, count, proposals, generator)
     return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
 
 
+def _evened(given: Prepared) -> Prepared | None:
+    """The problems with no weight above `HEAVY` times their median; None where none is.
+
+    A point that weighs a million times the others is all that a closed form sees, and its pixel a wall along which a descent
+    takes tiny steps. From the minimum for weights that are nearly right the last part of the way is short.
+    """
+    w = given.problems.weights.detach()
+    if w.numel() == 0 or w.device.type != "cpu":  # elsewhere the question would wait for the device
+        return None
+    size = w.abs()
+    if not bool(size.max() > HEAVY * size.min()):
+        return None
+    some = torch.where(size > 0, size, math.nan).flatten(1)
+    most = HEAVY * some.nanmedian(1).values.nan_to_num(math.inf)
+    if not bool((size.flatten(1).amax(1) > most).any()):
+        return None
+    weights = w.clamp(-most[:, None, None], most[:, None, None])
+    return given._replace(problems=given.problems._replace(weights=weights))
+
+
 def descend_and_judge(
-    given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, started_alone: bool
-) -> Solution:
-    """The Solution of the cheapest descent from starts (B, M, 4, 4); those that are not finite end at the identity."""
-    needed = NEEDED[dof, started_alone]
+    given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, alone: bool
+) -> tuple[Solution, Tensor]:
+    """The Solution of the cheapest minimum reached from starts (B, M, 4, 4), and its poses in the own frames.
+
+    The starts are of the own frames if `alone`, else the caller's. What is no pose ends at the identity.
+    """
+    needed = NEEDED[dof, alone]
     fused = kernels.backend(starts.device)
     if fused is not None and hasattr(fused, "solve"):
-        found = fused.solve(given.problems, starts, dof, iterations, trust_region, needed, PRIOR)
+        found = fused.solve(given.problems, given.frame, starts, alone, dof, iterations, bool(trust_region), needed)
+        pose, own, covariance, cost, reason = found
     else:
-        finite = torch.isfinite(starts).flatten(2).all(2)
-        eye = torch.eye(4, dtype=starts.dtype, device=starts.device)
-        starts = torch.where(finite[..., None, None], starts, eye)
-        poses, stopped, costs = descend_all(given.problems, starts, dof, iterations, trust_region)
-        poses = torch.where(finite[..., None, None], poses, starts)
-        stopped, costs = stopped & finite, costs.nan_to_num(torch.inf)
-        best = torch.where(stopped, costs, costs * (1 + 1e-6)).argmin(1, keepdim=True)
-        pose, done = poses.take_along_dim(best[..., None, None], 1)[:, 0], stopped.gather(1, best)[:, 0]
-        covariance, cost, sound = judge(given, pose, dof, needed)
-        found = pose, covariance, cost, done & sound
-    pose, covariance, cost, converged = found
-    return Solution(given.shaped(pose), given.shaped(covariance), given.shaped(cost), given.shaped(converged))
+        pose, own, covariance, cost, reason = _descend_and_judge(given, starts, dof, iterations, trust_region, alone, needed)
+    if given.usable is not None:
+        reason = torch.where(given.usable, reason, int(Reason.NOT_FINITE))
+    return Solution(*map(given.shaped, (pose, covariance, cost, reason == 0, reason))), own
 
 
-def judge(given: Prepared, pose: Tensor, dof: int, needed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance (B, 6, 6) and cost (B,) at poses (B, 4, 4), and which to believe if a descent stopped there. In float64."""
-    problems, used = given.problems.map(Tensor.double), given.used
-    normal = kernels.normal_equations(problems, pose.double())
+def _descend_and_judge(
+    given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, alone: bool, needed: int
+) -> tuple[Tensor, ...]:
+    """`numba_solve.solve_batch` in plain torch, for the devices that have no such kernel."""
+    problems = given.own()
+    eye = given.frame.inward(torch.eye(4, dtype=starts.dtype, device=starts.device).expand_as(starts))
+    if alone:
+        sound = torch.isfinite(starts).flatten(2).all(2)
+    else:
+        starts, sound = checks.rigid(starts)
+        starts = given.frame.inward(starts)
+    starts = torch.where(sound[..., None, None], starts, eye)
+    steps = min(iterations, PATIENCE) if trust_region else iterations
+
+    def descended(starts: Tensor, sound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        poses, _, _ = descend_all(problems, starts, dof, steps, trust_region)
+        poses, shape = torch.where(sound[..., None, None], poses, starts).double(), starts.shape[:2]
+        many = problems.map(lambda v: v.double().repeat_interleave(shape[1], 0))
+        digits = torch.finfo(problems.points3d.dtype).eps
+        ends, minimum, costs = finish_reference(many, poses.flatten(0, 1), dof, iterations - steps, digits)
+        costs = torch.where(sound, costs.reshape(shape).nan_to_num(torch.inf), torch.inf)
+        ends = torch.where(sound[..., None, None], ends.reshape(poses.shape), poses)
+        return ends, minimum.reshape(shape) & sound, costs
+
+    poses, minimum, costs = descended(starts, sound)
+    if alone and dof == 6:
+        best = poses.take_along_dim(costs.argmin(1)[:, None, None, None], 1)[:, 0]
+        other, flat = flipped(problems, best)
+        sound = torch.cat([sound, flat[:, None]], 1)
+        found = descended(other[:, None].to(starts), flat[:, None])
+        poses, minimum, costs = (torch.cat(pair, 1) for pair in zip((poses, minimum, costs), found))
+    # one that is on its way wins only if it is truly below
+    best = torch.where(minimum, costs * (1 - 1e-3), costs).argmin(1, keepdim=True)
+    pose = poses.take_along_dim(best[..., None, None], 1)[:, 0]
+    covariance, cost, reason = judge(problems, given.used, pose, minimum.gather(1, best)[:, 0], dof, needed, alone)
+    reason = torch.where(sound.any(1), reason, int(Reason.NOT_FINITE))
+    frame = checks.Frame(*(v.double() for v in given.frame))
+    dtype = given.problems.K.dtype
+    most = torch.finfo(dtype).max / 4
+    outside = frame.outward(pose).nan_to_num(0.0, 0.0, 0.0)
+    covariance = frame.covariance(covariance, pose).nan_to_num(0.0).clamp(-most, most)
+    return outside.to(dtype), pose, covariance.to(dtype), cost.to(dtype), reason
+
+
+def flipped(problems: Problems, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """The other pose that explains flat points nearly as well: mirrored along the line of sight, and across their plane.
+
+    Args:
+        problems: flat, (B, ...), in their own frames.
+        pose: (B, 4, 4).
+
+    Returns:
+        (B, 4, 4), and whether the points are about flat, (B,), bool.
+    """
+    problems, pose = problems.map(Tensor.double), pose.double()
+    used = (problems.weights != 0).any(-1, keepdim=True).double()
+    count = used.sum(1).clamp_min(1)
+    X = used * (problems.points3d - ((used * problems.points3d).sum(1) / count)[:, None])
+    values, vectors = torch.linalg.eigh(X.mT @ X)
+    normal, sight = vectors[..., 0], pose[:, :3, 3]
+    sight = torch.nn.functional.normalize(sight, dim=-1)
+    eye = torch.eye(3).to(pose)
+    mirror, across = (eye - 2 * v[:, :, None] * v[:, None, :] for v in (sight, normal))
+    flat = (values[:, 0] <= FLAT * values[:, 2]) & torch.isfinite(pose).flatten(1).all(1)
+    return se3.from_rt(mirror @ pose[:, :3, :3] @ across, pose[:, :3, 3]), flat
+
+
+def along_ray(A: Tensor, pose: Tensor) -> Tensor:
+    """Q, (B, 6, 6), like A: tangents whose third translation is along the object's centre -> those of `se3.retract`."""
+    ray = torch.nn.functional.normalize(pose[:, :3, 3].to(A), dim=-1)
+    axis = torch.eye(3).to(A)[torch.where(ray[:, 1].abs() < 0.9, 1, 0)]
+    first = torch.nn.functional.normalize(torch.linalg.cross(axis, ray, dim=-1), dim=-1)
+    Q = torch.eye(6).to(A).repeat(len(A), 1, 1)
+    Q[:, :3, :3] = torch.stack([first, torch.linalg.cross(ray, first, dim=-1), ray], -1)
+    return Q
+
+
+def distinct_points(points3d: Tensor, weights: Tensor, most: int) -> Tensor:
+    """How many different points (B, N, 3) have weight (B, N, 2), counted up to `most`, far ones first: (B,)."""
+    if points3d.shape[1] == 0:
+        return torch.zeros(len(points3d), dtype=torch.long, device=points3d.device)
+    weight = weights.abs().sum(-1)
+    counted = weight > checks.COUNTED * weight.amax(1, keepdim=True)
+    away = torch.where(counted, torch.inf, 0.0).to(points3d)
+    last, least = weight.argmax(1, keepdim=True), torch.zeros_like(away[:, :1])
+    found = counted.any(1).long()
+    growing = found[:, None] > 0
+    for k in range(1, most):
+        away = torch.minimum(away, (points3d - points3d.take_along_dim(last[..., None], 1)).abs().amax(-1))
+        far, last = away.max(1, keepdim=True)
+        least = checks.DISTINCT * far if k == 1 else least
+        growing = growing & (far > least)
+        found = found + growing[:, 0]
+    return found
+
+
+def judge(
+    problems: Problems, used: Tensor, pose: Tensor, minimum: Tensor, dof: int, needed: int, alone: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance (B, 6, 6), cost (B,) and Reason (B,), uint8, of problems in their own frames at poses (B, 4, 4)."""
+    problems, pose = problems.map(Tensor.double), pose.double()
+    normal = kernels.normal_equations(problems, pose)
     free = free_entries(dof, pose.device)
-    H = normal.hessian.nan_to_num(0.0, 0.0, 0.0)[:, free[:, None], free]
+    if problems.kernel != Kernel.SQUARES:  # weights times rho' instead of the curvature of rho
+        square = residuals.weighted_residuals(problems, pose).square().sum(-1)
+        trust = residuals.robust_weight(square, problems.delta[..., None], problems.kernel).sqrt()
+        weighted = problems._replace(weights=problems.weights * trust[..., None], kernel=Kernel.SQUARES)
+        normal = normal._replace(hessian=kernels.normal_equations(weighted, pose).hessian)
+    Q = along_ray(normal.hessian, pose)  # a point of huge weight would hide the depth
+    H = (Q.mT @ normal.hessian.nan_to_num(0.0, 0.0, 0.0) @ Q)[:, free[:, None], free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
-    # scaled to a diagonal of ones, no eigenvalue below 1e-9
-    determined = torch.linalg.cholesky_ex(H - torch.diag_embed(1e-9 * diagonal)).info == 0
-    in_front = ((se3.transform(pose.double(), problems.points3d)[..., 2] > problems.z_min) | ~used).all(1)
-    sound = determined & in_front & (used.sum(1) >= needed) & torch.isfinite(normal.cost)
-    # where a direction is not determined, rounding may swallow the prior
-    prior = torch.where(determined, PRIOR, (1e-13 * diagonal.sum(-1)).clamp_min(PRIOR))
-    factor = torch.linalg.cholesky_ex(H + torch.diag_embed(prior[:, None].expand_as(diagonal))).L
+    top = diagonal.amax(-1)
+    determined = torch.linalg.cholesky_ex(H - torch.diag_embed(UNDETERMINED * diagonal)).info == 0
+    extra = torch.where(determined, 0.0, torch.where(top > 0, 1e-10 * top, 1e-10))
+    factor = torch.linalg.cholesky_ex(H + torch.diag_embed(extra[:, None].expand_as(diagonal))).L
     covariance = torch.zeros_like(normal.hessian)
     covariance[:, free[:, None], free] = torch.cholesky_inverse(factor)
-    return covariance, normal.cost.nan_to_num(0.0, 0.0, 0.0), sound
+    covariance = Q @ covariance @ Q.mT
+    spread = covariance.diagonal(dim1=-2, dim2=-1)
+    count = used.sum(1)
+    noise = 2 * normal.cost / (2 * count - len(free)).clamp_min(1)
+    away = pose[:, :3, 3].square().sum(-1)
+    certain = (noise * spread[:, 3:].amax(-1) < UNCERTAIN) & (noise * spread[:, :3].sum(-1) < UNCERTAIN * away)
+    depth = (se3.transform(pose, problems.points3d) * problems.K[:, None, 2]).sum(-1)
+    in_front = ((depth > problems.z_min) | ~used).all(1)
+    enough = distinct_points(problems.points3d, problems.weights, needed) >= needed
+    reason = torch.where(minimum, int(Reason.CONVERGED), int(Reason.ITERATIONS))
+    for good, why in (
+        (determined & certain, Reason.DEGENERATE),
+        (determined | enough, Reason.TOO_FEW_POINTS),
+        (in_front, Reason.BEHIND_THE_CAMERA),
+        (enough if alone else count >= needed, Reason.TOO_FEW_POINTS),
+        (torch.isfinite(normal.cost), Reason.NOT_FINITE),
+    ):
+        reason = torch.where(good, reason, int(why))
+    return covariance, normal.cost.nan_to_num(0.0, 0.0, 0.0), reason.to(torch.uint8)
+
+
+def _proposals(problems: Problems, proposals: int | None) -> int:
+    return (0 if problems.kernel == Kernel.SQUARES else 64) if proposals is None else proposals
 
 
 def find_starts(
     problems: Problems, dof: int, count: int, proposals: int | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """`initialise.starts_reference`, fused where possible: the `count` most promising starts, (B, count, 4, 4)."""
-    if proposals is None:
-        proposals = 0 if problems.kernel == Kernel.SQUARES else 64
+    proposals = _proposals(problems, proposals)
     fused = kernels.backend(problems.K.device)
     if fused is not None and hasattr(fused, "starts"):
         return fused.starts(problems, dof, proposals, count, generator).to(problems.K.dtype)  # type: ignore[no-any-return]
@@ -259,3 +432,74 @@ def descend_reference(
                 break
     pose[rows], stopped[rows] = here, done
     return pose, stopped
+
+
+def finish_reference(
+    problems: Problems, start: Tensor, dof: int, iterations: int, digits: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Newton's method with the full Hessian, from where Gauss-Newton stalled or stopped, in plain torch.
+
+    Args:
+        problems: flat, (B, ...), in their own frames, float64.
+        start: (B, 4, 4).
+        dof: 6 or 4.
+        iterations: most steps.
+        digits: relative rounding of the numbers as they came.
+
+    Returns:
+        poses (B, 4, 4); whether each is a minimum, (B,), bool: the Hessian is positive definite there, and a step would gain
+        less than `TOLERANCE` of the variance of a residual; costs (B,).
+    """
+    from .implicit import hessian  # which imports this module
+
+    free = free_entries(dof, start.device)
+    used = ((problems.weights != 0).any(-1)).sum(1).clamp_min(1)
+    n = max(problems.points2d.shape[1], 1)
+    grain = 4 * min(digits, 1e-11) * (problems.weights * problems.points2d).flatten(1).norm(dim=-1) / (2 * n) ** 0.5
+    pose, radius, shrink = start.clone(), torch.full_like(used, 1e6, dtype=start.dtype), torch.full_like(used, 2.0).to(start)
+    done = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    minimum = done.clone()
+    cost = torch.full_like(radius, torch.inf)
+
+    def model(pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normal = kernels.normal_equations(problems, pose)
+        return hessian(problems, pose)[:, free[:, None], free].nan_to_num(0.0, 0.0, 0.0), normal.gradient[:, free], normal.cost
+
+    def step_of(H: Tensor, g: Tensor, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        diagonal = H.diagonal(dim1=-2, dim2=-1).abs()
+        diagonal = torch.maximum(diagonal, 1e-6 * diagonal.amax(-1, keepdim=True).clamp_min(1e-20))
+        factor, failed = torch.linalg.cholesky_ex(H + torch.diag_embed(damping[:, None] * diagonal))
+        step = -torch.cholesky_solve(g[..., None], factor).squeeze(-1)
+        good = (failed == 0) & torch.isfinite(step).all(-1)
+        step = torch.where(good[:, None], step, torch.zeros_like(step))
+        return step, -(step * (g + 0.5 * (H @ step[..., None]).squeeze(-1))).sum(-1), good
+
+    H, g, cost = model(pose)
+    for k in range(iterations + 1):
+        step, promised, definite = step_of(H, g, torch.full_like(radius, 1e-14))
+        rounding = 8 * min(digits, 1e-11) * cost + grain * (2 * cost).sqrt() + n * grain * grain
+        enough = definite & (promised <= TOLERANCE * cost / used + rounding)
+        arrived = enough & (promised <= rounding)
+        minimum = torch.where(done, minimum, arrived if k < iterations else enough)
+        done = done | arrived
+        if k == iterations or bool(done.all()):
+            break
+        straight = definite & (radius >= 1e6)
+        damped, less, solvable = step_of(H, g, 1 / radius)
+        step, promised = torch.where(straight[:, None], step, damped), torch.where(straight, promised, less)
+        solvable = solvable | straight
+        delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
+        trial = se3.retract(pose, delta)
+        H_new, g_new, cost_new = model(trial)
+        gain = (cost - cost_new) / promised.clamp_min(1e-300)
+        accept = solvable & (gain > 1e-3) & ~done
+        hidden = solvable & ~accept & enough & ~done  # rounding hides what is left
+        done, minimum = done | hidden, minimum | hidden
+        grown = (radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / GROWTH)).clamp_max(1e10)
+        less_radius = (torch.where(solvable, radius.clamp_max(1.0), radius) / shrink).clamp_min(1e-10)
+        radius = torch.where(accept, grown, less_radius)
+        shrink = torch.where(accept, torch.full_like(shrink, 2.0), (2 * shrink).clamp_max(1e6))
+        pose = torch.where(accept[:, None, None], trial, pose)
+        H = torch.where(accept[:, None, None], H_new, H)
+        g, cost = torch.where(accept[:, None], g_new, g), torch.where(accept, cost_new, cost)
+    return pose, minimum, cost

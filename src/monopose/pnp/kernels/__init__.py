@@ -92,7 +92,7 @@ class _PoseCosts(torch.autograd.Function):
         if needed[3] or needed[5]:
             d_projection = fused.projection_gradients(problems, poses, upstream)
             if needed[3]:
-                K = (d_projection @ poses[..., :3, :].mT).sum(1)
+                K = (d_projection @ poses[..., :3, :].to(d_projection).mT).sum(1)
             if needed[5]:
                 d_poses = torch.nn.functional.pad(problems.K.mT[:, None] @ d_projection, (0, 0, 0, 1))
         return X, x, w, K, delta, d_poses, None, None, None, None

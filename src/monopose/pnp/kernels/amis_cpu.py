@@ -6,7 +6,6 @@ Densities are added as they are, not as logarithms: Student-t and angular centra
 import itertools
 import math
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,9 +13,7 @@ from torch import Tensor
 from .. import amis
 from ..problems import Problems
 from . import cpu
-
-FAST = {"reassoc", "contract", "arcp", "nsz"}
-kernel_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+from .numba_costs import kernel_
 
 T_NORM = math.exp(math.log(2) - math.lgamma(1.5) - 1.5 * math.log(3 * math.pi))
 ACG_NORM = 1 / (8 * math.pi**2)  # 1 / (2 pi^2), per rad^3 instead of per area of S^3
@@ -158,7 +155,7 @@ def add(values, total):
 
 
 @kernel_
-def draw_centres(random, loc, tril, turn, shift, follow, dof, rows, begin, end, offset):
+def draw_places(random, loc, tril, turn, shift, follow, dof, rows, begin, end, offset):
     """`distributions.student_t_from_normals` around the place that follows the rotation: random[:6] -> rows[:3]."""
     real = rows.dtype.type
     l00, l10, l11, l20, l21, l22 = tril[0, 0], tril[1, 0], tril[1, 1], tril[2, 0], tril[2, 1], tril[2, 2]
@@ -221,7 +218,7 @@ def draw_yaws(random, yaw, levels, nodes, everywhere, rows, begin, end, offset):
 
 
 @kernel_
-def write_poses(rows, begin, end, centre, base, dof, poses):
+def write_poses(rows, begin, end, centre, base, unit, dof, poses):
     """`amis.poses`: rows[:, begin:end] -> poses (n, 4, 4)."""
     real = poses.dtype.type
     cx, cy, cz = centre[0], centre[1], centre[2]
@@ -241,14 +238,17 @@ def write_poses(rows, begin, end, centre, base, dof, poses):
         pose[0, 0], pose[0, 1], pose[0, 2] = real(r00), real(r01), real(r02)
         pose[1, 0], pose[1, 1], pose[1, 2] = real(r10), real(r11), real(r12)
         pose[2, 0], pose[2, 1], pose[2, 2] = real(r20), real(r21), real(r22)
-        pose[0, 3] = real(rows[0, s] - (r00 * cx + r01 * cy + r02 * cz))
-        pose[1, 3] = real(rows[1, s] - (r10 * cx + r11 * cy + r12 * cz))
-        pose[2, 3] = real(rows[2, s] - (r20 * cx + r21 * cy + r22 * cz))
+        p, q = np.float64(rows[0, s]), np.float64(rows[1, s])
+        square = p * p + q * q
+        size = unit * math.exp(np.float64(rows[2, s])) / (1 + square)
+        pose[0, 3] = real(2 * p * size - (r00 * cx + r01 * cy + r02 * cz))
+        pose[1, 3] = real(2 * q * size - (r10 * cx + r11 * cy + r12 * cz))
+        pose[2, 3] = real((1 - square) * size - (r20 * cx + r21 * cy + r22 * cz))
         pose[3, 0], pose[3, 1], pose[3, 2], pose[3, 3] = real(0), real(0), real(0), real(1)
 
 
 @kernel_
-def write_all(rows_all, centre, base, poses, edges, dof):
+def write_all(rows_all, centre, base, unit, poses, edges, dof):
     """`amis.poses` of the samples rows_all (B, H, 7 or 4, n) of all rounds, in the order of rounds and halves: (B, S, 4, 4)."""
     halves = rows_all.shape[1]
     for b in range(len(poses)):
@@ -256,7 +256,7 @@ def write_all(rows_all, centre, base, poses, edges, dof):
             begin, end = edges[i], edges[i + 1]
             for h in range(halves):
                 first = halves * begin + h * (end - begin)
-                write_poses(rows_all[b, h], begin, end, centre[b], base[b], dof, poses[b, first : first + end - begin])
+                write_poses(rows_all[b, h], begin, end, centre[b], base[b], unit[b], dof, poses[b, first : first + end - begin])
 
 
 @kernel_
@@ -457,13 +457,13 @@ def centre_given_rotation(mean, moments, loc, follow, tril, A):
 
 @kernel_
 def advance(
-    present, furthest, centre, base, turns, counts, loc, follow, tril, turning, shift, mean, moments, turn,
+    present, furthest, unit, centre, base, turns, counts, loc, follow, tril, turning, shift, mean, moments, turn,
     rows_all, mixture_all, costs_all, random, poses, stage, start, end, nxt, dof,
 ):  # fmt: skip
     """One stage for every problem of the batch: weigh the samples of round stage - 1, fit, and draw those of round `stage`.
 
     Args (B problems, H halves, R rounds, M components, n samples of a half, d of `amis.Proposal`):
-        present (B, M); furthest, centre, base, turns: of `amis.Frame`.
+        present (B, M); furthest, unit, centre, base, turns: of `amis.Frame`.
         counts (B, H, R, M, 2), loc (..., 3), follow (..., 3, d), tril (..., 3, 3), turning (..., 4, 4): factor of the ACG, or
         for dof 4 in its first row yaw, kappa and the integral, shift (..., 3, 4) of `follow_quaternions`: of every round.
         mean (B, H, M, 3 + d), moments (B, H, M, 3 + d, 3 + d), turn (B, H, M, 4, 4 or 1, 2): what the next fit blends with.
@@ -496,12 +496,13 @@ def advance(
                         else:
                             densities_4(rows, begin, end, *given[:4], turns[b, m, 0], follow[b, h, r, m], out)
                         add(out, mixture[begin:end])
+                limit = math.log(furthest[b])
                 for s in range(start, end):
                     x, y, z = np.float64(rows[0, s]), np.float64(rows[1, s]), np.float64(rows[2, s])
-                    if not (z > 0 and math.sqrt(x * x + y * y + z * z) <= furthest[b] and cost[s] < np.inf):
+                    if not (z <= limit and x * x + y * y < 1 and cost[s] < np.inf):
                         cost[s] = np.inf
                 if nxt > end:
-                    weigh(cost[:end], mixture[:end], each[h], factor[h])
+                    weigh(rows, cost[:end], mixture[:end], each[h], factor[h])
         if nxt == end:
             continue
         for h in range(halves):
@@ -548,22 +549,26 @@ def advance(
                     L[0, 2] = von_mises_table(L[0, 1], levels, nodes)
                     draw_yaws(numbers, L[0, 0], levels, nodes, False, rows, place, middle, end)
                     draw_yaws(numbers, L[0, 0], levels, nodes, True, rows, middle, stop, end)
-                draw_centres(
+                draw_places(
                     numbers, where, tril[b, h, stage, m], turns[b, m], shift[b, h, stage, m], moves, dof, rows, place, stop, end
                 )
                 place = stop
-            write_poses(rows, end, nxt, centre[b], base[b], dof, poses[b, h])
+            write_poses(rows, end, nxt, centre[b], base[b], unit[b], dof, poses[b, h])
 
 
 @kernel_
-def weigh(cost, mixture, each, factor):
+def weigh(rows, cost, mixture, each, factor):
     """factor (n,): the normalised importance weight divided by the density of the latest round, sum of each (M, n)."""
     least = np.inf
     for s in range(len(cost)):
-        least = min(least, cost[s])
+        least = min(least, cost[s] - 3 * np.float64(rows[2, s]))
     total = 0.0
     for s in range(len(cost)):
-        factor[s] = math.exp(least - cost[s]) / max(mixture[s], 1e-300) if cost[s] < np.inf else 0.0
+        factor[s] = 0.0
+        if cost[s] < np.inf:
+            x, y = np.float64(rows[0, s]), np.float64(rows[1, s])
+            wide = 1 + x * x + y * y  # `amis.log_volume`
+            factor[s] = math.exp(least - cost[s] + 3 * np.float64(rows[2, s])) / max(wide * wide * mixture[s], 1e-300)
         total += factor[s]
     scale = 1 / max(total, 1e-300)
     for s in range(len(cost)):
@@ -575,7 +580,7 @@ def weigh(cost, mixture, each, factor):
 
 def sample(
     problems: Problems,
-    start: tuple[Tensor, Tensor, Tensor, Tensor],
+    start: tuple[Tensor, ...],
     around: amis.Frame,
     present: Tensor,
     sizes: list[int],
@@ -594,7 +599,7 @@ def sample(
     state = [v[:, None].repeat(1, halves, *[1] * (v.dim() - 1)).numpy() for v in fitted]
     rows = problems.K.new_empty(B, halves, 7 if dof == 6 else 4, half).numpy()
     mixture, cost = np.empty((B, halves, half)), np.full((B, halves, half), np.inf)
-    fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.centre, around.base, around.turns)]
+    fixed = [v.contiguous().numpy() for v in (present, around.furthest, around.unit, around.centre, around.base, around.turns)]
     poses = problems.K.new_empty(B, halves * half, 4, 4)  # most of what is held: its memory first serves every round
     begin = end = 0
     for stage, size in enumerate([*sizes, 0]):
@@ -608,10 +613,10 @@ def sample(
             cost[:, :, end : end + size] = cpu.costs(problems, new).reshape(B, halves, size).numpy()
         begin, end = end, end + size
     edges = np.cumsum([0, *sizes])
-    cpu.spread(write_all, B * halves * half, [rows, fixed[2], fixed[3], poses.numpy()], edges, dof)
-    del rows
+    cpu.spread(write_all, B * halves * half, [rows, fixed[3], fixed[4], fixed[2], poses.numpy()], edges, dof)
     log_q = np.log(np.maximum(mixture, 1e-300, out=mixture), out=mixture)
     log_q -= math.log(half)
+    log_q -= amis.log_volume(torch.from_numpy(rows[:, :, :3]).mT, around).numpy()
     return poses, _by_round(log_q, sizes, real), _by_round(cost, sizes, real)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import SINGULAR, Frame
 from ..problems import Kernel, Problems
 from ..residuals import Normal
 from . import numba_costs, numba_solve, numba_start
@@ -126,32 +127,63 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
     return poses[:, 0].to(start.dtype), stopped[:, 0]
 
 
-def starts(problems: Problems, dof: int, proposals: int, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4)."""
+def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool) -> tuple[Frame, Tensor, Tensor]:
+    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,), see `numba_costs.frames`; and `checks.is_camera`, (B,)."""
+    size = len(points3d)
+    arrays = [_array(points3d), _array(weights), _array(K)]
+    real = arrays[0].dtype
+    found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
+    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, SINGULAR, *found)
+    centre, scale, factor, camera = map(torch.from_numpy, found)
+    return Frame(centre, scale), factor, camera
+
+
+def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
+    if frame is None:
+        frame = Frame(torch.zeros_like(problems.points3d[:, :1, 0]).expand(-1, 3), torch.ones_like(problems.K[:, 0, 0]))
+    return [_array(v) for v in frame]
+
+
+def starts(
+    problems: Problems,
+    dof: int,
+    proposals: int,
+    count: int,
+    generator: torch.Generator | None = None,
+    frame: Frame | None = None,
+) -> Tensor:
+    """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4), in `frame` if given."""
     size = len(problems.points3d)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     shape = (size, proposals, numba_start.SUBSET)
     uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
     out = np.empty((size, count, 4, 4))
-    arrays = [*_points(problems), *_cameras(problems, torch.float64), uniforms, out]
+    arrays = [*_points(problems), *_cameras(problems, torch.float64), *_frame(frame, problems), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
     spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
     return torch.from_numpy(out)
 
 
 def solve(
-    problems: Problems, starts: Tensor, dof: int, iterations: int, trust_region: bool, needed: int, prior: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Descend from every start (B, M, 4, 4) and judge the cheapest end: poses, covariances, costs, converged.
+    problems: Problems, frame: Frame, starts: Tensor, alone: bool, dof: int, iterations: int, trust_region: bool, needed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Descend from every start (B, M, 4, 4), own ones if alone, and judge the cheapest minimum.
 
-    The arithmetic is in float64; what goes in and comes out has the precision of the problems.
+    Returns poses, the same in their own frames (float64), covariances, costs, reasons (uint8). The arithmetic is in float64;
+    what goes in and comes out has the precision of the problems.
     """
-    size, count, dtype = starts.shape[0], starts.shape[1], problems.points3d.dtype
-    arrays = [_array(v) for v in (*problems[:6], starts.to(dtype))]
+    size, count = starts.shape[:2]
+    arrays = [*(_array(v) for v in problems[:6]), *_frame(frame, problems), _array(starts, torch.float64)]
     real = arrays[0].dtype
-    found = np.empty((size, 4, 4), real), np.empty((size, 6, 6), real), np.empty(size, real), np.empty(size, np.bool_)
-    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, prior
+    shapes: tuple[tuple[tuple[int, ...], Any], ...] = (
+        ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),
+    )  # fmt: skip
+    found = [np.empty(shape, kind) for shape, kind in shapes]
+    rest = (
+        problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone,
+        float(np.finfo(real).max) / 4,
+    )  # fmt: skip
     spread(numba_solve.solve_batch, 30 * size * count * problems.points3d.shape[1], [*arrays, *found], *rest)
-    pose, covariance, cost, converged = found
-    return torch.from_numpy(pose), torch.from_numpy(covariance), torch.from_numpy(cost), torch.from_numpy(converged)
+    pose, own, covariance, cost, reason = map(torch.from_numpy, found)
+    return pose, own, covariance, cost, reason

@@ -4,15 +4,14 @@ The formulas are those of `implicit.hessian`, and of `implicit.slope` differenti
 the batch is spread over torch's threads, and nothing of six columns per point is ever written.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..problems import Problems
 from .cpu import _array, _cameras, _points, spread
-from .numba_costs import CAUCHY, HUBER, SQUARES, inline, kernel_, lay_out
+from .numba_costs import CAUCHY, HUBER, SQUARES, in_pixels, inline, kernel_, lay_out, slopes
+from .numba_solve import exact
 
 
 def hessian(problems: Problems, poses: Tensor) -> Tensor:
@@ -34,147 +33,13 @@ def slope_gradients(problems: Problems, poses: Tensor, directions: Tensor) -> tu
     return found  # type: ignore[return-value]
 
 
-@inline
-def _slopes(square, delta, kernel):
-    """First and second derivative of rho by the squared length, and the derivative of the first by delta."""
-    first, second, by_delta = 1.0, 0.0, 0.0
-    if kernel == HUBER:
-        far = square > delta * delta
-        inverse = 1.0 / math.sqrt(square if far else 1.0)
-        first = delta * inverse if far else 1.0
-        second = -0.5 * first * inverse * inverse if far else 0.0
-        by_delta = inverse if far else 0.0
-    elif kernel == CAUCHY:
-        part = 1.0 / (delta * delta)
-        first = 1.0 / (1.0 + square * part)
-        second = -part * first * first
-        by_delta = 2.0 * square * part / delta * first * first
-    return first, second, by_delta
-
-
-@inline
-def _residuals(cx, cy, cz, K, U, V, A, B, bounds, z_min):
-    """Of a point in the camera frame: residuals, inverse depth, clamped pixels, weights or 0 outside the bounds, 1 in front."""
-    depth = K[2, 0] * cx + K[2, 1] * cy + K[2, 2] * cz
-    front = 1.0 if depth > z_min else 0.0
-    inverse = 1.0 / (depth if depth > z_min else z_min)
-    u = (K[0, 0] * cx + K[0, 1] * cy + K[0, 2] * cz) * inverse
-    v = (K[1, 0] * cx + K[1, 1] * cy + K[1, 2] * cz) * inverse
-    uc = bounds[0] if u < bounds[0] else u
-    uc = bounds[2] if uc > bounds[2] else uc
-    vc = bounds[1] if v < bounds[1] else v
-    vc = bounds[3] if vc > bounds[3] else vc
-    return A * (uc - U), B * (vc - V), inverse, uc, vc, A if uc == u else 0.0, B if vc == v else 0.0, front
-
-
-@inline
-def _hessian(rows, T, K, delta, bounds, z_min, kernel, H):
-    """Fill the lower triangle of H (6, 6)."""
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
-    k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
-        K[0, 0],
-        K[0, 1],
-        K[0, 2],
-        K[1, 0],
-        K[1, 1],
-        K[1, 2],
-        K[2, 0],
-        K[2, 1],
-        K[2, 2],
-    )
-    h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
-    h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
-    for i in range(X.shape[0]):
-        px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
-        py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
-        pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
-        ru, rv, inverse, uc, vc, a, b, front = _residuals(px + t0, py + t1, pz + t2, K, U[i], V[i], A[i], B[i], bounds, z_min)
-        a, b = a * inverse, b * inverse
-        first, second, _ = _slopes(ru * ru + rv * rv, delta, kernel)
-        # force e and stiffness s: first and second derivative of the cost by (h0, h1, h2) = K p
-        uf, vf = front * uc, front * vc
-        e0, e1 = first * a * ru, first * b * rv
-        e2 = -uf * e0 - vf * e1
-        s00 = (first + 2.0 * second * ru * ru) * a * a
-        s11 = (first + 2.0 * second * rv * rv) * b * b
-        s10 = 2.0 * second * ru * rv * a * b
-        s20 = -uf * s00 - vf * s10 - front * e0 * inverse
-        s21 = -uf * s10 - vf * s11 - front * e1 * inverse
-        s22 = uf * (uf * s00 + vf * s10) + vf * (uf * s10 + vf * s11) - 2.0 * e2 * inverse
-        # the same by p: K' e, and m = K' s K
-        f0, f1, f2 = k00 * e0 + k10 * e1 + k20 * e2, k01 * e0 + k11 * e1 + k21 * e2, k02 * e0 + k12 * e1 + k22 * e2
-        q00, q01, q02 = s00 * k00 + s10 * k10 + s20 * k20, s00 * k01 + s10 * k11 + s20 * k21, s00 * k02 + s10 * k12 + s20 * k22
-        q10, q11, q12 = s10 * k00 + s11 * k10 + s21 * k20, s10 * k01 + s11 * k11 + s21 * k21, s10 * k02 + s11 * k12 + s21 * k22
-        q20, q21, q22 = s20 * k00 + s21 * k10 + s22 * k20, s20 * k01 + s21 * k11 + s22 * k21, s20 * k02 + s21 * k12 + s22 * k22
-        m00 = k00 * q00 + k10 * q10 + k20 * q20
-        m10, m11 = k01 * q00 + k11 * q10 + k21 * q20, k01 * q01 + k11 * q11 + k21 * q21
-        m20, m21 = k02 * q00 + k12 * q10 + k22 * q20, k02 * q01 + k12 * q11 + k22 * q21
-        m22 = k02 * q02 + k12 * q12 + k22 * q22
-        h00 += m00
-        h10 += m10
-        h11 += m11
-        h20 += m20
-        h21 += m21
-        h22 += m22
-        # rotating moves p by omega x turned: turned x (columns of m), and once more for both by the rotation
-        b00, b01, b02 = py * m20 - pz * m10, py * m21 - pz * m11, py * m22 - pz * m21
-        b10, b11, b12 = pz * m00 - px * m20, pz * m10 - px * m21, pz * m20 - px * m22
-        b20, b21, b22 = px * m10 - py * m00, px * m11 - py * m10, px * m21 - py * m20
-        h30 += b00
-        h31 += b01
-        h32 += b02
-        h40 += b10
-        h41 += b11
-        h42 += b12
-        h50 += b20
-        h51 += b21
-        h52 += b22
-        # and, in second order, by omega x (omega x turned) / 2 along the force
-        along0, along1, along2 = f0 * px, f1 * py, f2 * pz
-        h33 += py * b02 - pz * b01 - along1 - along2
-        h43 += py * b12 - pz * b11 + 0.5 * (f0 * py + f1 * px)
-        h53 += py * b22 - pz * b21 + 0.5 * (f0 * pz + f2 * px)
-        h44 += pz * b10 - px * b12 - along0 - along2
-        h54 += pz * b20 - px * b22 + 0.5 * (f1 * pz + f2 * py)
-        h55 += px * b21 - py * b20 - along0 - along1
-    H[0, 0] = h00
-    H[1, 0], H[1, 1] = h10, h11
-    H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
-
-
-@kernel_
-def _hessian_squares(rows, T, K, delta, bounds, z_min, H):
-    _hessian(rows, T, K, delta, bounds, z_min, SQUARES, H)
-
-
-@kernel_
-def _hessian_huber(rows, T, K, delta, bounds, z_min, H):
-    _hessian(rows, T, K, delta, bounds, z_min, HUBER, H)
-
-
-@kernel_
-def _hessian_cauchy(rows, T, K, delta, bounds, z_min, H):
-    _hessian(rows, T, K, delta, bounds, z_min, CAUCHY, H)
-
-
 @kernel_
 def _hessian_batch(points3d, points2d, weights, K, delta, bounds, poses, H, z_min, kernel):
     """Fill H (B, 6, 6)."""
-    rows = np.empty((7, points3d.shape[1]))
+    rows, g = np.empty((7, points3d.shape[1])), np.empty(6)
     for b in range(points3d.shape[0]):
         lay_out(points3d[b], points2d[b], weights[b], rows)
-        if kernel == SQUARES:
-            _hessian_squares(rows, poses[b], K[b], delta[b], bounds[b], z_min, H[b])
-        elif kernel == HUBER:
-            _hessian_huber(rows, poses[b], K[b], delta[b], bounds[b], z_min, H[b])
-        else:
-            _hessian_cauchy(rows, poses[b], K[b], delta[b], bounds[b], z_min, H[b])
+        exact(rows, poses[b], K[b], delta[b], bounds[b], z_min, kernel, H[b], g)
         for i in range(6):
             for j in range(i):
                 H[b, j, i] = H[b, i, j]
@@ -206,8 +71,8 @@ def _slope_gradients(rows, T, K, delta, bounds, z_min, kernel, direction, out, d
         py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
         pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
         cx, cy, cz = px + t0, py + t1, pz + t2
-        ru, rv, inverse, uc, vc, a, b, front = _residuals(cx, cy, cz, K, U[i], V[i], A[i], B[i], bounds, z_min)
-        first, second, by_delta = _slopes(ru * ru + rv * rv, delta, kernel)
+        ru, rv, inverse, uc, vc, a, b, front = in_pixels(cx, cy, cz, K, U[i], V[i], A[i], B[i], bounds, z_min)
+        first, second, by_delta = slopes(ru * ru + rv * rv, delta, kernel)
         # velocities: of the point, of K p, of the pixel, of the residual
         mx, my, mz = v0 + w1 * pz - w2 * py, v1 + w2 * px - w0 * pz, v2 + w0 * py - w1 * px
         n2 = front * (k20 * mx + k21 * my + k22 * mz)

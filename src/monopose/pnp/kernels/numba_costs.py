@@ -5,6 +5,10 @@ Nothing of size poses x points is ever written.
 """
 
 import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,7 +18,25 @@ from ..problems import Kernel
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
 SQUARES, HUBER, CAUCHY = int(Kernel.SQUARES), int(Kernel.HUBER), int(Kernel.CAUCHY)
 inline = numba.njit(inline="always")
-kernel_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+
+
+def kernel_(function: Callable[..., Any]) -> Any:
+    """Compile a function; keep the result on disk where there is a place for it, else in memory, and say so once."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # numba: "cannot cache function: no locator available"
+        _say_once()
+        return numba.njit(**options)(function)
+
+
+@cache
+def _say_once() -> None:
+    warnings.warn(
+        "monopose.pnp cannot keep its compiled kernels, neither beside the package nor in a home folder; every new process "
+        "compiles them again, which takes up to a minute. Set NUMBA_CACHE_DIR to a folder that can be written to.",
+        stacklevel=2,
+    )
 
 
 @kernel_
@@ -28,6 +50,97 @@ def lay_out(points3d, points2d, weights, rows):
         rows[4, i] = points2d[i, 1]
         rows[5, i] = weights[i, 0]
         rows[6, i] = weights[i, 1]
+
+
+@kernel_
+def frames(points3d, weights, weighted, K, relative, singular, centre, scale, factor, camera):
+    """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit, divided by the scale if
+    relative; and camera (B,), `checks.is_camera`. The weights are all the same unless weighted."""
+    count = points3d.shape[1]
+    for b in range(points3d.shape[0]):
+        X = points3d[b]
+        total = x = y = z = spread = 0.0
+        if weighted:
+            top = 0.0
+            for i in range(count):
+                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
+                top = w if w > top else top
+            inverse = 1.0 / top if top > 0.0 else 0.0
+            for i in range(count):
+                w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
+                w *= w
+                total += w
+                x += w * X[i, 0]
+                y += w * X[i, 1]
+                z += w * X[i, 2]
+        else:
+            total = float(count)
+            for i in range(count):
+                x += X[i, 0]
+                y += X[i, 1]
+                z += X[i, 2]
+        share = 1.0 / total if total > 0.0 else 0.0
+        centre[b, 0], centre[b, 1], centre[b, 2] = x * share, y * share, z * share
+        x, y, z = np.float64(centre[b, 0]), np.float64(centre[b, 1]), np.float64(centre[b, 2])  # as it was rounded
+        if weighted:
+            total = 0.0
+            for i in range(count):
+                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
+                total += w
+                spread += w * (abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z))
+        else:
+            for i in range(count):
+                spread += abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z)
+        unit = 1.0
+        if spread > 0.0 and spread < np.inf:
+            unit = math.ldexp(1.0, min(max(int(math.frexp(spread / total)[1]), -100), 100))
+        scale[b] = unit
+        k00, k01, k02 = np.float64(K[b, 0, 0]), np.float64(K[b, 0, 1]), np.float64(K[b, 0, 2])
+        k10, k11, k12 = np.float64(K[b, 1, 0]), np.float64(K[b, 1, 1]), np.float64(K[b, 1, 2])
+        k20, k21, k22 = np.float64(K[b, 2, 0]), np.float64(K[b, 2, 1]), np.float64(K[b, 2, 2])
+        depth = math.sqrt(k20 * k20 + k21 * k21 + k22 * k22)
+        inverse = 1.0 / depth if depth > 0.0 else 0.0
+        factor[b] = inverse / (unit if relative else 1.0)
+        k20, k21, k22 = k20 * inverse, k21 * inverse, k22 * inverse
+        d0, d1 = k00 * k20 + k01 * k21 + k02 * k22, k10 * k20 + k11 * k21 + k12 * k22
+        k00, k01, k02 = k00 - d0 * k20, k01 - d0 * k21, k02 - d0 * k22
+        k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
+        volume = k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10)
+        focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
+        camera[b] = abs(volume) > singular * focal and volume < np.inf and volume > -np.inf
+
+
+@inline
+def slopes(square, delta, kernel):
+    """First and second derivative of rho by the squared length, and the derivative of the first by delta."""
+    first, second, by_delta = 1.0, 0.0, 0.0
+    if kernel == HUBER:
+        far = square > delta * delta
+        inverse = 1.0 / math.sqrt(square if far else 1.0)
+        first = delta * inverse if far else 1.0
+        second = -0.5 * first * inverse * inverse if far else 0.0
+        by_delta = inverse if far else 0.0
+    elif kernel == CAUCHY:
+        part = 1.0 / (delta * delta)
+        first = 1.0 / (1.0 + square * part)
+        second = -part * first * first
+        by_delta = 2.0 * square * part / delta * first * first
+    return first, second, by_delta
+
+
+@inline
+def in_pixels(cx, cy, cz, K, U, V, A, B, bounds, z_min):
+    """Of a point in the camera frame: residuals, inverse depth, clamped pixels, weights or 0 outside the bounds, 1 in front."""
+    depth = K[2, 0] * cx + K[2, 1] * cy + K[2, 2] * cz
+    front = 1.0 if depth > z_min else 0.0
+    inverse = 1.0 / (depth if depth > z_min else z_min)
+    u = (K[0, 0] * cx + K[0, 1] * cy + K[0, 2] * cz) * inverse
+    v = (K[1, 0] * cx + K[1, 1] * cy + K[1, 2] * cz) * inverse
+    uc = bounds[0] if u < bounds[0] else u
+    uc = bounds[2] if uc > bounds[2] else uc
+    vc = bounds[1] if v < bounds[1] else v
+    vc = bounds[3] if vc > bounds[3] else vc
+    return A * (uc - U), B * (vc - V), inverse, uc, vc, A if uc == u else 0.0, B if vc == v else 0.0, front
 
 
 @inline

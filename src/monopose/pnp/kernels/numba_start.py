@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from .numba_costs import HUBER, SQUARES, camera_matrix, cauchy_cost, huber_cost, inline, kernel_, lay_out, squares_cost
-from .numba_solve import factor, retract, substitute
+from .numba_costs import HUBER, SQUARES, camera_matrix, cauchy_cost, huber_cost, inline, kernel_, squares_cost
+from .numba_solve import factor, lay_out_scaled, retract, substitute
 
 SUBSET = 6  # points in a random sample
 
@@ -39,23 +39,14 @@ GRIDS = {6: _cube(), 4: _turns()}
 
 
 @inline
-def _moments(rows, rays, index, centre, kind, out):
-    """Fill out (10,) with sums of m times XX XY XZ YY YZ ZZ X Y Z 1, where m is one of five entries of the points' forms."""
+def _moments(rows, form, index, centre, out):
+    """Fill out (10,) with sums of m times XX XY XZ YY YZ ZZ X Y Z 1, where m is one of six entries of the points' forms."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = 0.0
-    X, Y, Z, x, y, a, b = rows[0], rows[1], rows[2], rays[0], rays[1], rays[2], rays[3]
+    X, Y, Z = rows[0], rows[1], rows[2]
     cx, cy, cz = centre[0], centre[1], centre[2]
     for i in range(index.shape[0]):
         k = index[i]
-        if kind == 0:
-            m = a[k]
-        elif kind == 1:
-            m = b[k]
-        elif kind == 2:
-            m = -a[k] * x[k]
-        elif kind == 3:
-            m = -b[k] * y[k]
-        else:
-            m = a[k] * x[k] * x[k] + b[k] * y[k] * y[k]
+        m = form[k]
         px, py, pz = X[k] - cx, Y[k] - cy, Z[k] - cz
         mx, my, mz = m * px, m * py, m * pz
         s0 += mx * px
@@ -73,33 +64,35 @@ def _moments(rows, rays, index, centre, kind, out):
 
 
 @kernel_
-def _all_moments(rows, rays, index, centre, out):
-    _moments(rows, rays, index, centre, 0, out[0])
-    _moments(rows, rays, index, centre, 1, out[1])
-    _moments(rows, rays, index, centre, 2, out[2])
-    _moments(rows, rays, index, centre, 3, out[3])
-    _moments(rows, rays, index, centre, 4, out[4])
+def _all_moments(rows, forms, index, centre, out):
+    for kind in range(6):
+        _moments(rows, forms[kind], index, centre, out[kind])
 
 
 @kernel_
-def lay_out_rays(rows, K, rays):
-    """Fill rays (4, N): direction x, y of each pixel at depth 1, and the squared weights of the two rows in metres."""
-    det = K[0, 0] * K[1, 1] - K[0, 1] * K[1, 0]
-    if det == 0.0:
-        det = 1.0
-    a, b = K[0, 0] * K[0, 0], K[1, 1] * K[1, 1]
+def lay_out_forms(rows, K, forms):
+    """Fill forms (6, N) with the entries 00, 01, 02, 11, 12, 22 of M: p' M p is the squared algebraic error of a point p.
+
+    Its rows are weight (K's first - u K's third) and weight (K's second - v K's third), which vanish along the pixel's ray.
+    """
+    k00, k01, k02, k10, k11, k12 = K[0, 0], K[0, 1], K[0, 2], K[1, 0], K[1, 1], K[1, 2]
+    k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
     for i in range(rows.shape[1]):
-        u, v = rows[3, i] - K[0, 2], rows[4, i] - K[1, 2]
-        rays[0, i] = (K[1, 1] * u - K[0, 1] * v) / det
-        rays[1, i] = (K[0, 0] * v - K[1, 0] * u) / det
-        rays[2, i] = rows[5, i] * rows[5, i] * a
-        rays[3, i] = rows[6, i] * rows[6, i] * b
+        u, v, a, b = rows[3, i], rows[4, i], rows[5, i], rows[6, i]
+        a0, a1, a2 = a * (k00 - u * k20), a * (k01 - u * k21), a * (k02 - u * k22)
+        b0, b1, b2 = b * (k10 - v * k20), b * (k11 - v * k21), b * (k12 - v * k22)
+        forms[0, i] = a0 * a0 + b0 * b0
+        forms[1, i] = a0 * a1 + b0 * b1
+        forms[2, i] = a0 * a2 + b0 * b2
+        forms[3, i] = a1 * a1 + b1 * b1
+        forms[4, i] = a1 * a2 + b1 * b2
+        forms[5, i] = a2 * a2 + b2 * b2
 
 
 @kernel_
-def quadratic_form(rows, rays, index, centre, omega, linear, scratch):
+def quadratic_form(rows, forms, index, centre, omega, linear, scratch):
     """`initialise.quadratic_form` of the points in `index`, about their centre: omega (9, 9) and linear (3, 9)."""
-    S, Q, L, column = scratch[0:5, :10], scratch[5:8, :3], scratch[8:11, :3], scratch[11]
+    S, Q, L, column = scratch[0:6, :10], scratch[6:9, :3], scratch[9:12, :3], scratch[12]
     total = 0.0
     centre[:] = 0.0
     for i in range(index.shape[0]):
@@ -110,17 +103,17 @@ def quadratic_form(rows, rays, index, centre, omega, linear, scratch):
             centre[j] += w * rows[j, k]
     for j in range(3):
         centre[j] /= max(total, 1e-300)
-    _all_moments(rows, rays, index, centre, S)
-    pick = (0, -1, 2, -1, 1, 3, 2, 3, 4)  # which moment is the entry (i, k) of the 3 x 3 form, row by row
+    _all_moments(rows, forms, index, centre, S)
+    pick = (0, 1, 2, 1, 3, 4, 2, 4, 5)  # which moment is the entry (i, k) of the 3 x 3 form, row by row
     second = (0, 1, 2, 1, 3, 4, 2, 4, 5)
     for i in range(3):
         for k in range(3):
             m = pick[3 * i + k]
-            Q[i, k] = S[m, 9] if m >= 0 else 0.0
+            Q[i, k] = S[m, 9]
             for j in range(3):
                 for n in range(3):
-                    omega[3 * i + j, 3 * k + n] = S[m, second[3 * j + n]] if m >= 0 else 0.0
-    ridge = 1e-14 * (Q[0, 0] + Q[1, 1] + Q[2, 2]) + 1e-30
+                    omega[3 * i + j, 3 * k + n] = S[m, second[3 * j + n]]
+    ridge = 1e-14 * (Q[0, 0] + Q[1, 1] + Q[2, 2]) + 1e-300
     for i in range(3):
         Q[i, i] += ridge
     solvable = factor(Q, 3, L)
@@ -133,7 +126,7 @@ def quadratic_form(rows, rays, index, centre, omega, linear, scratch):
         for j in range(3):
             for k in range(3):
                 m = pick[3 * i + k]
-                column[k] = -S[m, 6 + j] if m >= 0 else 0.0
+                column[k] = -S[m, 6 + j]
             substitute(L, 3, column)
             for k in range(3):
                 linear[k, 3 * i + j] = column[k]
@@ -142,9 +135,7 @@ def quadratic_form(rows, rays, index, centre, omega, linear, scratch):
             for n in range(9):
                 s = 0.0
                 for k in range(3):
-                    m = pick[3 * i + k]
-                    if m >= 0:
-                        s += S[m, 6 + j] * linear[k, n]
+                    s += S[pick[3 * i + k], 6 + j] * linear[k, n]
                 omega[3 * i + j, n] += s
 
 
@@ -196,7 +187,7 @@ def _polish(omega, pose, dof, iterations, scratch):
                 H[a, b] = s
             trace += H[a, a]
         for a in range(n):
-            H[a, a] += damping * trace + 1e-30
+            H[a, a] += damping * trace + 1e-300
         if not factor(H, n, L):
             damping *= 10.0
             continue
@@ -237,7 +228,7 @@ def _polish(omega, pose, dof, iterations, scratch):
 
 
 @kernel_
-def _candidates(omega, linear, centre, grid, keep, iterations, dof, poses, errors, scratch):
+def _candidates(omega, linear, centre, K, grid, keep, iterations, dof, poses, errors, scratch):
     """Fill poses (keep, 4, 4) with polished local minima of r' omega r and their translations, best grid points first."""
     r, product = scratch[13, :9], scratch[14, :9]
     trace = 0.0
@@ -247,7 +238,7 @@ def _candidates(omega, linear, centre, grid, keep, iterations, dof, poses, error
         depth = 0.0
         for j in range(9):
             r[j] = grid[m, j]
-            depth += linear[2, j] * r[j]
+            depth += (K[2, 0] * linear[0, j] + K[2, 1] * linear[1, j] + K[2, 2] * linear[2, j]) * r[j]
         errors[m] = _error(omega, r, product) + (trace if depth <= 0.0 else 0.0)
     for i in range(keep):
         best = 0
@@ -265,7 +256,7 @@ def _candidates(omega, linear, centre, grid, keep, iterations, dof, poses, error
             for k in range(9):
                 s += linear[j, k] * pose[k // 3, k % 3]
             pose[j, 3] = s
-        for j in range(3):  # back to the object's own origin
+        for j in range(3):  # back to the origin of the rows
             pose[j, 3] -= pose[j, 0] * centre[0] + pose[j, 1] * centre[1] + pose[j, 2] * centre[2]
         pose[3, 0] = pose[3, 1] = pose[3, 2] = 0.0
         pose[3, 3] = 1.0
@@ -283,21 +274,27 @@ def full_cost(rows, K, T, delta, bounds, z_min, kernel):
 
 
 @kernel_
-def starts_batch(points3d, points2d, weights, K, delta, bounds, uniforms, out, z_min, kernel, dof, grid, keep, iterations, few):
-    """Fill out (B, count, 4, 4). uniforms (B, proposals, SUBSET) draw the random samples."""
+def starts_batch(
+    points3d, points2d, weights, K, delta, bounds, centre_of, scale, uniforms, out,
+    z_min, kernel, dof, grid, keep, iterations, few,
+):  # fmt: skip
+    """Fill out (B, count, 4, 4) in the frames centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) for samples."""
     size, n = points3d.shape[0], points3d.shape[1]
     proposals = uniforms.shape[1] if n > SUBSET else 0
-    rows, rays = np.empty((7, n)), np.empty((4, n))
+    rows, forms, limits, camera = np.empty((7, n)), np.empty((6, n)), np.empty(4), np.empty((3, 3))
     scratch, omega, linear, centre = np.empty((19, 10)), np.empty((9, 9)), np.empty((3, 9)), np.empty(3)
     everything, chosen, cumulative = np.arange(n), np.empty(SUBSET, np.int64), np.empty(n)
     poses = np.zeros((keep + few * proposals, 4, 4))
     errors, costs = np.empty(grid.shape[0]), np.empty(keep + few * proposals)
     near = 1.0 + 2.0 * math.cos(math.radians(10.0))  # trace of a rotation by 10 degrees
     for b in range(size):
-        lay_out(points3d[b], points2d[b], weights[b], rows)
-        lay_out_rays(rows, K[b], rays)
-        quadratic_form(rows, rays, everything, centre, omega, linear, scratch)
-        _candidates(omega, linear, centre, grid, keep, iterations, dof, poses[:keep], errors, scratch)
+        _, near_plane = lay_out_scaled(
+            points3d[b], points2d[b], weights[b], K[b], bounds[b], centre_of[b], scale[b], z_min, rows, limits, camera
+        )
+        threshold = np.float64(delta[b])
+        lay_out_forms(rows, camera, forms)
+        quadratic_form(rows, forms, everything, centre, omega, linear, scratch)
+        _candidates(omega, linear, centre, camera, grid, keep, iterations, dof, poses[:keep], errors, scratch)
         if proposals:
             total = 0.0
             for i in range(n):
@@ -308,11 +305,11 @@ def starts_batch(points3d, points2d, weights, K, delta, bounds, uniforms, out, z
                     for m in range(few):
                         poses[keep + few * k + m] = poses[0]
                     continue
-                quadratic_form(rows, rays, chosen, centre, omega, linear, scratch)
+                quadratic_form(rows, forms, chosen, centre, omega, linear, scratch)
                 first = keep + few * k
-                _candidates(omega, linear, centre, grid, few, 4, dof, poses[first : first + few], errors, scratch)
+                _candidates(omega, linear, centre, camera, grid, few, 4, dof, poses[first : first + few], errors, scratch)
         for m in range(len(costs)):
-            cost = full_cost(rows, K[b], poses[m], delta[b], bounds[b], z_min, kernel)
+            cost = full_cost(rows, camera, poses[m], threshold, limits, near_plane, kernel)
             costs[m] = cost if math.isfinite(cost) else np.inf
         for c in range(out.shape[1]):
             best = 0

@@ -1,0 +1,50 @@
+"""Compile the kernels before the first problem comes: in an image, at the start of a server, before a measurement."""
+
+import torch
+
+from . import kernels
+from .implicit import solve_implicit
+from .losses import monte_carlo_loss
+from .posterior import sample_posterior
+from .problems import Huber
+from .robust import ransac
+from .solve import solve
+
+
+def warm_up(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+    """Call every layer once on a small problem, so that all kernels for a dtype and a device are compiled, or loaded from disk.
+
+    On the CPU the first time after an installation takes about a minute of one core; what was compiled is kept beside the
+    package, or in NUMBA_CACHE_DIR, and a new process loads it in a second or two. Images of containers should do this while
+    they are built: `python -c "from monopose import pnp; pnp.warm_up()"`.
+
+    Args:
+        dtype: torch.float32 or torch.float64, that of points3d.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ValueError: for another dtype.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    device = torch.device(device)
+    if kernels.backend(device) is None:
+        return
+    g = torch.Generator().manual_seed(0)
+    X = (torch.rand(2, 8, 3, generator=g) - 0.5).to(device, dtype)
+    K = torch.tensor([[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]], device=device, dtype=dtype)
+    pose = torch.eye(4, device=device, dtype=dtype).repeat(2, 1, 1)
+    pose[:, 2, 3] = 3.0
+    h = (X + pose[:, None, :3, 3]) @ K.mT
+    x = h[..., :2] / h[..., 2:] + torch.rand(2, 8, 2, generator=g).to(X)
+    w = torch.ones_like(x)
+    with torch.enable_grad():
+        X, x, w, K = (v.requires_grad_() for v in (X, x, w, K))
+        for dof in (6, 4):
+            solve(X, x, K, w, init=pose, dof=dof)
+            found = solve_implicit(X, x, K, w, robust=Huber(1.0), dof=dof)
+            posterior = sample_posterior(X, x, K, w, dof=dof, samples=16, generator=g)
+            loss = monte_carlo_loss(posterior, pose).sum() + found.cam_from_obj.sum() + found.cost.sum()
+            torch.autograd.grad(loss, (X, x, w, K))
+    if device.type == "cpu":
+        ransac(X, x, K)  # which computes in float64 whatever comes
