@@ -188,9 +188,9 @@ def test_surfaces_and_descriptors_are_computed_once(run, monkeypatch):
     network = pipeline.load_refiner(run, "cpu")
     frame, poses = frame_with((0.0, 0.0, 0.4), (0.05, 0.0, 0.5))
     sampled, asked = [], []
-    known, told = refiner.prepare_object, network._surface_features
+    known, told = refiner.prepare_object, network._describe
     monkeypatch.setattr(refiner, "prepare_object", lambda *a: sampled.append(a[0].obj_id) or known(*a))
-    network._surface_features = lambda objects, device: asked.append([o.model.obj_id for o in objects]) or told(objects, device)
+    network._describe = lambda objects, device: asked.append([o.model.obj_id for o in objects]) or told(objects, device)
     first = refinement.predict(network, frame, poses, OBJECTS)
     again = refinement.predict(network, frame, poses, OBJECTS)
     assert (sampled, asked) == ([5], [[5]])
