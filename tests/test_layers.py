@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = (
     "options", "types", "files", "geometry",
     "images", "weights", "confidence", "mesh", "symmetry_proposals",
-    "render", "pnp", "nets",
+    "render", "pnp", "contour", "nets",
     "data", "evaluation", "methods", "refinement", "fitting",
     "viz_posterior", "viz_reliability", "viz", "viz_refiner", "viz_viewpoint", "viz_category", "viz_box3d", "outputs",
     "external_boxes", "heeded", "results",
@@ -52,6 +52,7 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "learning.py": {"lightning"},
     "data/augment.py": {"cv2"},
     "data/dataset.py": {"cv2"},
+    "contour/kernels.py": {"numba"},
     "render/raster_numba.py": {"numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
