@@ -223,3 +223,87 @@ def collect(centre, normal, inner, outer, count, poses, K, bins, map_of, front, 
                         foreground[b, bins[which, y, x]] += 1
                     else:
                         background[b, bins[which, y, x]] += 1
+
+
+@kernel
+def peaks(slopes, sign, reach, position, height):
+    """The highest strict local maxima of every row of sign * slopes, best first; the last two arguments are filled.
+
+    Args:
+        slopes: (D, D).
+        sign: 1 or -1.
+        reach: pixels on either side that a position is averaged over.
+        position, height: (D, C), filled with NaN and 0 beforehand.
+    """
+    rows, columns = slopes.shape
+    most = position.shape[1]
+    for y in range(rows):
+        for x in range(1, columns - 1):
+            here = sign * slopes[y, x]
+            if not (here > 1e-3 and here > sign * slopes[y, x - 1] and here > sign * slopes[y, x + 1]):
+                continue
+            if here <= height[y, most - 1]:
+                continue
+            total, place = 0.0, 0.0
+            for k in range(max(x - reach, 0), min(x + reach, columns - 1) + 1):
+                weight = max(sign * slopes[y, k], 0.0)
+                total += weight
+                place += weight * k
+            j = most - 1
+            while j > 0 and height[y, j - 1] < here:
+                height[y, j], position[y, j] = height[y, j - 1], position[y, j - 1]
+                j -= 1
+            height[y, j], position[y, j] = here, place / total
+
+
+@kernel
+def nearest_edges(centre, normal, number, poses, K, position, height, map_of, middle, extent, power, g, A, energy):
+    """`scanlines.equations_reference` for a batch; the last three arguments are filled."""
+    batch, lines = centre.shape[:2]
+    directions, rows, most = position.shape[1:]
+    J = np.empty(6)
+    for b in range(batch):
+        R, t, k, which = poses[b, :3, :3], poses[b, :3, 3], K[b], map_of[b]
+        g[b] = 0.0
+        A[b] = 0.0
+        total, weights, lost = 0.0, 0.0, 0
+        for i in range(number[b]):
+            yx, yy, yz, x, y, z, u, v, nu, nv = _projected(R, t, k, centre[b, i], normal[b, i])
+            if not (z > 1e-6 and nu * nu + nv * nv > 1e-12 and abs(u) < 1e6 and abs(v) < 1e6):
+                lost += 1
+                continue
+            way = math.floor(math.atan2(nv, nu) / (2 * math.pi) * directions + 0.5) % directions
+            angle = 2 * math.pi * way / directions
+            c, s = math.cos(angle), math.sin(angle)
+            across = -s * (u - middle[0]) + c * (v - middle[1])
+            if way >= directions // 2:
+                across = -across
+            row = math.floor(across + rows / 2 + 0.5)
+            if row < 0 or row >= rows or not position[which, way, row, 0] == position[which, way, row, 0]:
+                lost += 1
+                continue
+            along = c * (u - middle[0]) + s * (v - middle[1])
+            r, w = 0.0, -1.0
+            for j in range(most):
+                p = position[which, way, row, j]
+                if p == p and (w < 0.0 or abs(along - p) < abs(r)):
+                    r, w = along - p, height[which, way, row, j]
+            w *= w
+            total += w * abs(r) ** power
+            weights += w
+            m = w * (1.0 / (abs(r) + 1.0)) ** (2.0 - power)
+            J[0] = c * k[0, 0] / z
+            J[1] = (c * k[0, 1] + s * k[1, 1]) / z
+            J[2] = -(c * (k[0, 0] * x + k[0, 1] * y) + s * k[1, 1] * y) / (z * z)
+            J[3] = yy * J[2] - yz * J[1]
+            J[4] = yz * J[0] - yx * J[2]
+            J[5] = yx * J[1] - yy * J[0]
+            for p in range(6):
+                g[b, p] -= m * r * J[p]
+                for q in range(6):
+                    A[b, p, q] += m * J[p] * J[q]
+        found = number[b] - lost
+        mean = weights / found if found > 0 else 1.0
+        weights += lost * mean
+        total += lost * mean * extent**power
+        energy[b] = total / weights if weights > 0 else extent**power
