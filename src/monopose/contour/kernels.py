@@ -259,7 +259,7 @@ def peaks(slopes, sign, reach, position, height):
 @kernel
 def nearest_edges(centre, normal, number, poses, K, position, height, map_of, middle, extent, power, g, A, energy):
     """`scanlines.equations_reference` for a batch; the last three arguments are filled."""
-    batch, lines = centre.shape[:2]
+    batch = len(centre)
     directions, rows, most = position.shape[1:]
     J = np.empty(6)
     for b in range(batch):
@@ -279,14 +279,14 @@ def nearest_edges(centre, normal, number, poses, K, position, height, map_of, mi
             if way >= directions // 2:
                 across = -across
             row = math.floor(across + rows / 2 + 0.5)
-            if row < 0 or row >= rows or not position[which, way, row, 0] == position[which, way, row, 0]:
+            if row < 0 or row >= rows or math.isnan(position[which, way, row, 0]):
                 lost += 1
                 continue
             along = c * (u - middle[0]) + s * (v - middle[1])
             r, w = 0.0, -1.0
             for j in range(most):
                 p = position[which, way, row, j]
-                if p == p and (w < 0.0 or abs(along - p) < abs(r)):
+                if not math.isnan(p) and (w < 0.0 or abs(along - p) < abs(r)):
                     r, w = along - p, height[which, way, row, j]
             w *= w
             total += w * abs(r) ** power

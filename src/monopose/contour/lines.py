@@ -302,7 +302,8 @@ class Fitted(NamedTuple):
 
     cam_from_obj (B, 4, 4); information (B, 6, 6) of the tangent (v, omega), the prior included, the damping not; used: share of
     the lines that counted in the last step, (B,); variance: their mean, segments squared, (B,), as large as that of a uniform
-    distribution where none counted; distance: their mean |d - mean|, segments, (B,).
+    distribution where none counted; distance: their mean |d - mean|, segments, (B,); likelihood: mean logarithm of N_d p(d) over all
+    points, (B,): 0 is what a line says that has seen nothing.
     """
 
     cam_from_obj: Array
@@ -310,6 +311,7 @@ class Fitted(NamedTuple):
     used: Array
     variance: Array
     distance: Array
+    likelihood: Array
 
 
 Schedule = Sequence[tuple[int, float]]  # of every search: pixels of a segment, and sigma in pixels
@@ -378,7 +380,19 @@ def fit(
     gap = _distances(lines, points, poses, K)
     distance = np.where(none, settings.offsets / 2, np.where(lines.valid, np.abs(gap - lines.mean), 0).sum(1) / count)
     share = lines.valid.sum(1) / np.maximum(points.number, 1)
-    return Fitted(poses, information, share, variance, distance)
+    likelihood = np.where(lines.valid, _log_ratio(lines.distribution, gap), 0).sum(1) / np.maximum(points.number, 1)
+    return Fitted(poses, information, share, variance, distance, likelihood)
+
+
+def _log_ratio(distribution: Array, d: Array) -> Array:
+    """ln(N_d p(d)), linear between the distances, (B, N, N_d), (B, N) -> (B, N)."""
+    n = distribution.shape[-1]
+    place = np.clip(d + (n - 1) / 2, 0, n - 1)
+    low = np.minimum(place.astype(np.int64), n - 2)[..., None]
+    part = place - low[..., 0]
+    a, b = (np.take_along_axis(distribution, low + k, -1)[..., 0] for k in (0, 1))
+    inside = np.abs(d) <= n / 2
+    return np.log(n * np.maximum(np.where(inside, a + part * (b - a), 0), 1e-3))
 
 
 def _distances(lines: Lines, points: Points, poses: Array, K: Array) -> Array:

@@ -106,7 +106,7 @@ def equations_reference(edges: Table, points: Points, poses: Array, K: Array, ma
         Y = points.centre[b, :n] @ poses[b, :3, :3].T
         x, y, z = (Y + poses[b, :3, 3]).T
         direction = (points.normal[b, :n] @ poses[b, :3, :3].T)[:, :2]
-        ahead = (z > 1e-6) & (np.linalg.norm(direction, axis=1) > 1e-6)
+        ahead = np.logical_and(z > 1e-6, np.linalg.norm(direction, axis=1) > 1e-6)
         z = np.where(ahead, z, 1.0)
         from_middle = np.stack([(k[0, 0] * x + k[0, 1] * y) / z + k[0, 2], k[1, 1] * y / z + k[1, 2]], 1) - edges.middle
         way = np.floor(np.arctan2(direction[:, 1], direction[:, 0]) / (2 * np.pi) * DIRECTIONS + 0.5).astype(int) % DIRECTIONS
