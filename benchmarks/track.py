@@ -1,4 +1,4 @@
-"""The tracker on rendered videos of known truth, scored as RBOT is: a frame is right within 5 cm and 5 degrees, else it is reset.
+"""The tracker on rendered videos of known truth, scored as RBOT is: right is within 5 cm and 5 degrees, else it is reset.
 
     python -m benchmarks.track [--frames 100] [--steps 1 2 4] [--backgrounds DIR] [--meshes FILE:UNIT ...] [--calibrate]
 
@@ -44,14 +44,9 @@ def motion(count: int, rng: np.random.Generator, diameter: float) -> torch.Tenso
     centre = np.array([0.0, 0.0, 4.5 * diameter])
     place = centre + wave[:, :3] * np.array([0.8, 0.5, 0.9]) * diameter
     turn = wave[:, 3:] * np.array([0.9, 0.9, 0.9]) + t * rng.choice([-1, 1], 3) * np.array([0.02, 0.03, 0.02])
-    R = rotation.so3_exp(torch.from_numpy(turn[:, :1] * [1.0, 0, 0])) @ rotation.so3_exp(
-        torch.from_numpy(turn[:, 1:2] * [0, 1.0, 0])
-    )
-    R = (
-        R
-        @ rotation.so3_exp(torch.from_numpy(turn[:, 2:] * [0, 0, 1.0]))
-        @ rotation.random_rotations(1, generator=torch.Generator().manual_seed(int(rng.integers(1 << 30)))).double()
-    )
+    about = [rotation.so3_exp(torch.from_numpy(turn[:, i : i + 1] * np.eye(3)[i])) for i in range(3)]
+    first = rotation.random_rotations(1, generator=torch.Generator().manual_seed(int(rng.integers(1 << 30)))).double()
+    R = about[0] @ about[1] @ about[2] @ first
     return se3.from_rt(R, torch.from_numpy(place))
 
 
@@ -159,10 +154,8 @@ def main() -> None:
             for step in args.steps:
                 records = []
                 for m, model in enumerate(models):
-                    whole = list(
-                        video(model, variant, args.frames * step, photos, args.seed + 1000 * m + 10 * VARIANTS.index(variant))
-                    )
-                    records += run(model, whole[::step], cache)
+                    seed = args.seed + 1000 * m + 10 * VARIANTS.index(variant)
+                    records += run(model, list(video(model, variant, args.frames, step, photos, seed)), cache)
                 everything += records
                 print(row(variant, step, records), flush=True)
     if args.calibrate:

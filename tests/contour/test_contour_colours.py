@@ -24,7 +24,7 @@ def test_colours_learnt_from_a_mask_give_the_mask_back():
     image, inside = picture()
     index = colours.bins(image)[None]
     noisy = np.clip(inside * 0.6 + 0.2, 0, 1)[None]
-    f, b = colours.histograms_of_mask(index, noisy)
+    f, b = colours.histograms_of_mask(index, noisy, 1 - noisy)
     assert f.sum() == pytest.approx(1)
     p = colours.posterior(index, f, b)[0]
     assert p[inside].min() > 0.8
@@ -34,8 +34,7 @@ def test_colours_learnt_from_a_mask_give_the_mask_back():
 def test_pixels_that_are_to_count_for_neither_side_do_not():
     image, inside = picture()
     index = colours.bins(image)[None]
-    mask = np.where(inside, 1.0, np.nan)[None]
-    f, b = colours.histograms_of_mask(index, mask)
+    f, b = colours.histograms_of_mask(index, inside[None].astype(float), np.zeros((1, 100, 100)))
     assert f.sum() == pytest.approx(1)
     assert b.sum() == 0
 

@@ -24,23 +24,19 @@ def bins(image: Array) -> Array:
     return index
 
 
-def histograms_of_mask(index: Array, mask: Array) -> tuple[Array, Array]:
-    """Histograms of what a soft mask calls object and of the rest.
+def histograms_of_mask(index: Array, foreground: Array, background: Array) -> tuple[Array, Array]:
+    """Histograms of what a soft mask calls object, and of what it calls background.
 
     Args:
         index: of `bins`, (B, h, w).
-        mask: probability of object, (B, h, w); NaN where a pixel is to count for neither.
+        foreground, background: how much every pixel counts for each, (B, h, w); those in doubt count for neither.
 
     Returns:
         foreground, background, (B, bins), each of sum 1 (0 where nothing is).
     """
     size = 1 << 3 * BITS
-    inside = np.nan_to_num(mask)
-    outside = np.nan_to_num(1 - mask)
-    found = [
-        np.stack([np.bincount(i.ravel(), w.ravel(), size) for i, w in zip(index, weights)]) for weights in (inside, outside)
-    ]
-    return _normalised(found[0]), _normalised(found[1])
+    f, b = (np.stack([np.bincount(i.ravel(), w.ravel(), size) for i, w in zip(index, ws)]) for ws in (foreground, background))
+    return _normalised(f), _normalised(b)
 
 
 def histograms_of_contour(

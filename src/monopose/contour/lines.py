@@ -302,8 +302,8 @@ class Fitted(NamedTuple):
 
     cam_from_obj (B, 4, 4); information (B, 6, 6) of the tangent (v, omega), the prior included, the damping not; used: share of
     the lines that counted in the last step, (B,); variance: their mean, segments squared, (B,), as large as that of a uniform
-    distribution where none counted; distance: their mean |d - mean|, segments, (B,); likelihood: mean logarithm of N_d p(d) over all
-    points, (B,): 0 is what a line says that has seen nothing.
+    distribution where none counted; distance: their mean |d - mean|, segments, (B,); likelihood: mean logarithm of
+    N_d p(d) over all points, (B,): 0 is what a line says that has seen nothing.
     """
 
     cam_from_obj: Array

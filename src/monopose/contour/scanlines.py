@@ -106,16 +106,16 @@ def equations_reference(edges: Table, points: Points, poses: Array, K: Array, ma
         Y = points.centre[b, :n] @ poses[b, :3, :3].T
         x, y, z = (Y + poses[b, :3, 3]).T
         direction = (points.normal[b, :n] @ poses[b, :3, :3].T)[:, :2]
-        ahead = np.logical_and(z > 1e-6, np.linalg.norm(direction, axis=1) > 1e-6)
+        ahead: Array = np.asarray(z > 1e-6) & np.asarray(np.linalg.norm(direction, axis=1) > 1e-6)
         z = np.where(ahead, z, 1.0)
         from_middle = np.stack([(k[0, 0] * x + k[0, 1] * y) / z + k[0, 2], k[1, 1] * y / z + k[1, 2]], 1) - edges.middle
         way = np.floor(np.arctan2(direction[:, 1], direction[:, 0]) / (2 * np.pi) * DIRECTIONS + 0.5).astype(int) % DIRECTIONS
         c, s = np.cos(2 * np.pi * way / DIRECTIONS), np.sin(2 * np.pi * way / DIRECTIONS)
         across = np.where(way >= DIRECTIONS // 2, -1, 1) * (c * from_middle[:, 1] - s * from_middle[:, 0])
         row = np.floor(across + rows / 2 + 0.5).astype(int)
-        inside = ahead & (row >= 0) & (row < rows)
+        inside: Array = np.asarray(ahead & (row >= 0) & (row < rows))
         positions = edges.position[map_of[b], way, np.clip(row, 0, rows - 1)].astype(np.float64)
-        found = inside & ~np.isnan(positions[:, 0])
+        found: Array = inside & ~np.isnan(positions[:, 0])
         r = (c * from_middle[:, 0] + s * from_middle[:, 1])[:, None] - positions
         which = np.where(np.isnan(r), np.inf, np.abs(r)).argmin(1)
         r = np.where(found, np.take_along_axis(r, which[:, None], 1)[:, 0], 0)
@@ -166,7 +166,8 @@ def descend(
         damping = DAMPING * np.maximum(points.number, 1) / 200
         A = pull.A + damping[:, None, None] * np.diag([100.0] * 3 + [1.0] * 3)
         delta = np.linalg.solve(A, pull.g[..., None])[..., 0]
-        poses = moved(poses, np.where(np.isfinite(delta).all(1)[:, None], delta, 0))
+        good = np.isfinite(delta).all(1, keepdims=True)
+        poses = moved(poses, np.where(good, delta, 0))
     return poses, equations(edges, points_at(poses), poses, K, map_of, SHARP).energy
 
 

@@ -77,11 +77,12 @@ class _State:
     views: points.Views
     coarse: ObjectModel
     still: Array
-    pose: Array | None = None  # (4, 4), the last one believed
+    started: bool = False
+    pose: Array = field(default_factory=lambda: np.eye(4))  # the last one believed
     velocity: Array = field(default_factory=lambda: np.zeros(6))  # tangent per frame
-    foreground: Array | None = None  # histograms of now, and of the start
-    background: Array | None = None
-    reference: Array | None = None
+    foreground: Array = field(default_factory=lambda: np.zeros(0))  # histograms of now, and of the start
+    background: Array = field(default_factory=lambda: np.zeros(0))
+    reference: Array = field(default_factory=lambda: np.zeros(0))
     covariance: Array = field(default_factory=lambda: np.eye(6))
     doubts: int = 0
     lost: bool = True
@@ -101,9 +102,9 @@ class Evidence(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """A square of the picture, (SIDE, SIDE): index of every colour, which pixels lie inside the picture, and its camera."""
+    """A square of the picture, (SIDE, SIDE): bin of every colour, which pixels lie inside the picture, and its camera."""
 
-    index: Array
+    bins: Array
     inside: Array
     K: Array
 
@@ -153,8 +154,8 @@ class Tracker:
             given = torch.as_tensor(pose).double().cpu().numpy()
             if given.shape != (4, 4) or not np.isfinite(given).all() or given[2, 3] <= 0:
                 raise ValueError(
-                    f"the start of {self.states[i].model.name} must be a finite (4, 4) cam_from_obj in metres before the camera "
-                    f"(z > 0), got {given.tolist()}"
+                    f"the start of {self.states[i].model.name} must be a finite (4, 4) cam_from_obj in metres before the "
+                    f"camera (z > 0), got {given.tolist()}"
                 )
             _begin(self.states[i], frame, _orthonormal(given))
 
@@ -168,7 +169,7 @@ class Tracker:
             a Track for every model, in their order.
         """
         began = time.perf_counter()
-        follow = [s for s in self.states if s.pose is not None]
+        follow = [s for s in self.states if s.started]
         if follow:
             advance(follow, frame)
         missing = [s for s in self.states if s.lost]
@@ -183,7 +184,7 @@ class Tracker:
 
 def advance(states: Sequence[_State], frame: Frame) -> None:
     """One frame further, in place: states that have a pose."""
-    last = np.stack([s.pose for s in states])  # type: ignore[arg-type]
+    last = np.stack([s.pose for s in states])
     ahead = lines.moved(last, np.stack([s.velocity for s in states]))
     usable = [i for i, s in enumerate(states) if _sees(s, ahead[i], frame)]
     for i, s in enumerate(states):
@@ -194,7 +195,7 @@ def advance(states: Sequence[_State], frame: Frame) -> None:
     states, last, ahead = [states[i] for i in usable], last[usable], ahead[usable]
     crops = [_crop(frame, s, pose) for s, pose in zip(states, ahead)]
     K = np.stack([c.K for c in crops])
-    index = np.stack([c.index for c in crops])
+    index = np.stack([c.bins for c in crops])
     maps = _maps(states, crops, index, _in_front(states, ahead, K))
     count = len(states)
     # the object goes on as it did, or stops: both are fitted, the better one is taken
@@ -203,15 +204,15 @@ def advance(states: Sequence[_State], frame: Frame) -> None:
     fitted = _chosen(found, np.where(first, np.arange(count), np.arange(count) + count))
     evidence, hist = _evidence(states, fitted, K, index, maps)
     doubt = probability_lost(evidence)
-    for b in np.flatnonzero(doubt > DOUBT):
-        better = _searched(states[b], ahead[b], K[b], maps, int(b))
-        e, h = _evidence([states[b]], better, K[b : b + 1], index[b : b + 1], _only(maps, int(b)))
+    for b in np.flatnonzero(doubt > DOUBT).tolist():
+        better = _searched(states[b], ahead[b], K[b], maps, b)
+        e, h = _evidence([states[b]], better, K[b : b + 1], index[b : b + 1], _only(maps, b))
         p = probability_lost(e)
         if p[0] < doubt[b]:
             doubt[b] = p[0]
-            fitted = lines.Fitted(*(_put(a, int(b), v[0]) for a, v in zip(fitted, better)))
-            evidence = Evidence(*(_put(a, int(b), v[0]) for a, v in zip(evidence, e)))
-            hist = (_put(hist[0], int(b), h[0][0]), _put(hist[1], int(b), h[1][0]))
+            fitted = lines.Fitted(*(_put(a, b, v[0]) for a, v in zip(fitted, better)))
+            evidence = Evidence(*(_put(a, b, v[0]) for a, v in zip(evidence, e)))
+            hist = (_put(hist[0], b, h[0][0]), _put(hist[1], b, h[1][0]))
     for b, s in enumerate(states):
         s.evidence = Evidence(*(v[b] for v in evidence))
         if doubt[b] > DOUBT:
@@ -222,8 +223,8 @@ def advance(states: Sequence[_State], frame: Frame) -> None:
         s.velocity = moved if s.doubts == 0 and not s.lost else np.zeros(6)
         s.pose, s.doubts, s.lost, s.since, s.probability, s.reasons = pose, 0, False, 0, float(doubt[b]), ()
         s.covariance = np.linalg.inv(fitted.information[b] + np.diag([1e-3] * 6)) * CORRELATED
-        s.foreground = (1 - colours.RATE) * s.foreground + colours.RATE * hist[0][b]  # type: ignore[operator]
-        s.background = (1 - colours.RATE) * s.background + colours.RATE * hist[1][b]  # type: ignore[operator]
+        s.foreground = (1 - colours.RATE) * s.foreground + colours.RATE * hist[0][b]
+        s.background = (1 - colours.RATE) * s.background + colours.RATE * hist[1][b]
 
 
 def probability_lost(evidence: Evidence) -> Array:
@@ -245,7 +246,7 @@ def reasons(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _begin(state: _State, frame: Frame, pose: Array) -> None:
-    state.pose, state.velocity, state.doubts, state.lost, state.since = pose, np.zeros(6), 0, False, 0
+    state.started, state.pose, state.velocity, state.doubts, state.lost, state.since = True, pose, np.zeros(6), 0, False, 0
     state.probability, state.reasons = 0.0, ()
     state.foreground, state.background = _colours_at(state, frame, pose)
     state.reference = state.foreground
@@ -255,14 +256,13 @@ def _colours_at(state: _State, frame: Frame, pose: Array) -> tuple[Array, Array]
     crop = _crop(frame, state, pose)
     contour = points.looked_up([state.views], [0])(pose[None])
     front = np.full((1, SIDE, SIDE), np.inf, np.float32)
-    f, b = colours.histograms_of_contour(crop.index[None], contour, pose[None], crop.K[None], np.zeros(1, np.int64), front)
+    f, b = colours.histograms_of_contour(crop.bins[None], contour, pose[None], crop.K[None], np.zeros(1, np.int64), front)
     return f[0], b[0]
 
 
 def _track(s: _State) -> Track:
-    pose = np.eye(4) if s.pose is None else s.pose
     return Track(
-        s.model.obj_id, s.model.name, torch.from_numpy(pose.copy()).float(), torch.from_numpy(s.covariance.copy()).float(),
+        s.model.obj_id, s.model.name, torch.from_numpy(s.pose.copy()).float(), torch.from_numpy(s.covariance.copy()).float(),
         s.probability, s.lost, s.reasons,
     )  # fmt: skip
 
@@ -299,14 +299,14 @@ def _evidence(
     each = np.arange(len(states))
     contour = points.looked_up([s.views for s in states], each.tolist())(fitted.cam_from_obj)
     now = colours.histograms_of_contour(index, contour, fitted.cam_from_obj, K, each, maps.front)
-    known = np.stack([s.foreground for s in states])  # type: ignore[arg-type]
-    first = np.stack([s.reference for s in states])  # type: ignore[arg-type]
+    known = np.stack([s.foreground for s in states])
+    first = np.stack([s.reference for s in states])
     same = np.maximum(np.sqrt(now[0] * known).sum(1), np.sqrt(now[0] * first).sum(1))
     return Evidence(fitted.likelihood, fitted.used, fitted.distance, same), now
 
 
 def _maps(states: Sequence[_State], crops: Sequence[Crop], index: Array, front: Array) -> lines.Maps:
-    p = colours.posterior(index, np.stack([s.foreground for s in states]), np.stack([s.background for s in states]))  # type: ignore[arg-type]
+    p = colours.posterior(index, np.stack([s.foreground for s in states]), np.stack([s.background for s in states]))
     inside = np.stack([c.inside for c in crops])
     return lines.maps_of(np.where(inside, p, 0.5), front)
 
@@ -327,8 +327,8 @@ def _in_front(states: Sequence[_State], poses: Array, K: Array) -> Array:
             half = K[b].copy()
             half[:2] /= 2
             depth = rasterize(vertices, states[o].coarse.faces, torch.from_numpy(half), (SIDE // 2, SIDE // 2)).depth[0].numpy()
-            depth = np.where(depth > 0, depth + TOLERANCE, np.inf).repeat(2, 0).repeat(2, 1)
-            front[b] = np.minimum(front[b], depth)
+            further = np.where(depth > 0, depth + TOLERANCE, np.inf).repeat(2, 0).repeat(2, 1)
+            front[b] = np.minimum(front[b], further)
     return front
 
 
@@ -340,19 +340,18 @@ def _crop(frame: Frame, state: _State, pose: Array) -> Crop:
     centre = pose[:3, :3] @ state.views.centre + pose[:3, 3]
     u, v = (K @ centre)[:2] / centre[2]
     size = K[0, 0] * state.model.diameter / centre[2]
-    side = max(SIDE, int(math.ceil(ROOM * size)))
-    x0, y0 = int(round(u - side / 2)), int(round(v - side / 2))
+    side = max(SIDE, math.ceil(ROOM * float(size)))
+    x0, y0 = round(float(u) - side / 2), round(float(v) - side / 2)
     height, width = frame.camera.size
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x0 + side, width), min(y0 + side, height)
-    piece = frame.image[:, top:bottom, left:right]
-    piece = (piece.clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    piece = (frame.image[:, top:bottom, left:right].clamp(0, 1) * 255).to(torch.uint8)
     canvas = np.zeros((side, side, 3), np.uint8)
-    canvas[top - y0 : bottom - y0, left - x0 : right - x0] = piece
+    canvas[top - y0 : bottom - y0, left - x0 : right - x0] = piece.permute(1, 2, 0).cpu().numpy()
     inside = np.zeros((side, side), np.uint8)
     inside[top - y0 : bottom - y0, left - x0 : right - x0] = 1
     if side > SIDE:
-        canvas = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        inside = cv2.resize(inside, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+        canvas = np.asarray(cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+        inside = np.asarray(cv2.resize(inside, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
     box = torch.tensor([x0, y0, x0 + side, y0 + side], dtype=torch.float64)
     own = camera_ops.crop_resize_K(torch.from_numpy(K), box, (SIDE, SIDE)).numpy()
     return Crop(colours.bins(canvas), inside > 0, own)
@@ -381,7 +380,7 @@ def _why_unseen(state: _State, pose: Array, frame: Frame) -> tuple[str, ...]:
 
 def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, everyone: Mapping[int, _State]) -> None:
     """Start lost objects where a detector has found them, unless another track is there or their colours are others."""
-    taken = [s.pose for s in everyone.values() if not s.lost and s.pose is not None]
+    taken = [s.pose for s in everyone.values() if not s.lost]
     for s in missing:
         for i in range(len(poses)):
             pose = _orthonormal(poses.cam_from_obj[i].double().cpu().numpy())
@@ -389,7 +388,7 @@ def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, ever
                 continue
             if any(np.linalg.norm(pose[:3, 3] - t[:3, 3]) < 0.3 * s.model.diameter for t in taken):
                 continue
-            if s.reference is not None:
+            if s.started:
                 now, _ = _colours_at(s, frame, pose)
                 if np.sqrt(now * s.reference).sum() < SAME_COLOURS:
                     continue
