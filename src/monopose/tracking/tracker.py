@@ -117,6 +117,7 @@ class Tracker:
         detect: picture -> poses, called while something is lost, such as `Pipeline.predict`; None: a lost object is only
             looked for around where it was last seen.
         cache: folder for the contours of the models, which take some seconds each to make; None: they are made anew.
+        views: directions that contours are made from.
 
     A frame that comes to `step` before `start` is looked at with `detect`.
     """
@@ -126,14 +127,18 @@ class Tracker:
         models: Sequence[ObjectModel],
         detect: Callable[[Frame], PoseEstimates] | None = None,
         cache: str | Path | None = None,
+        views: int = points.VIEWS,
     ) -> None:
         if not models:
             raise ValueError("no models; a tracker needs at least one object to follow")
         self.detect = detect
         self.states = [
-            _State(m, points.views_of(m, cache), simplified(m, COARSE), lines.still_of(m.symmetries.axes, m.symmetries.offsets))
+            _State(
+                m, points.views_of(m, cache, views), simplified(m, COARSE),
+                lines.still_of(m.symmetries.axes, m.symmetries.offsets),
+            )
             for m in models
-        ]
+        ]  # fmt: skip
         self.frames = 0
         self.seconds = 0.0
 
@@ -343,12 +348,14 @@ def _crop(frame: Frame, state: _State, pose: Array) -> Crop:
     side = max(SIDE, math.ceil(ROOM * float(size)))
     x0, y0 = round(float(u) - side / 2), round(float(v) - side / 2)
     height, width = frame.camera.size
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x0 + side, width), min(y0 + side, height)
+    left, right = (min(max(x, 0), width) for x in (x0, x0 + side))
+    top, bottom = (min(max(y, 0), height) for y in (y0, y0 + side))
     piece = (frame.image[:, top:bottom, left:right].clamp(0, 1) * 255).to(torch.uint8)
     canvas = np.zeros((side, side, 3), np.uint8)
-    canvas[top - y0 : bottom - y0, left - x0 : right - x0] = piece.permute(1, 2, 0).cpu().numpy()
     inside = np.zeros((side, side), np.uint8)
-    inside[top - y0 : bottom - y0, left - x0 : right - x0] = 1
+    if piece.numel():
+        canvas[top - y0 : bottom - y0, left - x0 : right - x0] = piece.permute(1, 2, 0).cpu().numpy()
+        inside[top - y0 : bottom - y0, left - x0 : right - x0] = 1
     if side > SIDE:
         canvas = np.asarray(cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
         inside = np.asarray(cv2.resize(inside, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
