@@ -112,9 +112,8 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
     for row in rows:
         if not isinstance(row, dict) or "cam_from_obj" not in row:
             raise ValueError(f"{path} must hold cam_from_obj, four rows of four numbers in metres, got {str(row)[:80]}")
-        named = [
-            i for i, m in enumerate(models) if row.get("label", m.obj_id) == m.obj_id and row.get("name", m.name) == m.name
-        ]
+        label, name = row.get("label"), row.get("name")
+        named = [i for i, m in enumerate(models) if label in (None, m.obj_id) and name in (None, m.name)]
         free = [i for i in named if i not in out]
         if not named:
             known = ", ".join(f"{m.name} ({m.obj_id})" for m in models)
