@@ -25,7 +25,7 @@ SIDE = 128  # pixels of the maps
 SCHEDULE: lines.Schedule = ((2, 1.5), (1, 1.0), (1, 1.0))
 SETTINGS = lines.Settings(amplitude=0.36, slope=0.0)
 DOUBT = 10.0  # pixels of one object err together: the information of PnP is divided by this
-BAND, EDGE = 1.6, 0.0
+BAND, EDGE = 1.0, 0.0
 JUDGED = 64  # pixels of the silhouettes that decide whether a pose fits better
 
 

@@ -36,6 +36,7 @@ COARSE = 2000  # triangles of what stands in front of another object
 TOLERANCE = 0.01  # metres by which something must be in front of a contour to hide it
 PATIENCE = 3  # frames of doubt after which an object is lost
 DOUBT = 0.5  # probability of being lost from which a frame is one of doubt
+FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: by more than REACH or half a diameter
 REACH = math.radians(25)  # of the search after a doubtful frame
 KEEP = 4  # of the poses searched, how many are fitted
 REDETECT = 10  # frames between detections while something is lost
@@ -43,8 +44,7 @@ SAME_COLOURS = 0.6  # least similarity of colours that a detection needs to beco
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
-DOUBTS = {"one": 0.0, "likelihood": -3.0, "used": -2.0, "distance": 1.0, "colours": -6.0}
-OFFSET = 5.0
+OFFSET, DOUBTS = 4.44, {"likelihood": -4.96, "used": 0.4, "distance": -0.27, "colours": -1.77}
 
 
 class Track(NamedTuple):
@@ -218,9 +218,12 @@ def advance(states: Sequence[_State], frame: Frame) -> None:
             fitted = lines.Fitted(*(_put(a, b, v[0]) for a, v in zip(fitted, better)))
             evidence = Evidence(*(_put(a, b, v[0]) for a, v in zip(evidence, e)))
             hist = (_put(hist[0], b, h[0][0]), _put(hist[1], b, h[1][0]))
+    jump = lines.difference(fitted.cam_from_obj, last)
+    far = np.linalg.norm(jump[:, 3:], axis=1) > REACH
+    far |= np.linalg.norm(jump[:, :3], axis=1) > 0.5 * np.array([s.model.diameter for s in states])
     for b, s in enumerate(states):
         s.evidence = Evidence(*(v[b] for v in evidence))
-        if doubt[b] > DOUBT:
+        if doubt[b] > (FAR_DOUBT if far[b] else DOUBT):
             _doubt(s, float(doubt[b]), reasons(s.evidence))
             continue
         pose = fitted.cam_from_obj[b]
@@ -274,7 +277,7 @@ def _track(s: _State) -> Track:
 
 def _doubt(s: _State, probability: float, why: tuple[str, ...]) -> None:
     s.doubts += 1
-    s.probability, s.reasons = probability, why
+    s.probability, s.reasons = max(probability, DOUBT), why
     s.velocity = np.zeros(6)
     s.lost = s.lost or s.doubts >= PATIENCE
 
