@@ -21,7 +21,7 @@ from ..types import ObjectModel
 from . import colours, lines, points
 
 Array = np.ndarray
-SIDE = 128  # pixels of the maps
+SIDE = 160  # pixels of the maps
 SCHEDULE: lines.Schedule = ((2, 1.5), (1, 1.0), (1, 1.0))
 SETTINGS = lines.Settings(amplitude=0.36, slope=0.0)
 DOUBT = 10.0  # pixels of one object err together: the information of PnP is divided by this
@@ -92,8 +92,8 @@ def align(
         known = np.where(np.isfinite(known).all((1, 2), keepdims=True), known, 0)
         prior = lines.Prior(start[row, 0], known[row])
     still = [lines.still_of(m.symmetries.axes, m.symmetries.offsets) for m in every]
-    starts = start.reshape(-1, 4, 4)
-    found = lines.fit(points.rendered(every), starts, Ks[row], maps, row, SCHEDULE, prior=prior, still=still, settings=SETTINGS)
+    starts, sigma = start.reshape(-1, 4, 4), _blur(whole)[row]
+    found = lines.fit(points.rendered(every), starts, Ks[row], maps, row, SCHEDULE, sigma, prior, still, SETTINGS)
     trust = (1 - (whole - seen).clamp_min(0)) ** 2  # hidden parts are guessed
     edge = torch.from_numpy(Ks)[row]
     ends = _misfit(found.cam_from_obj, edge, every, whole[row], trust[row]).reshape(batch, hypotheses)
