@@ -25,7 +25,6 @@ SIDE = 160  # pixels of the maps
 SCHEDULE: lines.Schedule = ((2, 1.5), (1, 1.0), (1, 1.0))
 SETTINGS = lines.Settings(amplitude=0.36, slope=0.0)
 DOUBT = 10.0  # pixels of one object err together: the information of PnP is divided by this
-BAND, EDGE = 1.0, 0.0
 JUDGED = 64  # pixels of the silhouettes that decide whether a pose fits better
 
 
@@ -92,8 +91,8 @@ def align(
         known = np.where(np.isfinite(known).all((1, 2), keepdims=True), known, 0)
         prior = lines.Prior(start[row, 0], known[row])
     still = [lines.still_of(m.symmetries.axes, m.symmetries.offsets) for m in every]
-    starts, sigma = start.reshape(-1, 4, 4), _blur(whole)[row]
-    found = lines.fit(points.rendered(every), starts, Ks[row], maps, row, SCHEDULE, sigma, prior, still, SETTINGS)
+    starts = start.reshape(-1, 4, 4)
+    found = lines.fit(points.rendered(every), starts, Ks[row], maps, row, SCHEDULE, None, prior, still, SETTINGS)
     trust = (1 - (whole - seen).clamp_min(0)) ** 2  # hidden parts are guessed
     edge = torch.from_numpy(Ks)[row]
     ends = _misfit(found.cam_from_obj, edge, every, whole[row], trust[row]).reshape(batch, hypotheses)
@@ -120,14 +119,6 @@ def _foreground(amodal: Tensor, visible: Tensor, pictures: Tensor) -> Array:
     known = colours.posterior(index, *colours.histograms_of_mask(index, seen, 1 - np.maximum(mask, seen)))
     hidden = (mask - seen).clip(0, 1)
     return colours.product(0.5 + (known - 0.5) * (1 - hidden), mask)
-
-
-def _blur(masks: Tensor) -> Array:
-    """How wide the edges of masks are, (B,), 1 where they are as wide as usual: a wide edge is trusted less."""
-    pixels = F.pad((masks > 0.5).double(), (1, 1, 1, 1))
-    rim = (pixels.diff(dim=2).abs().sum((1, 2)) + pixels.diff(dim=1).abs().sum((1, 2))).clamp_min(1)  # mask pixels along it
-    band = ((masks > 0.2) & (masks < 0.8)).double().sum((1, 2))
-    return ((band / rim / BAND) ** EDGE).clamp(0.5, 4).numpy()
 
 
 def _misfit(poses: Array, K: Tensor, models: Sequence[ObjectModel], masks: Tensor, trust: Tensor) -> Array:

@@ -40,11 +40,11 @@ FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: b
 REACH = math.radians(25)  # of the search after a doubtful frame
 KEEP = 4  # of the poses searched, how many are fitted
 REDETECT = 10  # frames between detections while something is lost
-SAME_COLOURS = 0.6  # least similarity of colours that a detection needs to become the lost object
+SAME_COLOURS = 0.3  # least similarity of colours that a detection needs to become the lost object
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
-OFFSET, DOUBTS = 4.44, {"likelihood": -4.96, "used": 0.4, "distance": -0.27, "colours": -1.77}
+OFFSET, DOUBTS = 6.39, {"likelihood": -5.05, "used": -0.32, "distance": 0.21, "colours": -3.35}
 
 
 class Track(NamedTuple):
@@ -178,7 +178,7 @@ class Tracker:
         if follow:
             advance(follow, frame)
         missing = [s for s in self.states if s.lost]
-        if missing and self.detect is not None and all(s.since % REDETECT == 0 for s in missing[:1]):
+        if missing and self.detect is not None and any(s.since % REDETECT == 0 for s in missing):
             _recover(missing, frame, self.detect(frame), {id(s): s for s in self.states})
         for s in missing:
             s.since += 1
@@ -400,7 +400,7 @@ def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, ever
                 continue
             if s.started:
                 now, _ = _colours_at(s, frame, pose)
-                if np.sqrt(now * s.reference).sum() < SAME_COLOURS:
+                if max(np.sqrt(now * s.reference).sum(), np.sqrt(now * s.foreground).sum()) < SAME_COLOURS:
                     continue
             _begin(s, frame, pose)
             taken.append(pose)
