@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,6 @@ FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: b
 REACH = math.radians(25)  # of the search after a doubtful frame
 KEEP = 4  # of the poses searched, how many are fitted
 REDETECT = 10  # frames between detections while something is lost
-SAME_COLOURS = 0.3  # least similarity of colours that a detection needs to become the lost object
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
@@ -176,10 +175,10 @@ class Tracker:
         began = time.perf_counter()
         follow = [s for s in self.states if s.started]
         if follow:
-            advance(follow, frame)
+            advance(follow, frame, leap=self.detect is None)
         missing = [s for s in self.states if s.lost]
         if missing and self.detect is not None and any(s.since % REDETECT == 0 for s in missing):
-            _recover(missing, frame, self.detect(frame), {id(s): s for s in self.states})
+            _recover(missing, frame, self.detect(frame), self.states)
         for s in missing:
             s.since += 1
         self.frames += 1
@@ -187,8 +186,8 @@ class Tracker:
         return [_track(s) for s in self.states]
 
 
-def advance(states: Sequence[_State], frame: Frame) -> None:
-    """One frame further, in place: states that have a pose."""
+def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
+    """One frame further, in place: states that have a pose. `leap`: lost ones may be found again far from where they were."""
     last = np.stack([s.pose for s in states])
     ahead = lines.moved(last, np.stack([s.velocity for s in states]))
     usable = [i for i, s in enumerate(states) if _sees(s, ahead[i], frame)]
@@ -223,7 +222,7 @@ def advance(states: Sequence[_State], frame: Frame) -> None:
     far |= np.linalg.norm(jump[:, :3], axis=1) > 0.5 * np.array([s.model.diameter for s in states])
     for b, s in enumerate(states):
         s.evidence = Evidence(*(v[b] for v in evidence))
-        if doubt[b] > (FAR_DOUBT if far[b] else DOUBT):
+        if doubt[b] > (FAR_DOUBT if far[b] else DOUBT) or (far[b] and s.lost and not leap):
             _doubt(s, float(doubt[b]), reasons(s.evidence))
             continue
         pose = fitted.cam_from_obj[b]
@@ -388,9 +387,9 @@ def _why_unseen(state: _State, pose: Array, frame: Frame) -> tuple[str, ...]:
     return ()
 
 
-def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, everyone: Mapping[int, _State]) -> None:
-    """Start lost objects where a detector has found them, unless another track is there or their colours are others."""
-    taken = [s.pose for s in everyone.values() if not s.lost]
+def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, everyone: Sequence[_State]) -> None:
+    """Start lost objects where a detector has found them, unless another track is there or there are no such edges."""
+    taken = [s.pose for s in everyone if not s.lost]
     for s in missing:
         for i in range(len(poses)):
             pose = _orthonormal(poses.cam_from_obj[i].double().cpu().numpy())
@@ -398,13 +397,26 @@ def _recover(missing: Sequence[_State], frame: Frame, poses: PoseEstimates, ever
                 continue
             if any(np.linalg.norm(pose[:3, 3] - t[:3, 3]) < 0.3 * s.model.diameter for t in taken):
                 continue
-            if s.started:
-                now, _ = _colours_at(s, frame, pose)
-                if max(np.sqrt(now * s.reference).sum(), np.sqrt(now * s.foreground).sum()) < SAME_COLOURS:
-                    continue
-            _begin(s, frame, pose)
-            taken.append(pose)
+            new = replace(s)
+            _begin(new, frame, pose)
+            if not _confirmed(new, frame):
+                continue
+            s.__dict__.update(new.__dict__)
+            taken.append(s.pose)
             break
+
+
+def _confirmed(new: _State, frame: Frame) -> bool:
+    """Whether the picture has an object's edges where a start says, judged by the colours that it has there; moves it there."""
+    crop = _crop(frame, new, new.pose)
+    free = np.full((1, SIDE, SIDE), np.inf, np.float32)
+    maps = _maps([new], [crop], crop.bins[None], free)
+    fitted = _fit([new], new.pose[None], crop.K[None], maps, np.zeros(1, np.int64))
+    evidence, _ = _evidence([new], fitted, crop.K[None], crop.bins[None], maps)
+    if probability_lost(evidence)[0] > DOUBT:
+        return False
+    _begin(new, frame, fitted.cam_from_obj[0])
+    return True
 
 
 def _orthonormal(pose: Array) -> Array:
