@@ -27,7 +27,15 @@ PLACE = {
 }
 OWNERS = {  # a library -> the only files that may import it
     "trimesh": {"mesh/", "synthesis/shapes/"},
-    "tyro": {"cli.py", "command.py", "objects/options.py", "viewpoint/options.py", "category/options.py", "road/options.py"},
+    "tyro": {
+        "cli.py",
+        "command.py",
+        "objects/options.py",
+        "viewpoint/options.py",
+        "category/options.py",
+        "road/options.py",
+        "tracking/options.py",
+    },
     "safetensors": {"weights.py", "category/perceptual.py"},  # which reads an encoder out of a bundled file
     "lightning": {"training/loop.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
@@ -37,7 +45,11 @@ OWNERS = {  # a library -> the only files that may import it
     "requests": set(),
     "urllib": {"datasets/download.py"},
 }
-LIGHT = ("cli.py", "command.py", "objects/options.py", "viewpoint/options.py", "category/options.py", "road/options.py")
+LIGHT = (
+    "cli.py",
+    "command.py",
+    *(f"{family}/options.py" for family in ("objects", "viewpoint", "category", "road", "tracking")),
+)
 LAZY = {
     "cv2",
     "trimesh",
@@ -62,6 +74,7 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "objects/bins.py": {"numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
+    "contour/kernels.py": {"numba"},
     "pnp/kernels/amis_cpu.py": {"numba"},
     "pnp/kernels/triton_costs.py": {"triton"},
     "pnp/kernels/triton_solve.py": {"triton"},

@@ -31,6 +31,7 @@ from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
 from .objects import options as objects
 from .road import options as road
+from .tracking import options as tracking
 from .viewpoint import options as viewpoint
 
 # ------------------------------------------------------------------------------------------- commands of no single family
@@ -144,6 +145,7 @@ ALONE: dict[str, type[Common]] = {
     "check": Check,
     "calibrate": objects.Calibrate,
     "refine": objects.Refine,
+    "track": tracking.Track,
     "download": Download,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
@@ -156,6 +158,7 @@ COMMANDS = {  # name -> what it does
     "calibrate": "learn what a run's scores mean",
     "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
     "refine": "refine the poses of a BOP result file",
+    "track": "follow known objects through a video by their outlines",
     "evaluate": "score results by the data set's protocol",
     "download": "fetch a public data set",
     "fit-identity": "the EPro-PnP demonstration",
@@ -204,6 +207,9 @@ def _run(command: str, args: Common) -> Any:
         return _fit_identity(args)
     if isinstance(args, Doctor):
         return import_module(".doctor", __package__).examine()
+    if isinstance(args, tracking.Track):
+        done = import_module(".tracking.commands", __package__).track(args, silent if args.json else print)
+        return Result(done, f"{done['frames']} pictures: {done['tracks']}")
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
     return work(args, silent if args.json else print) if command == "predict" else work(args)

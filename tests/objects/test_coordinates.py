@@ -9,8 +9,9 @@ import torch
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.objects import bins, coordinates, silhouettes
+from monopose.objects import bins, coordinates
 from monopose.objects.networks import Pix2PoseGenerator
+from monopose.render.scene import render_masks
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
 
@@ -570,24 +571,25 @@ def test_it_learns_one_batch(bins):
     assert history[-1] < 0.25 * history[0]
 
 
-def test_the_silhouette_corrects_the_distance_where_model_and_mask_are_known():
+def test_the_contour_corrects_the_distance_where_model_and_mask_are_known():
     _, frame, poses, _ = scene([(160, 120)])
     model = box(SIZE, CENTRE, 1)
-    true = poses[1].float()
+    true, grey = poses[1].float(), dataclasses.replace(frame, image=torch.full_like(frame.image, 0.5))
     crop = torch.tensor([100.0, 60.0, 220.0, 180.0])
     K = camera_ops.crop_resize_K(frame.camera.K, crop[None], (48, 48))
-    mask = silhouettes._silhouettes(true[None], K, [model], 48)[0]
+    mask = render_masks([model], true[None], K[0], (48, 48)).masks_full[0].float()
     wrong = true.clone()
     wrong[:3, 3] *= 1.07
     empty = torch.zeros(48, 48)
-    solved = coordinates.Solved(wrong, torch.eye(6), empty > 0, 0.5, True)
-    found = coordinates.Correspondences(1, 0, crop, torch.zeros(3, 96, 96), torch.zeros(48, 48, 3), empty, empty, empty, mask)
+    covariance = torch.diag(torch.tensor([1e-2] * 3 + [1e-5] * 3))  # PnP is sure of the rotation alone
+    solved = coordinates.Solved(wrong, covariance, empty > 0, 0.5, True)
+    found = coordinates.Correspondences(1, 0, crop, torch.zeros(3, 96, 96), torch.zeros(48, 48, 3), empty, mask, empty, mask)
 
     def aligned(found, models):
         solutions = [solved]
-        coordinates._align([found], solutions, frame.camera, models)
+        coordinates._align([found], solutions, grey, models)
         return solutions[0].cam_from_obj
 
-    assert float((aligned(found, {1: model}) - true).norm()) < 0.1 * float((wrong - true).norm())
+    assert float((aligned(found, {1: model}) - true)[:3, 3].norm()) < 0.1 * float((wrong - true)[:3, 3].norm())
     assert torch.equal(aligned(found, {}), wrong)
     assert torch.equal(aligned(found._replace(amodal=None), {1: model}), wrong)

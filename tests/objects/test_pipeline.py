@@ -118,7 +118,7 @@ def test_external_boxes_need_no_detector(run, frame, tmp_path):
     model = pipeline.load(tmp_path, "cpu")
     poses = model.predict(frame, BOXES)
     assert torch.isfinite(poses.cam_from_obj).all()
-    assert set(poses.seconds) == {"coordinates", "pnp", "silhouettes"}
+    assert set(poses.seconds) == {"coordinates", "pnp", "contours"}
     with pytest.raises(ValueError, match=r"has no detector\.safetensors.*--boxes.*monopose train detector"):
         model.predict(frame)
     with pytest.raises(ValueError, match=r"object id\(s\) \[9\] are unknown"):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import pnp
+from ..contour.align import align
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
@@ -23,7 +24,6 @@ from ..nets.unet import UNet
 from ..pnp import kernels
 from ..pnp.problems import Z_MIN, prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
-from . import silhouettes
 from .bins import cross_entropy, decode
 from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator
 
@@ -350,8 +350,8 @@ def predict(
 
     Stage 1 looks at the square around each box and finds a pose. Stage 2 looks again at the square around the object
     as that pose shows it (or around the object pixels where PnP failed), with everything greyed that stage 1 says is not
-    the object; the pose is the one that both looks agree on. Then position and distance follow the mask of the
-    whole silhouette, see `silhouettes`.
+    the object; the pose is the one that both looks agree on. Then the contour goes to the edges of the mask of the
+    whole silhouette, see `contour.align`.
 
     Args:
         model: in eval mode.
@@ -400,8 +400,8 @@ def predict_traced(
             if s.success:
                 found[i], solved[i] = f, s
     started = time.perf_counter()
-    _align(first_look, solved, frame.camera, models or {})
-    seconds["silhouettes"] = time.perf_counter() - started
+    _align(first_look, solved, frame, models or {})
+    seconds["contours"] = time.perf_counter() - started
     rows = [i for i, s in enumerate(solved) if s.success]
     boxes, confidence = detections.boxes[rows], detections.scores[rows]
     poses = torch.stack([solved[i].cam_from_obj for i in rows]) if rows else boxes.new_zeros(0, 4, 4)
@@ -411,18 +411,25 @@ def predict_traced(
     return estimates, list(zip(found, solved, strict=True))
 
 
-def _align(found: list[Correspondences], solved: list[Solved], camera: Camera, models: Mapping[int, ObjectModel]) -> None:
-    """Move the solutions, in place, to where their silhouettes lie on the predicted ones."""
+def _align(found: list[Correspondences], solved: list[Solved], frame: Frame, models: Mapping[int, ObjectModel]) -> None:
+    """Move the solutions, in place, to where their contours lie on the edges of the predicted masks."""
     rows = [i for i, (f, s) in enumerate(zip(found, solved)) if s.success and f.amodal is not None and f.label in models]
     if not rows:
         return
-    masks = torch.stack([found[i].amodal for i in rows])  # type: ignore[misc]
-    hidden = (masks - torch.stack([found[i].mask for i in rows])).clamp_min(0)  # guessed, not seen
-    boxes, poses = torch.stack([found[i].box for i in rows]), torch.stack([solved[i].cam_from_obj for i in rows])
+    whole = torch.stack([found[i].amodal for i in rows])  # type: ignore[misc]
+    visible, boxes = torch.stack([found[i].mask for i in rows]), torch.stack([found[i].box for i in rows])
+    poses, covariance = (torch.stack([getattr(solved[i], name) for i in rows]) for name in ("cam_from_obj", "covariance"))
     chosen = [models[found[i].label] for i in rows]
-    moved = silhouettes.align(poses.to(masks), masks, (1 - hidden) ** 2, boxes, camera.K.to(masks), chosen)
+    moved = align(poses, whole, visible, frame.image, boxes, frame.camera.K, chosen, _information(covariance)).cam_from_obj
     for i, pose in zip(rows, moved):
         solved[i] = solved[i]._replace(cam_from_obj=pose)
+
+
+def _information(covariance: Tensor) -> Tensor:
+    """Inverses, (B, 6, 6); 0 where a covariance is not finite."""
+    known = torch.isfinite(covariance).all((1, 2), keepdim=True)
+    eye = torch.eye(6, dtype=torch.float64, device=covariance.device)
+    return torch.linalg.inv(torch.where(known, covariance.double(), eye) + 1e-12 * eye) * known
 
 
 def _second_look(model: Model, found: Correspondences, solved: Solved, camera: Camera) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,269 @@
+"""Following objects: on the object, through occlusion by another tracked one, lost and found again, and out of the picture."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose.command import CameraOptions
+from monopose.contour import lines
+from monopose.geometry import se3
+from monopose.render.scene import render_scene
+from monopose.tracking import commands, options
+from monopose.tracking.tracker import Tracker
+from monopose.types import Camera, Frame, PoseEstimates
+from shapes import box
+
+SIZE = (240, 320)
+K = torch.tensor([[400.0, 0.0, 159.5], [0.0, 400.0, 119.5], [0.0, 0.0, 1.0]])
+VIEWS = 300
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("views")
+
+
+@pytest.fixture(scope="module")
+def backdrop():
+    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")[0] * 0.5
+
+
+def pose(x=0.0, y=0.0, z=0.5, turn=(0.4, 0.6, 0.2)):
+    return se3.from_rt(se3.exp(torch.tensor([0.0, 0, 0, *turn]))[:3, :3], torch.tensor([x, y, z]))
+
+
+def frame(models, poses, backdrop):
+    image = render_scene(models, torch.stack(poses), K, SIZE, background=backdrop).image if models else backdrop
+    return Frame(image, Camera(K, SIZE))
+
+
+def apart(track, true):
+    delta = lines.difference(track.cam_from_obj.double().numpy()[None], true.double().numpy()[None])[0]
+    return np.linalg.norm(delta[:3]), math.degrees(np.linalg.norm(delta[3:]))
+
+
+def wander(i):
+    return pose(0.05 * math.sin(0.2 * i), 0.03 * math.sin(0.13 * i), 0.5 + 0.08 * math.sin(0.1 * i), (0.4 + 0.05 * i, 0.6, 0.2))
+
+
+def test_an_object_is_followed(cache, backdrop):
+    model = box()
+    tracker = Tracker([model], cache=cache, views=VIEWS)
+    tracker.start(frame([model], [wander(0)], backdrop), [wander(0)])
+    for i in range(1, 15):
+        (track,) = tracker.step(frame([model], [wander(i)], backdrop))
+        metres, degrees = apart(track, wander(i))
+        assert metres < 0.02
+        assert degrees < 5
+        assert not track.lost
+        assert track.probability_lost < 0.5
+    assert torch.linalg.eigvalsh(track.covariance.double()).min() > 0
+
+
+def test_a_large_motion_is_caught_up_with(cache, backdrop):
+    model = box()
+    tracker = Tracker([model], cache=cache, views=VIEWS)
+    tracker.start(frame([model], [pose()], backdrop), [pose()])
+    far = pose(0.015, 0.01, 0.51, (0.65, 0.4, 0.35))
+    for _ in range(3):
+        (track,) = tracker.step(frame([model], [far], backdrop))
+    metres, degrees = apart(track, far)
+    assert apart(track._replace(cam_from_obj=pose()), far)[1] > 18
+    assert metres < 0.02
+    assert degrees < 5
+
+
+def test_two_objects_that_pass_each_other_are_both_kept(cache, backdrop):
+    near, far = box(obj_id=1), box(size=(0.1, 0.1, 0.06), obj_id=2)
+    tracker = Tracker([near, far], cache=cache, views=VIEWS)
+    path = [(pose(0.12 - 0.02 * i, 0, 0.45), pose(-0.06 + 0.004 * i, 0, 0.6, (1.0, 0.2, 0.1))) for i in range(13)]
+    tracker.start(frame([near, far], list(path[0]), backdrop), list(path[0]))
+    for both in path[1:]:
+        tracks = tracker.step(frame([near, far], list(both), backdrop))
+    for track, true in zip(tracks, path[-1]):
+        assert apart(track, true)[0] < 0.03
+        assert apart(track, true)[1] < 8
+        assert not track.lost
+
+
+def test_an_object_that_is_gone_is_lost_and_says_why_and_a_detection_brings_it_back(cache, backdrop):
+    model, asked = box(), []
+
+    def detect(seen):
+        asked.append(seen)
+        rows = len(asked) > 1
+        poses = pose(0.03)[None] if rows else torch.zeros(0, 4, 4)
+        return PoseEstimates(torch.ones(int(rows), dtype=torch.int64), poses, torch.ones(int(rows)))
+
+    tracker = Tracker([model], detect, cache=cache, views=VIEWS)
+    tracker.start(frame([model], [pose()], backdrop), [pose()])
+    for _ in range(5):
+        (track,) = tracker.step(frame([], [], backdrop))
+    assert track.lost
+    assert track.probability_lost > 0.5
+    assert track.reasons
+    for _ in range(15):
+        (track,) = tracker.step(frame([model], [pose(0.03)], backdrop))
+    assert not track.lost
+    assert apart(track, pose(0.03))[0] < 0.01
+
+
+def test_a_detection_of_another_colour_does_not_become_the_object(cache, backdrop):
+    model = box()
+
+    def detect(seen):
+        return PoseEstimates(torch.ones(1, dtype=torch.int64), pose(-0.05)[None], torch.ones(1))
+
+    tracker = Tracker([model], detect, cache=cache, views=VIEWS)
+    tracker.start(frame([model], [pose()], backdrop), [pose()])
+    for _ in range(25):
+        (track,) = tracker.step(frame([], [], backdrop))
+    assert track.lost
+
+
+@pytest.mark.parametrize(("start", "why"), [(pose(0.45), "left the picture"), (pose(z=8.0), "smaller than")])
+def test_what_cannot_be_seen_is_lost_with_the_reason(cache, backdrop, start, why):
+    tracker = Tracker([box()], cache=cache, views=VIEWS)
+    tracker.start(frame([], [], backdrop), [start])
+    for _ in range(4):
+        (track,) = tracker.step(frame([], [], backdrop))
+    assert track.lost
+    assert why in track.reasons[0]
+    assert torch.isfinite(track.cam_from_obj).all()
+
+
+def test_a_grey_picture_is_an_answer_without_certainty(cache, backdrop):
+    model = box()
+    tracker = Tracker([model], cache=cache, views=VIEWS)
+    grey = Frame(torch.full((3, *SIZE), 0.5), Camera(K, SIZE))
+    tracker.start(frame([model], [pose()], backdrop), [pose()])
+    for _ in range(5):
+        (track,) = tracker.step(grey)
+    assert track.lost
+
+
+def test_a_picture_of_another_size_is_taken_with_its_camera(cache, backdrop):
+    model = box()
+    tracker = Tracker([model], cache=cache, views=VIEWS)
+    tracker.start(frame([model], [pose()], backdrop), [pose()])
+    camera = Camera(K, SIZE).resized((360, 480))
+    larger = torch.nn.functional.interpolate(backdrop[None], (360, 480), mode="bilinear")[0]
+    image = render_scene([model], pose(0.005)[None], camera.K, camera.size, background=larger).image
+    (track,) = tracker.step(Frame(image, camera))
+    assert apart(track, pose(0.005))[0] < 0.015
+
+
+@pytest.mark.parametrize("bad", [pose(z=-0.5), torch.full((4, 4), float("nan")), torch.eye(3)])
+def test_a_start_that_is_no_pose_is_refused(cache, backdrop, bad):
+    tracker = Tracker([box()], cache=cache, views=VIEWS)
+    with pytest.raises(ValueError, match="must be a finite"):
+        tracker.start(frame([], [], backdrop), [bad])
+
+
+def test_nothing_to_follow_is_refused():
+    with pytest.raises(ValueError, match="no models"):
+        Tracker([])
+
+
+# ------------------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def folder(tmp_path, backdrop):
+    """Four pictures, a mesh in millimetres, a camera and a start."""
+    import trimesh
+
+    model = box()
+    (tmp_path / "pictures").mkdir()
+    for i in range(4):
+        picture = (frame([model], [wander(i)], backdrop).image * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i:03d}.png")
+    trimesh.Trimesh(model.vertices.numpy() * 1000, model.faces.numpy(), process=False).export(tmp_path / "part.ply")
+    (tmp_path / "start.json").write_text(json.dumps({"cam_from_obj": wander(0).tolist()}))
+    return tmp_path
+
+
+def arguments(folder, **more):
+    camera = CameraOptions(fov=math.degrees(2 * math.atan(160 / 400)))
+    given = {
+        "source": str(folder / "pictures"), "mesh": (folder / "part.ply",), "unit": "mm", "start": folder / "start.json",
+        "save": folder / "out", "camera": camera,
+    }  # fmt: skip
+    return options.Track(**(given | more))
+
+
+def test_the_command_writes_poses_trajectory_and_video(folder, monkeypatch):
+    import cv2
+
+    monkeypatch.setattr(commands.Tracker.__init__, "__defaults__", (None, None, VIEWS))
+    said = []
+    done = commands.track(arguments(folder), said.append)
+    rows = [json.loads(line) for line in (folder / "out" / "tracks.jsonl").read_text().splitlines()]
+    assert done["frames"] == len(rows) == 4
+    assert not done["stopped"]
+    for i, row in enumerate(rows):
+        (track,) = row["tracks"]
+        assert row["frame"] == i
+        assert np.array(track["cam_from_obj"])[:3, 3] == pytest.approx(wander(i)[:3, 3].numpy(), abs=0.02)
+        assert np.array(track["covariance"]).shape == (6, 6)
+    (file,) = (folder / "out").glob("trajectory_*.txt")
+    table = np.loadtxt(file)
+    assert table.shape == (4, 8)
+    assert np.linalg.norm(table[:, 4:], axis=1) == pytest.approx(1, abs=1e-5)
+    video = cv2.VideoCapture(str(folder / "out" / "overlay.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 4
+    assert any("found" in line for line in said)
+
+
+def test_an_interruption_leaves_whole_files(folder, monkeypatch):
+    monkeypatch.setattr(commands.Tracker.__init__, "__defaults__", (None, None, VIEWS))
+    frames = list(commands.iterate_frames(str(folder / "pictures"), None, fov_deg=43.0))
+
+    def interrupted(*_args, **_more):
+        yield from frames[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "iterate_frames", interrupted)
+    done = commands.track(arguments(folder), lambda line: None)
+    assert done["stopped"]
+    assert len((folder / "out" / "tracks.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mesh": ()}, "give either a run"),
+        ({"model": "lmo"}, "give either a run"),
+        ({"start": None}, "need a start"),
+    ],
+)
+def test_what_is_missing_is_named(folder, change, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(folder, **change).check()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds no pose"),
+        ({"pose": 1}, "must hold cam_from_obj"),
+        ([{"label": 9, "cam_from_obj": []}], "not among box1"),
+    ],
+)
+def test_a_start_file_that_fits_nothing_is_refused(tmp_path, content, message):
+    file = tmp_path / "start.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        commands.read_start(file, [box()])
+
+
+def test_a_start_can_be_what_predict_wrote(tmp_path):
+    file = tmp_path / "start.json"
+    poses = [{"label": 2, "name": "box2", "score": 1.0, "cam_from_obj": pose().tolist()}]
+    file.write_text(json.dumps({"images": [{"poses": poses}]}))
+    assert list(commands.read_start(file, [box(obj_id=1), box(obj_id=2)])) == [1]
