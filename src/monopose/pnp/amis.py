@@ -26,7 +26,7 @@ MEMORY = 20.0  # samples that the previous proposal is worth when a new one is f
 UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
 RELIABLE = 0.1  # of the samples, least effective ones
 RESTARTS = 3
-MEASURED = 100.0  # limits beyond this are not sought out: samples stay around the minima
+MEASURED = 100.0  # limits beyond this are not sought out: samples start from the minima
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
