@@ -388,20 +388,11 @@ def test_poses_at_infinity_are_ruled_out(far):
 @pytest.mark.parametrize("dof", [6, 4])
 def test_a_posterior_that_knows_nothing_measures_the_region_in_front_of_the_camera(dof):
     X, x, w, _ = problems(4, 6, 40.0, dof)
-    for far, rounds in ((3.0, 4), (10.0, 8)):
+    for far, rounds in ((3.0, 4), (10.0, 8), (fit_identity.FAR, 8)):
         p = pnp.sample_posterior(X, x, K, 1e-4 * w, dof=dof, samples=4096, iterations=rounds, far=far, generator=generator())
         half_ball = 2 * math.pi / 3 * (far * reach_of(p, X)[1][:, 0]) ** 3
         region = half_ball * (8 * math.pi**2 if dof == 6 else 2 * math.pi)
         torch.testing.assert_close(p.log_evidence, region.log(), rtol=0, atol=0.15)
-
-
-def test_what_training_allows_is_never_more_than_there_is():
-    """With far=1000 the region next to the limit is not sought out; what is measured of it is at most its volume."""
-    X, x, w, _ = problems(16, 6, 40.0)
-    p = pnp.sample_posterior(X, x, K, 1e-4 * w, samples=512, far=fit_identity.FAR, generator=generator())
-    volume = 2 * math.pi / 3 * (fit_identity.FAR * reach_of(p, X)[1][:, 0]) ** 3 * 8 * math.pi**2
-    assert torch.isfinite(p.log_evidence).all()
-    assert (p.log_evidence < volume.log() + 0.5).all()
 
 
 # ------------------------------------------------------------------------------------- flat likelihoods, frames, reliability
