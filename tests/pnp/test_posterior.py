@@ -388,19 +388,11 @@ def test_poses_at_infinity_are_ruled_out(far):
 @pytest.mark.parametrize("dof", [6, 4])
 def test_a_posterior_that_knows_nothing_measures_the_region_in_front_of_the_camera(dof):
     X, x, w, _ = problems(4, 6, 40.0, dof)
-    for far, rounds in ((3.0, 4), (10.0, 8)):
+    for far, rounds in ((3.0, 4), (10.0, 8), (fit_identity.FAR, 8)):
         p = pnp.sample_posterior(X, x, K, 1e-4 * w, dof=dof, samples=4096, iterations=rounds, far=far, generator=generator())
         half_ball = 2 * math.pi / 3 * (far * reach_of(p, X)[1][:, 0]) ** 3
         region = half_ball * (8 * math.pi**2 if dof == 6 else 2 * math.pi)
         torch.testing.assert_close(p.log_evidence, region.log(), rtol=0, atol=0.15)
-
-
-def test_what_training_allows_is_not_sought_out():
-    """With far=1000 samples stay around the minima, whatever the volume next to the limit: pushing far poses away teaches."""
-    X, x, w, _ = problems(16, 6, 40.0)
-    p = pnp.sample_posterior(X, x, K, 1e-4 * w, samples=512, far=fit_identity.FAR, generator=generator())
-    volume = 2 * math.pi / 3 * (fit_identity.FAR * reach_of(p, X)[1][:, 0]) ** 3 * 8 * math.pi**2
-    assert (p.log_evidence < volume.log() - 2).all()
 
 
 # ------------------------------------------------------------------------------------- flat likelihoods, frames, reliability
@@ -415,7 +407,7 @@ def test_flat_likelihoods_are_measured(seed, weight, dof, dtype):
     """A network that knows nothing: most of the mass is far away. 512 samples measure it as well as many more do."""
     X, x, _, _ = (v.to(dtype) for v in problems(1, 10, 0.5, dof, distance=(0.5, 2.0), seed=seed))
     w = torch.full_like(x, weight)
-    many = pnp.sample_posterior(X, x, K, w, dof=dof, samples=16384, iterations=8, generator=generator())
+    many = pnp.sample_posterior(X, x, K, w, dof=dof, samples=8192, iterations=8, generator=generator())
     p = pnp.sample_posterior(X.expand(10, 10, 3), x.expand(10, 10, 2), K, w, dof=dof, generator=generator(1))
     assert p.reliable.all()
     assert (p.effective_sample_size > 51).all()

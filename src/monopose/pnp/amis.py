@@ -26,7 +26,6 @@ MEMORY = 20.0  # samples that the previous proposal is worth when a new one is f
 UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
 RELIABLE = 0.1  # of the samples, least effective ones
 RESTARTS = 3
-MEASURED = 100.0  # limits beyond this are not sought out: samples stay around the minima
 FAR = 10.0  # see `far` of `sample_posterior`
 
 
@@ -359,7 +358,7 @@ def sample(
     most = max(int(present.sum(1).max()), 1) if len(modes) else 1
     modes, mode_costs, present = modes[:, :most], mode_costs[:, :most], present[:, :most]
     around, place = frame(problems, modes, mode_costs, dof, far)
-    measured = far <= MEASURED
+    measured = math.isfinite(far)  # without a limit there is nothing to measure: samples start from the minima alone
     if measured:
         around, place, modes, mode_costs, present = with_limit(problems, modes, mode_costs, place, around, present)
     start = laplace(problems, modes, mode_costs, place, around, measured)

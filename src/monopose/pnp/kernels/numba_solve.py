@@ -943,7 +943,8 @@ def take_in(pose, centre, scale, T):
     last = max(abs(pose[3, 0]), abs(pose[3, 1]), abs(pose[3, 2]), abs(pose[3, 3] - 1.0))
     det = T[0, 0] * (T[1, 1] * T[2, 2] - T[1, 2] * T[2, 1]) - T[0, 1] * (T[1, 0] * T[2, 2] - T[1, 2] * T[2, 0])
     det += T[0, 2] * (T[1, 0] * T[2, 1] - T[1, 1] * T[2, 0])
-    if not (off <= NEARLY_RIGID and last <= NEARLY_RIGID and det > 0.0 and math.isfinite(pose[0, 3] + pose[1, 3] + pose[2, 3])):
+    here = abs(pose[0, 3]) < np.inf and abs(pose[1, 3]) < np.inf and abs(pose[2, 3]) < np.inf  # no sum: sums may be reordered
+    if not (off <= NEARLY_RIGID and last <= NEARLY_RIGID and det > 0.0 and here):
         return False
     for _ in range(5 if off > 1e-14 else 0):  # Newton-Schulz
         a00 = a01 = a02 = a11 = a12 = a22 = 0.0
