@@ -31,6 +31,7 @@ from .io.files import atomic_write, existing_file
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
 _LARGEST_HALF = 60000.0  # float16 ends at 65504
+BASE = Path(str(resources.files("monopose"))) / "assets/base"  # METHOD.safetensors: what trainings start from
 _FEWEST_HALF = 4096  # values; smaller tensors save nothing, and may hold an object's size or place in metres
 
 
@@ -231,9 +232,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def bundled() -> dict[str, Path]:
-    """Name -> folder of the weights that come with the package: every folder of its assets that holds some."""
+    """Name -> folder of the runs that come with the package: every folder of its assets that holds weights, but the base."""
     assets = Path(str(resources.files("monopose"))) / "assets"
-    return {p.parent.name: p.parent for p in sorted(assets.rglob("*.safetensors"))}
+    return {p.parent.name: p.parent for p in sorted(assets.rglob("*.safetensors")) if p.parent != assets / "base"}
+
+
+def base(method: str) -> Path | None:
+    """The weights of many objects that come with the package, from which trainings start; None if there are none."""
+    file = BASE / f"{method}.safetensors"
+    return file if file.is_file() else None
 
 
 def find_run(name: str | Path) -> Path:

@@ -89,6 +89,34 @@ def load_mesh(
     )
 
 
+def from_triangles(
+    corners: np.ndarray, colors: np.ndarray | None = None, *, obj_id: int = 0, name: str = "part"
+) -> ObjectModel:
+    """A model of triangles made in code, with normals that are smooth over flat edges and split at sharp ones.
+
+    Args:
+        corners: of F triangles, (F, 3, 3), metres, counter-clockwise seen from outside. Those without area are dropped.
+        colors: at the corners, (F, 3, 3), RGB in [0, 1], or None.
+        obj_id, name: of the model.
+
+    Raises:
+        ValueError: no triangle has an area.
+    """
+    paint = None if colors is None else np.clip(colors, 0, 1).reshape(-1, 3)
+    faces = np.arange(3 * len(corners)).reshape(-1, 3)
+    raw = RawMesh(np.asarray(corners, np.float64).reshape(-1, 3), faces, None, paint, None, None, "")
+    raw = _with_normals(_without_degenerate(raw, Path(name)))
+    assert raw.normals is not None
+
+    def tensor(value: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+
+    return ObjectModel(
+        obj_id, name, tensor(raw.vertices), torch.from_numpy(np.ascontiguousarray(raw.faces)), tensor(raw.normals),
+        diameter(raw.vertices), colors=None if raw.colors is None else tensor(raw.colors),
+    )  # fmt: skip
+
+
 def check_unit(unit: str | None) -> None:
     """Raise unless `unit` is None or a known name."""
     if unit is not None and unit not in UNITS:

@@ -136,7 +136,7 @@ def refine_bop(
     that cannot be refined, or whose refined pose the network does not hold for better, keep their pose to the last digit.
 
     Args:
-        folder: run folder with refiner.safetensors.
+        folder: run folder with refiner.safetensors; without one, or for "base", the refiner of the base is taken.
         data: the data set folder, with models/.
         results: result file with the initial poses, METHOD_DATASET-SPLIT.csv; its name says which split is read.
         out: result file to write, of the same DATASET-SPLIT.
@@ -196,7 +196,7 @@ def refine_bop(
         return part._replace(R=R, t=t, time=np.full(len(part.time), spent))
 
     sources = {"results": str(results), "written": results.stat().st_mtime_ns, "targets": str(targets)}
-    sources |= {"weights": _stamps(weights.find_run(folder)).get("refiner"), "steps": [hypotheses, outer, inner]}
+    sources |= {"weights": pipeline.find_refiner(folder).stat().st_mtime_ns, "steps": [hypotheses, outer, inner]}
     done = _every_image(keys, out, sources, refined)
     whole = bop_results.Results(*(column.copy() for column in rows))
     for key in keys:

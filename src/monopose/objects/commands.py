@@ -58,7 +58,7 @@ def train(args: Train) -> dict[str, str]:
 
     own = None
     if args.set or args.preset is not None:
-        ids = args.objects or tuple(sorted(training.read_objects(args.data)))
+        ids = args.objects or tuple(training.read_infos(args.data))
         own = training.make_config(args.method, ids, args.preset, args.changes())
     scene = training.scene_config(args.data, args.objects, **asdict(args.scene))
     file = training.train(

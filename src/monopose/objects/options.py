@@ -74,8 +74,10 @@ class Train(TrainCommand):
     """What to train."""
     data: Annotated[Path, arg(metavar="DIR")]
     """BOP folder with models/ (and camera.json), or a models folder."""
-    init: MaybePath = None
-    """Weights file of an earlier run to start from, of other objects perhaps; object-specific outputs start anew."""
+    init: Annotated[str | None, arg(metavar="base|none|PATH")] = None
+    """What to start from: base, the weights of many objects that come with monopose; none, ImageNet alone; or the weights file
+    of another run, of other objects perhaps. By default the base, if there is one that fits the method and its configuration.
+    What belongs to single objects starts as the mean over those of the file."""
     objects: tuple[int, ...] = ()
     """Object ids to learn; all by default."""
     split: MaybeName = None
@@ -147,7 +149,8 @@ class Predict(Common):
     model: str
     """Run folder, or the name of bundled weights."""
     refine: bool = False
-    """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner."""
+    """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner,
+    or the base has one and the run has the CAD models."""
     no_refine: bool = False
     """Leave the poses unrefined."""
     posterior: bool = False
@@ -192,8 +195,9 @@ class Refine(Common):
     """Result file with the initial poses, METHOD_DATASET-SPLIT.csv."""
     bop: Path
     """BOP data set with the pictures and models/."""
-    model: str
-    """Run folder with refiner.safetensors, trained on these objects; others are refined as far as it can."""
+    model: str = "base"
+    """Run folder with refiner.safetensors, trained on these objects; others are refined as far as it can. By default, and for
+    a run without one, the refiner of the base, which is trained on many."""
     out: Path
     """Result file to write, METHOD_DATASET-SPLIT.csv of the same data set and split."""
     targets: MaybePath = None

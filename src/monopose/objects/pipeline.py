@@ -63,7 +63,8 @@ class Pipeline:
         names: object id -> name.
         path: the run folder.
         calibration: what scores and covariances mean; None leaves them raw.
-        refiner: makes poses better by rendering the CAD models and comparing, or None.
+        refiner: makes poses better by rendering the CAD models and comparing, or None. One that is trained on many objects
+            refines those of any run.
     """
 
     estimator: coordinates.Model | probabilistic.Model
@@ -206,7 +207,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     Args:
         name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
             probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
-            A detector and a refiner in the folder come along.
+            A detector and a refiner in the folder come along; without a refiner that of the base, if monopose comes with one
+            and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
 
     Raises:
@@ -232,23 +234,42 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         names |= {int(i): str(name) for i, name in records.read_json(folder / "names.json").items()}
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
-    better = weights.load_network(files["refiner"], refiner.Config, refiner.Model) if "refiner" in files else None
+    file = files.get("refiner") or (weights.base("refiner") if models else None)
+    better = None if file is None else weights.load_network(file, refiner.Config, refiner.Model)
     return Pipeline(estimator, detector, models, names, folder, calibration_file.read(folder, used), better).to(where)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:
-    """The refiner of a run folder, which need not hold anything else.
+    """The refiner of a run folder, which need not hold anything else; see `find_refiner`.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, no refiner.safetensors in it, a truncated or foreign file; no such device.
+        FileNotFoundError, ValueError: no refiner, a truncated or foreign file; no such device.
     """
     where = choose_device(device)
+    network: refiner.Model = weights.load_network(find_refiner(name), refiner.Config, refiner.Model)
+    return network.to(where)
+
+
+def find_refiner(name: str | Path) -> Path:
+    """The weights file of the refiner of a run folder; without one, or for the name "base", that of the base.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run; no refiner.safetensors in it or in the base.
+    """
+    base = weights.base("refiner")
+    if str(name) == "base" and not Path(name).is_dir():
+        if base is None:
+            raise FileNotFoundError(
+                f"no base weights of a refiner come with this monopose ({weights.BASE} holds none); name a run that has a "
+                "refiner: --model RUN"
+            )
+        return base
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
-    if "refiner" not in files:
+    file = files.get("refiner", base)
+    if file is None:
         raise ValueError(
             f"{folder} has no refiner.safetensors; it holds {', '.join(files)}. Train one: monopose train refiner --data DIR "
             f"--out {folder}"
         )
-    network: refiner.Model = weights.load_network(files["refiner"], refiner.Config, refiner.Model)
-    return network.to(where)
+    return file

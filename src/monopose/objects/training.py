@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from .. import weights
 from ..datasets.bop import models as bop_models
 from ..detection import detector
 from ..detection import samples as detection_samples
@@ -26,7 +27,7 @@ from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
 from ..training.setup import configure
-from ..training.warm_start import start_from
+from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, probabilistic, refiner
 from . import samples as object_samples
@@ -132,12 +133,30 @@ METHODS: dict[str, Method] = {
 }
 
 
+def _models_folder(data: Path) -> Path:
+    return data / "models" if (data / "models").is_dir() else data
+
+
+def read_infos(data: Path, obj_ids: tuple[int, ...] = ()) -> dict[int, bop_models.ModelInfo]:
+    """What models_info.json says of the objects of a BOP folder (or of its models folder); reads no mesh. Sorted by id.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder or file, or no CAD model of an object.
+    """
+    folder = _models_folder(data)
+    paths, infos = bop_models.model_paths(folder), bop_models.read_models_info(folder)
+    unknown = sorted(set(obj_ids or paths) - (set(paths) & set(infos)))
+    if unknown:
+        known = sorted(set(paths) & set(infos))
+        raise ValueError(f"no CAD model for object(s) {unknown} in {folder}; meshes and models_info.json know {known}")
+    return {i: infos[i] for i in sorted(obj_ids or paths)}
+
+
 def read_objects(data: Path, obj_ids: tuple[int, ...] = (), faces: int | None = None) -> dict[int, ObjectModel]:
     """The CAD models of a BOP folder (or of its models folder), thinned to at most `faces` triangles each."""
     from ..mesh.loading import simplified
 
-    folder = data / "models" if (data / "models").is_dir() else data
-    models = bop_models.read_models(folder, obj_ids or None)
+    models = bop_models.read_models(_models_folder(data), obj_ids or None)
     return {i: simplified(m, faces) if faces and len(m.faces) > faces else m for i, m in models.items()}
 
 
@@ -174,9 +193,9 @@ def scene_config(
 ) -> synth.SceneConfig:
     """Where objects may be; the distances, in metres, are fitted to objects and camera unless given."""
     data = Path(data)
-    models = read_objects(data, obj_ids).values() if distance is None else ()
+    infos = list(read_infos(data, obj_ids).values()) if distance is None else []
     camera = read_data_camera(data)
-    return synth.scene_config(list(models), camera, upright=upright, elevation_deg=elevation_deg, distance=distance)
+    return synth.scene_config(infos, camera, upright=upright, elevation_deg=elevation_deg, distance=distance)
 
 
 def train(
@@ -203,7 +222,8 @@ def train(
         out: run folder; created.
         obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
         split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
-        init: weights file of an earlier run, of other objects perhaps, to start from instead of ImageNet alone.
+        init: what to start from: the weights file of another run, of other objects perhaps; "base", the weights that come with
+            monopose; "none", ImageNet alone; None: the base, if there is one that fits the configuration.
         backgrounds: folder of photos to put behind the objects; None: procedural ones.
         scene: where objects may be; None: default with distances that fit the objects and the camera.
         config: budget and optimiser.
@@ -218,9 +238,11 @@ def train(
     Raises:
         ValueError: unknown method, a method whose pictures only workers draw, or `out` holds a run of another method
             configuration.
+        FileNotFoundError: no such weights file, or no base.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    start = _start(method, init)
     entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
     everything = read_objects(data, (), faces)
     unknown = sorted(set(obj_ids) - set(everything))
@@ -242,13 +264,49 @@ def train(
         batch_transform = lambda device: GpuSampler(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
     else:
         batch_transform = None
+    notes = {"scene": json.dumps(asdict(scene)), "init": _noted_start(out / f"{method}.safetensors")}
+
+    def init_weights(model: nn.Module) -> None:
+        notes["init"] = "none" if start is None else "base" if start.parent == weights.BASE else str(start)
+        try:
+            if start is not None:
+                start_from(model, start)
+        except OtherNetwork:
+            if init is not None:
+                raise
+            notes["init"] = "none"  # the base is of another configuration
+
     return loop.fit(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
-        data=data, labels=ids, notes={"scene": json.dumps(asdict(scene))},
-        init_weights=None if init is None else lambda model: start_from(model, Path(init)),
+        data=data, labels=ids, notes=notes, init_weights=init_weights,
         on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, progress_bar=progress_bar,
     )  # fmt: skip
+
+
+def _start(method: str, init: str | Path | None) -> Path | None:
+    """The weights file that a training starts from.
+
+    Raises:
+        FileNotFoundError: the base was asked for, and none comes with this monopose.
+    """
+    if str(init) == "none":
+        return None
+    if init is not None and str(init) != "base":
+        return Path(init)
+    file = weights.base("coordinates" if method == "probabilistic" else method)
+    if file is None and init is not None:
+        raise FileNotFoundError(
+            f"no base weights of {method} come with this monopose ({weights.BASE} holds "
+            f"{', '.join(weights.weights_in(weights.BASE)) or 'none'}); start from ImageNet alone (--init none) or from the "
+            "weights file of another run"
+        )
+    return file
+
+
+def _noted_start(file: Path) -> str:
+    """What the weights of an earlier part of a training say that it started from."""
+    return weights.read(file).notes.get("init", "none") if file.is_file() else "none"
 
 
 def _read(entry: Method, split: Path, config: Any, source: crop_samples.Source, length: int, seed: int) -> Dataset:
@@ -261,7 +319,7 @@ def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
     Raises:
         ValueError: the run was started with other meshes or symmetries.
     """
-    source = data / "models" if (data / "models").is_dir() else data
+    source = _models_folder(data)
     target = out / "objects"
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):

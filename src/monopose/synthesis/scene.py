@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from ..render.scene import GREY, SceneRender, render_scene
 from ..types import Camera, ObjectModel
 from . import augment
 from .shapes.solids import distractors
+
+if TYPE_CHECKING:
+    from ..datasets.bop.models import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Layout(NamedTuple):
     cam_from_obj: Tensor  # (N, 4, 4), metres
 
 
-def fitting_distance(models: Sequence[ObjectModel], camera: Camera) -> tuple[float, float]:
+def fitting_distance(models: Sequence[ObjectModel | ModelInfo], camera: Camera) -> tuple[float, float]:
     """Distances at which the median object is between 60 % and 12 % of the image's shorter side, metres."""
     d = float(np.median([m.diameter for m in models]))
     f = float(camera.K[0, 0]) / min(camera.size)
@@ -60,7 +63,7 @@ def default_camera() -> Camera:
 
 
 def scene_config(
-    models: Sequence[ObjectModel],
+    models: Sequence[ObjectModel | ModelInfo],
     camera: Camera,
     *,
     upright: bool = False,

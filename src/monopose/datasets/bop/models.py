@@ -136,7 +136,12 @@ def ids_of_names(paths: Iterable[PathLike]) -> list[int]:
     return numbers
 
 
-def _model_paths(folder: Path) -> dict[int, Path]:
+def model_paths(folder: Path) -> dict[int, Path]:
+    """Object id -> mesh file of a BOP models folder, sorted.
+
+    Raises:
+        FileNotFoundError: no such folder, or no mesh in it.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no models folder {folder} ({found(folder.parent)})")
     paths = {number: p for p in sorted(folder.glob("obj_*.ply")) if (number := _number(p)) is not None}
@@ -168,7 +173,7 @@ def read_models(
         names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
     from ...mesh.loading import load_mesh
 
-    paths, infos = _model_paths(folder), read_models_info(folder)
+    paths, infos = model_paths(folder), read_models_info(folder)
     models = {}
     for i in sorted(paths if obj_ids is None else set(obj_ids)):
         if i not in paths or i not in infos:
@@ -181,7 +186,7 @@ def read_models(
 
 def read_model_points(folder: PathLike, obj_ids: Iterable[int] | None = None) -> dict[int, Array]:
     """Vertices of the models in a folder, object id -> (V, 3), float64, metres. No torch, no mesh library."""
-    paths = _model_paths(Path(folder))
+    paths = model_paths(Path(folder))
     ids = sorted(paths if obj_ids is None else set(obj_ids))
     for i in ids:
         if i not in paths:
