@@ -88,7 +88,7 @@ def optimum(X: np.ndarray, x: np.ndarray, true: np.ndarray) -> np.ndarray:
 
     from monopose.geometry import se3
     from monopose.pnp import residuals
-    from monopose.pnp.problems import prepare
+    from monopose.pnp.prepare import prepare
 
     given = prepare(torch.from_numpy(X), torch.from_numpy(x), torch.from_numpy(K))
     pose = torch.from_numpy(true)
@@ -189,7 +189,7 @@ def from_start(n: int, batch: int, seconds: float) -> None:
     import torch
 
     from monopose import pnp
-    from monopose.pnp.problems import prepare
+    from monopose.pnp.prepare import prepare
     from monopose.pnp.solve import descend_reference
 
     print(f"\nsolve from a start, B={batch}, N={n}")
@@ -313,7 +313,7 @@ def monte_carlo(name: str, n: int, count: int = BATCH) -> Callable[[], Any] | No
     from monopose import pnp
     from monopose.geometry import se3
     from monopose.pnp import kernels, residuals
-    from monopose.pnp.problems import prepare
+    from monopose.pnp.prepare import prepare
 
     X, x, true, start = (torch.from_numpy(v).float() for v in problems(count, n))
     k, w = torch.from_numpy(K).float(), torch.ones(count, n, 2)
@@ -563,7 +563,7 @@ def arithmetic(seconds: float) -> None:
 
     from monopose.geometry import se3
     from monopose.pnp import kernels
-    from monopose.pnp.problems import prepare
+    from monopose.pnp.prepare import prepare
 
     n = 512
     peaks = {torch.float32: peak(np.float32), torch.float64: peak(np.float64)}

@@ -108,7 +108,8 @@ def at(n: int, rounds: int, peak: float) -> None:
     from monopose.geometry import se3
     from monopose.pnp import kernels, residuals
     from monopose.pnp.kernels import cuda
-    from monopose.pnp.problems import Problems, prepare
+    from monopose.pnp.prepare import prepare
+    from monopose.pnp.problems import Problems
     from monopose.pnp.solve import descend_reference
 
     def put(v: np.ndarray) -> torch.Tensor:

@@ -23,8 +23,8 @@ from torch import Tensor
 from monopose import pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import residuals
-from monopose.pnp.implicit import hessian
-from monopose.pnp.problems import prepare
+from monopose.pnp.curvature import hessian
+from monopose.pnp.prepare import prepare
 
 F32, F64 = torch.float32, torch.float64
 EACH = 2000  # problems of a kind

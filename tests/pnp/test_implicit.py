@@ -5,9 +5,9 @@ import torch
 
 from monopose import Camera, pnp
 from monopose.geometry import camera, rotation, se3
-from monopose.pnp import AdaptiveHuber, Cauchy, Huber, implicit, residuals
+from monopose.pnp import AdaptiveHuber, Cauchy, Huber, curvature, implicit, residuals
 from monopose.pnp.kernels import implicit_cpu
-from monopose.pnp.problems import prepare
+from monopose.pnp.prepare import prepare
 from monopose.pnp.solve import free_entries
 
 F64 = torch.float64
@@ -231,10 +231,10 @@ def test_hessian_and_slope_are_those_of_autograd(robust, bounded):
     (gradient,) = torch.autograd.grad(total(y), y)
     expected = torch.autograd.functional.hessian(total, y.detach())[range(3), :, range(3)]
     scale = expected.abs().amax((1, 2), keepdim=True)
-    torch.testing.assert_close(implicit.hessian(given, pose) / scale, expected / scale, rtol=0, atol=1e-12)
+    torch.testing.assert_close(curvature.hessian(given, pose) / scale, expected / scale, rtol=0, atol=1e-12)
     torch.testing.assert_close(implicit_cpu.hessian(given, pose) / scale, expected / scale, rtol=0, atol=1e-12)
     direction = torch.randn(3, 6, generator=torch.Generator().manual_seed(3), dtype=F64)
-    torch.testing.assert_close(implicit.slope(given, pose, direction), (gradient * direction).sum(1), rtol=1e-10, atol=1e-9)
+    torch.testing.assert_close(curvature.slope(given, pose, direction), (gradient * direction).sum(1), rtol=1e-10, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -245,7 +245,7 @@ def test_fused_gradients_are_those_of_autograd(robust, bounded, dtype):
     direction = torch.randn(3, 6, generator=torch.Generator().manual_seed(3), dtype=F64)
     got = implicit_cpu.slope_gradients(given, pose, direction)
     exact = given.map(lambda v: v.double().requires_grad_())
-    total = implicit.slope(exact, pose.double(), direction).sum()
+    total = curvature.slope(exact, pose.double(), direction).sum()
     expected = torch.autograd.grad(total, exact[:5], allow_unused=True, materialize_grads=True)
     digits = 1e-12 if dtype == F64 else 1e-6
     for a, b in zip(got, expected):
@@ -377,7 +377,7 @@ def test_a_saddle_has_a_gradient_of_zero():
     X, x, w, T = problems(2)
     X.requires_grad_()
     given = prepare(X, x, K, w, Cauchy(0.01)).problems  # all residuals lie where Cauchy's cost is concave
-    assert torch.linalg.eigvalsh(implicit.hessian(given, T))[:, 0].amax() < 0
+    assert torch.linalg.eigvalsh(curvature.hessian(given, T))[:, 0].amax() < 0
     pose = implicit.attach(given, T, torch.tensor([True, True]))
     for again in (False, True):
         (got,) = torch.autograd.grad(pose.sum(), X, create_graph=again, retain_graph=True)

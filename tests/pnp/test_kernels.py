@@ -6,7 +6,7 @@ import torch
 from monopose.geometry import rotation, se3
 from monopose.pnp import AdaptiveHuber, Cauchy, Huber, kernels, residuals
 from monopose.pnp.kernels import cpu
-from monopose.pnp.problems import prepare
+from monopose.pnp.prepare import prepare
 from monopose.pnp.solve import descend_reference
 
 K = torch.tensor([[572.4, 0.7, 325.3], [0.1, 573.6, 242.0], [0.0, 0.0, 1.0]], dtype=torch.float64)

@@ -19,7 +19,7 @@ from monopose import pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import AdaptiveHuber, Cauchy, Huber, kernels, residuals
 from monopose.pnp.kernels import cuda
-from monopose.pnp.problems import prepare
+from monopose.pnp.prepare import prepare
 from monopose.pnp.solve import descend_reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

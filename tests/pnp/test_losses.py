@@ -8,7 +8,7 @@ import torch
 from monopose import pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import kernels, residuals
-from monopose.pnp.problems import prepare
+from monopose.pnp.prepare import prepare
 
 F64 = torch.float64
 K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]], dtype=F64)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from monopose import fit_identity, pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import amis, kernels, residuals
-from monopose.pnp.problems import prepare
+from monopose.pnp.prepare import prepare
 
 F64 = torch.float64
 K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]], dtype=F64)

@@ -8,7 +8,8 @@ import torch
 from monopose import Camera
 from monopose.geometry import rotation, se3
 from monopose.pnp import AdaptiveHuber, Cauchy, Huber, residuals, solve
-from monopose.pnp.problems import Kernel, intrinsics, prepare
+from monopose.pnp.prepare import intrinsics, prepare
+from monopose.pnp.problems import Kernel
 
 K = torch.tensor([[572.4, 0.7, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
@@ -165,7 +166,7 @@ def test_flattening_is_the_second_derivative_of_the_kernel(kernel):
     (first,) = torch.autograd.grad(residuals.robust_cost(square, delta, kernel).sum(), square, create_graph=True)
     second = torch.autograd.grad(first.sum(), square)[0] if first.requires_grad else torch.zeros(7, dtype=torch.float64)
     expected = (-2 * square * second / first).detach().clamp(0, 0.99)
-    torch.testing.assert_close(residuals.robust_flattening(square.detach(), delta, kernel), expected)
+    torch.testing.assert_close(residuals.triggs_alpha(square.detach(), delta, kernel), expected)
 
 
 @pytest.mark.parametrize("robust", [Huber(3.0), AdaptiveHuber(0.1), Cauchy(3.0)])

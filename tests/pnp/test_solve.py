@@ -8,8 +8,8 @@ import torch
 from monopose import Camera, pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import initialise, kernels, residuals
-from monopose.pnp.problems import prepare
-from monopose.pnp.solve import find_starts
+from monopose.pnp.prepare import prepare
+from monopose.pnp.solve import initial_poses
 
 F64 = torch.float64
 K = torch.tensor([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]], dtype=F64)
@@ -319,7 +319,7 @@ def test_starts_in_plain_torch_are_good_starts():
     x[:, :6] += 60.0
     given = prepare(X, x, K, robust=pnp.Huber(3.0))
     plain = initialise.starts_reference(given.problems, 6, 32, 2)
-    fused = find_starts(given.problems, 6, 2, 32)
+    fused = initial_poses(given.problems, 6, 2, 32)
     costs = [kernels.pose_costs(given.problems, v).amin(1) for v in (plain, fused)]
     assert (costs[0] < 1.5 * costs[1]).all()
 
@@ -401,7 +401,7 @@ def test_random_samples_follow_the_generator():
     given = prepare(X, x, K).problems
 
     def starts(seed):
-        return find_starts(given, 6, proposals=8, count=6, generator=torch.Generator().manual_seed(seed))
+        return initial_poses(given, 6, proposals=8, count=6, generator=torch.Generator().manual_seed(seed))
 
     assert torch.equal(starts(1), starts(1))
     assert not torch.equal(starts(1), starts(2))

@@ -10,16 +10,7 @@ from typing import Any
 import torch
 
 from .. import weights
-from ..command import (
-    DRAWN_FOV,
-    Printer,
-    Result,
-    boxes_of_anything,
-    check_mask,
-    frames,
-    predict_pictures,
-    save_picture,
-)
+from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture
 from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, PoseEstimates
 from . import fitting, viz

@@ -22,7 +22,8 @@ from ..geometry import camera as camera_ops
 from ..geometry import se3
 from ..nets.unet import UNet
 from ..pnp import kernels
-from ..pnp.problems import Z_MIN, prepare
+from ..pnp.prepare import prepare
+from ..pnp.problems import Z_MIN
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from .bins import cross_entropy, decode
 from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator

@@ -26,7 +26,7 @@ from ..geometry import camera as camera_ops
 from ..geometry import rotation, se3
 from ..nets.unet import ClassAwareHead, DeconvNet, UNet
 from ..pnp import kernels
-from ..pnp.problems import prepare
+from ..pnp.prepare import prepare
 from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
 from .bins import cross_entropy, decode
 from .networks import ObjectGeometry

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from ..geometry import rotation, se3
 from . import distributions, kernels
+from .distributions import FLOOR, MEMORY, PoseFrame, log_volume, numbers, numbers_of_samples
 from .problems import Problems
 from .solve import free_entries
 
-UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
-FLOOR = 0.05  # least share of the samples of every minimum that is kept
-MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
 UNLIKELY = 8.0  # nats below the minimum at which the region next to the limit gets no samples of its own
 RELIABLE = 0.1  # of the samples, least effective ones
 RESTARTS = 3
@@ -51,23 +49,7 @@ class Proposal(NamedTuple):
     turn: Tensor
 
 
-class Frame(NamedTuple):
-    """What samples are relative to.
-
-    centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
-    their yaws from the base; unit (B,), metres, the distance of the first minimum; furthest (B,), in such units, that a centre
-    may be: without a limit the integral would be infinite; dof.
-    """
-
-    centre: Tensor
-    base: Tensor
-    turns: Tensor
-    unit: Tensor
-    furthest: Tensor
-    dof: int
-
-
-def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: float = FAR) -> tuple[Frame, Tensor]:
+def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: float = FAR) -> tuple[PoseFrame, Tensor]:
     """The frame of flat problems, and the places of their minima, (B, M, 3)."""
     weight = problems.weights.double().mean(-1, keepdim=True)
     centre = (weight * problems.points3d.double()).sum(1) / weight.sum(1).clamp_min(1e-300)
@@ -92,7 +74,7 @@ def frame(problems: Problems, modes: Tensor, mode_costs: Tensor, dof: int, far: 
         loc = torch.where(behind[..., None], seen, loc)
     unit = loc[:, 0].norm(dim=-1).clamp_min(1e-300)
     place = to_places(loc / unit[:, None, None])
-    return Frame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
+    return PoseFrame(centre, R[:, 0], turns, unit, far * distance / unit, dof), place
 
 
 def to_places(centres: Tensor) -> Tensor:
@@ -110,14 +92,7 @@ def to_centres(places: Tensor) -> Tensor:
     return torch.cat([2 * places[..., :2], 1 - square], -1) * (places[..., 2:].exp() / (1 + square))
 
 
-def log_volume(places: Tensor, around: Frame) -> Tensor:
-    """Log of the volume by place, of places (B, H, n, 3): (B, H, n)."""
-    p = places.double()
-    by_direction = math.log(4) - 2 * torch.log1p(p[..., :2].square().sum(-1))
-    return 3 * (p[..., 2] + around.unit.log()[:, None, None]) + by_direction
-
-
-def sines(turns: Tensor, around: Frame) -> Tensor:
+def sines(turns: Tensor, around: PoseFrame) -> Tensor:
     """sin(angle) times the axis of rotations (B, H, n, 4 or 1) relative to every minimum, (B, H, M, n, d)."""
     minimum = around.turns[:, None, :, None, :]
     if around.dof == 4:
@@ -127,8 +102,8 @@ def sines(turns: Tensor, around: Frame) -> Tensor:
 
 
 def with_limit(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, present: Tensor
-) -> tuple[Frame, Tensor, Tensor, Tensor, Tensor]:
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: PoseFrame, present: Tensor
+) -> tuple[PoseFrame, Tensor, Tensor, Tensor, Tensor]:
     """The same with one more component where it matters: the first minimum moved away to a third of an e-fold before the limit.
 
     Where the likelihood is flat most of the mass is there, not at the minima. Whether it is follows from one more cost.
@@ -150,7 +125,7 @@ def with_limit(
 
 
 def laplace(
-    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: Frame, measured: bool = True
+    problems: Problems, modes: Tensor, mode_costs: Tensor, place: Tensor, around: PoseFrame, measured: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The Gaussian around each minimum, at most half its distance and a radian wide, shared by evidence.
 
@@ -198,15 +173,6 @@ def laplace(
     return share, mean, moments, turn
 
 
-def numbers_of_samples(share: Tensor, size: int, dof: int) -> Tensor:
-    """`Proposal.counts` of these shares (..., M) of `size` samples: rounded, not drawn."""
-    uniform = UNIFORM[dof]
-    parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(-2)
-    ends = (parts.cumsum(-1) * size + 0.5).floor()
-    ends[..., -1] = size
-    return torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
-
-
 def proposal(share: Tensor, mean: Tensor, moments: Tensor, turn: Tensor, size: int, dof: int) -> Proposal:
     """The mixture of these shares (..., M) and moments, for `size` samples."""
     across = moments[..., :3, 3:]
@@ -225,7 +191,7 @@ def _raised(A: Tensor) -> Tensor:
     return A + 1e-9 * mean * torch.eye(A.shape[-1]).to(A)
 
 
-def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
+def draw(p: Proposal, random: Tensor, around: PoseFrame) -> tuple[Tensor, Tensor]:
     """Samples from `numbers` (B, H, n, ...): places (B, H, n, 3), and quaternions (..., 4) or yaws (..., 1).
 
     Those of a component stand together, first its own rotations, then those of all directions.
@@ -254,7 +220,7 @@ def draw(p: Proposal, random: Tensor, around: Frame) -> tuple[Tensor, Tensor]:
     return distributions.student_t_from_normals(where, of(p.tril), z[..., :6]).to(random), turns
 
 
-def poses(places: Tensor, turns: Tensor, around: Frame) -> Tensor:
+def poses(places: Tensor, turns: Tensor, around: PoseFrame) -> Tensor:
     """cam_from_obj of samples (B, H, n, ...): (B, H n, 4, 4), in their precision."""
     centres = around.unit[:, None, None, None] * to_centres(places)
     centre = around.centre[:, None, None, :, None]
@@ -265,7 +231,7 @@ def poses(places: Tensor, turns: Tensor, around: Frame) -> Tensor:
     return se3.from_rt(R, centres - (R @ centre).squeeze(-1)).to(turns).flatten(1, 2)
 
 
-def densities(p: Proposal, places: Tensor, turns: Tensor, around: Frame) -> Tensor:
+def densities(p: Proposal, places: Tensor, turns: Tensor, around: PoseFrame) -> Tensor:
     """Of every component times the number of its samples, (B, H, M, n), by the place and rad^3, or rad with dof=4."""
     away = places.double()[..., None, :, :] - (p.loc[..., None, :] + sines(turns.double(), around) @ p.follow.mT)
     turns = turns.double()[..., None, :, :]
@@ -293,7 +259,7 @@ def _kappa(mean: Tensor) -> Tensor:
 
 
 def refit(
-    p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, around: Frame
+    p: Proposal, places: Tensor, turns: Tensor, weights: Tensor, present: Tensor, around: PoseFrame
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `proposal` makes the mixture from that fits weighted samples, the previous one counting as `MEMORY` samples.
 
@@ -369,10 +335,10 @@ def sample(
             break
         rows = poor.nonzero()[:, 0]
         some, real = problems.map(lambda v, r=rows: v[r]), present[rows]  # type: ignore[misc]
-        near = Frame(*[v[rows] for v in around[:-1]], dof=dof)  # type: ignore[arg-type, misc]
+        near = PoseFrame(*[v[rows] for v in around[:-1]], dof=dof)  # type: ignore[arg-type, misc]
 
         def improve(
-            poses: Tensor, log_q: Tensor, costs: Tensor, r: Tensor = rows, near: Frame = near, real: Tensor = real
+            poses: Tensor, log_q: Tensor, costs: Tensor, r: Tensor = rows, near: PoseFrame = near, real: Tensor = real
         ) -> None:
             for v, new in zip(start, learn(tuple(v[r] for v in start), poses, log_q, costs, near, real)):
                 v[r] = new
@@ -392,7 +358,7 @@ def effective(log_q: Tensor, costs: Tensor) -> Tensor:
 
 
 def learn(
-    start: tuple[Tensor, ...], found: Tensor, log_q: Tensor, costs: Tensor, around: Frame, present: Tensor
+    start: tuple[Tensor, ...], found: Tensor, log_q: Tensor, costs: Tensor, around: PoseFrame, present: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The start (share, mean, moments, turn) that fits weighted poses (B, S, 4, 4), from what `laplace` returned."""
     centres = se3.transform(found.double(), around.centre[:, None, None]).squeeze(-2)
@@ -412,7 +378,7 @@ def learn(
 
 
 def _rounds(
-    problems: Problems, start: tuple[Tensor, ...], around: Frame, present: Tensor, samples: int, rounds: int,
+    problems: Problems, start: tuple[Tensor, ...], around: PoseFrame, present: Tensor, samples: int, rounds: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`sample` once, from what `laplace` returned."""
@@ -426,18 +392,10 @@ def _rounds(
     return sample_reference(problems, start, around, present, sizes, halves, generator)
 
 
-def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
-    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the place, then 4 normals or 2 uniforms."""
-    z = distributions.normals(len(like), halves, 6 if dof == 4 else 10, size, like=like, generator=generator)
-    if dof == 4:
-        z = torch.cat([z, distributions.uniforms(len(like), halves, 2, size, like=like, generator=generator)], 2)
-    return z.mT
-
-
 def sample_reference(
     problems: Problems,
     start: tuple[Tensor, ...],
-    around: Frame,
+    around: PoseFrame,
     present: Tensor,
     sizes: list[int],
     halves: int,

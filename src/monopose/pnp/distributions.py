@@ -6,9 +6,12 @@ quaternion by half of it: the density per rad^3, for which all rotations togethe
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import distributions
 
 FREEDOM = 3  # degrees of freedom of every Student-t here
 LOG_SPHERE = math.log(2 * math.pi**2)  # area of S^3
@@ -189,3 +192,48 @@ def von_mises_kappa(resultant: Tensor) -> Tensor:
     """
     r = resultant.clamp(0, 1 - max(1e-12, torch.finfo(resultant.dtype).eps))
     return r * (2 - r * r) / (1 - r * r)
+
+
+UNIFORM = {6: 0.1, 4: 0.25}  # share of rotations drawn from all directions, by dof
+FLOOR = 0.05  # least share of the samples of every minimum that is kept
+MEMORY = 20.0  # samples that the previous proposal is worth when a new one is fitted
+
+
+class PoseFrame(NamedTuple):
+    """What samples are relative to.
+
+    centre (B, 3) of the points, metres; base (B, 3, 3), the first rotation; turns (B, M, 4 or 1), the minima's quaternions, or
+    their yaws from the base; unit (B,), metres, the distance of the first minimum; furthest (B,), in such units, that a centre
+    may be: without a limit the integral would be infinite; dof.
+    """
+
+    centre: Tensor
+    base: Tensor
+    turns: Tensor
+    unit: Tensor
+    furthest: Tensor
+    dof: int
+
+
+def log_volume(places: Tensor, around: PoseFrame) -> Tensor:
+    """Log of the volume by place, of places (B, H, n, 3): (B, H, n)."""
+    p = places.double()
+    by_direction = math.log(4) - 2 * torch.log1p(p[..., :2].square().sum(-1))
+    return 3 * (p[..., 2] + around.unit.log()[:, None, None]) + by_direction
+
+
+def numbers_of_samples(share: Tensor, size: int, dof: int) -> Tensor:
+    """`Proposal.counts` of these shares (..., M) of `size` samples: rounded, not drawn."""
+    uniform = UNIFORM[dof]
+    parts = torch.stack([share * (1 - uniform), share * uniform], -1).flatten(-2)
+    ends = (parts.cumsum(-1) * size + 0.5).floor()
+    ends[..., -1] = size
+    return torch.diff(ends, dim=-1, prepend=torch.zeros_like(ends[..., :1])).unflatten(-1, (-1, 2))
+
+
+def numbers(like: Tensor, size: int, halves: int, dof: int, generator: torch.Generator | None) -> Tensor:
+    """The random numbers of a round, (B, H, n, 10 or 8): 3 + 3 normals for the place, then 4 normals or 2 uniforms."""
+    z = distributions.normals(len(like), halves, 6 if dof == 4 else 10, size, like=like, generator=generator)
+    if dof == 4:
+        z = torch.cat([z, distributions.uniforms(len(like), halves, 2, size, like=like, generator=generator)], 2)
+    return z.mT

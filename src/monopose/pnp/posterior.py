@@ -15,11 +15,12 @@ from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import amis, checks, kernels
 from .opaque import opaque
-from .problems import Prepared, Problems, Robust, prepare
-from .solve import descend, minima
+from .prepare import Prepared, prepare
+from .problems import Problems, Robust
+from .solve import descend, local_minima
 
-HOPELESS = 12.0  # minima whose cost is this much above the best get no samples of their own: exp(-12) of the mass
-IMPOSSIBLE = -1e30  # log-weight of samples that are ruled out; finite, so that 0 * log(0) stays 0
+MAX_COST_GAP = 12.0  # minima whose cost is this much above the best get no samples of their own: exp(-12) of the mass
+LOG_ZERO = -1e30  # log-weight of samples that are ruled out; finite, so that 0 * log(0) stays 0
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def sample_posterior(
             torch.where(good[..., None, None], poses, optima[:, :1], out=poses)
         log_q = log_q - 3 * frame.scale.to(log_q).log()[:, None]  # per cubic metre
     cost = kernels.pose_costs(problems, poses, found)
-    log_weights = torch.where(possible, -cost - log_q, IMPOSSIBLE)
+    log_weights = torch.where(possible, -cost - log_q, LOG_ZERO)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
     log_evidence = log_weights.logsumexp(-1) - math.log(samples)
     with torch.no_grad():
@@ -238,7 +239,7 @@ def _distinct_minima(
         if dof == 4:  # starts are yaws only: turn the points to the roll and pitch of the given pose beforehand
             base = init[:, :3, :3]
     turned = problems._replace(points3d=problems.points3d @ base.mT) if dof == 4 else problems
-    poses, _, costs = minima(turned, dof, count, iterations, proposals, generator)
+    poses, _, costs = local_minima(turned, dof, count, iterations, proposals, generator)
     if dof == 4:
         poses = se3.from_rt(poses[..., :3, :3] @ base[:, None], poses[..., :3, 3])
     if init is not None:
@@ -253,7 +254,7 @@ def _distinct_minima(
     apart = (rotation.angle_between(R[:, :, None], R[:, None]) > math.radians(5)) | (
         (t[:, :, None] - t[:, None]).norm(dim=-1) > 0.05 * t[:, :1].norm(dim=-1, keepdim=True)
     )
-    kept = costs < costs[:, :1] + HOPELESS
+    kept = costs < costs[:, :1] + MAX_COST_GAP
     for i in range(1, kept.shape[1]):
         kept[:, i] &= (apart[:, i, :i] | ~kept[:, :i]).all(1)
     usable = torch.isfinite(costs[:, 0]) & (given.used.sum(1) >= (3 if dof == 6 else 2))

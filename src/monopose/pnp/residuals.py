@@ -96,7 +96,7 @@ def robust_weight(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
     return torch.ones_like(square)
 
 
-def robust_flattening(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
+def triggs_alpha(square: Tensor, delta: Tensor, kernel: Kernel) -> Tensor:
     """By how much rho bends less along a residual than across it, elementwise: -2 s^2 rho'' / rho', from 0 to `FLATTEST`.
 
     Huber is linear beyond its threshold, Cauchy even concave: re-weighted least squares, which knows only rho', takes a hundred
@@ -139,7 +139,7 @@ def normal_equations(problems: Problems, cam_from_obj: Tensor, bent: bool = True
     total = 0.5 * robust_cost(square, delta, problems.kernel).sum(-1)
     if problems.kernel != Kernel.SQUARES:
         across = robust_weight(square, delta, problems.kernel).sqrt()[..., None]
-        flat = robust_flattening(square, delta, problems.kernel) if bent else torch.zeros_like(square)
+        flat = triggs_alpha(square, delta, problems.kernel) if bent else torch.zeros_like(square)
         along = (1 - flat).sqrt()[..., None]
         less = (1 - along) / square.clamp_min(1e-30)[..., None]
         J = across[..., None] * (J - (less * r)[..., None] * (r[..., None] * J).sum(-2, keepdim=True))

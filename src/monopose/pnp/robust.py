@@ -13,8 +13,9 @@ from ..geometry.rotation import full_precision
 from ..types import Camera
 from . import checks
 from .opaque import opaque
-from .problems import UNBOUNDED, Prepared, Problems, _batch, constant, intrinsics
-from .solve import descend_and_judge, find_starts
+from .prepare import Prepared, constant, flat_batch, intrinsics
+from .problems import UNBOUNDED, Problems
+from .solve import initial_poses, solve_from
 
 LEAST = 20  # samples that are always drawn: the first pose that many agree with is not yet the best
 NEAR = 1e-6  # times the object's size: the default of z_min
@@ -229,7 +230,7 @@ def _read(
         z_min = checks.number("z_min", z_min, least=0)
     K = intrinsics(camera, points3d.double())
     leading = [(points3d, 2), (points2d, 2), (weights, 2), (K, 2), (init, 2), (px, min(px.dim(), 1))]
-    batch = _batch(*(v.shape[: v.dim() - k] for v, k in leading if v is not None))
+    batch = flat_batch(*(v.shape[: v.dim() - k] for v, k in leading if v is not None))
     size = batch.numel()
 
     def flat(value: Tensor, *trailing: int) -> Tensor:
@@ -368,8 +369,8 @@ def _least_squares(
     prepared = Prepared(problems, (weights != 0).any(-1), torch.Size([size]), torch.float64, frame)
     starts = torch.from_numpy(start)[:, None]
     if more_starts:
-        starts = torch.cat([starts, find_starts(problems, 6, 2)], 1)
-    ends, _ = descend_and_judge(prepared, starts, 6, 30, True, True)
+        starts = torch.cat([starts, initial_poses(problems, 6, 2)], 1)
+    ends, _ = solve_from(prepared, starts, 6, 30, True, True)
     poses, covariance = np.empty((size, 4, 4)), np.empty((size, 6, 6))
     own, own_covariance, cost = ends.cam_from_obj.numpy(), ends.covariance.numpy(), ends.cost.numpy()
     numba_ransac.outward(own, own_covariance, cost, counts, centre, scale, poses, covariance)
@@ -489,7 +490,7 @@ def _opencv(
     points3d, points2d, k = (torch.from_numpy(v) for v in (X[agreed], x[agreed], K))
     delta, bounds = constant(math.inf, torch.float64, k.device), constant(UNBOUNDED, torch.float64, k.device)
     problems = Problems(points3d, points2d, torch.ones_like(points2d), k, delta, bounds, z_min=NEAR)
-    return find_starts(problems.map(lambda v: v[None]), 6, 1)[0, 0].numpy(), min(drawn, tries)
+    return initial_poses(problems.map(lambda v: v[None]), 6, 1)[0, 0].numpy(), min(drawn, tries)
 
 
 def _poselib(

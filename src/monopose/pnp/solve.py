@@ -12,20 +12,18 @@ from ..types import Camera
 from . import checks, initialise, kernels, residuals
 from .checks import Reason
 from .opaque import opaque
+from .prepare import Prepared, constant, prepare
 from .problems import (
     FLAT,
-    GROWTH,
+    INITIAL_RADIUS,
     PATIENCE,
-    RADIUS,
+    RADIUS_GROWTH,
     TOLERANCE,
     UNCERTAIN,
     UNDETERMINED,
     Kernel,
-    Prepared,
     Problems,
     Robust,
-    constant,
-    prepare,
 )
 from .residuals import Normal
 
@@ -124,7 +122,7 @@ def solve_prepared(
     generator = checks.generator(generator)
     if init is None and (evened := _evened(given)) is not None:
         _, first = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
-        return descend_and_judge(given, first[:, None], dof, iterations, trust_region, True)
+        return solve_from(given, first[:, None], dof, iterations, trust_region, True)
     count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
     if init is not None:
         starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
@@ -132,8 +130,8 @@ def solve_prepared(
         tried = _proposals(given.problems, proposals)
         starts = fused.starts(given.problems, dof, tried, count, generator, given.frame)
     else:
-        starts = find_starts(given.own(), dof, count, proposals, generator)
-    return descend_and_judge(given, starts, dof, iterations, trust_region, init is None)
+        starts = initial_poses(given.own(), dof, count, proposals, generator)
+    return solve_from(given, starts, dof, iterations, trust_region, init is None)
 
 
 def _evened(given: Prepared) -> Prepared | None:
@@ -156,7 +154,7 @@ def _evened(given: Prepared) -> Prepared | None:
     return given._replace(problems=given.problems._replace(weights=weights))
 
 
-def descend_and_judge(
+def solve_from(
     given: Prepared, starts: Tensor, dof: int, iterations: int, trust_region: bool, alone: bool
 ) -> tuple[Solution, Tensor]:
     """The Solution of the cheapest minimum reached from starts (B, M, 4, 4), and its poses in the own frames.
@@ -317,7 +315,7 @@ def _proposals(problems: Problems, proposals: int | None) -> int:
     return (0 if problems.kernel == Kernel.SQUARES else 64) if proposals is None else proposals
 
 
-def find_starts(
+def initial_poses(
     problems: Problems, dof: int, count: int, proposals: int | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """`initialise.starts_reference`, fused where possible: the `count` most promising starts, (B, count, 4, 4)."""
@@ -329,7 +327,7 @@ def find_starts(
 
 
 @full_precision
-def minima(
+def local_minima(
     problems: Problems,
     dof: int = 6,
     count: int = 2,
@@ -348,7 +346,7 @@ def minima(
         poses (B, count, 4, 4), whether each reached a stationary point (B, count), and costs (B, count), inf for no cost.
         Several may be the same minimum.
     """
-    starts = find_starts(problems, dof, count, proposals, generator)
+    starts = initial_poses(problems, dof, count, proposals, generator)
     poses, stopped, costs = descend_all(problems, starts, dof, iterations, trust_region)
     return poses.to(starts.dtype), stopped, costs.nan_to_num(torch.inf).to(starts.dtype)
 
@@ -388,7 +386,7 @@ def descend_reference(
     eps, free = torch.finfo(dtype).eps, free_entries(dof, device)
     pose, stopped = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=device)
     rows = torch.arange(len(start), device=device)
-    radius, shrink = start.new_full((len(start),), RADIUS), start.new_full((len(start),), 2.0)
+    radius, shrink = start.new_full((len(start),), INITIAL_RADIUS), start.new_full((len(start),), 2.0)
     here, done = start, stopped.clone()
     now = residuals.normal_equations(problems, here, trust_region)
     n = max(problems.points2d.shape[1], 1)
@@ -412,7 +410,7 @@ def descend_reference(
         rounding = 8 * eps * now.cost + grain * (2 * now.cost).sqrt() + n * grain * grain
         length = delta[:, 3:].norm(dim=-1) + delta[:, :3].norm(dim=-1) / here[:, :3, 3].norm(dim=-1).clamp_min(1e-6)
         done = done | (solvable & (radius > 1e-2) & ((promised <= rounding) | (length <= 16 * eps)))
-        radius = torch.where(accept, radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / GROWTH), radius / shrink).clamp(
+        radius = torch.where(accept, radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / RADIUS_GROWTH), radius / shrink).clamp(
             1e-10, 1e10
         )
         shrink = torch.where(accept, torch.full_like(shrink, 2.0), (2 * shrink).clamp_max(1e6))
@@ -450,7 +448,7 @@ def finish_reference(
         poses (B, 4, 4); whether each is a minimum, (B,), bool: the Hessian is positive definite there, and a step would gain
         less than `TOLERANCE` of the variance of a residual; costs (B,).
     """
-    from .implicit import hessian  # which imports this module
+    from .curvature import hessian  # which imports this module
 
     free = free_entries(dof, start.device)
     used = ((problems.weights != 0).any(-1)).sum(1).clamp_min(1)
@@ -495,7 +493,7 @@ def finish_reference(
         accept = solvable & (gain > 1e-3) & ~done
         hidden = solvable & ~accept & enough & ~done  # rounding hides what is left
         done, minimum = done | hidden, minimum | hidden
-        grown = (radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / GROWTH)).clamp_max(1e10)
+        grown = (radius / (1 - (2 * gain - 1) ** 3).clamp_min(1 / RADIUS_GROWTH)).clamp_max(1e10)
         less_radius = (torch.where(solvable, radius.clamp_max(1.0), radius) / shrink).clamp_min(1e-10)
         radius = torch.where(accept, grown, less_radius)
         shrink = torch.where(accept, torch.full_like(shrink, 2.0), (2 * shrink).clamp_max(1e6))

@@ -12,16 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import viz
-from ..command import (
-    DRAWN_FOV,
-    Printer,
-    Result,
-    boxes_of_anything,
-    check_mask,
-    frames,
-    predict_pictures,
-    save_picture,
-)
+from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import amis
+from .. import distributions
 from ..problems import Problems
 from . import cpu
 from .numba_costs import kernel_
@@ -18,7 +18,12 @@ from .numba_costs import kernel_
 T_NORM = math.exp(math.log(2) - math.lgamma(1.5) - 1.5 * math.log(3 * math.pi))
 ACG_NORM = 1 / (8 * math.pi**2)  # 1 / (2 pi^2), per rad^3 instead of per area of S^3
 CELLS = 128  # of the table of `distributions.von_mises_quantiles`
-FLOOR, MEMORY, UNIFORM_6, UNIFORM_4 = amis.FLOOR, amis.MEMORY, amis.UNIFORM[6], amis.UNIFORM[4]
+FLOOR, MEMORY, UNIFORM_6, UNIFORM_4 = (
+    distributions.FLOOR,
+    distributions.MEMORY,
+    distributions.UNIFORM[6],
+    distributions.UNIFORM[4],
+)
 
 
 @kernel_
@@ -581,7 +586,7 @@ def weigh(rows, cost, mixture, each, factor):
 def sample(
     problems: Problems,
     start: tuple[Tensor, ...],
-    around: amis.Frame,
+    around: distributions.PoseFrame,
     present: Tensor,
     sizes: list[int],
     halves: int,
@@ -593,7 +598,7 @@ def sample(
     real, d = problems.K.dtype, fitted[0].shape[-1] - 3
     shapes = (2,), (3,), (3, d), (3, 3), (4, 4), (3, 4)
     proposals = [np.zeros((B, halves, rounds, M, *shape)) for shape in shapes]
-    proposals[0][:, :, 0] = amis.numbers_of_samples(share, sizes[0], dof)[:, None].numpy()
+    proposals[0][:, :, 0] = distributions.numbers_of_samples(share, sizes[0], dof)[:, None].numpy()
     if dof == 4:
         fitted[2] = fitted[2][..., None, :]
     state = [v[:, None].repeat(1, halves, *[1] * (v.dim() - 1)).numpy() for v in fitted]
@@ -604,7 +609,7 @@ def sample(
     begin = end = 0
     for stage, size in enumerate([*sizes, 0]):
         new = poses.flatten()[: B * halves * size * 16].view(B, halves * size, 4, 4)
-        numbers = amis.numbers(problems.K, size, halves, dof, generator).mT.contiguous().numpy()
+        numbers = distributions.numbers(problems.K, size, halves, dof, generator).mT.contiguous().numpy()
         arrays = [*fixed, *proposals, *state, rows, mixture, cost, numbers, new.view(B, halves, size, 4, 4).numpy()]
         evaluations = B * halves * M * half
         cpu.spread(advance, evaluations, arrays, stage, begin, end, end + size, dof)
@@ -616,7 +621,7 @@ def sample(
     cpu.spread(write_all, B * halves * half, [rows, fixed[3], fixed[4], fixed[2], poses.numpy()], edges, dof)
     log_q = np.log(np.maximum(mixture, 1e-300, out=mixture), out=mixture)
     log_q -= math.log(half)
-    log_q -= amis.log_volume(torch.from_numpy(rows[:, :, :3]).mT, around).numpy()
+    log_q -= distributions.log_volume(torch.from_numpy(rows[:, :, :3]).mT, around).numpy()
     return poses, _by_round(log_q, sizes, real), _by_round(cost, sizes, real)
 
 

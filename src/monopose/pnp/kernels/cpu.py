@@ -27,7 +27,7 @@ def _eps(problems: Problems) -> float:
     return 1e-11 if problems.points3d.dtype == torch.float32 else float(np.finfo(np.float64).eps)
 
 
-def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
+def to_numpy(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     """C-contiguous, so that every kernel is compiled once per precision."""
     if value.requires_grad:
         value = value.detach()
@@ -36,12 +36,12 @@ def _array(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     return np.ascontiguousarray(value.numpy())
 
 
-def _points(problems: Problems) -> list[np.ndarray]:
-    return [_array(v) for v in problems[:3]]
+def point_arrays(problems: Problems) -> list[np.ndarray]:
+    return [to_numpy(v) for v in problems[:3]]
 
 
-def _cameras(problems: Problems, dtype: torch.dtype) -> list[np.ndarray]:
-    return [_array(v, dtype) for v in problems[3:6]]
+def camera_arrays(problems: Problems, dtype: torch.dtype) -> list[np.ndarray]:
+    return [to_numpy(v, dtype) for v in problems[3:6]]
 
 
 @cache
@@ -70,7 +70,7 @@ def costs(problems: Problems, poses: Tensor) -> Tensor:
     """`residuals.pose_costs`: (B, S, 4, 4) -> (B, S)."""
     dtype = problems.points3d.dtype
     out = poses.new_empty(poses.shape[:2], dtype=dtype)
-    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), out.numpy()]
+    arrays = [*point_arrays(problems), *camera_arrays(problems, dtype), to_numpy(poses, dtype), out.numpy()]
     spread(numba_costs.costs, out.numel() * problems.points3d.shape[1], arrays, problems.z_min, int(problems.kernel))
     return out
 
@@ -79,7 +79,7 @@ def point_gradients(problems: Problems, poses: Tensor, upstream: Tensor) -> tupl
     """The gradients of sum(upstream * costs) by points3d, points2d, weights and delta."""
     found = tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in (*problems[:3], problems.delta))
     dtype = problems.points3d.dtype
-    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype)]
+    arrays = [*point_arrays(problems), *camera_arrays(problems, dtype), to_numpy(poses, dtype), to_numpy(upstream, dtype)]
     arrays += [v.numpy() for v in found]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
     spread(numba_costs.point_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
@@ -92,7 +92,13 @@ def projection_gradients(problems: Problems, poses: Tensor, upstream: Tensor) ->
     """The gradient of sum(upstream * costs) by K [R | t], (B, S, 3, 4)."""
     dtype = problems.points3d.dtype
     out = poses.new_empty((*poses.shape[:2], 3, 4), dtype=dtype)
-    arrays = [*_points(problems), *_cameras(problems, dtype), _array(poses, dtype), _array(upstream, dtype), out.numpy()]
+    arrays = [
+        *point_arrays(problems),
+        *camera_arrays(problems, dtype),
+        to_numpy(poses, dtype),
+        to_numpy(upstream, dtype),
+        out.numpy(),
+    ]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
     spread(numba_costs.projection_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
     return out
@@ -102,7 +108,7 @@ def normal_equations(problems: Problems, poses: Tensor) -> Normal:
     """`residuals.normal_equations` at one pose each, (B, 4, 4)."""
     size = len(poses)
     found = np.empty((size, 6, 6)), np.empty((size, 6)), np.empty(size)
-    arrays = [*_points(problems), *_cameras(problems, torch.float64), _array(poses, torch.float64), *found]
+    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), to_numpy(poses, torch.float64), *found]
     evaluations = 4 * size * problems.points3d.shape[1]
     spread(numba_solve.normal_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return Normal(*(torch.from_numpy(v).to(poses.dtype) for v in found))
@@ -114,7 +120,7 @@ def descend_all(
     """Descend from every start (B, M, 4, 4): poses in float64, which reached a stationary point, costs; (B, M, ...)."""
     poses = starts.detach().to(torch.float64, copy=True).contiguous()
     cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
-    arrays = [*_points(problems), *_cameras(problems, torch.float64), poses.numpy(), cost, stopped]
+    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), poses.numpy(), cost, stopped]
     evaluations = 30 * cost.size * problems.points3d.shape[1]
     rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems)
     spread(numba_solve.descend_batch, evaluations, arrays, *rest)
@@ -130,7 +136,7 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
 def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool) -> tuple[Frame, Tensor, Tensor]:
     """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,), see `numba_costs.frames`; and `checks.is_camera`, (B,)."""
     size = len(points3d)
-    arrays = [_array(points3d), _array(weights), _array(K)]
+    arrays = [to_numpy(points3d), to_numpy(weights), to_numpy(K)]
     real = arrays[0].dtype
     found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
     numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, SINGULAR, *found)
@@ -141,7 +147,7 @@ def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relativ
 def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
     if frame is None:
         frame = Frame(torch.zeros_like(problems.points3d[:, :1, 0]).expand(-1, 3), torch.ones_like(problems.K[:, 0, 0]))
-    return [_array(v) for v in frame]
+    return [to_numpy(v) for v in frame]
 
 
 def starts(
@@ -159,7 +165,7 @@ def starts(
     shape = (size, proposals, numba_start.SUBSET)
     uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
     out = np.empty((size, count, 4, 4))
-    arrays = [*_points(problems), *_cameras(problems, torch.float64), *_frame(frame, problems), uniforms, out]
+    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), *_frame(frame, problems), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
     spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
     return torch.from_numpy(out)
@@ -174,7 +180,7 @@ def solve(
     what goes in and comes out has the precision of the problems.
     """
     size, count = starts.shape[:2]
-    arrays = [*(_array(v) for v in problems[:6]), *_frame(frame, problems), _array(starts, torch.float64)]
+    arrays = [*(to_numpy(v) for v in problems[:6]), *_frame(frame, problems), to_numpy(starts, torch.float64)]
     real = arrays[0].dtype
     shapes: tuple[tuple[tuple[int, ...], Any], ...] = (
         ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from .numba_costs import inline, kernel_
-from .numba_solve import _accumulate_pinhole, damped_step, retract
+from .numba_solve import accumulate_pinhole, damped_step, retract
 
 BLOCK = 64  # points between two looks at whether a pose can still win
 POLISH = 4  # most steps on the points that agree, after a pose became the best
@@ -281,7 +281,7 @@ def polish(rows, skew, n, T, z_min, least, agreed, masked, work):
             good = depth > z_min and ru * ru + rv * rv <= 1.0
             a[i] = A[i] if good else 0.0
             b[i] = B[i] if good else 0.0
-        _accumulate_pinhole(masked[:, :n], T, FREE, z_min, H, g)
+        accumulate_pinhole(masked[:, :n], T, FREE, z_min, H, g)
         _, solvable = damped_step(H, g, damping, False, step)
         if not solvable:
             break

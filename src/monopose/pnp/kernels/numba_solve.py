@@ -10,7 +10,7 @@ import numpy as np
 
 from ...geometry.se3 import NEARLY_RIGID
 from ..checks import COUNTED, DISTINCT, Reason
-from ..problems import FLAT, FLATTEST, GROWTH, PATIENCE, RADIUS, TOLERANCE, UNCERTAIN, UNDETERMINED
+from ..problems import FLAT, FLATTEST, INITIAL_RADIUS, PATIENCE, RADIUS_GROWTH, TOLERANCE, UNCERTAIN, UNDETERMINED
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, in_pixels, inline, kernel_, slopes
 
 IDENTITY, ORIGIN = np.eye(4), np.zeros(3)
@@ -115,7 +115,7 @@ def _accumulate(rows, T, K, delta, limits, z_min, kernel, flattest, H, g):
 
 
 @inline
-def _accumulate_pinhole(rows, T, limits, z_min, H, g):
+def accumulate_pinhole(rows, T, limits, z_min, H, g):
     """`_accumulate` for squares where K is the identity: a fifth of the entries are zero."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
@@ -187,7 +187,7 @@ def _accumulate_pinhole(rows, T, limits, z_min, H, g):
 @kernel_
 def _squares(rows, T, K, delta, limits, z_min, pinhole, H, g):
     if pinhole:
-        return _accumulate_pinhole(rows, T, limits, z_min, H, g)
+        return accumulate_pinhole(rows, T, limits, z_min, H, g)
     return _accumulate(rows, T, K, delta, limits, z_min, SQUARES, 0.0, H, g)
 
 
@@ -573,7 +573,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
     coarse = eps > 1e-12 and kernel == SQUARES
-    radius, shrink, done, fast, before, taken = RADIUS, 2.0, False, False, 0.0, 0
+    radius, shrink, done, fast, before, taken = INITIAL_RADIUS, 2.0, False, False, 0.0, 0
     flattest = FLATTEST if trust_region else 0.0
     cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g)
     for taken in range(iterations):
@@ -607,7 +607,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
             T[:3] = T_new[:3]
             H, H_new, g, g_new = H_new, H, g_new, g
             cost = cost_new
-            radius = min(radius / max(1.0 / GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
+            radius = min(radius / max(1.0 / RADIUS_GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
             shrink = 2.0
         else:
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
@@ -650,7 +650,7 @@ def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, round
             T[:3] = T_new[:3]
             H, H_new, g, g_new = H_new, H, g_new, g
             cost = cost_new
-            radius = min(radius / max(1.0 / GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
+            radius = min(radius / max(1.0 / RADIUS_GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
             shrink = 2.0
         elif enough:
             return cost, True  # rounding hides what is left

@@ -7,11 +7,11 @@ the same in all threads and in every run, so that all take the same turns.
 import triton
 import triton.language as tl
 
-from ..problems import GROWTH, RADIUS
+from ..problems import INITIAL_RADIUS, RADIUS_GROWTH
 from .triton_costs import SQUARES, four, pixel, points, reciprocal, rho, rho_flattening, rho_weight
 
-START_RADIUS = tl.constexpr(RADIUS)
-LEAST_SHRINKING = tl.constexpr(1.0 / GROWTH)
+START_RADIUS = tl.constexpr(INITIAL_RADIUS)
+LEAST_SHRINKING = tl.constexpr(1.0 / RADIUS_GROWTH)
 
 
 # Threads own points, and add them up. ----------------------------------------------------------------------------------------
