@@ -78,7 +78,7 @@ def picture(data: bytes, what: str, mesh: Path, notes: list[Note]) -> np.ndarray
     Raises:
         ValueError: more pixels than the limit.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # the limit below is the one that counts
@@ -90,9 +90,8 @@ def picture(data: bytes, what: str, mesh: Path, notes: list[Note]) -> np.ndarray
         if pixels <= limits.most("MONOPOSE_MAX_MEGAPIXELS"):
             image.load()
     except Exception as error:  # Pillow's decoders raise anything on broken files
-        notes.append(
-            Note(f"{mesh.name}: {what} cannot be read ({type(error).__name__}: {error}); the object is loaded without it")
-        )
+        why = "no picture, or cut short" if isinstance(error, UnidentifiedImageError) else error
+        notes.append(Note(f"{mesh.name}: {what} cannot be read ({why}); the object is loaded without it"))
         return None
     limits.check("MONOPOSE_MAX_MEGAPIXELS", pixels, f"{what} of {mesh}")
     if image.mode.startswith("I") or image.mode == "F":  # 16 bit grey

@@ -198,6 +198,15 @@ def read_raw(path: str | Path) -> RawMesh:
     return raw
 
 
+def look_is_whole(path: Path) -> bool:
+    """Whether all that a mesh file says of its look could be loaded; warns that no symmetries are proposed if not."""
+    whole = not any(note.lost for note in read_raw(path).notes)
+    if not whole:
+        text = f"{path.name}: no symmetries are proposed, as its look, which may forbid them, was not loaded whole"
+        warnings.warn(text, stacklevel=2)
+    return whole
+
+
 def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"{path} could not be read as {path.suffix[1:].upper()} ({type(error).__name__}: {error}); is the file whole? "
