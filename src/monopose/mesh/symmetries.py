@@ -134,9 +134,9 @@ def _visible(model: ObjectModel, samples: SurfaceSamples) -> Tensor:
     """Which samples of a surface a camera outside can see, (n,): those that are in front in a view from around it.
 
     A sample counts as seen where the rasterised surface at its pixel lies in its own tangent plane, within 0.3 % of the
-    diameter, and no farther along it than a few pixels.
+    diameter, and no farther off than two pixels.
     """
-    size = 256
+    size = 320
     low, high = model.bounds
     middle, radius = (low + high) / 2, float((high - low).norm()) / 2
     unit = 1 / (2 * radius)  # in diameters of the box, so that the near plane suits every object
@@ -159,7 +159,7 @@ def _visible(model: ObjectModel, samples: SurfaceSamples) -> Tensor:
         ray = torch.stack([(column - K[0, 2]) / focal, (row - K[1, 2]) / focal, torch.ones(len(left))], 1)
         apart = ray * z[:, None] - p
         plane = (apart * (samples.normals[left] @ R[0].T)).sum(1).abs()
-        seen[left] = (z > 0) & (plane < 0.003) & (apart.norm(dim=1) < 0.03)
+        seen[left] = (z > 0) & (plane < 0.003) & (apart.norm(dim=1) < 0.008)
     return seen
 
 
