@@ -165,6 +165,20 @@ def test_limits_are_asked_before_work_is_done(tmp_path, suffix, monkeypatch):
         load_mesh(path, "mm")
 
 
+def test_numbers_that_are_none_are_refused(tmp_path):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 9 0 x\nvertex 0 9 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid a\n{facet}endsolid a\n")
+    with pytest.raises(ValueError, match=r"a\.stl, line 5: a 'vertex' must be three numbers, got '9 0 x'"):
+        read_raw(tmp_path / "a.stl")
+    path = textured(tmp_path, "newmtl m\nmap_Kd tex.png\n", BAD)
+    with pytest.raises(ValueError, match=r"row 2 of 'vt' has NaN or infinite texture coordinates"):
+        read_raw(path)
+    path = ell_profile(tmp_path / "ell.ply")
+    path.write_text(path.read_text().replace("property float z", "property float x"))
+    with pytest.raises(ValueError, match=r"element 'vertex' names a property twice \(x, y, x\)"):
+        read_raw(path)
+
+
 # ------------------------------------------------------------------------------------------------------------ encodings
 
 
@@ -182,7 +196,7 @@ def test_names_and_comments_in_any_encoding(tmp_path, encoding):
     (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}endsolid {word}\n".encode(encoding))
     assert area(read_raw(tmp_path / "a.stl")) == pytest.approx(5000)
     (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}{facet[:40]}".encode(encoding))
-    with pytest.raises(ValueError, match=r"a\.stl is cut short: 'endsolid' is missing, the file ends at line"):
+    with pytest.raises(ValueError, match=r"a\.stl is cut short: no 'endsolid', the file ends at line"):
         read_raw(tmp_path / "a.stl")
 
 
@@ -190,6 +204,7 @@ def test_names_and_comments_in_any_encoding(tmp_path, encoding):
 
 QUAD = "v 0 0 0\nv 30 0 0\nv 30 20 0\nv 0 20 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
 FACE = "f 1/1 2/2 3/3 4/4\n"
+BAD = "mtllib a.mtl\n" + QUAD.replace("vt 1 0", "vt nan 0") + "usemtl m\n" + FACE
 
 
 def textured(folder, mtl, obj="mtllib a.mtl\n" + QUAD + "usemtl m\n" + FACE, picture="tex.png", encoding="utf-8"):

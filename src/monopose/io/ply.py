@@ -107,6 +107,10 @@ def _header(text: str, where: str) -> tuple[str, str, list[_Element]]:
                 raise ValueError(f"{place}: unknown property '{line.strip()[:60]}'; known types: {', '.join(_TYPES)}")
             case ["property" | "element", *_]:
                 raise ValueError(f"{place} is no PLY header line: '{line.strip()[:60]}'")
+    for element in layout:
+        names = [name for name, _, _ in element.properties]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{where}: element '{element.name}' names a property twice ({', '.join(names)})")
     if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise ValueError(f"{where}: the format must be ascii, binary_little_endian or binary_big_endian, got '{kind}'")
     return kind, texture, layout

@@ -189,6 +189,9 @@ def read_raw(path: str | Path) -> RawMesh:
             "is the file whole? Export it again"
         )
     check_count(path, len(raw.faces))
+    for what, values in (("colours", raw.colors), ("texture coordinates", raw.uv)):
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     broken = ~np.isfinite(raw.vertices).all(1)
     if broken.any():
         raise ValueError(

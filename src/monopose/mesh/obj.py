@@ -50,6 +50,11 @@ def read_obj(path: Path) -> tuple[list[Part], list[Note]]:
     limits.check("MONOPOSE_MAX_FACES", data.count(b"\nf ") + data.count(b"\nf\t"), str(path))
     lines = _lines(path, decoded(data))
     v, vt, vn = (_table(path, kind, lines.rows[kind]) for kind in ("v", "vt", "vn"))
+    for kind, table in (("vt", vt), ("v", v[:, 3:6])):
+        if not np.isfinite(table).all():
+            row = int((~np.isfinite(table)).any(1).argmax()) + 1
+            what = "texture coordinates" if kind == "vt" else "colours"
+            raise ValueError(f"{path}: row {row} of '{kind}' has NaN or infinite {what}; export the file again")
     known: dict[str, int] = {}
     corner = np.array([known.setdefault(word, len(known)) for word in lines.words], np.int64)
     index = _indices(path, lines, list(known), (len(v), len(vt), len(vn)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +38,39 @@ def read_parts(path: Path) -> tuple[list[Part], list[Note]]:
     data = path.read_bytes()
     if suffix == ".off":
         return [_read_off(path, data)], []
-    import trimesh
+    return [_read_stl(path, data)], []
 
-    binary = len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little")
-    if binary:
-        check_count(path, (len(data) - 84) // 50)
+
+def _read_stl(path: Path, data: bytes) -> Part:
+    """STL, binary where its size is right for that, else text."""
+    binary = 84 + 50 * int.from_bytes(data[80:84], "little")
+    if len(data) >= 84 and len(data) == binary:
+        check_count(path, (binary - 84) // 50)
+        layout = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+        corners = np.frombuffer(data, layout, offset=84)["corners"].reshape(-1, 3).astype(np.float64)
     else:  # text; or binary and cut short
-        text = decoded(data)
-        corners = len(re.findall(r"(?i)^\s*vertex\b", text, re.M))
-        check_count(path, corners // 3)
-        if not text.lstrip().lower().startswith("solid") or "facet" not in text.lower():
+        lines = decoded(data).splitlines()
+        if not data.lstrip().lower().startswith(b"solid") or b"facet" not in data.lower():
             raise ValueError(
                 f"{path} is cut short, or no STL: it has {len(data)} bytes, "
-                f"a binary STL with its header has {84 + 50 * int.from_bytes(data[80:84], 'little')}; is the file whole?"
+                f"a binary STL with its header has {binary}; is the file whole?"
             )
-        if not re.search(r"(?i)^\s*endsolid", text, re.M):
-            last = text.rstrip().count("\n") + 1
-            raise ValueError(f"{path} is cut short: 'endsolid' is missing, the file ends at line {last}; is the file whole?")
-        data = text.encode()
-    scene = trimesh.load_scene(io.BytesIO(data), file_type="stl", process=False)
-    meshes = [m for m in scene.geometry.values() if isinstance(m, trimesh.Trimesh)]
-    return [Part(np.asarray(m.vertices, np.float64), np.asarray(m.faces, np.int64), None, None, None, None) for m in meshes], []
+        rows = [(n, words[1:]) for n, line in enumerate(lines, 1) if (words := line.split()) and words[0].lower() == "vertex"]
+        check_count(path, len(rows) // 3)
+        if not any(line.strip().lower().startswith("endsolid") for line in lines):
+            raise ValueError(f"{path} is cut short: no 'endsolid', the file ends at line {len(lines)}; is it whole?")
+        if len(rows) % 3:
+            raise ValueError(f"{path} has {len(rows)} corners, no multiple of three; is the file whole?")
+        points = []
+        for number, words in rows:
+            try:
+                x, y, z = (float(word) for word in words)
+            except ValueError:
+                shown = " ".join(words)[:60]
+                raise ValueError(f"{path}, line {number}: a 'vertex' must be three numbers, got '{shown}'") from None
+            points.append((x, y, z))
+        corners = np.array(points, np.float64).reshape(-1, 3)
+    return Part(corners, np.arange(len(corners)).reshape(-1, 3), None, None, None, None)
 
 
 def _read_off(path: Path, data: bytes) -> Part:
