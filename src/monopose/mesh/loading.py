@@ -104,7 +104,7 @@ def from_triangles(
     """
     paint = None if colors is None else np.clip(colors, 0, 1).reshape(-1, 3)
     faces = np.arange(3 * len(corners)).reshape(-1, 3)
-    raw = RawMesh(np.asarray(corners, np.float64).reshape(-1, 3), faces, None, paint, None, None, "")
+    raw = RawMesh(np.asarray(corners, np.float64).reshape(-1, 3), faces, None, paint, None, None)
     raw = _with_normals(_without_degenerate(raw, Path(name)))
     assert raw.normals is not None
 
