@@ -10,7 +10,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from monopose.check import check_bop, check_mesh, check_photo
+from monopose.check import check_bop, check_mesh, check_paths, check_photo
 from monopose.mesh.loading import load_mesh
 from monopose.mesh.report import contact_sheet
 from monopose.render import render_masks
@@ -83,6 +83,43 @@ def test_the_contact_sheet_shows_the_object_in_its_own_proportions(tmp_path):
     rows, columns = np.flatnonzero(dark.sum(1) > 5), np.flatnonzero(dark.sum(0) > 5)
     ratio = (columns[-1] - columns[0]) / (rows[-1] - rows[0])
     assert ratio == pytest.approx(BOX[0] / BOX[2], rel=0.06)
+
+
+def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
+    saved(trimesh.creation.box(BOX), tmp_path / "a.stl")
+    (tmp_path / "b.ply").write_text("ply\nformat ascii 1.0\nelement vertex 3\n")
+    saved(trimesh.creation.box(BOX), tmp_path / "c.ply")
+    paths = [tmp_path / name for name in ("a.stl", "b.ply", "gone.obj", "c.ply")]
+    reports = check_paths(paths, "m")
+    assert [len(r.problems) for r in reports] == [0, 1, 1, 0]
+    assert "problem: " in reports[1].text()
+    assert "is not a PLY file" in reports[1].text()
+    assert "no mesh file" in reports[2].to_json()["problems"][0]
+    with pytest.raises(ValueError, match="is not a PLY file"):
+        check_paths(paths[1:2], "m")
+    from monopose import cli
+
+    assert cli.main(["check", *map(str, paths), "--unit", "m", "--out", str(tmp_path / "out")]) == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_check.png", "c_check.png"]
+
+
+def test_no_symmetries_are_proposed_where_the_texture_is_lost(tmp_path):
+    mesh = trimesh.creation.box(BOX)
+    rows = ["v {} {} {}".format(*v) for v in mesh.vertices] + ["f {} {} {}".format(*(f + 1)) for f in mesh.faces]
+    path = tmp_path / "box.obj"
+    path.write_text("\n".join(rows) + "\n")
+    assert check_mesh(path, "m").symmetries == "3 discrete"
+    path.write_text("mtllib gone.mtl\nusemtl m\n" + "\n".join(rows) + "\n")
+    report = check_mesh(path, "m")
+    assert "none proposed" in report.symmetries
+    assert "symmetries_discrete" not in report.models_info
+    assert len(report.findings) == 3  # what the shape would allow is still told
+    assert any("names the material file 'gone.mtl'" in w for w in report.warnings)
+
+
+def test_gltf_is_said_to_have_another_up(tmp_path):
+    saved(trimesh.creation.box(BOX), tmp_path / "box.glb")
+    assert any("+Y up" in w for w in check_mesh(tmp_path / "box.glb").warnings)
 
 
 # ----------------------------------------------------------------------------------------------------------- BOP folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,62 @@ from typing import Any
 from .datasets.bop.check import FolderReport, check_bop
 from .datasets.bop.models import models_info_entry
 from .io.files import atomic_write
-from .mesh.loading import degenerate, length, load_mesh, read_raw
+from .mesh.loading import METRIC_FORMATS, degenerate, length, load_mesh, read_raw
 from .mesh.report import contact_sheet, find_topology, mesh_warnings, rounded_triple, sizes_text
 from .mesh.symmetries import group_size, propose_symmetries
+from .types import Symmetries
 
-__all__ = ["FolderReport", "MeshReport", "PhotoReport", "check_bop", "check_mesh", "check_photo", "contact_sheet"]
+__all__ = ["FailedReport", "FolderReport", "MeshReport", "PhotoReport"]
+__all__ += ["check_bop", "check_mesh", "check_paths", "check_photo", "contact_sheet"]
+
+
+@dataclass(frozen=True)
+class FailedReport:
+    """A file or folder that could not be looked at, and why."""
+
+    path: str
+    problems: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        return "\n".join([f"{self.path}:", *(f"  problem: {p}" for p in self.problems)])
+
+
+def check_paths(
+    paths: Sequence[Path], unit: str | None = None, camera: Path | None = None, out: Path | None = None
+) -> list[FailedReport | FolderReport | MeshReport | PhotoReport]:
+    """Look at mesh files, BOP folders and photos; what is wrong with one of several hides nothing of the others.
+
+    Args:
+        paths: what to look at.
+        unit, out: of meshes, as in `check_mesh`.
+        camera: file for photos.
+
+    Raises:
+        FileNotFoundError, ValueError: the only path cannot be looked at.
+    """
+
+    def look(path: Path) -> FolderReport | MeshReport | PhotoReport:
+        if path.is_dir():
+            return check_bop(path)
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"):
+            if camera is None:
+                raise ValueError(f"{path} is a photo; give its camera too: --camera camera.json")
+            return check_photo(path, camera)
+        return check_mesh(path, unit, out=out)
+
+    if len(paths) == 1:
+        return [look(paths[0])]
+    reports: list[FailedReport | FolderReport | MeshReport | PhotoReport] = []
+    for path in paths:
+        try:
+            reports.append(look(path))
+        except (OSError, ValueError) as error:
+            reports.append(FailedReport(str(path), [str(error)]))
+    return reports
+
 
 # ---------------------------------------------------------------------------------------------------------------- mesh
 
@@ -115,14 +167,20 @@ def check_mesh(path: str | Path, unit: str | None = None, *, out: str | Path | N
     flat = degenerate(raw)
     topology = find_topology(raw.vertices, raw.faces[~flat])
     proposal = propose_symmetries(model)
+    symmetries, kinds, findings = proposal.symmetries, group_size(proposal.symmetries), [str(f) for f in proposal.findings]
+    if any(note.lost for note in raw.notes):  # a texture may forbid what the shape allows
+        symmetries = Symmetries()
+        kinds = "none proposed: the look of the file, which may forbid those of its shape, was not loaded whole"
     low, high = model.bounds.double()
     size, origin = high - low, -(low + high) / 2
     notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning) and path.name in str(w.message)]
+    if path.suffix.lower() in METRIC_FORMATS:
+        notes.append(f"{path.suffix[1:]} files have +Y up, --upright takes +Z as up: turn the mesh before it is used so")
     notes += mesh_warnings(model, topology, int(flat.sum()), origin)
     picture = ""
     if out is not None:
         target = Path(out) / f"{path.stem}_check.png"
-        sheet = contact_sheet(model, proposal.symmetries)
+        sheet = contact_sheet(model, symmetries)
         with atomic_write(target) as temporary:
             sheet.save(temporary)
         picture = str(target)
@@ -142,9 +200,9 @@ def check_mesh(path: str | Path, unit: str | None = None, *, out: str | Path | N
         degenerate_faces=int(flat.sum()),
         **topology,
         appearance=appearance,
-        symmetries=group_size(proposal.symmetries),
-        findings=[str(f) for f in proposal.findings],
-        models_info=models_info_entry(model, proposal.symmetries),
+        symmetries=kinds,
+        findings=findings,
+        models_info=models_info_entry(model, symmetries),
         warnings=notes,
         picture=picture,
     )

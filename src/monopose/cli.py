@@ -174,16 +174,7 @@ def _check(args: Check) -> Any:
     if not args.paths:
         raise ValueError("nothing to check; give a mesh file, a BOP folder or a photo")
 
-    def look(path: Path) -> Any:
-        if path.is_dir():
-            return check.check_bop(path)
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"):
-            if args.camera is None:
-                raise ValueError(f"{path} is a photo; give its camera too: --camera camera.json")
-            return check.check_photo(path, args.camera)
-        return check.check_mesh(path, args.unit, out=args.out)
-
-    results = [look(path) for path in args.paths]
+    results = check.check_paths(args.paths, args.unit, args.camera, args.out)
     return results if len(results) > 1 else results[0]
 
 

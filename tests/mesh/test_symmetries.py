@@ -102,10 +102,11 @@ def test_a_ball_has_two_axes(tmp_path):
     assert len(symmetries.discrete) == 0
 
 
-def test_a_gear_counts_its_teeth(tmp_path):
-    angles = np.arange(17 * 8) * 2 * np.pi / (17 * 8)
-    radius = np.where(np.arange(17 * 8) % 8 < 4, 0.05, 0.04)
-    n = len(angles)
+@pytest.mark.parametrize("teeth", [17, 41])
+def test_a_gear_counts_its_teeth(tmp_path, teeth):
+    n = teeth * 8
+    angles = np.arange(n) * 2 * np.pi / n
+    radius = np.where(np.arange(n) % 8 < 4, 0.05, 0.04)
     ring = np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1)
     vertices = np.concatenate([np.c_[ring, np.zeros(n)], np.c_[ring * 0.9, np.full(n, 0.02)], [[0, 0, 0], [0, 0, 0.02]]])
     i, j = np.arange(n), np.roll(np.arange(n), -1)
@@ -113,8 +114,26 @@ def test_a_gear_counts_its_teeth(tmp_path):
     caps = np.concatenate([np.stack([j, i, 0 * i + 2 * n], 1), np.stack([i + n, j + n, 0 * i + 2 * n + 1], 1)])
     gear = trimesh.Trimesh(vertices, np.concatenate([walls, caps]), process=False)
     symmetries, findings = proposed(model_of(gear, tmp_path))
-    assert [f.fold for f in findings if f.accepted] == [17]
-    assert len(symmetries.discrete) == 16
+    assert [f.fold for f in findings if f.accepted] == [teeth]
+    angle = 2 * np.pi * np.arange(1, teeth) / teeth
+    torch.testing.assert_close(
+        symmetries.discrete[:, 0, 0].sort().values, torch.from_numpy(np.sort(np.cos(angle))).float(), atol=1e-4, rtol=0
+    )
+
+
+def test_what_no_camera_sees_does_not_count(tmp_path):
+    inside = CREATE.box((0.02, 0.01, 0.015), transform=trimesh.transformations.translation_matrix((0.01, 0.012, -0.01)))
+    cube = trimesh.util.concatenate([CREATE.box((0.08, 0.08, 0.08)), inside])
+    assert len(proposed(model_of(cube, tmp_path)).symmetries.discrete) == 23
+
+    # an L of equal legs as two bodies that touch: the faces between them are hidden
+    foot = CREATE.box((0.04, 0.02, 0.005), transform=trimesh.transformations.translation_matrix((0.02, 0, 0.0025)))
+    leg = CREATE.box((0.005, 0.02, 0.035), transform=trimesh.transformations.translation_matrix((0.0025, 0, 0.0225)))
+    model = model_of(trimesh.util.concatenate([foot, leg]), tmp_path)
+    symmetries = proposed(model).symmetries
+    swap = torch.tensor([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])  # half a turn about (1, 0, 1)
+    torch.testing.assert_close(symmetries.discrete[:, :3, :3], swap[None], atol=1e-2, rtol=0)
+    torch.testing.assert_close(symmetries.discrete[:, :3, 3], torch.zeros(1, 3), atol=5e-4, rtol=0)
 
 
 def test_an_l_shape_has_none(tmp_path):

@@ -69,6 +69,21 @@ def test_poses_are_rigid_and_in_front():
         assert (pose[:, 2, 3] > 0.6 * 0.4 - 1e-6).all()
 
 
+@pytest.mark.parametrize("tabletop", [0.0, 1.0])
+@pytest.mark.parametrize("upright", [False, True])
+def test_objects_in_the_coordinates_of_an_assembly_stand_where_centred_ones_do(tabletop, upright):
+    away = torch.tensor([2.0, 0.5, -1.0])
+    part = box((0.1, 0.06, 0.04), obj_id=1)
+    far = replace(part, vertices=part.vertices + away)
+    config = synth.SceneConfig(tabletop=tabletop, upright=upright, objects=(1, 1))
+    for seed in range(5):
+        near, there = (synth.random_layout([m], CAMERA, config, np.random.default_rng(seed)) for m in (part, far))
+        back = there.cam_from_obj[0].clone()
+        back[:3, 3] += back[:3, :3] @ away
+        torch.testing.assert_close(back, near.cam_from_obj[0], atol=2e-5, rtol=0)
+        torch.testing.assert_close(there.cam_from_obj[1:], near.cam_from_obj[1:], atol=2e-5, rtol=0)
+
+
 def test_floating_objects_keep_their_distance():
     config = replace(CONFIG, tabletop=0.0, distractors=(0, 0))
     firsts = []

@@ -9,7 +9,7 @@ LIMITS: dict[str, tuple[float, str]] = {  # variable -> most, and of what
     "MONOPOSE_MAX_TEXT_MB": (512, "MB of text (JSON, YAML, CSV)"),
     "MONOPOSE_MAX_MESH_MB": (1024, "MB of a mesh file"),
     "MONOPOSE_MAX_MEGAPIXELS": (120, "megapixels of a picture or mask"),
-    "MONOPOSE_MAX_FACES": (2_000_000, "faces of a mesh"),
+    "MONOPOSE_MAX_FACES": (1_000_000, "faces of a mesh"),
     "MONOPOSE_MAX_PARAMETERS": (1e9, "parameters of a network"),
 }
 

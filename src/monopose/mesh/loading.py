@@ -1,24 +1,23 @@
-"""CAD models: a mesh file and its unit in, an `ObjectModel` in metres out. The only module that imports trimesh."""
+"""CAD models: a mesh file and its unit in, an `ObjectModel` in metres out."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..io import limits
 from ..types import ObjectModel, Symmetries
+from .appearance import Note, Part
+from .readers import FORMATS, METRIC_FORMATS, check_count, read_parts
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # metres per unit
-FORMATS = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
-METRIC_FORMATS = (".glb", ".gltf")  # metres by specification
 LONGEST, SHORTEST = 10.0, 0.001  # metres; an object outside has the wrong unit
-MAX_FACES = 1_000_000
-MAX_TEXTURE = 2048  # pixels; larger textures are reduced
 CREASE = 0.7  # radians; computed normals are smooth across flatter edges and split at sharper ones
 
 
@@ -31,7 +30,7 @@ class RawMesh(NamedTuple):
     colors: np.ndarray | None  # (V, 3) in [0, 1]
     uv: np.ndarray | None  # (V, 2), (0, 0) = lower left
     texture: np.ndarray | None  # (H, W, 3) uint8
-    missing_texture: str  # name of a texture that the file asks for and that is not there, ""
+    notes: tuple[Note, ...] = ()  # where the look that the file declares and the one here differ
 
 
 def load_mesh(
@@ -66,7 +65,8 @@ def load_mesh(
     raw = read_raw(path)
     longest = float(np.ptp(raw.vertices, axis=0).max())
     scale = _scale(path, name or path.stem, unit, longest)
-    _check_texture(path, raw)
+    for note in raw.notes:
+        warnings.warn(note.text, stacklevel=2)
     raw = _without_degenerate(raw, path)
     raw = _with_normals(raw)
     assert raw.normals is not None
@@ -104,7 +104,7 @@ def from_triangles(
     """
     paint = None if colors is None else np.clip(colors, 0, 1).reshape(-1, 3)
     faces = np.arange(3 * len(corners)).reshape(-1, 3)
-    raw = RawMesh(np.asarray(corners, np.float64).reshape(-1, 3), faces, None, paint, None, None, "")
+    raw = RawMesh(np.asarray(corners, np.float64).reshape(-1, 3), faces, None, paint, None, None)
     raw = _with_normals(_without_degenerate(raw, Path(name)))
     assert raw.normals is not None
 
@@ -157,7 +157,7 @@ def read_raw(path: str | Path) -> RawMesh:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a mesh file, no faces, NaN or infinite vertices, more than a million faces.
+        ValueError: not a mesh file, no faces, cut short, NaN or infinite vertices, more faces than the limit.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,115 +165,78 @@ def read_raw(path: str | Path) -> RawMesh:
         raise FileNotFoundError(f"no mesh file {path} (mesh files there: {', '.join(near[:8]) or 'none'})")
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path.name} is not a known mesh format; known: {', '.join(FORMATS)}")
-    import trimesh
-
+    limits.check_file(path, "MONOPOSE_MAX_MESH_MB")
     try:
-        scene = trimesh.load_scene(str(path), process=False)
-        parts = _parts(scene)
-    except Exception as error:  # trimesh and its readers raise anything on broken files
-        kind = path.suffix[1:].upper()
-        raise ValueError(
-            f"{path} could not be read as {kind} ({type(error).__name__}: {error}); is the file whole? "
-            "Open it in MeshLab or Blender and export it again"
-        ) from error
+        parts, notes = read_parts(path)
+    except ValueError as error:
+        if str(path) in str(error):  # one of ours
+            raise
+        raise _unreadable(path, error) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # readers of others raise anything on broken files
+        raise _unreadable(path, error) from error
     if sum(len(p.faces) for p in parts) == 0:
-        points = sum(len(g.vertices) for g in scene.geometry.values() if hasattr(g, "vertices"))
+        points = sum(len(p.vertices) for p in parts)
         raise ValueError(
             f"{path} has no faces ({points} points: a point cloud?); a surface is needed: reconstruct one "
             "(MeshLab: Screened Poisson) or export the CAD model as a mesh"
         )
-    count = sum(len(p.faces) for p in parts)
-    if count > MAX_FACES:
+    raw = _joined([p for p in parts if len(p.faces)], notes, path)
+    if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
         raise ValueError(
-            f"{path} has {count / 1e6:.3g} million faces; at most {MAX_FACES / 1e6:g} million are taken, 20,000 are enough. "
-            "Decimate it (MeshLab: Quadric Edge Collapse; Blender: Decimate) and try again"
+            f"{path} has a face with vertex number {int(raw.faces.max())} but only {len(raw.vertices)} vertices; "
+            "is the file whole? Export it again"
         )
-    raw = _joined(parts, _missing_texture(path))
+    check_count(path, len(raw.faces))
+    for what, values in (("colours", raw.colors), ("texture coordinates", raw.uv)):
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     broken = ~np.isfinite(raw.vertices).all(1)
     if broken.any():
         raise ValueError(
             f"{path} has {int(broken.sum())} vertices with NaN or infinite coordinates (first: number {int(broken.argmax())}); "
             "export the file again"
         )
-    if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
-        raise ValueError(
-            f"{path} has a face with vertex number {int(raw.faces.max())} but only {len(raw.vertices)} vertices; "
-            "is the file whole? Export it again"
-        )
     return raw
 
 
-class _Part(NamedTuple):
-    vertices: np.ndarray
-    faces: np.ndarray
-    normals: np.ndarray | None
-    colors: np.ndarray | None
-    uv: np.ndarray | None
-    image: Any  # PIL image or None
+def look_is_whole(path: Path) -> bool:
+    """Whether all that a mesh file says of its look could be loaded; warns that no symmetries are proposed if not."""
+    whole = not any(note.lost for note in read_raw(path).notes)
+    if not whole:
+        text = f"{path.name}: no symmetries are proposed, as its look, which may forbid them, was not loaded whole"
+        warnings.warn(text, stacklevel=2)
+    return whole
 
 
-def _parts(scene: Any) -> list[_Part]:
-    """The triangle meshes of a trimesh scene, placed, with the appearance of each."""
-    import trimesh
-
-    parts = []
-    for node in scene.graph.nodes_geometry:
-        matrix, key = scene.graph[node]
-        mesh = scene.geometry[key]
-        if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
-            continue
-        vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
-        normals = np.asarray(mesh.vertex_normals) if "vertex_normals" in mesh._cache.cache else None
-        if normals is not None and (len(normals) != len(vertices) or not np.isfinite(normals).all()):
-            normals = None
-        matrix = np.asarray(matrix, np.float64)
-        if not np.allclose(matrix, np.eye(4), atol=1e-12):
-            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
-            if normals is not None:
-                normals = normals @ np.linalg.inv(matrix[:3, :3])
-            if np.linalg.det(matrix[:3, :3]) < 0:
-                faces = faces[:, ::-1]
-        if normals is not None:
-            size = np.linalg.norm(normals, axis=1, keepdims=True)
-            normals = normals / size if (size > 1e-6).all() else None
-        visual: Any = mesh.visual
-        kind = getattr(visual, "kind", None)
-        colors = uv = image = None
-        if kind == "vertex":
-            colors = np.asarray(visual.vertex_colors)[:, :3] / 255.0
-        elif kind == "face":
-            colors = np.repeat(np.asarray(visual.face_colors)[:, :3] / 255.0, 3, axis=0)
-            vertices, normals = vertices[faces].reshape(-1, 3), None if normals is None else normals[faces].reshape(-1, 3)
-            faces = np.arange(len(vertices)).reshape(-1, 3)
-        elif kind == "texture":
-            material = visual.material
-            image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-            coordinates = visual.uv
-            blank = image is not None and image.size == (2, 2)  # trimesh's stand-in for a texture that is not there
-            if blank:
-                image = None
-            elif image is not None and coordinates is not None and len(coordinates) == len(vertices):
-                uv = np.asarray(coordinates, np.float64)[:, :2]
-            else:
-                image, main = None, np.asarray(material.main_color)[:3]
-                if not (main == 102).all():  # trimesh's grey for "nothing said"
-                    colors = np.tile(main / 255.0, (len(vertices), 1))
-        parts.append(_Part(vertices, faces, normals, colors, uv, image))
-    return parts
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} could not be read as {path.suffix[1:].upper()} ({type(error).__name__}: {error}); is the file whole? "
+        "Open it in MeshLab or Blender and export it again"
+    )
 
 
-def _joined(parts: list[_Part], missing: str) -> RawMesh:
+def _joined(parts: list[Part], notes: list[Note], path: Path) -> RawMesh:
+    """All parts as one mesh. One texture stays one; several become the colours of their vertices."""
     offsets = np.cumsum([0] + [len(p.vertices) for p in parts[:-1]])
     vertices = np.concatenate([p.vertices for p in parts])
     faces = np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=True)])
-    normals = None if any(p.normals is None for p in parts) else np.concatenate([p.normals for p in parts])  # type: ignore[misc]
-    images = [_rgb(p.image) for p in parts]
+    normals = None
+    if all(p.normals is not None for p in parts):
+        normals = np.concatenate([p.normals for p in parts])  # type: ignore[misc]
+        size = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals = normals / size if np.isfinite(size).all() and (size > 1e-6).all() else None
+    images = [p.image for p in parts]
     first = images[0]
     if first is not None and all(i is not None and i.shape == first.shape and (i == first).all() for i in images[1:]):
         uv = np.concatenate([p.uv for p in parts])  # type: ignore[misc]
-        return RawMesh(vertices, faces, normals, None, uv, first, missing)
+        return RawMesh(vertices, faces, normals, None, uv, first, tuple(notes))
     if all(i is None and p.colors is None for i, p in zip(images, parts, strict=True)):
-        return RawMesh(vertices, faces, normals, None, None, None, missing)
+        return RawMesh(vertices, faces, normals, None, None, None, tuple(notes))
+    if any(i is not None for i in images):
+        text = f"{path.name} has several materials with textures; they become colours of vertices, detail between them is lost"
+        notes = [*notes, Note(text, lost=False)]
     colors = []
     for part, image in zip(parts, images, strict=True):
         if image is not None and part.uv is not None:
@@ -282,44 +245,7 @@ def _joined(parts: list[_Part], missing: str) -> RawMesh:
             colors.append(image[np.minimum(((1 - v) * h).astype(int), h - 1), np.minimum((u * w).astype(int), w - 1)] / 255.0)
         else:
             colors.append(part.colors if part.colors is not None else np.full((len(part.vertices), 3), 0.5))
-    return RawMesh(vertices, faces, normals, np.concatenate(colors), None, None, missing)
-
-
-def _rgb(image: Any) -> np.ndarray | None:
-    """A PIL image of any mode as (H, W, 3) uint8, at most MAX_TEXTURE pixels wide and high."""
-    if image is None:
-        return None
-    from PIL import Image
-
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bit grey
-        grey = np.asarray(image, np.float64)
-        image = Image.fromarray((grey / (257 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
-    if max(image.size) > MAX_TEXTURE:
-        image.thumbnail((MAX_TEXTURE, MAX_TEXTURE), Image.Resampling.BOX)
-    return np.asarray(image, np.uint8)
-
-
-def _missing_texture(path: Path) -> str:
-    """The texture that a PLY names in `comment TextureFile` and that is not beside it, or ""."""
-    if path.suffix.lower() != ".ply":
-        return ""
-    with open(path, "rb") as file:
-        for line in file:
-            words = line.decode("latin-1").strip().split(None, 2)
-            if words[:2] == ["comment", "TextureFile"] and len(words) == 3:
-                return "" if (path.parent / words[2]).is_file() else words[2]
-            if words[:1] == ["end_header"]:
-                return ""
-    return ""
-
-
-def _check_texture(path: Path, raw: RawMesh) -> None:
-    if raw.missing_texture and raw.texture is None:
-        warnings.warn(
-            f"{path.name} names the texture '{raw.missing_texture}', which is not beside it; the object is loaded without it",
-            stacklevel=3,
-        )
+    return RawMesh(vertices, faces, normals, np.concatenate(colors), None, None, tuple(notes))
 
 
 def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -515,7 +441,7 @@ def simplified(model: ObjectModel, faces: int) -> ObjectModel:
     _, first = np.unique(place, return_index=True)
     coarse = trimesh.Trimesh(vertices[first], place[model.faces.cpu().numpy()], process=False)
     coarse = coarse.simplify_quadric_decimation(face_count=faces)
-    raw = RawMesh(np.asarray(coarse.vertices), np.asarray(coarse.faces, np.int64), None, None, None, None, "")
+    raw = RawMesh(np.asarray(coarse.vertices), np.asarray(coarse.faces, np.int64), None, None, None, None)
     raw = _with_normals(_without_degenerate(raw, Path(model.name)))
     colors = model.colors
     if model.texture is not None and model.uv is not None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from ..geometry.symmetry import transforms
-from ..geometry.viewpoints import fibonacci_sphere
+from ..geometry.viewpoints import fibonacci_sphere, look_at
+from ..render import rasterize
 from ..types import ObjectModel, Symmetries
-from .loading import albedo, surface_samples
+from .loading import SurfaceSamples, albedo, surface_samples
 
-FOLDS = tuple(range(36, 1, -1))  # gears have many teeth
+FOLDS = tuple(range(36, 1, -1))  # all are tried; of more, up to MOST_FOLDS, those that the angles of the surface suggest
+MOST_FOLDS = 120  # teeth of a gear
+HIDDEN_SHARE = 0.005  # of the surface; below it every face counts, so that closed meshes are taken as they are
 NEAR = 0.08  # deviations up to this share of the diameter are worth telling
 COLOR_DIFFERENCE = 0.15  # mean absolute RGB difference that an eye sees at once
 COLOR_SHARE = 0.02  # share of the surface that may differ that much
@@ -70,8 +74,10 @@ def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: in
     Every symmetry axis of a body passes through the centroid of its surface and is a principal axis of inertia, so the
     candidates are the principal axes, the axes of the object frame, and, where two or three moments of inertia agree,
     a scan over all directions that they leave open. Each candidate is fitted to the surface (point-to-plane) and tried
-    with any angle and with 36 to 2 parts of a turn, by the exact distance of the turned surface to the surface. Where the model
-    has colours they must agree too; rotations that only the shape allows are reported but not proposed.
+    with any angle, with up to 120 parts of a turn that the Fourier coefficients of the surface's angles suggest, and with 36 to
+    2 parts, by the exact distance of the turned surface to the surface. Where the model has colours they must agree too;
+    rotations that only the shape allows are reported but not proposed. Only the surface that a camera outside can see counts:
+    parts inside of others and faces between touching bodies do not.
 
     Args:
         model: with or without colours.
@@ -124,14 +130,61 @@ class _Found(NamedTuple):
         )
 
 
+def _visible(model: ObjectModel, samples: SurfaceSamples) -> Tensor:
+    """Which samples of a surface a camera outside can see, (n,): those that are in front in a view from around it.
+
+    A sample counts as seen where the rasterised surface at its pixel lies in its own tangent plane, within 0.3 % of the
+    diameter, and no farther off than two pixels.
+    """
+    size = 320
+    low, high = model.bounds
+    middle, radius = (low + high) / 2, float((high - low).norm()) / 2
+    unit = 1 / (2 * radius)  # in diameters of the box, so that the near plane suits every object
+    vertices, points = (model.vertices - middle) * unit, (samples.points - middle) * unit
+    distance, focal = 4.0, 3.7 * size
+    K = torch.tensor([[focal, 0, (size - 1) / 2], [0, focal, (size - 1) / 2], [0, 0, 1.0]])
+    views = fibonacci_sphere(120 if len(model.faces) <= 200_000 else 40)
+    seen = torch.zeros(len(points), dtype=torch.bool)
+    turns = torch.stack([look_at(direction) for direction in torch.cat([views, torch.eye(3), -torch.eye(3)])])
+    for R in turns.split(1):
+        left = torch.where(~seen)[0]
+        if not len(left):
+            break
+        shift = torch.tensor([0.0, 0.0, distance])
+        depth = rasterize(vertices @ R.transpose(1, 2) + shift, model.faces, K, (size, size)).depth[0]
+        p = points[left] @ R[0].T + shift
+        pixel = p[:, :2] / p[:, 2:] * focal + (size - 1) / 2
+        column, row = pixel.round().long().clamp(0, size - 1).unbind(1)
+        z = depth[row, column]
+        ray = torch.stack([(column - K[0, 2]) / focal, (row - K[1, 2]) / focal, torch.ones(len(left))], 1)
+        apart = ray * z[:, None] - p
+        plane = (apart * (samples.normals[left] @ R[0].T)).sum(1).abs()
+        seen[left] = (z > 0) & (plane < 0.003) & (apart.norm(dim=1) < 0.008)
+    return seen
+
+
 class _Surface:
     """Dense samples of a surface, and distances to it."""
 
     def __init__(self, model: ObjectModel, samples: int, seed: int) -> None:
-        drawn = surface_samples(model.to("cpu"), samples, torch.Generator().manual_seed(seed))
+        model = model.to("cpu")
+        generator = torch.Generator().manual_seed(seed)
+        drawn = surface_samples(model, samples, generator)
+        seen = _visible(model, drawn)
+        hidden = float((~seen).double().mean()) > HIDDEN_SHARE
+        if hidden:
+            more = surface_samples(model, 4 * samples, generator)
+            seen = _visible(model, more)
+            faces = torch.zeros(len(model.faces), dtype=torch.bool)
+            faces[more.faces[seen]] = True
+            drawn = SurfaceSamples(*(v[seen][:samples] for v in more))
+            seen_points = more.points[seen].double().numpy()
+            place = torch.cumsum(faces, 0) - 1
+            drawn = drawn._replace(faces=place[drawn.faces])
+            model = replace(model, faces=model.faces[faces])
         self.points = drawn.points.double().numpy()
         self.normals = drawn.normals.double().numpy()
-        self.triangles = model.vertices.double().cpu().numpy()[model.faces.cpu().numpy()]
+        self.triangles = model.vertices.double().numpy()[model.faces.numpy()]
         self.tree = cKDTree(self.points)
         self.diameter = model.diameter
         area = np.linalg.norm(np.cross(*(self.triangles[:, k] - self.triangles[:, 0] for k in (1, 2))), axis=1)
@@ -147,9 +200,12 @@ class _Surface:
         self.moments = (
             np.einsum("f,fki,fkj->ij", area, corners, corners) + 9 * np.einsum("f,fi,fj->ij", area, mean, mean)
         ) / 12
-        low, high = model.bounds.double().cpu().numpy()
+        if hidden:  # only parts of faces may be seen: by samples
+            self.center = seen_points.mean(0)
+            self.moments = (seen_points - self.center).T @ (seen_points - self.center) / len(seen_points)
+        low, high = model.bounds.double().numpy()
         self.box_center = (low + high) / 2
-        colors = albedo(model.to("cpu"), drawn)
+        colors = albedo(model, drawn)
         self.colors = None
         if colors is not None:
             around = self.tree.query(self.points, k=12)[1]
@@ -158,6 +214,8 @@ class _Surface:
                 self.colors = None
         # vertices are where a shape ends: with them the tests see the tips that samples miss
         corner = np.unique(self.triangles.reshape(-1, 3), axis=0)
+        if hidden:  # a corner may be hidden although its face is seen
+            corner = corner[self.tree.query(corner)[0] < 0.02 * self.diameter]
         step = max(1, len(corner) // 1000)
         self.tests = np.concatenate([self.points[:1500], corner[::step]])
         self.few = self.tests[:: max(1, len(self.tests) // 120)]
@@ -236,6 +294,8 @@ class _Surface:
         """What this axis, or one beside it, offers: continuous, else the highest fold, else (`near`) the nearest miss."""
         miss: _Found | None = None
         rough = math.inf
+        if FOLDS[0] in folds:
+            folds = (0, *self.many_folds(axis), *FOLDS)
         for fold in folds:
             for fit in (False, True):
                 point = self.center
@@ -255,6 +315,25 @@ class _Surface:
                 if near and deviation <= reach and fold in (0, 2) and (miss is None or deviation < miss.deviation):
                     miss = _Found(fold, here, point, deviation, self._color(fold, here, point), "nearly")
         return miss
+
+    def many_folds(self, axis: np.ndarray, most: int = 8) -> list[int]:
+        """Folds above 36 that the surface may have about an axis through its centre, highest first.
+
+        n equal teeth make the angles of the surface periodic: their Fourier coefficient n stands out of the noise of the
+        samples in some ring about the axis.
+        """
+        across = np.eye(3)[int(np.abs(axis).argmin())]
+        first = np.cross(axis, across) / np.linalg.norm(np.cross(axis, across))
+        off = self.points - self.center
+        x, y = off @ first, off @ np.cross(axis, first)
+        radius, angle = np.hypot(x, y), np.arctan2(y, x)
+        orders = np.arange(FOLDS[0] + 1, MOST_FOLDS + 1)
+        strength = np.zeros(len(orders))
+        for ring in np.array_split(np.argsort(radius), 10):
+            waves = np.exp(1j * np.outer(orders, angle[ring]))
+            strength = np.maximum(strength, np.abs(waves.mean(1)) * math.sqrt(len(ring)))
+        best = np.argsort(-strength)[:most]
+        return sorted((int(orders[i]) for i in best if strength[i] > 4), reverse=True)  # noise: 4 once in 10^7
 
     def _turns(self, fold: int) -> list[float]:
         """All powers up to half a turn (the inverses are the rest); a spread of angles for a continuous axis."""
@@ -286,7 +365,7 @@ class _Surface:
             return _Found(fold, axis, point, deviation, None, "geometry")
         if color <= COLOR_SHARE:
             return _Found(fold, axis, point, deviation, color, "geometry and colour")
-        for lower in (f for f in FOLDS if fold == 0 or (fold % f == 0 and f < fold)):
+        for lower in FOLDS if fold == 0 else [f for f in range(fold // 2, 1, -1) if fold % f == 0]:
             less = self._color(lower, axis, point)
             if less is not None and less <= COLOR_SHARE:
                 return _Found(lower, axis, point, deviation, less, "geometry and colour")
@@ -420,13 +499,15 @@ def _common_point(findings: list[_Found], surface: _Surface) -> np.ndarray:
     return np.linalg.solve(P, q)
 
 
-def _closure(generators: list[np.ndarray], most: int = 60) -> list[np.ndarray]:
+def _closure(generators: list[np.ndarray], most: int = 2 * MOST_FOLDS) -> list[np.ndarray]:
     """The finite group of rotations made by the generators, without the identity; the cyclic parts if it is no group."""
     elements = [np.eye(3)]
+    smallest = min((math.acos(float(np.clip((np.trace(G) - 1) / 2, -1, 1))) for G in generators), default=math.pi)
+    apart = min(0.1, smallest / 2)  # two elements are the same if nearer than this, radians
     for R in elements:  # grows while it is walked
         for G in generators:
             new = G @ R
-            if all(np.trace(new.T @ E) < 1 + 2 * math.cos(0.1) for E in elements):
+            if all(np.trace(new.T @ E) < 1 + 2 * math.cos(apart) for E in elements):
                 elements.append(new)
         if len(elements) > most:
             return _closure(generators[:1]) if len(generators) > 1 else elements[1:most]

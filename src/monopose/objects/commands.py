@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ def synth(args: Synth) -> dict[str, str]:
     """Make a BOP folder of rendered pictures."""
     from ..datasets.bop import models as bop_models
     from ..io.cameras import read_camera
-    from ..mesh.loading import load_mesh
+    from ..mesh.loading import METRIC_FORMATS, load_mesh
     from ..synthesis import bop_folder
     from ..synthesis import scene as scenes
 
@@ -30,6 +31,8 @@ def synth(args: Synth) -> dict[str, str]:
         ids = bop_models.ids_of_names(args.models)
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in zip(ids, args.models, strict=True)]
         models = _with_symmetries(models, args)
+        if args.scene.upright and any(path.suffix.lower() in METRIC_FORMATS for path in args.models):
+            warnings.warn("glTF files have +Y up, --upright takes +Z as up: turn them, or leave --upright out", stacklevel=2)
     camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
     scene = scenes.scene_config(models, camera, **asdict(args.scene))
     out = bop_folder.write_bop(
@@ -44,9 +47,11 @@ def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel
     from ..datasets.bop import models as bop_models
 
     if args.propose_symmetries:
+        from ..mesh.loading import look_is_whole
         from ..mesh.symmetries import propose_symmetries
 
-        return [replace(m, symmetries=propose_symmetries(m).symmetries) for m in models]
+        whole = [look_is_whole(path) for path in args.models]
+        return [replace(m, symmetries=propose_symmetries(m).symmetries) if w else m for m, w in zip(models, whole, strict=True)]
     file = args.out / "models" / "models_info.json"
     known = bop_models.read_models_info(file) if file.is_file() else {}
     return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]

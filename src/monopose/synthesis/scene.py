@@ -171,6 +171,27 @@ def random_layout(
     return Layout(chosen, place(chosen, camera, config, rng))
 
 
+def _middles(models: Sequence[ObjectModel]) -> np.ndarray:
+    """What is placed: the origin of each object, or the middle of its box where the origin lies well outside it, (N, 3)."""
+    middles = []
+    for model in models:
+        low, high = model.bounds.double().numpy()
+        outside = np.maximum(low, -high).max() > 0.1 * model.diameter
+        middles.append((low + high) / 2 if outside else np.zeros(3))
+    return np.stack(middles)
+
+
+def _placed(poses: Tensor, middles: np.ndarray, config: SceneConfig) -> Tensor:
+    """cam_from_obj (N, 4, 4) out of poses that place `middles` (N, 3).
+
+    What came too close, or behind the camera, is pushed to the depth of 0.6 times the least distance.
+    """
+    poses[:, 2, 3].clamp_min_(0.6 * config.distance[0])
+    if middles.any():
+        poses[:, :3, 3] -= (poses[:, :3, :3].double() @ torch.from_numpy(middles)[..., None])[..., 0].float()
+    return poses
+
+
 def _seen_pixel(camera: Camera, rng: Generator, margin: float = 0.1) -> np.ndarray:
     height, width = camera.size
     return rng.uniform([margin * width, margin * height], [(1 - margin) * width, (1 - margin) * height])
@@ -194,13 +215,14 @@ def _on_table(models: list[ObjectModel], camera: Camera, config: SceneConfig, rn
     low, high = models[focus].bounds.numpy()
     middle = float(high[2] - low[2]) / 2
     poses = []
-    for model, (x, y) in zip(models, places, strict=True):
+    middles = _middles(models)
+    for model, (x, y), placed in zip(models, places, middles.astype(np.float32), strict=True):
         upright = config.upright and model.obj_id >= 0
         world_R = _about_z(rng.uniform(0, 2 * math.pi)) if upright else _random_rotation(rng)
-        lowest = float((model.corners.numpy() @ world_R[2]).min())
+        lowest = float(((model.corners.numpy() - placed) @ world_R[2]).min())
         position = np.array([x - places[focus][0], y - places[focus][1], -lowest - middle])
         poses.append(_pose(R @ world_R, R @ position + target))
-    return _in_front(torch.from_numpy(np.stack(poses)).float(), config)
+    return _placed(torch.from_numpy(np.stack(poses)).float(), middles, config)
 
 
 def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rng: Generator) -> Tensor:
@@ -222,14 +244,8 @@ def _floating(models: list[ObjectModel], camera: Camera, config: SceneConfig, rn
         poses.append(_pose(R, _point_at(pixel, float(d), K)))
     placed = torch.from_numpy(np.stack(poses)).float()
     if config.upright:  # the viewing ray tilts what the camera sees: keep "upright" as seen along the ray
-        return _in_front(se3.egocentric_from_allocentric(placed), config)
-    return _in_front(placed, config)
-
-
-def _in_front(poses: Tensor, config: SceneConfig) -> Tensor:
-    """Push what came too close, or behind the camera, to the depth of 0.6 times the least distance; in place."""
-    poses[:, 2, 3].clamp_min_(0.6 * config.distance[0])
-    return poses
+        placed = se3.egocentric_from_allocentric(placed)
+    return _placed(placed, _middles(models), config)
 
 
 class Appearance(NamedTuple):

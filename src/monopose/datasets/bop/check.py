@@ -235,14 +235,14 @@ def _check_truth(scene: bop_scenes.Scene, here: str, points: dict[int, np.ndarra
         notes.problem(f"{here}: scene_gt.json has images that scene_camera.json lacks", str(strangers[0]))
     if truth.boxes is None:
         notes.warn("no scene_gt_info.json: visibility and boxes are unknown", here)
-    for R, t, im, n in zip(truth.R, truth.t, truth.im_id.tolist(), truth.gt_id.tolist(), strict=True):
+    middles = {obj_id: (p.min(0) + p.max(0)) / 2 for obj_id, p in points.items()}
+    for R, t, im, n, obj_id in zip(truth.R, truth.t, truth.im_id.tolist(), truth.gt_id.tolist(), truth.obj_id.tolist()):
         place = f"{here} image {im} object number {n}"
-        if t[2] <= 0:
-            notes.problem("object behind the camera (cam_t_m2c z <= 0)", place)
-        elif not 0.02 <= t[2] <= 50:
-            notes.problem(
-                "object too near or too far for millimetres, the unit of cam_t_m2c", f"{place}: {length(float(t[2]))}"
-            )
+        depth = float(t[2] + R[2] @ middles.get(obj_id, np.zeros(3)))
+        if depth <= 0:
+            notes.problem("object behind the camera (cam_t_m2c; its middle has z <= 0)", place)
+        elif not 0.02 <= depth <= 50:
+            notes.problem("object too near or too far for millimetres, the unit of cam_t_m2c", f"{place}: {length(depth)}")
         if np.abs(R @ R.T - np.eye(3)).max() > 0.05 or np.linalg.det(R) < 0:
             notes.problem("cam_R_m2c is no rotation", place)
 

@@ -1,0 +1,391 @@
+"""Mesh files taken at their word: polygons, counts, encodings, textures, materials; the right values, or a clear refusal."""
+
+import base64
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monopose.datasets.bop.models import read_ply_vertices
+from monopose.mesh.loading import load_mesh, look_is_whole, read_raw
+from monopose.mesh.polygons import triangulated
+
+
+def area(raw):
+    a, b, c = (raw.vertices[raw.faces[:, k]] for k in range(3))
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+
+
+def notes_of(path, unit="mm"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = load_mesh(path, unit)
+    return model, [str(w.message) for w in caught]
+
+
+# ------------------------------------------------------------------------------------------------------------- polygons
+
+ELL = [(0, 0), (60, 0), (60, 10), (10, 10), (10, 40), (0, 40)]  # 900 mm2, around it 200 mm
+
+
+def ell_profile(path):
+    """An L profile 15 mm high whose caps are one concave hexagon each: 2 x 900 + 200 x 15 = 4800 mm2."""
+    vertices = [(x, y, z) for z in (0, 15) for x, y in ELL]
+    faces = [[5, 4, 3, 2, 1, 0], [6, 7, 8, 9, 10, 11], *([i, (i + 1) % 6, (i + 1) % 6 + 6, i + 6] for i in range(6))]
+    if path.suffix == ".obj":
+        lines = [f"v {x} {y} {z}" for x, y, z in vertices] + ["f " + " ".join(str(i + 1) for i in f) for f in faces]
+    else:
+        rows = [f"{x} {y} {z}" for x, y, z in vertices] + [f"{len(f)} " + " ".join(map(str, f)) for f in faces]
+        if path.suffix == ".off":
+            lines = ["OFF", f"{len(vertices)} {len(faces)} 0", *rows]
+        else:
+            lines = ["ply", "format ascii 1.0", f"element vertex {len(vertices)}", *(f"property float {a}" for a in "xyz")]
+            lines += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", *rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply", "off"])
+def test_concave_faces_keep_their_notches(tmp_path, suffix):
+    raw = read_raw(ell_profile(tmp_path / f"ell.{suffix}"))
+    assert area(raw) == pytest.approx(4800)
+    corners = raw.vertices[raw.faces]  # volume by the divergence theorem: every triangle looks outwards
+    assert np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6 == pytest.approx(900 * 15)
+
+
+@pytest.mark.parametrize("corners", [5, 24, 101])
+def test_stars_in_any_plane_have_the_area_of_the_shoelace_formula(corners):
+    rng = np.random.default_rng(corners)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 2 * corners))
+    radius = np.where(np.arange(2 * corners) % 2, 1.0, rng.uniform(0.2, 0.9, 2 * corners))
+    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    want = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+    frame = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    for order in (1, -1):
+        points = (np.stack([x, y], 1) @ frame[:2])[::order]
+        triangles, owner = triangulated(points, np.array([len(points)]))
+        a, b, c = (points[triangles[:, k]] for k in range(3))
+        assert len(triangles) == len(points) - 2
+        assert (owner == 0).all()
+        assert np.linalg.norm(np.cross(b - a, c - a).sum(0)) / 2 == pytest.approx(want)  # all turned alike
+        assert np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(want)  # none over another
+
+
+def test_a_hole_that_is_cut_open_stays_a_hole():
+    outer, inner = [(0, 0), (4, 0), (4, 4), (0, 4)], [(1, 1), (1, 3), (3, 3), (3, 1)]
+    ring = np.array([*outer, outer[0], *inner, inner[0]], float)
+    points = np.c_[ring, np.zeros(len(ring))]
+    triangles, _ = triangulated(points, np.array([len(points)]))
+    a, b, c = (points[triangles[:, k]] for k in range(3))
+    assert np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(16 - 4)
+
+
+# ------------------------------------------------------------------------------------------------------- cut and broken
+
+
+@pytest.mark.parametrize("suffix", ["ply", "off"])
+def test_text_that_ends_early_is_refused_with_its_line(tmp_path, suffix):
+    path = ell_profile(tmp_path / f"ell.{suffix}")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-3]) + "\n")
+    with pytest.raises(ValueError, match=rf"cut short.*promises.*at line {len(lines) - 3}"):
+        read_raw(path)
+    path.write_text("\n".join([*lines[:-1], lines[-1][:4]]) + "\n")
+    with pytest.raises(ValueError, match=rf"line {len(lines)}"):
+        read_raw(path)
+
+
+def test_an_obj_that_ends_within_a_face_is_refused_with_its_line(tmp_path):
+    path = ell_profile(tmp_path / "ell.obj")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], "f 5 6"]))
+    with pytest.raises(ValueError, match=rf"ell\.obj, line {len(lines)}: a face needs at least three corners"):
+        read_raw(path)
+    path.write_text("\n".join([*lines[:-1], "f 5 6 13"]))
+    with pytest.raises(ValueError, match=rf"ell\.obj, line {len(lines)}: a face has the corner '13'.* only 12 vertices"):
+        read_raw(path)
+
+
+def test_a_face_is_not_taken_for_a_vertex(tmp_path):
+    path = ell_profile(tmp_path / "ell.ply")
+    lines = path.read_text().splitlines()
+    del lines[12]  # a vertex: now the first face stands where the last vertex is promised
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"line 21: expected the numbers of a 'vertex' \(x y z\), got '6 5 4 3 2 1 0'"):
+        read_ply_vertices(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_binary_ply_with_triangles_and_quads(tmp_path, order):
+    vertices = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0], [1, 4, 0]], order + "f4")
+    header = f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\nelement vertex 5\n"
+    header += "property float x\nproperty float y\nproperty float z\nelement face 2\n"
+    header += "property uchar quality\nproperty list uint8 int32 vertex_index\nend_header\n"
+    faces = (
+        b"\x07\x04" + np.array([0, 1, 2, 3], order + "i4").tobytes() + b"\x09\x03" + np.array([3, 2, 4], order + "i4").tobytes()
+    )
+    path = tmp_path / "mixed.ply"
+    path.write_bytes(header.encode() + vertices.tobytes() + faces)
+    raw = read_raw(path)
+    assert area(raw) == pytest.approx(4 + 2)
+    assert raw.faces.tolist() == [[0, 1, 2], [2, 3, 0], [3, 2, 4]]
+    path.write_bytes(header.encode() + vertices.tobytes() + faces[:-5])
+    with pytest.raises(ValueError, match="cut short: its header promises 2 faces"):
+        read_raw(path)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("element vertex 12", "element vertex -1", r"line 3: the number of 'vertex' must be a whole number from 0, got -1"),
+        ("property float x", "property quad x", r"line 4: unknown property 'property quad x'; known types: char"),
+        ("element face 8", "element face 4000000000", r"asks for 4e\+09 faces of a mesh.*MONOPOSE_MAX_FACES"),
+        ("element vertex 12", "element vertex 4000000000", r"cut short: its header promises 4000000000 vertices"),
+    ],
+)
+def test_headers_that_ask_for_the_impossible(tmp_path, old, new, message):
+    path = ell_profile(tmp_path / "ell.ply")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_mesh(path, "mm")
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply", "off"])
+def test_limits_are_asked_before_work_is_done(tmp_path, suffix, monkeypatch):
+    path = ell_profile(tmp_path / f"ell.{suffix}")
+    monkeypatch.setenv("MONOPOSE_MAX_FACES", "7")
+    with pytest.raises(ValueError, match=rf"ell\.{suffix} asks for 8 faces.*MONOPOSE_MAX_FACES"):
+        load_mesh(path, "mm")
+    monkeypatch.delenv("MONOPOSE_MAX_FACES")
+    monkeypatch.setenv("MONOPOSE_MAX_MESH_MB", "0.0001")
+    with pytest.raises(ValueError, match="MONOPOSE_MAX_MESH_MB"):
+        load_mesh(path, "mm")
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 9 0 x\nvertex 0 9 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid a\n{facet}endsolid a\n")
+    with pytest.raises(ValueError, match=r"a\.stl, line 5: a 'vertex' must be three numbers, got '9 0 x'"):
+        read_raw(tmp_path / "a.stl")
+    path = textured(tmp_path, "newmtl m\nmap_Kd tex.png\n", BAD)
+    with pytest.raises(ValueError, match=r"row 2 of 'vt' has NaN or infinite texture coordinates"):
+        read_raw(path)
+    path = ell_profile(tmp_path / "ell.ply")
+    path.write_text(path.read_text().replace("property float z", "property float x"))
+    with pytest.raises(ValueError, match=r"element 'vertex' names a property twice \(x, y, x\)"):
+        read_raw(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk"])
+def test_names_and_comments_in_any_encoding(tmp_path, encoding):
+    word = "Gehäuse" if encoding == "latin-1" else "模型"
+    for suffix, comment in (("obj", "# {}\n"), ("ply", "comment {}\n"), ("off", "# {}\n")):
+        path = ell_profile(tmp_path / f"ell.{suffix}")
+        text = path.read_text()
+        lines = text.splitlines(keepends=True)
+        lines.insert(2 if suffix == "ply" else 1, comment.format(word))
+        path.write_bytes("".join(lines).encode(encoding))
+        assert area(read_raw(path)) == pytest.approx(4800)
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 100 0 0\nvertex 0 100 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}endsolid {word}\n".encode(encoding))
+    assert area(read_raw(tmp_path / "a.stl")) == pytest.approx(5000)
+    (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}{facet[:40]}".encode(encoding))
+    with pytest.raises(ValueError, match=r"a\.stl is cut short: no 'endsolid', the file ends at line"):
+        read_raw(tmp_path / "a.stl")
+
+
+# ------------------------------------------------------------------------------------------------------- OBJ materials
+
+QUAD = "v 0 0 0\nv 30 0 0\nv 30 20 0\nv 0 20 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+FACE = "f 1/1 2/2 3/3 4/4\n"
+BAD = "mtllib a.mtl\n" + QUAD.replace("vt 1 0", "vt nan 0") + "usemtl m\n" + FACE
+
+
+def textured(folder, mtl, obj="mtllib a.mtl\n" + QUAD + "usemtl m\n" + FACE, picture="tex.png", encoding="utf-8"):
+    (folder / "models").mkdir()
+    where = folder / "models" / picture
+    where.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((4, 4, 3), (200, 100, 50), np.uint8)).save(where)
+    (folder / "models" / "a.mtl").write_bytes(mtl.encode(encoding))
+    (folder / "models" / "a.obj").write_text(obj)
+    return folder / "models" / "a.obj"
+
+
+@pytest.mark.parametrize(
+    "line, picture",
+    [
+        ("map_Kd tex.png", "tex.png"),
+        ("map_Kd -s 1 1 1 tex.png", "tex.png"),
+        ("map_Kd -blendu on -mm 0 1 -clamp off my tex.png", "my tex.png"),
+        ("map_Kd ../images/tex.png", "../images/tex.png"),
+        ("map_Kd textures\\tex.png", "textures/tex.png"),
+        ("# für\nmap_Kd tex.png", "tex.png"),
+    ],
+)
+def test_textures_are_found_as_programs_write_them(tmp_path, line, picture):
+    (tmp_path / "images").mkdir()
+    path = textured(tmp_path, f"newmtl m\nKd 0.2 0.2 0.2\n{line}\n", picture=picture, encoding="latin-1")
+    model, notes = notes_of(path)
+    assert notes == []
+    torch.testing.assert_close(model.texture[:, 0, 0], torch.tensor([200.0, 100, 50]) / 255)
+    assert model.colors is None
+
+
+def test_scale_and_offset_of_a_texture(tmp_path):
+    model, _ = notes_of(textured(tmp_path, "newmtl m\nmap_Kd -s 2 3 1 -o 0.5 0 0 tex.png\n"))
+    order = model.vertices[:, :2].argmax(0)
+    torch.testing.assert_close(model.uv.min(0).values, torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(model.uv.max(0).values, torch.tensor([2.5, 3.0]))
+    assert len(order) == 2
+
+
+def test_a_path_of_another_computer_takes_the_file_beside_and_says_so(tmp_path):
+    model, notes = notes_of(textured(tmp_path, "newmtl m\nmap_Kd C:\\Users\\x\\tex.png\n"))
+    assert model.texture is not None
+    assert [n for n in notes if r"names the texture 'C:\Users\x\tex.png', which is not there; tex.png beside it is taken" in n]
+    assert look_is_whole(tmp_path / "models" / "a.obj")
+
+
+@pytest.mark.parametrize(
+    "mtl, obj, message",
+    [
+        ("newmtl m\nKd 1 1 1\nmap_Kd gone.png\n", None, "names the texture 'gone.png', which is not beside it"),
+        ("newmtl m\nKd 1 1 1\nmap_Kd ../../secret.png\n", None, "which lies outside of the folders beside it"),
+        ("newmtl m\nmap_Kd a.mtl\n", None, r"the texture 'a.mtl' cannot be read \(no picture, or cut short\)"),
+        ("newmtl n\nmap_Kd tex.png\n", None, "uses the material 'm', which no material file has"),
+        ("newmtl m\nmap_Kd tex.png\n", "mtllib b.mtl\n" + QUAD + "usemtl m\n" + FACE, "names the material file 'b.mtl'"),
+        ("newmtl m\nmap_Kd tex.png\n", "mtllib a.mtl\n" + QUAD + "usemtl m\nf 1 2 3 4\n", "have no texture coordinates"),
+    ],
+)
+def test_a_look_that_is_lost_is_named(tmp_path, mtl, obj, message):
+    Image.new("RGB", (4, 4)).save(tmp_path.parent / "secret.png")
+    path = textured(tmp_path, mtl, *([obj] if obj else []))
+    with pytest.warns(UserWarning, match=message):
+        model = load_mesh(path, "mm")
+    assert model.texture is None
+    assert model.colors is None
+    with pytest.warns(UserWarning, match="no symmetries are proposed"):
+        assert not look_is_whole(path)
+
+
+def test_an_only_material_that_no_face_uses_is_taken_and_named(tmp_path):
+    path = textured(tmp_path, "newmtl m\nmap_Kd tex.png\n", "mtllib a.mtl\n" + QUAD + FACE)
+    model, notes = notes_of(path)
+    assert model.texture is not None
+    assert ["usemtl" in n for n in notes] == [True]
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    secret = tmp_path / "other" / "secret.png"
+    secret.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(secret)
+    (tmp_path / "set").mkdir()
+    path = textured(tmp_path / "set", "newmtl m\nmap_Kd link.png\n")
+    (path.parent / "link.png").symlink_to(secret)
+    _, notes = notes_of(path)
+    assert "link.png" in notes[0]
+
+
+def test_obj_corners_counted_backwards_and_materials_side_by_side(tmp_path):
+    text = (
+        "mtllib a.mtl\nv 0 0 0\nv 9 0 0\nv 0 9 0\nusemtl red\nf -3 -2 -1\nv 0 0 5\nv 9 0 5\nv 0 9 5\nusemtl grey\nf -3 -2 -1\n"
+    )
+    path = textured(tmp_path, "newmtl red\nKd 1 0 0\nnewmtl grey\nKd 0.4 0.4 0.4\n", text)
+    model, notes = notes_of(path)
+    assert notes == []
+    upper = model.vertices[:, 2] > 0.001
+    torch.testing.assert_close(model.colors[upper], torch.full((3, 3), 0.4))
+    torch.testing.assert_close(model.colors[~upper], torch.tensor([[1.0, 0, 0]]).expand(3, 3))
+
+
+# ------------------------------------------------------------------------------------------------------------------ glTF
+
+
+def gltf(path, positions, material=None, uv=None, colors=None, normalized=False, node=None, picture=(200, 100, 50), extra=None):
+    """One triangle as a .gltf with everything inside."""
+    blob, views, accessors, attributes = b"", [], [], {}
+    for name, values, kind in (("POSITION", positions, "VEC3"), ("TEXCOORD_0", uv, "VEC2"), ("COLOR_0", colors, "VEC4")):
+        if values is None:
+            continue
+        code = {"f4": 5126, "u1": 5121, "i2": 5122, "u2": 5123}[values.dtype.str[1:]]
+        width = values.dtype.itemsize * values.shape[1]
+        stride = -(-width // 4) * 4  # rows start at multiples of four bytes
+        rows = b"".join(row.tobytes().ljust(stride, b"\0") for row in values)
+        views.append({"buffer": 0, "byteOffset": len(blob), "byteLength": len(rows), "byteStride": stride})
+        accessor = {"bufferView": len(views) - 1, "componentType": code, "count": len(values), "type": kind}
+        accessors.append(accessor | ({"normalized": True} if values.dtype.kind != "f" and normalized else {}))
+        attributes[name] = len(accessors) - 1
+        blob += rows
+    primitive = {"attributes": attributes} | ({} if material is None else {"material": 0})
+    tree = {
+        "asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0} | (node or {})],
+        "meshes": [{"primitives": [primitive]}], "accessors": accessors, "bufferViews": views,
+        "buffers": [{"byteLength": len(blob), "uri": "data:;base64," + base64.b64encode(blob).decode()}],
+    }  # fmt: skip
+    if material is not None:
+        tree["materials"] = [material]
+        Image.fromarray(np.full((4, 4, 3), picture, np.uint8)).save(path.parent / "t.png")
+        tree |= {"textures": [{"source": 0}], "images": [{"uri": "t.png"}]}
+    path.write_text(json.dumps(tree | (extra or {})))
+    return path
+
+
+TRIANGLE = np.array([[0, 0, 0], [0.03, 0, 0], [0, 0.02, 0]], "f4")
+UV = np.array([[0, 0], [1, 0], [0, 1]], "f4")
+
+
+def test_gltf_normalised_integers_are_fractions(tmp_path):
+    """KHR_mesh_quantization: a part of 30 mm, its corners as sixteen-bit fractions of a node's scale."""
+    corners = (TRIANGLE / 0.03 * 32767).round().astype("i2")
+    path = gltf(
+        tmp_path / "q.gltf", corners, {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}, (UV * 65535).astype("u2"),
+        normalized=True, node={"scale": [0.03, 0.03, 0.03]}, extra={"extensionsRequired": ["KHR_mesh_quantization"]},
+    )  # fmt: skip
+    model, notes = notes_of(path, None)
+    assert notes == []
+    torch.testing.assert_close(model.vertices, torch.from_numpy(TRIANGLE), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.uv, torch.tensor([[0.0, 1], [1, 1], [0, 0]]))
+
+
+def test_gltf_vertex_colours_beside_a_material_are_kept(tmp_path):
+    colors = np.array([[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255]], "u1")
+    path = gltf(tmp_path / "c.gltf", TRIANGLE, {"pbrMetallicRoughness": {"metallicFactor": 0}}, colors=colors, normalized=True)
+    torch.testing.assert_close(load_mesh(path).colors, torch.eye(3))
+
+
+def test_gltf_base_colour_times_texture(tmp_path):
+    pbr = {"baseColorFactor": [1, 0.2140411, 0, 1], "baseColorTexture": {"index": 0}}  # linear light: sRGB 1, 0.5, 0
+    model = load_mesh(gltf(tmp_path / "f.gltf", TRIANGLE, {"pbrMetallicRoughness": pbr}, UV))
+    torch.testing.assert_close(model.texture[:, 0, 0] * 255, torch.tensor([200.0, 50, 0]))
+
+
+def test_gltf_texture_transform(tmp_path):
+    change = {"offset": [0.5, 0.25], "scale": [2, 3], "rotation": np.pi / 2}
+    named = {"index": 0, "extensions": {"KHR_texture_transform": change}}
+    model = load_mesh(gltf(tmp_path / "t.gltf", TRIANGLE, {"pbrMetallicRoughness": {"baseColorTexture": named}}, UV))
+    c, s = 0, 1  # the extension's own matrix product: offset x rotation x scale
+    matrix = (
+        np.array([[1, 0, 0.5], [0, 1, 0.25], [0, 0, 1]]) @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ np.diag([2, 3, 1])
+    )
+    want = (np.c_[UV, np.ones(3)] @ matrix.T)[:, :2]
+    want[:, 1] = 1 - want[:, 1]
+    torch.testing.assert_close(model.uv, torch.from_numpy(want).float(), atol=1e-6, rtol=0)
+
+
+def test_gltf_says_what_it_lacks(tmp_path):
+    path = gltf(tmp_path / "a.gltf", TRIANGLE, {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}, UV)
+    (tmp_path / "t.png").unlink()
+    with pytest.warns(UserWarning, match=r"a\.gltf names the texture 't\.png', which is not beside it"):
+        load_mesh(path)
+    path = gltf(tmp_path / "d.gltf", TRIANGLE, extra={"extensionsRequired": ["KHR_draco_mesh_compression"]})
+    with pytest.raises(ValueError, match="needs the glTF extension KHR_draco_mesh_compression, which is not read"):
+        load_mesh(path)
+    circle = {"nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}
+    with pytest.raises(ValueError, match="nested in a circle"):
+        load_mesh(gltf(tmp_path / "e.gltf", TRIANGLE, extra=circle))
