@@ -397,7 +397,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from synthesis import test_scene as test_synth
-test_synth.synth_bop._CHUNK = 2
+test_synth.bop_folder._CHUNK = 2
 test_synth.written({out!r}, 400)
 """
 
