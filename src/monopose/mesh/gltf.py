@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 
@@ -237,11 +237,10 @@ def _resource(file: _File, uri: str, what: str) -> bytes | None:
             return base64.b64decode(uri.partition(",")[2], validate=False)
         except ValueError:
             raise ValueError(f"{file.path}: a {what} is no base64 data") from None
-    found, reason = beside(file.path, unquote(uri))
+    name = re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes([int(m[1], 16)]), uri.encode()).decode("utf-8", "replace")
+    found, reason = beside(file.path, name)
     if found is None:
-        file.notes.append(
-            Note(f"{file.path.name} names the {what} '{unquote(uri)}', {reason}; the object is loaded without it")
-        )
+        file.notes.append(Note(f"{file.path.name} names the {what} '{name}', {reason}; the object is loaded without it"))
         return None
     limits.check_file(found, "MONOPOSE_MAX_MESH_MB")
     return found.read_bytes()
