@@ -80,14 +80,14 @@ class Spent(NamedTuple):
 def parts(model: refiner.Model) -> dict[str, list[tuple[Any, str]]]:
     """What each part of the work is done by: owners and names of functions. One that runs inside another counts for that."""
     return {
-        "rendering": [(refiner.views, "draw")],
-        "crops": [(refiner, "crop_boxes"), (refiner, "_cut_each"), (refiner.crops, "cut")],
+        "rendering": [(refiner.scene, "draw")],
+        "crops": [(refiner.camera, "crop_around"), (refiner, "_cut_each"), (refiner.camera, "cut")],
         "features": [(model.features, "forward")],
-        "correlation": [(refiner.matching, "correlation")],
-        "look-up": [(refiner.matching, "look_up"), (refiner.matching, "expected")],
-        "update": [(model.context, "forward"), (model.update, "forward"), (refiner.recurrent, "upsampled")],
+        "correlation": [(refiner.refiner_networks, "correlation")],
+        "look-up": [(refiner.refiner_networks, "look_up"), (refiner.refiner_networks, "expected")],
+        "update": [(model.context, "forward"), (model.update, "forward"), (refiner.refiner_networks, "upsampled")],
         "surface net": [(model, "gather")],
-        "descriptors": [(model.photo, "forward"), (refiner.maps, "interpolate"), (refiner.matching, "sample")],
+        "descriptors": [(model.photo, "forward"), (refiner.maps, "interpolate"), (refiner.refiner_networks, "sample")],
         "LM": [(refiner, "_solve")],
     }
 

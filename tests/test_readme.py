@@ -149,8 +149,8 @@ def test_the_line_that_computes_the_pose_is_three_jumps_away():
     assert "model.predict(frame)" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert monopose.load is runs.load
     assert isinstance(monopose.load("demo"), pipeline.Pipeline)
-    assert "self.predict_traced(" in inspect.getsource(pipeline.Pipeline.predict)
-    assert "coordinates.predict_traced(" in inspect.getsource(pipeline.Pipeline.predict_traced)
+    assert "self._predict(" in inspect.getsource(pipeline.Pipeline.predict)
+    assert "coordinates.predict_traced(" in inspect.getsource(pipeline)
     assert "solve(" in inspect.getsource(coordinates.predict_traced)
     assert "pnp.ransac(" in inspect.getsource(coordinates.solve)
     assert inspect.getmodule(pnp.ransac).__name__ == "monopose.pnp.robust"

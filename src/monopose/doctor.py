@@ -21,6 +21,7 @@ PACKAGES = {  # what is installed -> what is imported
     "lightning": "lightning",
     "numba": "numba",
     "numpy": "numpy",
+    "matplotlib": "matplotlib",
     "scipy": "scipy",
     "opencv-python-headless": "cv2",
     "trimesh": "trimesh",

@@ -72,14 +72,14 @@ def test_scores_from_samples():
     """A box whose samples lie at 0, 0.7 and 3 m, of weights 1/2, 1/4, 1/4, and one that is sure, ten metres from its sample."""
     pose = torch.eye(4).repeat(2, 3, 1, 1)
     pose[0, 1, 0, 3], pose[0, 2, 2, 3], pose[1, :, 2, 3] = 0.7, 3.0, 10.0
-    none = {k: torch.zeros(2) for k in bench.Boxes._fields}
+    none = {k: torch.zeros(2) for k in bench.DetectedBoxes._fields}
     own = {
         "cam_from_obj": torch.eye(4).expand(2, 4, 4),
         "samples": pose,
         "log_weights": torch.tensor([[0.5, 0.25, 0.25]] * 2).log(),
     }
     own |= {"class_scores": torch.tensor([0.4, 0.5]), "scores": torch.tensor([0.1, 0.2]), "labels": torch.tensor([0, 1])}
-    said = bench.rescored(bench.Boxes(**{**none, **own}))
+    said = bench.rescored(bench.DetectedBoxes(**{**none, **own}))
     assert said["class"].labels.tolist() == said["class x predicted quality"].labels.tolist() == [1, 0]
     chance = said["class x chance to count"]
     assert chance.labels.tolist() == [0, 1]

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from monopose import command
 from monopose.detection import detector, networks
 from monopose.detection.networks import STRIDE, OneStageNet
 from monopose.geometry import boxes as box2d
-from monopose.objects import pipeline
+from monopose.objects import options, pipeline
 from monopose.types import Camera, Detections, Frame
 
 IDS = (5, 9)  # 5: red rectangle, 9: green disc
@@ -530,6 +529,5 @@ def test_another_number_of_looks_is_an_error():
 
 
 def test_the_command_line_offers_these_looks():
-    (number, _) = typing.get_args(typing.get_type_hints(command.Predict)["looks"])
-    assert typing.get_args(number) == detector.LOOKS
+    assert typing.get_args(typing.get_type_hints(options.DetectorOptions)["looks"]) == detector.LOOKS
     assert pipeline.LOOKS == 6  # as its help says

@@ -270,10 +270,10 @@ def test_a_broken_file_is_named(run, text):
 
 def test_the_pipeline_applies_it(run, monkeypatch):
     def predict(*args, **kwargs):
-        poses = fake()(*args, **kwargs)
-        return replace(poses, covariance=torch.eye(6).repeat(len(poses), 1, 1))
+        poses, traces = fake()(*args, **kwargs)
+        return replace(poses, covariance=torch.eye(6).repeat(len(poses), 1, 1)), traces
 
-    monkeypatch.setattr(coordinates, "predict", predict)
+    monkeypatch.setattr(coordinates, "predict_traced", predict)
     monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold, looks: BOXES)
     frame = pipeline.Frame(torch.rand(3, *CAMERA.size), CAMERA)
     with warnings.catch_warnings():

@@ -243,13 +243,13 @@ def test_discriminator_learns_to_tell_rendered_from_predicted():
     batch = {k: v.repeat(2, *[1] * (v.dim() - 1)) for k, v in batch.items()}
     noise = coordinates.Output(torch.rand(2, 3, 128, 128) * 2 - 1, torch.zeros(2, 128, 128), torch.zeros(2, 128, 128))
     optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=1e-3)
-    for _ in range(6):
+    for _ in range(16):  # labels are smoothed and swapped at random
         optimizer.zero_grad()
         coordinates.discriminator_loss(model, noise, batch).backward()
         optimizer.step()
     real = model.normalise(batch["coordinates"], torch.zeros(2, dtype=torch.long)) * batch["mask_full"][:, None]
     with torch.no_grad():
-        assert model.discriminator(real).min() > model.discriminator(noise.coordinates).max()
+        assert model.discriminator(real).mean() > model.discriminator(noise.coordinates).mean()
 
 
 def test_without_a_discriminator_its_loss_says_so():

@@ -41,7 +41,7 @@ def test_the_wheel_shows_what_the_field_means():
 def test_the_result_is_the_true_pose():
     """What the pictures below show did happen."""
     _, course, result, truth = scene()
-    assert bool(result.converged[0])
+    assert bool(result.refined[0])
     begun, ended = ((p[:3, 3] - truth[:3, 3]).norm() for p in (course.start, result.cam_from_obj[0]))
     assert begun > 0.01
     assert ended < 0.15 * begun  # four steps, each of which leaves 40 percent of the field
@@ -117,5 +117,5 @@ def test_what_was_refined_is_in_the_json():
     _, _, result, _ = scene()
     (record,) = pose_records(result)
     assert record["refined"] is True
-    (record,) = pose_records(replace(result, converged=None))
+    (record,) = pose_records(replace(result, refined=None))
     assert "refined" not in record

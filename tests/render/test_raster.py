@@ -301,7 +301,7 @@ def test_follows_layout_dtype_and_leaves_arguments_alone():
 
 INTERPRETED = """
 import torch
-from tests.test_raster import SIZE, assert_same, random_scene, square
+from tests.render.test_raster import SIZE, assert_same, random_scene, square
 from monopose.render import Fragments, rasterize_reference
 from monopose.render.raster_triton import rasterize
 for dtype in (torch.float32, torch.float64):

@@ -146,7 +146,7 @@ def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relativ
 
 def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
     if frame is None:
-        frame = Frame(torch.zeros_like(problems.points3d[:, :1, 0]).expand(-1, 3), torch.ones_like(problems.K[:, 0, 0]))
+        frame = Frame(torch.zeros_like(problems.K[:, 0]), torch.ones_like(problems.K[:, 0, 0]))
     return [to_numpy(v) for v in frame]
 
 
