@@ -391,10 +391,10 @@ def test_neither_origin_nor_unit_nor_the_cut_of_K_matters(seed, shift, unit, kin
     A = torch.eye(6, dtype=F64)
     A[:3, 3:] = rotation.skew(-shift * moved.cam_from_obj[:3, :3] @ torch.tensor([0.3, -1.0, 0.2], dtype=F64))
     A[:3] /= unit
-    if shift < 1e5:
+    if shift < 1e5 * unit:  # beyond, the motion to the other frame takes away all digits of what is left
         std = s.covariance.diagonal().sqrt()
         expected, got = s.covariance / std / std[:, None], A @ moved.covariance @ A.mT / std / std[:, None]
-        torch.testing.assert_close(got, expected, rtol=0, atol=0.02)  # A takes away a million times what is left
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
 
 
 @given(seed=st.integers(0, 100), times=st.integers(2, 20), distinct=st.integers(1, 3), backend=st.sampled_from(BACKENDS))
