@@ -299,6 +299,7 @@ def fit(
         start = 0
         if last is not None:
             start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # advice to programmers
         takes_turns = any(key.startswith("discriminator") for key, _ in model.named_parameters())
         trainer = _trainer(out, name, config, export, progress_bar, start, takes_turns, recipe.half_on_cpu)
         if trainer.is_global_zero:
@@ -311,7 +312,6 @@ def fit(
             persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=one_thread,
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
