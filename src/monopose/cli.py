@@ -29,6 +29,7 @@ from tyro.conf import Positional
 from . import runs
 from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
+from .io.files import is_disk_full
 from .objects import options as objects
 from .road import options as road
 from .tracking import options as tracking
@@ -277,6 +278,16 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        code = _main(argv)
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        print("monopose: interrupted", file=sys.stderr)
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv in (["--version"], ["-V"]):
         from . import __version__
@@ -299,9 +310,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif result is not None:
             print("\n".join(_lines(result)))
         return _exit_code(result)
-    except KeyboardInterrupt:
-        print("monopose: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
         return 1
@@ -496,6 +504,8 @@ def _message(error: Exception) -> str:
     """One line that says what happened; unexpected kinds of error ask for the traceback."""
     text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
     text = " ".join(str(text).split())
+    if is_disk_full(error) and "disk is full" not in text:
+        return f"the disk is full, or a quota is ({text}); free some space or write elsewhere"
     if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError)):
         return text
     return f"{type(error).__name__}: {text} (unexpected; --debug shows where)"

@@ -7,6 +7,7 @@ itself a dataclass is a group of its own in --help. Nothing here imports anythin
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from .io.files import IMAGE_SUFFIXES, atomic_write
+from .io.files import IMAGE_SUFFIXES, atomic_write, sole_writer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,6 +152,7 @@ def check_share(value: float | None, name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------ results, pictures
 
+SAVED_EVERY_S = 60.0  # seconds of work that a killed prediction loses at most
 DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
 Printer = Callable[[str], None]
 
@@ -191,6 +193,7 @@ def predict_pictures(
     one: Callable[[str, Frame], tuple[dict[str, Any], Sequence[str]]],
     save: Callable[[list[dict[str, Any]]], dict[str, Any]],
     summary: Callable[[dict[str, Any]], str],
+    out: Path,
     limit: int | None = None,
     say: Printer = silent,
 ) -> Result:
@@ -199,32 +202,40 @@ def predict_pictures(
     Args:
         pictures: names and frames.
         one: looks at a picture; returns its record and what to say of it, line by line.
-        save: writes the records of all; returns what the result says beside them.
+        save: writes the records of all so far; returns what the result says beside them. Called once a minute, too.
         summary: the result in words.
+        out: folder of the results, in which no other process may write meanwhile.
         limit: stop after this many pictures.
         say: takes each line as soon as it is known.
 
     Returns:
         what `save` returned, the records as "images", and whether somebody interrupted as "stopped": the way to end a live
         camera.
+
+    Raises:
+        OSError: another process writes into `out`.
     """
     records: list[dict[str, Any]] = []
-    stopped = False
-    try:
-        for name, frame in pictures:
-            record, lines = one(name, frame)
-            records.append(record)
-            for line in lines:
-                say(line)
-            if limit is not None and len(records) >= limit:
-                break
-    except KeyboardInterrupt:
-        stopped = True
-    except Exception:
-        if records:
-            save(records)
-        raise
-    data = {**save(records), "images": records, "stopped": stopped}
+    stopped, saved = False, time.monotonic()
+    with sole_writer(out, "predict"):
+        try:
+            for name, frame in pictures:
+                record, lines = one(name, frame)
+                records.append(record)
+                for line in lines:
+                    say(line)
+                if limit is not None and len(records) >= limit:
+                    break
+                if time.monotonic() - saved > SAVED_EVERY_S:
+                    save(records)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            stopped = True
+        except Exception:
+            if records:
+                save(records)
+            raise
+        data = {**save(records), "images": records, "stopped": stopped}
     return Result(data, summary(data))
 
 

@@ -107,7 +107,7 @@ def _predict_pictures(args: Predict, run: CategoryRun, search: FitConfig, say: P
         return {"poses": str(save_poses(out, records))}
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output.limit, say)
+    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", out, args.output.limit, say)
 
 
 def _finder(args: Predict, run: CategoryRun) -> Finder:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import __version__
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # connections that may break one after another without bringing anything
@@ -108,8 +108,10 @@ def download(name: str, out: str | Path, url: str | None = None) -> Path:
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r} is known; known: {', '.join(NAMES)}")
     folder = Path(out) / name
-    for archive in _from(DATASETS[name], url):
-        _fetch_and_unpack(archive, folder)
+    archives = _from(DATASETS[name], url)
+    with sole_writer(folder, "download"):
+        for archive in archives:
+            _fetch_and_unpack(archive, folder)
     return folder
 
 

@@ -21,7 +21,7 @@ from ..datasets.bop import scenes as bop_scenes
 from ..detection import LEAST_SCORE
 from ..geometry import rotation, se3
 from ..io import records
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
 from . import calibration, pipeline, refinement
 
@@ -103,8 +103,9 @@ def predict_bop(
 
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(run.path)}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
-    done = _every_image(keys, out, sources, predicted)
-    return _write_whole(out, [done[k] for k in keys])
+    with sole_writer(out.parent, out.name):
+        done = _every_image(keys, out, sources, predicted)
+        return _write_whole(out, [done[k] for k in keys])
 
 
 @dataclass(frozen=True)
@@ -197,17 +198,18 @@ def refine_bop(
 
     sources = {"results": str(results), "written": results.stat().st_mtime_ns, "targets": str(targets)}
     sources |= {"weights": pipeline.find_refiner(folder).stat().st_mtime_ns, "steps": [hypotheses, outer, inner]}
-    done = _every_image(keys, out, sources, refined)
-    whole = bop_results.Results(*(column.copy() for column in rows))
-    for key in keys:
-        for column, new in zip(whole, done[key], strict=True):
-            column[places[key]] = new
-    moved = (whole.R != rows.R).any((1, 2)) | (whole.t != rows.t).any(1)
-    unchanged: dict[str, int] = {}
-    for row in (~moved).nonzero()[0].tolist():
-        reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
-        unchanged[reason] = unchanged.get(reason, 0) + 1
-    return Refinement(_write_whole(out, [whole]), len(moved), int(moved.sum()), unchanged)
+    with sole_writer(out.parent, out.name):
+        done = _every_image(keys, out, sources, refined)
+        whole = bop_results.Results(*(column.copy() for column in rows))
+        for key in keys:
+            for column, new in zip(whole, done[key], strict=True):
+                column[places[key]] = new
+        moved = (whole.R != rows.R).any((1, 2)) | (whole.t != rows.t).any(1)
+        unchanged: dict[str, int] = {}
+        for row in (~moved).nonzero()[0].tolist():
+            reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
+            unchanged[reason] = unchanged.get(reason, 0) + 1
+        return Refinement(_write_whole(out, [whole]), len(moved), int(moved.sum()), unchanged)
 
 
 def _split(data: Path, results: Path) -> Path:

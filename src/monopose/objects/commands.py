@@ -128,7 +128,7 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
         count = len(data["images"])
         return f"{count} picture{'s' * (count != 1)}: {data['poses']}, and a BOP CSV beside it"
 
-    return predict_pictures(frames(args.source or "", args.camera), one, save, summary, args.output.limit, say)
+    return predict_pictures(frames(args.source or "", args.camera), one, save, summary, out, args.output.limit, say)
 
 
 def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:

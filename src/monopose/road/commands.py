@@ -17,7 +17,7 @@ from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
 from ..evaluation import nuscenes as nuscenes_scores
 from ..geometry import boxes3d
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 from ..types import Frame
 from . import inference, pipeline
 from . import viz as viz_box3d
@@ -162,7 +162,7 @@ def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
     def save(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {**_written(out, rows, lines, None), "seconds": _mean(seconds)}
 
-    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output.limit, say)
+    return predict_pictures(frames(args.source, args.camera), one, save, _summary, out, args.output.limit, say)
 
 
 def predict_data(
@@ -198,17 +198,18 @@ def predict_data(
         for line in _lines(rows[-1], len(rows)):
             say(line)
 
-    estimates = pipeline.predict_frames(run, pictures, options, each)
-    lines = {}
-    for frame, found in zip(pictures, estimates, strict=True):
-        calibration = None
-        if frame.classes == kitti.CLASSES:
-            calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
-        lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
-    above = None
-    if pictures and all(f.ego_from_cam is not None and f.sample for f in pictures):
-        above = nuscenes.to_global(pictures, estimates)
-    found_in_all = {**_written(out, rows, lines, above), "seconds": _mean(seconds), "images": rows, "stopped": False}
+    with sole_writer(out, "predict"):
+        estimates = pipeline.predict_frames(run, pictures, options, each)
+        lines = {}
+        for frame, found in zip(pictures, estimates, strict=True):
+            calibration = None
+            if frame.classes == kitti.CLASSES:
+                calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
+            lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
+        above = None
+        if pictures and all(f.ego_from_cam is not None and f.sample for f in pictures):
+            above = nuscenes.to_global(pictures, estimates)
+        found_in_all = {**_written(out, rows, lines, above), "seconds": _mean(seconds), "images": rows, "stopped": False}
     return Result(found_in_all, _summary(found_in_all))
 
 

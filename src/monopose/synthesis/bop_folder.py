@@ -17,7 +17,7 @@ from ..datasets.bop import models as bop_models
 from ..datasets.bop import scenes, writing
 from ..geometry.boxes import from_masks
 from ..io import records
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 from ..types import Camera, Frame, Instances, ObjectModel
 from . import samples
 from . import scene as synth
@@ -104,32 +104,33 @@ def write_bop(
     known = {m.obj_id: m for m in models}
     source = samples.Source(known, camera, synth.read_backgrounds(backgrounds), scene)
     photos = photo_folder(backgrounds)
-    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": photos and f"of {photos}", **asdict(scene)})
-    writing.write_models(out / "models", known)
-    writing.write_models(out / "models_eval", known)
-    writing.write_camera(out / "camera.json", camera)
-    names = {m.obj_id: m.name for m in models}
-    folders = [out / split / f"{s:06d}" for s in range(-(-images // _SCENE))]
-    done = sum(writing.count_images(f) for f in folders)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("pictures", total=images, completed=done)
-        for n, folder in enumerate(folders):
-            last = min((n + 1) * _SCENE, images)
-            first = n * _SCENE + writing.count_images(folder)
-            if first >= last:
-                continue
-            loader = DataLoader(
-                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread,
-            )  # fmt: skip
-            chunk: list[tuple[Frame, torch.Tensor]] = []
-            for i, item in enumerate(loader, first + 1):
-                chunk.append(item)
-                if len(chunk) == _CHUNK or i == last:
-                    writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
-                    chunk = []
-                progress.advance(task)
-    writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
-    return out
+    with sole_writer(out, "synth"):
+        _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": photos and f"of {photos}", **asdict(scene)})
+        writing.write_models(out / "models", known)
+        writing.write_models(out / "models_eval", known)
+        writing.write_camera(out / "camera.json", camera)
+        names = {m.obj_id: m.name for m in models}
+        folders = [out / split / f"{s:06d}" for s in range(-(-images // _SCENE))]
+        done = sum(writing.count_images(f) for f in folders)
+        with Progress(transient=True) as progress:
+            task = progress.add_task("pictures", total=images, completed=done)
+            for n, folder in enumerate(folders):
+                last = min((n + 1) * _SCENE, images)
+                first = n * _SCENE + writing.count_images(folder)
+                if first >= last:
+                    continue
+                loader = DataLoader(
+                    Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread,
+                )  # fmt: skip
+                chunk: list[tuple[Frame, torch.Tensor]] = []
+                for i, item in enumerate(loader, first + 1):
+                    chunk.append(item)
+                    if len(chunk) == _CHUNK or i == last:
+                        writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
+                        chunk = []
+                    progress.advance(task)
+        writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
+        return out
 
 
 def _note_settings(

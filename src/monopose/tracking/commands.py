@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..contour import points
 from ..geometry import rotation
+from ..io.files import atomic_write, sole_writer
 from ..io.images import iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
@@ -39,8 +41,14 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
     """
     models, detect = _objects(args)
     out = Path(args.save)
-    out.mkdir(parents=True, exist_ok=True)
     printer(f"contours of {len(models)} object{'s' * (len(models) != 1)}; made once, then read from {args.cache or out}")
+    with sole_writer(out, "track"):
+        return _tracked(args, printer, models, detect, out)
+
+
+def _tracked(
+    args: options.Track, printer: Callable[[str], None], models: Sequence[ObjectModel], detect: Any, out: Path
+) -> dict[str, Any]:
     tracker = Tracker(models, detect, args.cache or out)
     given = None if args.start is None else read_start(args.start, models)
     frames = iterate_frames(args.source, args.camera.camera, fov_deg=args.camera.fov, resize_camera=args.camera.resize_camera)
@@ -49,8 +57,9 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
     before = [True] * len(models)
     poses: list[list[str]] = [[] for _ in models]
     file = out / "tracks.jsonl"
-    try:
-        with open(file, "w", encoding="utf-8") as stream:
+    failed: Exception | None = None
+    with atomic_write(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        try:
             for name, frame in frames:
                 if count == 0 and given is not None:
                     tracker.start(frame, given)
@@ -67,12 +76,19 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
                 count += 1
                 if args.limit is not None and count >= args.limit:
                     break
-    except KeyboardInterrupt:
-        stopped = True
-    finally:
+        except KeyboardInterrupt:
+            stopped = True
+        except Exception as error:  # what came before it is kept
+            failed = error
+    try:
         video.close()
-        for i, m in enumerate(models):
-            (out / f"trajectory_{i}_{m.obj_id}.txt").write_text("".join(poses[i]), encoding="utf-8")
+    except OSError as error:
+        failed = failed or error
+    for i, m in enumerate(models):
+        with atomic_write(out / f"trajectory_{i}_{m.obj_id}.txt") as temporary:
+            temporary.write_text("".join(poses[i]), encoding="utf-8")
+    if failed is not None:
+        raise failed
     printer(f"{count} frames: {file}, overlay.mp4 and trajectories beside it")
     return {"tracks": str(file), "frames": count, "lost": lost, "stopped": stopped}
 
@@ -175,19 +191,30 @@ class _Video:
     """An mp4 that begins with its first picture; later ones are fitted to the size of that."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, (0, 0)
+        self.path, self.size, self.count = path, (0, 0), 0
         self.writer: Any = None
+        self.temporary = ExitStack()
 
     def add(self, picture: np.ndarray) -> None:
         import cv2
 
         if self.writer is None:
             self.size = (picture.shape[1], picture.shape[0])
-            self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, self.size)
+            self.partial = self.temporary.enter_context(atomic_write(self.path))
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), FPS, self.size)
         if picture.shape[1::-1] != self.size:
             picture = np.asarray(cv2.resize(picture, self.size))
         self.writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        self.count += 1
 
     def close(self) -> None:
-        if self.writer is not None:
+        """Make the file whole; OSError where it is not, of which OpenCV says nothing."""
+        import cv2
+
+        if self.writer is None:
+            return
+        with self.temporary:
             self.writer.release()
+            came = int(cv2.VideoCapture(str(self.partial)).get(cv2.CAP_PROP_FRAME_COUNT))
+            if came != self.count:
+                raise OSError(f"{self.path} could not be written: it holds {max(came, 0)} of {self.count} pictures")

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +24,12 @@ import lightning as L
 import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import weights
-from ..io.files import write_json
+from ..io.files import atomic_write, sole_writer, write_json
 from ..synthesis.samples import one_thread
 
 
@@ -174,16 +178,25 @@ class _Learner(L.LightningModule):
         self._since = time.monotonic()
 
 
+class _WholeFiles(TorchCheckpointIO):
+    """Checkpoints through our own door; Lightning's goes through a file in /tmp that a killed process leaves there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_write(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
 class _Checkpoints(L.Callback):
     """Every few minutes a checkpoint to go on from, and beside it the averaged weights as a file to predict with."""
 
     def __init__(self, path: Path, minutes: float, export: Callable[[Mapping[str, Tensor]], None]) -> None:
         self.path, self.seconds, self.export = path, 60 * minutes, export
-        self.saved = time.monotonic()
+        self.saved, self.learned = time.monotonic(), False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.learned = True
         due = time.monotonic() - self.saved > self.seconds
         if trainer.world_size > 1:
             due = trainer.strategy.broadcast(due)
@@ -194,14 +207,12 @@ class _Checkpoints(L.Callback):
         self.save(trainer)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt) and self.learned:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(self.path)
         if trainer.is_global_zero:
-            os.replace(partial, self.path)
             self.export(_averaged(trainer))
         self.saved = time.monotonic()
 
@@ -264,40 +275,50 @@ def fit(
 
     Raises:
         ValueError: `out` holds a run of another configuration, or a checkpoint that cannot be read.
+        OSError: another process trains the same there; the disk is full.
+        KeyboardInterrupt: somebody interrupted; what was learned is saved.
     """
-    keep_memory()
-    last = _last_checkpoint(out, name)
-    L.seed_everything(config.seed, verbose=False)
-    model = build_model()
-    if init_weights is not None and last is None:
-        init_weights(model)
-    learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
-    file = out / f"{name}.safetensors"
-    texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    with sole_writer(out, name) if first else nullcontext():
+        keep_memory()
+        last = _last_checkpoint(out, name)
+        L.seed_everything(config.seed, verbose=False)
+        model = build_model()
+        if init_weights is not None and last is None:
+            init_weights(model)
+        learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
+        file = out / f"{name}.safetensors"
+        texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
 
-    def export(state: Mapping[str, Tensor]) -> None:
-        spent = learner.spent + time.monotonic() - learner._since
-        measured = {"steps": str(learner.steps), "minutes": f"{spent / 60:.1f}"}
-        kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
-        weights.save(file, kept, method=name, config=method_config, labels=labels, notes=texts | measured, half=True)
+        def export(state: Mapping[str, Tensor]) -> None:
+            spent = learner.spent + time.monotonic() - learner._since
+            measured = {"steps": str(learner.steps), "minutes": f"{spent / 60:.1f}"}
+            kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
+            weights.save(file, kept, method=name, config=method_config, labels=labels, notes=texts | measured, half=True)
 
-    start = 0
-    if last is not None:
-        start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
-    takes_turns = any(key.startswith("discriminator") for key, _ in model.named_parameters())
-    trainer = _trainer(out, name, config, export, progress_bar, start, takes_turns, recipe.half_on_cpu)
-    if trainer.is_global_zero:
-        _remember(out / f"{name}.json", method_config, data)
-        if on_start is not None:
-            on_start()
-    drawn = samples(config.batch_size * (config.steps + 1), config.seed * 1_000_003 + trainer.global_rank * 7919 + start)
-    loader = DataLoader(
-        drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
-        persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=one_thread,
-        pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
-    trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
-    return file
+        start = 0
+        if last is not None:
+            start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # advice to programmers
+        takes_turns = any(key.startswith("discriminator") for key, _ in model.named_parameters())
+        trainer = _trainer(out, name, config, export, progress_bar, start, takes_turns, recipe.half_on_cpu)
+        if trainer.is_global_zero:
+            _remember(out / f"{name}.json", method_config, data)
+            if on_start is not None:
+                on_start()
+        drawn = samples(config.batch_size * (config.steps + 1), config.seed * 1_000_003 + trainer.global_rank * 7919 + start)
+        loader = DataLoader(
+            drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
+            persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=one_thread,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
+        except SystemExit:  # Lightning's end after an interruption, which it no longer listens for
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from None
+        return file
 
 
 def keep_memory() -> None:
@@ -356,6 +377,7 @@ def _trainer(
             *([lightning_callbacks.TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)] if progress_bar else []),
         ],
         enable_checkpointing=False,
+        plugins=[_WholeFiles()],
         logger=[
             CSVLogger(logs, name=method, version=f"from_{start}"),
             TensorBoardLogger(logs, name=f"{method}_tb", version=""),

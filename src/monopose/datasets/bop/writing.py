@@ -7,7 +7,6 @@ counts only once scene_camera.json, written last, lists it. Whatever else lies t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,18 +222,12 @@ def _bytes(image: Tensor) -> Array:
 
 
 def _write_picture(path: Path, values: Array) -> None:
-    """A PNG or JPEG, whole or not at all; unlike `atomic_write` without waiting for the disk, as there are so many."""
+    """A PNG or JPEG, whole or not at all; without waiting for the disk, as there are so many."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 3}
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 3}
+    with atomic_write(path, wait=False) as temporary:
         Image.fromarray(values).save(temporary, **options)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _write_text(path: Path, text: str) -> None:
