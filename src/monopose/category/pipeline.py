@@ -22,6 +22,7 @@ from ..detection import LEAST_SCORE
 from ..detection import detector as detection
 from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
+from ..io import limits
 from ..io.files import atomic_write, existing_file, write_json
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import fitting, viz
@@ -180,7 +181,7 @@ def read_masks(path: str | Path) -> Tensor:
     Raises:
         ValueError: nothing in it.
     """
-    with Image.open(existing_file(path, "mask")) as picture:
+    with limits.picture(existing_file(path, "mask"), str(path)) as picture:
         values = np.asarray(picture if picture.mode in ("L", "P", "I", "I;16", "1") else picture.convert("L")).astype(np.int64)
     found = np.unique(values)
     if len(found) == 1:

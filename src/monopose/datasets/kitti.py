@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..geometry import boxes3d, se3
+from ..io import limits
 from ..io.files import atomic_write, existing_file
 from ..io.records import found
 from ..types import Camera
@@ -327,7 +327,7 @@ def read_frame(folder: str | Path, name: str) -> RoadFrame:
     """
     folder = Path(folder)
     image = existing_file(folder / "image_2" / f"{name}.png", "picture")
-    with Image.open(image) as header:
+    with limits.picture(image, str(image)) as header:
         size = (header.height, header.width)
     calibration = read_calibration(folder / "calib" / f"{name}.txt")
     objects, ignored = None, torch.zeros(0, 4, dtype=torch.float64)

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..geometry import boxes3d, rotation, se3
+from ..io import limits
 from ..io.files import atomic_write, existing_file
 from ..io.records import found, numbers, read_json, table, value
 from ..types import Camera
@@ -415,7 +415,7 @@ def _global_from_lidar(info: Any, place: str) -> Tensor:
 
 
 def _size(picture: Path) -> tuple[int, int]:
-    with Image.open(existing_file(picture, "picture")) as header:
+    with limits.picture(existing_file(picture, "picture"), str(picture)) as header:
         return header.height, header.width
 
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import se3, viewpoints
+from ..io import limits
 from ..io.files import existing_file, write_json
 from ..io.images import from_array, read_image
 from ..io.records import check_rotations, found, numbers, read_json, value
@@ -358,24 +359,22 @@ def read_picture(record: Record) -> tuple[Tensor, Tensor | None]:
 
 def _as_stored(path: Path) -> Tensor | None:
     """A photo without the turn that its EXIF tag asks for: annotations lie on what is stored. None: it asks for none."""
-    from PIL import ExifTags, Image, UnidentifiedImageError
+    from PIL import ExifTags
 
     try:
-        with Image.open(path) as image:
+        with limits.picture(path, str(path)) as image:
             if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 return None
             return from_array(np.array(image.convert("RGB")))
-    except (OSError, SyntaxError, UnidentifiedImageError):
+    except (OSError, SyntaxError):
         return None  # `read_image` says what is wrong with it
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(existing_file(path, "mask")) as image:
+        with limits.picture(existing_file(path, "mask"), str(path)) as image:
             values = np.asarray(image if image.mode in ("L", "1", "F") or image.mode[0] == "I" else image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         if isinstance(error, (FileNotFoundError, IsADirectoryError)):
             raise
         raise ValueError(f"{path} is a broken or cut off mask ({error}); unpack it again") from error

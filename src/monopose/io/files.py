@@ -24,7 +24,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif")
 
 
 _HOST = f"{zlib.crc32(node().encode()):08x}"

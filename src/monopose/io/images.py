@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,15 @@ from torch import Tensor
 
 from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame
+from . import limits
 from .cameras import CameraFile, ImageWarning, camera_of, parse_camera, width_by_height
 from .files import IMAGE_SUFFIXES, existing_file
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+NO_PICTURE_FOR_US = (  # in a folder of pictures
+    *VIDEO_SUFFIXES, ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
+    ".raw", ".psd", ".exr", ".hdr", ".svg",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
@@ -33,31 +39,24 @@ def read_image(path: str | Path) -> Tensor:
 
     Returns:
         (3, H, W), float32 RGB in [0, 1]. Turned upright by its EXIF tag, transparency laid on middle grey, grey repeated
-        to three channels, 16 bit scaled by its full range; each of these, grey apart, with an `ImageWarning`.
+        to three channels, 12 and 16 bit scaled by their full range, the first picture of several; each of these, grey apart,
+        with an `ImageWarning`.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not an image, cut off, or too large to be a photo.
+        ValueError: not an image, cut off, or more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
     """
     path = existing_file(path, "image")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{path} is a video, expected one image; use images.iterate_source, or monopose predict {path.name}")
     try:
-        with Image.open(path) as image:
+        with limits.picture(path, str(path)) as image:
             image.load()
             upright = _upright(image, path)
+            _warn_of_more(image, path)
     except UnidentifiedImageError as error:
-        head = path.read_bytes()[:8] if path.stat().st_size else b""
-        what = f"starts with {head!r}" if head else "is empty"
-        raise ValueError(
-            f"{path} is not an image that can be read: it {what}; expected PNG, JPEG, TIFF, WebP or BMP"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is too large ({error}); shrink it, together with its camera (--resize-camera): poses need no more than a "
-            "few million pixels"
-        ) from error
-    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not an image that can be read: it {_what_it_is(path)}") from error
+    except (OSError, SyntaxError, struct.error, IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
     return from_array(_rgb(upright, path))
 
@@ -72,9 +71,29 @@ def from_array(array: np.ndarray) -> Tensor:
     return tensor.float() / 255 if array.dtype == np.uint8 else tensor
 
 
+def _what_it_is(path: Path) -> str:
+    """What a file that is no picture of a known kind looks like, as the end of a sentence."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
+        return "is a HEIC photo, as iPhones write them; export it as JPEG (on the phone: Camera, Formats, Most Compatible)"
+    return f"{f'starts with {head[:8]!r}' if head else 'is empty'}; expected PNG, JPEG, TIFF, WebP, BMP, PPM or GIF"
+
+
+def _warn_of_more(image: Image.Image, path: Path) -> None:
+    """Say that a file holds several pictures; those that phones put into a JPEG are the same photo once more."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count > 1:
+        text = f"{path.name} holds {count} pictures, the first is taken; save them one by one, or as a video"
+        warnings.warn(text, ImageWarning, stacklevel=3)
+
+
 def _upright(image: Image.Image, path: Path) -> Image.Image:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation == 1:
+    if orientation not in range(2, 9):
+        if orientation not in (0, 1):  # 0: not known
+            text = f"{path.name} has the EXIF orientation {orientation!r:.20}, which does not exist; it is taken as stored"
+            warnings.warn(text, ImageWarning, stacklevel=3)
         return image.copy()
     turned = ImageOps.exif_transpose(image)
     warnings.warn(
@@ -94,9 +113,10 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
         if image.mode == "F":
             scale = 1.0
         else:
-            scale = 65535.0
+            bits = 12 if 255 < high <= 4095 else 16  # cameras of 12 bit write their values as they are
+            scale = 2.0**bits - 1
             warnings.warn(
-                f"{path.name} has one channel of 16 bit, values {low:.0f} to {high:.0f}; they were divided by 65535. "
+                f"{path.name} has one channel of {bits} bit, values {low:.0f} to {high:.0f}; they were divided by {scale:.0f}. "
                 "If it is a depth map, give the colour image instead",
                 ImageWarning,
                 stacklevel=3,
@@ -216,7 +236,7 @@ def _exif_hint(path: str) -> str:
     """What the EXIF focal length suggests, as the end of a sentence."""
     if not path or not Path(path).is_file():
         return ""
-    with Image.open(path) as image:
+    with limits.picture(path, path) as image:
         focal = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # read_image lays it on its other side
         wide = (image.width >= image.height) != turned
@@ -284,6 +304,11 @@ def _images_in(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"no images in the folder {folder} (it holds {', '.join(kinds) or 'nothing'}); expected {', '.join(IMAGE_SUFFIXES)}"
         )
+    others = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in NO_PICTURE_FOR_US)
+    if others:
+        names = ", ".join(others[:6]) + ", ..." * (len(others) > 6)
+        text = f"{folder}: left out {names}; save photos as JPEG or PNG, and give videos one by one"
+        warnings.warn(text, ImageWarning, stacklevel=4)
     return sorted(paths, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
 
 
@@ -298,6 +323,11 @@ def _captured(source: str | int, name: str) -> Iterator[tuple[str, Tensor]]:
             else "is it whole, and its codec a common one?"
         )
         raise ValueError(f"cannot open {'camera ' * isinstance(source, int)}{source}; {hint}")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+    if turned:
+        text = f"{name} is turned by its rotation tag of {turned} degrees; the camera has to be the one of the turned pictures"
+        warnings.warn(text, ImageWarning, stacklevel=2)
     try:
         index = 0
         while True:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LIMITS: dict[str, tuple[float, str]] = {  # variable -> most, and of what
     "MONOPOSE_MAX_TEXT_MB": (512, "MB of text (JSON, YAML, CSV)"),
@@ -12,6 +18,10 @@ LIMITS: dict[str, tuple[float, str]] = {  # variable -> most, and of what
     "MONOPOSE_MAX_FACES": (1_000_000, "faces of a mesh"),
     "MONOPOSE_MAX_PARAMETERS": (1e9, "parameters of a network"),
 }
+
+
+class TooMuch(ValueError):
+    """A file asks for more than a limit."""
 
 
 def most(variable: str) -> float:
@@ -30,7 +40,7 @@ def check(variable: str, wanted: float, where: str) -> None:
     """Raise ValueError where a file asks for more than its limit."""
     limit = most(variable)
     if not wanted <= limit:
-        raise ValueError(
+        raise TooMuch(
             f"{where} asks for {wanted:.6g} {LIMITS[variable][1]}, more than the limit of {limit:.6g}; if that is right, set "
             f"the environment variable {variable}"
         )
@@ -39,3 +49,27 @@ def check(variable: str, wanted: float, where: str) -> None:
 def check_file(path: Path, variable: str) -> None:
     """Raise ValueError where a file is larger than its limit, in MB."""
     check(variable, path.stat().st_size / 1e6, str(path))
+
+
+@contextmanager
+def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]:
+    """A picture opened by Pillow, its pixels not yet decoded, in place of `Image.open`, whose own limit nobody can raise.
+
+    Args:
+        source: a file, or an open one.
+        where: what to call it in errors.
+
+    Raises:
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
+        OSError: no picture (Pillow's `UnidentifiedImageError`).
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
+    try:
+        image = Image.open(source)
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+    with image:
+        check("MONOPOSE_MAX_MEGAPIXELS", image.width * image.height / 1e6, where)
+        yield image

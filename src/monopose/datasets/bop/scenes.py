@@ -359,9 +359,7 @@ def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
 
 
 def _width_as_seen(path: Path) -> int:
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with limits.picture(path, str(path)) as picture:
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return picture.height if turned else picture.width
 
@@ -376,15 +374,12 @@ def _width_of_cameras(scene: Scene) -> int:
 
 def _read_plane(path: Path) -> Array:
     """A one-channel picture as stored, (H, W)."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            limits.check("MONOPOSE_MAX_MEGAPIXELS", picture.width * picture.height / 1e6, str(path))
+        with limits.picture(path, str(path)) as picture:
             plane = np.asarray(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}); was it cut short while written?") from None
     if plane.ndim != 2:
         raise ValueError(f"{path} must have one channel, got shape {plane.shape}")
