@@ -237,6 +237,20 @@ def test_single_bad_entries_are_left_out_with_a_warning(edited, change, message)
         pix3d.read(edited(lambda entries: entries[1].update(change)))
 
 
+def test_photos_with_the_mask_of_another_are_left_out_with_a_warning(edited):
+    folder = edited(lambda entries: None)
+    records = pix3d.read(folder)
+    for place, count in ((1, 11), (4, None)):
+        Image.new("L", (100, 300), 255).save(folder / records[place].mask)
+        if count is None:
+            with pytest.raises(ValueError, match=r"2 of 12 entries of .* are unusable; the first: .*mask of another photo"):
+                pix3d.read(folder)
+            continue
+        with pytest.warns(pix3d.Pix3DWarning, match="left out 1 of 12 entries; the first: .*0002.* is 100 x 300 pixels"):
+            left = pix3d.read(folder)
+        assert [r.name for r in left] == [r.name for r in records if r is not records[place]]
+
+
 def test_a_missing_key_is_named(edited):
     with pytest.raises(ValueError, match=r"entry 3 .*: key 'focal_length' is missing"):
         pix3d.read(edited(lambda entries: entries[3].pop("focal_length") and None))

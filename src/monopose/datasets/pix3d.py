@@ -147,8 +147,9 @@ def pose_to_pix3d(cam_from_obj: Tensor) -> tuple[Tensor, Tensor]:
 def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = False) -> list[Record]:
     """The photos of a Pix3D folder, in the order of its pix3d.json.
 
-    Entries that cannot be used (NaN, no rotation, object behind the camera, a box without area) are left out with one
-    `Pix3DWarning`, another says so when the viewpoints that entries state do not follow from their poses.
+    Entries that cannot be used (NaN, no rotation, object behind the camera, a box without area, a mask whose proportions are
+    not those of the photo, of which the real data set has two) are left out with one `Pix3DWarning`, another says so when the
+    viewpoints that entries state do not follow from their poses.
 
     Args:
         folder: holds pix3d.json.
@@ -181,19 +182,27 @@ def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = 
             records.append(_record(entries[n], folder, where[n]))
         except _Unusable as error:
             broken.append(str(error))
-    if len(broken) > MOST_BROKEN * len(chosen):
-        raise ValueError(f"{len(broken)} of {len(chosen)} entries of {path} are unusable; the first: {broken[0]}")
+    _check_count(path, broken, len(chosen))
+    if whole_only:
+        records = [r for r in records if not (r.truncated or r.occluded)]
+    _check_files(folder, records)
+    foreign = {r.image: why for r in records if (why := _foreign_mask(r))}
+    broken += foreign.values()
+    _check_count(path, broken, len(chosen))
     if broken:
         warnings.warn(
             f"{path}: left out {len(broken)} of {len(chosen)} entries; the first: {broken[0]}", Pix3DWarning, stacklevel=2
         )
-    if whole_only:
-        records = [r for r in records if not (r.truncated or r.occluded)]
+    records = [r for r in records if r.image not in foreign]
     if not records:
         raise ValueError(f"{path}: no photo is left of {len(entries)}; whole_only={whole_only}, categories {list(categories)}")
-    _check_files(folder, records)
     _check_viewpoints(path, records, {entries[n]["img"]: entries[n] for n in chosen})
     return records
+
+
+def _check_count(path: Path, broken: Sequence[str], total: int) -> None:
+    if len(broken) > MOST_BROKEN * total:
+        raise ValueError(f"{len(broken)} of {total} entries of {path} are unusable; the first: {broken[0]}")
 
 
 class _Unusable(ValueError):
@@ -275,6 +284,31 @@ def _check_files(folder: Path, records: Sequence[Record]) -> None:
     raise FileNotFoundError(
         f"{folder}: {len(missing)} of {len(wanted)} files that pix3d.json names are missing; the first: {missing[0]}{hint}. "
         "Was the archive unpacked whole? To read a part of it, name the categories that are there"
+    )
+
+
+def _foreign_mask(record: Record) -> str:
+    """Why the mask cannot be that of the photo, by its file's header alone; "" where it can, or is unreadable."""
+    from PIL import Image, UnidentifiedImageError
+
+    if record.mask is None:
+        return ""
+    path = record.folder / record.mask
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, UnidentifiedImageError):
+        return ""  # `read_picture` says what is wrong with it
+    return _of_another(path, (height, width), record.size)
+
+
+def _of_another(path: Path, mask: tuple[int, ...], photo: tuple[int, int]) -> str:
+    """What to say of a mask whose height and width have other proportions than the photo's; "" where they have the same."""
+    if 0.98 < mask[1] / photo[1] / (mask[0] / photo[0]) < 1.02:
+        return ""
+    return (
+        f"{path} is {mask[1]} x {mask[0]} pixels (width x height), the photo {photo[1]} x {photo[0]}; "
+        "proportions differ: is it the mask of another photo?"
     )
 
 
@@ -384,12 +418,8 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     mask = torch.from_numpy(values > values.max() / 2)
     if tuple(mask.shape) == size:
         return mask
-    stretch = mask.shape[1] / size[1] / (mask.shape[0] / size[0])
-    if not 0.98 < stretch < 1.02:
-        raise ValueError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), the photo {size[1]} x {size[0]}; "
-            "proportions differ: is it the mask of another photo?"
-        )
+    if why := _of_another(path, tuple(mask.shape), size):
+        raise ValueError(why)
     return torch.nn.functional.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].bool()
 
 

@@ -133,15 +133,18 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
     return poses[:, 0].to(start.dtype), stopped[:, 0]
 
 
-def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool) -> tuple[Frame, Tensor, Tensor]:
-    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,), see `numba_costs.frames`; and `checks.is_camera`, (B,)."""
-    size = len(points3d)
-    arrays = [to_numpy(points3d), to_numpy(weights), to_numpy(K)]
-    real = arrays[0].dtype
-    found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
-    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, SINGULAR, *found)
-    centre, scale, factor, camera = map(torch.from_numpy, found)
-    return Frame(centre, scale), factor, camera
+def frames(
+    points3d: Tensor, points2d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool
+) -> tuple[Frame, Tensor, Tensor, int]:
+    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,); which points have weight, (B, N); and what is to be taken out:
+    0 nothing, 1 points without weight, 2 problems. See `numba_costs.frames`."""
+    X, x, w, k = to_numpy(points3d), to_numpy(points2d), to_numpy(weights), to_numpy(K)
+    size, count = X.shape[:2]
+    centre, scale, factor, used = (
+        np.empty((size, 3), X.dtype), np.empty(size, X.dtype), np.empty(size, X.dtype), np.empty((size, count), np.bool_)
+    )  # fmt: skip
+    out = numba_costs.frames(X, x, w, weighted, k, relative, SINGULAR, centre, scale, factor, used)
+    return Frame(torch.from_numpy(centre), torch.from_numpy(scale)), torch.from_numpy(factor), torch.from_numpy(used), out
 
 
 def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
