@@ -114,6 +114,8 @@ KINDS = {
     "train": (
         Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
              + ", ".join(LEARN_CAD[1:]), "train coordinates", LEARN_CAD),
+        Kind("objects", objects.TrainAll, "all", "what a run for known CAD models needs, one after the other", "train all",
+             ("all",)),
         Kind("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
              ("viewpoint",)),
         Kind("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
@@ -144,6 +146,7 @@ ALONE: dict[str, type[Common]] = {
     "demo": Demo,
     "check": Check,
     "calibrate": objects.Calibrate,
+    "report": objects.Report,
     "refine": objects.Refine,
     "track": tracking.Track,
     "download": Download,
@@ -156,6 +159,7 @@ COMMANDS = {  # name -> what it does
     "synth": "render training pictures from CAD models, or from shapes made in code",
     "train": "train a method; goes on where it stopped",
     "calibrate": "learn what a run's scores mean",
+    "report": "is a run good enough? One page with figures, pictures and what to try",
     "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
     "refine": "refine the poses of a BOP result file",
     "track": "follow known objects through a video by their outlines",
@@ -299,8 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif result is not None:
             print("\n".join(_lines(result)))
         return _exit_code(result)
-    except KeyboardInterrupt:
-        print("monopose: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # its words say what was saved
+        print(f"monopose: interrupted{f': {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
