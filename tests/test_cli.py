@@ -180,7 +180,7 @@ def test_train_passes_everything_on(monkeypatch, tmp_path, capsys):
     assert (seen["obj_ids"], seen["config"].minutes, seen["progress_bar"]) == ((5, 8), 2.0, False)
     config = seen["method_config"]
     assert (config.obj_ids, config.input_size, config.backbone, config.widths) == ((5, 8), 96, "resnet18", (8, 8, 8, 8))
-    assert json.loads(capsys.readouterr().out) == {"weights": str(tmp_path / "w")}
+    assert json.loads(capsys.readouterr().out) == {"weights": str(tmp_path / "w"), "verdict": "nothing was measured"}
     assert _run(*argv, "--set", "inputsize=96") == 1
     assert "--set has unknown fields inputsize; " in capsys.readouterr().err
     assert _run(*argv, "--set", "nonsense") == 1

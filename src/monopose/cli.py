@@ -115,6 +115,8 @@ KINDS = {
     "train": (
         Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
              + ", ".join(LEARN_CAD[1:]), "train coordinates", LEARN_CAD),
+        Kind("objects", objects.TrainAll, "all", "what a run for known CAD models needs, one after the other", "train all",
+             ("all",)),
         Kind("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
              ("viewpoint",)),
         Kind("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
@@ -145,6 +147,7 @@ ALONE: dict[str, type[Common]] = {
     "demo": Demo,
     "check": Check,
     "calibrate": objects.Calibrate,
+    "report": objects.Report,
     "refine": objects.Refine,
     "track": tracking.Track,
     "download": Download,
@@ -157,6 +160,7 @@ COMMANDS = {  # name -> what it does
     "synth": "render training pictures from CAD models, or from shapes made in code",
     "train": "train a method; goes on where it stopped",
     "calibrate": "learn what a run's scores mean",
+    "report": "is a run good enough? One page with figures, pictures and what to try",
     "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
     "refine": "refine the poses of a BOP result file",
     "track": "follow known objects through a video by their outlines",
@@ -278,12 +282,13 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = ""
     try:
         code = _main(argv)
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as stop:
+        code, words = 130, f": {stop}" if str(stop) else ""  # what was saved
     if code == 130:
-        print("monopose: interrupted", file=sys.stderr)
+        print(f"monopose: interrupted{words}", file=sys.stderr)
     return code
 
 

@@ -495,3 +495,22 @@ def test_the_width_for_mspd_is_that_of_the_picture_as_seen(tmp_path):
     Image.new("RGB", (640, 480)).save(folder / "000000.jpg", exif=exif)
     Image.new("RGB", (1280, 960)).save(folder / "000001.png")
     assert scenes.image_widths(scenes.open_scene(data / "test/000004"), [0, 1]).tolist() == [480, 1280]
+
+
+def test_targets_without_an_estimate_are_counted_with_the_reason(tmp_path):
+    """Five instances to find, one is estimated; the counts beside the file say what happened to three of the others."""
+    data = make_dataset(tmp_path / "set", {i: [(1, EYE, (0, 0, 1000))] for i in range(4)}, obj_ids=(1,))
+    wanted = targets((0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 2))
+    found = results((0, 1, 0.5, EYE, (0, 0, 1000)))
+    file = bop_results.write_results(tmp_path / "mine_set-test.csv", found)
+    report = evaluate(file, data, wanted)
+    unknown = {"instances": 5, "without": 4, "no box": 0, "box but no pose": 0, "filtered": 0, "unknown": 4}
+    assert report["about"]["missing"] == unknown
+    assert "no estimate  4 of 5 targets: the result file does not tell why" in tables.text(report)
+    bop_results.write_counts(file, {(4, 0, 1): (1, 1), (4, 1, 1): (0, 0), (4, 2, 1): (2, 0), (4, 3, 1): (1, 1)})
+    report = evaluate(file, data, wanted)
+    assert report["about"]["missing"] == unknown | {"no box": 2, "box but no pose": 1, "filtered": 1, "unknown": 0}
+    assert "no estimate  4 of 5 targets: 2 no box, 1 box but no pose, 1 filtered" in tables.text(report)
+    (tmp_path / "mine_set-test.found.json").write_text('{"rows": [[1, 2, 3]]}')
+    with pytest.raises(ValueError, match=r"found\.json, row 0 must have 5 numbers, got 3"):
+        evaluate(file, data, wanted)

@@ -247,6 +247,11 @@ def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict_traced", fake(second := []))
     assert bop_run(model, data, out, true_boxes=True).read_text() == whole
     assert len(second) == 23 - 20  # every twentieth image is a stop
+    counts = bop_results.read_counts(out)
+    assert counts == bop_results.read_counts(tmp_path / "whole_tiny-train.csv")
+    targets = scenes.read_targets(data / "train_targets_bop19.json")
+    asked = zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist())
+    assert {key: boxes for key, (boxes, _) in counts.items()} == dict(zip(asked, targets.inst_count.tolist()))
     assert not (tmp_path / ".partial").exists()
 
 

@@ -29,7 +29,7 @@ SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitti
 
 def train(args: Train) -> dict[str, str]:
     """Train a category, and draw what was learned."""
-    from ..training import loop
+    from ..training import loop, progress
     from . import training
 
     symmetric = None
@@ -46,7 +46,7 @@ def train(args: Train) -> dict[str, str]:
         method_config=training.make_config(shapes, args.preset, args.changes(), symmetric),
     )  # fmt: skip
     model = weights.load_network(file, category.Config, Model)
-    return {"weights": str(file), "pictures": str(save_report(model, file.parent / "pictures", shapes))}
+    return progress.result(file) | {"pictures": str(save_report(model, file.parent / "pictures", shapes))}
 
 
 def save_report(model: Model, folder: Path, shapes: Shapes) -> Path:

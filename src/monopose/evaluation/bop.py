@@ -134,9 +134,50 @@ def evaluate(
         },
         "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
         "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
+        "missing": missing_targets(
+            rows, wanted, {} if isinstance(results, bop_results.Results) else bop_results.read_counts(results)
+        ),
         "doubts": _doubts(rows, wanted),
     }
     return report
+
+
+def missing_targets(
+    rows: bop_results.Results, wanted: bop_results.Targets, counts: bop_results.Counts
+) -> dict[str, int] | None:
+    """How many instances to find have no estimate, and why; None for targets that name no objects.
+
+    Args:
+        rows: of the result file.
+        wanted: what there is to find.
+        counts: of `bop_results.read_counts`; a target that is not in it is without an estimate for an unknown reason.
+
+    Returns:
+        "instances" to find, how many of them are "without" an estimate, and of these "no box", "box but no pose", "filtered"
+        (a pose that was not kept: the same thing found twice, or below a least score) and "unknown".
+    """
+    if wanted.obj_id is None or wanted.inst_count is None:
+        return None
+    estimated: dict[tuple[int, int, int], int] = {}
+    for key in zip(*(c.tolist() for c in rows[:3])):
+        estimated[key] = estimated.get(key, 0) + 1
+    total = dict.fromkeys(("instances", "without", "no box", "box but no pose", "filtered", "unknown"), 0)
+    for scene, image, label, count in zip(
+        *(c.tolist() for c in (wanted.scene_id, wanted.im_id, wanted.obj_id, wanted.inst_count))
+    ):
+        key = scene, image, label
+        missing = max(count - estimated.get(key, 0), 0)
+        total["instances"] += count
+        total["without"] += missing
+        if key not in counts:
+            total["unknown"] += missing
+            continue
+        boxes, poses = counts[key]
+        no_box = min(missing, max(count - boxes, 0))
+        no_pose = min(missing - no_box, max(boxes - poses, 0))
+        for why, number in (("no box", no_box), ("box but no pose", no_pose), ("filtered", missing - no_box - no_pose)):
+            total[why] += number
+    return total
 
 
 def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]:

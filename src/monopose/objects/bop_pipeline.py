@@ -24,6 +24,7 @@ from ..io import records
 from ..io.files import sole_writer, write_json
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
 from . import calibration, pipeline, refinement
+from .viz import save_stages
 
 FURTHER_DEG, FURTHER_SHIFT = 20.0, 0.05  # standard deviations of further starts: degrees per axis, diameters
 SAVED_EVERY = 20  # images, after which a run over a data set can go on
@@ -86,6 +87,8 @@ def predict_bop(
         run = replace(run, models=bop_models.read_models(data / "models", tuple(sorted(known))))
     refining = run.refines(refine)
 
+    counts: bop_results.Counts = {}
+
     def predicted(key: Key) -> bop_results.Results:
         frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         detections = None
@@ -95,8 +98,13 @@ def predict_bop(
             detections = truth_as_detections(frame.instances, wanted[key])
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
-        where = _picture_folder(debug, key)
-        poses = run.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
+        predict = run.predict_counted if debug is None else run.predict_traced
+        poses, trace = predict(frame, detections, score_threshold, refining, looks)
+        if debug is not None:
+            save_stages(_picture_folder(debug, key), frame, trace, poses, run)  # type: ignore[arg-type]
+        for label in sorted(wanted[key]):
+            seen, solved = (int((labels == label).sum()) for labels in (trace.detections.labels, trace.solved))
+            counts[key[0], key[1], label] = seen, solved
         requested = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
@@ -104,7 +112,8 @@ def predict_bop(
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(run.path)}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
     with sole_writer(out.parent, out.name):
-        done = _every_image(keys, out, sources, predicted)
+        done = _every_image(keys, out, sources, predicted, counts)
+        bop_results.write_counts(out, counts)
         return _write_whole(out, [done[k] for k in keys])
 
 
@@ -209,6 +218,8 @@ def refine_bop(
         for row in (~moved).nonzero()[0].tolist():
             reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
             unchanged[reason] = unchanged.get(reason, 0) + 1
+        if counts := bop_results.read_counts(results):
+            bop_results.write_counts(out, counts)
         return Refinement(_write_whole(out, [whole]), len(moved), int(moved.sum()), unchanged)
 
 
@@ -284,18 +295,27 @@ def _why_unchanged(
 
 
 def _every_image(
-    keys: Sequence[Key], out: Path, sources: dict[str, Any], one: Callable[[Key], bop_results.Results]
+    keys: Sequence[Key],
+    out: Path,
+    sources: dict[str, Any],
+    one: Callable[[Key], bop_results.Results],
+    counts: bop_results.Counts | None = None,
 ) -> dict[Key, bop_results.Results]:
-    """Results of every image, those of a killed run from the same `sources` taken over; saved every few images beside `out`."""
+    """Results of every image, those of a killed run from the same `sources` taken over; saved every few images beside `out`,
+    and with them the `counts` that `one` adds to."""
     from rich.progress import track
 
     partial = _partial(out)
     done = _read_partial(partial, sources)
+    if counts is not None and done:
+        counts |= bop_results.read_counts(partial)
     for n, key in enumerate(track(keys, description="images", transient=True)):
         if key in done:
             continue
         done[key] = one(key)
         if n % SAVED_EVERY == SAVED_EVERY - 1:
+            if counts is not None:
+                bop_results.write_counts(partial, counts)
             bop_results.write_results(partial, list(done.values()))
     return done
 
@@ -304,8 +324,8 @@ def _write_whole(out: Path, results: Sequence[bop_results.Results]) -> Path:
     """Write a result file and take away what `_every_image` kept."""
     bop_results.write_results(out, results)
     partial = _partial(out)
-    partial.unlink(missing_ok=True)
-    _sources_of(partial).unlink(missing_ok=True)
+    for file in (partial, _sources_of(partial), bop_results.counts_file(partial)):
+        file.unlink(missing_ok=True)
     if partial.parent.is_dir() and not any(partial.parent.iterdir()):
         partial.parent.rmdir()
     return out

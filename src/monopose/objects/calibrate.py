@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .. import weights
 from ..datasets.bop import scenes as bop_scenes
-from ..evaluation import calibration, errors
+from ..evaluation import calibration
 from ..evaluation import calibration as evaluation_calibration
 from ..evaluation.bop import Object
 from ..io.files import atomic_write
@@ -23,9 +23,10 @@ from ..mesh.loading import simplified
 from ..synthesis import bop_folder
 from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
-from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
+from ..types import Detections, Frame, Instances, PoseEstimates
 from . import calibrate, pipeline, training
 from . import calibration as calibration_file
+from .judging import judged_by
 
 if TYPE_CHECKING:
     from ..evaluation.calibration import Reliability
@@ -35,6 +36,10 @@ Array = NDArray[Any]
 SEED = 90_210  # of the validation scenes; `monopose synth` draws the same ones for the same seed
 GROSS = 0.5  # of the diameter; poses with a larger MSSD are wrong altogether, and no ellipsoid around them means anything
 VISIBLE = 0.1  # objects that are less visible get no box; a detection of one may still be right
+
+
+class TooFew(ValueError):
+    """A run that finds too little to be calibrated."""
 
 
 @dataclass(frozen=True)
@@ -164,22 +169,13 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*so scores stay raw")  # the old file is about to be replaced
         model = pipeline.load(name, device)
-    data, ids = Path(data), tuple(int(i) for i in model.names)
-    everything = training.read_objects(data)
-    if missing := sorted(set(ids) - set(everything)):
-        raise ValueError(
-            f"no CAD model for object(s) {missing} in {data}, which {model.path} knows; it holds {sorted(everything)}"
-        )
-    models = {i: everything[i] for i in ids}
-    thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
-    model = replace(model, models=model.models or models)
-    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
-    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
-    scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
-    source = crop_samples.Source(thin, training.read_data_camera(data), photos, scene)
-    objects = {i: _object(m) for i, m in models.items()}
+    data = Path(data)
+    model, source, objects, files = with_scenes(model, data, backgrounds, faces)
     frames = bop_folder.Frames(source, 0, images, seed)
     samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
+    for s in samples.values():
+        if len(s.score) < calibration.FEWEST:
+            raise TooFew(f"{len(s.score)} estimates are too few to calibrate on; render more scenes, or train longer")
     fits = {kind: calibration.fit(s.score, s.right, s.scene) for kind, s in samples.items()}
     squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in samples.values())))
     scale, after = calibration.fit_covariance_scale(squared, scenes)
@@ -194,7 +190,7 @@ def run(
             for kind, f in fits.items()
         },
         "coverage": coverage,
-        "scenes": {"images": images, "seed": seed, "backgrounds": len(photos), **asdict(scene)},
+        "scenes": {"images": images, "seed": seed, "backgrounds": len(source.photos), **asdict(source.scene)},
     }  # fmt: skip
     digests = {kind: calibration_file.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
@@ -219,6 +215,39 @@ def run(
             tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
         calibrate.save_reliability(picture, tables)
     return CalibrationReport(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
+
+
+def with_scenes(
+    model: pipeline.Pipeline, data: Path, backgrounds: str | Path | None, faces: int = 12_000
+) -> tuple[pipeline.Pipeline, crop_samples.Source, dict[int, Object], dict[str, Path]]:
+    """A run, and what renders scenes as those that it was trained on.
+
+    Args:
+        model: the run.
+        data: BOP folder with models/ (and camera.json), or a models folder.
+        backgrounds: folder of photos to put behind the objects; None: procedural ones.
+        faces: meshes with more triangles are thinned to this for rendering.
+
+    Returns:
+        the run with CAD models, whether its folder has them or not; what scenes are drawn from; the objects as errors need
+        them; the weights files that estimate and detect, by method.
+
+    Raises:
+        ValueError: no CAD model of an object that the run knows.
+    """
+    ids = tuple(int(i) for i in model.names)
+    everything = training.read_objects(data)
+    if missing := sorted(set(ids) - set(everything)):
+        raise ValueError(
+            f"no CAD model for object(s) {missing} in {data}, which {model.path} knows; it holds {sorted(everything)}"
+        )
+    models = {i: everything[i] for i in ids}
+    thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
+    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
+    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
+    photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
+    source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
+    return replace(model, models=model.models or models), source, {i: judged_by(m) for i, m in models.items()}, files
 
 
 def _usable(samples: Samples) -> tuple[Array, Array]:
@@ -287,12 +316,6 @@ def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> De
     rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
     boxes = [crop_samples.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
     return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
-
-
-def _object(model: ObjectModel) -> Object:
-    points, s = model.vertices.double().numpy(), model.symmetries
-    group = errors.symmetry_group(s.discrete.numpy(), s.axes.numpy(), s.offsets.numpy())
-    return Object(points, errors.hull(points), group, len(group) > 1, model.diameter)
 
 
 def _judge(poses: PoseEstimates, truth: Instances, objects: Mapping[int, Object]) -> list[tuple[float, ...]]:

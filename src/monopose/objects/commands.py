@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import Printer, Result, frames, predict_pictures
-from .options import Calibrate, Evaluate, Predict, Refine, Synth, Train
+from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
 if TYPE_CHECKING:
     from ..types import Frame, ObjectModel, PoseEstimates
@@ -30,7 +31,7 @@ def synth(args: Synth) -> dict[str, str]:
     else:
         ids = bop_models.ids_of_names(args.models)
         models = [load_mesh(path, args.unit, obj_id=i) for i, path in zip(ids, args.models, strict=True)]
-        models = _with_symmetries(models, args)
+        models = _with_symmetries(models, args.models, args.out if not args.propose_symmetries else None)
         if args.scene.upright and any(path.suffix.lower() in METRIC_FORMATS for path in args.models):
             warnings.warn("glTF files have +Y up, --upright takes +Z as up: turn them, or leave --upright out", stacklevel=2)
     camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
@@ -42,25 +43,29 @@ def synth(args: Synth) -> dict[str, str]:
     return {"out": str(out)}
 
 
-def _with_symmetries(models: list[ObjectModel], args: Synth) -> list[ObjectModel]:
-    """Mesh files do not know theirs: proposed ones where asked for, else those that an earlier run or a person wrote down."""
+def _with_symmetries(models: list[ObjectModel], files: Sequence[Path], out: Path | None) -> list[ObjectModel]:
+    """Mesh files do not know theirs: those that an earlier run or a person wrote down in OUT/models, or without it proposed
+    ones."""
     from ..datasets.bop import models as bop_models
 
-    if args.propose_symmetries:
+    if out is None:
         from ..mesh.loading import look_is_whole
         from ..mesh.symmetries import propose_symmetries
 
-        whole = [look_is_whole(path) for path in args.models]
+        whole = [look_is_whole(path) for path in files]
         return [replace(m, symmetries=propose_symmetries(m).symmetries) if w else m for m, w in zip(models, whole, strict=True)]
-    file = args.out / "models" / "models_info.json"
+    file = out / "models" / "models_info.json"
     known = bop_models.read_models_info(file) if file.is_file() else {}
     return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]
 
 
-def train(args: Train) -> dict[str, str]:
-    """Train a method on CAD models."""
+def train(args: Train | TrainAll) -> dict[str, str] | Result:
+    """Train a method on CAD models, or all that a run needs."""
+    from ..training import progress
     from . import training
 
+    if isinstance(args, TrainAll):
+        return _train_all(args)
     own = None
     if args.set or args.preset is not None:
         ids = args.objects or tuple(training.read_infos(args.data))
@@ -71,7 +76,47 @@ def train(args: Train) -> dict[str, str]:
         backgrounds=args.backgrounds, scene=scene, config=training.TrainConfig(**args.budget()), method_config=own,
         render=args.render, progress_bar=not args.json,
     )  # fmt: skip
-    return {"weights": str(file)}
+    return progress.result(file)
+
+
+def _train_all(args: TrainAll) -> Result:
+    from . import training, whole_run
+
+    data = _folder_of(args) if args.data.is_file() else args.data
+    found = whole_run.run(
+        data, args.folder, minutes=args.minutes, obj_ids=args.objects, backgrounds=args.backgrounds,
+        scene=training.scene_config(data, args.objects, **asdict(args.scene)), workers=args.workers, seed=args.seed,
+        progress_bar=not args.json,
+    )  # fmt: skip
+    return Result(found, whole_run.text(found))
+
+
+def _folder_of(args: TrainAll) -> Path:
+    """A data folder for a mesh file, in the run folder; what is there already stays."""
+    from ..datasets.bop import writing
+    from ..io.cameras import read_camera
+    from ..mesh.loading import load_mesh
+    from ..synthesis import scene as scenes
+
+    folder = args.folder / "data"
+    if not (folder / "camera.json").is_file():
+        mesh = load_mesh(args.data, args.unit, obj_id=1)
+        models = _with_symmetries([mesh], [args.data], None if args.propose_symmetries else folder)
+        writing.write_models(folder / "models", {m.obj_id: m for m in models})
+        camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
+        writing.write_camera(folder / "camera.json", camera)
+    return folder
+
+
+def report(args: Report) -> Result:
+    """Say how good a run is."""
+    from . import report as procedure
+
+    found = procedure.run(
+        args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
+        out=args.out, progress_bar=not args.json,
+    )  # fmt: skip
+    return Result(found.as_dict(), found.text())
 
 
 def predict(args: Predict, say: Printer) -> Result | dict[str, str]:

@@ -93,6 +93,69 @@ class Train(TrainCommand):
 
 
 @dataclass(kw_only=True)
+class TrainAll(Common):
+    """Train all that a run needs in the right order under one budget (coordinates, detector, and a refiner where monopose comes
+    with none), calibrate it, and say how good it is on renderings that it has not learned from. The same command goes on where
+    it stopped, and on from a finished run if it is given more minutes."""
+
+    method: Positional[Literal["all"]]
+    """Everything."""
+    data: Annotated[Path, arg(metavar="DIR|MESH")]
+    """BOP folder with models/ (and camera.json), a models folder, or one mesh file."""
+    out: MaybePath = None
+    """Run folder; runs/NAME OF THE DATA by default."""
+    minutes: float = 120.0
+    """Wall-clock budget of all of it in minutes, pauses not counted."""
+    objects: tuple[int, ...] = ()
+    """Object ids to learn; all by default."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    unit: Unit = None
+    """Of a mesh file: unit of its numbers; needed for all but GLB and glTF."""
+    camera: MaybePath = None
+    """With a mesh file: camera file; otherwise 640x480 pixels with 60 degrees of view."""
+    propose_symmetries: bool = False
+    """Of a mesh file: take the symmetries that `monopose check` proposes; look at them there first."""
+    workers: MaybeInt = None
+    """Processes that draw samples; one by default, on a GPU one per core."""
+    seed: int = 0
+    """Of all randomness."""
+    scene: SceneOptions = field(default_factory=SceneOptions)
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / self.data.resolve().stem
+
+    def check(self) -> None:
+        if self.minutes <= 0:
+            raise ValueError(f"--minutes must be above 0, got {self.minutes:g}")
+        if self.data.is_dir() and (self.unit or self.camera or self.propose_symmetries):
+            raise ValueError("--unit, --camera and --propose-symmetries belong to a mesh file; a folder says it all itself")
+
+
+@dataclass(kw_only=True)
+class Report(Common):
+    """Is a run good enough? Renders scenes that it has not learned from, estimates the poses in them, and writes one HTML page:
+    recall against error, what distance, size and occlusion do to it, what scores are worth, the worst poses as pictures, what
+    more training would buy, what to try."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: MaybePath = None
+    """BOP folder with models/ (and camera.json), or a models folder; by default that of the training."""
+    images: int = 100
+    """How many scenes to render, made as those of the training."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    seed: int = 55_055
+    """Of the scenes; apart from all that training and calibration draw."""
+    out: MaybePath = None
+    """The page; report.html in the run folder by default."""
+    device: Device = None
+    """Where the networks run; by default on the GPU if there is one."""
+
+
+@dataclass(kw_only=True)
 class Calibrate(Common):
     """Learn on rendered scenes what a run's scores mean: afterwards they are probabilities that a pose is right (MSSD below 0.1
     of the diameter), and its covariances hold what they promise. Writes calibration.json into the run folder."""

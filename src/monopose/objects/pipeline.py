@@ -44,12 +44,14 @@ class Trace(NamedTuple):
         correspondences: of each detection with their solution, of a run that estimates by coordinates; else [].
         posteriors: the distribution of each detection's pose, of a probabilistic run; else [].
         refinements: of each object that was refined.
+        solved: object ids of all poses that were found, also of those that are not among the results, (n,).
     """
 
     detections: Detections
     correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
     posteriors: list[probabilistic.ObjectPosterior]
     refinements: list[refinement.RefinementTrace]
+    solved: Tensor
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,17 @@ class Pipeline:
         """`predict`, and how its poses came about."""
         return self._predict(frame, detections, score_threshold, refine, looks, traced=True)
 
+    def predict_counted(
+        self,
+        frame: Frame,
+        detections: Detections | None = None,
+        score_threshold: float = LEAST_SCORE,
+        refine: bool | None = None,
+        looks: int = LOOKS,
+    ) -> tuple[PoseEstimates, Trace]:
+        """`predict`, and of its trace what costs nothing: the boxes, and which of them led to a pose."""
+        return self._predict(frame, detections, score_threshold, refine, looks, traced=False)
+
     def _predict(
         self, frame: Frame, detections: Detections | None, score_threshold: float, refine: bool | None, looks: int, traced: bool
     ) -> tuple[PoseEstimates, Trace]:
@@ -165,7 +178,7 @@ class Pipeline:
         started = time.perf_counter()
         found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(network.ids.device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
-        trace = Trace(found, [], [], [])
+        trace = Trace(found, [], [], [], found.labels[:0])
         if isinstance(network, probabilistic.Model):
             samples = None if traced else network.config.samples  # pictures need more
             poses, posteriors = probabilistic.predict_traced(network, frame, found, samples=samples)
@@ -173,6 +186,7 @@ class Pipeline:
         else:
             poses, correspondences = coordinates.predict_traced(network, frame, found, models=self.models)
             trace = trace._replace(correspondences=correspondences)
+        trace = trace._replace(solved=poses.labels)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if detections is None:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)

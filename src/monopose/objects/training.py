@@ -29,7 +29,7 @@ from ..training.loop import Recipe, TrainConfig
 from ..training.setup import configure
 from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
-from . import coordinates, probabilistic, refiner
+from . import coordinates, heldout, probabilistic, refiner
 from . import samples as object_samples
 from .gpu_samples import CropSpecs, GpuSampler
 
@@ -256,6 +256,8 @@ def train(
     scene = scene or scene_config(data, obj_ids)
     source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
     make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
+    shown = heldout.plain(method_config)
+    measure = heldout.measure(method, method_config, models, lambda length, seed: entry.samples(shown, source, length, seed))
     plans = entry.plans if split is None else None
     if render == "device" and plans is None:
         raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
@@ -280,7 +282,8 @@ def train(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes=notes, init_weights=init_weights,
-        on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, progress_bar=progress_bar,
+        on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, measure=measure,
+        progress_bar=progress_bar,
     )  # fmt: skip
 
 

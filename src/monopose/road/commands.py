@@ -340,7 +340,7 @@ def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
 
 def train(args: Train) -> dict[str, str]:
     """Train a network for boxes on roads."""
-    from ..training import loop
+    from ..training import loop, progress
     from . import training
 
     file = training.train(
@@ -348,7 +348,7 @@ def train(args: Train) -> dict[str, str]:
         config=loop.TrainConfig(**args.budget()), progress_bar=not args.json,
         method_config=training.make_config(args.data, args.preset, args.categories, args.changes()),
     )  # fmt: skip
-    return {"weights": str(file)}
+    return progress.result(file)
 
 
 def synth(args: Synth) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The training loop that every method shares, on Lightning: resumes by itself, keeps to a budget, runs under torchrun.
 
 A run folder holds `METHOD.safetensors` (averaged weights, rewritten at every checkpoint), `METHOD.json` (the configuration),
-`checkpoints/METHOD/last.ckpt` (everything needed to go on) and `logs/METHOD/from_STEP/metrics.csv`.
+`checkpoints/METHOD/last.ckpt` (everything needed to go on), `progress.jsonl` (how good it was when, see `progress`) and
+`logs/METHOD/from_STEP/metrics.csv`. Without the checkpoint a training goes on from the weights.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import weights
 from ..io.files import atomic_write, sole_writer, write_json
 from ..synthesis.samples import one_thread
+from . import progress
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,13 @@ class TrainConfig:
     workers: int = 1  # processes that draw samples
     seed: int = 0
     checkpoint_minutes: float = 2.0  # between checkpoints
+    evaluate_minutes: float = 2.0  # at least between measurements on held-out samples, which take 2 % of the time at most
 
 
 BatchTransform = Callable[[torch.device], Callable[[dict[str, Any]], dict[str, Any]]]
+Measure = Callable[[Any], dict[str, float]]  # the network, in evaluation mode -> what was measured, see `training.progress`
+EVALUATION_SHARE = 0.02  # of the time
+SHORTEST = 30.0  # seconds of training below which nothing is measured
 
 
 class Recipe(NamedTuple):
@@ -84,7 +91,9 @@ class _Learner(L.LightningModule):
         self.batch_transform = batch_transform  # device -> what makes batches there of what the workers send
         self._draw: Callable[[Any], Any] | None = None
         self.lr = config.lr or recipe.lr(model.config)
-        self.spent = 0.0  # seconds of training in this and earlier processes
+        self.spent = 0.0  # seconds of training in earlier processes
+        self.first = 0  # steps before the first of Lightning's count: of a training whose checkpoint is gone
+        self.losses: list[Tensor] = []  # since the last line of progress
         self._since = time.monotonic()
         self._bad = 0  # steps in a row whose gradient was not finite
 
@@ -107,16 +116,28 @@ class _Learner(L.LightningModule):
     @property
     def steps(self) -> int:
         """Batches learned from. Lightning counts the steps of every optimiser."""
-        return self.global_step // max(len(self.trainer.optimizers), 1)
+        return self.first + self.global_step // max(len(self.trainer.optimizers), 1)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in this and earlier processes."""
+        return self.spent + time.monotonic() - self._since
+
+    def give_back(self, seconds: float) -> None:
+        """Time that did not go into learning."""
+        self._since += max(seconds, 0.0)
 
     def progress(self) -> float:
         """Share of the budget that is used up, in [0, 1]; processes with clocks of their own take the first one's."""
+        share = self.progress_alone()
+        several = self.trainer.world_size > 1 and self.config.minutes is not None
+        return self.trainer.strategy.broadcast(share) if several else share
+
+    def progress_alone(self) -> float:
+        """The same by the clock of this process."""
         by_steps = self.steps / self.config.steps
-        if self.config.minutes is None:
-            return min(by_steps, 1.0)
-        seconds = self.spent + time.monotonic() - self._since
-        share = min(max(by_steps, seconds / (60 * self.config.minutes)), 1.0)
-        return self.trainer.strategy.broadcast(share) if self.trainer.world_size > 1 else share
+        by_time = 0.0 if self.config.minutes is None else self.seconds / (60 * self.config.minutes)
+        return min(max(by_steps, by_time), 1.0)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if self._draw is not None:
@@ -149,8 +170,9 @@ class _Learner(L.LightningModule):
                     f"the gradient was not finite {raise_after} times in a row; lower the learning rate (--lr)"
                 )
         self.log_dict({k: v.detach() for k, v in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
-        self.log("loss", total.detach(), prog_bar=True)
-        self.log("done_percent", 100 * done, prog_bar=True)
+        self.log_dict({"loss": total.detach(), "done_percent": 100 * done})
+        if self.trainer.is_global_zero:
+            self.losses.append(total.detach())
 
     def _step_discriminator(self, optimizer: Any, output: Any, batch: dict[str, Any]) -> None:
         optimizer.zero_grad()
@@ -165,10 +187,10 @@ class _Learner(L.LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["spent"] = self.spent + time.monotonic() - self._since
+        checkpoint["spent"], checkpoint["first"] = self.seconds, self.first
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.spent = checkpoint["spent"]
+        self.spent, self.first = checkpoint["spent"], checkpoint.get("first", 0)
 
     def on_fit_start(self) -> None:
         if self.batch_transform is not None:
@@ -213,14 +235,109 @@ class _Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         if trainer.is_global_zero:
-            self.export(_averaged(trainer))
+            self.export(_averaged(trainer).state_dict())
         self.saved = time.monotonic()
 
 
-def _averaged(trainer: L.Trainer) -> dict[str, Tensor]:
+class _Progress(L.Callback):
+    """The bar, and every few minutes what the averaged weights achieve on held-out samples."""
+
+    def __init__(self, name: str, out: Path, config: TrainConfig, measure: Measure | None, shown: bool) -> None:
+        self.name, self.out, self.config, self.measure, self.shown = name, out, config, measure, shown
+        self.bar: progress.Bar | None = None
+        self.cost = 0.0  # seconds of the last measurement
+        self.since, self.step, self.drawn = time.monotonic(), 0, 0.0  # of the last line; when the bar was drawn
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(module, _Learner)
+        progress.forget_after(self.out, self.name, module.steps)
+        self.bar = progress.Bar(self.name, self.shown)
+        if module.steps:
+            self.bar.say(f"{self.name} goes on after {module.steps:,} steps, {progress.duration(module.seconds / 60)}")
+        self.since, self.step = time.monotonic(), module.steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        assert isinstance(module, _Learner)
+        now = time.monotonic()
+        if now - self.since > max(60 * self.config.evaluate_minutes, self.cost / EVALUATION_SHARE):
+            self.line(trainer, module)
+        elif now - self.drawn > 0.5:
+            self.drawn = now
+            left = _minutes_left(module)
+            words = "" if left is None else f"{progress.duration(left)} left, "
+            pace = self.pace(trainer, module)
+            self.bar.update(module.progress_alone(), f"{words}{pace:.3g} crops/s, loss {float(module.losses[-1]):.4g}")
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.bar is not None:
+            assert isinstance(module, _Learner)
+            if module.losses:
+                self.line(trainer, module)
+            self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def pace(self, trainer: L.Trainer, module: _Learner) -> float:
+        """Samples a second since the last line."""
+        samples = (module.steps - self.step) * self.config.batch_size * trainer.world_size
+        return samples / max(time.monotonic() - self.since, 1e-6)
+
+    def line(self, trainer: L.Trainer, module: _Learner) -> None:
+        assert self.bar is not None
+        crops = module.steps * self.config.batch_size * trainer.world_size
+        line: dict[str, Any] = {
+            "method": self.name, "step": module.steps, "crops": crops, "minutes": round(module.seconds / 60, 3),
+            "crops_per_second": round(self.pace(trainer, module), 2),
+        }  # fmt: skip
+        losses = torch.stack(module.losses)
+        if bool(torch.isfinite(losses).any()):
+            line["loss"] = round(float(losses[torch.isfinite(losses)].mean()), 6)
+        module.losses.clear()
+        if self.measure is not None and module.seconds > min(SHORTEST, 60 * self.config.evaluate_minutes):
+            started = time.monotonic()
+            line |= _measured(self.measure, _averaged(trainer))
+            self.cost = time.monotonic() - started
+            module.give_back(self.cost - EVALUATION_SHARE * module.seconds)  # at first kernels compile, perhaps for minutes
+        progress.append(self.out, line)
+        self.bar.say(progress.line_text(progress.read(self.out, self.name), _minutes_left(module)))
+        self.since, self.step = time.monotonic(), module.steps
+
+
+def _measured(measure: Measure, model: nn.Module) -> dict[str, float]:
+    """What is measured of a network; random numbers of the training stay as they are."""
+    training = model.training
+    model.eval()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            torch.manual_seed(0)
+            return measure(model)
+    finally:
+        model.train(training)
+
+
+def _minutes_left(learner: _Learner) -> float | None:
+    """Until the budget is used up; None at the start of a training by steps, when nothing is known."""
+    config, share = learner.config, learner.progress_alone()
+    if config.minutes is not None and learner.steps / config.steps <= share:
+        by_time = max(config.minutes - learner.seconds / 60, 0.0)
+        return min(by_time, (1 - share) / share * learner.seconds / 60) if share else by_time
+    return (1 - share) / share * learner.seconds / 60 if share else None
+
+
+def _averaged(trainer: L.Trainer) -> nn.Module:
+    """The network with the averaged weights."""
     average = next(c for c in trainer.callbacks if isinstance(c, lightning_callbacks.WeightAveraging))  # type: ignore[attr-defined]
-    model = average._average_model.module if average._average_model is not None else trainer.lightning_module
-    return model.model.state_dict()  # type: ignore[union-attr, operator]
+    learner = average._average_model.module if average._average_model is not None else trainer.lightning_module
+    return learner.model  # type: ignore[union-attr, return-value]
 
 
 def _ema(decay: float) -> L.Callback:
@@ -250,9 +367,10 @@ def fit(
     init_weights: Callable[[nn.Module], None] | None = None,
     on_start: Callable[[], None] | None = None,
     batch_transform: BatchTransform | None = None,
+    measure: Measure | None = None,
     progress_bar: bool = True,
 ) -> Path:
-    """Train one network; goes on where an earlier, killed run in `out` stopped.
+    """Train one network; goes on where an earlier, killed run in `out` stopped, and returns at once if that was the end.
 
     Args:
         name: of the method: its files in the run folder are called so.
@@ -268,7 +386,8 @@ def fit(
         init_weights: called with a network that starts anew, to fill it from elsewhere.
         on_start: called once when the run may write: what else belongs into its folder.
         batch_transform: device -> what makes batches of collated samples on that device, where samples are only plans.
-        progress_bar: show one.
+        measure: what every few minutes says how good the network is, on samples that it does not learn from.
+        progress_bar: show one, and say what was measured.
 
     Returns:
         the weights file, out/NAME.safetensors.
@@ -276,49 +395,100 @@ def fit(
     Raises:
         ValueError: `out` holds a run of another configuration, or a checkpoint that cannot be read.
         OSError: another process trains the same there; the disk is full.
-        KeyboardInterrupt: somebody interrupted; what was learned is saved.
+        KeyboardInterrupt: somebody interrupted; everything is saved, and the message says so.
     """
-    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    with sole_writer(out, name) if first else nullcontext():
+    first_rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    with sole_writer(out, name) if first_rank else nullcontext():
         keep_memory()
-        last = _last_checkpoint(out, name)
+        last, file = _last_checkpoint(out, name), out / f"{name}.safetensors"
         L.seed_everything(config.seed, verbose=False)
         model = build_model()
-        if init_weights is not None and last is None:
+        first, spent, start = 0, 0.0, 0
+        if last is not None:
+            state = torch.load(last, weights_only=True, map_location="meta", mmap=True)
+            first, spent, start = state.get("first", 0), state["spent"], int(state["global_step"])
+        elif file.is_file():
+            first, spent = _go_on_from(model, file)
+        elif init_weights is not None:
             init_weights(model)
         learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
-        file = out / f"{name}.safetensors"
+        learner.first, learner.spent = first, spent
         texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
 
         def export(state: Mapping[str, Tensor]) -> None:
-            spent = learner.spent + time.monotonic() - learner._since
-            measured = {"steps": str(learner.steps), "minutes": f"{spent / 60:.1f}"}
+            measured = {"steps": str(learner.steps), "minutes": f"{learner.seconds / 60:.3f}"}
             kept = {k: v for k, v in state.items() if not k.startswith("discriminator")}
             weights.save(file, kept, method=name, config=method_config, labels=labels, notes=texts | measured, half=True)
 
-        start = 0
-        if last is not None:
-            start = int(torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"])
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # advice to programmers
         takes_turns = any(key.startswith("discriminator") for key, _ in model.named_parameters())
-        trainer = _trainer(out, name, config, export, progress_bar, start, takes_turns, recipe.half_on_cpu)
+        steps = first + start // (1 + takes_turns)
+        with _quiet():
+            shown = _Progress(name, out, config, measure, progress_bar)
+            trainer = _trainer(out, name, config, export, shown, first + start, takes_turns, recipe.half_on_cpu)
         if trainer.is_global_zero:
             _remember(out / f"{name}.json", method_config, data)
             if on_start is not None:
                 on_start()
-        drawn = samples(config.batch_size * (config.steps + 1), config.seed * 1_000_003 + trainer.global_rank * 7919 + start)
+        if file.is_file() and weights.read(file).notes.get("steps") == str(steps) and is_finished(config, steps, spent):
+            return file
+        seed = config.seed * 1_000_003 + trainer.global_rank * 7919 + first + start
+        drawn = samples(config.batch_size * (config.steps + 1), seed)
         loader = DataLoader(
             drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
-            persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=one_thread,
+            persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
-        interrupt = signal.getsignal(signal.SIGINT)
+        handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
-        except SystemExit:  # Lightning's end after an interruption, which it no longer listens for
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from None
+            with _quiet():
+                trainer.fit(learner, loader, ckpt_path=str(last) if last else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C, deaf to the next one
+            signal.signal(signal.SIGINT, handler)
+            kept = f"saved after {learner.steps:,} steps in {out}; the same command goes on"
+            raise KeyboardInterrupt(kept if file.is_file() else "nothing was learned yet") from None
+
         return file
+
+
+def is_finished(config: TrainConfig, steps: int, seconds: float) -> bool:
+    """Whether a training of so many steps and seconds has used up its budget."""
+    return steps >= config.steps or (config.minutes is not None and seconds >= 0.99 * 60 * config.minutes)
+
+
+def _go_on_from(model: nn.Module, file: Path) -> tuple[int, float]:
+    """Fill a network from the weights of a training whose checkpoint is gone; returns its steps and seconds.
+
+    Raises:
+        ValueError: the weights are of another configuration.
+    """
+    saved = weights.read(file)
+    config: Any = model.config
+    if weights.build_config(type(config), saved.config) != config:
+        raise ValueError(f"{file} belongs to a run with another configuration; choose another --out or delete {file.parent}")
+    model.load_state_dict(saved.state, strict=False)  # a discriminator is not kept
+    return int(saved.notes.get("steps", 0)), 60 * float(saved.notes.get("minutes", 0))
+
+
+def _start_worker(worker: int) -> None:
+    """Samples are drawn in one thread; Ctrl-C is for the process that learns, which ends the workers when it has saved."""
+    one_thread(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advertisements and the advice of Lightning, whose settings are ours; its errors come through."""
+    talkers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [talker.level for talker in talkers]
+    try:
+        for talker in talkers:
+            talker.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning|torch")
+            yield
+    finally:
+        for talker, level in zip(talkers, levels):
+            talker.setLevel(level)
 
 
 def keep_memory() -> None:
@@ -352,7 +522,7 @@ def _trainer(
     method: str,
     config: TrainConfig,
     export: Callable[..., None],
-    progress_bar: bool,
+    shown: _Progress,
     start: int,
     takes_turns: bool,  # generator and discriminator learn in turn, so a backward pass leaves some parameters out
     half_on_cpu: bool,
@@ -374,7 +544,7 @@ def _trainer(
         callbacks=[
             _ema(config.ema),
             _Checkpoints(out / "checkpoints" / method / "last.ckpt", config.checkpoint_minutes, export),
-            *([lightning_callbacks.TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)] if progress_bar else []),
+            shown,
         ],
         enable_checkpointing=False,
         plugins=[_WholeFiles()],
@@ -382,7 +552,7 @@ def _trainer(
             CSVLogger(logs, name=method, version=f"from_{start}"),
             TensorBoardLogger(logs, name=f"{method}_tb", version=""),
         ],
-        enable_progress_bar=progress_bar,
+        enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=20,
         use_distributed_sampler=False,
@@ -396,7 +566,8 @@ def _last_checkpoint(out: Path, method: str) -> Path | None:
     try:
         torch.load(last, weights_only=True, map_location="meta", mmap=True)
     except Exception as error:
-        raise ValueError(f"{last} cannot be read ({error}); delete it to start again, or restore a copy") from error
+        kept = out / f"{method}.safetensors"
+        raise ValueError(f"{last} cannot be read ({error}); delete it to go on from {kept}, or restore a copy") from error
     return last
 
 

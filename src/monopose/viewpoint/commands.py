@@ -257,7 +257,7 @@ def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dic
 
 def train(args: Train | TrainNormals) -> dict[str, str]:
     """Train a viewpoint network, or one that predicts normals for it."""
-    from ..training import loop
+    from ..training import loop, progress
     from . import training
 
     shared: dict[str, Any] = {"config": loop.TrainConfig(**args.budget()), "backgrounds": args.backgrounds}
@@ -266,10 +266,10 @@ def train(args: Train | TrainNormals) -> dict[str, str]:
     if isinstance(args, TrainNormals):
         own = training.make_normals_config(args.preset, changes)
         file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
-        return {"weights": str(file)}
+        return progress.result(file)
     changes |= {"inputs": args.inputs} if args.inputs else {}
     file = training.train(
         args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
         method_config=training.make_config(args.data, args.preset, args.categories, changes),
     )  # fmt: skip
-    return {"weights": str(file)}
+    return progress.result(file)

@@ -212,6 +212,43 @@ def _bad_row(path: Path, numbered: list[tuple[int, list[str]]]) -> str:
     return f"{path}: cannot be read; the rows must be {HEADER}"
 
 
+# ------------------------------------------------------------------------------------------ what happened to the targets
+
+Counts = dict[tuple[int, int, int], tuple[int, int]]  # scene_id, im_id, obj_id -> boxes of the object, poses found in them
+
+
+def counts_file(results: PathLike) -> Path:
+    """Where, beside a result file, `write_counts` keeps what the file itself cannot say."""
+    return Path(results).with_suffix(".found.json")
+
+
+def write_counts(results: PathLike, counts: Counts) -> Path:
+    """Write beside a result file how many boxes and poses there were of each target, so that `evaluate` knows why one has no
+    estimate."""
+    path = counts_file(results)
+    rows = ",\n".join(json.dumps([*key, *count]) for key, count in sorted(counts.items()))
+    with atomic_write(path) as temporary:
+        temporary.write_text(
+            f'{{"columns": "scene_id, im_id, obj_id, boxes, poses", "rows": [\n{rows}\n]}}\n', encoding="utf-8"
+        )
+    return path
+
+
+def read_counts(results: PathLike) -> Counts:
+    """What `write_counts` wrote beside a result file; nothing if it did not."""
+    path = counts_file(results)
+    if not path.is_file():
+        return {}
+    counts: Counts = {}
+    for n, row in enumerate(records.rows(value(read_json(path), "rows", str(path)), f"{path}: 'rows'")):
+        five = records.rows(row, f"{path}, row {n}")
+        if len(five) != 5:
+            raise ValueError(f"{path}, row {n} must have 5 numbers, got {len(five)}")
+        scene_id, im_id, obj_id, boxes, poses = (whole(number, f"{path}, row {n}") for number in five)
+        counts[scene_id, im_id, obj_id] = boxes, poses
+    return counts
+
+
 # ------------------------------------------------------------------------------------------------- detections and masks
 
 
