@@ -58,7 +58,10 @@ def _json_value(data: bytes, rng: random.Random) -> Mutation:
     if rng.random() < 0.4:
         raw = rng.choice(NUMBERS)
         return Mutation(_put(content, place, raw), f"{place} = {raw[:30]}")
-    kind = rng.choice(KINDS)
+    before = content
+    for key in place:
+        before = before[key]
+    kind = rng.choice([k for k in KINDS if type(k) is not type(before)])
     return Mutation(_put(content, place, json.dumps(kind)), f"{place} = {kind!r}", True)
 
 
@@ -152,5 +155,7 @@ def mutated(data: bytes, name: str, rng: random.Random) -> Mutation:
     else:
         ways += [_bytes, _cut]
     done = rng.choice(ways)(data, rng)
+    if done.what == "CRLF" and b"\x00" in data:
+        done = done._replace(same=False)
     told = not name.endswith((".txt", ".csv", ".yaml", ".yml", ".obj", ".mtl", ".bmp"))  # formats that know their own end
     return done if told or not done.what.startswith("cut") else done._replace(same=False)

@@ -22,8 +22,8 @@ from monopose.datasets import coco, kitti, nocs, nuscenes, pix3d
 from monopose.datasets.bop import models, results, scenes, writing
 from monopose.evaluation import kitti as kitti_evaluation
 from monopose.evaluation import viewpoint
-from monopose.io import boxes, cameras, images, ply, records
-from monopose.mesh import gltf, loading, obj
+from monopose.io import boxes, cameras, images, records
+from monopose.mesh import loading
 from monopose.objects import calibration
 from monopose.road import samples as road
 from monopose.tracking.commands import read_start
@@ -68,9 +68,13 @@ OTHERS = {  # functions that look like readers, and why they are not in the list
     "datasets.bop.scenes.image_widths": "by read_frame",
     "datasets.bop.models.model_paths": "reads nothing but names",
     "datasets.bop.writing.count_images": "reads what its own writer has written",
+    "io.pickles.read_pickle": "by datasets.nocs.read_results",
     "datasets.nocs.find": "reads nothing but names",
     "datasets.kitti.read": "by read_frame",
     "mesh.readers.read_parts": "by load_mesh",
+    "mesh.obj.read_obj": "by load_mesh",
+    "mesh.gltf.read_gltf": "by load_mesh",
+    "io.ply.read_ply": "by load_mesh",
     "mesh.loading.read_raw": "by load_mesh",
     "mesh.loading.look_is_whole": "by load_mesh",
     "weights.find_run": "reads nothing but names",
@@ -353,13 +357,13 @@ READERS = {
     "boxes.coco": Reader("io.boxes.read_boxes", _json("b.json", COCO),
                          lambda f: boxes.read_boxes([str(f / "b.json")], (1,))("a.png")),
     "boxes.bop": Reader("io.boxes.read_boxes", _json("b.json", [DETECTION]),
-                        lambda f: boxes.read_boxes([str(f / "b.json")], (3,))("000002.png")),
+                        lambda f: boxes.read_boxes([str(f / "b.json")], (3,))("000002.png"), kinds=False),
     "boxes.megapose": Reader("io.boxes.read_boxes", _json("b.json", [{"label": "mug", "bbox_modal": [1.0, 2, 30, 40]}]),
                              lambda f: boxes.read_boxes([str(f / "b.json")], (3,), {3: "mug"})("a.png")),
-    "ply": Reader("io.ply.read_ply", _text("a.ply", PLY), lambda f: ply.read_ply(f / "a.ply")),
-    "obj": Reader("mesh.obj.read_obj", _text("a.obj", OBJ), lambda f: obj.read_obj(f / "a.obj")),
-    "meshes": Reader("mesh.loading.load_mesh", _meshes, _load_meshes, ("*.ply", "*.obj", "*.off", "*.stl", "*.mtl", "*.png")),
-    "gltf": Reader("mesh.gltf.read_gltf", _meshes, lambda f: (loading.load_mesh(f / "a.glb"), gltf.read_gltf(f / "a.glb")),
+    "meshes": Reader("mesh.loading.load_mesh", _meshes, _load_meshes, ("*.ply", "*.obj", "*.off", "*.stl")),
+    "looks": Reader("mesh.loading.load_mesh", _meshes, lambda f: loading.load_mesh(f / "a.obj", "mm"), ("*.mtl", "*.png"),
+                    kinds=False),
+    "gltf": Reader("mesh.loading.load_mesh", _meshes, lambda f: loading.load_mesh(f / "a.glb"),
                    ("*.glb",)),
     "models_info": Reader("datasets.bop.models.read_models_info", _models, models.read_models_info, ("*.json",)),
     "models": Reader("datasets.bop.models.read_models datasets.bop.models.read_names", _models, models.read_models,
@@ -375,6 +379,9 @@ READERS = {
                       lambda f: scenes.read_targets(f / "t.json")),
     "results": Reader("datasets.bop.results.read_results", _text("m_d-test.csv", RESULT),
                       lambda f: results.read_results(f / "m_d-test.csv")),
+    "counts": Reader("datasets.bop.results.read_counts",
+                     _json(results.counts_file("m_d-test.csv").name, {"rows": [[1, 2, 3, 4, 4]]}),
+                     lambda f: results.read_counts(f / "m_d-test.csv")),
     "detections": Reader("datasets.bop.results.read_detections", _json("d.json", [{**DETECTION, "segmentation": RLE}]),
                          _read_detections, called="scene 1, image 2"),
     "coco": Reader("datasets.coco.read_coco", _json("c.json", COCO), lambda f: coco.read_coco(f / "c.json")),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io.records import PathLike, numbers, read_json, value, whole
+from ..io.records import PathLike, length, numbers, read_json, rows, text, value, whole
 from .bop.results import mask_from_rle, rle_from_mask
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
@@ -40,9 +40,23 @@ def read_coco(path: PathLike) -> dict[str, Any]:
         }
         for name in ("images", "categories")
     )
+    for name, key in (("images", "file_name"), ("categories", "name")):
+        for n, row in enumerate(coco[name]):
+            if key in row:
+                text(row, key, f"{path}, {name} entry {n}")
     for n, entry in enumerate(coco["annotations"]):
         where = f"{path}, annotations entry {n}"
         numbers(entry, "bbox", (4,), where)
+        for key in {"id", "iscrowd"} & set(entry):
+            whole(entry[key], f"{where}: '{key}'")
+        if not isinstance(entry.get("ignore", False), bool):
+            whole(entry["ignore"], f"{where}: 'ignore'", 0, 1)
+        if "area" in entry:
+            length(entry, "area", where, zero=True)
+        if isinstance(entry.get("segmentation", []), dict):
+            mask_from_rle(entry["segmentation"], f"{where}: segmentation")
+        else:
+            rows(entry.get("segmentation", []), f"{where}: segmentation")
         for key, ids in zip(("image_id", "category_id"), known):
             if _id(value(entry, key, where), f"{where}: '{key}'") not in ids:
                 raise ValueError(f"{where}: '{key}' {entry[key]} is not among the file's {key.split('_')[0]} entries")

@@ -269,7 +269,10 @@ def read_predictions(path: str | Path) -> Predictions:
             index.append(None if mine is None else [records.whole(v, f"{where}: bins", high=highest) for v in mine])
             given = row.get("probabilities") is not None
             shape = (len(ANGLES), highest + 1)
-            probabilities.append(records.numbers(row, "probabilities", shape, where).tolist() if given else None)
+            shares = records.numbers(row, "probabilities", shape, where) if given else None
+            if shares is not None and not ((shares >= 0) & (shares <= 1)).all():
+                raise ValueError(f"{where}: 'probabilities' must lie between 0 and 1")
+            probabilities.append(None if shares is None else shares.tolist())
         except ValueError as error:
             raise ValueError(f"{error}; {form}") from error
         if name in seen:

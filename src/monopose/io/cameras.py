@@ -212,7 +212,7 @@ def camera_numbers(table: Mapping[str, Any], key: str, count: int | None, path: 
     if isinstance(value, Mapping) and "data" in value:  # ROS and OpenCV write matrices as {rows, cols, data}
         return camera_numbers(value, "data", count, path)
     try:
-        flat = [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
+        flat = [] if records.has_bools(value) else [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
     except (TypeError, ValueError, OverflowError, RecursionError):
         flat = []
     if not flat or (count is not None and len(flat) != count) or not all(map(math.isfinite, flat)):

@@ -128,11 +128,16 @@ def _numeric(raw: Any, what: str) -> Array:
     """Numbers as float64; text, null and true are none, although numpy would take some of them."""
     try:
         array = np.asarray(raw)
-        if array.dtype.kind not in "iuf":
+        if array.dtype.kind not in "iuf" or (array.size <= 64 and has_bools(raw)):
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"{what} must be numbers, got {_short(raw)}") from None
+
+
+def has_bools(raw: Any) -> bool:
+    """Whether true or false stands among numbers, where numpy takes it for 1 or 0."""
+    return any(has_bools(v) for v in raw) if isinstance(raw, (list, tuple)) else isinstance(raw, bool)
 
 
 def _short(raw: Any) -> str:

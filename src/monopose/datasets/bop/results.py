@@ -274,8 +274,9 @@ def mask_from_rle(segmentation: dict[str, Any], where: str = "segmentation") -> 
         if runs.sum() != h * w or (runs < 0).any():
             raise ValueError(f"{where}: 'counts' must sum to height x width = {h * w}, got {runs.sum()}; is 'size' [h, w]?")
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
-    if isinstance(counts, str):
-        counts = counts.encode()
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError(f"{where}: 'counts' must be run lengths or COCO's string of them, got {counts!r:.80}")
+    counts = counts.encode() if isinstance(counts, str) else counts
     try:
         return coco_mask.decode({"counts": counts, "size": [h, w]}).astype(bool)
     except ValueError as error:
