@@ -111,7 +111,8 @@ def _refinement(
 def _detection(model: detector.Model, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """How many objects get a box that overlaps theirs, and how many boxes are of nothing."""
     images = [s["image"].to(model.ids.device) for s in samples]
-    best, wrong = [], 0
+    best: list[float] = []
+    wrong = 0
     for found, sample in zip(detector.predict(model, images, LEAST_SCORE), samples, strict=True):
         found = found.to("cpu")
         same = found.labels[:, None] == sample["labels"]

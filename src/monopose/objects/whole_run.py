@@ -124,7 +124,7 @@ def _run(
     ids = obj_ids or tuple(training.read_infos(data))
     plan = stages(minutes, ids, workers, seed) if plan is None else plan
     wished = max(FEWEST, round(CALIBRATED_ON * min(minutes / WHOLE, 1)))
-    to_calibrate, to_report = (wished, wished // 2) if images is None else images
+    to_calibrate, to_report = (wished, min(wished // 2, report.usual_images())) if images is None else images
     names = [*(stage.method for stage in plan), "calibration", "report"]
 
     def announce(name: str, words: str) -> None:
