@@ -87,7 +87,9 @@ def test_help_imports_nothing_heavy():
     assert "metres" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["demo"], ["check"], ["calibrate"], ["refine"], ["download"], ["fit-identity"], ["doctor"]])
+@pytest.mark.parametrize(
+    "words", [["demo"], ["check"], ["calibrate"], ["report"], ["refine"], ["download"], ["fit-identity"], ["doctor"]]
+)
 def test_every_command_has_help(words, capsys):
     with pytest.raises(SystemExit) as stop:
         _run(*words, "--help")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -14,7 +15,7 @@ from monopose.datasets.bop import writing
 from monopose.detection import detector
 from monopose.geometry import camera as camera_ops
 from monopose.objects import calibrate, calibration, coordinates, heldout, judging, pipeline, report, training, whole_run
-from monopose.synthesis import bop_folder
+from monopose.synthesis import blender, bop_folder
 from monopose.synthesis import scene as synth
 from monopose.training import progress
 from monopose.types import Camera, Detections, PoseEstimates
@@ -31,6 +32,11 @@ SMALL = {
     "detector": detector.small(IDS, image_height=64, image_width=64, pretrained=False, channels=16),
 }
 SECTIONS = ["verdict", "errors", "outcomes", "where", "calibration", "worst", "learning", "more", "try"]
+
+
+@pytest.fixture(autouse=True)
+def _our_renderer(monkeypatch):
+    monkeypatch.setattr(blender, "is_there", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,7 @@ class Answers:
 
     def __init__(self, monkeypatch):
         self.truth, self.picture, drawn = None, 0, bop_folder.Frames.__getitem__
+        self.expected = []  # what becomes of the objects of which a tenth is seen; others are not asked for
 
         def remember(frames, n):
             item = drawn(frames, n)
@@ -77,6 +84,9 @@ class Answers:
         assert frame.instances is None
         truth, turn = self.truth, self.picture % 4
         second = truth.labels == 5
+        of_second = ("wrong pose", "no box", "no pose in its box", "filtered")[turn]
+        seen = truth.labels[truth.visibility >= 0.1].tolist()
+        self.expected += ["right" if label == 2 else of_second for label in seen]
         poses = truth.cam_from_obj.clone()
         poses[second] = poses[second] @ half_turn(0)
         poses[:, 2, 3] += 0.001
@@ -115,24 +125,23 @@ class Page(HTMLParser):
 
 
 def test_the_report_counts_what_became_of_every_object_and_makes_one_page(run, tmp_path, monkeypatch, capsys):
-    Answers(monkeypatch)
+    answers = Answers(monkeypatch)
     assert cli.main(["report", str(run), "--images", "8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    wanted = {"right": 8, "wrong pose": 2, "no pose in its box": 2, "filtered": 2, "no box": 2}
-    hidden = 16 - found["targets"]  # objects that others hide are not asked for
-    assert hidden <= 2
-    assert sum(found["outcomes"].values()) == found["targets"]
-    assert all(wanted[name] - hidden <= count <= wanted[name] for name, count in found["outcomes"].items())
+    assert found["outcomes"] == {name: answers.expected.count(name) for name in report.OUTCOMES}
+    assert min(found["outcomes"].values()) >= 1
+    assert found["targets"] == len(answers.expected)
     assert found["right"] == found["outcomes"]["right"] / found["targets"]
-    assert found["verdict"].startswith("right in 5 of 10 held-out renderings")
+    assert found["verdict"].startswith(f"right in {progress.share_text(found['right'])} held-out renderings, ")
     assert found["verdict"].endswith("still improving: another 2 hours is worth it")
     assert found["by_object"]["box2"]["right"] == 1
     assert found["by_object"]["box5"]["right"] == 0
-    assert sum(b["count"] for b in found["by"]["metres to the camera"]) == found["targets"]
+    assert sum(b["total"] for b in found["by"]["metres to the camera"]) == found["targets"]
     assert found["thresholds"][2]["right"] == 1  # of a score of 0.5 or more
     assert not found["calibrated"]
     assert any("monopose calibrate" in line for line in found["advice"])
-    assert any("get no box" in line for line in found["advice"])
+    often = found["outcomes"]["no box"] > 0.1 * found["targets"]
+    assert any("get no box" in line for line in found["advice"]) == often
     assert json.loads((run / "report.json").read_text()) == found
 
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -140,20 +149,19 @@ def test_the_report_counts_what_became_of_every_object_and_makes_one_page(run, t
     assert page.open == []
     assert page.sections == SECTIONS
     assert page.links == [f"#{name}" for name in SECTIONS]
-    assert "http" not in text.replace("<!DOCTYPE html>", "")
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", text)
     assert len(page.sources) >= 5 + len(found["worst"])
     assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in page.sources)
     assert found["verdict"] in page.words
     assert "180 degrees off, score 0.40" in page.words  # the worst poses first
 
-    # the same again is the same, for people
+    # for people
     assert cli.main(["report", str(run), "--images", "8", "--data", str(tmp_path / "data0")]) == 1
     capsys.readouterr()
-    assert cli.main(["report", str(run), "--images", "8", "--out", str(tmp_path / "page.html")]) == 0
+    assert cli.main(["report", str(run), "--images", "3", "--out", str(tmp_path / "page.html")]) == 0
     said = capsys.readouterr().out
-    assert found["verdict"] in said
     assert f"report: {tmp_path / 'page.html'}" in said
-    assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).words == page.words
+    assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).sections == SECTIONS
 
 
 def test_a_report_says_what_it_lacks(run):
@@ -182,7 +190,7 @@ def test_errors_are_to_the_nearest_equivalent_pose():
 def test_shares_fall_into_bins():
     values, right = np.arange(40.0), np.arange(40) >= 20
     bins = report.shares(values, right)
-    assert [b.count for b in bins] == [8] * 5
+    assert [b.total for b in bins] == [8] * 5
     assert [b.right for b in bins] == [0, 0, 0.5, 1, 1]
     assert all(b.lower <= b.right <= b.upper for b in bins)
     assert report.shares([3.0, 3.0], np.array([True, False]))[0].right == 0.5
@@ -228,7 +236,7 @@ def test_train_all_goes_on_between_the_stages_and_cleans_up(data, tmp_path, monk
         return train(method, *args, **kwargs)
 
     monkeypatch.setattr(training, "train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run keeps what is done; the same command goes on"):
         whole_run.run(data, out, plan=plan(), **how)
     file = out / "coordinates.safetensors"
     first = file.stat().st_mtime_ns

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..detection import LEAST_SCORE, detector
+from ..evaluation.bop import Object
 from ..evaluation.calibration import LIMIT
 from ..geometry import boxes as box_ops
 from ..types import Camera, Detections, Frame, ObjectModel
@@ -40,19 +41,22 @@ def measure(
         samples: (length, seed) -> samples as those of the training.
     """
     count = PICTURES if method == "detector" else CROPS
-    objects = {i: judging.judged_by(m) for i, m in models.items()}
 
     @cache
     def drawn() -> list[dict[str, Tensor]]:
         dataset = samples(count, SEED)
         return [dataset[i] for i in range(count)]
 
+    @cache
+    def objects() -> dict[int, Object]:
+        return {i: judging.judged_by(models[i]) for i in {int(s["label"]) for s in drawn()}}
+
     if method == "detector":
         return lambda model: _detection(model, drawn())
     if method == "refiner":
-        return lambda model: _refinement(model, drawn(), models, objects)
+        return lambda model: _refinement(model, drawn(), models, objects())
     scale = config.crop_scale
-    return lambda model: _poses([_pose(model, s, scale, models) for s in drawn()], drawn(), objects)
+    return lambda model: _poses([_pose(model, s, scale, models) for s in drawn()], drawn(), objects())
 
 
 def _pose(model: Any, sample: Mapping[str, Tensor], scale: float, models: Mapping[int, ObjectModel]) -> Tensor | None:
@@ -71,7 +75,7 @@ def _pose(model: Any, sample: Mapping[str, Tensor], scale: float, models: Mappin
 
 
 def _poses(
-    poses: Sequence[Tensor | None], samples: Sequence[Mapping[str, Tensor]], objects: Mapping[int, Any]
+    poses: Sequence[Tensor | None], samples: Sequence[Mapping[str, Tensor]], objects: Mapping[int, Object]
 ) -> dict[str, float]:
     """Shares and medians of the poses in crops; one that is missing is wrong beyond measure."""
     found = []
@@ -88,7 +92,10 @@ def _poses(
 
 
 def _refinement(
-    model: refiner.Model, samples: Sequence[Mapping[str, Tensor]], models: Mapping[int, ObjectModel], objects: Mapping[int, Any]
+    model: refiner.Model,
+    samples: Sequence[Mapping[str, Tensor]],
+    models: Mapping[int, ObjectModel],
+    objects: Mapping[int, Object],
 ) -> dict[str, float]:
     device = model.log_sigma.device
     images, K, starts = (torch.stack([s[k] for s in samples]).to(device) for k in ("image", "K", "start"))
@@ -104,7 +111,8 @@ def _refinement(
 def _detection(model: detector.Model, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """How many objects get a box that overlaps theirs, and how many boxes are of nothing."""
     images = [s["image"].to(model.ids.device) for s in samples]
-    best, wrong = [], 0
+    best: list[float] = []
+    wrong = 0
     for found, sample in zip(detector.predict(model, images, LEAST_SCORE), samples, strict=True):
         found = found.to("cpu")
         same = found.labels[:, None] == sample["labels"]

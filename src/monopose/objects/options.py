@@ -143,8 +143,9 @@ class Report(Common):
     """Run folder."""
     data: MaybePath = None
     """BOP folder with models/ (and camera.json), or a models folder; by default that of the training."""
-    images: int = 100
-    """How many scenes to render, made as those of the training."""
+    images: MaybeInt = None
+    """How many scenes: 100 by default. Where Blender can be imported (pip install 'monopose[blender]') it draws them, 24 by
+    default, as it takes ten to thirty seconds for each."""
     backgrounds: MaybePath = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     seed: int = 55_055

@@ -50,7 +50,7 @@ class Trace(NamedTuple):
     correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
     posteriors: list[probabilistic.ObjectPosterior]
     refinements: list[refinement.RefinementTrace]
-    solved: Tensor
+    solved: Tensor = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Pipeline:
         started = time.perf_counter()
         found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(network.ids.device)
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
-        trace = Trace(found, [], [], [], found.labels[:0])
+        trace = Trace(found, [], [], [])
         if isinstance(network, probabilistic.Model):
             samples = None if traced else network.config.samples  # pictures need more
             poses, posteriors = probabilistic.predict_traced(network, frame, found, samples=samples)

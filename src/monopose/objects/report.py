@@ -30,7 +30,7 @@ from . import calibrate, judging, pipeline
 Array = NDArray[Any]
 
 SEED = 55_055  # of the scenes; apart from those of training, of its held-out samples and of calibration
-IMAGES = 100
+IMAGES, TRACED_IMAGES = 100, 24  # scenes; path-traced ones take ten to thirty seconds each
 FILE, SUMMARY = "report.html", "report.json"
 VISIBLE = 0.1  # objects of which less is seen are not asked for
 OVERLAP = 0.5  # box IoU from which a box, or an estimate, is about an object
@@ -174,7 +174,7 @@ def run(
     name: str | Path,
     data: str | Path | None = None,
     *,
-    images: int = IMAGES,
+    images: int | None = None,
     backgrounds: str | Path | None = None,
     seed: int = SEED,
     device: torch.device | str | None = None,
@@ -186,7 +186,7 @@ def run(
     Args:
         name: a run folder.
         data: BOP folder with models/ (and camera.json), or a models folder; None: the one that the run was trained on.
-        images: how many scenes; drawn by Blender where it can be imported (ten to thirty seconds each), else as for training.
+        images: how many scenes, drawn by Blender where it can be imported, else as for training; None: see `usual_images`.
         backgrounds: folder of photos to put behind the objects; None: procedural ones.
         seed: of the scenes.
         device: where the networks run; None: CUDA if there is one.
@@ -201,6 +201,7 @@ def run(
 
     from . import report_page
 
+    images = usual_images() if images is None else images
     if images < 1:
         raise ValueError(f"a report needs at least one picture, got {images}")
     model = pipeline.load(name, device)
@@ -240,6 +241,11 @@ def run(
         temporary.write_text(report_page.page(found), encoding="utf-8")
     write_json(model.path / SUMMARY, found.as_dict())
     return found
+
+
+def usual_images() -> int:
+    """How many scenes a report takes."""
+    return TRACED_IMAGES if blender.is_there() else IMAGES
 
 
 def _console() -> Any:
@@ -322,7 +328,7 @@ def shares(values: Sequence[float], right: Array, edges: Array | None = None) ->
         return [_share(right, float(x[0]), float(x[0]))]
     place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
     bins = (_share(right[place == b], float(edges[b]), float(edges[b + 1])) for b in range(len(edges) - 1))
-    return [b for b in bins if b.count]
+    return [b for b in bins if b.total]
 
 
 def _share(right: Array, low: float, high: float) -> Share:
@@ -389,5 +395,5 @@ def advice(report: Report) -> list[str]:
     if not report.calibrated:
         lines.append(f"the scores are raw: monopose calibrate {report.run} --data DIR makes probabilities of them")
     if total < 50:
-        lines.append(f"{total} objects are few: --images {200 * IMAGES // 100} tells more")
+        lines.append(f"{total} objects are few: monopose report {report.run} --images {2 * IMAGES} tells more")
     return lines

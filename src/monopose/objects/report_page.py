@@ -44,7 +44,7 @@ def page(report: Report) -> str:
     objects = report.by_object()
     each = html.table(
         ("object", "seen", "right", "95 % interval"),
-        ((name, str(s.count), f"{s.right:.0%}", f"{s.lower:.0%} to {s.upper:.0%}") for name, s in objects.items()),
+        ((name, str(s.total), f"{s.right:.0%}", f"{s.lower:.0%} to {s.upper:.0%}") for name, s in objects.items()),
     )
     thresholds = html.table(
         ("least score", "estimates", "of these right", "objects with a right one"),

@@ -97,14 +97,34 @@ def run(
 
     Raises:
         ValueError: as `training.train`; a budget that is not above 0.
+        KeyboardInterrupt: somebody interrupted; what was done is saved, and the message says so.
     """
     if not minutes > 0:
         raise ValueError(f"--minutes must be above 0, got {minutes:g}")
     data, out = Path(data), Path(out)
+    try:
+        return _run(data, out, minutes, obj_ids, backgrounds, scene, workers, seed, images, plan, progress_bar)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"{out} keeps what is done; the same command goes on") from None
+
+
+def _run(
+    data: Path,
+    out: Path,
+    minutes: float,
+    obj_ids: tuple[int, ...],
+    backgrounds: str | Path | None,
+    scene: synth.SceneConfig | None,
+    workers: int | None,
+    seed: int,
+    images: tuple[int, int] | None,
+    plan: list[Stage] | None,
+    progress_bar: bool,
+) -> dict[str, Any]:
     ids = obj_ids or tuple(training.read_infos(data))
     plan = stages(minutes, ids, workers, seed) if plan is None else plan
     wished = max(FEWEST, round(CALIBRATED_ON * min(minutes / WHOLE, 1)))
-    to_calibrate, to_report = (wished, wished // 2) if images is None else images
+    to_calibrate, to_report = (wished, min(wished // 2, report.usual_images())) if images is None else images
     names = [*(stage.method for stage in plan), "calibration", "report"]
 
     def announce(name: str, words: str) -> None:

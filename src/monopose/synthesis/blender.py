@@ -115,7 +115,7 @@ def _add_object(model: ObjectModel, pose: np.ndarray, rng: Generator) -> None:
     else:
         grey = rng.uniform(0.1, 0.7) * rng.uniform(0.8, 1.2, 3)
         shader.inputs["Base Color"].default_value = (*grey.clip(0, 1).tolist(), 1.0)
-        shader.inputs["Metallic"].default_value = float(rng.uniform(0, 0.8))
+        shader.inputs["Metallic"].default_value = float(rng.uniform(0, 0.8)) if rng.random() < 0.3 else 0.0
     mesh.materials.append(surface)
     item = bpy.data.objects.new("object", mesh)
     item.matrix_world = Matrix(pose.tolist())
@@ -129,9 +129,15 @@ def _add_lights(distance: float, rng: Generator) -> None:
 
     world = bpy.context.scene.world = bpy.data.worlds.new("world")
     world.use_nodes = True
-    background = world.node_tree.nodes["Background"]
-    background.inputs["Color"].default_value = (*rng.uniform(0.7, 1.0, 3).tolist(), 1.0)
-    background.inputs["Strength"].default_value = float(rng.uniform(0.2, 1.0))
+    nodes, links = world.node_tree.nodes, world.node_tree.links
+    background = nodes["Background"]
+    split, ramp = nodes.new("ShaderNodeSeparateXYZ"), nodes.new("ShaderNodeValToRGB")  # bright above, dark below
+    for element, low, high in zip(ramp.color_ramp.elements, (0.6, 0.05), (1.0, 0.3), strict=True):
+        element.color = (*(rng.uniform(low, high) * rng.uniform(0.8, 1.0, 3)).tolist(), 1.0)
+    links.new(nodes.new("ShaderNodeTexCoord").outputs["Generated"], split.inputs[0])
+    links.new(split.outputs["Y"], ramp.inputs["Fac"])
+    links.new(ramp.outputs["Color"], background.inputs["Color"])
+    background.inputs["Strength"].default_value = float(rng.uniform(0.3, 0.9))
     for _ in range(int(rng.integers(1, 4))):
         away = rng.standard_normal(3)
         away[2] = -abs(away[2])  # OpenCV axes: -z is the camera's side, -y above

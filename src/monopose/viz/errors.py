@@ -15,11 +15,11 @@ Array = NDArray[Any]
 
 
 class Share(NamedTuple):
-    """The share of `right` ones among `count`, with its 95 % interval, of what lies between `low` and `high`."""
+    """The share of `right` ones among `total`, with its 95 % interval, of what lies between `low` and `high`."""
 
     low: float
     high: float
-    count: int
+    total: int
     right: float
     lower: float
     upper: float
@@ -58,7 +58,7 @@ def shares_by(groups: Mapping[str, Sequence[Share]]) -> Image.Image:
         ax.bar(places, shares, 0.8, color=figure.TINTS[1], edgecolor=figure.BLUE)
         ax.errorbar(places, shares, whiskers, fmt="none", color=figure.BLUE, capsize=3)
         for x, b in zip(places, bins):
-            ax.text(x, 0.02, str(b.count), ha="center", fontsize=8, color=figure.GREY)
+            ax.text(x, 0.02, str(b.total), ha="center", fontsize=8, color=figure.GREY)
         ax.set(ylim=(0, 1), xlabel=name, ylabel="share that is right" if k == 0 else "")
         ax.set_xticks(places, [f"{b.low:.3g}-{b.high:.3g}" for b in bins], fontsize=7.5)
     return figure.to_image(fig)
