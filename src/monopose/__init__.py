@@ -15,6 +15,7 @@ _NAMES = {  # public name -> module that owns it
     "Frame": "types",
     "Detections": "types",
     "PoseEstimates": "types",
+    "Prediction": "prediction",
     "load": "runs",
     "sample": "runs",
     "load_mesh": "mesh.loading",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .io.cameras import read_camera
     from .io.images import iterate_frames, read_frame
     from .mesh.loading import load_mesh
+    from .prediction import Prediction
     from .runs import load, sample
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 

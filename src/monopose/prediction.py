@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS = ("label", "name", "score", "x", "y", "z", "qx", "qy", "qz", "qw")
+
+
+def _library(name: str, call: str, otherwise: str = "") -> Any:
+    """A library that monopose does not need for anything else."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:  # it is there, but not whole
+            raise
+        raise ImportError(f"{call} needs {name}: pip install {name}{otherwise}") from None
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,10 +119,7 @@ class Prediction:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("to_pandas() needs pandas: pip install pandas; without it, save('poses.csv') or rows()") from None
+        pandas = _library("pandas", "to_pandas()", "; without it, save('poses.csv') or rows()")
         return pandas.DataFrame(self.rows(), columns=list(COLUMNS))
 
     def to_supervision(self) -> Any:
@@ -122,10 +130,7 @@ class Prediction:
             ImportError: supervision is not installed.
             ValueError: the poses did not come from boxes.
         """
-        try:
-            import supervision
-        except ImportError:
-            raise ImportError("to_supervision() needs supervision: pip install supervision") from None
+        supervision = _library("supervision", "to_supervision()")
         if self.poses.boxes is None:
             raise ValueError("these poses did not come from boxes, which supervision.Detections needs")
         data = {
