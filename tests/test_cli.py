@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -14,6 +14,7 @@ import monopose
 from monopose import cli, command
 from monopose.objects import bop_pipeline
 from monopose.objects import pipeline as pipelines
+from monopose.objects import viz as object_viz
 from monopose.types import Detections, ObjectModel, PoseEstimates
 
 
@@ -32,7 +33,7 @@ class _Run:
         self.calls, self.bop_calls, self.device = [], [], "unknown"
         run = pipelines.Pipeline(None, None, {5: _model()}, {5: "can"}, Path("run"))
 
-        def load(name, device):
+        def load(name, device, models=None):
             self.device = device
             return run
 
@@ -55,7 +56,9 @@ class _Run:
         self.calls.append((frame, detections, options))
         pose = torch.eye(4)[None].clone()
         pose[0, 2, 3] = 0.5
-        return PoseEstimates(torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25})
+        return PoseEstimates(
+            torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25}, calibrated=True
+        )
 
 
 @pytest.fixture
@@ -128,7 +131,10 @@ def test_units_are_in_the_help(capsys):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["predct"], "no command 'predct'; choose one of demo"),
+        (["predct"], "no command 'predct'; did you mean predict? There are demo"),
+        (["xyz"], "no command 'xyz'; choose one of demo"),
+        (["train", "coordinate"], "no method 'coordinate' to train; did you mean coordinates?"),
+        (["calibrate", "x", "--dta", "y"], "--dta is no option of monopose calibrate; did you mean --data?"),
         (["train"], "no METHOD; say what to train"),
         (["train", "nothing", "--data", "x"], "no method 'nothing' to train; choose one of coordinates"),
         (["train", "detector"], "Missing from monopose train"),
@@ -196,10 +202,42 @@ def test_predict_writes_overlay_json_and_csv(pipeline, photo, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "photo: 1 object (detector 0.25 s)" in text
     assert "can" in text
-    assert "score 0.90" in text
+    assert "probability 0.90" in text
     assert "z 0.500 m" in text
     pose = json.loads((out / "poses.json").read_text())["images"][0]["poses"][0]
     assert pose["cam_from_obj"][2] == [0, 0, 1, 0.5]
+
+
+def test_what_is_uncertain_is_left_out_and_said(pipeline, photo, tmp_path, monkeypatch, capsys):
+    """But the BOP CSV keeps it, unless a probability is asked for."""
+
+    def uncertain(*args, **options):
+        poses = pipeline.predict(*args, **options)
+        return replace(poses, scores=torch.tensor([0.05]))
+
+    pipeline.answer(monkeypatch, uncertain)
+    argv = ["predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out"]
+    assert _run(*argv) == 0
+    assert "left out: probability below 0.1" in capsys.readouterr().out
+    (image,) = json.loads((tmp_path / "out/poses.json").read_text())["images"]
+    assert (image["poses"], image["dropped"][0]["reason"]) == ([], "probability below 0.1")
+    assert len((tmp_path / "out/monopose_images-test.csv").read_text().splitlines()) == 2
+    assert _run(*argv, "--min-probability", 0.02) == 0
+    assert len(json.loads((tmp_path / "out/poses.json").read_text())["images"][0]["poses"]) == 1
+    assert _run(*argv, "--min-probability", 0.3) == 0
+    assert len((tmp_path / "out/monopose_images-test.csv").read_text().splitlines()) == 1
+    assert _run(*argv, "--min-probability", 30) == 2
+    assert "--min-probability must be between 0 and 1, got 30" in capsys.readouterr().err
+    assert _run("predict", "--bop", "lmo", "--model", "x", "--out", tmp_path / "m_lmo-test.csv") == 0
+    assert pipeline.bop_calls[-1][1]["min_probability"] is None
+
+
+def test_help_shows_every_command_once_in_groups(capsys):
+    _help()
+    text = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert text.count(f"\n  {name} ") == 1, name
+    assert "train viewpoint" in text
 
 
 def test_predict_json_folder_boxes_limit_debug(pipeline, photo, tmp_path, capsys):
@@ -277,6 +315,7 @@ def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
         return out
 
     monkeypatch.setattr(bop_folder, "write_bop", write)
+    monkeypatch.setattr(object_viz, "save_samples", lambda *args: tmp_path)
     argv = ["synth", tmp_path / "part.stl", "--unit", "mm", "--out", tmp_path / "data"]
     assert _run(*argv) == 0
     assert not made[1].symmetries.any
@@ -294,6 +333,7 @@ def test_synth_passes_everything_on(monkeypatch, tmp_path, capsys):
     trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
     seen = {}
     monkeypatch.setattr(bop_folder, "write_bop", lambda models, out, **options: seen.update(options) or out)
+    monkeypatch.setattr(object_viz, "save_samples", lambda *args: tmp_path)
     argv = [
         "synth",
         tmp_path / "part.stl",
@@ -330,6 +370,8 @@ def test_synth_goes_on_from_the_same_mesh_file(tmp_path, capsys):
     assert _run(*argv, 2, part, "--propose-symmetries") == 0
     assert _run(*argv, 3, out / "models") == 0
     assert (out / "train/000000/rgb/000002.png").is_file()
+    with Image.open(out / "contact_sheet_train.jpg") as sheet:
+        assert sheet.width > sheet.height > 200  # three pictures in a row
     trimesh.creation.capsule(height=50, radius=21, count=(8, 8)).export(part)
     capsys.readouterr()
     assert _run(*argv, 4, part) == 1

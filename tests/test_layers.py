@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STOREYS = (
     "geometry < types",
     "io render nets < weights command < mesh pnp contour",
-    "datasets < evaluation synthesis < viz detection < training",
+    "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
     "runs < check demo doctor fit_identity < cli < __main__",
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from monopose import __version__, weights
+from monopose.io import files
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,11 @@ def test_find_run(tmp_path, monkeypatch):
     (tmp_path / "runs" / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no weights .*only nothing"):
         weights.find_run(tmp_path / "runs" / "empty")
-    monkeypatch.setattr(weights, "bundled", lambda: {"toys": run})
+    toys = tmp_path / "assets" / "toys"
+    weights.save(toys / "coordinates.safetensors", {}, method="coordinates", config={})
+    monkeypatch.setattr(files, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
-    assert weights.find_run("toys") == run
+    assert weights.find_run("toys") == toys
 
 
 def test_others_may_read_the_file_as_any_other(tmp_path):

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -168,6 +168,18 @@ COMMANDS = {  # name -> what it does
     "download": "fetch a public data set",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
+}
+
+GROUPS = {  # how `monopose --help` shows them; what stands in none is shown last
+    "look": ("demo", "check", "camera", "doctor", "view"),
+    "make pictures, learn": ("synth", "train", "calibrate", "report", "download"),
+    "poses": ("predict", "track", "refine", "evaluate", "export"),
+}
+FAMILIES = {  # what they are about, for the same help
+    "objects": "known objects, by their CAD models",
+    "viewpoint": "a class of furniture: directions",
+    "category": "a class without CAD models: pose and shape",
+    "road": "boxes in 3D on roads",
 }
 
 # ------------------------------------------------------------------------------------------------ what the commands do
@@ -339,8 +351,9 @@ def parse(argv: Sequence[str]) -> Any:
     if command in ("--help", "-h"):
         _print_help(_overview())
     if command not in COMMANDS:
-        raise UsageError(f"no command {command!r}; choose one of {', '.join(COMMANDS)}; see monopose --help")
+        raise UsageError(f"no command {command!r}; {_choices(command, COMMANDS)}; see monopose --help")
     if command in ALONE:
+        _refuse_unknown(command, Kind("", ALONE[command], "", "", ""), words)
         return _parse(command, ALONE[command], words)
     kind = _kind_of(command, words)
     if isinstance(kind, str):
@@ -395,7 +408,7 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
     elif command == "train":
         methods = {method: kind for kind in kinds for method in kind.methods}
         if first not in methods:
-            raise UsageError(f"no method {first!r} to train; choose one of {', '.join(methods)}")
+            raise UsageError(f"no method {first!r} to train; {_choices(first, methods)}")
         return methods[first]
     else:
         family = _family_of_results(Path(first))
@@ -467,13 +480,19 @@ def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
         name = _name_of(word)
         if not word.startswith("--") or name in have:
             continue
-        owners = [other.short for other in KINDS[command] if name in {n for n, _ in _options_of(other.options)}]
+        owners = [other.short for other in KINDS.get(command, ()) if name in {n for n, _ in _options_of(other.options)}]
         here = _value_of("--model", words) if command == "predict" else kind.short
         if owners:
             raise UsageError(f"{name} belongs to {' and '.join(owners)}, not to {here}")
         near = difflib.get_close_matches(name, have, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{name} is no option of monopose {command} for {kind.short}{hint}")
+        hint = f"; did you mean {near[0]}?" if near else f"; see monopose {command} --help"
+        raise UsageError(f"{name} is no option of monopose {command}{' for ' * bool(kind.short)}{kind.short}{hint}")
+
+
+def _choices(word: str, known: Iterable[str]) -> str:
+    """The one that was meant, if a word is close to it, and all that there are."""
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"choose one of {', '.join(known)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- help
@@ -481,10 +500,24 @@ def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    grouped = {name for names in GROUPS.values() for name in names}
+    lines = []
+    for title, names in [*GROUPS.items(), ("more", tuple(name for name in COMMANDS if name not in grouped))]:
+        shown = [f"  {name:{width}}  {COMMANDS[name]}" for name in names if name in COMMANDS]
+        lines += [f"{title}:", *shown, ""] if shown else []
+    families = max(map(len, FAMILIES.values()))
+    for family, title in FAMILIES.items():
+        examples = [
+            f"train {' | '.join(kind.methods)}" if kind.methods else kind.example.split(" --model")[0]
+            for kinds in KINDS.values()
+            for kind in kinds
+            if kind.family == family
+        ]
+        lines.append(f"  {title:{families}}  {', '.join(dict.fromkeys(examples))}")
     return "\n".join([
-        "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "", "commands:", *lines, "",
-        "monopose COMMAND --help shows the options of a command.",
+        "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "",
+        *lines[: -len(FAMILIES)], "what for:", *lines[-len(FAMILIES) :], "",
+        "monopose COMMAND --help shows the options; those of synth, train, predict and evaluate depend on what for.",
         "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame (x right, y down,",
         "z forward); meshes without a unit need --unit.",
     ])  # fmt: skip

@@ -18,7 +18,6 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .io.files import atomic_write, existing_file
+from .io.files import ASSETS, atomic_write, existing_file, located_run
 
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
 _LARGEST_HALF = 60000.0  # float16 ends at 65504
-BASE = Path(str(resources.files("monopose"))) / "assets/base"  # METHOD.safetensors: what trainings start from
+BASE = ASSETS / "base"  # METHOD.safetensors: what trainings start from
 _FEWEST_HALF = 4096  # values; smaller tensors save nothing, and may hold an object's size or place in metres
 
 
@@ -233,8 +232,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 def bundled() -> dict[str, Path]:
     """Name -> folder of the runs that come with the package: every folder of its assets that holds weights, but the base."""
-    assets = Path(str(resources.files("monopose"))) / "assets"
-    return {p.parent.name: p.parent for p in sorted(assets.rglob("*.safetensors")) if p.parent != assets / "base"}
+    return {p.parent.name: p.parent for p in sorted(ASSETS.glob("*/*.safetensors")) if p.parent != ASSETS / "base"}
 
 
 def base(method: str) -> Path | None:
@@ -253,12 +251,10 @@ def find_run(name: str | Path) -> Path:
         FileNotFoundError: there is no such folder; says what was looked for and lists the bundled names.
         ValueError: the folder holds no weights.
     """
-    path, names = Path(name), bundled()
+    path, names = located_run(name), bundled()
     if path.is_file() and path.suffix == ".safetensors":
         return path.parent
     if not path.is_dir():
-        if str(name) in names:
-            return names[str(name)]
         near = sorted(p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != ".") if path.parent.is_dir() else []
         beside = f"{path.parent} holds the folders {_shortened(near)}" if near else f"{path.parent} holds no folders"
         raise FileNotFoundError(

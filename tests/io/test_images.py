@@ -11,7 +11,16 @@ from PIL import ExifTags, Image
 
 from monopose.io import images
 from monopose.io.cameras import ImageWarning, read_camera
-from monopose.io.images import from_array, iterate_frames, iterate_source, make_frame, read_frame, read_image, undistort
+from monopose.io.images import (
+    as_frame,
+    from_array,
+    iterate_frames,
+    iterate_source,
+    make_frame,
+    read_frame,
+    read_image,
+    undistort,
+)
 from monopose.types import Camera
 
 
@@ -463,3 +472,88 @@ def test_a_camera_file_is_parsed_once(tmp_path, monkeypatch):
     file.write_text(json.dumps({"K": [[100, 0, 15], [0, 100, 7], [0, 0, 1]], "resolution": [16, 32]}))
     with pytest.raises(ValueError, match=r"scene_camera\.json is for 32x16 but 000003\.png is 16x8"):
         list(iterate_frames(tmp_path, str(file)))
+
+
+# whatever people have
+
+
+ROWS = [[500.0, 0.0, 2.5], [0.0, 500.0, 1.5], [0.0, 0.0, 1.0]]
+
+
+def test_pictures_of_every_kind_are_the_same_frame(tmp_path):
+    array = _array()
+    path = _save(tmp_path / "a.png", array)
+    frames = [as_frame(source, ROWS) for source in (path, str(path), Image.open(path), array, array[..., ::-1][..., ::-1])]
+    for frame in frames:
+        assert torch.equal(frame.image, frames[0].image)
+        assert frame.camera.K.tolist() == ROWS
+    assert frames[0].path == str(path)
+    assert as_frame(frames[0]) is frames[0]
+    rgba = Image.fromarray(np.dstack([array, np.full((4, 6, 1), 255, np.uint8)]))
+    assert torch.equal(as_frame(rgba, ROWS).image, frames[0].image)
+
+
+def test_cameras_of_every_kind_are_the_same(tmp_path):
+    file = tmp_path / "camera.json"
+    file.write_text(json.dumps({"K": ROWS, "resolution": [4, 6]}))
+    for camera in (file, str(file), Camera(torch.tensor(ROWS), (4, 6)), ROWS, np.array(ROWS), torch.tensor(ROWS)):
+        assert as_frame(_array(), camera).camera.K.tolist() == ROWS
+    seen = as_frame(_array(), fov_deg=60).camera.K
+    assert float(seen[0, 0]) == pytest.approx(3 / math.tan(math.radians(30)))
+    assert torch.equal(as_frame(_array(), default_fov=60).camera.K, seen)
+    assert as_frame(_array(), ROWS, default_fov=60).camera.K.tolist() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            np.zeros((4, 6, 3), np.float32),
+            r"give \(255 \* image\)\.round\(\)\.astype\(np\.uint8\)\. Pictures of OpenCV are BGR",
+        ),
+        (np.full((4, 6, 3), 200.0), r"give image\.astype\(np\.uint8\)"),
+        (np.full((4, 6, 3), 60000, np.uint16), r"give \(image / 257\)\.astype\(np\.uint8\)"),
+        (np.zeros((3, 4, 6), np.uint8), r"channels come first; give image\.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 6), np.uint8), "one channel; give np.repeat"),
+        (np.zeros((4, 6, 4), np.uint8), r"give image\[\.\.\., :3\] if it is RGBA, image\[\.\.\., 2::-1\] if it is BGRA"),
+        (np.zeros((2, 4, 6, 3), np.uint8), "one picture at a time"),
+        (np.zeros((0, 6, 3), np.uint8), r"expected an RGB array \(H, W, 3\) of uint8"),
+        (torch.zeros(3, 4, 6), r"give monopose\.Frame\(image, monopose\.Camera\(K, \(height, width\)\)\)"),
+        (b"\xff\xd8", r"give PIL\.Image\.open\(file\)"),
+        (["a.png"], "one picture at a time"),
+        (0, r"for name, frame in monopose\.iterate_frames\(0, camera=\.\.\.\)"),
+        (None, "got NoneType; give a file name"),
+        ("https://example.org/a.png", "download the picture first"),
+        ("nothing.png", "no image at nothing.png"),
+        (".", r"is a folder; for all its pictures: for name, frame in monopose\.iterate_frames\('\.', camera=\.\.\.\)"),
+    ],
+)
+def test_what_is_no_picture_names_the_right_call(source, message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
+        as_frame(source, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("camera", "message"),
+    [
+        (np.eye(3)[None], r"must be \(3, 3\), in pixels, got \(1, 3, 3\)"),
+        (np.zeros((3, 4)), r"a projection matrix P\? Give P\[:, :3\]"),
+        ((500, 500, 2.5, 1.5), r"fx, fy, cx, cy\? Give \[\[fx, 0, cx\]"),
+        (60.0, r"a field of view\? Give fov_deg="),
+        (np.array(ROWS).T, "it is transposed"),
+        ({"fx": 500}, r"camera= must be a camera file, a monopose\.Camera or K"),
+        (None, "needs a camera"),
+        ("nothing.json", "no camera file at nothing.json"),
+        (Camera(torch.tensor(ROWS), (8, 12)), "12x8"),
+    ],
+)
+def test_what_is_no_camera_says_what_it_looks_like(camera, message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
+        as_frame(_array(), camera)
+
+
+def test_a_frame_has_its_camera():
+    with pytest.raises(ValueError, match="a Frame has its camera"):
+        as_frame(as_frame(_array(), ROWS), ROWS)
+    with pytest.raises(ValueError, match="give one of them"):
+        as_frame(_array(), ROWS, fov_deg=60)

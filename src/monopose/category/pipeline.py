@@ -24,6 +24,8 @@ from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
 from ..io import limits
 from ..io.files import atomic_write, existing_file, write_json
+from ..io.images import as_frame
+from ..prediction import Prediction
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import fitting, viz
 from . import model as category
@@ -69,6 +71,13 @@ class CategoryRun:
         device = next(self.detector.parameters()).device
         found = detection.predict(self.detector, frame.image.to(device), score_threshold)[0].to("cpu")
         return replace(found, labels=torch.ones_like(found.labels))
+
+    def __call__(
+        self, source: Any, camera: Any = None, *, fov_deg: float | None = None, detections: Detections | None = None
+    ) -> Prediction:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`."""
+        frame = as_frame(source, camera, fov_deg=fov_deg)
+        return Prediction(frame.to("cpu"), self.predict(frame, detections).to("cpu"))
 
     def predict(
         self, frame: Frame, detections: Detections | None = None, config: FitConfig | None = None,

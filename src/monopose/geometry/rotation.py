@@ -99,6 +99,11 @@ def quat_wxyz_from_matrix(R: Tensor) -> Tensor:
     return torch.where(quat[..., :1] < 0, -quat, quat)
 
 
+def quat_xyzw_from_matrix(R: Tensor) -> Tensor:
+    """The same with w last, as ROS, SciPy and most programs write quaternions. (..., 3, 3) -> (..., 4)."""
+    return quat_wxyz_from_matrix(R).roll(-1, -1)
+
+
 def matrix_from_quat_wxyz(quat_wxyz: Tensor) -> Tensor:
     """Rotation matrix of a quaternion (w, x, y, z) of any non-zero length. (..., 4) -> (..., 3, 3)."""
     w, x, y, z = (quat_wxyz / quat_wxyz.norm(dim=-1, keepdim=True)).unbind(-1)

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
+ASSETS = Path(__file__).parents[1] / "assets"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif")
 
 
@@ -221,6 +223,23 @@ def existing_file(path: str | Path, what: str) -> Path:
     close = [n for n in names if n.lower() in alike or (Path(n).stem == path.stem)]
     hint = f"did you mean {' or '.join(close[:3])}?" if close else f"{folder} holds {_listing(folder)}"
     raise FileNotFoundError(f"no {what} at {path}; {hint}")
+
+
+def located_run(name: str | Path) -> Path:
+    """Where a run lies: as named, or where bundled weights of that name are.
+
+    A folder that happens to have the name of bundled weights, and holds no weights itself, does not hide them; one that does
+    goes before them, with a warning.
+    """
+    path, own = Path(name), ASSETS / str(name)
+    if str(name) != path.name or path.name == "base" or not any(own.glob("*.safetensors")):
+        return path
+    if not any(path.glob("*.safetensors")):
+        return own
+    warnings.warn(
+        f"the folder {path} here is taken, not the bundled weights of that name; those are in {own}", UserWarning, stacklevel=3
+    )
+    return path
 
 
 def _listing(folder: Path, most: int = 6) -> str:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame
 from . import limits
-from .cameras import CameraFile, ImageWarning, camera_of, parse_camera, width_by_height
+from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, width_by_height
 from .files import IMAGE_SUFFIXES, existing_file
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -162,6 +163,114 @@ def read_frame(
     """
     path = Path(path)
     return make_frame(read_image(path), camera, fov_deg=fov_deg, resize_camera=resize_camera, path=str(path))
+
+
+def as_frame(
+    source: Any,
+    camera: Any = None,
+    *,
+    fov_deg: float | None = None,
+    resize_camera: bool = False,
+    default_fov: float | None = None,
+) -> Frame:
+    """What people have as a frame, lens distortion removed.
+
+    Args:
+        source: an image file, a Pillow image, a numpy array (H, W, 3) of uint8 in RGB, or a `Frame`, which comes back as it is.
+        camera: a camera file (see `read_camera`), a `Camera`, or K as three rows of three numbers, pixels.
+        fov_deg, resize_camera: as in `read_frame`.
+        default_fov: field of view in degrees where no camera is known; None: that is an error.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: says what came, and the call that would be right.
+    """
+    if isinstance(source, Frame):
+        if camera is not None or fov_deg is not None:
+            raise ValueError("a Frame has its camera; leave out camera= and fov_deg=, or give the picture instead of the Frame")
+        return source
+    path = ""
+    if isinstance(source, (str, Path)):
+        path = str(source)
+        if re.match(r"\w+://", path):
+            raise ValueError(f"{path} is an address; download the picture first and give its file")
+        if Path(path).is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder; for all its pictures: for name, frame in monopose.iterate_frames({path!r}, camera=...)"
+            )
+        image = read_image(path)
+    elif isinstance(source, Image.Image):
+        image = from_array(_rgb(_upright(source, Path("the image")), Path("the image")))
+    elif isinstance(source, np.ndarray):
+        image = from_array(_checked_array(source))
+    else:
+        raise TypeError(f"expected a picture, got {_kind(source)}")
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    if not (camera is None or isinstance(camera, (str, Path, Camera, CameraFile))):
+        camera = _camera_of_K(camera, size)
+    if camera is None and fov_deg is None:
+        fov_deg = default_fov
+    return _frame(image, camera, fov_deg, resize_camera, path)
+
+
+_BGR = "Pictures of OpenCV are BGR: give image[..., ::-1]"
+
+
+def _checked_array(array: np.ndarray) -> np.ndarray:
+    """The array if it is (H, W, 3) of uint8; ValueError with the call that makes it so."""
+    shape, what = array.shape, f"an array {array.shape} of {array.dtype}"
+    wanted = f"expected an RGB array (H, W, 3) of uint8, got {what}"
+    if array.ndim == 4:
+        raise ValueError(f"{wanted}; one picture at a time: [model(image, ...) for image in images]")
+    if array.ndim == 3 and shape[0] == 3 and shape[2] != 3:
+        raise ValueError(f"{wanted}: channels come first; give image.transpose(1, 2, 0). {_BGR}")
+    if array.ndim == 3 and shape[2] == 4:
+        raise ValueError(f"{wanted}: give image[..., :3] if it is RGBA, image[..., 2::-1] if it is BGRA (OpenCV)")
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] == 1):
+        raise ValueError(f"{wanted}: one channel; give np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if it is grey")
+    if array.ndim != 3 or shape[2] != 3 or 0 in shape:
+        raise ValueError(f"{wanted}. {_BGR}")
+    if array.dtype != np.uint8:
+        most = float(array.max()) if array.dtype.kind in "fiu" else 1.0
+        call = "image.astype(np.uint8)" if most > 1 and most < 256 else "(image / 257).astype(np.uint8)"
+        call = "(255 * image).round().astype(np.uint8)" if most <= 1 else call
+        raise ValueError(f"{wanted}, values up to {most:g}; give {call}. {_BGR}")
+    return array
+
+
+def _camera_of_K(K: Any, size: tuple[int, int]) -> Camera:
+    """A camera for a picture of `size` of three rows of three numbers; says what other numbers look like."""
+    try:
+        matrix = np.asarray(K.detach().cpu() if isinstance(K, Tensor) else K, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"camera= must be a camera file, a monopose.Camera or K (3, 3) in pixels, got {type(K).__name__}; without any, "
+            "fov_deg= is the horizontal field of view in degrees"
+        ) from None
+    if matrix.shape != (3, 3):
+        hint = {
+            (3, 4): "a projection matrix P? Give P[:, :3] if the picture is rectified",
+            (4,): "fx, fy, cx, cy? Give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]",
+            (9,): "row by row? Give it as reshape(3, 3)",
+            (): "a field of view? Give fov_deg=",
+        }.get(matrix.shape, "give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
+        raise ValueError(f"camera= as K must be (3, 3), in pixels, got {matrix.shape}: {hint}")
+    return make_camera(matrix, size, None, "camera=")
+
+
+def _kind(source: Any) -> str:
+    """What something is that is no picture, and the right call."""
+    if isinstance(source, Tensor):
+        return (
+            f"a tensor {tuple(source.shape)}; if it is (3, H, W) RGB in [0, 1], give "
+            "monopose.Frame(image, monopose.Camera(K, (height, width)))"
+        )
+    if isinstance(source, (bytes, bytearray)) or hasattr(source, "read"):
+        return f"{type(source).__name__}; give PIL.Image.open(file), or PIL.Image.open(io.BytesIO(data))"
+    if isinstance(source, (list, tuple)):
+        return f"a {type(source).__name__} of {len(source)}; one picture at a time: [model(p, ...) for p in pictures]"
+    if isinstance(source, int):
+        return f"the number {source}; for a live camera: for name, frame in monopose.iterate_frames({source}, camera=...)"
+    return f"{type(source).__name__}; give a file name, a Pillow image, a numpy array (H, W, 3) of uint8 in RGB, or a Frame"
 
 
 def make_frame(

@@ -53,6 +53,7 @@ def predict_bop(
     limit: int | None = None,
     debug: str | Path | None = None,
     refine: bool | None = None,
+    min_probability: float | None = None,
 ) -> Path:
     """Run on every target image of a BOP data set and write the BOP result file; goes on where a killed run stopped.
 
@@ -68,6 +69,7 @@ def predict_bop(
         limit: only the first so many images.
         debug: folder for pictures of every stage.
         refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+        min_probability: leave out poses as `Pipeline.trusted` does; None: keep all, which BOP's scores reward.
 
     Returns:
         `out`.
@@ -105,12 +107,15 @@ def predict_bop(
         for label in sorted(wanted[key]):
             seen, solved = (int((labels == label).sum()) for labels in (trace.detections.labels, trace.solved))
             counts[key[0], key[1], label] = seen, solved
+        if min_probability is not None:
+            poses = run.trusted(poses, frame, min_probability)
         requested = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
 
     sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(run.path)}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
+    sources |= {} if min_probability is None else {"min_probability": min_probability}
     with sole_writer(out.parent, out.name):
         done = _every_image(keys, out, sources, predicted, counts)
         bop_results.write_counts(out, counts)

@@ -74,7 +74,7 @@ class Calibration:
             scores = scores.new_tensor(found(scores.detach().cpu().numpy()))
         if covariance is not None:
             covariance = covariance * self.covariance_scale
-        return replace(poses, scores=scores, covariance=covariance)
+        return replace(poses, scores=scores, covariance=covariance, calibrated=found is not None)
 
 
 def write(folder: str | Path, calibration: Calibration) -> Path:

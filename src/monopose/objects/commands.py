@@ -40,7 +40,9 @@ def synth(args: Synth) -> dict[str, str]:
         models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds,
         scene=scene, split=args.split, seed=args.seed,
     )  # fmt: skip
-    return {"out": str(out)}
+    from .viz import save_samples
+
+    return {"out": str(out), "sheet": str(save_samples(out, args.split))}
 
 
 def _with_symmetries(models: list[ObjectModel], files: Sequence[Path], out: Path | None) -> list[ObjectModel]:
@@ -123,7 +125,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
     from . import bop_pipeline, pipeline, probabilistic
 
-    run = pipeline.load(args.model, args.output.device)
+    run = pipeline.load(args.model, args.output.device, args.models)
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(
             f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
@@ -137,7 +139,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     path = bop_pipeline.predict_bop(
         run, args.bop.bop, args.bop.targets, args.output.out, limit=args.output.limit, true_boxes=args.bop.true_boxes,
         boxes=Path(args.detector.boxes[0]) if args.detector.boxes else None,
-        debug=args.output.out.parent / "debug" if args.debug else None, **how,
+        debug=args.output.out.parent / "debug" if args.debug else None, min_probability=args.min_probability, **how,
     )  # fmt: skip
     return {"results": str(path)}
 
@@ -150,19 +152,21 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
     boxes = read_boxes(args.detector.boxes, sorted(run.names), run.names) if args.detector.boxes else None
     out = args.output.folder
     estimates: list[PoseEstimates] = []
+    run.warn_without_models()
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
         given = None if boxes is None else boxes(frame.path or name)
         if args.posterior or args.debug:
-            poses, trace = run.predict_traced(frame, given, **how)
+            found, trace = run.predict_traced(frame, given, **how)
             if args.posterior:
                 viz.save_posteriors(out / "posterior" / name, frame, trace.posteriors, run.models)
             if args.debug:
-                viz.save_stages(out / "debug" / name, frame, trace, poses, run)
+                viz.save_stages(out / "debug" / name, frame, trace, found, run)
         else:
-            poses = run.predict(frame, given, **how)
+            found = run.predict(frame, given, **how)
+        poses = run.trusted(found, frame, args.min_probability)
         overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, run.models)
-        estimates.append(poses)
+        estimates.append(found if args.min_probability is None else poses)
         return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -182,11 +186,16 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
     refined = [""] * len(poses)
     if poses.refined is not None:
         refined = ["   refined" if done else "   not refined" for done in poses.refined.tolist()]
+    kind = "probability" if poses.calibrated else "score"
     for label, score, pose, done in zip(poses.labels.tolist(), poses.scores.tolist(), poses.cam_from_obj.cpu(), refined):
         x, y, z = pose[:3, 3].tolist()
-        called = poses.names.get(label, f"object {label}")
-        lines.append(f"  {called:20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m{done}")
-    return lines if len(poses) else [*lines, "  nothing found; look at the stages with --debug, or give --boxes"]
+        lines.append(f"  {poses.name_of(label):20} {kind} {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m{done}")
+    for d in poses.dropped:
+        lines.append(f"  {d.name:20} {kind} {d.score:.2f}   left out: {d.reason}")
+    if not len(poses):
+        more = "--min-probability 0 shows more" if poses.dropped else "look at the stages with --debug, or give --boxes"
+        lines.append(f"  nothing {'sure enough' if poses.dropped else 'found'}; {more}")
+    return lines
 
 
 def calibrate(args: Calibrate) -> CalibrationReport:

@@ -12,6 +12,7 @@ from ..command import (
     CameraOptions,
     Common,
     Device,
+    MaybeFloat,
     MaybeInt,
     MaybeName,
     MaybePath,
@@ -217,6 +218,11 @@ class Predict(Common):
     or the base has one and the run has the CAD models."""
     no_refine: bool = False
     """Leave the poses unrefined."""
+    min_probability: MaybeFloat = None
+    """Least probability that a pose is right, from 0 to 1, of what is shown and written: 0.1 by default, for a calibrated run.
+    The BOP CSV keeps all poses unless this is given; 0 leaves out only what cannot be."""
+    models: MaybePath = None
+    """Folder with the CAD models, for a run that comes without."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
     SOURCE."""
@@ -231,6 +237,7 @@ class Predict(Common):
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
         check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
         check_share(self.detector.score, "score")
+        check_share(self.min_probability, "min-probability")
         if self.bop.bop is None:
             refuse(self.bop, "belongs to --bop DIR")
         else:

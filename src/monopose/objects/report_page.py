@@ -106,4 +106,5 @@ def close_up(frame: Frame, poses: PoseEstimates, target: Target, models: Mapping
         camera_ops.cut(frame.image, square, SIDE)[0].clamp(0, 1), frame.camera.crop_resize(square[0], (SIDE, SIDE))
     )  # fmt: skip
     mine = poses[poses.labels == target.label]
-    return viz.draw(piece, PoseEstimates(mine.labels, mine.cam_from_obj, mine.scores, names=poses.names), models, truth[row])
+    shown = PoseEstimates(mine.labels, mine.cam_from_obj, mine.scores, names=poses.names, calibrated=poses.calibrated)
+    return viz.draw(piece, shown, models, truth[row])

@@ -15,6 +15,7 @@ from .. import weights
 from ..datasets import kitti
 from ..datasets.road import RoadFrame, RoadObjects
 from ..geometry import boxes3d
+from ..io.images import as_frame
 from ..types import Frame
 from . import config as road_config
 from . import inference, network
@@ -58,6 +59,12 @@ class BoxRun:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.config.classes
+
+    def __call__(
+        self, source: Any, camera: Any = None, *, fov_deg: float | None = None, options: Options = DEFAULT
+    ) -> DetectedBoxes:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`."""
+        return self.predict(as_frame(source, camera, fov_deg=fov_deg), options)
 
     def predict(self, frame: Frame, options: Options = DEFAULT) -> DetectedBoxes:
         """The boxes of one picture, best first, on the CPU; see `inference.predict`."""

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from .. import weights
+from ..command import DRAWN_FOV
 from ..datasets import pix3d
 from ..geometry import camera as camera_ops
 from ..geometry import se3, viewpoints
+from ..io.images import as_frame
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import model as viewpoint
 from . import samples
@@ -101,6 +103,10 @@ class ViewpointRun:
             made.append(crop)
         side = self.config.input_size
         return torch.stack(made) if made else torch.zeros(0, samples.CHANNELS, side, side)
+
+    def __call__(self, source: Any, detections: Detections | None = None) -> Viewpoints:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`; its camera does not matter."""
+        return self.predict(as_frame(source, default_fov=DRAWN_FOV), detections)
 
     def predict(self, frame: Frame, detections: Detections | None = None, normals: Tensor | None = None) -> Viewpoints:
         """Viewpoints of objects in one picture.
