@@ -1,7 +1,9 @@
+import json
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from safetensors.torch import save as as_bytes
 from torch import nn
 
 from monopose import __version__, weights
@@ -99,6 +101,58 @@ def test_file_of_another_program(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="no method, config, labels in its header"):
         weights.read(tmp_path / "a.safetensors")
+
+
+def test_nan_in_weights_is_refused_by_name(tmp_path):
+    state = _model().state_dict()
+    state["2.weight"][1, 2] = torch.nan
+    path = weights.save(tmp_path / "a.safetensors", state, method="m", config={})
+    with pytest.raises(ValueError, match=r"a\.safetensors: the weights '2\.weight' hold NaN or infinity"):
+        weights.read(path)
+
+
+def test_more_parameters_than_the_limit(tmp_path, monkeypatch):
+    path = weights.save(tmp_path / "a.safetensors", {"a": torch.zeros(50, 30)}, method="m", config={})
+    monkeypatch.setenv("MONOPOSE_MAX_PARAMETERS", "1000")
+    with pytest.raises(ValueError, match=r"asks for 1500 parameters of a network, .* MONOPOSE_MAX_PARAMETERS"):
+        weights.read(path)
+
+
+@dataclass(frozen=True)
+class Wide:
+    widths: tuple[int, ...] = (8,)
+
+
+def _wide(config: Wide) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(width, width) for width in config.widths))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"widths": [1_000_000] * 4}, r"asks for a far larger network than the 72 parameters .*widths=\[1000000"),
+        ({"widths": [100] * 1_000_000}, r"asks for a far larger network than the 72 parameters"),
+        ({"widths": [-8]}, r"its configuration builds no network \(RuntimeError"),
+        ({"widths": ["8"]}, r"field widths must be of type int, got '8'"),
+        ({"widths": 8}, r"field widths must be a list, got 8"),
+        ([1], r"config must hold a JSON object, got list"),
+    ],
+)
+def test_configurations_that_ask_for_another_network(tmp_path, config, message):
+    path = weights.save(tmp_path / "a.safetensors", _wide(Wide()).state_dict(), method="m", config=Wide())
+    assert weights.load_network(path, Wide, _wide)(torch.ones(1, 8)).shape == (1, 8)
+    header = {"method": "m", "config": json.dumps(config), "labels": "[]"}
+    path.write_bytes(as_bytes(_wide(Wide()).state_dict(), metadata=header))
+    with pytest.raises(ValueError, match=message):
+        weights.load_network(path, Wide, _wide)
+
+
+@pytest.mark.parametrize("labels", ["[1.5]", "{", "7", "[" * 100_000])
+def test_labels_that_are_no_ids(tmp_path, labels):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(as_bytes({"a": torch.zeros(1)}, metadata={"method": "m", "config": "{}", "labels": labels}))
+    with pytest.raises(ValueError, match=r"a\.safetensors, labels"):
+        weights.read(path)
 
 
 def test_unknown_config_field_is_an_error():
