@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -181,7 +182,11 @@ def test_find_run(tmp_path, monkeypatch):
     assert weights.find_run("toys") == run
 
 
-def test_others_may_read_the_file_as_any_other(tmp_path):
-    (tmp_path / "plain").touch()
-    path = weights.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, method="m", config={})
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_the_file_is_the_umasks_to_say(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = weights.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, method="m", config={})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode

@@ -105,8 +105,7 @@ def save(
     tensors = {name: _stored(value, half) for name, value in state.items()}
     path = Path(path)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(as_bytes(tensors, metadata=header))  # save_file would make a file that only its owner reads
-        temporary.chmod(0o644)  # the library makes files that only their owner can read
+        temporary.write_bytes(as_bytes(tensors, metadata=header))  # save_file would not ask the umask who may read it
     return path
 
 
@@ -158,6 +157,11 @@ def read(path: str | Path) -> Checkpoint:
         notes={key: value for key, value in header.items() if key not in _RESERVED},
         path=str(path),
     )
+
+
+def noted(path: str | Path, key: str = "data") -> dict[str, Any]:
+    """What the training of a weights file wrote down under a name, in JSON; {} where it wrote nothing."""
+    return records.mapping(records.parse_json(read(path).notes.get(key, "{}"), f"{path}, {key}"), f"{path}, {key}")
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:

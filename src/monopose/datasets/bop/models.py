@@ -164,8 +164,7 @@ def read_models(
     folder = Path(folder)
     if names is None:
         file = folder / "names.json"
-        raw = records.by_number(read_json(file), str(file), "object") if file.exists() else {}
-        names = {i: str(name) for i, name in raw.items()}
+        names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
     from ...mesh.loading import load_mesh
 
     paths, infos = model_paths(folder), read_models_info(folder)
