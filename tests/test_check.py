@@ -103,6 +103,14 @@ def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_check.png", "c_check.png"]
 
 
+def test_a_place_that_cannot_be_written_is_said_beside_the_report(tmp_path):
+    (tmp_path / "out").touch()  # no folder can be made there
+    report = check_mesh(saved(trimesh.creation.box([10, 20, 30]), tmp_path / "box.stl"), "mm", out=tmp_path / "out")
+    assert report.faces == 12
+    assert report.picture == ""
+    assert any("no picture could be saved" in warning for warning in report.warnings)
+
+
 def test_no_symmetries_are_proposed_where_the_texture_is_lost(tmp_path):
     mesh = trimesh.creation.box(BOX)
     rows = ["v {} {} {}".format(*v) for v in mesh.vertices] + ["f {} {} {}".format(*(f + 1)) for f in mesh.faces]

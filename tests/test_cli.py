@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -480,3 +481,16 @@ def test_evaluate_prints_json(monkeypatch, capsys):
     header, _, _, last, *_ = capsys.readouterr().out.splitlines()
     assert header.split() == ["percent", "targets", "MSSD"]
     assert last.split() == ["all", "targets", "3", "50.0"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["check", "--help"], ["--version"]])
+def test_readers_may_stop_reading(words):
+    """As with `monopose --help | head -1`, where nothing is left of the pipe when Python flushes."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", f"from monopose.cli import main; raise SystemExit(main({words!r}))"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=100)
+    finally:
+        os.close(write)
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -216,11 +217,11 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Doctor):
         return import_module(".doctor", __package__).examine()
     if isinstance(args, tracking.Track):
-        done = import_module(".tracking.commands", __package__).track(args, silent if args.json else print)
+        done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
         return Result(done, f"{done['frames']} pictures: {done['tracks']}")
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
-    return work(args, silent if args.json else print) if command == "predict" else work(args)
+    return work(args, silent if args.json else _say) if command == "predict" else work(args)
 
 
 # ----------------------------------------------------------------------------------------------------------- printing
@@ -243,7 +244,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
@@ -279,6 +280,16 @@ def _number(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _say(*lines: str) -> None:
+    """Print. Whoever reads may stop at any time, as `| head` does: the work goes on, and nothing is said of it."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """Our own warnings and the user's data in one line; the chatter of libraries is left out."""
     if Path(filename).is_relative_to(Path(__file__).parent) or category.__module__.startswith("monopose"):
@@ -309,7 +320,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if argv in (["--version"], ["-V"]):
         from . import __version__
 
-        print(f"monopose {__version__}")
+        _say(f"monopose {__version__}")
         return 0
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     os.environ.setdefault(
@@ -323,9 +334,9 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         result = _run(argv[0], args)
         if args.json:
-            print(json.dumps(_plain(result)))
+            _say(json.dumps(_plain(result)))
         elif result is not None:
-            print("\n".join(_lines(result)))
+            _say("\n".join(_lines(result)))
         return _exit_code(result)
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
@@ -375,6 +386,7 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
             )  # fmt: skip
     except SystemExit as stop:
         if not stop.code:
+            _say()  # the help that tyro has printed
             raise
         lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
         text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
@@ -534,7 +546,7 @@ def _overview_of(command: str) -> str:
 
 
 def _print_help(text: str) -> NoReturn:
-    print(text)
+    _say(text)
     raise SystemExit(0)
 
 

@@ -231,7 +231,7 @@ def test_broken_tables(folder, tmp_path):
         nuscenes.truth(nuscenes.read_tables(written(folder, content)), ["s0"])
     content = tables()
     content["calibrated_sensor"][0]["camera_intrinsic"] = []
-    with pytest.raises(ValueError, match="calibrated_sensor cs_front: 'camera_intrinsic' must have 9 numbers, got 0"):
+    with pytest.raises(ValueError, match=r"calibrated_sensor\.json, token cs_front: 'camera_intrinsic' must have 9 numbers"):
         nuscenes.frame(nuscenes.read_tables(written(folder, content)), "s0", "CAM_FRONT")
     (folder / "v1.0-mini" / "scene.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no scene\.json in"):
@@ -291,6 +291,32 @@ def test_results_that_are_none(tmp_path, folder):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "change", "message"),
+    [
+        (
+            "calibrated_sensor",
+            0,
+            {"camera_intrinsic": np.transpose(K).tolist()},
+            "cs_front: 'camera_intr.*transposed",
+        ),
+        ("calibrated_sensor", 0, {"rotation": [0, 0, 0, 0]}, "cs_front: 'rotation' must be a quaternion wxyz of length 1"),
+        ("ego_pose", 0, {"rotation": [2, 0, 0, 0]}, "e_sd0f: 'rotation' must be a quaternion wxyz of length 1"),
+        ("ego_pose", 0, {"translation": [1, math.nan, 2]}, "e_sd0f: 'translation' holds NaN"),
+        ("sample_annotation", 0, {"size": [1, -2, 1]}, "x0: width, length and height must be metres above 0"),
+        ("sample_annotation", 0, {"num_lidar_pts": 1.7}, "x0: 'num_lidar_pts' must be a whole number"),
+        ("sample_data", 0, {"width": 2**63}, "sd0f: width must be a whole number"),
+        ("sample_data", 0, {"timestamp": "now"}, "sd0f: 'timestamp' must be numbers"),
+        ("sample_data", 0, {"filename": None}, "sd0f: 'filename' must be text"),
+    ],
+)
+def test_declared_quantities_that_cannot_be(folder, table, row, change, message):
+    content = tables()
+    content[table][row] |= change
+    with pytest.raises(ValueError, match=rf"{table}\.json, token {message}"):
+        nuscenes.frame(nuscenes.read_tables(written(folder, content)), "s0", "CAM_FRONT")
+
+
 def test_infos_without_intrinsics(tmp_path):
     Image.new("RGB", (160, 90)).save(tmp_path / "a.jpg")
     eye = torch.eye(4).tolist()
@@ -302,6 +328,15 @@ def test_infos_without_intrinsics(tmp_path):
     with pytest.raises(ValueError, match="sample 0 CAM_FRONT: key 'cam2img' is missing"):
         nuscenes.read_infos(path)
     image["cam2img"] = torch.eye(3).tolist()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"sample 0 CAM_FRONT: 'cam2img' is .* it looks normalised"):
+        nuscenes.read_infos(path)
+    image["cam2img"] = [[100.0, 0, 80], [0, 100, 45], [0, 0, 1]]
+    image["lidar2cam"] = torch.eye(4).roll(1, 0).tolist()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"'lidar2cam'\[0\]: the last row must be 0 0 0 1"):
+        nuscenes.read_infos(path)
+    image["lidar2cam"] = eye
     path.write_text(json.dumps(content))
     (frame,) = nuscenes.read_infos(path)
     assert (len(frame.objects), frame.camera.size) == (0, (90, 160))

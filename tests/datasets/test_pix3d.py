@@ -481,3 +481,22 @@ def test_annotation_files_with_errors(tmp_path):
     path.write_text(head.replace("azimuth", "yaw") + good)
     with pytest.raises(ValueError, match="the first line lacks azimuth; it has resized_crop_source"):
         pix3d.read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"symmetries_discrete": [[7.0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]},
+            "must be a rotation matrix row by row",
+        ),
+        ({"symmetries_discrete": [[-1.0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 5, 0, 0, 1]]}, "written column by column"),
+        ({"symmetries_continuous": [{"axis": [0, 0, 0], "offset": [0, 0, 0]}]}, "'axis' must not be zero"),
+        ({"symmetries_continuous": [{"axis": [0, 0, 1]}]}, "key 'offset' is missing"),
+        ([], "must hold a JSON object, got list"),
+    ],
+)
+def test_symmetries_that_are_none_are_refused(tmp_path, entry, message):
+    (tmp_path / "symmetries.json").write_text(json.dumps({"chair/a/model": entry}))
+    with pytest.raises(ValueError, match=rf"symmetries\.json, chair/a/model.*{message}"):
+        pix3d.read_symmetries(tmp_path)

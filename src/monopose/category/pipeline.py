@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,7 +117,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     folder, file = weights.find_file(name, "category", "--category mug")
     model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
     detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
-    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    trained = weights.noted(file)
     return CategoryRun(model, folder, None if detector is None else detector.to(where), trained)
 
 

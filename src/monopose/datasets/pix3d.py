@@ -16,7 +16,6 @@ Source: Sun et al., "Pix3D: Dataset and Methods for Single-Image 3D Shape Modeli
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import random
@@ -35,7 +34,7 @@ from ..geometry import se3, viewpoints
 from ..io import limits
 from ..io.files import existing_file, write_json
 from ..io.images import from_array, read_image
-from ..io.records import check_rotations, found, numbers, read_json, read_text, value
+from ..io.records import check_rotations, found, mapping, numbers, read_json, read_text, symmetries, value
 from ..mesh.loading import load_mesh
 from ..types import ObjectModel, Symmetries
 
@@ -431,20 +430,17 @@ def read_symmetries(data: str | Path) -> dict[str, Symmetries]:
 
     As in BOP's models_info.json: {SHAPE: {"symmetries_discrete": [16 numbers row by row, …], "symmetries_continuous":
     [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}}, in our model frame and the model's unit.
+
+    Raises:
+        ValueError: no such file, a motion that is no rotation and translation, an axis of length 0; names shape and key.
     """
     path = Path(data) / "symmetries.json"
     if not path.is_file():
         return {}
     found = {}
-    try:
-        for shape, entry in json.loads(path.read_text(encoding="utf-8")).items():
-            discrete = torch.tensor(entry.get("symmetries_discrete", []), dtype=torch.float32).reshape(-1, 4, 4)
-            lines = entry.get("symmetries_continuous", [])
-            axes = torch.tensor([line["axis"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            offsets = torch.tensor([line["offset"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            found[str(shape)] = Symmetries(discrete, axes, offsets)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no list of symmetries ({type(error).__name__}: {error})") from error
+    for shape, entry in mapping(read_json(path), str(path)).items():
+        discrete, axes, offsets = symmetries(entry, f"{path}, {shape}")
+        found[shape] = Symmetries(*(torch.as_tensor(part, dtype=torch.float32) for part in (discrete, axes, offsets)))
     return found
 
 

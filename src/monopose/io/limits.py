@@ -51,6 +51,9 @@ def check_file(path: Path, variable: str) -> None:
     check(variable, path.stat().st_size / 1e6, str(path))
 
 
+KINDS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "TGA")  # no others: each decoder is a door of its own
+
+
 @contextmanager
 def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]:
     """A picture opened by Pillow, its pixels not yet decoded, in place of `Image.open`, whose own limit nobody can raise.
@@ -61,13 +64,13 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
 
     Raises:
         ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
-        OSError: no picture (Pillow's `UnidentifiedImageError`).
+        OSError: no picture of these kinds (Pillow's `UnidentifiedImageError`).
     """
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
     try:
-        image = Image.open(source)
+        image = Image.open(source, formats=KINDS)
     finally:
         Image.MAX_IMAGE_PIXELS = before
     with image:

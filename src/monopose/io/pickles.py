@@ -75,6 +75,7 @@ def _run(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     built = 0  # bytes of arrays
+    arg: Any
     for step, (op, arg, _) in enumerate(pickletools.genops(io.BytesIO(data))):
         if step >= MOST_STEPS:
             raise ValueError(f"it has more than {MOST_STEPS:,} instructions")

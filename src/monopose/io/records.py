@@ -298,7 +298,7 @@ def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) ->
         array = _numeric(raw, place)
         if array.size != 16 or not np.isfinite(array).all():
             raise ValueError(f"{place} must be 16 finite numbers, a 4 x 4 matrix row by row, got {_short(raw)}")
-        motion = array.reshape(4, 4)
+        motion = array.reshape(4, 4).copy()
         if np.abs(motion[3] - [0, 0, 0, 1]).max() > 1e-6:
             columns = np.abs(motion[:, 3] - [0, 0, 0, 1]).max() <= 1e-6
             hint = "; it is written column by column: transpose it" if columns else ""
@@ -307,3 +307,34 @@ def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) ->
     stacked = np.array(motions).reshape(-1, 4, 4)
     check_rotations(stacked[:, :3, :3], [f"{where}, entry {n}" for n in range(len(stacked))], key, tolerance)
     return stacked
+
+
+def symmetries(record: Any, where: str) -> tuple[Array, Array, Array]:
+    """What an entry of models_info.json, or of the same form, declares: `symmetries_discrete`, `symmetries_continuous`.
+
+    Returns:
+        motions (S, 4, 4), unit axes (A, 3), a point on each (A, 3); lengths in the file's unit.
+    """
+    record = mapping(record, where)
+    discrete = rigid_motions(record.get("symmetries_discrete", []), where, "symmetries_discrete")
+    place = f"{where}, symmetries_continuous"
+    lines = rows(record.get("symmetries_continuous", []), place)
+    axes, offsets = (np.array([numbers(line, key, (3,), place) for line in lines]).reshape(-1, 3) for key in ("axis", "offset"))
+    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
+    if (lengths < 1e-9).any():
+        raise ValueError(f"{place}: 'axis' must not be zero")
+    return discrete, axes / lengths, offsets
+
+
+def quaternion(record: Any, key: str, where: str) -> Array:
+    """`record[key]` as a unit quaternion wxyz, (4,)."""
+    quat = numbers(record, key, (4,), where)
+    norm = float(np.linalg.norm(quat))
+    if abs(norm - 1) > 0.01:
+        raise ValueError(f"{where}: '{key}' must be a quaternion wxyz of length 1, got {quat.tolist()} of length {norm:.4g}")
+    return quat / norm
+
+
+def rigid_motion(record: Any, key: str, where: str) -> Array:
+    """`record[key]` as one 4 x 4 motion, see `rigid_motions`."""
+    return rigid_motions([value(record, key, where)], where, key)[0]

@@ -182,6 +182,10 @@ def read_raw(path: str | Path) -> RawMesh:
             f"{path} has no faces ({points} points: a point cloud?); a surface is needed: reconstruct one "
             "(MeshLab: Screened Poisson) or export the CAD model as a mesh"
         )
+    for part in parts:
+        for what, values in (("colours", part.colors), ("texture coordinates", part.uv)):
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     raw = _joined([p for p in parts if len(p.faces)], notes, path)
     if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
         raise ValueError(
@@ -189,9 +193,6 @@ def read_raw(path: str | Path) -> RawMesh:
             "is the file whole? Export it again"
         )
     check_count(path, len(raw.faces))
-    for what, values in (("colours", raw.colors), ("texture coordinates", raw.uv)):
-        if values is not None and not np.isfinite(values).all():
-            raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     broken = ~np.isfinite(raw.vertices).all(1)
     if broken.any():
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -270,8 +269,8 @@ def _photo(split: Path, key: tuple[int, int]) -> Frame:
 def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth.SceneConfig:
     """Where objects may be, as it was in training; the default for weights that do not say."""
     for path in files.values():
-        if "scene" in (notes := weights.read(path).notes):
-            return weights.build_config(synth.SceneConfig, json.loads(notes["scene"]), f"the scene noted in {path}")
+        if noted := weights.noted(path, "scene"):
+            return weights.build_config(synth.SceneConfig, noted, f"the scene noted in {path}")
     return training.scene_config(data, ids)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +22,7 @@ from ..datasets.bop import models as bop_models
 from ..detection import detector
 from ..detection import samples as detection_samples
 from ..io.files import atomic_write
+from ..io.ply import read_ply
 from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
@@ -282,7 +283,7 @@ def train(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes=notes, init_weights=init_weights,
-        on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, measure=measure,
+        on_start=lambda: keep_objects(data, out, ids), batch_transform=batch_transform, measure=measure,
         progress_bar=progress_bar,
     )  # fmt: skip
 
@@ -316,22 +317,32 @@ def _read(entry: Method, split: Path, config: Any, source: crop_samples.Source, 
     return entry.pictures(config, source, split, length, seed)
 
 
-def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
+def keep_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
     """Keep the meshes beside the weights, so that a run folder is all that prediction needs.
 
     Raises:
-        ValueError: the run was started with other meshes or symmetries.
+        ValueError: the run was started with other meshes or symmetries; a file is a link to elsewhere.
     """
-    source = _models_folder(data)
-    target = out / "objects"
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        number = path.stem.removeprefix("obj_")
-        if not path.is_file() or (number.isdigit() and int(number) not in ids):
-            continue
-        kept = target / path.name
+    source, target = _models_folder(data).resolve(), out / "objects"
+    for path in _needed(source, ids):
+        if not path.resolve().is_relative_to(source):
+            raise ValueError(f"{path} is a link that leads out of {source}; put the file itself there")
+        kept = target / path.relative_to(source)
         if kept.exists() and kept.read_bytes() != path.read_bytes():
             raise ValueError(f"{kept} differs from {path}: {out} was started with other objects; choose another --out")
         if not kept.exists():
             with atomic_write(kept) as temporary:
                 shutil.copyfile(path, temporary)
+
+
+def _needed(source: Path, ids: tuple[int, ...]) -> Iterator[Path]:
+    """The files of a models folder that these objects need: what is said of them, meshes, and textures that lie in it."""
+    from ..mesh.appearance import beside
+
+    yield from (path for name in ("models_info.json", "names.json") if (path := source / name).is_file())
+    for number, path in bop_models.model_paths(source).items():
+        if number in ids:
+            yield path
+            texture = beside(path, read_ply(path).texture)[0]
+            if texture is not None and texture.is_relative_to(source):
+                yield texture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,7 +80,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "box3d")
     model = weights.load_network(file, road_config.Config, network.Model)
-    return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))
+    return BoxRun(model.to(where), folder, weights.noted(file))
 
 
 def objects_of(found: DetectedBoxes, own: Sequence[str], classes: Sequence[str]) -> RoadObjects:

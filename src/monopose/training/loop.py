@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import weights
 from ..io.files import atomic_write, sole_writer, write_json
+from ..io.records import read_json, value
 from ..synthesis.samples import one_thread
 from . import progress
 
@@ -579,4 +580,4 @@ def _remember(path: Path, method_config: Any, data: Path) -> None:
 
 def _remembered(path: Path, config_class: type) -> Any:
     """The configuration a run was started with; what it does not name, as its version did not know it, is the default."""
-    return weights.build_config(config_class, json.loads(path.read_text())["config"], str(path))
+    return weights.build_config(config_class, value(read_json(path), "config", str(path)), str(path))

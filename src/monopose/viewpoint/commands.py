@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
 from ..io.files import write_json
 from ..io.poses import frame_record, save_poses
+from ..io.records import read_json, text
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
 from . import pipeline
 from . import viz as viz_viewpoint
@@ -179,7 +179,7 @@ def _learned_from(run: ViewpointRun, data: Path) -> bool:
     note = run.path / "viewpoint.json"
     if not note.is_file():
         return bool(run.trained.get("split_by"))  # weights alone do not tell; take the careful answer
-    return Path(json.loads(note.read_text(encoding="utf-8"))["data"]).resolve() == data.resolve()
+    return Path(text(read_json(note), "data", str(note))).resolve() == data.resolve()
 
 
 def _corruption(text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,7 +157,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "viewpoint")
     model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
-    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    trained = weights.noted(file)
     run = ViewpointRun(model, folder, trained)
     beside = folder if (folder / "normals.safetensors").is_file() or not run.learned_from_network else Path(trained["normals"])
     return replace(run, normals=_normals_of(beside)).to(where)
