@@ -84,8 +84,9 @@ class Train(TrainCommand):
     """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
     preset: MaybeName = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
-    basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small (default),
-    maskrcnn."""
+    basic, reg, coord-init, long (v1), v2, no-model (v2), coords (where three of them start); small, large. refiner: medium
+    (default), small, published. detector: small (default), maskrcnn. Published ones bring optimiser, rate, schedule, batch,
+    crops and length; options come before that, and what differs from the paper is printed."""
     render: Literal["workers", "device"] | None = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""

@@ -49,7 +49,7 @@ class CropSamples(Dataset):
         greyed_share: share of samples with everything but (roughly) the visible object greyed.
         length: samples per epoch.
         seed: same seed, same samples.
-        shift, zoom: how wrong the boxes are, see `jittered_square`; ValueError below 0.
+        shift, zoom, even: how wrong the boxes are, see `jittered_square`; ValueError below 0.
 
     A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
     (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size, "box" (4,) of the crop in the photo, xyxy pixel
@@ -58,9 +58,9 @@ class CropSamples(Dataset):
 
     def __init__(
         self, source: Source, input_size: int, output_size: int, crop_scale: float = 1.5, greyed_share: float = 0.25,
-        length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM,
+        length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM, even: bool = False,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = check_jitter(shift, zoom)
+        self.jitter = (*check_jitter(shift, zoom, even), even)
         self.source, self.input_size, self.output_size = source, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.ids = sorted(source.models)
@@ -76,7 +76,7 @@ class CropSamples(Dataset):
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
         box = fused.bounds(target, layout.cam_from_obj[0].double().numpy(), source.camera.K.double().numpy())
-        square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, self.shift, self.zoom)
+        square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, *self.jitter)
         layout = near_crop(layout, crop_K(source.camera.K, square, s), s)
         return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
 
@@ -161,7 +161,7 @@ class BopCropSamples(Dataset):
     Args:
         models: known objects by id.
         split: split folder, e.g. lmo/train_pbr.
-        input_size, output_size, crop_scale, greyed_share, length, seed, shift, zoom: as in `CropSamples`.
+        input_size, output_size, crop_scale, greyed_share, length, seed, shift, zoom, even: as in `CropSamples`.
         min_visibility: instances seen less are left out.
 
     Raises:
@@ -171,9 +171,9 @@ class BopCropSamples(Dataset):
     def __init__(
         self, models: Mapping[int, ObjectModel], split: Path, input_size: int, output_size: int, crop_scale: float = 1.5,
         greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15, shift: float = SHIFT,
-        zoom: float = ZOOM,
+        zoom: float = ZOOM, even: bool = False,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = check_jitter(shift, zoom)
+        self.jitter = (*check_jitter(shift, zoom, even), even)
         self.models, self.input_size, self.output_size = models, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.rows: list[tuple[scenes.Scene, int, int]] = []
@@ -197,7 +197,7 @@ class BopCropSamples(Dataset):
         if frame.instances is None or frame.instances.masks is None:
             raise ValueError(f"{scene.folder} has no mask_visib/, which training needs")
         model, pose = self.models[int(frame.instances.labels[n])], frame.instances.cam_from_obj[n]
-        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng, self.shift, self.zoom)
+        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng, *self.jitter)
         both = torch.cat([frame.image - 0.5, frame.instances.masks[n][None].float()])  # outside the photo is grey
         crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
         visible = crop[..., 3] > 0.5

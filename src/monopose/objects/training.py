@@ -26,7 +26,7 @@ from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import configure
+from ..training.setup import Schedule, configure, described_preset, train_config
 from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, heldout, probabilistic, refiner
@@ -43,6 +43,7 @@ class Method(NamedTuple):
     pictures: Callable[[Any, crop_samples.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
     recipe: Recipe
     plans: Plans | None = None  # the same samples, to be drawn on the device that learns
+    schedules: Mapping[str, Schedule] = {}  # of the presets that are called as published
 
 
 class Plans(NamedTuple):
@@ -54,12 +55,12 @@ class Plans(NamedTuple):
 
 def _crops(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
+    return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom, even=c.even)
 
 
 def _bop_crops(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return object_samples.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
+    return object_samples.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom, even=c.even)
 
 
 def _windows(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
@@ -82,6 +83,39 @@ _PLANNED_STARTS = Plans(
     lambda c: c.window_size // 2,
 )
 
+_NO_FILES = "crops are drawn from the CAD models unless --data names pictures"
+_OURS = "one network for all objects, told which one it sees"
+
+
+def _cdpn(epochs: float, *differs: str) -> Schedule:
+    """EPro-PnP-6DoF's, which is CDPN's: its configuration files and `lib/model.py`."""
+    return Schedule(
+        "EPro-PnP (Chen et al. 2022), 6DoF", epochs, 1180, True, 32, 500, tuple(epochs * k / 16 for k in (5, 10, 15)),
+        {"optimizer": "rmsprop", "lr": 1e-4, "backbone_rate": 1.0, "weight_decay": 0.0, "clip": 1e9},
+        (*differs, _OURS, "an epoch is 180 photos and 1000 renderings of an object, " + _NO_FILES),
+    )  # fmt: skip
+
+
+_FROM_COORDINATES = "the original starts from CDPN's first stage: --init FILE of a run with --preset coords"
+CDPN_SCHEDULES = {
+    "basic": _cdpn(160), "reg": _cdpn(160), "coords": _cdpn(160), "no-model": _cdpn(160),
+    "coord-init": _cdpn(160, _FROM_COORDINATES), "long": _cdpn(320, _FROM_COORDINATES), "v2": _cdpn(160, _FROM_COORDINATES),
+}  # fmt: skip
+PIX2POSE_SCHEDULE = Schedule(
+    "Pix2Pose (Park et al. 2019)", 20, 150_000, batch_size=50, drops=(9, 19),
+    fields={"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "clip": 1e9},
+    differs=(_OURS + ", where the original trains one network for each", "an epoch is 3000 batches, " + _NO_FILES),
+)  # fmt: skip
+RNNPOSE_SCHEDULE = Schedule(
+    "RNNPose (Xu et al. 2022)", 1, 200_000, batch_size=1,
+    fields={"lr": 1e-4, "weight_decay": 1e-4, "warmup": 0.01},
+    differs=(
+        "sizes, iterations, noise and rate are the paper's, the networks are not: ResNet-34 and a surface network of our own in "
+        "place of RAFT's encoder, SuperPoint and KPConv; " + _OURS,
+        "damping is relative, the momentum of the optimiser stays at 0.9, " + _NO_FILES,
+    ),
+)  # fmt: skip
+
 METHODS: dict[str, Method] = {
     "coordinates": Method(
         presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
@@ -90,14 +124,18 @@ METHODS: dict[str, Method] = {
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss, half_on_cpu=True),
         plans=_PLANNED_CROPS,
+        schedules={"pix2pose": PIX2POSE_SCHEDULE},
     ),
     "probabilistic": Method(
         presets={
             "unet": lambda ids: probabilistic.Config(obj_ids=ids),
             "basic": probabilistic.basic,
             "reg": probabilistic.reg,
-            "coord-init": probabilistic.published,
+            "coord-init": probabilistic.coord_init,
+            "long": probabilistic.coord_init,
+            "v2": probabilistic.v2,
             "no-model": probabilistic.no_model,
+            "coords": probabilistic.coords,
             "small": probabilistic.small,
             "large": probabilistic.large,
         },
@@ -106,6 +144,7 @@ METHODS: dict[str, Method] = {
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), probabilistic.loss),
         plans=_PLANNED_CROPS,
+        schedules=CDPN_SCHEDULES,
     ),
     "refiner": Method(
         presets={"medium": lambda ids: refiner.Config(obj_ids=ids), "small": refiner.small, "published": refiner.published},
@@ -114,6 +153,7 @@ METHODS: dict[str, Method] = {
         pictures=_bop_windows,
         recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4, half_on_cpu=True),
         plans=_PLANNED_STARTS,
+        schedules={"published": RNNPOSE_SCHEDULE},
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
@@ -181,6 +221,30 @@ def make_config(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     return configure(method, METHODS[method].presets, preset, changes, obj_ids)
+
+
+def make_training(method: str, obj_ids: tuple[int, ...], preset: str | None = None, **given: Any) -> TrainConfig:
+    """How a preset is trained: as published if it is, with the fields of `TrainConfig` that are given in place of that."""
+    schedule = METHODS[method].schedules.get(preset or "")
+    return train_config(schedule, given, objects=len(obj_ids))
+
+
+def described(
+    method: str, obj_ids: tuple[int, ...], preset: str | None, config: Any, training: TrainConfig, started: bool = False
+) -> list[str]:
+    """What a published preset does and where it differs from its paper, line by line; () for others.
+
+    Args:
+        method, obj_ids, preset: as in `make_config`.
+        config, training: what is trained, and how.
+        started: from the weights of another run.
+    """
+    schedule = METHODS[method].schedules.get(preset or "")
+    if schedule is None or preset is None:
+        return []
+    schedule = replace(schedule, differs=tuple(d for d in schedule.differs if not (started and d == _FROM_COORDINATES)))
+    plan, original = make_training(method, obj_ids, preset), make_config(method, obj_ids, preset)
+    return described_preset(preset, schedule, original, config, training, plan)
 
 
 def scene_config(
