@@ -213,7 +213,7 @@ def test_features_without_weights_are_an_error_and_nothing_takes_their_place(mon
 
     perceptual.network.cache_clear()
     monkeypatch.setattr(perceptual.EfficientNetLite0, "load_pretrained", missing)
-    with pytest.raises(FileNotFoundError, match="no weights of the features efficientnet_lite0 here .not installed.*demo"):
+    with pytest.raises(FileNotFoundError, match=r"no weights of the features efficientnet_lite0 here \(not installed.*demo"):
         perceptual.network()
     assert perceptual.network("demo").name == "demo"
     perceptual.network.cache_clear()

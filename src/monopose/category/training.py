@@ -23,7 +23,7 @@ from ..training import loop
 from ..training.loop import Recipe, TrainConfig
 from ..training.setup import Schedule, configure, described_preset, train_config
 from ..types import ObjectModel
-from . import model, perceptual, view
+from . import model, view
 from . import samples as category_views
 
 EMA = 0.995  # decay of the averaged weights: trainings are short

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io.records import PathLike, numbers, read_json, value
+from ..io.records import PathLike, numbers, read_json, value, whole
 from .bop.results import mask_from_rle, rle_from_mask
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
@@ -33,14 +33,25 @@ def read_coco(path: PathLike) -> dict[str, Any]:
     for n, image in enumerate(coco["images"]):
         for key in ("id", "width", "height"):
             numbers(image, key, (), f"{path}, images entry {n}")
-    known = {i["id"] for i in coco["images"]}, {c["id"] for c in coco["categories"]}
+    known = tuple(
+        {
+            _id(value(row, "id", f"{path}, {name} entry {n}"), f"{path}, {name} entry {n}: 'id'")
+            for n, row in enumerate(coco[name])
+        }
+        for name in ("images", "categories")
+    )
     for n, entry in enumerate(coco["annotations"]):
         where = f"{path}, annotations entry {n}"
         numbers(entry, "bbox", (4,), where)
         for key, ids in zip(("image_id", "category_id"), known):
-            if value(entry, key, where) not in ids:
+            if _id(value(entry, key, where), f"{where}: '{key}'") not in ids:
                 raise ValueError(f"{where}: '{key}' {entry[key]} is not among the file's {key.split('_')[0]} entries")
     return coco
+
+
+def _id(raw: Any, where: str) -> int | str:
+    """An id: a whole number, or text."""
+    return raw if isinstance(raw, str) else whole(raw, where)
 
 
 def boxes_xyxy(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

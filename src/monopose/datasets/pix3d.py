@@ -35,7 +35,7 @@ from ..geometry import se3, viewpoints
 from ..io import limits
 from ..io.files import existing_file, write_json
 from ..io.images import from_array, read_image
-from ..io.records import check_rotations, found, numbers, read_json, value
+from ..io.records import check_rotations, found, numbers, read_json, read_text, value
 from ..mesh.loading import load_mesh
 from ..types import ObjectModel, Symmetries
 
@@ -533,12 +533,11 @@ def read_annotations(path: str | Path) -> list[Annotation]:
         ValueError: a column is missing, a value is no number or out of its range; says in which line.
     """
     path = existing_file(path, "annotation file")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
-        rows = [(f"{path}, line {table.line_num}", row) for row in table]
+    table = csv.DictReader(read_text(path, "a table of commas").splitlines())
+    missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
+    if missing:
+        raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
+    rows = [(f"{path}, line {table.line_num}", row) for row in table]
     twice = [name for name, count in Counter(row["image_path"] for _, row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has {len(twice)} photos more than once; the first: {twice[0]}")

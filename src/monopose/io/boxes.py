@@ -125,6 +125,8 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
             else:
                 x, y, w, h = records.numbers(entry, "bbox", (4,), where).tolist()
                 image = entry.get("image_id")
+                if isinstance(image, bool) or not isinstance(image, (int, str, type(None))):
+                    raise ValueError(f"{where}: image_id must be a number or text, got {image!r:.80}")
                 score = float(records.numbers(entry, "score", (), where)) if "score" in entry else 1.0
                 label = records.whole(records.value(entry, "category_id", where), f"{where}: category_id")
                 known = image in pictures if isinstance(image, (int, str)) else False

@@ -189,7 +189,10 @@ def parse_camera(path: str | Path) -> CameraFile:
     text = records.read_text(path, "a camera file in JSON or YAML")
     plain = text.split()
     if len(plain) in (9, 12) and all(re.fullmatch(r"[-+.\deE]+,?", word) for word in plain):  # cam_K.txt
-        values = [float(word.rstrip(",")) for word in plain]
+        try:
+            values = [float(word.rstrip(",")) for word in plain]
+        except ValueError as error:
+            raise ValueError(f"{path} should hold 9 or 12 numbers, a matrix row by row: {error}") from None
         return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
     try:
         json_like = text.lstrip().startswith(("{", "["))

@@ -7,7 +7,6 @@ ignored, with a warning, beside others. Works on numpy; `evaluation.calibration`
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..evaluation.calibration import EVENT, Isotonic, Logistic, Map
+from ..io import records
 from ..io.files import write_json
 
 if TYPE_CHECKING:
@@ -111,10 +111,12 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = records.read_json(path)
         event, weights = value.pop("event"), dict(value.pop("weights"))
         detector, boxes = _map(value.pop("detector")), _map(value.pop("boxes"))
-        scale, looks = float(value.pop("covariance_scale")), int(value.pop("looks", 1))  # older files looked once
+        scale = float(records.numbers(value, "covariance_scale", (), str(path)))
+        looks = records.whole(value.pop("looks", 1), f"{path}: looks", 1)  # older files looked once
+        del value["covariance_scale"]
         calibration = Calibration(detector, boxes, scale, weights, value, looks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -62,21 +62,22 @@ def _with_symmetries(models: list[ObjectModel], files: Sequence[Path], out: Path
 def train(args: Train | TrainAll, say: Printer = silent) -> dict[str, str] | Result:
     """Train a method on CAD models, or all that a run needs."""
     from ..training import progress
-    from . import training
+    from . import sources, training
 
     if isinstance(args, TrainAll):
         return _train_all(args)
+    root = sources.models_root(sources.parse(args.data, args.split))
     own, config = None, training.TrainConfig(**args.budget())
     if args.set or args.preset is not None:
-        ids = args.objects or tuple(training.read_infos(args.data))
+        ids = args.objects or tuple(training.read_infos(root))
         own = training.make_config(args.method, ids, args.preset, args.changes())
         config = training.make_training(args.method, ids, args.preset, **args.budget())
         started = args.init not in (None, "none", "base")
         for line in training.described(args.method, ids, args.preset, own, config, started):
             say(line)
-    scene = training.scene_config(args.data, args.objects, **asdict(args.scene))
+    scene = training.scene_config(root, args.objects, **asdict(args.scene))
     file = training.train(
-        args.method, args.data, args.run_folder(args.data), obj_ids=args.objects, split=args.split, init=args.init,
+        args.method, args.data, args.run_folder(root), obj_ids=args.objects, split=args.split, init=args.init,
         backgrounds=args.backgrounds, scene=scene, config=config, method_config=own,
         render=args.render, progress_bar=not args.json,
     )  # fmt: skip

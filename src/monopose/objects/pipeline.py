@@ -19,7 +19,6 @@ from ..detection import detector as detection
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
-from ..io import records
 from ..pnp.problems import Z_MIN
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
 from ..weights import choose_device
@@ -245,7 +244,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
     models = bop_models.read_models(objects) if objects.is_dir() else {}
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
     if (folder / "names.json").is_file():
-        names |= {int(i): str(name) for i, name in records.read_json(folder / "names.json").items()}
+        names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
     file = files.get("refiner") or (weights.base("refiner") if models else None)

@@ -5,7 +5,7 @@ how sure all of it is. PnP turns this into a density over poses (`pnp.sample_pos
 be likely. No mask, no coordinate need be annotated.
 
 Source: Chen et al., EPro-PnP (CVPR 2022), sec. 4.1: the 6DoF network, on CDPN. The default network is the modern
-encoder-decoder of `objects.coordinates` and can start from its weights; `basic`, `reg`, `coord_init`, `v2` and `no_model` are theirs.
+encoder-decoder of `objects.coordinates` and can start from its weights; `basic`, `reg`, `coord_init`, `v2` are theirs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +32,7 @@ from ..types import Camera, ObjectModel
 from . import coordinates, heldout, probabilistic, refiner
 from . import samples as object_samples
 from .gpu_samples import CropSpecs, GpuSampler
+from .sources import DataSource, models_root, parse
 
 
 class Method(NamedTuple):
@@ -40,7 +41,7 @@ class Method(NamedTuple):
     presets: dict[str, Callable[[tuple[int, ...]], Any]]  # name -> Config of these object ids; the first is the default
     model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
     samples: Callable[[Any, crop_samples.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
-    pictures: Callable[[Any, crop_samples.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
+    pictures: Callable[[Any, crop_samples.Source, DataSource, int, int], Dataset]  # config, source, which, length, seed -> read
     recipe: Recipe
     plans: Plans | None = None  # the same samples, to be drawn on the device that learns
     schedules: Mapping[str, Schedule] = {}  # of the presets that are called as published
@@ -58,9 +59,12 @@ def _crops(c: Any, source: crop_samples.Source, length: int, seed: int) -> objec
     return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom, even=c.even)
 
 
-def _bop_crops(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_crops(c: Any, source: crop_samples.Source, data: DataSource, length: int, seed: int) -> Dataset:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return object_samples.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom, even=c.even)
+    wrong = {"shift": c.shift, "zoom": c.zoom, "even": c.even}
+    return object_samples.BopCropSamples(
+        source.models, data.folder, *how, photos=source.photos, listed=data.listed, **wrong
+    )  # fmt: skip
 
 
 def _windows(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
@@ -71,9 +75,12 @@ def _started(c: Any, windows: Dataset, source: crop_samples.Source, seed: int) -
     return object_samples.PerturbedPoseSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
 
 
-def _bop_windows(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_windows(c: Any, source: crop_samples.Source, data: DataSource, length: int, seed: int) -> Dataset:
     side = c.window_size
-    windows = object_samples.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
+    windows = object_samples.BopCropSamples(
+        source.models, data.folder, side, side // 2, c.window_scale, 0.0, length, seed, photos=source.photos,
+        listed=data.listed,
+    )  # fmt: skip
     return _started(c, windows, source, seed)
 
 
@@ -110,8 +117,9 @@ RNNPOSE_SCHEDULE = Schedule(
     "RNNPose (Xu et al. 2022)", 1, 200_000, batch_size=1,
     fields={"lr": 1e-4, "weight_decay": 1e-4, "warmup": 0.01},
     differs=(
-        "sizes, iterations, noise and rate are the paper's, the networks are not: ResNet-34 and a surface network of our own in "
+        "sizes, iterations, noise and rate are the paper's, the networks are not: ResNet-34 and our own surface network in "
         "place of RAFT's encoder, SuperPoint and KPConv; " + _OURS,
+        "descriptors are pairs within 0.06 radii and apart beyond 0.15 (published: about 0.022 and 0.04, of 20000 points)",
         "damping is relative, the momentum of the optimiser stays at 0.9, " + _NO_FILES,
     ),
 )  # fmt: skip
@@ -159,8 +167,8 @@ METHODS: dict[str, Method] = {
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
         model=lambda config, models: detector.Model(config),
         samples=lambda c, source, length, seed: detection_samples.SceneSamples(source, c.size, length, seed),
-        pictures=lambda c, source, split, length, seed: detection_samples.BopSceneSamples(
-            source.models, split, c.size, length, seed
+        pictures=lambda c, source, data, length, seed: detection_samples.BopSceneSamples(
+            source.models, data.folder, c.size, length, seed, source.photos, data.listed
         ),
         recipe=Recipe(
             ("image",),
@@ -264,7 +272,7 @@ def scene_config(
 
 def train(
     method: str,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     obj_ids: tuple[int, ...] = (),
@@ -282,14 +290,15 @@ def train(
 
     Args:
         method: "coordinates", "probabilistic" or "detector".
-        data: a BOP folder with models/ (and camera.json), or a models folder.
+        data: a BOP folder with models/ (and camera.json), or a models folder, which are drawn; a split of one, whose pictures
+            are read; or several of both with weights, see `sources.parse`. The CAD models are those of the first.
         out: run folder; created.
         obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
-        split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
+        split: learn from the pictures of this split of a single `data`, e.g. "train_pbr"; None: see `data`.
         init: what to start from: the weights file of another run, of other objects perhaps; "base", the weights that come with
             monopose; "none", ImageNet alone; None: the base, if there is one that fits the configuration.
-        backgrounds: folder of photos to put behind the objects; None: procedural ones.
-        scene: where objects may be; None: default with distances that fit the objects and the camera.
+        backgrounds: folder of photos to put behind the objects, drawn or read; None: procedural ones behind what is drawn.
+        scene: where drawn objects may be; None: default with distances that fit the objects and the camera.
         config: budget and optimiser.
         method_config: the method's Config; None: its default for these objects.
         faces: meshes with more triangles are thinned to this for training; poses refer to the original.
@@ -307,7 +316,8 @@ def train(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     start = _start(method, init)
-    entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
+    from_what = parse([data] if isinstance(data, str | Path) else data, split)
+    entry, data, out, config = METHODS[method], models_root(from_what), Path(out), config or TrainConfig()
     everything = read_objects(data, (), faces)
     unknown = sorted(set(obj_ids) - set(everything))
     if unknown:
@@ -319,18 +329,23 @@ def train(
     camera = read_data_camera(data)
     scene = scene or scene_config(data, obj_ids)
     source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
-    make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
+    read = any(s.read for s in from_what)
+    make_samples = functools.partial(_mixed, entry, from_what) if read or len(from_what) > 1 else entry.samples
     shown = heldout.plain(method_config)
     measure = heldout.measure(method, method_config, models, lambda length, seed: entry.samples(shown, source, length, seed))
-    plans = entry.plans if split is None else None
+    plans = entry.plans if make_samples is entry.samples else None
     if render == "device" and plans is None:
-        raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
+        raise ValueError(f"{'pictures from the disk' if read else method} cannot be drawn on the device; use workers")
     if plans is not None and (torch.cuda.is_available() if render is None else render == "device"):
         make_samples = plans.samples
         batch_transform = lambda device: GpuSampler(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
     else:
         batch_transform = None
-    notes = {"scene": json.dumps(asdict(scene)), "init": _noted_start(out / f"{method}.safetensors")}
+    notes = {
+        "scene": json.dumps(asdict(scene)),
+        "data": json.dumps([(str(s.folder), s.weight) for s in from_what]),
+        "init": _noted_start(out / f"{method}.safetensors"),
+    }
 
     def init_weights(model: nn.Module) -> None:
         notes["init"] = "none" if start is None else "base" if start.parent == weights.BASE else str(start)
@@ -376,8 +391,14 @@ def _noted_start(file: Path) -> str:
     return weights.read(file).notes.get("init", "none") if file.is_file() else "none"
 
 
-def _read(entry: Method, split: Path, config: Any, source: crop_samples.Source, length: int, seed: int) -> Dataset:
-    return entry.pictures(config, source, split, length, seed)
+def _mixed(
+    entry: Method, from_what: Sequence[DataSource], config: Any, source: crop_samples.Source, length: int, seed: int
+) -> Dataset:  # fmt: skip
+    parts = [
+        entry.pictures(config, source, data, length, seed) if data.read else entry.samples(config, source, length, seed)
+        for data in from_what
+    ]
+    return object_samples.MixedSamples(parts, [data.weight for data in from_what], seed) if len(parts) > 1 else parts[0]
 
 
 def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:

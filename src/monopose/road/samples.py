@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..datasets import kitti, nuscenes
 from ..datasets.road import SIZES, RoadFrame, RoadObjects
 from ..io.files import existing_file
-from ..io.records import found
+from ..io.records import found, read_text
 from ..synthesis import augment, road_scene
 from . import config as road_config
 from . import inference
@@ -66,7 +66,7 @@ def read_names(path: str | Path) -> list[str]:
         FileNotFoundError: no such file.
         ValueError: it holds none.
     """
-    names = existing_file(path, "file of names").read_text(encoding="utf-8").split()
+    names = read_text(existing_file(path, "file of names"), "names, one per line").split()
     if not names:
         raise ValueError(f"{path} names no picture; expected one name per line")
     return names

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..contour import points
 from ..geometry import rotation
-from ..io.files import atomic_write, sole_writer
+from ..io import records
+from ..io.files import atomic_write, existing_file, sole_writer
 from ..io.images import iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
@@ -102,14 +103,14 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
         models: what may be named.
 
     Raises:
-        ValueError: no pose in it, or of no known object.
+        FileNotFoundError, ValueError: no pose in it, one that is no rigid motion, or of no known object.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = records.read_json(existing_file(path, "file of poses"))
     if isinstance(content, dict) and "images" in content:
-        content = content["images"][0]
+        content = next(iter(records.rows(content["images"], f"{path}: 'images'")), None)
     rows = content.get("poses", [content]) if isinstance(content, dict) else content
     out: dict[int, Tensor] = {}
-    for row in rows:
+    for row in records.rows(rows, f"{path}: 'poses'"):
         if not isinstance(row, dict) or "cam_from_obj" not in row:
             raise ValueError(f"{path} must hold cam_from_obj, four rows of four numbers in metres, got {str(row)[:80]}")
         label, name = row.get("label"), row.get("name")
@@ -119,7 +120,7 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
             known = ", ".join(f"{m.name} ({m.obj_id})" for m in models)
             raise ValueError(f"{path} names the object {label if name is None else name}, which is not among {known}")
         if free:
-            out[free[0]] = torch.tensor(row["cam_from_obj"], dtype=torch.float64)
+            out[free[0]] = torch.from_numpy(records.rigid_motions([row["cam_from_obj"]], str(path), "cam_from_obj")[0])
     if not out:
         raise ValueError(f"{path} holds no pose; it needs cam_from_obj of every object in the first picture")
     return out

@@ -151,6 +151,12 @@ def model_paths(folder: Path) -> dict[int, Path]:
     return paths
 
 
+def read_names(path: PathLike) -> dict[int, str]:
+    """Object id -> name, of a names.json: {"1": "duck"}."""
+    content = records.by_number(read_json(path), str(path), "object")
+    return {i: records.text({"name": name}, "name", f"{path}, object {i}") for i, name in content.items()}
+
+
 def read_models(
     folder: PathLike, obj_ids: Iterable[int] | None = None, names: dict[int, str] | None = None
 ) -> dict[int, ObjectModel]:
@@ -171,7 +177,7 @@ def read_models(
     folder = Path(folder)
     if names is None:
         file = folder / "names.json"
-        names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
+        names = read_names(file) if file.exists() else {}
     from ...mesh.loading import load_mesh
 
     paths, infos = model_paths(folder), read_models_info(folder)
