@@ -216,10 +216,6 @@ SPOILED = {
         lambda root: edited(root / "test/000001/scene_camera.json", lambda c: c["1"].update(cam_K=BIG_K)),
         r"K is for another size.*\(320, 240\) in 160x120",
     ),
-    "unknown object": (
-        lambda root: edited(root / "test/000001/scene_gt.json", lambda c: c["0"][0].update(obj_id=7)),
-        r"names an object that has no model \(object 7\)",
-    ),
     "metres in scene_gt": (spoil_metres, r"(mm|millimet)"),
     "a missing mask": (
         lambda root: (root / "test/000001/mask_visib/000001_000001.png").unlink(),

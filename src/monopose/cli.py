@@ -221,7 +221,7 @@ def _run(command: str, args: Common) -> Any:
         return Result(done, f"{done['frames']} pictures: {done['tracks']}")
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
-    return work(args, silent if args.json else _say) if command == "predict" else work(args)
+    return work(args, silent if args.json else _say) if command in ("predict", "train") else work(args)
 
 
 # ----------------------------------------------------------------------------------------------------------- printing

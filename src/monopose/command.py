@@ -83,10 +83,10 @@ class TrainingOptions:
 
     minutes: MaybeFloat = None
     """Wall-clock budget in minutes, pauses not counted; none: until all steps are done."""
-    steps: int = 40_000
-    """Most optimiser steps."""
-    batch_size: int = 16
-    """Samples per step and process."""
+    steps: MaybeInt = None
+    """Most optimiser steps; by default as published for presets that are, 40000 for others."""
+    batch_size: MaybeInt = None
+    """Samples per step and process; by default as published for presets that are, 16 for others."""
     lr: MaybeFloat = None
     """Peak learning rate; by default what suits the method and preset."""
     workers: int = 1
@@ -125,8 +125,8 @@ class TrainCommand(Common):
         return values
 
     def budget(self) -> dict[str, Any]:
-        """The training options as `loop.TrainConfig` takes them."""
-        return asdict(self.training)
+        """The training options that were given, as `loop.TrainConfig` takes them."""
+        return {name: value for name, value in asdict(self.training).items() if value is not None}
 
 
 def refuse(options: Any, reason: str) -> None:

@@ -100,6 +100,11 @@ class Predict(Common):
     """Run folder."""
     search: Literal["default", "published", "quick"] = "default"
     """How to search for the pose; published: 32 starts, 50 steps each."""
+    features: Annotated[
+        Literal["efficientnet_lite0", "vgg19", "demo", "pyramid"] | None, arg(metavar="{efficientnet_lite0,vgg19,demo,pyramid}")
+    ] = None
+    """In which pictures are compared: efficientnet_lite0 by default, vgg19 for the published search; an error where their
+    weights are not there. demo: those of the bundled network."""
     debug: bool = False
     """Save the stages of every fit as pictures in OUT/debug, and show the traceback of an error."""
     output: OutputOptions = field(default_factory=OutputOptions)

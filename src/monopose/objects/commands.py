@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Printer, Result, frames, predict_pictures
+from ..command import Printer, Result, frames, predict_pictures, silent
 from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
 if TYPE_CHECKING:
@@ -61,21 +61,26 @@ def _with_symmetries(models: list[ObjectModel], files: Sequence[Path], out: Path
     return [replace(m, symmetries=known[m.obj_id].symmetries) if m.obj_id in known else m for m in models]
 
 
-def train(args: Train | TrainAll) -> dict[str, str] | Result:
+def train(args: Train | TrainAll, say: Printer = silent) -> dict[str, str] | Result:
     """Train a method on CAD models, or all that a run needs."""
     from ..training import progress
-    from . import training
+    from . import sources, training
 
     if isinstance(args, TrainAll):
         return _train_all(args)
-    own = None
+    root = sources.models_root(sources.parse(args.data, args.split))
+    own, config = None, training.TrainConfig(**args.budget())
     if args.set or args.preset is not None:
-        ids = args.objects or tuple(training.read_infos(args.data))
+        ids = args.objects or tuple(training.read_infos(root))
         own = training.make_config(args.method, ids, args.preset, args.changes())
-    scene = training.scene_config(args.data, args.objects, **asdict(args.scene))
+        config = training.make_training(args.method, ids, args.preset, **args.budget())
+        started = args.init not in (None, "none", "base")
+        for line in training.described(args.method, ids, args.preset, own, config, started):
+            say(line)
+    scene = training.scene_config(root, args.objects, **asdict(args.scene))
     file = training.train(
-        args.method, args.data, args.run_folder(args.data), obj_ids=args.objects, split=args.split, init=args.init,
-        backgrounds=args.backgrounds, scene=scene, config=training.TrainConfig(**args.budget()), method_config=own,
+        args.method, args.data, args.run_folder(root), obj_ids=args.objects, split=args.split, init=args.init,
+        backgrounds=args.backgrounds, scene=scene, config=config, method_config=own,
         render=args.render, progress_bar=not args.json,
     )  # fmt: skip
     return progress.result(file)

@@ -24,6 +24,7 @@ from ..command import (
     refuse,
 )
 from ..detection import LEAST_SCORE
+from .sources import parse
 
 
 @dataclass(kw_only=True)
@@ -73,8 +74,10 @@ class Train(TrainCommand):
 
     method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
     """What to train."""
-    data: Annotated[Path, arg(metavar="DIR")]
-    """BOP folder with models/ (and camera.json), or a models folder."""
+    data: Annotated[tuple[str, ...], arg(metavar="DIR[:WEIGHT] ...")]
+    """BOP folder with models/ (and camera.json), or a models folder: its objects are drawn on the fly; or a split of one, as
+    lmo/train_pbr, whose pictures are read; or several of both, each as often as its weight says: lmo:1 lmo/train_pbr:3.
+    SPLIT@LIST takes the pictures that a text file lists, one SCENE/IMAGE a line. Where masks are missing they are rendered."""
     init: Annotated[str | None, arg(metavar="base|none|PATH")] = None
     """What to start from: base, the weights of many objects that come with monopose; none, ImageNet alone; or the weights file
     of another run, of other objects perhaps. By default the base, if there is one that fits the method and its configuration.
@@ -82,15 +85,28 @@ class Train(TrainCommand):
     objects: tuple[int, ...] = ()
     """Object ids to learn; all by default."""
     split: MaybeName = None
-    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    """Learn from the pictures of this split of the data (train, train_pbr), as --data DIR/SPLIT does."""
     preset: MaybeName = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
-    basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small (default),
-    maskrcnn."""
+    basic, reg, coord-init, long (v1), v2, no-model (v2), coords (where three of them start); small, large. refiner: medium
+    (default), small, published. detector: small (default), maskrcnn. Published ones bring optimiser, rate, schedule, batch,
+    crops and length; options come before that, and what differs from the paper is printed."""
     render: Literal["workers", "device"] | None = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""
     scene: SceneOptions = field(default_factory=SceneOptions)
+
+    def check(self) -> None:
+        try:
+            found = parse(self.data, self.split)
+        except FileNotFoundError:
+            return  # training says so
+        if all(source.read for source in found):
+            refuse(
+                self.scene, f"belongs to objects that are drawn; {' '.join(self.data)} holds pictures, which stay as they are"
+            )
+            if self.render is not None:
+                raise ValueError("--render belongs to objects that are drawn; the pictures of a split are read")
 
 
 @dataclass(kw_only=True)

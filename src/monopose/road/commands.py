@@ -338,15 +338,18 @@ def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
 # ------------------------------------------------------------------------------------------------- training and synthesis
 
 
-def train(args: Train) -> dict[str, str]:
+def train(args: Train, say: Printer = silent) -> dict[str, str]:
     """Train a network for boxes on roads."""
-    from ..training import loop, progress
+    from ..training import progress
     from . import training
 
+    own = training.make_config(args.data, args.preset, args.categories, args.changes())
+    config = training.make_training(args.preset, **args.budget())
+    for line in training.described(args.data, args.preset, own, config):
+        say(line)
     file = training.train(
         args.data, args.run_folder(args.data), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
-        config=loop.TrainConfig(**args.budget()), progress_bar=not args.json,
-        method_config=training.make_config(args.data, args.preset, args.categories, args.changes()),
+        config=config, progress_bar=not args.json, method_config=own,
     )  # fmt: skip
     return progress.result(file)
 

@@ -61,7 +61,8 @@ class Train(TrainCommand):
     categories: tuple[str, ...] = ()
     """Classes to learn, e.g. car pedestrian; all by default."""
     preset: MaybeName = None
-    """Ready configuration: small (default); as published basic, coord_regr, v2."""
+    """Ready configuration: small (default); as published basic, no_reproj, coord_regr, v1b_220312, v1b, v2,
+    coord_regr_trainval, v2_trainval, with their optimiser, schedule and batch; what differs from the paper is printed."""
 
 
 @dataclass(kw_only=True)

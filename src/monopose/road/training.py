@@ -22,7 +22,7 @@ from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import configure
+from ..training.setup import Schedule, configure, described_preset, train_config
 from ..training.warm_start import Rows, copy_fitting
 from . import config as road_config
 from . import losses, network
@@ -61,6 +61,43 @@ def make_config(
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+
+
+NUSCENES = {"train": 168_780, "trainval": 204_894}  # pictures: six cameras of 28130 and 34149 moments
+
+
+def _published(v2: bool, trainval: bool) -> Schedule:
+    """EPro-PnP-Det's: its configuration files."""
+    other = ("the original learns from train and val: --split trainval",) if trainval else ()
+    return Schedule(
+        "EPro-PnP (Chen et al. 2022), Det", 12, NUSCENES["trainval" if trainval else "train"], batch_size=12,
+        drops=(9, 11) if v2 else (10, 11), fields={"backbone_rate": 1.0, "warmup": 0.0},
+        differs=(
+            *other,
+            "one deviation per head in the auxiliary losses, not one per pixel and head, and boxes that overlap are not "
+            "normalised together",
+            "points have no LiDAR truth unless the data bring some",
+        ),
+    )  # fmt: skip
+
+
+SCHEDULES = {
+    name: _published(name.startswith("v2"), name.endswith("trainval")) for name in road_config.PRESETS if name != "small"
+}
+
+
+def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
+    """How a preset is trained: as published if it is, with the fields of `TrainConfig` that are given in place of that."""
+    return train_config(SCHEDULES.get(preset or ""), given)
+
+
+def described(data: str | Path, preset: str | None, config: road_config.Config, training: TrainConfig) -> list[str]:
+    """What a published preset does and where it differs from the original, line by line; [] for others."""
+    if preset is None or preset not in SCHEDULES:
+        return []
+    own = {k: getattr(config, k) for k in ("size_means", "size_stds")}
+    original = road_config.PRESETS[preset](config.classes, **own)
+    return described_preset(preset, SCHEDULES[preset], original, config, training, make_training(preset))
 
 
 RECIPE = Recipe(

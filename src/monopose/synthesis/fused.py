@@ -6,6 +6,7 @@ enough for tensor overhead to cost more than the arithmetic. Everything here is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -278,6 +279,14 @@ def target(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> tu
     out = np.zeros((3, side, side), np.float32)
     _coordinates(_array(model.vertices, _NONE3), _array(model.faces, _NONE3), pose, K, *buffers[:2], out)
     return out, buffers[0] >= 0
+
+
+def owners(models: Sequence[ObjectModel], poses: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which of N objects is in front at every pixel, (H, W) int32, -1 where none; poses (N, 4, 4) float64, metres."""
+    buffers = _buffers(size)
+    for n, (model, pose) in enumerate(zip(models, poses, strict=True)):
+        _put(model, pose, K, n, buffers)
+    return buffers[0]
 
 
 def _light_field(size: tuple[int, int], rng: Generator) -> tuple[np.ndarray, np.ndarray]:

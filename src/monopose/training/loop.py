@@ -8,6 +8,7 @@ A run folder holds `METHOD.safetensors` (averaged weights, rewritten at every ch
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -44,9 +45,14 @@ class TrainConfig:
     minutes: float | None = None  # wall-clock budget of the whole run, pauses not counted; None: until `steps`
     steps: int = 40_000  # most optimiser steps
     batch_size: int = 16  # samples per step and process
-    lr: float | None = None  # peak learning rate of AdamW, the backbone gets half; None: what suits the method
+    lr: float | None = None  # peak learning rate; None: what suits the method
+    optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    backbone_rate: float = 0.5  # learning rate of the backbone as a share of that of the rest
     weight_decay: float = 1e-2
     warmup: float = 0.02  # share of the budget in which the learning rate rises
+    drops: tuple[float, ...] = ()  # shares of the budget at which the rate falls to a tenth; (): along a cosine
+    hold: float = 1.0  # share of the budget after which the rate falls along a line to 0; 1: see `drops`
     clip: float = 5.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
     workers: int = 1  # processes that draw samples
@@ -67,7 +73,7 @@ class Recipe(NamedTuple):
     inputs: tuple[str, ...]  # batch keys that the model's forward takes
     loss: Callable[[Any, Any, Any], dict[str, Tensor]]  # model, output, batch -> named scalars; their sum is minimised
     lr: Callable[[Any], float] = lambda config: 1e-3  # peak learning rate for a Config
-    rate: Callable[[Any, float], float] | None = None  # Config, share of the budget -> share of that; None: `warm_cosine`
+    rate: Callable[[Any, float], float] | None = None  # Config, share of the budget -> share of that; None: `planned_rate`
     decay: Callable[[Any], float | None] = lambda config: None  # weight decay for a Config; None: that of the TrainConfig
     collate: Callable[..., Any] | None = None
     discriminator: Callable[[Any, Any, Any], Tensor] | None = None  # loss of an opponent that learns in turn
@@ -78,6 +84,25 @@ def warm_cosine(done: float, warmup: float) -> float:
     """Learning rate over its peak: up in the first `warmup` of the budget, then down a cosine. Never quite 0."""
     rate = min(done / warmup, 1.0) if done < warmup else 0.5 * (1 + math.cos(math.pi * done))
     return max(rate, 1e-3)
+
+
+def planned_rate(config: TrainConfig, done: float) -> float:
+    """Learning rate over its peak when the share `done` of the budget is used up: a cosine, steps or a line, as configured.
+
+    Steps begin with a tenth of the peak for as long as the warm-up lasts.
+    """
+    if config.hold < 1:
+        return max(min(1.0, (1 - done) / (1 - config.hold)), 1e-3)
+    if config.drops:
+        return 0.1 ** ((done < config.warmup) + sum(done >= drop for drop in config.drops))
+    return warm_cosine(done, config.warmup)
+
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": functools.partial(torch.optim.AdamW, fused=True),
+    "adam": functools.partial(torch.optim.Adam, fused=True),
+    "rmsprop": functools.partial(torch.optim.RMSprop, alpha=0.99, eps=1e-8),
+}
 
 
 class _Learner(L.LightningModule):
@@ -106,10 +131,14 @@ class _Learner(L.LightningModule):
                 groups[key].append(parameter)
         own = self.recipe.decay(self.model.config)
         decay = self.config.weight_decay if own is None else own
-        main = [{"params": groups["rest"], "scale": 1.0}, {"params": groups["backbone"], "scale": 0.5}]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in main if g["params"]], lr=self.lr, weight_decay=decay, fused=True)
+        main = [
+            {"params": groups["rest"], "scale": 1.0},
+            {"params": groups["backbone"], "scale": self.config.backbone_rate},
         ]
+        how: dict[str, Any] = {"lr": self.lr, "weight_decay": decay}
+        if self.config.optimizer != "rmsprop":
+            how["betas"] = tuple(self.config.betas)
+        optimizers = [_OPTIMIZERS[self.config.optimizer]([g for g in main if g["params"]], **how)]
         if groups["discriminator"]:
             optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
         return optimizers
@@ -146,8 +175,7 @@ class _Learner(L.LightningModule):
         optimizers = self.optimizers()
         optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         done = self.progress()
-        warmup = self.config.warmup
-        rate = warm_cosine(done, warmup) if self.recipe.rate is None else self.recipe.rate(self.model.config, done)
+        rate = planned_rate(self.config, done) if self.recipe.rate is None else self.recipe.rate(self.model.config, done)
         for group in optimizer.param_groups:
             group["lr"] = self.lr * rate * group["scale"]
         if batch["image"].dim() == 4:

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from .. import viz
-from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture
+from ..command import (
+    DRAWN_FOV,
+    Printer,
+    Result,
+    boxes_of_anything,
+    check_mask,
+    frames,
+    predict_pictures,
+    save_picture,
+    silent,
+)
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
@@ -255,12 +265,13 @@ def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dic
     return {kind: [load_mesh(p, unit, name=p.stem) for p in found] for kind, found in files.items()}
 
 
-def train(args: Train | TrainNormals) -> dict[str, str]:
+def train(args: Train | TrainNormals, say: Printer = silent) -> dict[str, str]:
     """Train a viewpoint network, or one that predicts normals for it."""
-    from ..training import loop, progress
+    from ..training import progress
     from . import training
 
-    shared: dict[str, Any] = {"config": loop.TrainConfig(**args.budget()), "backgrounds": args.backgrounds}
+    config = training.make_training(args.preset, **args.budget())
+    shared: dict[str, Any] = {"config": config, "backgrounds": args.backgrounds}
     shared["progress_bar"] = not args.json
     out, changes = args.run_folder(args.data), args.changes()
     if isinstance(args, TrainNormals):
@@ -268,8 +279,10 @@ def train(args: Train | TrainNormals) -> dict[str, str]:
         file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
         return progress.result(file)
     changes |= {"inputs": args.inputs} if args.inputs else {}
+    own = training.make_config(args.data, args.preset, args.categories, changes)
+    for line in training.described(args.data, args.preset, own, config):
+        say(line)
     file = training.train(
-        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
-        method_config=training.make_config(args.data, args.preset, args.categories, changes),
+        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, method_config=own, **shared
     )  # fmt: skip
     return progress.result(file)

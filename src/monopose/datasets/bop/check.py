@@ -228,7 +228,7 @@ def _check_truth(scene: bop_scenes.Scene, here: str, points: dict[int, np.ndarra
     assert truth is not None
     if points:
         for obj_id in sorted(set(truth.obj_id.tolist()) - set(points)):
-            notes.problem(f"{here}/scene_gt.json names an object that has no model", f"object {obj_id}")
+            notes.warn(f"{here}/scene_gt.json names an object that has no CAD model: it is passed over", f"object {obj_id}")
     strangers = sorted(set(truth.im_id.tolist()) - set(scene.im_ids.tolist()))
     if strangers:
         notes.problem(f"{here}: scene_gt.json has images that scene_camera.json lacks", str(strangers[0]))
