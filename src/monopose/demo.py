@@ -52,13 +52,13 @@ class DemoReport:
             if r.found:
                 numbers = f"{r.score:5.2f}  {r.rotation_deg:7.1f} °  {r.translation_mm:8.1f} mm  {r.add_s_percent:6.1f} %"
             else:
-                numbers = f"    -  not found{'; ' * bool(r.why)}{r.why}"
+                numbers = f"    -  {r.why or 'not found'}"
             lines.append(f"{r.picture:7d}  {r.name:14} {numbers}")
         good, found = sum(r.add_s_percent < 10 for r in self.rows), sum(r.found for r in self.rows)
         lines += [
             "",
             f"{good} of {len(self.rows)} objects within 10 % of their diameter (ADD(-S) < 0.1 d)",
-            f"{found} of them have a pose that is sure enough to be shown",
+            f"{found} of the {len(self.rows)} have a pose that is sure enough to be shown",
         ]
         lines.append("seconds per picture: " + ", ".join(f"{k} {v:.2f}" for k, v in self.seconds.items()))
         lines += [*self.notes, f"poses:   {self.json}", f"overlay: {self.sheet}"]
@@ -78,7 +78,7 @@ def compare(estimated: PoseEstimates, truth: Instances, models: dict[int, Object
         model = models[label]
         mine = (estimated.labels == label).nonzero().flatten()
         if not len(mine):
-            out = [f"{100 * d.score:.0f} %, {d.reason}" for d in estimated.dropped if d.label == label]
+            out = [f"left out at {100 * d.score:.0f} %: {d.reason}" for d in estimated.dropped if d.label == label]
             rows.append(Row(picture, model.name, False, why=out[0] if out else ""))
             continue
         best = int(mine[estimated.scores[mine].argmax()])
