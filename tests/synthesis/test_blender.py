@@ -28,4 +28,6 @@ def test_the_object_is_drawn_where_its_mask_is(monkeypatch):
     picture = blender.render(synth.Layout([model], pose), camera, paper, np.random.default_rng(0)).astype(int)
     shown = np.abs(picture - paper).sum(-1) > 60
     mask = render_masks([model], pose, camera.K, camera.size).masks_full[0].numpy()
-    assert (shown & mask).sum() / (shown | mask).sum() > 0.95
+    assert (shown & mask).sum() / (shown | mask).sum() > 0.8  # Blender's filter is wider than a pixel
+    there, here = (np.argwhere(m).mean(0) for m in (mask, shown))
+    assert np.abs(there - here).max() < 0.4

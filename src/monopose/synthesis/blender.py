@@ -73,7 +73,8 @@ def render(layout: synth.Layout, camera: Camera, background: np.ndarray, rng: Ge
     scene.render.image_settings.file_format, scene.render.image_settings.color_mode = "PNG", "RGBA"
     height, width = camera.size
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = width, height, 100
-    scene.render.pixel_aspect_y = float(camera.K[0, 0] / camera.K[1, 1])
+    stretch = float(camera.K[1, 1] / camera.K[0, 0])
+    scene.render.pixel_aspect_x, scene.render.pixel_aspect_y = max(stretch, 1.0), max(1 / stretch, 1.0)  # neither below 1
     with tempfile.TemporaryDirectory() as folder:
         scene.render.filepath = str(Path(folder) / "picture.png")
         with _silent():
