@@ -29,7 +29,7 @@ from .residuals import Normal
 
 PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
 HEAVY = 10.0  # times the median weight: where a point is heavier, poses for weights cut off at
-EVENED = (3.0, 1e3)  # times the median are starts, too
+EVENED = (1.0, 30.0, 1e3)  # times the median are starts, too
 STARTS, MORE = 2, 4  # starts that every problem descends from where none is given; with few points
 FEW = 8  # points
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
