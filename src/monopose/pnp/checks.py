@@ -165,6 +165,29 @@ def rigid(pose: Tensor) -> tuple[Tensor, Tensor]:
     return made, near
 
 
+def poses(name: str, value: Any) -> Tensor:
+    """Poses (..., 4, 4) of any layer, as a tensor. Which of them are rigid `rigid` says. Raises ValueError on another shape."""
+    found = tensor(name, value)
+    if found.shape[-2:] != (4, 4):
+        raise ValueError(f"{name} must be (..., 4, 4) metres, got {tuple(found.shape)}; geometry.se3.from_rt(R, t) builds it")
+    return found
+
+
+def group(value: Any, like: Tensor) -> Tensor:
+    """Symmetries (G, 4, 4), made rigid, in the dtype and on the device of `like`.
+
+    Raises:
+        ValueError: on another shape, no motion at all, or one that is not rigid.
+    """
+    made, near = rigid(poses("symmetries", value))
+    if made.dim() != 3 or len(made) == 0 or not bool(near.all()):
+        raise ValueError(
+            f"symmetries must be rigid motions (G, 4, 4), the identity among them, got {tuple(made.shape)}, "
+            f"{int((~near).sum())} of them not rigid"
+        )
+    return made.to(like)
+
+
 # -------------------------------------------------------------------------------------------------------------- the frame
 
 

@@ -28,7 +28,8 @@ from .problems import (
 from .residuals import Normal
 
 PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
-HEAVY = 1e3  # times the median weight: heavier points are let in after the others have found a pose
+HEAVY = 10.0  # times the median weight: where a point is heavier, poses for weights cut off at
+EVENED = (1.0, 30.0, 1e3)  # times the median are starts, too
 STARTS, MORE = 2, 4  # starts that every problem descends from where none is given; with few points
 FEW = 8  # points
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
@@ -106,7 +107,6 @@ def solve(
     return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)[0]
 
 
-@full_precision
 def solve_prepared(
     given: Prepared,
     init: Tensor | None = None,
@@ -120,38 +120,53 @@ def solve_prepared(
     dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
-    if init is None and (evened := _evened(given)) is not None:
-        _, first = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
-        return solve_from(given, first[:, None], dof, iterations, trust_region, True)
-    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
     if init is not None:
         starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
-    elif (fused := kernels.backend(given.problems.K.device)) is not None and hasattr(fused, "starts"):
+        return solve_from(given, starts, dof, iterations, trust_region, False)
+    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
+    starts = _own_starts(given, dof, count, proposals, generator)
+    for limit in EVENED:
+        rows, evened = _evened(given, limit)
+        if evened is not None:
+            more = starts.new_full((len(starts), MORE, 4, 4), math.nan)  # no start
+            some, _, _ = descend_all(evened.own(), _own_starts(evened, dof, MORE, proposals, generator), dof, iterations)
+            more[rows] = some.to(more)
+            starts = torch.cat([more, starts], 1)
+    return solve_from(given, starts, dof, iterations, trust_region, True)
+
+
+def _own_starts(given: Prepared, dof: int, count: int, proposals: int | None, generator: torch.Generator | None) -> Tensor:
+    """The `count` most promising starts in the own frames, (B, count, 4, 4)."""
+    fused = kernels.backend(given.problems.K.device)
+    if fused is not None and hasattr(fused, "starts"):
         tried = _proposals(given.problems, proposals)
-        starts = fused.starts(given.problems, dof, tried, count, generator, given.frame)
-    else:
-        starts = initial_poses(given.own(), dof, count, proposals, generator)
-    return solve_from(given, starts, dof, iterations, trust_region, init is None)
+        return fused.starts(given.problems, dof, tried, count, generator, given.frame)  # type: ignore[no-any-return]
+    return initial_poses(given.own(), dof, count, proposals, generator)
 
 
-def _evened(given: Prepared) -> Prepared | None:
-    """The problems with no weight above `HEAVY` times their median; None where none is.
+def _evened(given: Prepared, limit: float) -> tuple[Tensor, Prepared | None]:
+    """The problems with a weight above `HEAVY` and `limit` times their median, their weights cut off at `limit` times it.
 
-    A point that weighs a million times the others is all that a closed form sees, and its pixel a wall along which a descent
-    takes tiny steps. From the minimum for weights that are nearly right the last part of the way is short.
+    Points that weigh a million times the others are all that a closed form sees, their pixels walls along which a descent takes
+    tiny steps; and if they are few several poses fit them, of which the others choose one. From a minimum for weights that are
+    less uneven the last part of the way is short.
+
+    Returns:
+        which problems, (R,), and those; None where there are none.
     """
     w = given.problems.weights.detach()
-    if w.numel() == 0 or w.device.type != "cpu":  # elsewhere the question would wait for the device
-        return None
-    size = w.abs()
-    if not bool(size.max() > HEAVY * size.min()):
-        return None
-    some = torch.where(size > 0, size, math.nan).flatten(1)
-    most = HEAVY * some.nanmedian(1).values.nan_to_num(math.inf)
-    if not bool((size.flatten(1).amax(1) > most).any()):
-        return None
-    weights = w.clamp(-most[:, None, None], most[:, None, None])
-    return given._replace(problems=given.problems._replace(weights=weights))
+    size = w.abs().flatten(1)
+    if w.numel() == 0 or w.device.type != "cpu" or not bool(size.max() > HEAVY * size.min()):
+        return torch.empty(0, dtype=torch.long), None  # elsewhere the question would wait for the device
+    middle = torch.where(size > 0, size, math.nan).nanmedian(1).values.nan_to_num(math.inf)
+    rows = (size.amax(1) > max(limit, HEAVY) * middle).nonzero()[:, 0]
+    if len(rows) == 0:
+        return rows, None
+    problems = given.problems.map(lambda v: v[rows])
+    most = limit * middle[rows, None, None]
+    problems = problems._replace(weights=w[rows].clamp(-most, most))
+    frame = checks.Frame(*(v[rows] for v in given.frame))
+    return rows, given._replace(problems=problems, used=given.used[rows], batch=torch.Size([len(rows)]), frame=frame)
 
 
 def solve_from(

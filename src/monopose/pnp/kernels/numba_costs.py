@@ -120,7 +120,8 @@ def frames(points3d, points2d, weights, weighted, K, relative, singular, centre,
         k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
         volume = abs(k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10))
         focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
-        finite = finite and math.isfinite(pixels + spread + total) and volume > singular * focal and volume < np.inf
+        finite = finite and abs(pixels) < np.inf and spread < np.inf and total < np.inf  # no sum: sums may be reordered
+        finite = finite and volume > singular * focal and volume < np.inf
     return 2 if not finite else 1 if absent > 0.0 else 0
 
 
