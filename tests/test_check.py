@@ -94,7 +94,7 @@ def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
     assert [len(r.problems) for r in reports] == [0, 1, 1, 0]
     assert "problem: " in reports[1].text()
     assert "is not a PLY file" in reports[1].text()
-    assert "no mesh file" in reports[2].to_json()["problems"][0]
+    assert "no mesh file" in reports[2].as_dict()["problems"][0]
     with pytest.raises(ValueError, match="is not a PLY file"):
         check_paths(paths[1:2], "m")
     from monopose import cli

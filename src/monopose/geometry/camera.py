@@ -89,6 +89,8 @@ def crop_resize(images: Tensor, boxes: Tensor, size: tuple[int, int], mode: str 
     Returns:
         (B, C, h, w). Bilinear sampling without prefilter: shrink by more than 2 only what is smooth.
     """
+    if images.dtype in (torch.float16, torch.bfloat16):  # in which pixels far from the corner have no place of their own
+        return crop_resize(images.float(), boxes.float(), size, mode).to(images.dtype)
     height, width = images.shape[-2:]
     scale = (boxes[:, 2:] - boxes[:, :2]) / boxes.new_tensor([size[1], size[0]])
     centres = boxes[:, None, None, :2] + (pixel_grid(size, boxes.device, boxes.dtype) + 0.5) * scale[:, None, None]
