@@ -433,11 +433,24 @@ def test_data_set_camera(tmp_path):
         scenes.read_camera(tmp_path / "camera.json")
 
 
+def test_a_scene_that_does_not_say_its_depth_scale_is_in_millimetres(tmp_path, generator):
+    frame, _ = make_frame(generator, 1)
+    writing.append_frames(tmp_path / "000001", [frame])
+    path = tmp_path / "000001" / "scene_camera.json"
+    entries = json.loads(path.read_text())
+    scale = entries["0"].pop("depth_scale")
+    said = scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
+    path.write_text(json.dumps(entries))
+    unsaid = scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
+    assert said.max() > 0
+    np.testing.assert_allclose(unsaid * scale, said, rtol=1e-6)
+
+
 def test_targets_in_both_forms(tmp_path, generator):
     scene = tmp_path / "test/000002"
     frame, full = make_frame(generator, 3)
     labels = torch.tensor([5, 5, 1])
-    share = torch.tensor([0.5, 0.05, 1.0])
+    share = torch.tensor([0.5, 0.05, 0.1])  # a tenth is enough
     rows = Instances(labels, frame.instances.cam_from_obj, frame.instances.boxes, visibility=share, masks=frame.instances.masks)
     writing.append_frames(scene, [Frame(frame.image, frame.camera, instances=rows)] * 2, [full] * 2)
     made = scenes.targets_of([scenes.open_scene(scene)])

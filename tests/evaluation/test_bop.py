@@ -330,6 +330,7 @@ def test_greedy_gives_each_object_to_the_best_score_first():
     np.testing.assert_array_equal(scores.greedy(errors, [0.8, 0.9], [0.5]), [[1, 0]])
     np.testing.assert_array_equal(scores.greedy(errors[:, :1], [0.9, 0.8], [0.10, 0.11]), [[-1, 0], [0, -1]])  # strictly
     assert scores.greedy(np.zeros((0, 2)), [], [0.1]).shape == (1, 0)
+    np.testing.assert_array_equal(scores.greedy([[0.25, 0.5]], [0.9], [0.25, 0.26]), [[-1], [0]])  # strictly among several, too
 
 
 def test_vsd_with_depth(tmp_path):

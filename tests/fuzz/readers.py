@@ -339,7 +339,7 @@ OBJECT = box(obj_id=1)
 
 READERS = {
     "camera.json": Reader("io.cameras.read_camera", _json("c.json", {"cam_K": FLAT, "width": 32, "height": 24,
-                          "dist_coeffs": [0.1, 0.2, 0.0, 0.0]}), lambda f: cameras.read_camera(f / "c.json")),
+                          "dist_coeffs": [0.0, 0.0, 0.0, 0.0]}), lambda f: cameras.read_camera(f / "c.json")),
     "camera.bop": Reader("datasets.bop.scenes.read_camera", _json("camera.json", {"fx": 100.0, "fy": 110.0, "cx": 15.5,
                          "cy": 11.5, "depth_scale": 1.0, "width": 32, "height": 24}),
                          lambda f: scenes.read_camera(f / "camera.json")),

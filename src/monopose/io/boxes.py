@@ -105,7 +105,10 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
     if isinstance(content, dict):
         for n, image in enumerate(records.rows(content.get("images", []), f"{path}: 'images'")):
             where = f"{path}, images entry {n}"
-            pictures[records.value(image, "id", where)] = Path(records.text(image, "file_name", where)).stem
+            number = records.value(image, "id", where)
+            if isinstance(number, bool) or not isinstance(number, (int, str)):
+                raise ValueError(f"{where}: id must be a number or text, got {number!r:.80}")
+            pictures[number] = Path(records.text(image, "file_name", where)).stem
         content = content.get("annotations")
     if not isinstance(content, list):
         raise ValueError(f"{path} holds no list of boxes; {_FORMS}")

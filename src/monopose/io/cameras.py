@@ -123,7 +123,10 @@ def _distortion(lower: Mapping[str, Any], path: Path) -> list[float] | None:
         return None
     value = lower[given[0]]
     if isinstance(value, Mapping) and "data" not in value:
-        return _distortion({str(k).lower(): v for k, v in value.items()}, path)
+        inside = _distortion({str(k).lower(): v for k, v in value.items()}, path)
+        if inside is None:
+            raise ValueError(f"{path}: {given[0]!r} holds no coefficients under k1, k2, p1, …, got {dict(value)!r:.80}")
+        return inside
     coefficients = camera_numbers(lower, given[0], None, path)
     if len(coefficients) not in (4, 5, 8):
         if len(coefficients) > 8 and not any(coefficients[8:]):

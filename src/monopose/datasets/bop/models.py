@@ -241,4 +241,7 @@ def read_ply_vertices(path: str | Path) -> NDArray[Any]:
         raise ValueError(
             f"{path}: needs at least one vertex with properties x, y, z; got {count} with {', '.join(vertex) or 'none'}"
         )
-    return np.stack(columns, -1).astype(np.float64)
+    points = np.stack(columns, -1).astype(np.float64)
+    if not np.isfinite(points).all():
+        raise ValueError(f"{path}: vertex {int(np.argwhere(~np.isfinite(points))[0][0])} holds NaN or infinity")
+    return points
