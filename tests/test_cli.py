@@ -293,11 +293,50 @@ def test_predict_keeps_what_it_has_when_interrupted(pipeline, photo, tmp_path, m
 
 
 def test_a_broken_picture_does_not_take_the_others_along(pipeline, photo, tmp_path, capsys):
-    (tmp_path / "z.png").write_bytes(b"no picture")
-    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 1
+    """Those that cannot be read are counted and listed, and the others done; --strict stops, and keeps what it has."""
+    out = tmp_path / "out"
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unreadable"] == 1
+    assert "a.png is not an image that can be read" in (out / "unreadable.txt").read_text()
+    assert len(json.loads((out / "poses.json").read_text())["images"]) == 1
+    (tmp_path / "a.png").rename(tmp_path / "z.png")
+    for path in out.glob("*.*"):
+        path.unlink()
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out, "--strict") == 1
     assert "z.png is not an image that can be read" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())["images"]) == 1
-    assert (tmp_path / "out" / "monopose_images-test.csv").is_file()
+    assert len(json.loads((out / "poses.json").read_text())["images"]) == 1
+    assert (out / "monopose_images-test.csv").is_file()
+    photo.write_bytes(b"none either")
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out) == 1
+    assert "none of 2 pictures can be read; the first: " in capsys.readouterr().err
+
+
+def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
+    for i in range(44):
+        (tmp_path / f"{i}.png").write_bytes(photo.read_bytes() if i % 7 else b"no picture")
+    words = ("predict", tmp_path, "--model", "x", "--fov", 60, "--out")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert _run(*words, whole) == 0
+    assert _run(*words, out, "--shard", "2/2") == 0
+    assert _run("merge", out) == 1
+    assert "25 of 45 are missing" in (said := capsys.readouterr().err)
+    assert "run --shard 1/2 again" in said
+    assert _run(*words, out, "--shard", "1/2", "--score", 0.5) == 1
+    assert "holds shards with other settings" in capsys.readouterr().err
+    pipeline.calls.clear()
+    assert _run(*words, out, "--shard", "1/2") == 0
+    assert _run(*words, out, "--shard", "1/2") == 0  # complete
+    assert len(pipeline.calls) == 21
+    assert _run("merge", out, "--json") == 0
+    assert len(pipeline.calls) == 21
+    for name in ("poses.json", "monopose_images-test.csv", "unreadable.txt"):
+        assert (out / name).read_text() == (whole / name).read_text().replace(str(whole), str(out))
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+    assert _run("merge", out) == 1
+    assert "no shards of" in capsys.readouterr().err
+    assert _run(*words, out, "--shard", "3/2") == 2
+    assert "--shard counts from 1/2 to 2/2, got 3/2" in capsys.readouterr().err
 
 
 def test_symmetries_of_mesh_files(monkeypatch, tmp_path):

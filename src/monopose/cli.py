@@ -30,6 +30,7 @@ from tyro.conf import Positional
 from . import runs
 from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
+from .io import shards
 from .io.files import is_disk_full
 from .objects import options as objects
 from .road import options as road
@@ -71,6 +72,14 @@ class Download(Common):
     """Folder to make the data set's folder in."""
     url: str | None = None
     """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
+
+
+@dataclass(kw_only=True)
+class Merge(Common):
+    """Put the shards of synth, predict, calibrate or evaluate together, or say which are missing. Computes nothing anew."""
+
+    out: Positional[Path]
+    """What the shards were given: --out of synth and predict, the run of calibrate, the results of evaluate."""
 
 
 @dataclass(kw_only=True)
@@ -151,6 +160,7 @@ ALONE: dict[str, type[Common]] = {
     "report": objects.Report,
     "refine": objects.Refine,
     "track": tracking.Track,
+    "merge": Merge,
     "download": Download,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
@@ -166,6 +176,7 @@ COMMANDS = {  # name -> what it does
     "refine": "refine the poses of a BOP result file",
     "track": "follow known objects through a video by their outlines",
     "evaluate": "score results by the data set's protocol",
+    "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
@@ -203,8 +214,28 @@ def _fit_identity(args: FitIdentity) -> Any:
     return fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
 
 
+def _merge(args: Merge) -> Any:
+    """Run the commands again that the shards ran, to compute nothing but put together."""
+    results = []
+    for job in shards.jobs(args.out):
+        words = list(job["command"])
+        if not words:
+            raise ValueError(f"{job['folder']} was made from Python; call the same function with shard=shards.MERGE")
+        here = os.getcwd()
+        try:
+            os.chdir(job["cwd"])  # relative paths are meant from there
+            again = parse(words)
+            again.sharing.shard, again.json = "merge", args.json
+            results.append(_run(words[0], again))
+        finally:
+            os.chdir(here)
+    return results if len(results) > 1 else results[0]
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
+    if isinstance(args, Merge):
+        return _merge(args)
     if isinstance(args, Demo):
         return import_module(".demo", __package__).run(args.out)
     if isinstance(args, Check):
@@ -332,6 +363,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     try:
+        args.words = tuple(argv)
         result = _run(argv[0], args)
         if args.json:
             _say(json.dumps(_plain(result)))

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import __version__
 from .io import limits, records
-from .io.files import ASSETS, atomic_write, existing_file, located_run
+from .io.files import ASSETS, atomic_write, digest_of, existing_file, located_run
 
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
@@ -326,6 +326,12 @@ def find_run(name: str | Path) -> Path:
 def weights_in(folder: str | Path) -> dict[str, Path]:
     """Method name -> weights file of a run folder, by file name: coordinates.safetensors is "coordinates"."""
     return {p.stem: p for p in sorted(Path(folder).glob("*.safetensors")) if not p.name.startswith(".")}
+
+
+def digests(folder: str | Path) -> dict[str, str]:
+    """Short names of what the weights files of a run, and its calibration, hold: copies on other machines have the same."""
+    files = weights_in(folder) | {p.stem: p for p in [Path(folder) / "calibration.json"] if p.is_file()}
+    return {name: digest_of(path) for name, path in files.items()}
 
 
 def find_file(name: str | Path, method: str, data: str = "--data DIR") -> tuple[Path, Path]:

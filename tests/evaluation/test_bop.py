@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes
 from monopose.evaluation import errors, evaluate, scores, tables
+from monopose.io.shards import MERGE, Shard
 
 CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
 DIAMETER = 100 * 3**0.5
@@ -367,7 +368,14 @@ def test_vsd_with_depth(tmp_path):
     assert "vsd" in right["about"]["ar_mean"]
     assert "not computed" not in right["about"]["ar_mean"]
     assert evaluate(results((7, 1, 1.0, EYE, (250, 0, 1000))), data, ask, vsd=True)["ar"]["vsd"] == 0
+    file = bop_results.write_results(tmp_path / "mine_cubes-test.csv", results((7, 1, 1.0, EYE, (0, 0, 1000))))
+    whole = evaluate(file, data, ask, vsd=True)
+    assert evaluate(file, data, ask, vsd=True, shard=Shard(2, 2)) == {}  # nothing is left for it
+    with pytest.raises(ValueError, match=r"1 of 1 are missing .* run --shard 1/2 again"):
+        evaluate(file, data, ask, vsd=True, shard=MERGE)
+    assert evaluate(file, data, ask, vsd=True, shard=Shard(1, 2)) == {}
     (data / "test/000004/depth/000007.png").unlink()
+    assert evaluate(file, data, ask, vsd=True, shard=MERGE) == whole
     with pytest.raises(FileNotFoundError, match=r"no depth image 000007\.png"):
         evaluate(results((7, 1, 1.0, EYE, (0, 0, 1000))), data, ask, vsd=True)
 

@@ -15,6 +15,8 @@ from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes, writing
 from monopose.detection import detector
 from monopose.geometry import camera as camera_ops
+from monopose.io import shards
+from monopose.io.images import Unreadable
 from monopose.objects import bop_pipeline, coordinates, pipeline
 from monopose.synthesis import bop_folder
 from monopose.synthesis import scene as synth
@@ -324,7 +326,7 @@ def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
         bop_run(model, data, out, true_boxes=True)
     assert len(first) == 21
     assert not out.exists()
-    assert (tmp_path / ".partial" / out.name).is_file()
+    assert (tmp_path / ".partial" / out.name / "000000.json").is_file()
     monkeypatch.setattr(coordinates, "predict_traced", fake(second := []))
     assert bop_run(model, data, out, true_boxes=True).read_text() == whole
     assert len(second) == 23 - 20  # every twentieth image is a stop
@@ -334,6 +336,37 @@ def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
     asked = zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist())
     assert {key: boxes for key, (boxes, _) in counts.items()} == dict(zip(asked, targets.inst_count.tolist()))
     assert not (tmp_path / ".partial").exists()
+
+
+def test_shards_of_a_split_and_pictures_that_cannot_be_read(run, data, tmp_path, monkeypatch):
+    model = pipeline.load(run, "cpu")
+    monkeypatch.setattr(coordinates, "predict_traced", fake(calls := []))
+    monkeypatch.setattr(bop_pipeline, "SAVED_EVERY", 4)
+    broken = data / "train/000000/rgb/000003.png"
+    whole_picture = broken.read_bytes()
+    try:
+        broken.write_bytes(whole_picture[:100])
+        with pytest.raises(Unreadable, match=r"000003\.png is"):
+            bop_run(model, data, tmp_path / "strict_tiny-train.csv", true_boxes=True, strict=True)
+        with pytest.warns(UserWarning, match=r"1 of 23 pictures cannot be read; .* whole_tiny-train\.unreadable\.txt|listed"):
+            whole = bop_run(model, data, tmp_path / "whole_tiny-train.csv", true_boxes=True).read_text()
+        out = tmp_path / "mine_tiny-train.csv"
+        calls.clear()
+        for index in (3, 1, 2):
+            bop_run(model, data, out, true_boxes=True, shard=shards.Shard(index, 3))
+            assert not out.exists()
+        assert len(set(calls)) == len(calls) == 22
+        calls.clear()
+        bop_run(model, data, out, true_boxes=True, shard=shards.Shard(2, 3))
+        with pytest.warns(UserWarning, match="1 of 23 pictures cannot be read"):
+            assert bop_run(model, data, out, true_boxes=True, shard=shards.MERGE).read_text() == whole
+    finally:
+        broken.write_bytes(whole_picture)
+    assert calls == []
+    (line,) = out.with_suffix(".unreadable.txt").read_text().splitlines()
+    assert "000003.png" in line
+    bop_run(model, data, out, true_boxes=True, strict=True)
+    assert not out.with_suffix(".unreadable.txt").exists()
 
 
 @pytest.mark.parametrize("changed", ["weights", "true boxes", "boxes", "score", "targets", "nothing"])
@@ -360,7 +393,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
         bop_run(pipeline.load(folder, "cpu"), data, out, **options)
     targets = data / "train_targets_bop19.json"
     if changed == "weights":
-        save(folder)  # as a training that went on writes them
+        save(folder, crop_scale=1.7)  # as a training that went on writes them
     elif changed == "true boxes":
         options = {"true_boxes": True}
     elif changed == "boxes":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,10 @@ def _predict_pictures(args: Predict, run: CategoryRun, search: FitConfig, say: P
         return {"poses": str(save_poses(out, records))}
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", out, args.output.limit, say)
+    settings = {"weights": weights.digests(run.path), "search": args.search}
+    settings |= {"objects": asdict(args.objects), "camera": asdict(args.camera)}
+    shard = args.share(args.sharing)
+    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output, say, shard, settings)
 
 
 def _finder(args: Predict, run: CategoryRun) -> Finder:

@@ -15,6 +15,7 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    ShardOptions,
     TrainCommand,
     Unit,
     check_share,
@@ -111,8 +112,11 @@ class Predict(Common):
     camera: CameraOptions = field(default_factory=CameraOptions)
     objects: ObjectOptions = field(default_factory=ObjectOptions)
     nocs: NocsOptions = field(default_factory=NocsOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
+        if self.share(self.sharing) is not None and self.nocs.nocs is not None:
+            raise ValueError("--shard goes with a SOURCE, not with --nocs")
         check_source(self.source, self.nocs.nocs, "nocs")
         check_share(self.objects.score, "score")
         if self.nocs.nocs is None:

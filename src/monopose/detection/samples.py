@@ -87,18 +87,18 @@ class BopSceneSamples(Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng, (height, width) = np.random.default_rng((self.seed, i, 4)), self.size
         chosen = self.pictures[int(rng.integers(len(self.pictures)))]
-        pixels, poses, truth = pictures.read_pixels(chosen.path), pictures.poses(chosen), chosen.scene.truth
+        pixels, poses, truth = chosen.pixels(), pictures.poses(chosen), chosen.scene.truth
         assert truth is not None
         known = [self.models[int(k)] for k in truth.obj_id[chosen.rows]]
         stretch = np.diag([width / pixels.shape[1], height / pixels.shape[0], 1.0])
         middle = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
         K = np.linalg.inv(middle) @ stretch @ middle @ chosen.K
-        if chosen.masks:
-            read = [pictures.read_mask(m, pixels.shape).astype(np.uint8) * 255 for m in chosen.masks]
+        if seen := chosen.masks(pixels.shape):
+            read = [m.astype(np.uint8) * 255 for m in seen]
             masks = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_AREA) > 127 for m in read])
         else:
             masks = fused.owners(known, poses, K, self.size) == np.arange(len(known))[:, None, None]
-        if chosen.masks and truth.visibility is not None:
+        if seen and truth.visibility is not None:
             visibility = truth.visibility[chosen.rows]
         else:
             whole = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from platform import node
@@ -190,11 +191,30 @@ def is_busy() -> bool:
     return _open > 0 or bool(_written_alone)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
     """Write `value` as JSON, whole or not at all."""
-    text = json.dumps(value, indent=1)
+    text = json.dumps(value, indent=indent)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def digest_of(path: str | Path) -> str:
+    """A short name of a file's content."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            state.update(part)
+    return state.hexdigest()[:16]
+
+
+def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
+    """List what could not be read, a line each; takes an earlier list away where there is nothing to say."""
+    if not reasons:
+        Path(path).unlink(missing_ok=True)
+        return False
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(" ".join(reason.split()) + "\n" for reason in reasons), encoding="utf-8")
+    return True
 
 
 def existing_file(path: str | Path, what: str) -> Path:

@@ -6,8 +6,10 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,16 @@ NO_PICTURE_FOR_US = (  # in a folder of pictures
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def read_image(path: str | Path) -> Tensor:
+class Unreadable(ValueError):
+    """A file that is no picture, or a broken one. Among many pictures it is skipped."""
+
+
+def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
     """A picture as a tensor.
 
     Args:
         path: a file that Pillow reads.
+        content: what would be in the file, where it lies elsewhere; `path` then only names it.
 
     Returns:
         (3, H, W), float32 RGB in [0, 1]. Turned upright by its EXIF tag, transparency laid on middle grey, grey repeated
@@ -45,20 +52,22 @@ def read_image(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not an image, cut off, or more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
+        Unreadable: a ValueError: not an image, cut off.
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
     """
-    path = existing_file(path, "image")
+    path = existing_file(path, "image") if content is None else Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{path} is a video, expected one image; use images.iterate_source, or monopose predict {path.name}")
     try:
-        with limits.picture(path, str(path)) as image:
+        with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
             image.load()
             upright = _upright(image, path)
             _warn_of_more(image, path)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that can be read: it {_what_it_is(path)}") from error
+        head = (path.read_bytes() if content is None else content)[:12]
+        raise Unreadable(f"{path} is not an image that can be read: it {_what_it_is(head)}") from error
     except (OSError, SyntaxError, struct.error, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
+        raise Unreadable(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
     return from_array(_rgb(upright, path))
 
 
@@ -72,10 +81,8 @@ def from_array(array: np.ndarray) -> Tensor:
     return tensor.float() / 255 if array.dtype == np.uint8 else tensor
 
 
-def _what_it_is(path: Path) -> str:
-    """What a file that is no picture of a known kind looks like, as the end of a sentence."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+def _what_it_is(head: bytes) -> str:
+    """What a file that is no picture of a known kind looks like by its first 12 bytes, as the end of a sentence."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return "is a HEIC photo, as iPhones write them; export it as JPEG (on the phone: Camera, Formats, Most Compatible)"
     return f"{f'starts with {head[:8]!r}' if head else 'is empty'}; expected PNG, JPEG, TIFF, WebP, BMP, PPM or GIF"
@@ -391,19 +398,28 @@ def iterate_frames(
         a name that no other picture of the source has, and the frame. Names: the stem; for the pictures of a folder in which
         a stem occurs twice (a.png, a.jpg), the whole file name.
     """
+    return ((name, read()) for name, read in listed_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera))
+
+
+def listed_frames(
+    source: str | Path | int,
+    camera: Camera | str | Path | None = None,
+    *,
+    fov_deg: float | None = None,
+    resize_camera: bool = False,
+) -> Iterator[tuple[str, Callable[[], Frame]]]:
+    """As `iterate_frames`, with functions that give the frames; pictures of a folder are read when theirs is called."""
     alone = fov_deg is None and isinstance(camera, (str, Path))
     known = parse_camera(camera) if alone else camera  # type: ignore[arg-type]
-    whole = _stems_repeat(source)
-    for name, image in iterate_source(source):
-        yield (Path(name).name if whole else Path(name).stem), _frame(image, known, fov_deg, resize_camera, name)
+    paths = _images_in(Path(source)) if not isinstance(source, int) and Path(source).is_dir() else None
+    stems = [p.stem.casefold() for p in paths or ()]
+    whole = len(set(stems)) < len(stems)  # two pictures differ in their suffix alone
+    pictures = iterate_source(source) if paths is None else ((str(p), None) for p in paths)
 
+    def read(name: str, image: Tensor | None) -> Frame:
+        return _frame(read_image(name) if image is None else image, known, fov_deg, resize_camera, name)
 
-def _stems_repeat(source: str | Path | int) -> bool:
-    """Whether two pictures of a folder differ in their suffix alone."""
-    if isinstance(source, int) or not Path(source).is_dir():
-        return False
-    stems = [p.stem.casefold() for p in _images_in(Path(source))]
-    return len(set(stems)) < len(stems)
+    return ((Path(n).name if whole else Path(n).stem, partial(read, n, image)) for n, image in pictures)
 
 
 def _images_in(folder: Path) -> list[Path]:

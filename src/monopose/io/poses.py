@@ -55,6 +55,18 @@ def frame_record(name: str, frame: Frame, poses: PoseEstimates) -> dict[str, Any
     }
 
 
+def poses_of(rows: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> PoseEstimates:
+    """The poses of `pose_records`, without covariances and boxes."""
+    import torch
+
+    from ..types import PoseEstimates
+
+    labels = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+    poses = torch.tensor([row["cam_from_obj"] for row in rows], dtype=torch.float64).reshape(-1, 4, 4)
+    scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
+    return PoseEstimates(labels, poses, scores, seconds=dict(seconds))
+
+
 def save_poses(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """`frame_record`s of several pictures as poses.json."""
     path = Path(folder) / "poses.json"

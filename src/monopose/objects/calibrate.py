@@ -17,11 +17,13 @@ from ..datasets.bop import scenes as bop_scenes
 from ..evaluation import calibration
 from ..evaluation import calibration as evaluation_calibration
 from ..evaluation.bop import Object
-from ..io.files import atomic_write
+from ..io import shards
+from ..io.files import atomic_write, digest_of
 from ..mesh.loading import simplified
 from ..synthesis import bop_folder
 from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
+from ..synthesis.settings import photo_folder
 from ..types import Detections, Frame, Instances, PoseEstimates
 from . import calibrate, pipeline, training
 from . import calibration as calibration_file
@@ -144,7 +146,8 @@ def run(
     picture: str | Path | None = None,
     faces: int = 12_000,
     progress_bar: bool = True,
-) -> CalibrationReport:
+    shard: shards.Shard | None = None,
+) -> CalibrationReport | None:
     """Learn on rendered scenes what a run's scores and covariances mean, and write calibration.json into its folder.
 
     The scenes are made as those of its training, from other random numbers; no photo with known poses is looked at.
@@ -161,6 +164,8 @@ def run(
         picture: file for the reliability diagrams before and after, or None.
         faces: meshes with more triangles are thinned to this for rendering; errors are measured on the original.
         progress_bar: show one.
+        shard: only the scenes of this one, and nothing is written but what they say; `shards.MERGE` does the rest. None for
+            such a shard is returned.
 
     Raises:
         FileNotFoundError, ValueError: no such run; no CAD model of an object that it knows; too few scenes.
@@ -170,8 +175,18 @@ def run(
         model = pipeline.load(name, device)
     data = Path(data)
     model, source, objects, files = with_scenes(model, data, backgrounds, faces)
-    frames = bop_folder.Frames(source, 0, images, seed)
-    samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
+    frames = bop_folder.Frames(source, range(images), seed)
+    digests = {kind: digest_of(path) for kind, path in files.items()}
+    about = {"weights": digests, "seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(source.scene)}
+    about |= {"diameters": {i: m.diameter for i, m in source.models.items()}, "K": source.camera.K.tolist()}
+    tens = [range(n, min(n + 10, images)) for n in range(0, images, 10)]
+    job = shards.Job(model.path / shards.FOLDER / "calibrate", about | {"images": images}, len(tens), 1, shard)
+    for n, _ in job.todo():
+        drawn, total = (frames[i][0] for i in tens[n]), len(tens[n]) if progress_bar else None
+        job.save(n, [_tables(collect(model, drawn, objects, seed, total, tens[n][0]))])
+    if shard is not None and not shard.last:
+        return None
+    samples = _samples(job.rows())
     for s in samples.values():
         if len(s.score) < calibration.FEWEST:
             raise TooFew(f"{len(s.score)} estimates are too few to calibrate on; render more scenes, or train longer")
@@ -191,10 +206,10 @@ def run(
         "coverage": coverage,
         "scenes": {"images": images, "seed": seed, "backgrounds": len(source.photos), **asdict(source.scene)},
     }  # fmt: skip
-    digests = {kind: calibration_file.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
     found = calibration_file.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
     file = calibration_file.write(model.path, found)
+    job.remove()
 
     seen: dict[str, Samples] = {}
     photo_coverage = {}
@@ -275,8 +290,9 @@ def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth
 
 
 def collect(
-    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None
-) -> dict[str, Samples]:
+    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None,
+    first: int = 0,
+) -> dict[str, Samples]:  # fmt: skip
     """Predict on pictures with known poses, in boxes of the run's detector if it has one and in jittered true boxes.
 
     Args:
@@ -285,6 +301,7 @@ def collect(
         objects: by which errors are measured.
         seed: of the jitter.
         total: how many frames there are, to show a bar; None shows none.
+        first: number of the first picture.
 
     Returns:
         "detector" (if there is one) and "boxes" -> their estimates.
@@ -294,7 +311,7 @@ def collect(
     model = replace(model, calibration=None, refiner=None)
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
     watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
-    for n, frame in enumerate(watched):
+    for n, frame in enumerate(watched, first):
         assert frame.instances is not None
         truth, plain = frame.instances, replace(frame, instances=None)
         given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))
@@ -302,6 +319,20 @@ def collect(
             poses = model.predict(plain, given if name == "boxes" else None)
             rows[name] += [(n, *row) for row in _judge(poses.to("cpu"), truth, objects)]
     return {name: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for name, some in rows.items()}
+
+
+def _tables(samples: Mapping[str, Samples]) -> dict[str, Any]:
+    """Estimates as plain values, a row each."""
+    return {k: np.stack([s.scene, s.label, s.score, s.error, s.squared], 1).tolist() for k, s in samples.items()}
+
+
+def _samples(tables: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
+    """The estimates of several `_tables`."""
+    rows: dict[str, list[Any]] = {}
+    for table in tables:
+        for kind, found in table.items():
+            rows.setdefault(kind, []).extend(found)
+    return {kind: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for kind, some in rows.items()}
 
 
 def _sources(model: pipeline.Pipeline) -> list[str]:

@@ -6,7 +6,6 @@ ignored, with a warning, beside others. Works on numpy; `evaluation.calibration`
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.calibration import EVENT, Isotonic, Logistic, Map
 from ..io import records
-from ..io.files import write_json
+from ..io.files import digest_of, write_json
 
 if TYPE_CHECKING:
     from ..types import PoseEstimates
@@ -139,12 +138,3 @@ def _map(value: Mapping[str, Any] | None) -> Map | None:
         return None
     ((name, fields),) = value.items()
     return _KINDS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[no-any-return]
-
-
-def digest_of(path: str | Path) -> str:
-    """A short name of a file's content."""
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            state.update(part)
-    return state.hexdigest()[:16]

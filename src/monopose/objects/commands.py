@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Printer, Result, frames, predict_pictures, silent
+from ..command import Printer, Result, frames, predict_pictures, shard_result, silent
 from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline
 
 
-def synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str] | Result:
     """Make a BOP folder of rendered pictures."""
     from ..datasets.bop import models as bop_models
     from ..io.cameras import read_camera
@@ -36,10 +36,13 @@ def synth(args: Synth) -> dict[str, str]:
             warnings.warn("glTF files have +Y up, --upright takes +Z as up: turn them, or leave --upright out", stacklevel=2)
     camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
     scene = scenes.scene_config(models, camera, **asdict(args.scene))
+    shard = args.share(args.sharing)
     out = bop_folder.write_bop(
         models, args.out, images=args.images, camera=camera, backgrounds=args.backgrounds,
-        scene=scene, split=args.split, seed=args.seed,
+        scene=scene, split=args.split, seed=args.seed, shard=shard,
     )  # fmt: skip
+    if shard is not None and not shard.last:
+        return shard_result(shard, out)
     from .viz import save_samples
 
     return {"out": str(out), "sheet": str(save_samples(out, args.split))}
@@ -141,22 +144,26 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     if args.bop.bop is None:
         return _predict_pictures(args, run, how, say)
     assert args.output.out is not None
+    shard = args.share(args.sharing)
     path = bop_pipeline.predict_bop(
         run, args.bop.bop, args.bop.targets, args.output.out, limit=args.output.limit, true_boxes=args.bop.true_boxes,
         boxes=Path(args.detector.boxes[0]) if args.detector.boxes else None,
-        debug=args.output.out.parent / "debug" if args.debug else None, min_probability=args.min_probability, **how,
+        debug=args.output.out.parent / "debug" if args.debug else None, min_probability=args.min_probability, shard=shard,
+        strict=args.output.strict, **how,
     )  # fmt: skip
-    return {"results": str(path)}
+    return {"results": str(path)} if shard is None or shard.last else shard_result(shard, path)
 
 
 def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Printer) -> Result:
+    from .. import weights
     from ..io.boxes import read_boxes
-    from ..io.poses import UNITS, frame_record, save_poses
+    from ..io.poses import UNITS, frame_record, pose_records, poses_of, save_poses
     from . import viz
 
     boxes = read_boxes(args.detector.boxes, sorted(run.names), run.names) if args.detector.boxes else None
     out = args.output.folder
-    estimates: list[PoseEstimates] = []
+    settings = {**how, "boxes": args.detector.boxes, "weights": weights.digests(run.path), "camera": asdict(args.camera)}
+    settings["min_probability"] = args.min_probability
     run.warn_without_models()
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
@@ -171,18 +178,20 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
             found = run.predict(frame, given, **how)
         poses = run.trusted(found, frame, args.min_probability)
         overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, run.models)
-        estimates.append(found if args.min_probability is None else poses)
-        return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
+        kept = pose_records(found if args.min_probability is None else poses)  # for the BOP file
+        return {**frame_record(name, frame, poses), "overlay": str(overlay), "_found": kept}, _lines(name, poses, overlay)
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:
-        viz.save_results(out, estimates)
-        return {"units": UNITS, "poses": str(save_poses(out, records))}
+        viz.save_results(out, [poses_of(r["_found"], r["seconds"]) for r in records])
+        shown = [{k: v for k, v in record.items() if k != "_found"} for record in records]
+        return {"units": UNITS, "poses": str(save_poses(out, shown))}
 
     def summary(data: dict[str, Any]) -> str:
         count = len(data["images"])
         return f"{count} picture{'s' * (count != 1)}: {data['poses']}, and a BOP CSV beside it"
 
-    return predict_pictures(frames(args.source or "", args.camera), one, save, summary, out, args.output.limit, say)
+    pictures, shard = frames(args.source or "", args.camera), args.share(args.sharing)
+    return predict_pictures(pictures, one, save, summary, args.output, say, shard, settings)
 
 
 def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
@@ -203,14 +212,16 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
     return lines
 
 
-def calibrate(args: Calibrate) -> CalibrationReport:
+def calibrate(args: Calibrate) -> CalibrationReport | Result:
     """Learn what a run's scores mean."""
     from . import calibrate as procedure
 
-    return procedure.run(
+    shard = args.share(args.sharing)
+    report = procedure.run(
         args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
-        targets=args.targets, picture=args.out, progress_bar=not args.json,
+        targets=args.targets, picture=args.out, progress_bar=not args.json, shard=shard,
     )  # fmt: skip
+    return report or shard_result(shard, args.run)  # type: ignore[arg-type]
 
 
 def refine(args: Refine) -> Refinement:
@@ -231,7 +242,10 @@ def evaluate(args: Evaluate) -> Result:
     if args.protocol == "classic":
         scores = linemod.evaluate(args.results, args.data, args.targets, flip_eggbox=args.flip_eggbox)
     else:
-        scores = bop_evaluation.evaluate(args.results, args.data, args.targets, vsd=args.vsd)
+        shard = args.share(args.sharing)
+        scores = bop_evaluation.evaluate(args.results, args.data, args.targets, vsd=args.vsd, shard=shard)
+        if shard is not None and not shard.last:
+            return shard_result(shard, args.results)
     words = tables.text(scores)
     if args.reliability is not None:
         from .calibrate import save_reliability

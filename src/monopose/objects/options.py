@@ -17,6 +17,7 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    ShardOptions,
     TrainCommand,
     Unit,
     check_share,
@@ -63,6 +64,10 @@ class Synth(Common):
     split: str = "train"
     """Name of the split, a folder in OUT. Further ones for the same models, such as test, take another seed."""
     scene: SceneOptions = field(default_factory=SceneOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -194,6 +199,10 @@ class Calibrate(Common):
     """File for the reliability diagrams before and after (PNG)."""
     device: Device = None
     """Where the networks run; by default on the GPU if there is one."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -248,8 +257,10 @@ class Predict(Common):
     camera: CameraOptions = field(default_factory=CameraOptions)
     detector: DetectorOptions = field(default_factory=DetectorOptions)
     bop: BopOptions = field(default_factory=BopOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
+        self.share(self.sharing)
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
         check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
         check_share(self.detector.score, "score")
@@ -321,11 +332,14 @@ class Evaluate(Common):
     flip_eggbox: bool = False
     """Classic protocol on LINEMOD: turn the eggbox by 180 degrees where its rotation is off by more than 90, as the code of
     CDPN and EPro-PnP does."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
     reliability: MaybePath = None
     """Also compare scores with the share of poses that are right (MSSD below 0.1 of the diameter), and draw the diagram
     here (PNG)."""
 
     def check(self) -> None:
+        if self.share(self.sharing) is not None and not self.vsd:
+            raise ValueError("--shard goes with --vsd, whose depth pictures take minutes; the rest takes seconds")
         if self.protocol == "classic" and self.vsd:
             raise ValueError("--vsd belongs to BOP's protocol, not to --protocol classic")
         if self.protocol == "bop" and self.flip_eggbox:

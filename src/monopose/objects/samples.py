@@ -179,14 +179,9 @@ class BopCropSamples(Dataset):
         self.models, self.input_size, self.output_size = models, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.backgrounds = synth.small_backgrounds(photos, input_size)
-        self.rows: list[tuple[pictures.Picture, int]] = []
-        for picture in pictures.index(split, models, listed):
-            truth = picture.scene.truth
-            assert truth is not None
-            for n, row in enumerate(picture.rows.tolist()):
-                if truth.visibility is None or truth.visibility[row] >= min_visibility:
-                    self.rows.append((picture, n))
-        if not self.rows:
+        self.pictures = pictures.index(split, models, listed)
+        self.rows = self.pictures.objects(min_visibility)
+        if not len(self.rows):
             raise ValueError(f"{split} shows no known object ({sorted(models)}) at least {min_visibility:.0%} visible")
 
     def __len__(self) -> int:
@@ -194,15 +189,16 @@ class BopCropSamples(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng, s = np.random.default_rng((self.seed, i, 3)), self.input_size
-        picture, n = self.rows[int(rng.integers(len(self.rows)))]
-        pixels, poses = pictures.read_pixels(picture.path), pictures.poses(picture)
+        i, n = self.rows[int(rng.integers(len(self.rows)))].tolist()
+        picture = self.pictures[i]
+        pixels, poses = picture.pixels(), pictures.poses(picture)
         assert picture.scene.truth is not None
         known = [self.models[int(k)] for k in picture.scene.truth.obj_id[picture.rows]]
         square = jittered_square(
             torch.from_numpy(fused.bounds(known[n], poses[n], picture.K)).float(), self.crop_scale, rng, *self.jitter
         )
-        if picture.masks:
-            visible = cut(pictures.read_mask(picture.masks[n], pixels.shape).astype(np.uint8) * 255, square, s, 0) > 127
+        if masks := picture.masks(pixels.shape, [n]):
+            visible = cut(masks[0].astype(np.uint8) * 255, square, s, 0) > 127
         else:
             inside = cut(np.full(pixels.shape[:2], 255, np.uint8), square, s, 0) > 127
             K = torch.from_numpy(picture.K)

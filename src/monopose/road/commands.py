@@ -162,7 +162,7 @@ def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
     def save(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {**_written(out, rows, lines, None), "seconds": _mean(seconds)}
 
-    return predict_pictures(frames(args.source, args.camera), one, save, _summary, out, args.output.limit, say)
+    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output, say)
 
 
 def predict_data(

@@ -87,7 +87,7 @@ def _predict_pictures(args: Predict, run: ViewpointRun, say: Printer) -> Result:
         return ", ".join(f"{name}: {data[name]}" for name in ("viewpoints", "poses") if data[name])
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, summary, out, args.output.limit, say)
+    return predict_pictures(pictures, one, save, summary, args.output, say)
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
