@@ -112,7 +112,9 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     damping, dof = checks.number("damping", damping, least=0), checks.degrees_of_freedom(dof)
     came = checks.poses("cam_from_obj", cam_from_obj).detach()
     if came.dim() != 3 or len(came) != len(problems.points3d):
-        raise ValueError(f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}")
+        raise ValueError(
+            f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}"
+        )
     (pose, sound), free = checks.rigid(came), free_entries(dof, came.device)
     r, J = residuals.weighted_residuals(problems, pose), residuals.jacobian(problems, pose)[..., free]
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
