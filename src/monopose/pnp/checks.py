@@ -29,6 +29,7 @@ class Reason(IntEnum):
     BEHIND_THE_CAMERA = 3  # a point ended there
     NOT_FINITE = 4  # NaN or infinity in the numbers, or a K that is no camera, or a start that is no rigid motion
     ITERATIONS = 5  # they ran out
+    NO_OTHER_MODE = 6  # of `modes` that were asked for: there are fewer minima
 
 
 # --------------------------------------------------------------------------------------------------------------- options

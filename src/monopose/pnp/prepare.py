@@ -83,7 +83,7 @@ def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
     if isinstance(camera, Camera):
         if camera.distortion is not None and bool((camera.distortion != 0).any()):
             raise ValueError(
-                "PnP needs pixels of a camera without lens distortion; undistort the image or the points first, "
+                "PnP needs pixels of a camera without lens distortion; undistort the image, or the points by pnp.undistort, "
                 "then pass Camera(K, size)"
             )
         camera = camera.K
