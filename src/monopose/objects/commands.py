@@ -118,7 +118,7 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
             poses = run.predict(frame, given, **how)
         overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, run.models)
         estimates.append(poses)
-        return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay)
+        return {**frame_record(name, frame, poses), "overlay": str(overlay)}, _lines(name, poses, overlay, given is not None)
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:
         viz.save_results(out, estimates)
@@ -131,7 +131,7 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
     return predict_pictures(frames(args.source or "", args.camera), one, save, summary, args.output.limit, say)
 
 
-def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
+def _lines(name: str, poses: PoseEstimates, overlay: Path, boxes: bool = False) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in poses.seconds.items())
     lines = [f"{name}: {len(poses)} object{'s' * (len(poses) != 1)}{' (' + seconds + ')' if seconds else ''} -> {overlay}"]
     refined = [""] * len(poses)
@@ -141,7 +141,8 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
         x, y, z = pose[:3, 3].tolist()
         called = poses.names.get(label, f"object {label}")
         lines.append(f"  {called:20} score {score:.2f}   x {x:+.3f}  y {y:+.3f}  z {z:.3f} m{done}")
-    return lines if len(poses) else [*lines, "  nothing found; look at the stages with --debug, or give --boxes"]
+    hint = "the boxes name no object here" if boxes else "look at the stages with --debug, or give --boxes"
+    return lines if len(poses) else [*lines, f"  nothing found; {hint}"]
 
 
 def calibrate(args: Calibrate) -> CalibrationReport:
