@@ -56,7 +56,7 @@ def check_paths(
     def look(path: Path) -> FolderReport | MeshReport | PhotoReport:
         if path.is_dir():
             return check_bop(path)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, ".heic", ".heif"):
             if camera is None:
                 raise ValueError(f"{path} is a photo; give its camera too: --camera camera.json")
             return check_photo(path, camera)

@@ -163,7 +163,8 @@ def _smooth(image: Tensor, boxes: Tensor, side: int) -> Tensor:
                 part, shifted = image[:, :1, :1], box
         if k >= COARSE:  # the cost of the filter grows with its width, that of blocks does not
             block = k // 3
-            part = F.avg_pool2d(part[None], block, ceil_mode=True, count_include_pad=False)[0]
+            # channel by channel: the pooling copies what it is given, which may be most of a large picture
+            part = torch.cat([F.avg_pool2d(c[None], block, ceil_mode=True, count_include_pad=False) for c in part])
             shifted, k = shifted / block, 3
         if k > 1:
             part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -58,17 +57,24 @@ def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
     path = existing_file(path, "image") if content is None else Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{path} is a video, expected one image; use images.iterate_source, or monopose predict {path.name}")
+    return from_array(_decoded(path, content))
+
+
+def _decoded(path: Path, content: bytes | None = None) -> np.ndarray:
+    """(H, W, 3), uint8 or float32. Pillow's own copy is gone on return, which matters for large photos."""
     try:
         with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
             image.load()
-            upright = _upright(image, path)
+            array = _rgb(_upright(image, path), path)
             _warn_of_more(image, path)
+            return array
     except UnidentifiedImageError as error:
         head = (path.read_bytes() if content is None else content)[:12]
         raise Unreadable(f"{path} is not an image that can be read: it {_what_it_is(head)}") from error
-    except (OSError, SyntaxError, struct.error, IndexError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # Pillow's decoders raise anything on broken files
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
         raise Unreadable(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
-    return from_array(_rgb(upright, path))
 
 
 def from_array(array: np.ndarray) -> Tensor:
@@ -77,8 +83,10 @@ def from_array(array: np.ndarray) -> Tensor:
         raise ValueError(
             f"expected an RGB array (H, W, 3) of uint8, or of float32 in [0, 1], got {array.shape} of {array.dtype}"
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-    return tensor.float() / 255 if array.dtype == np.uint8 else tensor
+    tensor = torch.empty(3, *array.shape[:2])
+    for channel in range(3):  # one after the other: copies of a large photo are larger still
+        tensor[channel] = torch.from_numpy(np.ascontiguousarray(array[..., channel]))
+    return tensor.div_(255) if array.dtype == np.uint8 else tensor
 
 
 def _what_it_is(head: bytes) -> str:
@@ -101,8 +109,8 @@ def _upright(image: Image.Image, path: Path) -> Image.Image:
     if orientation not in range(2, 9):
         if orientation not in (0, 1):  # 0: not known
             text = f"{path.name} has the EXIF orientation {orientation!r:.20}, which does not exist; it is taken as stored"
-            warnings.warn(text, ImageWarning, stacklevel=3)
-        return image.copy()
+            warnings.warn(text, ImageWarning, stacklevel=4)
+        return image
     turned = ImageOps.exif_transpose(image)
     warnings.warn(
         f"{path.name} was turned by its EXIF orientation {orientation} from {image.width}x{image.height} to "

@@ -179,7 +179,8 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
         poses = run.trusted(found, frame, args.min_probability)
         overlay = viz.save_overlay(out / f"{name}_overlay.png", frame, poses, run.models)
         kept = pose_records(found if args.min_probability is None else poses)  # for the BOP file
-        return {**frame_record(name, frame, poses), "overlay": str(overlay), "_found": kept}, _lines(name, poses, overlay)
+        lines = _lines(name, poses, overlay, given is not None)
+        return {**frame_record(name, frame, poses), "overlay": str(overlay), "_found": kept}, lines
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:
         viz.save_results(out, [poses_of(r["_found"], r["seconds"]) for r in records])
@@ -194,7 +195,7 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
     return predict_pictures(pictures, one, save, summary, args.output, say, shard, settings)
 
 
-def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
+def _lines(name: str, poses: PoseEstimates, overlay: Path, boxes: bool = False) -> list[str]:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in poses.seconds.items())
     lines = [f"{name}: {len(poses)} object{'s' * (len(poses) != 1)}{' (' + seconds + ')' if seconds else ''} -> {overlay}"]
     refined = [""] * len(poses)
@@ -207,7 +208,8 @@ def _lines(name: str, poses: PoseEstimates, overlay: Path) -> list[str]:
     for d in poses.dropped:
         lines.append(f"  {d.name:20} {kind} {d.score:.2f}   left out: {d.reason}")
     if not len(poses):
-        more = "--min-probability 0 shows more" if poses.dropped else "look at the stages with --debug, or give --boxes"
+        hint = "the boxes name no object here" if boxes else "look at the stages with --debug, or give --boxes"
+        more = "--min-probability 0 shows more" if poses.dropped else hint
         lines.append(f"  nothing {'sure enough' if poses.dropped else 'found'}; {more}")
     return lines
 

@@ -183,6 +183,7 @@ def read_results(path: PathLike) -> Results:
         R = np.array([c.split() for c in columns[4]], np.float64).reshape(-1, 3, 3)
         t = np.array([[_metres(x) for x in c.split()] for c in columns[5]], np.float64).reshape(-1, 3)
         sane = len(columns) == 7 and len(R) == len(t) == len(scene) and all(np.isfinite(a).all() for a in (score, time, R, t))
+        sane = sane and all(((ids >= 0) & (ids < 2**31)).all() for ids in (scene, im, obj))
     except (ValueError, ArithmeticError, IndexError):
         sane = False
     if not sane:
@@ -203,11 +204,11 @@ def _bad_row(path: Path, numbered: list[tuple[int, list[str]]]) -> str:
             if len(words) != count:
                 return f"{where}: '{name}' must have {count} number{'s' * (count > 1)} separated by blanks, got {len(words)}"
             try:
-                good = all(np.isfinite([int(w) if name.endswith("_id") else float(w) for w in words]))
+                good = all(whole(w, where) >= 0 if name.endswith("_id") else np.isfinite(float(w)) for w in words)
             except ValueError:
                 good = False
             if not good:
-                kind = "an integer" if name.endswith("_id") else "finite numbers"
+                kind = "a whole number from 0" if name.endswith("_id") else "finite numbers"
                 return f"{where}: '{name}' must be {kind}, got '{text.strip()}'"
     return f"{path}: cannot be read; the rows must be {HEADER}"
 
