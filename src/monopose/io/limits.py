@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +64,7 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
 
     Raises:
         ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
-        OSError: no picture of these kinds (Pillow's `UnidentifiedImageError`).
+        OSError: no picture of these kinds (Pillow's `UnidentifiedImageError`), or broken; names it.
     """
     from PIL import Image
 
@@ -75,4 +75,33 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
         Image.MAX_IMAGE_PIXELS = before
     with image:
         check("MONOPOSE_MAX_MEGAPIXELS", image.width * image.height / 1e6, where)
-        yield image
+        try:
+            yield image
+        except OSError as error:  # Pillow's own have no file name
+            if error.filename or where in str(error):
+                raise
+            raise OSError(f"{where} is broken or cut off: {error}") from error
+
+
+def imread(path: str | Path, flags: int) -> Any:
+    """`cv2.imread` within the limits: a picture as OpenCV gives it, None where it is none.
+
+    Raises:
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`; a PNG whose parts are longer than the file, for which
+            OpenCV would take memory.
+    """
+    import cv2
+
+    with suppress(OSError, SyntaxError), picture(path, str(path)):
+        pass
+    with suppress(OSError), open(path, "rb") as file:
+        size, png = os.fstat(file.fileno()).st_size, file.read(8) == b"\x89PNG\r\n\x1a\n"
+        while png and len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big") + 4
+            if file.tell() + length > size:
+                raise ValueError(
+                    f"{path} is broken or cut off: a part of it says {length} bytes, {size - file.tell()} are left"
+                )
+            file.seek(length, os.SEEK_CUR)
+            png = head[4:] != b"IEND"
+    return cv2.imread(str(path), flags)

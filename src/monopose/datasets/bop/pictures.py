@@ -10,8 +10,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ...io import limits
 from ...io.files import existing_file
-from ...io.records import Array, PathLike
+from ...io.records import Array, PathLike, read_text
 from . import scenes
 
 
@@ -80,7 +81,7 @@ def read_list(path: PathLike) -> set[tuple[int | None, int]]:
         FileNotFoundError, ValueError: no such file, a line without a number, none at all.
     """
     wanted: set[tuple[int | None, int]] = set()
-    for n, line in enumerate(existing_file(path, "list of pictures").read_text(encoding="utf-8").splitlines(), 1):
+    for n, line in enumerate(read_text(existing_file(path, "list of pictures")).splitlines(), 1):
         numbers = re.findall(r"\d+", re.sub(r"\.\w+$", "", line.strip()))
         if line.strip() and not numbers:
             raise ValueError(f"{path}, line {n}: expected SCENE/IMAGE or IMAGE, got {line.strip()!r:.60}")
@@ -93,7 +94,7 @@ def read_list(path: PathLike) -> set[tuple[int | None, int]]:
 
 def read_pixels(path: Path) -> Array:
     """(H, W, 3) RGB, uint8. Raises ValueError for a file that is no picture."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    pixels = limits.imread(path, cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"{path} cannot be read as a picture; was it cut short while written?")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
@@ -101,7 +102,7 @@ def read_pixels(path: Path) -> Array:
 
 def read_mask(path: Path, size: Sequence[int]) -> Array:
     """(H, W), bool. Raises ValueError for a mask that is missing, or of another (height, width) than the picture."""
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask = limits.imread(path, cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise ValueError(f"{path} is missing or cannot be read as a mask; without the folder masks are rendered from the poses")
     if mask.shape[:2] != tuple(size[:2]):
