@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_scene_as_it_was(tmp_path, generator, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="the disk is full"):
         writing.append_frames(scene, [frame], [full])
     assert {p.name: p.read_bytes() for p in scene.glob("*.json")} == before
 

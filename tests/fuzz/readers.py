@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -19,10 +20,10 @@ from datasets import test_kitti, test_nuscenes
 from monopose import weights
 from monopose.category.pipeline import read_masks
 from monopose.datasets import coco, kitti, nocs, nuscenes, pix3d
-from monopose.datasets.bop import models, results, scenes, writing
+from monopose.datasets.bop import models, pictures, results, scenes, writing
 from monopose.evaluation import kitti as kitti_evaluation
 from monopose.evaluation import viewpoint
-from monopose.io import boxes, cameras, images, records
+from monopose.io import boxes, cameras, images, limits, records
 from monopose.mesh import loading
 from monopose.objects import calibration
 from monopose.road import samples as road
@@ -226,7 +227,7 @@ def _infos(folder: Path) -> None:
     box3d = {"bbox_3d": [1.0, 2, 10, 4, 1.5, 2, 0.3], "bbox_label_3d": 0, "bbox_3d_isvalid": True, "velocity": [0.0, 0],
              "attr_label": -1, "num_lidar_pts": 3, "num_radar_pts": 0, "instance_id": "i", "bbox_label": 0}  # fmt: skip
     info = {"token": "s", "timestamp": 0.0, "ego2global": eye, "images": {"CAM_FRONT": image}, "instances": [box3d]}
-    info["cam_instances"] = {"CAM_FRONT": [{**box3d, "bbox": [1.0, 1, 9, 9], "velocity": [0.0, 0, 0]}]}
+    info["cam_instances"] = {"CAM_FRONT": [{**box3d, "bbox": [1.0, 1, 9, 9], "velocity": [0.0, 0]}]}
     (folder / "infos.json").write_text(json.dumps({"metainfo": {"categories": {"car": 0}}, "data_list": [info]}))
     _picture(folder / "a.jpg")
 
@@ -353,9 +354,14 @@ READERS = {
     "json": Reader("io.records.read_json", _json("a.json", TARGETS), lambda f: records.read_json(f / "a.json"), unknown=True,
                    kinds=False),
     "pictures": Reader("io.images.read_image", _pictures, lambda f: [images.read_image(p) for p in sorted(f.iterdir())]),
+    "fast": Reader("datasets.bop.pictures.read_mask io.limits.imread", _pictures,
+                   lambda f: (limits.imread(f / "a.png", cv2.IMREAD_COLOR), pictures.read_mask(f / "palette.png")),
+                   ("a.png", "palette.png"), kinds=False),
+    "list": Reader("datasets.bop.pictures.read_list", _text("l.txt", "1/2\n000003/000004\n"),
+                   lambda f: pictures.read_list(f / "l.txt")),
     "masks": Reader("category.pipeline.read_masks", lambda f: _picture(f / "m.png", "L"), lambda f: read_masks(f / "m.png")),
     "boxes.coco": Reader("io.boxes.read_boxes", _json("b.json", COCO),
-                         lambda f: boxes.read_boxes([str(f / "b.json")], (1,))("a.png")),
+                         lambda f: boxes.read_boxes([str(f / "b.json")], (1,))("a.png"), kinds=False),
     "boxes.bop": Reader("io.boxes.read_boxes", _json("b.json", [DETECTION]),
                         lambda f: boxes.read_boxes([str(f / "b.json")], (3,))("000002.png"), kinds=False),
     "boxes.megapose": Reader("io.boxes.read_boxes", _json("b.json", [{"label": "mug", "bbox_modal": [1.0, 2, 30, 40]}]),
@@ -393,7 +399,8 @@ READERS = {
                           ("calib/*", "label_2/*", "image_2/*"), True),
     "kitti.results": Reader("evaluation.kitti.read", _kitti, lambda f: kitti_evaluation.read(f / "results"), ("results/*",)),
     "nuscenes.tables": Reader("datasets.nuscenes.read_tables road.samples.nuscenes_tables",
-                              lambda f: test_nuscenes.written(f, test_nuscenes.tables()), _read_tables, ("*/*.json",), True),
+                              lambda f: test_nuscenes.written(f, test_nuscenes.tables()), _read_tables, ("*/*.json",), True,
+                              called="are all tables of one version"),
     "nuscenes.results": Reader("datasets.nuscenes.read_results", _json("r.json", {"meta": {"use_camera": True},
                                "results": {"s0": [test_nuscenes.box()], "s1": []}}),
                                lambda f: nuscenes.read_results(f / "r.json"), unknown=True),

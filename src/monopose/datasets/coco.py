@@ -56,7 +56,9 @@ def read_coco(path: PathLike) -> dict[str, Any]:
         if isinstance(entry.get("segmentation", []), dict):
             mask_from_rle(entry["segmentation"], f"{where}: segmentation")
         else:
-            rows(entry.get("segmentation", []), f"{where}: segmentation")
+            for polygon in rows(entry.get("segmentation", []), f"{where}: segmentation"):
+                xy = rows(polygon, f"{where}: segmentation")
+                numbers({"polygon": xy}, "polygon", (len(xy),), where)
         for key, ids in zip(("image_id", "category_id"), known):
             if _id(value(entry, key, where), f"{where}: '{key}'") not in ids:
                 raise ValueError(f"{where}: '{key}' {entry[key]} is not among the file's {key.split('_')[0]} entries")

@@ -219,7 +219,7 @@ def _read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
         width, height = size[::-1]  # OpenCV says below that it is none
     if (height, width) != size:
         raise ValueError(f"{path} is {width}x{height}, the photo {size[1]}x{size[0]} (width x height)")
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    picture = limits.imread(path, cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise ValueError(f"{path} is not a picture, or is cut off; download it again")
     return np.asarray(picture)

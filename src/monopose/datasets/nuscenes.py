@@ -152,6 +152,9 @@ class _Row(dict[str, Any]):
         value(dict(self), key, self.where)
         raise AssertionError
 
+    def word(self, key: str) -> str:
+        return text(self, key, self.where)
+
     def seconds(self) -> float:
         return float(numbers(self, "timestamp", (), self.where)) * 1e-6
 
@@ -200,7 +203,7 @@ class Tables:
     def category(self, annotation: str) -> str:
         """The category of an annotation: "vehicle.car"."""
         instance = self.row("instance", self.row("sample_annotation", annotation)["instance_token"])
-        return str(self.row("category", instance["category_token"])["name"])
+        return self.row("category", instance["category_token"]).word("name")
 
 
 def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
@@ -231,7 +234,7 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
     for token, row in rows["sample_data"].items():
         sensor = tables.row("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
         tables.row("sample", row["sample_token"])
-        data[row["sample_token"]][tables.row("sensor", sensor)["channel"]] = token
+        data[row["sample_token"]][tables.row("sensor", sensor).word("channel")] = token
     for token, row in rows["sample_annotation"].items():
         tables.row("sample", row["sample_token"])
         annotations[row["sample_token"]].append(token)
@@ -245,7 +248,7 @@ def samples(tables: Tables, scenes: Iterable[str] = ()) -> list[str]:
         ValueError: a scene that the tables do not have.
     """
     wanted = set(scenes)
-    names = {row["name"] for row in tables.rows["scene"].values()}
+    names = {row.word("name") for row in tables.rows["scene"].values()}
     if wanted - names:
         raise ValueError(f"{tables.folder} has no scene {min(wanted - names)!r}; it has {', '.join(sorted(names)[:6])}, ...")
     all_samples = tables.rows["sample"].items()
@@ -277,7 +280,7 @@ def _pose(row: _Row) -> Tensor:
 
 def _attribute(tables: Tables, row: _Row) -> int:
     tokens = rows(row["attribute_tokens"], f"{row.where}: attribute_tokens")
-    names = [tables.row("attribute", token)["name"] for token in tokens]
+    names = [tables.row("attribute", token).word("name") for token in tokens]
     return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
 
 
@@ -447,8 +450,8 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
                     CLASSES,
                     objects,
                     torch.zeros(0, 4, dtype=torch.float64),
-                    value(image, "sample_data_token", where),
-                    value(info, "token", place),
+                    text(image, "sample_data_token", where),
+                    text(info, "token", place),
                     channel,
                     ego_from_cam,
                     global_from_lidar @ torch.linalg.inv(ego_from_cam @ cam_from_lidar),
@@ -497,7 +500,7 @@ def infos_truth(path: str | Path) -> SampleTruth:
     tokens, columns, ego = [], [], []
     for k, info in enumerate(listed):
         place = f"{path} sample {k}"
-        tokens.append(value(info, "token", place))
+        tokens.append(text(info, "token", place))
         global_from_ego = torch.from_numpy(rigid_motion(info, "ego2global", place))
         global_from_lidar = _global_from_lidar(info, place)
         ego.append(global_from_ego[:3, 3].numpy())
@@ -646,6 +649,8 @@ def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> Sampl
 
 def _index(row: Any, key: str, names: Sequence[str], where: str, also: Mapping[Any, int]) -> int:
     name = value(row, key, where)
+    if not isinstance(name, (str, type(None))):
+        raise ValueError(f"{where}: {key} must be text, got {name!r:.80}")
     if name in names:
         return names.index(name)
     if name in also:

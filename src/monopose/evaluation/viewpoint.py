@@ -267,7 +267,7 @@ def read_predictions(path: str | Path) -> Predictions:
             highest = BINS[kind][0].count - 1
             mine = records.rows(row["bins"], f"{where}: bins") if "bins" in row else None
             index.append(None if mine is None else [records.whole(v, f"{where}: bins", high=highest) for v in mine])
-            given = row.get("probabilities") is not None
+            given = "probabilities" in row
             shape = (len(ANGLES), highest + 1)
             shares = records.numbers(row, "probabilities", shape, where) if given else None
             if shares is not None and not ((shares >= 0) & (shares <= 1)).all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -218,7 +217,7 @@ def camera_numbers(table: Mapping[str, Any], key: str, count: int | None, path: 
         flat = [] if records.has_bools(value) else [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
     except (TypeError, ValueError, OverflowError, RecursionError):
         flat = []
-    if not flat or (count is not None and len(flat) != count) or not all(map(math.isfinite, flat)):
+    if not flat or (count is not None and len(flat) != count) or not records.sane(np.array(flat)):
         raise ValueError(f"{path}: {key!r} should be {count or 'some'} number{'s' * (count != 1)}, got {value!r:.80}")
     return flat
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +65,7 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
 
     Raises:
         ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
-        OSError: no picture of these kinds (Pillow's `UnidentifiedImageError`).
+        OSError: no picture of these kinds (Pillow's `UnidentifiedImageError`), or broken; names it.
     """
     from PIL import Image
 
@@ -75,4 +76,42 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
         Image.MAX_IMAGE_PIXELS = before
     with image:
         check("MONOPOSE_MAX_MEGAPIXELS", image.width * image.height / 1e6, where)
-        yield image
+        try:
+            yield image
+        except OSError as error:  # Pillow's own have no file name
+            if error.filename or where in str(error):
+                raise
+            raise OSError(f"{where} is broken or cut off: {error}") from error
+
+
+def imdecode(content: bytes, where: str, flags: int) -> Any:
+    """`cv2.imdecode` within the limits: a picture as OpenCV gives it, None where it is none.
+
+    Args:
+        content: of a file.
+        where: what to call it in errors.
+        flags: OpenCV's, `cv2.IMREAD_...`.
+
+    Raises:
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`; a PNG whose parts are longer than the file, for which
+            OpenCV would take memory.
+    """
+    import cv2
+    import numpy as np
+
+    if not content:
+        return None
+    with suppress(OSError, SyntaxError), picture(BytesIO(content), where):
+        pass
+    at, png = 8, content[:8] == b"\x89PNG\r\n\x1a\n"
+    while png and len(head := content[at : at + 8]) == 8:
+        length, left = int.from_bytes(head[:4], "big") + 4, len(content) - at - 8
+        if length > left:
+            raise ValueError(f"{where} is broken or cut off: a part of it says {length} bytes, {left} are left")
+        at, png = at + 8 + length, head[4:] != b"IEND"
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+
+
+def imread(path: str | Path, flags: int) -> Any:
+    """The same of a file; None where there is none, too."""
+    return imdecode(Path(path).read_bytes(), str(path), flags) if Path(path).is_file() else None

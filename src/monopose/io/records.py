@@ -20,6 +20,7 @@ from . import limits
 PathLike = str | Path
 Array = NDArray[Any]
 MM = 1e-3  # metres in a millimetre
+HUGE = 1e30  # in any unit; float32 ends at 3e38
 NEAREST = 0.02  # metres; a median distance to the camera below this means that somebody wrote metres as millimetres
 
 
@@ -119,9 +120,14 @@ def numbers(record: Any, key: str, shape: tuple[int, ...], where: str, written: 
     wanted = int(np.prod(shape))
     if array.size != wanted:
         raise ValueError(f"{where}: '{key}' must have {wanted} number{'s' * (wanted != 1)}, got {array.size}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{where}: '{key}' holds NaN or infinity")
+    if not sane(array):
+        raise ValueError(f"{where}: '{key}' holds NaN or infinity, or more than {HUGE:g}")
     return array.reshape(shape)
+
+
+def sane(array: Array) -> bool:
+    """Whether all numbers are finite, also where float32 holds them later."""
+    return bool((np.abs(array) <= HUGE).all())
 
 
 def _numeric(raw: Any, what: str) -> Array:
@@ -225,8 +231,8 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
         raise ValueError(f"{where} must have 9 numbers, a 3 x 3 matrix row by row, got {array.size}")
     K = array.reshape(3, 3)
     shown = np.array2string(K, separator=", ", max_line_width=1000, precision=6).replace("\n", "")
-    if not np.isfinite(K).all():
-        raise ValueError(f"{where} holds NaN or infinity: {shown}")
+    if not sane(K):
+        raise ValueError(f"{where} holds NaN or infinity, or more than {HUGE:g}: {shown}")
     if not K.any():
         raise ValueError(f"{where} is all zero: the camera is not calibrated (so ROS and others write it); calibrate it first")
     if K[2].tolist() != [0, 0, 1] or K[1, 0] != 0:
@@ -238,6 +244,8 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     if fx <= 0 or fy <= 0:
         raise ValueError(f"{where} needs positive focal lengths in pixels, got fx {fx:g}, fy {fy:g}")
+    if min(fx, fy) < 0.01 * max(fx, fy):
+        raise ValueError(f"{where}: the focal lengths fx {fx:g} and fy {fy:g} belong to no camera; is one in another unit?")
     tiny = abs(cx) < TINY_CAMERA_PX and abs(cy) < TINY_CAMERA_PX and max(fx, fy) < 2 * TINY_CAMERA_PX
     if tiny and (size is None or max(size) > 4 * TINY_CAMERA_PX):
         what = "normalised by the size of the picture" if max(cx, cy) <= 1.5 else "divided by something"
@@ -253,8 +261,13 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
 def table(records: list[Any], key: str, shape: tuple[int, ...], where: list[str]) -> Array:
     """`numbers` of many records at once, (N, *shape): one numpy call when all is well, the exact culprit when not."""
     try:
-        array = np.array([record[key] for record in records])
-        if array.dtype.kind in "iuf" and np.isfinite(array := array.astype(np.float64).reshape(len(records), *shape)).all():
+        raw = [record[key] for record in records]
+        array = np.array(raw)
+        if (
+            not has_bools(raw)
+            and array.dtype.kind in "iuf"
+            and sane(array := array.astype(np.float64).reshape(len(records), *shape))
+        ):
             return array
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
@@ -296,7 +309,7 @@ def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) ->
     for n, raw in enumerate(values):
         place = f"{where}: '{key}'[{n}]"
         array = _numeric(raw, place)
-        if array.size != 16 or not np.isfinite(array).all():
+        if array.size != 16 or not sane(array):
             raise ValueError(f"{place} must be 16 finite numbers, a 4 x 4 matrix row by row, got {_short(raw)}")
         motion = array.reshape(4, 4).copy()
         if np.abs(motion[3] - [0, 0, 0, 1]).max() > 1e-6:

@@ -144,7 +144,7 @@ def _scale(path: Path, name: str, unit: str | None, longest: float) -> float:
     words = {"mm": "millimetres", "cm": "centimetres", "m": "metres", "inch": "inches"}
     hint = f"is the file in {words[plausible[0]]}? Use {call} {flag}" if plausible else "scale the file to a size in reach"
     bound = f"objects from {length(SHORTEST)} to {length(LONGEST)} are expected"
-    raise ValueError(f"object '{name}' is {length(size)} long; {hint}" + ("" if plausible else f"; {bound}"))
+    raise ValueError(f"{path.name}: object '{name}' is {length(size)} long; {hint}" + ("" if plausible else f"; {bound}"))
 
 
 def length(metres: float) -> str:

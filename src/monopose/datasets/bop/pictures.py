@@ -10,8 +10,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ...io import limits
 from ...io.files import existing_file
-from ...io.records import Array, PathLike
+from ...io.records import Array, PathLike, read_text
 from . import scenes
 from .index import Split, open_split
 
@@ -31,13 +32,13 @@ class Picture(NamedTuple):
         """(H, W, 3) RGB, uint8. Raises ValueError for a file that is no picture, FileNotFoundError where none is."""
         if self.scene.members is None:
             file = scenes.picture_file(self.scene, self.im_id)
-            name, content = ("", None) if file is None else (str(file), np.fromfile(file, np.uint8))
+            name, content = ("", None) if file is None else (str(file), file.read_bytes())
         else:
             found = scenes.member(self.scene, self.im_id, "rgb")
-            name, content = ("", None) if found is None else (found[0], np.frombuffer(found[1], np.uint8))
+            name, content = ("", None) if found is None else found
         if content is None:
             raise FileNotFoundError(f"no picture {self.im_id} in {self.scene.folder}")
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        pixels = limits.imdecode(content, name, cv2.IMREAD_COLOR)
         if pixels is None:
             raise ValueError(f"{name} cannot be read as a picture; was it cut short while written?")
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
@@ -62,7 +63,7 @@ class Picture(NamedTuple):
             folder = scene.folder / f"mask_visib{'_' + scene.sensor if scene.sensor else ''}"
             files = [folder / f"{self.im_id:06d}_{n:06d}.png" for n in chosen]
             names = list(map(str, files))
-            masks = list(map(_read_mask, files)) if folder.is_dir() else None
+            masks = list(map(read_mask, files)) if folder.is_dir() else None
         for name, mask in zip(names, masks or ()):
             if mask.shape != tuple(size[:2]):
                 raise ValueError(f"{name} is {mask.shape[1]}x{mask.shape[0]} but the picture is {size[1]}x{size[0]}")
@@ -155,7 +156,7 @@ def read_list(path: PathLike) -> set[tuple[int | None, int]]:
         FileNotFoundError, ValueError: no such file, a line without a number, none at all.
     """
     wanted: set[tuple[int | None, int]] = set()
-    for n, line in enumerate(existing_file(path, "list of pictures").read_text(encoding="utf-8").splitlines(), 1):
+    for n, line in enumerate(read_text(existing_file(path, "list of pictures")).splitlines(), 1):
         numbers = re.findall(r"\d+", re.sub(r"\.\w+$", "", line.strip()))
         if line.strip() and not numbers:
             raise ValueError(f"{path}, line {n}: expected SCENE/IMAGE or IMAGE, got {line.strip()!r:.60}")
@@ -166,21 +167,9 @@ def read_list(path: PathLike) -> set[tuple[int | None, int]]:
     return wanted
 
 
-def _read_mask(path: Path) -> Array:
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+def read_mask(path: Path) -> Array:
+    """(H, W), bool. Raises ValueError for a mask that is missing or no picture."""
+    mask = limits.imread(path, cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise ValueError(f"{path} is missing or cannot be read as a mask; without the folder masks are rendered from the poses")
     return (mask if mask.ndim == 2 else mask[..., 0]) > 0
-
-
-def poses(picture: Picture) -> Array:
-    """True poses of the picture's known objects, (n, 4, 4), float64, metres, rotations orthonormal."""
-    truth = picture.scene.truth
-    assert truth is not None
-    out = np.tile(np.eye(4), (len(picture.rows), 1, 1))
-    u, _, v = np.linalg.svd(truth.R[picture.rows])
-    turn = np.ones((len(picture.rows), 3))
-    turn[:, 2] = np.linalg.det(u @ v)
-    out[:, :3, :3] = (u * turn[:, None]) @ v
-    out[:, :3, 3] = truth.t[picture.rows]
-    return out

@@ -304,6 +304,8 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
         where = f"{path}, entry {n}"
         scene_id, im_id, _ = (whole(value(row, k, where), f"{where}: {k}") for k in ("scene_id", "image_id", "category_id"))
         numbers(row, "bbox", (4,), where)
+        if "time" in row:
+            numbers(row, "time", (), where)
         if not 0 <= float(numbers(row, "score", (), where)) <= 1:
             raise ValueError(f"{where}: 'score' must be a probability, 0 to 1, got {row['score']:g}; divide percent by 100")
         images.setdefault((scene_id, im_id), []).append(row)
