@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.datasets import nuscenes
+from monopose.datasets import nuscenes, nuscenes_splits
 from monopose.datasets.road import RoadObjects, no_objects
 from monopose.evaluation import nuscenes as protocol
 from monopose.geometry import boxes as boxes2d
@@ -393,3 +393,43 @@ def test_truth_of_the_real_sample_as_results(shared_data, tmp_path):
     for c in there.values():
         assert c["ap"] == pytest.approx(1)
         assert c["errors"]["translation"] == 0
+
+
+# ------------------------------------------------------------------------------------------------- what training needs more
+
+
+def test_visibility_tokens_and_the_sweep_of_the_moment(folder):
+    """The car 18.5 m ahead of the camera; the LiDAR, half a metre higher and half a metre behind, sees its middle there."""
+    read = nuscenes.read_tables(folder)
+    frame = nuscenes.frame(read, "s0", "CAM_FRONT")
+    assert frame.objects.visibility.tolist() == pytest.approx([0.9] * len(frame.objects))
+    assert frame.lidar.endswith("samples/sd0l.jpg")
+    car = se3.transform(frame.cam_from_lidar, torch.tensor([[19.0, 0.0, -1.0]], dtype=torch.float64))
+    torch.testing.assert_close(car[0], frame.objects.cam_from_obj[0, :3, 3], atol=1e-9, rtol=0)
+
+
+def test_sweeps_are_read_or_said_to_be_cut(tmp_path):
+    path = tmp_path / "sweep.pcd.bin"
+    np.arange(10, dtype=np.float32).tofile(path)
+    assert nuscenes.read_lidar(path).tolist() == [[0, 1, 2], [5, 6, 7]]
+    np.arange(9, dtype=np.float32).tofile(path)
+    with pytest.raises(ValueError, match="five float32 for each point, got 9 numbers"):
+        nuscenes.read_lidar(path)
+
+
+def test_official_parts(tmp_path):
+    numbers = [1, 3, 12, 18, 19, 61, 103, 221, 222, 916, 931, 1073, 1074]
+    for version in ("v1.0-trainval", "v1.0-mini"):
+        (tmp_path / version).mkdir()
+        rows = [{"name": f"scene-{n:04d}"} for n in numbers]
+        (tmp_path / version / "scene.json").write_text(json.dumps(rows))
+    chosen = {part: [int(n[-4:]) for n in nuscenes_splits.scenes(tmp_path, part)] for part in ("train", "val", "trainval")}
+    assert chosen["val"] == [3, 12, 18, 103, 221, 916, 931, 1073]
+    assert chosen["train"] == [1, 19, 61, 222, 1074]
+    assert chosen["trainval"] == numbers
+    assert nuscenes_splits.scenes(tmp_path / "v1.0-mini", "mini_val") == ["scene-0103", "scene-0916"]
+    assert nuscenes_splits.scenes(tmp_path, "mini_train") == ["scene-0061"]
+    with pytest.raises(FileNotFoundError, match=r"test is a part of v1.0-test, and .* has no v1.0-test/scene.json"):
+        nuscenes_splits.scenes(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match=r"val is a part of v1\.0-trainval"):
+        nuscenes_splits.scenes(tmp_path / "v1.0-mini", "val")

@@ -99,7 +99,7 @@ def _deep(levels):
         (_ForgedArray((2.0,), b"12345678"), "shape of an array in it is none"),
         (np.float64, "holds a function or a type"),
         (_doubled(12), "holds more than 1,000,000 values"),
-        (_deep(50), "nested more than 20 deep"),
+        (_deep(50), "nested more than 30 deep"),
         ({(1, 2): 3}, "a key of a dict is a tuple"),
         ({1, 2}, "is none that lists|wants to call"),
     ],

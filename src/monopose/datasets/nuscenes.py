@@ -284,6 +284,32 @@ def _attribute(tables: Tables, row: _Row) -> int:
     return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
 
 
+VISIBLE = {"1": 0.2, "2": 0.5, "3": 0.7, "4": 0.9}  # token -> middle of its range: below 40 %, 60 %, 80 %, above
+
+
+def read_lidar(path: str | Path) -> Tensor:
+    """The points of a LiDAR sweep (.pcd.bin: x, y, z, intensity, ring as float32), (N, 3), float32, metres, sensor frame.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is cut short.
+    """
+    raw = np.fromfile(existing_file(path, "LiDAR sweep"), np.float32)
+    if raw.size == 0 or raw.size % 5:
+        raise ValueError(f"{path} must hold five float32 for each point, got {raw.size} numbers; was it cut short?")
+    return torch.from_numpy(raw.reshape(-1, 5)[:, :3].copy())
+
+
+def _lidar(tables: Tables, sample: str, global_from_cam: Tensor) -> tuple[str, Tensor | None]:
+    """File and place of a sample's LiDAR sweep, seen by a camera: "", None without one."""
+    token = tables.data[sample].get("LIDAR_TOP")
+    if token is None:
+        return "", None
+    data = tables.row("sample_data", token)
+    mount = _pose(tables.row("calibrated_sensor", data["calibrated_sensor_token"]))
+    global_from_lidar = _pose(tables.row("ego_pose", data["ego_pose_token"])) @ mount
+    return str(tables.folder / data["filename"]), se3.inverse(global_from_cam) @ global_from_lidar
+
+
 def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
     """Annotations of a sample that are of one of the ten classes, with the class."""
     named = [(token, CLASS_OF.get(tables.category(token))) for token in tables.annotations[sample]]
@@ -316,6 +342,7 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
         torch.tensor([label for _, label in targets], dtype=torch.int64),
         torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
         torch.tensor([row.points() for row in shown], dtype=torch.int64),
+        torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
         camera,
     )
     return RoadFrame(
@@ -330,6 +357,7 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
         ego_from_cam,
         global_from_ego,
         data.seconds(),
+        *_lidar(tables, sample, global_from_cam),
     )
 
 
@@ -341,6 +369,7 @@ def _objects(
     label: Tensor,
     attribute: Tensor,
     points: Tensor,
+    visibility: Tensor,
     camera: Camera,
 ) -> RoadObjects:
     """Boxes with nuScenes' axes in any frame, seen by a camera; those that it does not show are left out."""
@@ -350,7 +379,7 @@ def _objects(
     boxes = boxes3d.project(pose, lhw, camera.K, camera.size)
     shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     v = v @ cam_from_frame[:3, :3].mT
-    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points)[shown]
+    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points, visibility=visibility)[shown]
 
 
 def frames(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAMERAS) -> list[RoadFrame]:
@@ -416,6 +445,7 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
     for k, info in enumerate(listed):
         place = f"{path} sample {k}"
         global_from_lidar = _global_from_lidar(info, place)
+        sweep = mapping(info.get("lidar_points", {}), f"{place} lidar_points").get("lidar_path")
         for channel, image in mapping(value(info, "images", place), f"{place} images").items():
             where = f"{place} {channel}"
             ego_from_cam, cam_from_lidar = (
@@ -456,6 +486,8 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
                     ego_from_cam,
                     global_from_lidar @ torch.linalg.inv(ego_from_cam @ cam_from_lidar),
                     float(numbers(image, "timestamp", (), where)),
+                    "" if sweep is None else str(path.parent / (sweep if "/" in sweep else f"samples/LIDAR_TOP/{sweep}")),
+                    cam_from_lidar,
                 )
             )
     return read

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from ..geometry import se3, viewpoints
 from ..io import limits
 from ..io.files import existing_file, write_json
 from ..io.images import from_array, read_image
+from ..io.pickles import read_pickle
 from ..io.records import check_rotations, found, mapping, numbers, read_json, read_text, symmetries, value
 from ..mesh.loading import load_mesh
 from ..types import ObjectModel, Symmetries
@@ -457,15 +458,14 @@ def _symmetries_entry(symmetries: Symmetries) -> dict[str, Any]:
     return {"symmetries_discrete": symmetries.discrete.flatten(1).tolist(), "symmetries_continuous": lines}
 
 
-def split(
-    records: Sequence[Record], by: Literal["image", "shape"] = "image", seed: int = 0, share: float = 0.1
-) -> tuple[list[Record], list[Record]]:
+def split(records: Sequence[Record], by: str = "image", seed: int = 0, share: float = 0.1) -> tuple[list[Record], list[Record]]:
     """Training and validation photos, drawn for each category on its own.
 
     Args:
         records: of any categories; their order and the other categories do not change a category's draw.
         by: "image" draws photos, as the published experiment does: the same chair is then seen in training and validation.
-            "shape" draws products (see `Record.product`), so that none is in both.
+            "shape" draws products (see `Record.product`), so that none is in both. Otherwise a file that says it, see
+            `read_split`; photos that it does not name are in neither part.
         seed: the same seed gives the same parts.
         share: of the photos or products that go to validation, rounded down; of two products or more, at least one.
 
@@ -473,7 +473,13 @@ def split(
         training, validation, each in the order of `records`.
     """
     if by not in ("image", "shape"):
-        raise ValueError(f'by must be "image" or "shape", got {by!r}')
+        if not by.endswith((".pickle", ".pkl")):
+            raise ValueError(f'by must be "image", "shape" or a .pickle file with the split, got {by!r}')
+        chosen = read_split(by)
+        stated = tuple([r for r in records if r.name in part] for part in chosen)
+        if not all(stated):
+            raise ValueError(f"{by} names no photo of the {len(records)} here in one of its parts")
+        return stated[0], stated[1]
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
     unit = [r.name if by == "image" else r.product for r in records]
@@ -488,6 +494,52 @@ def split(
     for record, name in zip(records, unit, strict=True):
         parts[name in validation].append(record)
     return parts
+
+
+_SPLIT_CLASSES = (
+    "torch.utils.data.dataset.ConcatDataset", "torch.utils.data.dataset.Subset",
+)  # fmt: skip
+
+
+def read_split(path: str | Path) -> tuple[set[str], set[str]]:
+    """Names of the training and the validation photos ("chair/0001") of a train_test_sp.pickle, the published experiment's.
+
+    It holds torch data sets: {"train_set": …, "val_set": …}, joined ones of subsets of tables, whose sixth column is the cut
+    picture. None of its code is run.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, another content, a photo in both parts.
+    """
+    content = read_pickle(existing_file(path, "split"), "a split of Pix3D", _SPLIT_CLASSES)
+    if not isinstance(content, dict) or not {"train_set", "val_set"} <= content.keys():
+        raise ValueError(f"{path} is no split of Pix3D: expected train_set and val_set, got {_kind(content)}")
+    parts = [set(_split_names(content[key], f"{path}: {key}")) for key in ("train_set", "val_set")]
+    if both := parts[0] & parts[1]:
+        raise ValueError(f"{path} has {len(both)} photos in both parts; the first: {min(both)}")
+    if not all(parts):
+        raise ValueError(f"{path}: one of the parts is empty")
+    return parts[0], parts[1]
+
+
+def _split_names(part: Any, where: str) -> list[str]:
+    """Names of the photos of one torch data set, read as dictionaries."""
+    if isinstance(part, dict) and isinstance(part.get("datasets"), list):
+        return [name for inner in part["datasets"] for name in _split_names(inner, where)]
+    if isinstance(part, dict) and "dataset" in part and "indices" in part:
+        names = _split_names(part["dataset"], where)
+        wanted = [int(i) for i in part["indices"]]
+        if wanted and not 0 <= min(wanted) <= max(wanted) < len(names):
+            raise ValueError(f"{where} picks photo {max(wanted)} of {len(names)}")
+        return [names[i] for i in wanted]
+    if isinstance(part, list):
+        if not all(isinstance(row, list) and len(row) > 5 and isinstance(row[5], str) for row in part):
+            raise ValueError(f"{where}: the sixth column of its rows is no picture")
+        return [_without_root(row[5]) for row in part]
+    raise ValueError(f"{where} is no list of photos: {_kind(part)}")
+
+
+def _kind(content: Any) -> str:
+    return f"a dict of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else f"{content!r:.60}"
 
 
 # ----------------------------------------------------------------------------------------------------- annotation files

@@ -11,6 +11,7 @@ import io
 import math
 import pickletools
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from . import limits
 
 MOST_STEPS = 1_000_000  # instructions of a pickle, and values in it when what it names twice counts twice
-DEEPEST = 20  # containers in containers
+DEEPEST = 30  # containers in containers
 _VALUES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
@@ -46,14 +47,24 @@ class _Filled:
     """An array that the file has asked for, and, once that came, its elements."""
 
     array: np.ndarray | None = None
+    items: list[Any] | None = None  # of an array of objects, in nested lists
 
 
-def read_pickle(path: str | Path, what: str) -> Any:
+class _Object:
+    """An object of a class that was named; nothing is made of it but what it holds."""
+
+    def __init__(self) -> None:
+        self.state: dict[Any, Any] = {}
+
+
+def read_pickle(path: str | Path, what: str, classes: Collection[str] = ()) -> Any:
     """The content of a pickle of any protocol; code in it is not run.
 
     Args:
         path: the file.
         what: what it should be, for errors: "a NOCS result".
+        classes: names of classes, MODULE.NAME, whose objects may occur; each is read as the dictionary of what it holds, and
+            the class is not looked up either.
 
     Returns:
         None, booleans, numbers, text, bytes, arrays of numbers, and lists, tuples and dictionaries of these.
@@ -64,13 +75,13 @@ def read_pickle(path: str | Path, what: str) -> Any:
     path = Path(path)
     limits.check_file(path, "MONOPOSE_MAX_TEXT_MB")
     try:
-        return _plain(_run(path.read_bytes()), [MOST_STEPS], set())
+        return _plain(_run(path.read_bytes(), classes), [MOST_STEPS], set())
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         reason = str(error) if type(error) is ValueError else f"it is broken or no pickle ({type(error).__name__}: {error})"
         raise ValueError(f"{path} cannot be read as {what}: {reason}") from None
 
 
-def _run(data: bytes) -> Any:
+def _run(data: bytes, classes: Collection[str] = ()) -> Any:
     """The value that the instructions leave behind, arrays still as `_Filled`."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -108,7 +119,13 @@ def _run(data: bytes) -> Any:
             stack.append(_Name(re.sub(r"^numpy\._core\.", "numpy.core.", f"{module}.{function}")))
         elif name == "REDUCE":
             arguments = _expect(_pop(stack), tuple)
-            stack.append(_call(_pop(stack), arguments))
+            stack.append(_call(_pop(stack), arguments, bool(classes)))
+        elif name == "NEWOBJ" and classes:
+            _expect(_pop(stack), tuple)
+            kind = _pop(stack)
+            if not isinstance(kind, _Name) or kind.path not in classes:
+                raise ValueError(f"it holds an object of {kind.path if isinstance(kind, _Name) else 'no class'}")
+            stack.append(_Object())
         elif name == "BUILD":
             state = _pop(stack)
             _build(stack[-1], state)
@@ -151,7 +168,7 @@ def _set(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     return target
 
 
-def _call(name: Any, arguments: tuple[Any, ...]) -> Any:
+def _call(name: Any, arguments: tuple[Any, ...], objects: bool = False) -> Any:
     """What the calls give by which Python and numpy write bytes, types and arrays."""
     match (name.path if isinstance(name, _Name) else "a value that is no function", arguments):
         case ("_codecs.encode", (str(text), "latin1" | "latin-1")):  # bytes, in protocols that have none
@@ -160,6 +177,8 @@ def _call(name: Any, arguments: tuple[Any, ...]) -> Any:
             return b""
         case ("numpy.dtype", (str(code), *_)) if re.fullmatch(r"[<>|=]?([iufb]1|[iuf][248]|[?bBhHiIlLqQefd])", code):
             return _Type(code)
+        case ("numpy.dtype", ("O" | "O8", *_)) if objects:  # such an array becomes lists
+            return _Type("O")
         case ("numpy.core.multiarray._reconstruct", (_Name("numpy.ndarray"), _, _)):
             return _Filled()
         case ("numpy.core.multiarray.scalar", (_Type() as kind, (str() | bytes()) as data)):
@@ -177,12 +196,28 @@ def _build(target: Any, state: Any) -> None:
     match (target, state):
         case (_Type(), (3 | 4, ("<" | ">" | "|" | "=") as order, None, None, None, -1, -1, 0)):
             target.order = order
+        case (_Type(code="O"), (3 | 4, "|", None, None, None, -1, -1, 63)):
+            pass
+        case (_Filled(), (1, tuple(shape), _Type(code="O"), False, list(data))):
+            target.items = _nested(data, shape)
         case (_Filled(), (1, tuple(shape), _Type() as kind, bool(fortran), (str() | bytes()) as data)):
             target.array = _array(kind, shape, data, fortran)
+        case (_Object(), dict()):
+            target.state.update(state)
         case (_Type(), _):
             raise ValueError("it describes a type of elements that is no plain number")
         case _:
             raise ValueError("it sets the inside of something that is no plain array of numbers")
+
+
+def _nested(data: list[Any], shape: tuple[Any, ...]) -> list[Any]:
+    """The elements of an array of objects in lists of lists."""
+    if not 1 <= len(shape) <= 8 or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != len(data):
+        raise ValueError(f"an array of objects of shape {shape} in it has {len(data)} elements")
+    if len(shape) == 1:
+        return data
+    step = math.prod(shape[1:])
+    return [_nested(data[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
 
 
 def _array(kind: _Type, shape: tuple[Any, ...], data: str | bytes, fortran: bool) -> np.ndarray:
@@ -204,6 +239,10 @@ def _plain(value: Any, left: list[int], seen: set[int], depth: int = 0) -> Any:
     left[0] -= 1
     if left[0] < 0 or depth > DEEPEST:
         raise ValueError(f"it holds more than {MOST_STEPS:,} values, or is nested more than {DEEPEST} deep")
+    if isinstance(value, _Object):
+        value = value.state
+    if isinstance(value, _Filled) and value.items is not None:
+        value = value.items
     if isinstance(value, _Filled):
         if value.array is None:
             raise ValueError("an array in it has no elements")

@@ -131,16 +131,16 @@ def predict(args: Predict, say: Printer) -> Result:
     if not is_road_data(args.source):
         return _predict_pictures(args, run, say)
     return predict_data(
-        run, args.source, args.output.folder, names=_names(args.split), views=args.views, least=args.score,
+        run, args.source, args.output.folder, names=_names(args.split, args.source), views=args.views, least=args.score,
         options=Options(flip=args.flip), limit=args.output.limit, say=say,
     )  # fmt: skip
 
 
-def _names(file: str | Path | None) -> Sequence[str]:
-    """The names of pictures or scenes in a file, () for all."""
+def _names(file: str | Path | None, data: str | Path) -> Sequence[str]:
+    """The names of pictures or scenes in a file or of an official part of the data, () for all."""
     from .samples import read_names
 
-    return () if file is None else read_names(file)
+    return () if file is None else read_names(file, data)
 
 
 def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
@@ -262,7 +262,7 @@ def _lines(row: Mapping[str, Any], number: int) -> list[str]:
 
 def evaluate(args: Evaluate) -> Result:
     """Score boxes on roads by KITTI's protocol or nuScenes'."""
-    report = score(args.results, args.data, _names(args.split))
+    report = score(args.results, args.data, _names(args.split, args.data))
     return Result(report, text(report))
 
 
@@ -348,8 +348,8 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
     for line in training.described(args.data, args.preset, own, config):
         say(line)
     file = training.train(
-        args.data, args.run_folder(args.data), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
-        config=config, progress_bar=not args.json, method_config=own,
+        args.data, args.run_folder(args.data), names=_names(args.split, args.data), init=args.init,
+        backgrounds=args.backgrounds, config=config, progress_bar=not args.json, method_config=own,
     )  # fmt: skip
     return progress.result(file)
 

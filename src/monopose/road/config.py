@@ -120,7 +120,7 @@ class Config:
 
 def basic(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v1): ResNet-101, 1600 x 672, 8 heads of 32 points, Monte Carlo loss and auxiliary reprojection."""
-    return Config(tuple(classes), **({"far": 1000.0} | changes))
+    return Config(tuple(classes), **({"far": 1000.0, "min_visibility": 0.4} | changes))
 
 
 def no_reproj(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import weights
-from ..datasets.road import SIZES
+from ..datasets.road import SIZES, RoadFrame
 from ..synthesis import road_scene
 from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
@@ -76,7 +76,7 @@ def _published(v2: bool, trainval: bool) -> Schedule:
             *other,
             "one deviation per head in the auxiliary losses, not one per pixel and head, and boxes that overlap are not "
             "normalised together",
-            "points have no LiDAR truth unless the data bring some",
+            "v2's loss of depth looks at the middle of each object, not at all LiDAR points of the picture",
         ),
     )  # fmt: skip
 
@@ -98,6 +98,15 @@ def described(data: str | Path, preset: str | None, config: road_config.Config, 
     own = {k: getattr(config, k) for k in ("size_means", "size_stds")}
     original = road_config.PRESETS[preset](config.classes, **own)
     return described_preset(preset, SCHEDULES[preset], original, config, training, make_training(preset))
+
+
+def check_lidar(config: road_config.Config, frames: Sequence[RoadFrame], where: str) -> None:
+    """ValueError where coordinates are to be learned from LiDAR points, and the data have none."""
+    if config.coordinate_weight > 0 and not any(f.lidar for f in frames):
+        raise ValueError(
+            f"coordinate_weight is {config.coordinate_weight:g}, and {where} has no LiDAR points to learn coordinates from, as "
+            "nuScenes' tables name (samples/LIDAR_TOP); --set coordinate_weight=0 learns without"
+        )
 
 
 RECIPE = Recipe(
@@ -145,8 +154,10 @@ def train(
     out, config = Path(out), config or TrainConfig()
     method_config = method_config or make_config(data)
     notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
+    lidar = method_config.coordinate_weight > 0
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
+        check_lidar(method_config, (), str(data))
         scene = replace(road or RoadConfig(), size=method_config.size)
         photos = synth.read_backgrounds(backgrounds)
         notes["road"] = asdict(scene)
@@ -157,9 +168,10 @@ def train(
         frames = read_frames(data, names)
         count = count_boxes(frames, method_config.classes, str(data))
         notes |= {"pictures": len(frames), "boxes": count}
+        check_lidar(method_config, frames, str(data))
 
         def samples(length: int, seed: int) -> Dataset:
-            return FrameSamples(frames, method_config.classes, method_config.size, length, seed, augmented)
+            return FrameSamples(frames, method_config.classes, method_config.size, length, seed, augmented, lidar)
 
     def make() -> network.Model:
         model = network.Model(method_config)

@@ -35,7 +35,6 @@ from .options import Evaluate, Predict, Synth, Train, TrainNormals
 from .pipeline import ViewpointRun
 
 UNITS = "degrees, pixels; the object stands with +Z up and its front towards -Y; boxes x0, y0, x1, y1 on pixel edges"
-Split = Literal["image", "shape", "all"]
 _NAMES = (("azimuth", "azimuth"), ("elevation", "elevation"), ("in-plane", "inplane"))
 
 
@@ -143,7 +142,7 @@ def _save_debug(folder: Path, name: str, run: ViewpointRun, crops: Sequence[Tens
 
 
 def predict_pix3d(
-    run: ViewpointRun, data: str | Path, out: str | Path, *, by: Split | None = None, seed: int = 0,
+    run: ViewpointRun, data: str | Path, out: str | Path, *, by: str | None = None, seed: int = 0,
     corrupt: str | None = None, normals: Literal["oracle", "files", "predicted"] | None = None, limit: int | None = None,
 ) -> Path:  # fmt: skip
     """Predict the validation pictures of a Pix3D data set and write predictions.json.
@@ -173,7 +172,7 @@ def predict_pix3d(
     records = pix3d.read(data, categories=run.config.categories)
     share = float(run.trained.get("share", 0.1)) if trained is not None else 0.1
     if chosen != "all":
-        records = pix3d.split(records, chosen, seed, share)[1]  # type: ignore[arg-type]
+        records = pix3d.split(records, chosen, seed, share)[1]
     records = records[:limit]
     if not records:
         raise ValueError(f"{data} has no picture in the validation part of the split by {chosen}; try --by all")

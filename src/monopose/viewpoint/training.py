@@ -103,7 +103,7 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
-    by: Literal["image", "shape"] = "image",
+    by: str = "image",
     share: float = 0.1,
     normals: str = "oracle",
     augment: bool | None = None,
@@ -119,7 +119,8 @@ def train(
         data: a folder in Pix3D's layout, of which `share` is left out; a BOP folder, whose CAD models are rendered on the fly
             and stand with +Z up and their front towards -Y; or "furniture".
         out: run folder; created.
-        by: what is left out for validation, seeded by 0: photos, or CAD models with all their photos.
+        by: what is left out for validation, seeded by 0: photos ("image"), or CAD models with all their photos ("shape"); or a
+            file that says it, see `pix3d.read_split`.
         share: of each category that is left out.
         normals: of photos: "oracle" renders them from the aligned CAD model, "files" takes them from the folder normals/,
             "none"; or a run folder with normals.safetensors, whose network predicts them and the boundaries.
@@ -209,7 +210,7 @@ def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "pred
 
 
 def _crops(
-    data: str | Path, out: Path, categories: Sequence[str], by: Literal["image", "shape"], share: float, side: int,
+    data: str | Path, out: Path, categories: Sequence[str], by: str, share: float, side: int,
     scale: float, normals: str, augment: bool,
 ) -> viewpoint_crops.PhotoCrops:  # fmt: skip
     """The training part of a Pix3D folder."""
