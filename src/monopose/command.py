@@ -113,6 +113,10 @@ class TrainingOptions:
     """Peak learning rate; by default what suits the method and preset."""
     workers: int = 1
     """Processes that draw samples."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step."""
+    compile: bool = False
+    """Compile the network (torch.compile): minutes of start, then faster steps on GPUs."""
     seed: int = 0
     """Of all randomness."""
 

@@ -54,7 +54,7 @@ def parse(text: str | None, words: Sequence[str] = ()) -> Shard | None:
     index, count = int(numbers[1]), int(numbers[2])
     if not 1 <= index <= count:
         raise ValueError(
-            f"--shard I/N counts from 1/{count} to {count}/{count}, got {text}; array jobs that count from 0 add 1"
+            f"--shard counts from 1/{count} to {count}/{count}, got {text}; where an array job counts from 0, add 1"
         )
     return Shard(index, count, tuple(words))
 

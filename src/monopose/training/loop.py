@@ -29,7 +29,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import weights
 from ..io.files import atomic_write, sole_writer, write_json
@@ -44,7 +44,7 @@ class TrainConfig:
 
     minutes: float | None = None  # wall-clock budget of the whole run, pauses not counted; None: until `steps`
     steps: int = 40_000  # most optimiser steps
-    batch_size: int = 16  # samples per step and process
+    batch_size: int = 16  # samples per batch and process
     lr: float | None = None  # peak learning rate; None: what suits the method
     optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam
@@ -56,6 +56,8 @@ class TrainConfig:
     clip: float = 5.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the ones that are saved
     workers: int = 1  # processes that draw samples
+    accumulate: int = 1  # batches whose gradients are added up for one step
+    compile: bool = False  # the network by torch.compile: minutes of start, then faster steps on GPUs
     seed: int = 0
     checkpoint_minutes: float = 2.0  # between checkpoints
     evaluate_minutes: float = 2.0  # at least between measurements on held-out samples, which take 2 % of the time at most
@@ -119,6 +121,8 @@ class _Learner(L.LightningModule):
         self.lr = config.lr or recipe.lr(model.config)
         self.spent = 0.0  # seconds of training in earlier processes
         self.first = 0  # steps before the first of Lightning's count: of a training whose checkpoint is gone
+        self.open = 0  # batches of the step that has begun
+        self.seen = 0  # samples that all processes have learned from
         self.losses: list[Tensor] = []  # since the last line of progress
         self._since = time.monotonic()
         self._bad = 0  # steps in a row whose gradient was not finite
@@ -183,8 +187,18 @@ class _Learner(L.LightningModule):
         output = self.model(*(batch[key] for key in self.recipe.inputs))
         losses = self.recipe.loss(self.model, output, batch | {"progress": torch.tensor(done)})  # for losses that warm up
         total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad()
-        self.manual_backward(total)
+        if self.open == 0:
+            optimizer.zero_grad()
+        self.open = (self.open + 1) % self.config.accumulate
+        whole = self.open == 0
+        alone = self.trainer.world_size == 1 or whole
+        with nullcontext() if alone else self.trainer.strategy.block_backward_sync():  # type: ignore[attr-defined]
+            self.manual_backward(total / self.config.accumulate)
+        self.seen += self.config.batch_size * self.trainer.world_size
+        if self.trainer.is_global_zero:
+            self.losses.append(total.detach())
+        if not whole:
+            return
         learning = [p for group in optimizer.param_groups for p in group["params"]]  # not the discriminator's old gradients
         if bool(torch.isfinite(nn.utils.clip_grad_norm_(learning, self.config.clip))):
             optimizer.step()
@@ -200,8 +214,6 @@ class _Learner(L.LightningModule):
                 )
         self.log_dict({k: v.detach() for k, v in losses.items()} | {"lr": optimizer.param_groups[0]["lr"]})
         self.log_dict({"loss": total.detach(), "done_percent": 100 * done})
-        if self.trainer.is_global_zero:
-            self.losses.append(total.detach())
 
     def _step_discriminator(self, optimizer: Any, output: Any, batch: dict[str, Any]) -> None:
         optimizer.zero_grad()
@@ -216,7 +228,7 @@ class _Learner(L.LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["spent"], checkpoint["first"] = self.seconds, self.first
+        checkpoint["spent"], checkpoint["first"], checkpoint["seen"] = self.seconds, self.first, self.seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.spent, self.first = checkpoint["spent"], checkpoint.get("first", 0)
@@ -251,7 +263,7 @@ class _Checkpoints(L.Callback):
         due = time.monotonic() - self.saved > self.seconds
         if trainer.world_size > 1:
             due = trainer.strategy.broadcast(due)
-        if due:
+        if due and not module.open:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -316,12 +328,12 @@ class _Progress(L.Callback):
 
     def pace(self, trainer: L.Trainer, module: _Learner) -> float:
         """Samples a second since the last line."""
-        samples = (module.steps - self.step) * self.config.batch_size * trainer.world_size
+        samples = (module.steps - self.step) * self.config.batch_size * self.config.accumulate * trainer.world_size
         return samples / max(time.monotonic() - self.since, 1e-6)
 
     def line(self, trainer: L.Trainer, module: _Learner) -> None:
         assert self.bar is not None
-        crops = module.steps * self.config.batch_size * trainer.world_size
+        crops = module.steps * self.config.batch_size * self.config.accumulate * trainer.world_size
         line: dict[str, Any] = {
             "method": self.name, "step": module.steps, "crops": crops, "minutes": round(module.seconds / 60, 3),
             "crops_per_second": round(self.pace(trainer, module), 2),
@@ -432,16 +444,19 @@ def fit(
         last, file = _last_checkpoint(out, name), out / f"{name}.safetensors"
         L.seed_everything(config.seed, verbose=False)
         model = build_model()
-        first, spent, start = 0, 0.0, 0
+        first, spent, start, seen = 0, 0.0, 0, None
         if last is not None:
             state = torch.load(last, weights_only=True, map_location="meta", mmap=True)
             first, spent, start = state.get("first", 0), state["spent"], int(state["global_step"])
+            seen = state.get("seen")
         elif file.is_file():
             first, spent = _go_on_from(model, file)
         elif init_weights is not None:
             init_weights(model)
         learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
         learner.first, learner.spent = first, spent
+        if config.compile:
+            model.compile()
         texts = {**(notes or {}), "train": json.dumps(asdict(config)), "device": _device_name()}
 
         def export(state: Mapping[str, Tensor]) -> None:
@@ -460,10 +475,13 @@ def fit(
                 on_start()
         if file.is_file() and weights.read(file).notes.get("steps") == str(steps) and is_finished(config, steps, spent):
             return file
-        seed = config.seed * 1_000_003 + trainer.global_rank * 7919 + first + start
-        drawn = samples(config.batch_size * (config.steps + 1), seed)
+        world, rank = trainer.world_size, trainer.global_rank
+        a_step = config.batch_size * config.accumulate * world
+        learner.seen = steps * a_step if seen is None else seen  # where the samples go on, whatever the number of processes
+        share = _Share(learner.seen, a_step * (config.steps + 1), config.batch_size, rank, world)
+        drawn = samples(share.last, config.seed * 1_000_003)
         loader = DataLoader(
-            drawn, config.batch_size, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
+            drawn, config.batch_size, sampler=share, num_workers=config.workers, collate_fn=recipe.collate, drop_last=True,
             persistent_workers=config.workers > 0, prefetch_factor=4 if config.workers else None, worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
@@ -477,6 +495,21 @@ def fit(
             raise KeyboardInterrupt(kept if file.is_file() else "nothing was learned yet") from None
 
         return file
+
+
+class _Share(Sampler[int]):
+    """Which samples a process draws: batch after batch the processes take turns, so that together they see what one process
+    with a larger batch would see."""
+
+    def __init__(self, first: int, count: int, batch: int, rank: int, world: int) -> None:
+        self.first, self.last, self.batch, self.rank, self.world = first, first + count, batch, rank, world
+
+    def __len__(self) -> int:
+        return (self.last - self.first) // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        for start in range(self.first + self.rank * self.batch, self.last, self.world * self.batch):
+            yield from range(start, start + self.batch)
 
 
 def is_finished(config: TrainConfig, steps: int, seconds: float) -> bool:
@@ -581,6 +614,7 @@ def _trainer(
             CSVLogger(logs, name=method, version=f"from_{start}"),
             TensorBoardLogger(logs, name=f"{method}_tb", version=""),
         ],
+        sync_batchnorm=cuda and world > 1,  # torch has none on the CPU
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=20,
