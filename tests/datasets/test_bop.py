@@ -396,7 +396,7 @@ def test_file_messages(tmp_path, generator):
         scenes.read_frame(scene, 0)
     assert scenes.read_frame(scene, 0, masks=False).instances.masks is None
     Image.new("L", (8, 8)).save(scene / "depth/000000.png")
-    with pytest.raises(ValueError, match=r"depth/000000\.png is 8x8 but .*rgb/000000\.png is 64x48"):
+    with pytest.raises(ValueError, match=r"depth of image 0 of .* is 8x8 but .*rgb/000000\.png is 64x48"):
         scenes.read_frame(scene, 0, masks=False)
     (scene / "rgb/000000.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"no picture 000000 \(\.png, \.jpg, \.tif\)"):

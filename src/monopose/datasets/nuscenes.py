@@ -457,8 +457,9 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
             camera = Camera(K, size)
             seen = mapping(info.get("cam_instances", {}), f"{place} cam_instances").get(channel, [])
             listed_boxes = [mapping(row, f"{where} boxes") for row in rows(seen, f"{where} boxes")]
-            boxes = [row for row in listed_boxes if row.get("bbox_3d_isvalid", True)]
-            wheres = [f"{where} box {i}" for i in range(len(boxes))]
+            labels = [_label(row, classes, f"{where} box {i}") for i, row in enumerate(listed_boxes)]
+            kept = [i for i, row in enumerate(listed_boxes) if row.get("bbox_3d_isvalid", True) and labels[i] >= 0]
+            boxes, wheres = [listed_boxes[i] for i in kept], [f"{where} box {i}" for i in kept]
             box = torch.from_numpy(table(boxes, "bbox_3d", (7,), wheres))
             _wlh(box[:, 3:6].numpy(), where)
             ground = torch.from_numpy(_velocities(boxes, wheres))
@@ -466,7 +467,7 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
             pose, lhw = boxes3d.from_yaw(box[:, :3], box[:, 6]), box[:, 3:6]
             attribute = torch.from_numpy(whole_numbers(boxes, "attr_label", wheres, low=-1))
             objects = RoadObjects(
-                to_ours[torch.tensor([_label(row, classes, w) for row, w in zip(boxes, wheres)], dtype=torch.int64)],
+                to_ours[torch.tensor([labels[i] for i in kept], dtype=torch.int64)],
                 pose,
                 lhw,
                 boxes3d.project(pose, lhw, K, camera.size),
@@ -494,7 +495,8 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
 
 
 def _label(row: Any, classes: Sequence[str], where: str) -> int:
-    return whole(value(row, "bbox_label_3d", where), f"{where}: 'bbox_label_3d'", 0, len(classes) - 1)
+    """Place among the classes; -1: of none of them."""
+    return whole(value(row, "bbox_label_3d", where), f"{where}: 'bbox_label_3d'", -1, len(classes) - 1)
 
 
 def _velocities(boxes: list[Any], wheres: list[str]) -> Array:
@@ -538,6 +540,8 @@ def infos_truth(path: str | Path) -> SampleTruth:
         ego.append(global_from_ego[:3, 3].numpy())
         for i, row in enumerate(rows(value(info, "instances", place), f"{place} instances")):
             where = f"{place} instance {i}"
+            if (number := _label(row, classes, where)) < 0:
+                continue
             box = torch.from_numpy(numbers(row, "bbox_3d", (7,), where))
             _wlh(box[3:6].numpy(), where)
             turn = rotation.so3_exp(torch.stack([box.new_zeros(()), box.new_zeros(()), box[6]]))
@@ -545,7 +549,7 @@ def infos_truth(path: str | Path) -> SampleTruth:
             quat = rotation.quat_wxyz_from_matrix(rotation.nearest_rotation(pose[:3, :3]))
             v = global_from_lidar[:3, :2] @ torch.from_numpy(_velocities([row], [where])[0])
             points = _Row(row, where).points()
-            label = CLASSES.index(classes[_label(row, classes, where)])
+            label = CLASSES.index(classes[number])
             wlh = (float(box[4]), float(box[3]), float(box[5]))
             attribute = whole(row.get("attr_label", len(ATTRIBUTES)), f"{where}: 'attr_label'", -1)
             attribute = attribute if 0 <= attribute < len(ATTRIBUTES) else -1

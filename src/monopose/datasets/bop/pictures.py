@@ -173,3 +173,16 @@ def read_mask(path: Path) -> Array:
     if mask is None:
         raise ValueError(f"{path} is missing or cannot be read as a mask; without the folder masks are rendered from the poses")
     return (mask if mask.ndim == 2 else mask[..., 0]) > 0
+
+
+def poses(picture: Picture) -> Array:
+    """True poses of the picture's known objects, (n, 4, 4), float64, metres, rotations orthonormal."""
+    truth = picture.scene.truth
+    assert truth is not None
+    out = np.tile(np.eye(4), (len(picture.rows), 1, 1))
+    u, _, v = np.linalg.svd(truth.R[picture.rows])
+    turn = np.ones((len(picture.rows), 3))
+    turn[:, 2] = np.linalg.det(u @ v)
+    out[:, :3, :3] = (u * turn[:, None]) @ v
+    out[:, :3, 3] = truth.t[picture.rows]
+    return out
