@@ -416,6 +416,9 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
                 kind, prog=f"monopose {command}", args=words,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )  # fmt: skip
+    except BrokenPipeError:  # whoever reads the help has stopped
+        _say()
+        raise SystemExit(0) from None
     except SystemExit as stop:
         if not stop.code:
             _say()  # the help that tyro has printed
