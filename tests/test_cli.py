@@ -497,7 +497,7 @@ def test_full_disk_is_one_line(pipeline, photo, monkeypatch, tmp_path, capsys):
     assert _run("predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("monopose: error: the disk is full (")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_warnings_are_one_line(pipeline, tmp_path, capsys):
