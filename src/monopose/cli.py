@@ -185,7 +185,7 @@ COMMANDS = {  # name -> what it does
 GROUPS = {  # how `monopose --help` shows them; what stands in none is shown last
     "look": ("demo", "check", "camera", "doctor", "view"),
     "make pictures, learn": ("synth", "train", "calibrate", "report", "download"),
-    "poses": ("predict", "track", "refine", "evaluate", "export"),
+    "poses": ("predict", "merge", "track", "refine", "evaluate", "export"),
 }
 FAMILIES = {  # what they are about, for the same help
     "objects": "known objects, by their CAD models",
