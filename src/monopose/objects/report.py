@@ -25,7 +25,7 @@ from ..synthesis import blender, bop_folder
 from ..training import progress
 from ..types import Frame, Instances, PoseEstimates
 from ..viz.errors import Share
-from . import calibrate, judging, pipeline
+from . import calibrate, judging, pipeline, report_page
 
 Array = NDArray[Any]
 
@@ -199,8 +199,6 @@ def run(
     """
     from rich.progress import track
 
-    from . import report_page
-
     images = usual_images() if images is None else images
     if images < 1:
         raise ValueError(f"a report needs at least one picture, got {images}")
@@ -208,7 +206,7 @@ def run(
     data = data_of(model.path) if data is None else Path(data)
     model, source, objects, _ = calibrate.with_scenes(model, data, backgrounds)
     traced = blender.is_there()
-    frames = (blender.PathTraced if traced else bop_folder.Frames)(source, 0, images, seed)
+    frames = (blender.PathTraced if traced else bop_folder.Frames)(source, range(images), seed)
     looked = (
         f"{images} pictures {'path-traced by Blender' if traced else 'rendered'} with other lights and places (seed {seed})"
     )
@@ -238,7 +236,7 @@ def run(
         str(Path(out) if out is not None else model.path / FILE),
     )  # fmt: skip
     with atomic_write(found.file) as temporary:
-        temporary.write_text(report_page.page(found), encoding="utf-8")
+        temporary.write_text(report_page.page(found, more_training(found), advice(found)), encoding="utf-8")
     write_json(model.path / SUMMARY, found.as_dict())
     return found
 

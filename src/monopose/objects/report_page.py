@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +26,14 @@ SIDE = 320  # of their pictures, pixels
 AROUND = 1.8  # side of what they show / longer side of the object's box
 
 
-def page(report: Report) -> str:
-    """The HTML page of a report, everything inside."""
-    from .report import advice, more_training
+def page(report: Report, more: Sequence[str], tips: Sequence[str]) -> str:
+    """The HTML page of a report, everything inside.
 
+    Args:
+        report: what was measured.
+        more: what more training would buy, in sentences.
+        tips: what to try.
+    """
     right, total = sum(t.outcome == "right" for t in report.targets), len(report.targets)
     lower, upper = calibration.wilson(right, total)
     summary = [
@@ -59,7 +63,6 @@ def page(report: Report) -> str:
     learning = html.text("Nothing is known: there is no progress.jsonl.")
     if report.curves:
         learning = html.figure(charts.learning_curves(report.curves), "On held-out samples, while it learned.")
-    tips = advice(report)
     sections = [
         html.Section("verdict", "Is it good enough?", "".join([
             html.text(report.verdict(), "verdict"), *map(html.text, summary)
@@ -74,7 +77,7 @@ def page(report: Report) -> str:
             html.text("White: the truth. Coloured: the estimate.") + worst if report.worst else html.text("All are right.")
         )),
         html.Section("learning", "How it learned", learning),
-        html.Section("more", "What more training would buy", html.items(more_training(report))),
+        html.Section("more", "What more training would buy", html.items(more)),
         html.Section("try", "What to try", html.items(tips) if tips else html.text("Nothing stands out.")),
     ]  # fmt: skip
     return html.page(f"Report on {report.run}", sections)

@@ -95,7 +95,7 @@ def line_text(lines: Sequence[Line], minutes_left: float | None) -> str:
     """The last of a method's lines for people."""
     line = lines[-1]
     trend = {True: ", improving", False: ", no longer improving", None: ""}[improving(lines)]
-    left = "" if minutes_left is None else f"; {duration(minutes_left)} left"
+    left = f"; {duration(minutes_left)} left" if minutes_left else ""
     pace = f"{line['crops']:,} crops, {line['crops_per_second']:.3g}/s"
     return f"{line['method']} after {duration(line['minutes'])} ({pace}): {figures_text(line)}{trend}{left}"
 

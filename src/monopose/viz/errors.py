@@ -35,7 +35,7 @@ def recall_curves(errors: Mapping[str, Array], limits: Mapping[str, float]) -> I
     """
     fig = figure.new(1000, 320)
     for k, (name, values) in enumerate(errors.items()):
-        ax = fig.add_axes((0.055 + k / len(errors), 0.17, 0.85 / len(errors), 0.76))
+        ax = fig.add_axes((0.055 + k / len(errors), 0.17, 0.8 / len(errors), 0.76))
         inside = np.sort(values[values <= limits[name]])
         x = np.concatenate([[0.0], inside, [limits[name]]])
         y = np.concatenate([[0], np.arange(1, len(inside) + 1), [len(inside)]]) / max(len(values), 1)
@@ -52,7 +52,7 @@ def shares_by(groups: Mapping[str, Sequence[Share]]) -> Image.Image:
     """The share that is right, bin by bin, with 95 % whiskers: a panel for each thing that it depends on."""
     fig = figure.new(1000, 320)
     for k, (name, bins) in enumerate(groups.items()):
-        ax = fig.add_axes((0.055 + k / len(groups), 0.2, 0.85 / len(groups), 0.73))
+        ax = fig.add_axes((0.055 + k / len(groups), 0.2, 0.8 / len(groups), 0.73))
         places, shares = np.arange(len(bins)), np.array([b.right for b in bins])
         whiskers = np.abs(np.array([[b.right - b.lower, b.upper - b.right] for b in bins]).reshape(-1, 2).T)
         ax.bar(places, shares, 0.8, color=figure.TINTS[1], edgecolor=figure.BLUE)
@@ -60,8 +60,12 @@ def shares_by(groups: Mapping[str, Sequence[Share]]) -> Image.Image:
         for x, b in zip(places, bins):
             ax.text(x, 0.02, str(b.total), ha="center", fontsize=8, color=figure.GREY)
         ax.set(ylim=(0, 1), xlabel=name, ylabel="share that is right" if k == 0 else "")
-        ax.set_xticks(places, [f"{b.low:.3g}-{b.high:.3g}" for b in bins], fontsize=7.5)
+        ax.set_xticks(places, [f"{_short(b.low)}-{_short(b.high)}" for b in bins], fontsize=7.5)
     return figure.to_image(fig)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 @figure.style()
