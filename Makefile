@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.monopose-installed
 
-.PHONY: setup demo test bench lmo
+.PHONY: setup demo test fuzz bench lmo
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -23,6 +23,12 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+# Ten times as many broken files as `make test` puts into every reader.
+fuzz: export MONOPOSE_FUZZ = 5000
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: setup
+	$(BIN)/python -m pytest -n 2 tests/fuzz
 
 bench: .venv/.monopose-bench
 	$(BIN)/python -m benchmarks

@@ -25,16 +25,19 @@ def split(folder, count):
 def run_of(folder, at):
     """What `predict_bop` needs of a run; `at` is called with the number of every picture."""
 
-    def predict(frame, *_, **__):
+    def predict(frame, *_):
         at(frame.im_id)
         pose = torch.eye(4)[None]
         pose[:, 2, 3] = 1 + frame.im_id
-        return PoseEstimates(torch.ones(1).long(), pose, torch.ones(1), seconds={"pnp": 0.5})
+        labels = torch.ones(1).long()
+        trace = SimpleNamespace(detections=SimpleNamespace(labels=labels), solved=labels)
+        return PoseEstimates(labels, pose, torch.ones(1), seconds={"pnp": 0.5}), trace
 
     config = SimpleNamespace(obj_ids=(1,))
     return SimpleNamespace(
-        path=folder, estimator=SimpleNamespace(config=config), models={1: None}, refines=lambda refine: False, predict=predict
-    )
+        path=folder, estimator=SimpleNamespace(config=config), models={1: None}, refines=lambda refine: False,
+        predict_counted=predict,
+    )  # fmt: skip
 
 
 def test_a_killed_prediction_goes_on(tmp_path, child, monkeypatch, names):
@@ -56,5 +59,5 @@ def test_a_killed_prediction_goes_on(tmp_path, child, monkeypatch, names):
     assert not out.exists()
     assert child(predict(lambda say, i: say(str(i)))).wait() == (0, "2\n3\n4")  # the third was not yet kept
     assert results.read_results(out).t[:, 2].tolist() == [1, 2, 3, 4, 5]
-    assert names(out.parent) == {out.name}
-    assert os.listdir(out.parent) == [out.name]
+    assert names(out.parent) == {out.name, "mine_tiny-test.found.json"}
+    assert len(os.listdir(out.parent)) == 2

@@ -23,6 +23,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "monopose"
 AROUND = {  # writers that need not go through `atomic_write`, and why
     "io/files.py": "it is the door",
     "datasets/download.py": "what has come is kept to go on from; the lock of `sole_writer` is around it",
+    "datasets/bop/index.py": "a folder of its own, renamed when it is whole",
+    "training/progress.py": "lines are added; one that was cut off is left out when they are read",
     "training/cache.py": "rows are added to a file that is there, under a lock of their own",
 }
 
@@ -81,8 +83,8 @@ def _predict(out, count, wait):
             write_json(out / "poses.json", rows)
             return {}
 
-        pictures = ((str(i), None) for i in range(count))
-        command.predict_pictures(pictures, one, save, str, out)
+        pictures = ((str(i), lambda: None) for i in range(count))
+        command.predict_pictures(pictures, one, save, str, command.OutputOptions(out=out), say)
 
     return work
 
@@ -232,7 +234,7 @@ def _writes(node: ast.Call) -> bool:
         return True
     if called in ("os.replace", "os.rename", "shutil.copy", "shutil.copyfile", "shutil.move", "torch.save", "cv2.imwrite"):
         return True
-    return called.endswith((".save", ".export")) and called.split(".")[0] not in ("self", "weights")
+    return called.endswith((".save", ".export")) and called.split(".")[0] not in ("self", "weights", "job", "found")
 
 
 def _around(path: Path) -> list[str]:
@@ -247,7 +249,7 @@ def _around(path: Path) -> list[str]:
             inside |= set(ast.walk(node))
     calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n not in inside and _writes(n))
     said = (f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}" for node in calls)
-    return [call for call in said if "self.partial" not in call]  # of a video, which is open for long
+    return [call for call in said if "self.partial" not in call and "buffer, format" not in call]  # an open video; memory
 
 
 def test_every_writer_goes_through_the_door():

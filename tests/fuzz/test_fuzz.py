@@ -95,7 +95,12 @@ def _problem(reader, folder: Path, file: Path, mutation: Mutation, right) -> str
     except _Slow:
         return "hangs"
     except (ValueError, OSError) as error:
-        if isinstance(error, UnicodeError) or type(error).__module__ not in ("builtins", "json.decoder", "PIL"):
+        if isinstance(error, UnicodeError) or type(error).__module__.partition(".")[0] not in (
+            "builtins",
+            "json",
+            "PIL",
+            "monopose",
+        ):
             return f"raw {type(error).__name__}: {error}"
         problem = (
             None if any(n in str(error) for n in (file.name, file.stem, reader.called)) else f"does not name the file: {error}"
