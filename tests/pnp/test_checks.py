@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monopose import pnp
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import Reason, checks, kernels
+from monopose.pnp.prepare import prepare
 
 F64 = torch.float64
 K = torch.tensor([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]], dtype=F64)
@@ -362,3 +363,127 @@ def test_the_reason_is_the_shape_of_the_batch():
     assert found.reason.dtype == torch.uint8
     assert torch.equal(found.converged, found.reason == Reason.CONVERGED)
     assert checks.Reason(int(found.reason[0, 0])) is Reason.CONVERGED
+
+
+# -------------------------------------------------------------------------------------------------- poses of other doors
+
+
+@QUICK
+@given(st.integers(0, 1000), st.sampled_from([torch.float32, F64]), st.floats(-3, 3))
+def test_losses_and_steps_take_poses_that_half_precision_rounded(seed, dtype, power):
+    X, x, T = (v.to(dtype) for v in problems(4, seed=seed))
+    given_ = prepare(X, x, K.to(dtype))
+    rounded = T.clone()
+    rounded[:, :3, :3] = T[:, :3, :3].bfloat16().to(dtype)
+    made = se3.project(rounded)[0]
+    torch.testing.assert_close(pnp.one_step(given_.problems, rounded), pnp.one_step(given_.problems, made))
+    for part, exact in zip(pnp.derivative_loss(rounded, T), pnp.derivative_loss(made, T)):
+        torch.testing.assert_close(part, exact)
+    scale = 10.0**power
+    far = se3.from_rt(rounded[:, :3, :3], scale * T[:, :3, 3])
+    eye = torch.eye(4, dtype=dtype).expand(4, 4, 4)
+    torch.testing.assert_close(se3.inverse(far) @ se3.project(far)[0], eye, rtol=0, atol=1e-5 * max(scale, 1.0))
+    torch.testing.assert_close(se3.exp(se3.log(far)), se3.project(far)[0], rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("kind", NOT)
+def test_poses_that_are_none_have_no_step_and_no_loss_and_no_inverse(kind):
+    X, x, T = problems(4)
+    bad = T.clone()
+    bad[1] = NOT[kind](T)[1]
+    x.requires_grad_()
+    stepped = pnp.one_step(prepare(X, x, K).problems, bad)
+    torch.testing.assert_close(stepped[1], bad[1], equal_nan=True)
+    alone = pnp.one_step(prepare(X, x, K).problems, T)
+    others = torch.tensor([0, 2, 3])
+    torch.testing.assert_close(stepped[others], alone[others])
+    stepped[:, :3, 3].nan_to_num(0.0, 0.0, 0.0).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad[1] == 0).all()
+    assert (x.grad[0] != 0).any()
+    near = se3.retract(T, torch.full((6,), 0.01, dtype=F64))
+    for first, second in ((bad, near), (near, bad)):
+        first = first.clone().requires_grad_()
+        loss = sum(pnp.derivative_loss(first, second))
+        assert (loss[others] > 0).all()
+        loss.sum().backward()
+        assert loss[1] == 0
+        assert torch.isfinite(first.grad).all()
+    if torch.isfinite(bad).all():
+        for function in (se3.inverse, se3.log):
+            with pytest.raises(ValueError, match=r"expected rigid motions, got at \[1\]"):
+                function(bad)
+        for symmetries in (bad, bad[0], bad[:0]):
+            with pytest.raises(ValueError, match="symmetries must be"):
+                pnp.derivative_loss(T, T, symmetries=symmetries)
+
+
+def test_options_of_losses_are_checked():
+    X, x, T = problems(4)
+    flat = prepare(X, x, K).problems
+    for arguments, message in (
+        ((flat, T[:2]), r"cam_from_obj must be \(4, 4, 4\)"),
+        ((flat, T[:, :3]), r"cam_from_obj must be \(\.\.\., 4, 4\)"),
+        ((flat, T, 5), "dof must be 6"),
+        ((flat, T, 6, -1.0), "damping must be a finite number >= 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pnp.one_step(*arguments)
+    for beta in (0, -1.0, math.nan, "1"):
+        with pytest.raises(ValueError, match="beta must be a finite number > 0"):
+            pnp.derivative_loss(T, T, beta=beta)
+
+
+# ------------------------------------------------------------------------------------------------- verdicts, weights, kinds
+
+
+@QUICK
+@given(
+    st.integers(0, 2**31), st.sampled_from([torch.float32, F64]), st.sampled_from([4, 6, 16]), st.booleans(), st.integers(3, 40)
+)
+def test_what_converged_is_a_minimum_and_stays_one(seed, dtype, n, flat, iterations):
+    X, x, _ = problems(8, n, seed=seed)
+    if flat:
+        X[..., 2] = 0
+    X, x, k = X.to(dtype), x.to(dtype), K.to(dtype)
+    found, longer = pnp.solve(X, x, k, iterations=iterations), pnp.solve(X, x, k, iterations=iterations + 20)
+    ok = found.converged
+    assert (longer.converged | ~ok).all()
+    assert (longer.cost <= found.cost * (1 + 1e-3) + 1e-6)[ok].all()
+    again = pnp.solve(X, x, k, init=found.cam_from_obj)
+    assert (again.cost >= found.cost * (1 - 1e-3) - 1e-4)[ok].all()
+
+
+@QUICK
+@given(st.integers(0, 2**31), st.sampled_from([6, 8, 30]), st.floats(0, 6))
+def test_uneven_weights_find_the_minimum_that_the_truth_leads_to(seed, n, powers):
+    g = torch.Generator().manual_seed(seed)
+    X, x, T = problems(8, n, noise=0, seed=seed)
+    w = 10 ** (powers * (torch.rand(8, n, 2, generator=g, dtype=F64) - 0.5))
+    x = x + 0.3 * torch.randn(x.shape, generator=g, dtype=F64) / w.clamp_min(0.05)
+    found, best = pnp.solve(X, x, K, w), pnp.solve(X, x, K, w, init=T, iterations=100)
+    both = found.converged & best.converged
+    assert (found.cost <= best.cost * (1 + 1e-3) + 1e-6)[both].all()
+
+
+def test_heavy_weights_change_no_other_problem():
+    X, x, _ = problems(6, 10)
+    w = torch.ones(6, 10, dtype=F64)
+    alone = pnp.solve(X, x, K, w)
+    w[2, 0] = 1e6
+    beside = pnp.solve(X, x, K, w)
+    others = torch.tensor([0, 1, 3, 4, 5])
+    assert beside.converged.all()
+    assert torch.equal(beside.cam_from_obj[others], alone.cam_from_obj[others])
+
+
+def test_covariance_in_single_precision_is_that_of_the_returned_pose():
+    X, x, T = problems(200, 16)
+    start = se3.perturbed(T, 0.2, 0.05)
+    single = pnp.solve(X.float(), x.float(), K.float(), init=start.float())
+    double = pnp.solve(X, x, K, init=start)
+    same = single.converged & double.converged & (single.cam_from_obj - double.cam_from_obj).abs().flatten(1).amax(1).lt(1e-4)
+    assert same.float().mean() > 0.9
+    std = double.covariance.diagonal(dim1=1, dim2=2).sqrt()
+    off = (single.covariance - double.covariance).abs() / std[:, :, None] / std[:, None, :]
+    assert off[same].max() < 5e-3
