@@ -17,6 +17,7 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    RayOptions,
     ShardOptions,
     TrainCommand,
     Unit,
@@ -101,7 +102,10 @@ class Train(TrainCommand):
     there is one."""
     scene: SceneOptions = field(default_factory=SceneOptions)
 
+    cluster: RayOptions = field(default_factory=RayOptions)
+
     def check(self) -> None:
+        self.cluster.check()
         try:
             found = parse(self.data, self.split)
         except FileNotFoundError:
