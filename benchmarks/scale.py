@@ -131,7 +131,7 @@ def main() -> None:
                 found = what(Path(name), processes, args.pictures)
                 print(
                     f"{what.__name__}, {processes} processes: {3600 * args.pictures / found['seconds']:.0f} pictures an hour, "
-                    f"first after {found['first']:.0f} s, {found['mb']:.0f} MB a process, {found['kb']:.0f} KB written a picture"
+                    f"first after {found['first']:.0f} s, {found['mb']:.0f} MB a process, {found['kb']:.0f} KB a picture"
                 )
         if "index" in args.only:
             opening(large_split(Path(name), args.images))

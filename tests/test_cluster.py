@@ -104,4 +104,4 @@ def test_poses_as_a_table(tmp_path):
     write_json(tmp_path / "poses.json", {"images": images})
     table = pyarrow.read_table(write_parquet(tmp_path / "poses.json"))
     assert table.num_rows == 2
-    assert table.to_pylist()[1] == {**pose, "image": "a.png", "cam_from_obj": sum(rows, [])}
+    assert table.to_pylist()[1] == {**pose, "image": "a.png", "cam_from_obj": [v for row in rows for v in row]}

@@ -189,6 +189,13 @@ def check_source(source: str | None, data: Path | None, name: str, boxes: Sequen
         raise ValueError(f"give either a SOURCE (image, folder, video, camera number) or --{name} DIR")
 
 
+def check_shared(sharing: ShardOptions, source: str | None) -> None:
+    """ValueError if shards are asked for of a source whose pictures cannot be listed."""
+    shared = sharing.shard is not None or sharing.ray is not None
+    if shared and source is not None and not Path(source).is_dir():
+        raise ValueError(f"--shard and --ray need a folder of pictures as SOURCE, got {source}")
+
+
 def check_share(value: float | None, name: str) -> None:
     """ValueError unless the option `name` lies between 0 and 1."""
     if value is not None and not 0 <= value <= 1:

@@ -22,6 +22,7 @@ from ..command import (
     TrainCommand,
     Unit,
     check_share,
+    check_shared,
     check_source,
     refuse,
 )
@@ -267,6 +268,7 @@ class Predict(Common):
         self.share(self.sharing)
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
         check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
+        check_shared(self.sharing, self.source)
         check_share(self.detector.score, "score")
         check_share(self.min_probability, "min-probability")
         if self.bop.bop is None:
