@@ -49,6 +49,7 @@ def learn(out):
 def ray():
     if not os.environ.get("MONOPOSE_TEST_RAY"):
         pytest.skip("starts a Ray cluster, half a minute on a machine with nothing else to do; set MONOPOSE_TEST_RAY=1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = pytest.importorskip("ray", reason="needs Ray: pip install 'monopose[ray]'")
     found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     found.cloudpickle.register_pickle_by_value(sys.modules[__name__])

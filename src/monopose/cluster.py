@@ -63,6 +63,7 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
 def _ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report home
     try:
         return import_module("ray")
     except ImportError as error:
