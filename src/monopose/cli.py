@@ -224,16 +224,40 @@ def _merge(args: Merge) -> Any:
         here = os.getcwd()
         try:
             os.chdir(job["cwd"])  # relative paths are meant from there
-            again = parse(words)
-            again.sharing.shard, again.json = "merge", args.json
-            results.append(_run(words[0], again))
+            results.append(do([*without(words, "--shard", 1), "--shard", "merge"]))
         finally:
             os.chdir(here)
     return results if len(results) > 1 else results[0]
 
 
+def do(words: Sequence[str]) -> Any:
+    """Run a command line and return its result; raises what goes wrong, prints nothing."""
+    args = parse(words)
+    args.words, args.json = tuple(words), True
+    return _run(words[0], args)
+
+
+def without(words: Sequence[str], option: str, count: int) -> list[str]:
+    """A command line without an option and as many words after it, at most."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        if word.startswith("--"):
+            skip = count * ("=" not in word) + 1 if _name_of(word) == option else 0
+        if skip == 0:
+            kept.append(word)
+        skip = max(skip - 1, 0)
+    return kept
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
+    cluster = getattr(args, "sharing", None) or getattr(args, "cluster", None)
+    if cluster is not None and cluster.ray is not None:
+        words = without(without(args.words, "--ray", len(cluster.ray)), "--ray-workers", 1)
+        family = (runs.family_of(args.model) or "objects") if command == "predict" else "objects"
+        run = import_module(".cluster", __package__).run
+        return run(words, do, cluster.ray[0] if cluster.ray else None, cluster.ray_workers, family)
     if isinstance(args, Merge):
         return _merge(args)
     if isinstance(args, Demo):

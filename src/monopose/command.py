@@ -53,6 +53,9 @@ class Common:
 
     def share(self, options: ShardOptions) -> shards.Shard | None:
         """The shard that is asked for; ValueError if there is no such one."""
+        options.check()
+        if options.shard is not None and options.ray is not None:
+            raise ValueError("--shard and --ray both share the work; give one of them")
         return shards.parse(options.shard, self.words)
 
 
@@ -92,8 +95,24 @@ class OutputOptions:
 
 
 @dataclass(kw_only=True)
-class ShardOptions:
-    """One of many processes that share the work through a folder."""
+class RayOptions:
+    """The work on a cluster (pip install 'monopose[ray]')."""
+
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
+    """Let a Ray cluster do it: the one at ADDRESS or in RAY_ADDRESS, else one of this machine alone. Put it last."""
+    ray_workers: MaybeInt = None
+    """Processes on the cluster; by default one per GPU, else one per CPU."""
+
+    def check(self) -> None:
+        if self.ray is not None and len(self.ray) > 1:
+            raise ValueError(f"--ray takes one address, got {' '.join(self.ray)}; put it last")
+        if self.ray is None and self.ray_workers is not None:
+            raise ValueError("--ray-workers goes with --ray")
+
+
+@dataclass(kw_only=True)
+class ShardOptions(RayOptions):
+    """One of many processes that share the work through a folder, or a cluster that does it all."""
 
     shard: Annotated[str | None, arg(metavar="I/N")] = None
     """Do only share I of N, from 1/N to N/N; what is complete is skipped. monopose merge OUT puts all together."""
@@ -168,6 +187,13 @@ def check_source(source: str | None, data: Path | None, name: str, boxes: Sequen
         if source is None and boxes and Path(boxes[-1]).suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError(f"{boxes[-1]} was taken for a box; put the SOURCE before --boxes")
         raise ValueError(f"give either a SOURCE (image, folder, video, camera number) or --{name} DIR")
+
+
+def check_shared(sharing: ShardOptions, source: str | None) -> None:
+    """ValueError if shards are asked for of a source whose pictures cannot be listed."""
+    shared = sharing.shard is not None or sharing.ray is not None
+    if shared and source is not None and not Path(source).is_dir():
+        raise ValueError(f"--shard and --ray need a folder of pictures as SOURCE, got {source}")
 
 
 def check_share(value: float | None, name: str) -> None:

@@ -19,6 +19,7 @@ from ..command import (
     TrainCommand,
     Unit,
     check_share,
+    check_shared,
     check_source,
     refuse,
 )
@@ -118,6 +119,7 @@ class Predict(Common):
         if self.share(self.sharing) is not None and self.nocs.nocs is not None:
             raise ValueError("--shard goes with a SOURCE, not with --nocs")
         check_source(self.source, self.nocs.nocs, "nocs")
+        check_shared(self.sharing, self.source)
         check_share(self.objects.score, "score")
         if self.nocs.nocs is None:
             refuse(self.nocs, "belongs to --nocs DIR")

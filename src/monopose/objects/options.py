@@ -17,10 +17,12 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    RayOptions,
     ShardOptions,
     TrainCommand,
     Unit,
     check_share,
+    check_shared,
     check_source,
     refuse,
 )
@@ -101,7 +103,10 @@ class Train(TrainCommand):
     there is one."""
     scene: SceneOptions = field(default_factory=SceneOptions)
 
+    cluster: RayOptions = field(default_factory=RayOptions)
+
     def check(self) -> None:
+        self.cluster.check()
         try:
             found = parse(self.data, self.split)
         except FileNotFoundError:
@@ -263,6 +268,7 @@ class Predict(Common):
         self.share(self.sharing)
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
         check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
+        check_shared(self.sharing, self.source)
         check_share(self.detector.score, "score")
         check_share(self.min_probability, "min-probability")
         if self.bop.bop is None:
