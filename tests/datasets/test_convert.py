@@ -42,19 +42,19 @@ def written(folder):
 def test_cdpn_becomes_bop(tmp_path, capsys):
     lm, out = written(tmp_path), tmp_path / "bop"
     assert cli.main(["convert", "cdpn", str(lm), "--models", str(tmp_path / "models"), "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["real_test"] == 2
-    frame = scenes.read_frame(out / "real_test" / "000005", 12)
+    assert json.loads(capsys.readouterr().out)["test"] == 2
+    frame = scenes.read_frame(out / "test" / "000005", 12)
     assert frame.instances.labels.tolist() == [5]
     np.testing.assert_allclose(frame.instances.cam_from_obj[0, :3].numpy(), POSE, atol=1e-6)
     assert frame.camera.K[0].tolist() == pytest.approx([572.4114, 0.0, 325.2611])
     assert int(frame.instances.masks.sum()) == 80 * 100  # the other object's label is left out
-    assert int(scenes.read_frame(out / "imgn" / "000005", 3).instances.masks.sum()) == 80 * 100
-    boxes = json.loads((out / "fasterrcnn_real_test.json").read_text())
+    assert int(scenes.read_frame(out / "train_imgn" / "000005", 3).instances.masks.sum()) == 80 * 100
+    boxes = json.loads((out / "fasterrcnn_test.json").read_text())
     assert [(b["scene_id"], b["image_id"], b["category_id"]) for b in boxes] == [(1, 0, 1), (5, 12, 5)]
     assert boxes[0]["bbox"] == [295.5, 198.0, 108.5, 87.0]
 
     targets = tmp_path / "targets.json"
-    assert cli.main(["targets", str(out / "real_test"), "--out", str(targets)]) == 0
+    assert cli.main(["targets", str(out / "test"), "--out", str(targets)]) == 0
     assert [(t["scene_id"], t["im_id"], t["obj_id"], t["inst_count"]) for t in json.loads(targets.read_text())] == [
         (1, 0, 1, 1), (5, 12, 5, 1),
     ]  # fmt: skip

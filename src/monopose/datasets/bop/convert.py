@@ -7,7 +7,8 @@
       real_test/ape/0000-box_fasterrcnn.txt   box of their detector, x0 y0 x1 y1
       imgn/ape/...                        renderings, the same files
 
-Every folder becomes a split, every object's folder in it a scene that is numbered as the object. CAD models are BOP's own (lm).
+They become the splits train, test and train_imgn, every object's folder in them a scene that is numbered as the object. CAD models
+are BOP's own (lm).
 
 Source: the code of EPro-PnP-6DoF (lib/datasets/lm.py, lib/ref.py), which is CDPN's.
 """
@@ -32,7 +33,7 @@ OBJECTS = {
 }  # fmt: skip
 K = (572.4114, 0.0, 325.2611, 0.0, 573.57043, 242.04899, 0.0, 0.0, 1.0)
 SIZE = (480, 640)  # height, width
-SPLITS = ("real_train", "real_test", "imgn")
+SPLITS = {"real_train": "train", "real_test": "test", "imgn": "train_imgn"}  # theirs -> as BOP has them
 
 
 def convert_cdpn(folder: str | Path, out: str | Path, models: str | Path) -> dict[str, int]:
@@ -44,7 +45,7 @@ def convert_cdpn(folder: str | Path, out: str | Path, models: str | Path) -> dic
         models: BOP's models of LINEMOD, lm/models; copied.
 
     Returns:
-        pictures of each split. The boxes of Faster R-CNN, where they are, become `fasterrcnn_SPLIT.json`, which
+        pictures of each split of the result. The boxes of Faster R-CNN, where they are, become `fasterrcnn_SPLIT.json`, which
         `monopose predict --boxes` takes.
 
     Raises:
@@ -66,17 +67,18 @@ def convert_cdpn(folder: str | Path, out: str | Path, models: str | Path) -> dic
     counts = {}
     for split in splits:
         boxes: list[dict[str, Any]] = []
-        counts[split] = sum(
-            _scene(folder / split / name, partial / split / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
+        name_here = SPLITS[split]
+        counts[name_here] = sum(
+            _scene(folder / split / name, partial / name_here / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
             for name, obj_id in OBJECTS.items()
             if (folder / split / name).is_dir()
         )
-        if not counts[split]:
+        if not counts[name_here]:
             raise FileNotFoundError(
                 f"{folder / split} has no NUMBER-color.png in folders such as ape ({found(folder / split)})"
             )
         if boxes:
-            _write(partial / f"fasterrcnn_{split}.json", boxes)
+            _write(partial / f"fasterrcnn_{name_here}.json", boxes)
     partial.rename(out)
     return counts
 
