@@ -7,8 +7,8 @@
       real_test/ape/0000-box_fasterrcnn.txt   box of their detector, x0 y0 x1 y1
       imgn/ape/...                        renderings, the same files
 
-They become the splits train, test and train_imgn, every object's folder in them a scene that is numbered as the object. CAD models
-are BOP's own (lm).
+They become the splits train, test and train_imgn, every object's folder in them a scene that is numbered as the object. The CAD
+models are BOP's own (lm).
 
 Source: the code of EPro-PnP-6DoF (lib/datasets/lm.py, lib/ref.py), which is CDPN's.
 """
