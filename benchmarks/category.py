@@ -182,7 +182,7 @@ def methods(run: Run, searches: Sequence[str]) -> Iterator[tuple[str, Callable[[
 
     yield f"nearest of {TEMPLATES} templates", nearest
     ordered = list(SEARCHES.items())
-    for name, config in (*ordered[:4], (PUBLISHED, fitting.published()), *ordered[4:]):
+    for name, config in (*ordered[:4], (PUBLISHED, fitting.published(perceptual.DEFAULT)), *ordered[4:]):
         if not searches or any(s in name for s in searches):
             yield name, lambda item, i, config=config: _fitted(model, item, i, config)  # type: ignore[misc]
 

@@ -22,14 +22,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import Positional
 
 from . import runs
 from .category import options as category
-from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
+from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
 from .io import shards
 from .io.files import is_disk_full
 from .objects import options as objects
@@ -100,6 +100,36 @@ class FitIdentity(Common):
 
 
 @dataclass(kw_only=True)
+class Convert(Common):
+    """Make a BOP folder of LINEMOD in another layout. Pictures are copied as they are; boxes of the original's detector become
+    a file that predict --boxes takes."""
+
+    layout: Positional[Literal["cdpn"]]
+    """cdpn: real_train, real_test, imgn, as CDPN and EPro-PnP-6DoF have it."""
+    folder: Positional[Path]
+    """The folder with real_train, real_test, imgn."""
+    models: Path
+    """BOP's CAD models of LINEMOD, lm/models."""
+    out: Path
+    """BOP folder to make."""
+
+
+@dataclass(kw_only=True)
+class MakeTargets(Common):
+    """Write the targets file of a BOP split: which objects are to be found in which picture, and how many of each."""
+
+    split: Positional[Path]
+    """Split folder with scene_gt.json in its scenes, e.g. lm/test."""
+    out: Path
+    """Targets file to write, e.g. lm/test_targets_bop19.json."""
+    min_visibility: float = 0.1
+    """Least visible share of an instance, from 0 to 1, where scene_gt_info.json tells it."""
+
+    def check(self) -> None:
+        check_share(self.min_visibility, "min-visibility")
+
+
+@dataclass(kw_only=True)
 class Doctor(Common):
     """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
 
@@ -162,6 +192,8 @@ ALONE: dict[str, type[Common]] = {
     "track": tracking.Track,
     "merge": Merge,
     "download": Download,
+    "convert": Convert,
+    "targets": MakeTargets,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
 }
@@ -178,6 +210,8 @@ COMMANDS = {  # name -> what it does
     "evaluate": "score results by the data set's protocol",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
+    "convert": "make a BOP folder of another layout",
+    "targets": "write the targets file of a BOP split",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
 }
@@ -250,6 +284,16 @@ def without(words: Sequence[str], option: str, count: int) -> list[str]:
     return kept
 
 
+def _targets(args: MakeTargets) -> dict[str, Any]:
+    from .datasets.bop import scenes, writing
+
+    found = scenes.targets_of(scenes.scenes(args.split), args.min_visibility)
+    if not len(found.im_id):
+        raise ValueError(f"{args.split} shows no object that is {args.min_visibility:.0%} visible")
+    writing.write_targets(args.out, found)
+    return {"targets": str(args.out), "rows": len(found.im_id)}
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
     cluster = getattr(args, "sharing", None) or getattr(args, "cluster", None)
@@ -267,6 +311,11 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Download):
         download = import_module(".datasets.download", __package__)
         return {"folder": str(download.download(args.name, args.out, args.url))}
+    if isinstance(args, Convert):
+        convert = import_module(".datasets.bop.convert", __package__)
+        return {"folder": str(args.out), **convert.convert_cdpn(args.folder, args.out, args.models)}
+    if isinstance(args, MakeTargets):
+        return _targets(args)
     if isinstance(args, FitIdentity):
         return _fit_identity(args)
     if isinstance(args, Doctor):

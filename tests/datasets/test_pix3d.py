@@ -365,10 +365,7 @@ def test_the_split_by_shape_shares_no_product(products, held):
 
 
 def test_a_split_says_what_it_can_do():
-    with pytest.raises(
-        ValueError,
-        match=r'by must be "image", "shape" or a .pickle file with the split, got "model"'.replace('"model"', "'model'"),
-    ):
+    with pytest.raises(ValueError, match=r'by must be "image", "shape" or a \.pickle file with the split'):
         pix3d.split([], by="model")
     with pytest.raises(ValueError, match="share must lie between 0 and 1"):
         pix3d.split([], share=1.0)
