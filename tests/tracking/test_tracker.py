@@ -8,47 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from followed import SIZE, VIEWS, K, apart, frame, pose, wander
 from monopose.command import CameraOptions
-from monopose.contour import lines
-from monopose.geometry import se3
 from monopose.render.scene import render_scene
 from monopose.tracking import commands, options
 from monopose.tracking.tracker import Tracker
 from monopose.types import Camera, Frame, PoseEstimates
 from shapes import box
-
-SIZE = (240, 320)
-K = torch.tensor([[400.0, 0.0, 159.5], [0.0, 400.0, 119.5], [0.0, 0.0, 1.0]])
-VIEWS = 300
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("views")
-
-
-@pytest.fixture(scope="module")
-def backdrop():
-    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")[0] * 0.5
-
-
-def pose(x=0.0, y=0.0, z=0.5, turn=(0.4, 0.6, 0.2)):
-    return se3.from_rt(se3.exp(torch.tensor([0.0, 0, 0, *turn]))[:3, :3], torch.tensor([x, y, z]))
-
-
-def frame(models, poses, backdrop):
-    image = render_scene(models, torch.stack(poses), K, SIZE, background=backdrop).image if models else backdrop
-    return Frame(image, Camera(K, SIZE))
-
-
-def apart(track, true):
-    delta = lines.difference(track.cam_from_obj.double().numpy()[None], true.double().numpy()[None])[0]
-    return np.linalg.norm(delta[:3]), math.degrees(np.linalg.norm(delta[3:]))
-
-
-def wander(i):
-    return pose(0.05 * math.sin(0.2 * i), 0.03 * math.sin(0.13 * i), 0.5 + 0.08 * math.sin(0.1 * i), (0.4 + 0.05 * i, 0.6, 0.2))
 
 
 def test_an_object_is_followed(cache, backdrop):
