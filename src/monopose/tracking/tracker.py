@@ -38,7 +38,9 @@ COARSE = 2000  # triangles of what stands in front of another object
 COARSE_CELL = 4  # pixels of a crop that are one when a silhouette is looked for in it
 TOLERANCE = 0.01  # metres by which something must be in front of a contour to hide it
 PATIENCE = 3  # frames of doubt after which an object is lost
+SURE = 0.1  # probability of being lost up to which no other start is tried
 DOUBT = 0.5  # probability of being lost from which a frame is one of doubt
+CONFIRMED = 0.25  # the same up to which a detection becomes a track
 FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: by more than REACH or half a diameter
 REACH = math.radians(25)  # of the search after a doubtful frame
 KEEP = 4  # of the poses searched, how many are fitted
@@ -52,19 +54,10 @@ SEARCHED = 4  # an object that has been lost for EVERY frames is looked for arou
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
-OFFSET, DOUBTS = (
-    6.39,
-    {
-        "likelihood": -5.05,
-        "used": -0.32,
-        "agree": 0.0,
-        "distance": 0.21,
-        "colours": -3.35,
-        "contrast": 0.0,
-        "jump": 0.0,
-        "spread": 0.0,
-    },
-)
+OFFSET = 4.49
+DOUBTS = {
+    "likelihood": -4.09, "used": 0.74, "agree": -0.39, "distance": 0.80, "colours": -3.71, "contrast": -2.12, "jump": 3.76,
+}  # fmt: skip
 
 
 class Track(NamedTuple):
@@ -120,7 +113,7 @@ class Evidence(NamedTuple):
 
     likelihood, used, agree, distance: see `lines.Fitted`; colours: similarity to those known, 0 to 1; contrast: how much
     likelier the object is inside of the contour than outside, by its colours, -1 to 1; jump: from where the motion leads,
-    radians and diameters added; spread: logarithm of the standard deviation of the rotation's worst axis, radians.
+    radians and diameters added.
     """
 
     likelihood: Array
@@ -130,7 +123,6 @@ class Evidence(NamedTuple):
     colours: Array
     contrast: Array
     jump: Array
-    spread: Array
 
 
 class Crop(NamedTuple):
@@ -278,25 +270,29 @@ def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
     index = np.stack([c.bins for c in crops])
     maps = _maps(states, crops, index, _in_front(states, ahead, K))
     count = len(states)
-    # the object goes on as it did, or stops, or is where its colours are: all are fitted, the best one is taken
     matches = [_matched(s, c, pose) for s, c, pose in zip(states, crops, ahead)]
-    shifted = [_shifted(s, pose, k, p) for s, pose, k, p in zip(states, ahead, K, maps.probability)]
-    starts = [(b, pose) for b in range(count) for pose in (ahead[b], last[b], *shifted[b])]
-    row = np.array([b for b, _ in starts])
-    found = _fit(states, np.stack([pose for _, pose in starts]), K, maps, row, matches)
-    best = [int(np.where(row == b, found.likelihood, -np.inf).argmax()) for b in range(count)]
-    fitted = _chosen(found, np.array(best))
+    fitted = _fit(states, ahead, K, maps, np.arange(count), matches)
     evidence, hist = _evidence(states, fitted, ahead, K, index, maps)
     doubt = probability_lost(evidence)
-    for b in np.flatnonzero(doubt > DOUBT).tolist():
-        better = _searched(states[b], ahead[b], K[b], maps, b, matches[b])
-        e, h = _evidence([states[b]], better, ahead[b : b + 1], K[b : b + 1], index[b : b + 1], _only(maps, b))
-        p = probability_lost(e)
-        if p[0] < doubt[b]:
-            doubt[b] = p[0]
+
+    def take(b: int, better: lines.Fitted) -> None:
+        """Put a fit of object b in place of the one so far if it is believed more."""
+        nonlocal fitted, evidence, hist
+        one, h = _evidence([states[b]], better, ahead[b : b + 1], K[b : b + 1], index[b : b + 1], _only(maps, b))
+        p = probability_lost(one)[0]
+        if p < doubt[b]:
+            doubt[b] = p
             fitted = lines.Fitted(*(_put(a, b, v[0]) for a, v in zip(fitted, better)))
-            evidence = Evidence(*(_put(a, b, v[0]) for a, v in zip(evidence, e)))
+            evidence = Evidence(*(_put(a, b, v[0]) for a, v in zip(evidence, one)))
             hist = (_put(hist[0], b, h[0][0]), _put(hist[1], b, h[1][0]))
+
+    for b in np.flatnonzero(doubt > SURE).tolist():  # it stopped, or is where its colours are
+        starts = np.stack([last[b], *_shifted(states[b], ahead[b], K[b], maps.probability[b])])
+        zero = np.zeros(len(starts), np.int64)
+        found = _fit([states[b]], starts, K[b : b + 1], _only(maps, b), zero, [matches[b]])
+        take(b, _chosen(found, np.array([found.likelihood.argmax()])))
+    for b in np.flatnonzero(doubt > DOUBT).tolist():
+        take(b, _searched(states[b], ahead[b], K[b], maps, b, matches[b]))
     jump = lines.difference(fitted.cam_from_obj, last)
     far = np.linalg.norm(jump[:, 3:], axis=1) > REACH
     far |= np.linalg.norm(jump[:, :3], axis=1) > 0.5 * np.array([s.model.diameter for s in states])
@@ -452,10 +448,7 @@ def _evidence(
     away = lines.difference(fitted.cam_from_obj, ahead)
     size = np.array([s.model.diameter for s in states])
     jump = np.linalg.norm(away[:, 3:], axis=1) + np.linalg.norm(away[:, :3], axis=1) / size
-    worst = np.linalg.eigvalsh(np.linalg.inv(fitted.information + np.diag([1e-3] * 6))[:, 3:, 3:])[:, -1]
-    return Evidence(
-        fitted.likelihood, fitted.used, fitted.agree, fitted.distance, same, contrast, jump, 0.5 * np.log(worst.clip(1e-8, 1e2))
-    ), now
+    return Evidence(fitted.likelihood, fitted.used, fitted.agree, fitted.distance, same, contrast, jump), now
 
 
 def _maps(states: Sequence[_State], crops: Sequence[Crop], index: Array, front: Array) -> lines.Maps:
@@ -549,7 +542,7 @@ def _recover(s: _State, frame: Frame, poses: PoseEstimates, taken: list[Array], 
             continue
         new = replace(s)
         _begin(new, frame, pose)
-        if not _confirmed(new, frame):
+        if not _confirmed(new, frame, (s.foreground, s.reference) if s.started else ()):
             continue
         _follow(new, path)
         if not new.lost:
@@ -595,14 +588,17 @@ def _nearest(state: _State, pose: Tensor) -> Array:
     return symmetry.nearest(given[None], torch.from_numpy(state.pose)[None], group, state.model.corners.double())[0].numpy()
 
 
-def _confirmed(new: _State, frame: Frame) -> bool:
-    """Whether the picture has an object's edges where a start says, judged by the colours that it has there; moves it there."""
+def _confirmed(new: _State, frame: Frame, known: Sequence[Array]) -> bool:
+    """Whether the picture has an object's edges where a start says, judged by the colours that it has there, and whether these
+    are among those known of it, if any are; moves it there."""
     crop = _crop(frame, new, new.pose)
     free = np.full((1, SIDE, SIDE), np.inf, np.float32)
     maps = _maps([new], [crop], crop.bins[None], free)
     fitted = _fit([new], new.pose[None], crop.K[None], maps, np.zeros(1, np.int64), [features.NONE])
-    evidence, _ = _evidence([new], fitted, fitted.cam_from_obj, crop.K[None], crop.bins[None], maps)
-    if probability_lost(evidence)[0] > DOUBT:
+    evidence, (inside, _) = _evidence([new], fitted, fitted.cam_from_obj, crop.K[None], crop.bins[None], maps)
+    if known:
+        evidence = evidence._replace(colours=np.max([np.sqrt(inside * k).sum(1) for k in known], axis=0))
+    if probability_lost(evidence)[0] > CONFIRMED:
         return False
     _begin(new, frame, fitted.cam_from_obj[0])
     return True
