@@ -597,7 +597,7 @@ def _confirmed(new: _State, frame: Frame, known: Sequence[Array]) -> bool:
     fitted = _fit([new], new.pose[None], crop.K[None], maps, np.zeros(1, np.int64), [features.NONE])
     evidence, (inside, _) = _evidence([new], fitted, fitted.cam_from_obj, crop.K[None], crop.bins[None], maps)
     if known:
-        evidence = evidence._replace(colours=np.max([np.sqrt(inside * k).sum(1) for k in known], axis=0))
+        evidence = evidence._replace(colours=np.max([colours.similarity(inside, k[None]) for k in known], 0))
     if probability_lost(evidence)[0] > CONFIRMED:
         return False
     _begin(new, frame, fitted.cam_from_obj[0])
