@@ -38,14 +38,14 @@ def table(rng: np.random.Generator, size: tuple[int, int] = (960, 1280)) -> np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/track.webp"))
-    parser.add_argument("--frames", type=int, default=120)
+    parser.add_argument("--frames", type=int, default=90)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--cache", default=None, help="folder for the contours")
     args = parser.parse_args()
     run = pipeline.load("demo", "cpu")
     models = [run.models[i] for i in OBJECTS]
-    tracker = Tracker(models, lambda frame: run.predict(frame, looks=1), args.cache)
-    config = video.VideoConfig(speed=0.5, occlusion=0.35, light=0.6)
+    tracker = Tracker(models, lambda frame: run.predict(frame, looks=1, refine=False), args.cache)
+    config = video.VideoConfig(speed=0.5, occlusion=0.35, light=0.6, shutter=0)
     plan = video.plan(models, scene.default_camera(), args.frames, config, seed=args.seed)
     plan = plan._replace(photo=table(np.random.default_rng(args.seed)))
     pictures = []

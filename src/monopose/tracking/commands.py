@@ -259,7 +259,7 @@ def _objects(args: options.Track, replayed: bool) -> tuple[list[ObjectModel], ba
     detect = run.predict if run.detector is not None else None
     if detect is None and args.start is None and not replayed:
         raise ValueError(f"{run.path} has no detector.safetensors, so it cannot find the start; give --start pose.json")
-    return list(run.models.values()), None if detect is None else lambda frame: run.predict(frame, looks=1)
+    return list(run.models.values()), None if detect is None else lambda frame: run.predict(frame, looks=1, refine=False)
 
 
 def _detector(

@@ -39,6 +39,7 @@ COARSE_CELL = 4  # pixels of a crop that are one when a silhouette is looked for
 TOLERANCE = 0.01  # metres by which something must be in front of a contour to hide it
 PATIENCE = 3  # frames of doubt after which an object is lost
 SURE = 0.1  # probability of being lost up to which no other start is tried
+SEARCH = 0.3  # the same from which the poses around are searched
 DOUBT = 0.5  # probability of being lost from which a frame is one of doubt
 CONFIRMED = 0.25  # the same up to which a detection becomes a track
 FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: by more than REACH or half a diameter
@@ -291,8 +292,8 @@ def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
         zero = np.zeros(len(starts), np.int64)
         found = _fit([states[b]], starts, K[b : b + 1], _only(maps, b), zero, [matches[b]])
         take(b, _chosen(found, np.array([found.likelihood.argmax()])))
-    for b in np.flatnonzero(doubt > DOUBT).tolist():
-        take(b, _searched(states[b], ahead[b], K[b], maps, b, matches[b]))
+    for b in np.flatnonzero(doubt > SEARCH).tolist():
+        take(b, _searched(states[b], fitted.cam_from_obj[b], K[b], maps, b, matches[b]))
     jump = lines.difference(fitted.cam_from_obj, last)
     far = np.linalg.norm(jump[:, 3:], axis=1) > REACH
     far |= np.linalg.norm(jump[:, :3], axis=1) > 0.5 * np.array([s.model.diameter for s in states])
