@@ -1,9 +1,9 @@
-"""The animation at the top of the README: bundled objects in a rendered video, found and followed by the bundled networks.
+"""The animation at the top of the README: bundled objects in a rendered video, followed by their outlines and textures.
 
-    python tools/draw_tracking.py [--out docs/images/track.webp] [--frames 120] [--seed 4]
+    python tools/draw_tracking.py [--out docs/images/track.webp] [--frames 80] [--seed 4]
 
-Three objects move before a moving camera, a hand comes in front. Nothing is told to the tracker: `monopose.load("demo")` finds
-the objects, their outlines lead on from there. Every second picture is shown.
+Three objects move before a moving camera, a hand comes in front. The tracker is told the first picture's poses, nothing else.
+Every second picture is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from monopose.objects import pipeline
+import monopose
+from monopose.datasets.bop.models import read_models
 from monopose.synthesis import scene, video
 from monopose.tracking import viz
 from monopose.tracking.tracker import Tracker
@@ -38,19 +39,21 @@ def table(rng: np.random.Generator, size: tuple[int, int] = (960, 1280)) -> np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/track.webp"))
-    parser.add_argument("--frames", type=int, default=90)
+    parser.add_argument("--frames", type=int, default=80)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--cache", default=None, help="folder for the contours")
     args = parser.parse_args()
-    run = pipeline.load("demo", "cpu")
-    models = [run.models[i] for i in OBJECTS]
-    tracker = Tracker(models, lambda frame: run.predict(frame, looks=1, refine=False), args.cache)
+    bundled = read_models(Path(monopose.__file__).parent / "assets" / "demo" / "objects")
+    models = [bundled[i] for i in OBJECTS]
+    tracker = Tracker(models, cache=args.cache)
     config = video.VideoConfig(speed=0.5, occlusion=0.35, light=0.6, shutter=0)
     plan = video.plan(models, scene.default_camera(), args.frames, config, seed=args.seed)
     plan = plan._replace(photo=table(np.random.default_rng(args.seed)))
     pictures = []
     for i in range(args.frames):
         frame, _ = video.draw(plan, i)
+        if i == 0 and frame.instances is not None:
+            tracker.start(frame, list(frame.instances.cam_from_obj))
         tracks = tracker.step(frame)
         print(
             i,

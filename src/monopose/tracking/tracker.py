@@ -245,7 +245,7 @@ class Tracker:
         then = next((poses for index, poses in self.history if index == answer.asked), None)
         if then is None or len(answer.poses) == 0:
             return
-        chosen = np.unique(np.linspace(0, len(later) - 1, CATCH_UP).round().astype(int)) if later else []
+        chosen: list[int] = np.unique(np.linspace(0, len(later) - 1, CATCH_UP).round().astype(int)).tolist() if later else []
         path = [later[i][1] for i in chosen]
         taken = [pose for pose in then if pose is not None]
         for s, pose in zip(self.states, then):
