@@ -1,4 +1,4 @@
-"""Wrong answers that look right: 120,000 random problems of 60 kinds, each with its truth.
+"""Wrong answers that look right: 122,000 random problems of 61 kinds, each with its truth.
 
     python -m benchmarks.pnp_sweep [--quick] [--seed 0] [--only WORDS]
 
@@ -187,6 +187,7 @@ def kinds() -> dict[str, Callable[[torch.Generator, int], Set]]:
         "mirrored image": lambda g, b: scene(g, b, 8, K=mirror),
         "weights over 2 powers of ten": lambda g, b: weighted(scene(g, b, 20), g, 2.0),
         "weights over 6 powers of ten": lambda g, b: weighted(scene(g, b, 30), g, 6.0),
+        "weights over 6 powers of ten, 8 points": lambda g, b: weighted(scene(g, b, 8), g, 6.0),
         "outliers of little weight": lambda g, b: outlying(scene(g, b, 24), g, 0.3, 1e-3),
         "Huber, 10 % outliers": lambda g, b: outlying(scene(g, b, 30), g, 0.1)._replace(robust=pnp.Huber(2.0)),
         "Cauchy, 10 % outliers": lambda g, b: outlying(scene(g, b, 30), g, 0.1)._replace(robust=pnp.Cauchy(2.0)),

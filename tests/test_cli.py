@@ -1,7 +1,8 @@
 import json
+import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -14,6 +15,7 @@ import monopose
 from monopose import cli, command
 from monopose.objects import bop_pipeline
 from monopose.objects import pipeline as pipelines
+from monopose.objects import viz as object_viz
 from monopose.types import Detections, ObjectModel, PoseEstimates
 
 
@@ -32,7 +34,7 @@ class _Run:
         self.calls, self.bop_calls, self.device = [], [], "unknown"
         run = pipelines.Pipeline(None, None, {5: _model()}, {5: "can"}, Path("run"))
 
-        def load(name, device):
+        def load(name, device, models=None):
             self.device = device
             return run
 
@@ -55,7 +57,9 @@ class _Run:
         self.calls.append((frame, detections, options))
         pose = torch.eye(4)[None].clone()
         pose[0, 2, 3] = 0.5
-        return PoseEstimates(torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25})
+        return PoseEstimates(
+            torch.tensor([5]), pose, torch.tensor([0.9]), names={5: "can"}, seconds={"detector": 0.25}, calibrated=True
+        )
 
 
 @pytest.fixture
@@ -87,7 +91,9 @@ def test_help_imports_nothing_heavy():
     assert "metres" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["demo"], ["check"], ["calibrate"], ["refine"], ["download"], ["fit-identity"], ["doctor"]])
+@pytest.mark.parametrize(
+    "words", [["demo"], ["check"], ["calibrate"], ["report"], ["refine"], ["download"], ["fit-identity"], ["doctor"]]
+)
 def test_every_command_has_help(words, capsys):
     with pytest.raises(SystemExit) as stop:
         _run(*words, "--help")
@@ -126,7 +132,10 @@ def test_units_are_in_the_help(capsys):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["predct"], "no command 'predct'; choose one of demo"),
+        (["predct"], "no command 'predct'; did you mean predict? There are demo"),
+        (["xyz"], "no command 'xyz'; choose one of demo"),
+        (["train", "coordinate"], "no method 'coordinate' to train; did you mean coordinates?"),
+        (["calibrate", "x", "--dta", "y"], "--dta is no option of monopose calibrate; did you mean --data?"),
         (["train"], "no METHOD; say what to train"),
         (["train", "nothing", "--data", "x"], "no method 'nothing' to train; choose one of coordinates"),
         (["train", "detector"], "Missing from monopose train"),
@@ -180,7 +189,7 @@ def test_train_passes_everything_on(monkeypatch, tmp_path, capsys):
     assert (seen["obj_ids"], seen["config"].minutes, seen["progress_bar"]) == ((5, 8), 2.0, False)
     config = seen["method_config"]
     assert (config.obj_ids, config.input_size, config.backbone, config.widths) == ((5, 8), 96, "resnet18", (8, 8, 8, 8))
-    assert json.loads(capsys.readouterr().out) == {"weights": str(tmp_path / "w")}
+    assert json.loads(capsys.readouterr().out) == {"weights": str(tmp_path / "w"), "verdict": "nothing was measured"}
     assert _run(*argv, "--set", "inputsize=96") == 1
     assert "--set has unknown fields inputsize; " in capsys.readouterr().err
     assert _run(*argv, "--set", "nonsense") == 1
@@ -194,10 +203,42 @@ def test_predict_writes_overlay_json_and_csv(pipeline, photo, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "photo: 1 object (detector 0.25 s)" in text
     assert "can" in text
-    assert "score 0.90" in text
+    assert "probability 0.90" in text
     assert "z 0.500 m" in text
     pose = json.loads((out / "poses.json").read_text())["images"][0]["poses"][0]
     assert pose["cam_from_obj"][2] == [0, 0, 1, 0.5]
+
+
+def test_what_is_uncertain_is_left_out_and_said(pipeline, photo, tmp_path, monkeypatch, capsys):
+    """But the BOP CSV keeps it, unless a probability is asked for."""
+
+    def uncertain(*args, **options):
+        poses = pipeline.predict(*args, **options)
+        return replace(poses, scores=torch.tensor([0.05]))
+
+    pipeline.answer(monkeypatch, uncertain)
+    argv = ["predict", photo, "--model", "x", "--fov", 60, "--out", tmp_path / "out"]
+    assert _run(*argv) == 0
+    assert "left out: probability below 0.1" in capsys.readouterr().out
+    (image,) = json.loads((tmp_path / "out/poses.json").read_text())["images"]
+    assert (image["poses"], image["dropped"][0]["reason"]) == ([], "probability below 0.1")
+    assert len((tmp_path / "out/monopose_images-test.csv").read_text().splitlines()) == 2
+    assert _run(*argv, "--min-probability", 0.02) == 0
+    assert len(json.loads((tmp_path / "out/poses.json").read_text())["images"][0]["poses"]) == 1
+    assert _run(*argv, "--min-probability", 0.3) == 0
+    assert len((tmp_path / "out/monopose_images-test.csv").read_text().splitlines()) == 1
+    assert _run(*argv, "--min-probability", 30) == 2
+    assert "--min-probability must be between 0 and 1, got 30" in capsys.readouterr().err
+    assert _run("predict", "--bop", "lmo", "--model", "x", "--out", tmp_path / "m_lmo-test.csv") == 0
+    assert pipeline.bop_calls[-1][1]["min_probability"] is None
+
+
+def test_help_shows_every_command_once_in_groups(capsys):
+    _help()
+    text = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert text.count(f"\n  {name} ") == 1, name
+    assert "train viewpoint" in text
 
 
 def test_predict_json_folder_boxes_limit_debug(pipeline, photo, tmp_path, capsys):
@@ -252,11 +293,50 @@ def test_predict_keeps_what_it_has_when_interrupted(pipeline, photo, tmp_path, m
 
 
 def test_a_broken_picture_does_not_take_the_others_along(pipeline, photo, tmp_path, capsys):
-    (tmp_path / "z.png").write_bytes(b"no picture")
-    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", tmp_path / "out") == 1
+    """Those that cannot be read are counted and listed, and the others done; --strict stops, and keeps what it has."""
+    out = tmp_path / "out"
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unreadable"] == 1
+    assert "a.png is not an image that can be read" in (out / "unreadable.txt").read_text()
+    assert len(json.loads((out / "poses.json").read_text())["images"]) == 1
+    (tmp_path / "a.png").rename(tmp_path / "z.png")
+    for path in out.glob("*.*"):
+        path.unlink()
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out, "--strict") == 1
     assert "z.png is not an image that can be read" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())["images"]) == 1
-    assert (tmp_path / "out" / "monopose_images-test.csv").is_file()
+    assert len(json.loads((out / "poses.json").read_text())["images"]) == 1
+    assert (out / "monopose_images-test.csv").is_file()
+    photo.write_bytes(b"none either")
+    assert _run("predict", tmp_path, "--model", "x", "--fov", 60, "--out", out) == 1
+    assert "none of 2 pictures can be read; the first: " in capsys.readouterr().err
+
+
+def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
+    for i in range(44):
+        (tmp_path / f"{i}.png").write_bytes(photo.read_bytes() if i % 7 else b"no picture")
+    words = ("predict", tmp_path, "--model", "x", "--fov", 60, "--out")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert _run(*words, whole) == 0
+    assert _run(*words, out, "--shard", "2/2") == 0
+    assert _run("merge", out) == 1
+    assert "25 of 45 are missing" in (said := capsys.readouterr().err)
+    assert "run --shard 1/2 again" in said
+    assert _run(*words, out, "--shard", "1/2", "--score", 0.5) == 1
+    assert "holds shards with other settings" in capsys.readouterr().err
+    pipeline.calls.clear()
+    assert _run(*words, out, "--shard", "1/2") == 0
+    assert _run(*words, out, "--shard", "1/2") == 0  # complete
+    assert len(pipeline.calls) == 21
+    assert _run("merge", out, "--json") == 0
+    assert len(pipeline.calls) == 21
+    for name in ("poses.json", "monopose_images-test.csv", "unreadable.txt"):
+        assert (out / name).read_text() == (whole / name).read_text().replace(str(whole), str(out))
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+    assert _run("merge", out) == 1
+    assert "no shards of" in capsys.readouterr().err
+    assert _run(*words, out, "--shard", "3/2") == 2
+    assert "--shard counts from 1/2 to 2/2, got 3/2" in capsys.readouterr().err
 
 
 def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
@@ -275,6 +355,7 @@ def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
         return out
 
     monkeypatch.setattr(bop_folder, "write_bop", write)
+    monkeypatch.setattr(object_viz, "save_samples", lambda *args: tmp_path)
     argv = ["synth", tmp_path / "part.stl", "--unit", "mm", "--out", tmp_path / "data"]
     assert _run(*argv) == 0
     assert not made[1].symmetries.any
@@ -292,6 +373,7 @@ def test_synth_passes_everything_on(monkeypatch, tmp_path, capsys):
     trimesh.creation.box((80, 50, 30)).export(tmp_path / "part.stl")
     seen = {}
     monkeypatch.setattr(bop_folder, "write_bop", lambda models, out, **options: seen.update(options) or out)
+    monkeypatch.setattr(object_viz, "save_samples", lambda *args: tmp_path)
     argv = [
         "synth",
         tmp_path / "part.stl",
@@ -328,6 +410,8 @@ def test_synth_goes_on_from_the_same_mesh_file(tmp_path, capsys):
     assert _run(*argv, 2, part, "--propose-symmetries") == 0
     assert _run(*argv, 3, out / "models") == 0
     assert (out / "train/000000/rgb/000002.png").is_file()
+    with Image.open(out / "contact_sheet_train.jpg") as sheet:
+        assert sheet.width > sheet.height > 200  # three pictures in a row
     trimesh.creation.capsule(height=50, radius=21, count=(8, 8)).export(part)
     capsys.readouterr()
     assert _run(*argv, 4, part) == 1
@@ -436,3 +520,16 @@ def test_evaluate_prints_json(monkeypatch, capsys):
     header, _, _, last, *_ = capsys.readouterr().out.splitlines()
     assert header.split() == ["percent", "targets", "MSSD"]
     assert last.split() == ["all", "targets", "3", "50.0"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["check", "--help"], ["--version"]])
+def test_readers_may_stop_reading(words):
+    """As with `monopose --help | head -1`, where nothing is left of the pipe when Python flushes."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", f"from monopose.cli import main; raise SystemExit(main({words!r}))"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=100)
+    finally:
+        os.close(write)
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 STOREYS = (
     "geometry < types",
     "io render nets < weights command < mesh pnp contour",
-    "datasets < evaluation synthesis < viz detection < training",
+    "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
     "runs < check demo doctor fit_identity < cli < __main__",
 )
@@ -41,6 +41,8 @@ OWNERS = {  # a library -> the only files that may import it
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
     "manifold3d": {"synthesis/shapes/"},
     "matplotlib": {"viz/figure.py"},
+    "bpy": {"synthesis/blender.py"},
+    "mathutils": {"synthesis/blender.py"},
     "pooch": {"datasets/download.py"},
     "huggingface_hub": {"datasets/download.py"},
     "requests": set(),
@@ -62,6 +64,8 @@ LAZY = {
     "matplotlib",
     "pooch",
     "huggingface_hub",
+    "bpy",
+    "mathutils",
 }  # heavy to import
 LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "training/loop.py": {"lightning"},

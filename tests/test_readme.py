@@ -139,16 +139,17 @@ def test_the_checks_see_what_they_should(tmp_path):
 
 
 def test_the_line_that_computes_the_pose_is_three_jumps_away():
-    """README -> Pipeline.predict -> coordinates -> pnp.ransac: each file names the next one's function where it calls it."""
+    """README -> Pipeline -> coordinates -> pnp.ransac: each file names the next one's function where it calls it."""
     import inspect
 
     import monopose
     from monopose import pnp, runs
     from monopose.objects import coordinates, pipeline
 
-    assert "model.predict(frame)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "model(photo, camera=camera)" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert monopose.load is runs.load
     assert isinstance(monopose.load("demo"), pipeline.Pipeline)
+    assert "self.predict(" in inspect.getsource(pipeline.Pipeline.__call__)
     assert "self._predict(" in inspect.getsource(pipeline.Pipeline.predict)
     assert "coordinates.predict_traced(" in inspect.getsource(pipeline)
     assert "solve(" in inspect.getsource(coordinates.predict_traced)

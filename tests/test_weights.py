@@ -1,10 +1,14 @@
+import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from safetensors.torch import save as as_bytes
 from torch import nn
 
 from monopose import __version__, weights
+from monopose.io import files
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,58 @@ def test_file_of_another_program(tmp_path):
         weights.read(tmp_path / "a.safetensors")
 
 
+def test_nan_in_weights_is_refused_by_name(tmp_path):
+    state = _model().state_dict()
+    state["2.weight"][1, 2] = torch.nan
+    path = weights.save(tmp_path / "a.safetensors", state, method="m", config={})
+    with pytest.raises(ValueError, match=r"a\.safetensors: the weights '2\.weight' hold NaN or infinity"):
+        weights.read(path)
+
+
+def test_more_parameters_than_the_limit(tmp_path, monkeypatch):
+    path = weights.save(tmp_path / "a.safetensors", {"a": torch.zeros(50, 30)}, method="m", config={})
+    monkeypatch.setenv("MONOPOSE_MAX_PARAMETERS", "1000")
+    with pytest.raises(ValueError, match=r"asks for 1500 parameters of a network, .* MONOPOSE_MAX_PARAMETERS"):
+        weights.read(path)
+
+
+@dataclass(frozen=True)
+class Wide:
+    widths: tuple[int, ...] = (8,)
+
+
+def _wide(config: Wide) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(width, width) for width in config.widths))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"widths": [1_000_000] * 4}, r"asks for a far larger network than the 72 parameters .*widths=\[1000000"),
+        ({"widths": [100] * 1_000_000}, r"asks for a far larger network than the 72 parameters"),
+        ({"widths": [-8]}, r"its configuration builds no network \(RuntimeError"),
+        ({"widths": ["8"]}, r"field widths must be of type int, got '8'"),
+        ({"widths": 8}, r"field widths must be a list, got 8"),
+        ([1], r"config must hold a JSON object, got list"),
+    ],
+)
+def test_configurations_that_ask_for_another_network(tmp_path, config, message):
+    path = weights.save(tmp_path / "a.safetensors", _wide(Wide()).state_dict(), method="m", config=Wide())
+    assert weights.load_network(path, Wide, _wide)(torch.ones(1, 8)).shape == (1, 8)
+    header = {"method": "m", "config": json.dumps(config), "labels": "[]"}
+    path.write_bytes(as_bytes(_wide(Wide()).state_dict(), metadata=header))
+    with pytest.raises(ValueError, match=message):
+        weights.load_network(path, Wide, _wide)
+
+
+@pytest.mark.parametrize("labels", ["[1.5]", "{", "7", "[" * 100_000])
+def test_labels_that_are_no_ids(tmp_path, labels):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(as_bytes({"a": torch.zeros(1)}, metadata={"method": "m", "config": "{}", "labels": labels}))
+    with pytest.raises(ValueError, match=r"a\.safetensors, labels"):
+        weights.read(path)
+
+
 def test_unknown_config_field_is_an_error():
     with pytest.raises(ValueError, match=r"file x has unknown fields widht; .*Config has size, width"):
         weights.build_config(Config, {"widht": 1.0}, "file x")
@@ -122,12 +178,18 @@ def test_find_run(tmp_path, monkeypatch):
     (tmp_path / "runs" / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no weights .*only nothing"):
         weights.find_run(tmp_path / "runs" / "empty")
-    monkeypatch.setattr(weights, "bundled", lambda: {"toys": run})
+    toys = tmp_path / "assets" / "toys"
+    weights.save(toys / "coordinates.safetensors", {}, method="coordinates", config={})
+    monkeypatch.setattr(files, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
-    assert weights.find_run("toys") == run
+    assert weights.find_run("toys") == toys
 
 
-def test_others_may_read_the_file_as_any_other(tmp_path):
-    (tmp_path / "plain").touch()
-    path = weights.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, method="m", config={})
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_the_file_is_the_umasks_to_say(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = weights.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, method="m", config={})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode

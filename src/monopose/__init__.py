@@ -15,9 +15,12 @@ _NAMES = {  # public name -> module that owns it
     "Frame": "types",
     "Detections": "types",
     "PoseEstimates": "types",
+    "Prediction": "prediction",
     "load": "runs",
+    "sample": "runs",
     "load_mesh": "mesh.loading",
     "read_frame": "io.images",
+    "iterate_frames": "io.images",
     "read_camera": "io.cameras",
 }
 _MODULES = ("pnp", "viz", "geometry", "render", "evaluation", "mesh", "datasets")
@@ -27,9 +30,10 @@ __all__ = ["__version__", *_NAMES, *_MODULES]
 if TYPE_CHECKING:
     from . import datasets, evaluation, geometry, mesh, pnp, render, viz
     from .io.cameras import read_camera
-    from .io.images import read_frame
+    from .io.images import iterate_frames, read_frame
     from .mesh.loading import load_mesh
-    from .runs import load
+    from .prediction import Prediction
+    from .runs import load, sample
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .datasets.bop.check import FolderReport, check_bop
 from .datasets.bop.models import models_info_entry
-from .io.files import atomic_write
+from .io.files import IMAGE_SUFFIXES, atomic_write
 from .mesh.loading import METRIC_FORMATS, degenerate, length, load_mesh, read_raw
 from .mesh.report import contact_sheet, find_topology, mesh_warnings, rounded_triple, sizes_text
 from .mesh.symmetries import group_size, propose_symmetries
@@ -32,7 +32,7 @@ class FailedReport:
     path: str
     problems: list[str]
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:
@@ -56,7 +56,7 @@ def check_paths(
     def look(path: Path) -> FolderReport | MeshReport | PhotoReport:
         if path.is_dir():
             return check_bop(path)
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"):
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, ".heic", ".heif"):
             if camera is None:
                 raise ValueError(f"{path} is a photo; give its camera too: --camera camera.json")
             return check_photo(path, camera)
@@ -181,9 +181,12 @@ def check_mesh(path: str | Path, unit: str | None = None, *, out: str | Path | N
     if out is not None:
         target = Path(out) / f"{path.stem}_check.png"
         sheet = contact_sheet(model, symmetries)
-        with atomic_write(target) as temporary:
-            sheet.save(temporary)
-        picture = str(target)
+        try:
+            with atomic_write(target) as temporary:
+                sheet.save(temporary)
+            picture = str(target)
+        except OSError as error:  # a read-only place: what was found is said all the same
+            notes.append(f"no picture could be saved: {error}; name another folder with --out")
     if model.texture is not None:
         appearance = f"texture {model.texture.shape[2]}x{model.texture.shape[1]}"
     else:

@@ -13,11 +13,12 @@ import contextlib
 import difflib
 import io
 import json
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,8 @@ from tyro.conf import Positional
 from . import runs
 from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, silent
+from .io import shards
+from .io.files import is_disk_full
 from .objects import options as objects
 from .road import options as road
 from .tracking import options as tracking
@@ -69,6 +72,14 @@ class Download(Common):
     """Folder to make the data set's folder in."""
     url: str | None = None
     """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
+
+
+@dataclass(kw_only=True)
+class Merge(Common):
+    """Put the shards of synth, predict, calibrate or evaluate together, or say which are missing. Computes nothing anew."""
+
+    out: Positional[Path]
+    """What the shards were given: --out of synth and predict, the run of calibrate, the results of evaluate."""
 
 
 @dataclass(kw_only=True)
@@ -115,6 +126,8 @@ KINDS = {
     "train": (
         Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
              + ", ".join(LEARN_CAD[1:]), "train coordinates", LEARN_CAD),
+        Kind("objects", objects.TrainAll, "all", "what a run for known CAD models needs, one after the other", "train all",
+             ("all",)),
         Kind("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
              ("viewpoint",)),
         Kind("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
@@ -146,8 +159,10 @@ ALONE: dict[str, type[Common]] = {
     "demo": Demo,
     "check": Check,
     "calibrate": objects.Calibrate,
+    "report": objects.Report,
     "refine": objects.Refine,
     "track": tracking.Track,
+    "merge": Merge,
     "download": Download,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
@@ -158,13 +173,27 @@ COMMANDS = {  # name -> what it does
     "synth": "render training pictures from CAD models, or from shapes made in code",
     "train": "train a method; goes on where it stopped",
     "calibrate": "learn what a run's scores mean",
+    "report": "is a run good enough? One page with figures, pictures and what to try",
     "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
     "refine": "refine the poses of a BOP result file",
     "track": "follow known objects through a video by their outlines",
     "evaluate": "score results by the data set's protocol",
+    "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
+}
+
+GROUPS = {  # how `monopose --help` shows them; what stands in none is shown last
+    "look": ("demo", "check", "camera", "doctor", "view"),
+    "make pictures, learn": ("synth", "train", "calibrate", "report", "download"),
+    "poses": ("predict", "track", "refine", "evaluate", "export"),
+}
+FAMILIES = {  # what they are about, for the same help
+    "objects": "known objects, by their CAD models",
+    "viewpoint": "a class of furniture: directions",
+    "category": "a class without CAD models: pose and shape",
+    "road": "boxes in 3D on roads",
 }
 
 # ------------------------------------------------------------------------------------------------ what the commands do
@@ -187,8 +216,28 @@ def _fit_identity(args: FitIdentity) -> Any:
     return fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
 
 
+def _merge(args: Merge) -> Any:
+    """Run the commands again that the shards ran, to compute nothing but put together."""
+    results = []
+    for job in shards.jobs(args.out):
+        words = list(job["command"])
+        if not words:
+            raise ValueError(f"{job['folder']} was made from Python; call the same function with shard=shards.MERGE")
+        here = os.getcwd()
+        try:
+            os.chdir(job["cwd"])  # relative paths are meant from there
+            again = parse(words)
+            again.sharing.shard, again.json = "merge", args.json
+            results.append(_run(words[0], again))
+        finally:
+            os.chdir(here)
+    return results if len(results) > 1 else results[0]
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
+    if isinstance(args, Merge):
+        return _merge(args)
     if isinstance(args, Demo):
         return import_module(".demo", __package__).run(args.out)
     if isinstance(args, Check):
@@ -201,11 +250,11 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Doctor):
         return import_module(".doctor", __package__).examine()
     if isinstance(args, tracking.Track):
-        done = import_module(".tracking.commands", __package__).track(args, silent if args.json else print)
+        done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
         return Result(done, f"{done['frames']} pictures: {done['tracks']}")
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
-    return work(args, silent if args.json else print) if command == "predict" else work(args)
+    return work(args, silent if args.json else _say) if command in ("predict", "train") else work(args)
 
 
 # ----------------------------------------------------------------------------------------------------------- printing
@@ -228,7 +277,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
@@ -264,6 +313,16 @@ def _number(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _say(*lines: str) -> None:
+    """Print. Whoever reads may stop at any time, as `| head` does: the work goes on, and nothing is said of it."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """Our own warnings and the user's data in one line; the chatter of libraries is left out."""
     if Path(filename).is_relative_to(Path(__file__).parent) or category.__module__.startswith("monopose"):
@@ -279,11 +338,22 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = ""
+    try:
+        code = _main(argv)
+    except KeyboardInterrupt as stop:
+        code, words = 130, f": {stop}" if str(stop) else ""  # what was saved
+    if code == 130:
+        print(f"monopose: interrupted{words}", file=sys.stderr)
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv in (["--version"], ["-V"]):
         from . import __version__
 
-        print(f"monopose {__version__}")
+        _say(f"monopose {__version__}")
         return 0
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     os.environ.setdefault(
@@ -295,15 +365,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     try:
+        args.words = tuple(argv)
         result = _run(argv[0], args)
         if args.json:
-            print(json.dumps(_plain(result)))
+            _say(json.dumps(_plain(result)))
         elif result is not None:
-            print("\n".join(_lines(result)))
+            _say("\n".join(_lines(result)))
         return _exit_code(result)
-    except KeyboardInterrupt:
-        print("monopose: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
         return 1
@@ -328,8 +396,9 @@ def parse(argv: Sequence[str]) -> Any:
     if command in ("--help", "-h"):
         _print_help(_overview())
     if command not in COMMANDS:
-        raise UsageError(f"no command {command!r}; choose one of {', '.join(COMMANDS)}; see monopose --help")
+        raise UsageError(f"no command {command!r}; {_choices(command, COMMANDS)}; see monopose --help")
     if command in ALONE:
+        _refuse_unknown(command, Kind("", ALONE[command], "", "", ""), words)
         return _parse(command, ALONE[command], words)
     kind = _kind_of(command, words)
     if isinstance(kind, str):
@@ -351,6 +420,7 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
             )  # fmt: skip
     except SystemExit as stop:
         if not stop.code:
+            _say()  # the help that tyro has printed
             raise
         lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
         text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
@@ -386,7 +456,7 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
     elif command == "train":
         methods = {method: kind for kind in kinds for method in kind.methods}
         if first not in methods:
-            raise UsageError(f"no method {first!r} to train; choose one of {', '.join(methods)}")
+            raise UsageError(f"no method {first!r} to train; {_choices(first, methods)}")
         return methods[first]
     else:
         family = _family_of_results(Path(first))
@@ -461,13 +531,19 @@ def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
         name = _name_of(word)
         if not word.startswith("--") or name in have:
             continue
-        owners = [other.short for other in KINDS[command] if name in {n for n, _ in _options_of(other.options)}]
+        owners = [other.short for other in KINDS.get(command, ()) if name in {n for n, _ in _options_of(other.options)}]
         here = _value_of("--model", words) if command == "predict" else kind.short
         if owners:
             raise UsageError(f"{name} belongs to {' and '.join(owners)}, not to {here}")
         near = difflib.get_close_matches(name, have, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{name} is no option of monopose {command} for {kind.short}{hint}")
+        hint = f"; did you mean {near[0]}?" if near else f"; see monopose {command} --help"
+        raise UsageError(f"{name} is no option of monopose {command}{' for ' * bool(kind.short)}{kind.short}{hint}")
+
+
+def _choices(word: str, known: Iterable[str]) -> str:
+    """The one that was meant, if a word is close to it, and all that there are."""
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"choose one of {', '.join(known)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- help
@@ -475,10 +551,24 @@ def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    grouped = {name for names in GROUPS.values() for name in names}
+    lines = []
+    for title, names in [*GROUPS.items(), ("more", tuple(name for name in COMMANDS if name not in grouped))]:
+        shown = [f"  {name:{width}}  {COMMANDS[name]}" for name in names if name in COMMANDS]
+        lines += [f"{title}:", *shown, ""] if shown else []
+    families = max(map(len, FAMILIES.values()))
+    for family, title in FAMILIES.items():
+        examples = [
+            f"train {' | '.join(kind.methods)}" if kind.methods else kind.example.split(" --model")[0]
+            for kinds in KINDS.values()
+            for kind in kinds
+            if kind.family == family
+        ]
+        lines.append(f"  {title:{families}}  {', '.join(dict.fromkeys(examples))}")
     return "\n".join([
-        "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "", "commands:", *lines, "",
-        "monopose COMMAND --help shows the options of a command.",
+        "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "",
+        *lines[: -len(FAMILIES)], "what for:", *lines[-len(FAMILIES) :], "",
+        "monopose COMMAND --help shows the options; those of synth, train, predict and evaluate depend on what for.",
         "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame (x right, y down,",
         "z forward); meshes without a unit need --unit.",
     ])  # fmt: skip
@@ -495,7 +585,7 @@ def _overview_of(command: str) -> str:
 
 
 def _print_help(text: str) -> NoReturn:
-    print(text)
+    _say(text)
     raise SystemExit(0)
 
 
@@ -503,6 +593,8 @@ def _message(error: Exception) -> str:
     """One line that says what happened; unexpected kinds of error ask for the traceback."""
     text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
     text = " ".join(str(text).split())
+    if is_disk_full(error) and "disk is full" not in text:
+        return f"the disk is full, or a quota is ({text}); free some space or write elsewhere"
     if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError)):
         return text
     return f"{type(error).__name__}: {text} (unexpected; --debug shows where)"

@@ -7,14 +7,19 @@ itself a dataclass is a group of its own in --help. Nothing here imports anythin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from .io.files import IMAGE_SUFFIXES, atomic_write
+from .io import shards
+from .io.files import IMAGE_SUFFIXES, atomic_write, list_unreadable, sole_writer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,8 +45,15 @@ class Common:
     debug: bool = False
     """Show the traceback of an error."""
 
+    def __post_init__(self) -> None:
+        self.words: tuple[str, ...] = ()  # the command line, for shards that `monopose merge` puts together
+
     def check(self) -> None:
         """Raise ValueError where options contradict each other; looks at no more than names of files."""
+
+    def share(self, options: ShardOptions) -> shards.Shard | None:
+        """The shard that is asked for; ValueError if there is no such one."""
+        return shards.parse(options.shard, self.words)
 
 
 @dataclass(kw_only=True)
@@ -70,10 +82,21 @@ class OutputOptions:
     """Stop after this many pictures."""
     device: Device = None
     """Where the networks run; by default on the GPU if there is one."""
+    strict: bool = False
+    """Stop at a picture that cannot be read. By default those among several are counted, listed in OUT/unreadable.txt, and left
+    out."""
 
     @property
     def folder(self) -> Path:
         return self.out or Path("out/predict")
+
+
+@dataclass(kw_only=True)
+class ShardOptions:
+    """One of many processes that share the work through a folder."""
+
+    shard: Annotated[str | None, arg(metavar="I/N")] = None
+    """Do only share I of N, from 1/N to N/N; what is complete is skipped. monopose merge OUT puts all together."""
 
 
 @dataclass(kw_only=True)
@@ -82,14 +105,18 @@ class TrainingOptions:
 
     minutes: MaybeFloat = None
     """Wall-clock budget in minutes, pauses not counted; none: until all steps are done."""
-    steps: int = 40_000
-    """Most optimiser steps."""
-    batch_size: int = 16
-    """Samples per step and process."""
+    steps: MaybeInt = None
+    """Most optimiser steps; by default as published for presets that are, 40000 for others."""
+    batch_size: MaybeInt = None
+    """Samples per step and process; by default as published for presets that are, 16 for others."""
     lr: MaybeFloat = None
     """Peak learning rate; by default what suits the method and preset."""
     workers: int = 1
     """Processes that draw samples."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step."""
+    compile: bool = False
+    """Compile the network (torch.compile): minutes of start, then faster steps on GPUs."""
     seed: int = 0
     """Of all randomness."""
 
@@ -124,8 +151,8 @@ class TrainCommand(Common):
         return values
 
     def budget(self) -> dict[str, Any]:
-        """The training options as `loop.TrainConfig` takes them."""
-        return asdict(self.training)
+        """The training options that were given, as `loop.TrainConfig` takes them."""
+        return {name: value for name, value in asdict(self.training).items() if value is not None}
 
 
 def refuse(options: Any, reason: str) -> None:
@@ -151,6 +178,7 @@ def check_share(value: float | None, name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------ results, pictures
 
+SAVED_EVERY_S = 60.0  # seconds of work that a killed prediction loses at most
 DRAWN_FOV = 50.0  # horizontal field of view in degrees that pictures get whose camera is not known
 Printer = Callable[[str], None]
 
@@ -178,54 +206,116 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
-def frames(source: str, camera: CameraOptions, default_fov: float | None = None) -> Iterator[tuple[str, Frame]]:
-    """`images.iterate_frames`; pictures whose camera is not known get the field of view `default_fov`, degrees."""
-    from .io.images import iterate_frames
+Pictures = Iterator[tuple[str, "Callable[[], Frame]"]]
+
+
+def frames(source: str, camera: CameraOptions, default_fov: float | None = None) -> Pictures:
+    """`images.listed_frames`; pictures whose camera is not known get the field of view `default_fov`, degrees."""
+    from .io.images import listed_frames
 
     fov = camera.fov if camera.known else default_fov
-    return iterate_frames(source, camera.camera, fov_deg=fov, resize_camera=camera.resize_camera)
+    return listed_frames(source, camera.camera, fov_deg=fov, resize_camera=camera.resize_camera)
 
 
 def predict_pictures(
-    pictures: Iterator[tuple[str, Frame]],
+    pictures: Pictures,
     one: Callable[[str, Frame], tuple[dict[str, Any], Sequence[str]]],
     save: Callable[[list[dict[str, Any]]], dict[str, Any]],
     summary: Callable[[dict[str, Any]], str],
-    limit: int | None = None,
+    output: OutputOptions,
     say: Printer = silent,
+    shard: shards.Shard | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Look at picture after picture. What came before an interruption, or before a broken picture, is kept.
+    """Look at picture after picture. What came before an interruption, or before an error, is kept.
 
     Args:
-        pictures: names and frames.
+        pictures: names, and functions that read the frames.
         one: looks at a picture; returns its record and what to say of it, line by line.
-        save: writes the records of all; returns what the result says beside them.
+        save: writes the records of all so far; returns what the result says beside them. Called once a minute, too.
         summary: the result in words.
-        limit: stop after this many pictures.
+        output: where results go, in a folder into which no other process may write meanwhile, shards apart; how many pictures
+            at most; whether one that cannot be read ends it all.
         say: takes each line as soon as it is known.
+        shard: only the pictures of this one, whose records wait in `output.folder` for `shards.MERGE`; `save` may then know
+            records alone.
+        settings: of which the records depend, for shards.
 
     Returns:
-        what `save` returned, the records as "images", and whether somebody interrupted as "stopped": the way to end a live
-        camera.
+        what `save` returned, the records as "images", how many could not be read as "unreadable", and whether somebody
+        interrupted as "stopped": the way to end a live camera. Of records only `save` sees keys that begin with "_".
+
+    Raises:
+        OSError: another process writes into the folder.
     """
+    from .io.images import Unreadable
+
     records: list[dict[str, Any]] = []
-    stopped = False
-    try:
-        for name, frame in pictures:
-            record, lines = one(name, frame)
-            records.append(record)
-            for line in lines:
-                say(line)
-            if limit is not None and len(records) >= limit:
-                break
-    except KeyboardInterrupt:
-        stopped = True
-    except Exception:
-        if records:
-            save(records)
-        raise
-    data = {**save(records), "images": records, "stopped": stopped}
+    unreadable: list[str] = []
+    stopped, saved = False, time.monotonic()
+
+    def looked(name: str, read: Callable[[], Frame]) -> dict[str, Any] | str:
+        try:
+            frame = read()
+        except Unreadable as error:
+            if output.strict:
+                raise
+            say(f"{name}: cannot be read")
+            return str(error)
+        record, lines = one(name, frame)
+        for line in lines:
+            say(line)
+        return record
+
+    def keep(row: dict[str, Any] | str) -> None:
+        unreadable.append(row) if isinstance(row, str) else records.append(row)
+
+    job = None
+    share = shard is not None and not shard.last
+    with nullcontext() if share else sole_writer(output.folder, "predict"):
+        try:
+            if shard is None:
+                for name, read in islice(pictures, output.limit):
+                    keep(looked(name, read))
+                    if records and time.monotonic() - saved > SAVED_EVERY_S:
+                        save(records)
+                        saved = time.monotonic()
+            else:
+                listed = list(islice(pictures, output.limit))
+                about = {"pictures": [name for name, _ in listed], **(settings or {})}
+                job = shards.Job(output.folder / shards.FOLDER / "pictures", about, len(listed), 20, shard)
+                for block, pieces in job.todo():
+                    job.save(block, [looked(*listed[i]) for i in pieces])
+                if share:
+                    return shard_result(shard, output.folder)
+                for row in job.rows():
+                    keep(row)
+        except KeyboardInterrupt:
+            if shard is not None:
+                raise
+            stopped = True
+        except Exception:
+            if records:
+                save(records)
+            raise
+        if unreadable and not records:
+            many = f"none of {len(unreadable)} pictures can be read; the first: "
+            raise Unreadable(many * (len(unreadable) > 1) + unreadable[0])
+        file = output.folder / "unreadable.txt"
+        if list_unreadable(file, unreadable):
+            count = len(unreadable) + len(records)
+            warnings.warn(f"{len(unreadable)} of {count} pictures cannot be read; listed in {file}", stacklevel=2)
+        shown = [{k: v for k, v in record.items() if not k.startswith("_")} for record in records]
+        data = {**save(records), "images": shown, "unreadable": len(unreadable), "stopped": stopped}
+        if job is not None:
+            job.remove()
     return Result(data, summary(data))
+
+
+def shard_result(shard: shards.Shard, out: Path) -> Result:
+    """What a command says that did a share of the work."""
+    name, then = f"{shard.index}/{shard.count}", f"monopose merge {out}"
+    return Result({"shard": name, "next": then}, f"shard {name} is complete; when all are: {then}")
 
 
 def boxes_of_anything(boxes: Sequence[str]) -> Callable[[str], Detections]:

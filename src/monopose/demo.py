@@ -15,7 +15,6 @@ from .geometry import rotation, symmetry
 from .io.files import atomic_write
 from .io.poses import frame_record, save_poses
 from .objects import pipeline
-from .objects import viz as object_viz
 from .types import Instances, ObjectModel, PoseEstimates
 
 
@@ -30,6 +29,7 @@ class Row:
     rotation_deg: float = float("nan")  # to the nearest symmetric pose
     translation_mm: float = float("nan")
     add_s_percent: float = float("nan")  # ADD(-S), percent of the diameter
+    why: str = ""  # it was not found: nothing was there, or it was left out
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,13 @@ class DemoReport:
             if r.found:
                 numbers = f"{r.score:5.2f}  {r.rotation_deg:7.1f} °  {r.translation_mm:8.1f} mm  {r.add_s_percent:6.1f} %"
             else:
-                numbers = "    -  not found"
+                numbers = f"    -  {r.why or 'not found'}"
             lines.append(f"{r.picture:7d}  {r.name:14} {numbers}")
-        good = sum(r.add_s_percent < 10 for r in self.rows)
+        good, found = sum(r.add_s_percent < 10 for r in self.rows), sum(r.found for r in self.rows)
         lines += [
             "",
             f"{good} of {len(self.rows)} objects within 10 % of their diameter (ADD(-S) < 0.1 d)",
+            f"{found} of the {len(self.rows)} have a pose that is sure enough to be shown",
         ]
         lines.append("seconds per picture: " + ", ".join(f"{k} {v:.2f}" for k, v in self.seconds.items()))
         lines += [*self.notes, f"poses:   {self.json}", f"overlay: {self.sheet}"]
@@ -77,7 +78,8 @@ def compare(estimated: PoseEstimates, truth: Instances, models: dict[int, Object
         model = models[label]
         mine = (estimated.labels == label).nonzero().flatten()
         if not len(mine):
-            rows.append(Row(picture, model.name, False))
+            out = [f"left out at {100 * d.score:.0f} %: {d.reason}" for d in estimated.dropped if d.label == label]
+            rows.append(Row(picture, model.name, False, why=out[0] if out else ""))
             continue
         best = int(mine[estimated.scores[mine].argmax()])
         true, pose = truth.cam_from_obj[n], estimated.cam_from_obj[best].cpu()
@@ -119,13 +121,14 @@ def run(out: str | Path = "out/demo") -> DemoReport:
     for im_id in track(scene.im_ids.tolist(), description="pictures", transient=True):
         frame = scenes.read_frame(scene, im_id)
         assert frame.instances is not None
-        poses = model.predict(frame)
+        found = model(frame)
+        poses = found.poses
         rows += compare(poses, frame.instances, dict(model.models), im_id)
         for stage, seconds in poses.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds / len(scene.im_ids)
         records.append(frame_record(f"{im_id:06d}", frame, poses))
-        overlays.append(str(object_viz.save_overlay(out / f"{im_id:06d}_overlay.png", frame, poses, model.models)))
-        pictures.append(viz.draw(frame, poses, model.models))
+        overlays.append(str(found.save(out / f"{im_id:06d}_overlay.png")))
+        pictures.append(found.picture())
     sheet = out / "overlay.png"
     with atomic_write(sheet) as temporary:
         viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")

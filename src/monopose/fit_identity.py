@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import pnp, viz
 from .geometry import rotation, se3
-from .io.files import atomic_write, write_json
+from .io.files import atomic_write, sole_writer, write_json
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original
@@ -173,53 +173,54 @@ def run(
     seen = random_poses(config.poses, generator)
     truth = matrices(seen + config.noise * torch.randn(seen.shape, generator=generator))
     tests = random_poses(config.test_poses, generator)
-    norm, done, history = torch.ones((), device=device), 0, []
-    if (file := out / "last.ckpt").is_file():
-        state = torch.load(file, map_location=device, weights_only=True)
-        _same_setting(file, state["config"], config)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        averaged.load_state_dict(state["averaged"])
-        norm, done, history = state["norm"], state["step"], state["history"]
+    with sole_writer(out, "fit-identity"):
+        norm, done, history = torch.ones((), device=device), 0, []
+        if (file := out / "last.ckpt").is_file():
+            state = torch.load(file, map_location=device, weights_only=True)
+            _same_setting(file, state["config"], config)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            averaged.load_state_dict(state["averaged"])
+            norm, done, history = state["norm"], state["step"], state["history"]
 
-    def save() -> None:
-        state = {
-            "config": asdict(config), "model": model.state_dict(), "averaged": averaged.state_dict(),
-            "optimizer": optimizer.state_dict(), "norm": norm, "step": done, "history": history,
-        }  # fmt: skip
-        with atomic_write(file) as temporary:
-            torch.save(state, temporary)
+        def save() -> None:
+            state = {
+                "config": asdict(config), "model": model.state_dict(), "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(), "norm": norm, "step": done, "history": history,
+            }  # fmt: skip
+            with atomic_write(file) as temporary:
+                torch.save(state, temporary)
 
-    started = saved = time.monotonic()
-    first = done
-    batches = math.ceil(config.poses / config.batch_size)
-    try:
-        with _Bar(steps, done, progress_bar and done < steps) as bar:
-            while done < steps:
-                epoch, k = divmod(done, batches)
-                order = torch.randperm(config.poses, generator=_seeded(config.seed, 0, epoch))
-                mine = order[k * config.batch_size : (k + 1) * config.batch_size]
-                scale = model.log_scale.detach().exp().mean()
-                norm = (1 - config.momentum) * norm + config.momentum * scale
-                found = losses(
-                    model, seen[mine].to(device), truth[mine].to(device), norm, config, _seeded(config.seed, 1, done)
-                )
-                total = torch.stack(list(found.values())).sum()
-                optimizer.zero_grad()
-                total.backward()
-                optimizer.step()
-                done += 1
-                _follow(averaged, model, min(config.average, done / (done + 9)))
-                history.append([float(v.detach()) for v in found.values()])
-                bar.step(history)
-                if time.monotonic() - saved > checkpoint_seconds:
-                    save()
-                    saved = time.monotonic()
-    finally:
-        if done > first:
-            save()
-    seconds = time.monotonic() - started if done > first else 0.0
-    return _finish(averaged, model, tests.to(device), config, history, seconds, out, pictures)
+        started = saved = time.monotonic()
+        first = done
+        batches = math.ceil(config.poses / config.batch_size)
+        try:
+            with _Bar(steps, done, progress_bar and done < steps) as bar:
+                while done < steps:
+                    epoch, k = divmod(done, batches)
+                    order = torch.randperm(config.poses, generator=_seeded(config.seed, 0, epoch))
+                    mine = order[k * config.batch_size : (k + 1) * config.batch_size]
+                    scale = model.log_scale.detach().exp().mean()
+                    norm = (1 - config.momentum) * norm + config.momentum * scale
+                    found = losses(
+                        model, seen[mine].to(device), truth[mine].to(device), norm, config, _seeded(config.seed, 1, done)
+                    )
+                    total = torch.stack(list(found.values())).sum()
+                    optimizer.zero_grad()
+                    total.backward()
+                    optimizer.step()
+                    done += 1
+                    _follow(averaged, model, min(config.average, done / (done + 9)))
+                    history.append([float(v.detach()) for v in found.values()])
+                    bar.step(history)
+                    if time.monotonic() - saved > checkpoint_seconds:
+                        save()
+                        saved = time.monotonic()
+        finally:
+            if done > first:
+                save()
+        seconds = time.monotonic() - started if done > first else 0.0
+        return _finish(averaged, model, tests.to(device), config, history, seconds, out, pictures)
 
 
 def test(model: Model, seven: Tensor) -> tuple[pnp.Solution, Tensor, Tensor]:

@@ -1,10 +1,13 @@
-"""Opening trained runs, whatever they do: which family a run belongs to is seen from the weights files in its folder."""
+"""Opening trained runs, whatever they do: which family a run belongs to is seen from the weights files in its folder. And a
+bundled picture to try them on."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .io.files import ASSETS, located_run
 
 if TYPE_CHECKING:
     import torch
@@ -22,19 +25,18 @@ def family_of(name: str | Path) -> str | None:
 
     Looks at names of files alone, so it is instant.
     """
-    path = Path(name)
-    if not path.exists():
-        path = Path(__file__).parent / "assets" / path.name
+    path = located_run(name)
     found = {path.stem} if path.is_file() else {p.stem for p in path.glob("*.safetensors")}
     return next((family for family, files in FAMILIES.items() if found & set(files)), None)
 
 
-def load(name: str | Path, device: torch.device | str | None = None) -> Any:
-    """Open a trained run, ready to predict: `run.predict(frame)`.
+def load(name: str | Path, device: torch.device | str | None = None, *, models: str | Path | None = None) -> Any:
+    """Open a trained run, ready to look at pictures: `run("photo.jpg", camera="camera.json")`, `run.predict(frame)`.
 
     Args:
-        name: a run folder, a weights file in one, or the name of bundled weights.
+        name: a run folder, a weights file in one, or the name of bundled weights ("demo").
         device: where to run; None: CUDA if there is one, else the CPU.
+        models: folder with the CAD models, as BOP data sets have, for a run of known objects that comes without.
 
     Returns:
         `objects.pipeline.Pipeline` (poses of known CAD objects), `viewpoint.pipeline.ViewpointRun` (viewpoints),
@@ -43,4 +45,31 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Any:
     Raises:
         FileNotFoundError, ValueError: no such run, no weights in it that predict, a truncated or foreign file; no such device.
     """
-    return import_module(f".{family_of(name) or 'objects'}.pipeline", __package__).load(name, device)
+    family = family_of(name) or "objects"
+    module = import_module(f".{family}.pipeline", __package__)
+    if family != "objects":
+        if models is not None:
+            raise ValueError(f"{name} is a {family} run, which uses no CAD models; leave out models=")
+        return module.load(name, device)
+    run = module.load(name, device, models)
+    run.warn_without_models()
+    return run
+
+
+class Sample(NamedTuple):
+    """A bundled picture of the demo and the file of its camera, in place of photo.jpg and camera.json."""
+
+    photo: Path
+    camera: Path
+
+
+def sample(n: int = 1) -> Sample:
+    """Picture `n` of the six that the demo looks at, with its camera: something to try a call on.
+
+    Raises:
+        ValueError: there is no such picture.
+    """
+    photos = sorted((ASSETS / "demo" / "photos" / "test" / "000001" / "rgb").glob("*.jpg"))
+    if not 0 <= n < len(photos):
+        raise ValueError(f"there are {len(photos)} sample pictures, 0 to {len(photos) - 1}, got {n}")
+    return Sample(photos[n], ASSETS / "demo" / "camera.json")

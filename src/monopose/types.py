@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ def check_shape(value: Tensor | None, name: str, *shape: int | None) -> None:
     if tail is None or any(want is not None and want != got for want, got in zip(shape, tail, strict=True)):
         wanted = ", ".join("*" if s is None else str(s) for s in shape)
         raise ValueError(f"{name} must have a shape ending in ({wanted}), got {tuple(value.shape)}")
+
+
+def _width_by_height(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def moved(item: _T, *args: Any, **kwargs: Any) -> _T:
@@ -65,6 +69,13 @@ class Camera:
             raise ValueError(f"Camera.K needs finite values and positive focal lengths in pixels, got {self.K.tolist()}")
         if self.distortion is not None and self.distortion.shape[-1] not in (4, 5, 8):
             raise ValueError(f"Camera.distortion needs 4, 5 or 8 OpenCV coefficients, got {tuple(self.distortion.shape)}")
+
+    def __repr__(self) -> str:
+        if self.K.dim() > 2:
+            return f"Camera({tuple(self.K.shape[:-2])} cameras, {_width_by_height(self.size)} pixels)"
+        (fx, _, cx), (_, fy, cy), _ = self.K.tolist()
+        lens = "" if self.distortion is None else f", {len(self.distortion)} distortion coefficients"
+        return f"Camera({_width_by_height(self.size)} pixels, fx {fx:.1f}, fy {fy:.1f}, cx {cx:.1f}, cy {cy:.1f}{lens})"
 
     def crop_resize(self, boxes: Tensor, size: tuple[int, int]) -> Camera:
         """The camera of the image cut to `boxes` (..., 4) xyxy on pixel edges and resized to `size` (h, w).
@@ -152,6 +163,10 @@ class ObjectModel:
         check_shape(self.uv, "ObjectModel.uv", len(self.vertices), 2)
         check_shape(self.texture, "ObjectModel.texture", 3, None, None)
 
+    def __repr__(self) -> str:
+        size = " x ".join(f"{1000 * v:.0f}" for v in (self.bounds[1] - self.bounds[0]).tolist()) if len(self.vertices) else "0"
+        return f"ObjectModel({self.obj_id}, {self.name!r}, {size} mm, {len(self.faces)} faces)"
+
     @cached_property
     def bounds(self) -> Tensor:
         """Smallest and largest corner of the box around the vertices, (2, 3), metres."""
@@ -173,6 +188,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        labels: list[int] = self.labels.tolist()  # type: ignore[attr-defined]
+        some = ", ".join(map(str, labels[:8])) + ", …" * (len(labels) > 8)
+        columns = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({len(labels)} rows, labels [{some}]; {', '.join(columns)})"
 
     def __getitem__(self: _T, index: Any) -> _T:
         if isinstance(index, Tensor) and index.dim() == 0 and index.dtype != torch.bool:
@@ -198,7 +219,7 @@ class Rows:
                 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Instances(Rows):
     """The true objects of one frame.
 
@@ -253,11 +274,15 @@ class Frame:
             )
         check_shape(self.depth, "Frame.depth", *self.camera.size)
 
+    def __repr__(self) -> str:
+        known = [name for name in ("depth", "instances") if getattr(self, name) is not None]
+        return f"Frame({self.path or 'from memory'}, {self.camera!r}{', with ' * bool(known)}{' and '.join(known)})"
+
     def to(self, *args: Any, **kwargs: Any) -> Frame:
         return moved(self, *args, **kwargs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections(Rows):
     """Objects found in one image.
 
@@ -277,7 +302,16 @@ class Detections(Rows):
         self._check_rows(labels=(), boxes=(4,), scores=(), masks=(None, None))
 
 
-@dataclass(frozen=True)
+class Dropped(NamedTuple):
+    """A pose that was found and left out: its object, its score, and why."""
+
+    label: int
+    name: str
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
 class PoseEstimates(Rows):
     """Poses found in one image.
 
@@ -290,6 +324,8 @@ class PoseEstimates(Rows):
         names: object id -> name.
         seconds: wall-clock seconds per stage of the whole image, e.g. {"detector": 0.2}.
         refined: which poses a refiner has refined, (N,), bool, or None: none was asked.
+        calibrated: whether scores are probabilities that the pose is right; raw ones only order the poses of one run.
+        dropped: what was left out because it cannot be, or is too uncertain.
     """
 
     labels: Tensor
@@ -300,6 +336,12 @@ class PoseEstimates(Rows):
     names: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     refined: Tensor | None = None
+    calibrated: bool = False
+    dropped: tuple[Dropped, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_rows(labels=(), cam_from_obj=(4, 4), scores=(), covariance=(6, 6), boxes=(4,), refined=())
+
+    def name_of(self, label: int) -> str:
+        """What to call an object."""
+        return self.names.get(label) or f"object {label}"

@@ -14,24 +14,28 @@ so a network can be built and filled from its file alone.
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import __version__
-from .io.files import atomic_write, existing_file
+from .io import limits, records
+from .io.files import ASSETS, atomic_write, digest_of, existing_file, located_run
 
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
 _LARGEST_HALF = 60000.0  # float16 ends at 65504
-BASE = Path(str(resources.files("monopose"))) / "assets/base"  # METHOD.safetensors: what trainings start from
+BASE = ASSETS / "base"  # METHOD.safetensors: what trainings start from
+_SMALL = 20_000_000  # elements that a network may make while it is built beside four times its weights
+_MAKERS = tuple(f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn"))
 _FEWEST_HALF = 4096  # values; smaller tensors save nothing, and may hold an object's size or place in metres
 
 
@@ -100,8 +104,7 @@ def save(
     tensors = {name: _stored(value, half) for name, value in state.items()}
     path = Path(path)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(as_bytes(tensors, metadata=header))  # save_file would make a file that only its owner reads
-        temporary.chmod(0o644)  # the library makes files that only their owner can read
+        temporary.write_bytes(as_bytes(tensors, metadata=header))  # save_file would not ask the umask who may read it
     return path
 
 
@@ -116,7 +119,7 @@ def read(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not a safetensors file, cut off, or written by another program.
+        ValueError: not a safetensors file, cut off, or written by another program; more parameters than the limit; NaN.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -124,6 +127,8 @@ def read(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            limits.check("MONOPOSE_MAX_PARAMETERS", sum(math.prod(shape) for shape in shapes), str(path))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         size = path.stat().st_size
@@ -136,15 +141,26 @@ def read(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{path} has no {', '.join(missing)} in its header, so monopose did not write it; expected a file of a run folder"
         )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{path}: the weights {name!r} hold NaN or infinity: the training diverged, or the file is damaged"
+            )
+    labels = records.rows(records.parse_json(header["labels"], f"{path}, labels"), f"{path}, labels")
     return Checkpoint(
         method=header["method"],
-        config=json.loads(header["config"]),
-        labels=tuple(json.loads(header["labels"])),
+        config=records.mapping(records.parse_json(header["config"], f"{path}, config"), f"{path}, config"),
+        labels=tuple(records.whole(label, f"{path}, labels") for label in labels),
         state={name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()},
         version=header.get("monopose_version", "unknown"),
         notes={key: value for key, value in header.items() if key not in _RESERVED},
         path=str(path),
     )
+
+
+def noted(path: str | Path, key: str = "data") -> dict[str, Any]:
+    """What the training of a weights file wrote down under a name, in JSON; {} where it wrote nothing."""
+    return records.mapping(records.parse_json(read(path).notes.get(key, "{}"), f"{path}, {key}"), f"{path}, {key}")
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -173,17 +189,48 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.state, strict=True)
 
 
+class _TooLarge(Exception):
+    """A network under construction has grown beyond its bound."""
+
+
+class _Bounded(TorchDispatchMode):
+    """While it lasts, at most `most` elements may be made, asked before they are."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = args[0] if args and func.overloadpacket._qualified_op_name in _MAKERS else ()
+        self.left -= math.prod(size) if isinstance(size, (list, tuple)) else 0
+        if self.left < 0:
+            raise _TooLarge
+        return func(*args, **(kwargs or {}))
+
+
 def load_network(path: str | Path, config_class: type, model_class: Callable[[Any], nn.Module]) -> Any:
     """The network of a weights file, ready to predict: built from the file's own configuration, in evaluation mode.
 
     Raises:
-        FileNotFoundError, ValueError: see `read` and `load_into`.
+        FileNotFoundError, ValueError: see `read` and `load_into`; the configuration asks for another network than the file
+            holds, or for none that there is.
     """
     checkpoint = read(path)
     training = {"pretrained": False, "adversarial_weight": 0.0}  # what only served the start and the training of a network
     config: Any = build_config(config_class, checkpoint.config, str(path))
     config = replace(config, **{k: v for k, v in training.items() if hasattr(config, k)})
-    model = model_class(config)
+    held = sum(value.numel() for value in checkpoint.state.values())
+    try:
+        with _Bounded(4 * held + _SMALL):
+            model = model_class(config)
+    except _TooLarge:
+        shown = ", ".join(f"{key}={value!r:.60}" for key, value in list(checkpoint.config.items())[:6])
+        raise ValueError(
+            f"{path}: its configuration asks for a far larger network than the {held:,} parameters that the file holds; "
+            f"it was changed, or damaged ({shown})"
+        ) from None
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError) as error:
+        raise ValueError(f"{path}: its configuration builds no network ({type(error).__name__}: {error})") from error
     load_into(model, checkpoint)
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -222,19 +269,24 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
                 return None if value is None else _typed(option, value, where)
         return value
     if hint is tuple or origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where} must be a list, got {value!r:.60}")
         inner = arguments[0] if arguments else Any
         same = len(arguments) == 2 and arguments[1] is Ellipsis
         kinds = [inner] * len(value) if same or not arguments else list(arguments)
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} must have {len(kinds)} values, got {value!r:.60}")
         return tuple(_typed(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if origin is dict and arguments and arguments[0] is int:  # JSON keys are text
-        return {int(key): _typed(arguments[1], item, where) for key, item in value.items()}
+        return {int(key): _typed(arguments[1], item, where) for key, item in records.mapping(value, where).items()}
+    if hint in (int, float, bool, str) and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
+        raise ValueError(f"{where} must be of type {hint.__name__}, got {value!r:.60}")
     return value
 
 
 def bundled() -> dict[str, Path]:
     """Name -> folder of the runs that come with the package: every folder of its assets that holds weights, but the base."""
-    assets = Path(str(resources.files("monopose"))) / "assets"
-    return {p.parent.name: p.parent for p in sorted(assets.rglob("*.safetensors")) if p.parent != assets / "base"}
+    return {p.parent.name: p.parent for p in sorted(ASSETS.glob("*/*.safetensors")) if p.parent != ASSETS / "base"}
 
 
 def base(method: str) -> Path | None:
@@ -253,12 +305,10 @@ def find_run(name: str | Path) -> Path:
         FileNotFoundError: there is no such folder; says what was looked for and lists the bundled names.
         ValueError: the folder holds no weights.
     """
-    path, names = Path(name), bundled()
+    path, names = located_run(name), bundled()
     if path.is_file() and path.suffix == ".safetensors":
         return path.parent
     if not path.is_dir():
-        if str(name) in names:
-            return names[str(name)]
         near = sorted(p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != ".") if path.parent.is_dir() else []
         beside = f"{path.parent} holds the folders {_shortened(near)}" if near else f"{path.parent} holds no folders"
         raise FileNotFoundError(
@@ -276,6 +326,12 @@ def find_run(name: str | Path) -> Path:
 def weights_in(folder: str | Path) -> dict[str, Path]:
     """Method name -> weights file of a run folder, by file name: coordinates.safetensors is "coordinates"."""
     return {p.stem: p for p in sorted(Path(folder).glob("*.safetensors")) if not p.name.startswith(".")}
+
+
+def digests(folder: str | Path) -> dict[str, str]:
+    """Short names of what the weights files of a run, and its calibration, hold: copies on other machines have the same."""
+    files = weights_in(folder) | {p.stem: p for p in [Path(folder) / "calibration.json"] if p.is_file()}
+    return {name: digest_of(path) for name, path in files.items()}
 
 
 def find_file(name: str | Path, method: str, data: str = "--data DIR") -> tuple[Path, Path]:

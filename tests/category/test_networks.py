@@ -207,18 +207,18 @@ def test_vgg_is_taken_from_the_disk_as_published_or_not_at_all(tmp_path, monkeyp
     assert math.isfinite(float(net.distance([features], [features * 0])))
 
 
-def test_without_weights_of_others_our_own_are_taken(monkeypatch):
+def test_features_without_weights_are_an_error_and_nothing_takes_their_place(monkeypatch):
     def missing(_):
         raise ModuleNotFoundError("not installed")
 
     perceptual.network.cache_clear()
-    monkeypatch.setattr(perceptual, "_vgg19", lambda: missing(None))
     monkeypatch.setattr(perceptual.EfficientNetLite0, "load_pretrained", missing)
-    with pytest.warns(UserWarning, match="bundled demo network: not installed"):
-        assert perceptual.network().name == "demo"
+    with pytest.raises(FileNotFoundError, match=r"no weights of the features efficientnet_lite0 here \(not installed.*demo"):
+        perceptual.network()
+    assert perceptual.network("demo").name == "demo"
     perceptual.network.cache_clear()
 
 
 def test_unknown_features_are_named():
-    with pytest.raises(ValueError, match="vgg19, efficientnet_lite0, demo, pyramid"):
+    with pytest.raises(ValueError, match="efficientnet_lite0, vgg19, demo, pyramid"):
         perceptual.Perceptual("nothing")

@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_scene_as_it_was(tmp_path, generator, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="the disk is full"):
         writing.append_frames(scene, [frame], [full])
     assert {p.name: p.read_bytes() for p in scene.glob("*.json")} == before
 
@@ -396,7 +396,7 @@ def test_file_messages(tmp_path, generator):
         scenes.read_frame(scene, 0)
     assert scenes.read_frame(scene, 0, masks=False).instances.masks is None
     Image.new("L", (8, 8)).save(scene / "depth/000000.png")
-    with pytest.raises(ValueError, match=r"depth/000000\.png is 8x8 but .*rgb/000000\.png is 64x48"):
+    with pytest.raises(ValueError, match=r"depth of image 0 of .* is 8x8 but .*rgb/000000\.png is 64x48"):
         scenes.read_frame(scene, 0, masks=False)
     (scene / "rgb/000000.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"no picture 000000 \(\.png, \.jpg, \.tif\)"):
@@ -433,11 +433,24 @@ def test_data_set_camera(tmp_path):
         scenes.read_camera(tmp_path / "camera.json")
 
 
+def test_a_scene_that_does_not_say_its_depth_scale_is_in_millimetres(tmp_path, generator):
+    frame, _ = make_frame(generator, 1)
+    writing.append_frames(tmp_path / "000001", [frame])
+    path = tmp_path / "000001" / "scene_camera.json"
+    entries = json.loads(path.read_text())
+    scale = entries["0"].pop("depth_scale")
+    said = scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
+    path.write_text(json.dumps(entries))
+    unsaid = scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
+    assert said.max() > 0
+    np.testing.assert_allclose(unsaid * scale, said, rtol=1e-6)
+
+
 def test_targets_in_both_forms(tmp_path, generator):
     scene = tmp_path / "test/000002"
     frame, full = make_frame(generator, 3)
     labels = torch.tensor([5, 5, 1])
-    share = torch.tensor([0.5, 0.05, 1.0])
+    share = torch.tensor([0.5, 0.05, 0.1])  # a tenth is enough
     rows = Instances(labels, frame.instances.cam_from_obj, frame.instances.boxes, visibility=share, masks=frame.instances.masks)
     writing.append_frames(scene, [Frame(frame.image, frame.camera, instances=rows)] * 2, [full] * 2)
     made = scenes.targets_of([scenes.open_scene(scene)])
@@ -515,7 +528,9 @@ GOOD = "2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 900,-1"
         ("2,3,1,0.5,1 0 0 0 1 0 0 0,0 0 900,-1", r"line 3: 'R' must have 9 numbers separated by blanks, got 8"),
         ("2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 900,-1", r"line 3: 't' must have 3 numbers separated by blanks, got 2"),
         ("2,3,1,high,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'score' must be finite numbers, got 'high'"),
-        ("2,3,1.5,1,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'obj_id' must be an integer, got '1\.5'"),
+        ("2,3,1.5,1,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'obj_id' must be a whole number from 0, got '1\.5'"),
+        (f"2,3,{2**63},1,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'obj_id' must be a whole number from 0"),
+        ("2,-3,1,1,1 0 0 0 1 0 0 0 1,0 0 900,-1", r"line 3: 'im_id' must be a whole number from 0, got '-3'"),
         ("2,3,1,0.5,1 0 0 0 1 0 0 0 1,0 0 nan,-1", r"line 3: 't' must be finite numbers"),
         ("2,3,1,0.5,1 0 0 0 1 0 0 0 -1,0 0 900,-1", r"line 3: 'R' must be a rotation matrix row by row"),
     ],

@@ -175,6 +175,7 @@ def test_a_server_that_sends_another_range(server, tmp_path):
     server.cut, server.shift = [PIECE], 7
     with pytest.raises(ValueError, match=rf"sent bytes from {PIECE + 7}, asked for {PIECE}"):
         download.download("pix3d", tmp_path, server.url)
+    assert not list((tmp_path / "pix3d/.downloads").iterdir())
 
 
 def test_more_here_than_there(server, tmp_path):
@@ -229,6 +230,7 @@ def test_a_wrong_hash_or_size_is_refused(server, tmp_path, monkeypatch):
     known(size=7)
     with pytest.raises(ValueError, match=rf"has {len(CONTENT):,} bytes, expected 7"):
         download.download("pix3d", tmp_path, server.url)
+    assert not list((tmp_path / "pix3d/.downloads").iterdir())
     known(sha256=right.upper(), size=len(CONTENT))
     assert content_of(download.download("pix3d", tmp_path, server.url)) == FILES
 
@@ -285,6 +287,22 @@ def test_archives_of_endless_members_are_refused(server, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"it has 3 members, at most 2 are expected"):
         download.download("pix3d", tmp_path, server.url)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_archives_that_grow_beyond_measure_are_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_UNPACKED", 1_000_000)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pix3d.json", bytes(2_000_000))
+    server.files["/pix3d.zip"] = stream.getvalue()
+    with pytest.raises(ValueError, match=r"would become 2,000,000, more than 30 times as many; it is not to be trusted"):
+        download.download("pix3d", tmp_path, server.url)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_connections_that_bring_little_before_they_stall_get_on(server, tmp_path):
+    server.cut = [10_000] * (len(CONTENT) // 10_000)  # each brings less than a large buffer holds
+    assert content_of(download.download("pix3d", tmp_path, server.url)) == FILES
 
 
 def test_a_full_disk_is_seen_before(server, tmp_path, monkeypatch):

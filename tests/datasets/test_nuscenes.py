@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.datasets import nuscenes
+from monopose.datasets import nuscenes, nuscenes_splits
 from monopose.datasets.road import RoadObjects, no_objects
 from monopose.evaluation import nuscenes as protocol
 from monopose.geometry import boxes as boxes2d
@@ -231,7 +231,7 @@ def test_broken_tables(folder, tmp_path):
         nuscenes.truth(nuscenes.read_tables(written(folder, content)), ["s0"])
     content = tables()
     content["calibrated_sensor"][0]["camera_intrinsic"] = []
-    with pytest.raises(ValueError, match="calibrated_sensor cs_front: 'camera_intrinsic' must have 9 numbers, got 0"):
+    with pytest.raises(ValueError, match=r"calibrated_sensor\.json, token cs_front: 'camera_intrinsic' must have 9 numbers"):
         nuscenes.frame(nuscenes.read_tables(written(folder, content)), "s0", "CAM_FRONT")
     (folder / "v1.0-mini" / "scene.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no scene\.json in"):
@@ -291,6 +291,32 @@ def test_results_that_are_none(tmp_path, folder):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "change", "message"),
+    [
+        (
+            "calibrated_sensor",
+            0,
+            {"camera_intrinsic": np.transpose(K).tolist()},
+            "cs_front: 'camera_intr.*transposed",
+        ),
+        ("calibrated_sensor", 0, {"rotation": [0, 0, 0, 0]}, "cs_front: 'rotation' must be a quaternion wxyz of length 1"),
+        ("ego_pose", 0, {"rotation": [2, 0, 0, 0]}, "e_sd0f: 'rotation' must be a quaternion wxyz of length 1"),
+        ("ego_pose", 0, {"translation": [1, math.nan, 2]}, "e_sd0f: 'translation' holds NaN"),
+        ("sample_annotation", 0, {"size": [1, -2, 1]}, "x0: width, length and height must be metres above 0"),
+        ("sample_annotation", 0, {"num_lidar_pts": 1.7}, "x0: 'num_lidar_pts' must be a whole number"),
+        ("sample_data", 0, {"width": 2**63}, "sd0f: width must be a whole number"),
+        ("sample_data", 0, {"timestamp": "now"}, "sd0f: 'timestamp' must be numbers"),
+        ("sample_data", 0, {"filename": None}, "sd0f: 'filename' must be text"),
+    ],
+)
+def test_declared_quantities_that_cannot_be(folder, table, row, change, message):
+    content = tables()
+    content[table][row] |= change
+    with pytest.raises(ValueError, match=rf"{table}\.json, token {message}"):
+        nuscenes.frame(nuscenes.read_tables(written(folder, content)), "s0", "CAM_FRONT")
+
+
 def test_infos_without_intrinsics(tmp_path):
     Image.new("RGB", (160, 90)).save(tmp_path / "a.jpg")
     eye = torch.eye(4).tolist()
@@ -302,6 +328,15 @@ def test_infos_without_intrinsics(tmp_path):
     with pytest.raises(ValueError, match="sample 0 CAM_FRONT: key 'cam2img' is missing"):
         nuscenes.read_infos(path)
     image["cam2img"] = torch.eye(3).tolist()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"sample 0 CAM_FRONT: 'cam2img' is .* it looks normalised"):
+        nuscenes.read_infos(path)
+    image["cam2img"] = [[100.0, 0, 80], [0, 100, 45], [0, 0, 1]]
+    image["lidar2cam"] = torch.eye(4).roll(1, 0).tolist()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"'lidar2cam'\[0\]: the last row must be 0 0 0 1"):
+        nuscenes.read_infos(path)
+    image["lidar2cam"] = eye
     path.write_text(json.dumps(content))
     (frame,) = nuscenes.read_infos(path)
     assert (len(frame.objects), frame.camera.size) == (0, (90, 160))
@@ -332,7 +367,7 @@ def test_real_sample_of_six_cameras(shared_data):
     assert min(agreement) > 0.7
 
     truth = nuscenes.infos_truth(path)
-    assert len(truth.boxes.sample) == 69
+    assert len(truth.boxes.sample) == 68  # and one of none of the ten classes, marked -1
     estimates = [replace(f.objects, scores=torch.ones(len(f.objects))) for f in seen]
     found = nuscenes.to_global(seen, estimates)
     far = np.linalg.norm(found.centre[:, None, :2] - truth.boxes.centre[None, :, :2], axis=-1)
@@ -358,3 +393,43 @@ def test_truth_of_the_real_sample_as_results(shared_data, tmp_path):
     for c in there.values():
         assert c["ap"] == pytest.approx(1)
         assert c["errors"]["translation"] == 0
+
+
+# ------------------------------------------------------------------------------------------------- what training needs more
+
+
+def test_visibility_tokens_and_the_sweep_of_the_moment(folder):
+    """The car 18.5 m ahead of the camera; the LiDAR, half a metre higher and half a metre behind, sees its middle there."""
+    read = nuscenes.read_tables(folder)
+    frame = nuscenes.frame(read, "s0", "CAM_FRONT")
+    assert frame.objects.visibility.tolist() == pytest.approx([0.9] * len(frame.objects))
+    assert frame.lidar.endswith("samples/sd0l.jpg")
+    car = se3.transform(frame.cam_from_lidar, torch.tensor([[19.0, 0.0, -1.0]], dtype=torch.float64))
+    torch.testing.assert_close(car[0], frame.objects.cam_from_obj[0, :3, 3], atol=1e-9, rtol=0)
+
+
+def test_sweeps_are_read_or_said_to_be_cut(tmp_path):
+    path = tmp_path / "sweep.pcd.bin"
+    np.arange(10, dtype=np.float32).tofile(path)
+    assert nuscenes.read_lidar(path).tolist() == [[0, 1, 2], [5, 6, 7]]
+    np.arange(9, dtype=np.float32).tofile(path)
+    with pytest.raises(ValueError, match="five float32 for each point, got 9 numbers"):
+        nuscenes.read_lidar(path)
+
+
+def test_official_parts(tmp_path):
+    numbers = [1, 3, 12, 18, 19, 61, 103, 221, 222, 916, 931, 1073, 1074]
+    for version in ("v1.0-trainval", "v1.0-mini"):
+        (tmp_path / version).mkdir()
+        rows = [{"name": f"scene-{n:04d}"} for n in numbers]
+        (tmp_path / version / "scene.json").write_text(json.dumps(rows))
+    chosen = {part: [int(n[-4:]) for n in nuscenes_splits.scenes(tmp_path, part)] for part in ("train", "val", "trainval")}
+    assert chosen["val"] == [3, 12, 18, 103, 221, 916, 931, 1073]
+    assert chosen["train"] == [1, 19, 61, 222, 1074]
+    assert chosen["trainval"] == numbers
+    assert nuscenes_splits.scenes(tmp_path / "v1.0-mini", "mini_val") == ["scene-0103", "scene-0916"]
+    assert nuscenes_splits.scenes(tmp_path, "mini_train") == ["scene-0061"]
+    with pytest.raises(FileNotFoundError, match=r"test is a part of v1.0-test, and .* has no v1.0-test/scene.json"):
+        nuscenes_splits.scenes(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match=r"val is a part of v1\.0-trainval"):
+        nuscenes_splits.scenes(tmp_path / "v1.0-mini", "val")

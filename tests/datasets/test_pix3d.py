@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -237,6 +238,20 @@ def test_single_bad_entries_are_left_out_with_a_warning(edited, change, message)
         pix3d.read(edited(lambda entries: entries[1].update(change)))
 
 
+def test_photos_with_the_mask_of_another_are_left_out_with_a_warning(edited):
+    folder = edited(lambda entries: None)
+    records = pix3d.read(folder)
+    for place, count in ((1, 11), (4, None)):
+        Image.new("L", (100, 300), 255).save(folder / records[place].mask)
+        if count is None:
+            with pytest.raises(ValueError, match=r"2 of 12 entries of .* are unusable; the first: .*mask of another photo"):
+                pix3d.read(folder)
+            continue
+        with pytest.warns(pix3d.Pix3DWarning, match="left out 1 of 12 entries; the first: .*0002.* is 100 x 300 pixels"):
+            left = pix3d.read(folder)
+        assert [r.name for r in left] == [r.name for r in records if r is not records[place]]
+
+
 def test_a_missing_key_is_named(edited):
     with pytest.raises(ValueError, match=r"entry 3 .*: key 'focal_length' is missing"):
         pix3d.read(edited(lambda entries: entries[3].pop("focal_length") and None))
@@ -350,7 +365,10 @@ def test_the_split_by_shape_shares_no_product(products, held):
 
 
 def test_a_split_says_what_it_can_do():
-    with pytest.raises(ValueError, match=r'by must be "image" or "shape", got "model"'.replace('"model"', "'model'")):
+    with pytest.raises(
+        ValueError,
+        match=r'by must be "image", "shape" or a .pickle file with the split, got "model"'.replace('"model"', "'model'"),
+    ):
         pix3d.split([], by="model")
     with pytest.raises(ValueError, match="share must lie between 0 and 1"):
         pix3d.split([], share=1.0)
@@ -467,3 +485,77 @@ def test_annotation_files_with_errors(tmp_path):
     path.write_text(head.replace("azimuth", "yaw") + good)
     with pytest.raises(ValueError, match="the first line lacks azimuth; it has resized_crop_source"):
         pix3d.read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"symmetries_discrete": [[7.0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]},
+            "must be a rotation matrix row by row",
+        ),
+        ({"symmetries_discrete": [[-1.0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 5, 0, 0, 1]]}, "written column by column"),
+        ({"symmetries_continuous": [{"axis": [0, 0, 0], "offset": [0, 0, 0]}]}, "'axis' must not be zero"),
+        ({"symmetries_continuous": [{"axis": [0, 0, 1]}]}, "key 'offset' is missing"),
+        ([], "must hold a JSON object, got list"),
+    ],
+)
+def test_symmetries_that_are_none_are_refused(tmp_path, entry, message):
+    (tmp_path / "symmetries.json").write_text(json.dumps({"chair/a/model": entry}))
+    with pytest.raises(ValueError, match=rf"symmetries\.json, chair/a/model.*{message}"):
+        pix3d.read_symmetries(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- the published experiment's split
+
+
+def published_split(path, train, validation):
+    """A pickle as the published experiment wrote it: torch data sets, joined two by two, of tables of objects."""
+    from torch.utils.data import ConcatDataset, Subset
+
+    def part(names):
+        sets = []
+        for category in dict.fromkeys(n.split("/")[0] for n in names):
+            rows = [n for n in (*train, *validation) if n.startswith(category)]
+            columns = [
+                ["ikea", "ikea", False, True, False, f"crop/{n}.png", category, "A", "model", 1.5, 2.5, 0.1] for n in rows
+            ]
+            sets.append(Subset(np.array(columns, dtype=object), [rows.index(n) for n in names if n.startswith(category)]))
+        joined_set = sets[0]
+        for other in sets[1:]:
+            joined_set = ConcatDataset([joined_set, other])
+        return joined_set
+
+    path.write_bytes(pickle.dumps({"train_set": part(train), "val_set": part(validation)}))
+    return path
+
+
+def test_the_published_split_is_read_without_running_it(tmp_path):
+    train = [f"{c}/{n:04d}" for c in ("bed", "chair", "desk") for n in (1, 3, 4)]
+    validation = ["bed/0002", "chair/0002", "desk/0002"]
+    file = published_split(tmp_path / "train_test_sp.pickle", train, validation)
+    assert pix3d.read_split(file) == (set(train), set(validation))
+    published_split(file, train, ["bed/0001"])
+    with pytest.raises(ValueError, match="1 photos in both parts; the first: bed/0001"):
+        pix3d.read_split(file)
+    file.write_bytes(pickle.dumps({"train_set": pix3d.Annotation}))
+    with pytest.raises(ValueError, match="cannot be read as a split of Pix3D"):
+        pix3d.read_split(file)
+    file.write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match=r"expected train_set and val_set, got \[1, 2\]"):
+        pix3d.read_split(file)
+
+
+def test_a_folder_is_split_as_the_file_says(tmp_path):
+    write_tree(tmp_path)
+    records = pix3d.read(tmp_path)
+    names = [r.name for r in records]
+    file = published_split(tmp_path / "split.pickle", names[1:4], [names[0], names[5]])
+    kept, left_out = pix3d.split(records, str(file))
+    assert {r.name for r in kept} == set(names[1:4])
+    assert {r.name for r in left_out} == {names[0], names[5]}
+    with pytest.raises(ValueError, match=r'must be "image", "shape" or a .pickle file'):
+        pix3d.split(records, "colour")
+    published_split(file, ["sofa/0001"], ["sofa/0002"])
+    with pytest.raises(ValueError, match="names no photo of the"):
+        pix3d.split(records, str(file))

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes
 from monopose.evaluation import errors, evaluate, scores, tables
+from monopose.io.shards import MERGE, Shard
 
 CUBE = np.array([[x, y, z] for x in (-50.0, 50) for y in (-50.0, 50) for z in (-50.0, 50)])  # mm
 DIAMETER = 100 * 3**0.5
@@ -330,6 +331,7 @@ def test_greedy_gives_each_object_to_the_best_score_first():
     np.testing.assert_array_equal(scores.greedy(errors, [0.8, 0.9], [0.5]), [[1, 0]])
     np.testing.assert_array_equal(scores.greedy(errors[:, :1], [0.9, 0.8], [0.10, 0.11]), [[-1, 0], [0, -1]])  # strictly
     assert scores.greedy(np.zeros((0, 2)), [], [0.1]).shape == (1, 0)
+    np.testing.assert_array_equal(scores.greedy([[0.25, 0.5]], [0.9], [0.25, 0.26]), [[-1], [0]])  # strictly among several, too
 
 
 def test_vsd_with_depth(tmp_path):
@@ -366,7 +368,14 @@ def test_vsd_with_depth(tmp_path):
     assert "vsd" in right["about"]["ar_mean"]
     assert "not computed" not in right["about"]["ar_mean"]
     assert evaluate(results((7, 1, 1.0, EYE, (250, 0, 1000))), data, ask, vsd=True)["ar"]["vsd"] == 0
+    file = bop_results.write_results(tmp_path / "mine_cubes-test.csv", results((7, 1, 1.0, EYE, (0, 0, 1000))))
+    whole = evaluate(file, data, ask, vsd=True)
+    assert evaluate(file, data, ask, vsd=True, shard=Shard(2, 2)) == {}  # nothing is left for it
+    with pytest.raises(ValueError, match=r"1 of 1 are missing .* run --shard 1/2 again"):
+        evaluate(file, data, ask, vsd=True, shard=MERGE)
+    assert evaluate(file, data, ask, vsd=True, shard=Shard(1, 2)) == {}
     (data / "test/000004/depth/000007.png").unlink()
+    assert evaluate(file, data, ask, vsd=True, shard=MERGE) == whole
     with pytest.raises(FileNotFoundError, match=r"no depth image 000007\.png"):
         evaluate(results((7, 1, 1.0, EYE, (0, 0, 1000))), data, ask, vsd=True)
 
@@ -495,3 +504,22 @@ def test_the_width_for_mspd_is_that_of_the_picture_as_seen(tmp_path):
     Image.new("RGB", (640, 480)).save(folder / "000000.jpg", exif=exif)
     Image.new("RGB", (1280, 960)).save(folder / "000001.png")
     assert scenes.image_widths(scenes.open_scene(data / "test/000004"), [0, 1]).tolist() == [480, 1280]
+
+
+def test_targets_without_an_estimate_are_counted_with_the_reason(tmp_path):
+    """Five instances to find, one is estimated; the counts beside the file say what happened to three of the others."""
+    data = make_dataset(tmp_path / "set", {i: [(1, EYE, (0, 0, 1000))] for i in range(4)}, obj_ids=(1,))
+    wanted = targets((0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 2))
+    found = results((0, 1, 0.5, EYE, (0, 0, 1000)))
+    file = bop_results.write_results(tmp_path / "mine_set-test.csv", found)
+    report = evaluate(file, data, wanted)
+    unknown = {"instances": 5, "without": 4, "no box": 0, "box but no pose": 0, "filtered": 0, "unknown": 4}
+    assert report["about"]["missing"] == unknown
+    assert "no estimate  4 of 5 targets: the result file does not tell why" in tables.text(report)
+    bop_results.write_counts(file, {(4, 0, 1): (1, 1), (4, 1, 1): (0, 0), (4, 2, 1): (2, 0), (4, 3, 1): (1, 1)})
+    report = evaluate(file, data, wanted)
+    assert report["about"]["missing"] == unknown | {"no box": 2, "box but no pose": 1, "filtered": 1, "unknown": 0}
+    assert "no estimate  4 of 5 targets: 2 no box, 1 box but no pose, 1 filtered" in tables.text(report)
+    (tmp_path / "mine_set-test.found.json").write_text('{"rows": [[1, 2, 3]]}')
+    with pytest.raises(ValueError, match=r"found\.json, row 0 must have 5 numbers, got 3"):
+        evaluate(file, data, wanted)

@@ -369,8 +369,8 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
     )
     plain = calibrate.collect
 
-    def answers(model, frames, objects, seed, total=None):
-        found = plain(model, frames, objects, seed, total)
+    def answers(model, frames, objects, seed, total=None, first=0):
+        found = plain(model, frames, objects, seed, total, first)
         n = 40
         some = calibrate.Samples(
             *(np.resize(column, n) if len(column) else np.zeros(n) for column in found["boxes"].__dict__.values())
@@ -387,6 +387,34 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
     assert set(both.photo_coverage) == {"before", "after"}
     assert "photos" in both.text()
     json.dumps(both.as_dict()["photos"])
+
+
+def test_shards_of_a_calibration(run, monkeypatch, tmp_path, capsys):
+    """Answers that depend on the pictures alone: shared by two processes, they give the same file."""
+
+    def answers(model, frames, objects, seed, total=None, first=0):
+        scene = np.repeat(first + np.arange(sum(1 for _ in frames)), 8)
+        rng = np.random.default_rng(first)
+        score = rng.uniform(0.05, 0.95, len(scene))
+        error = np.where(rng.random(len(scene)) < score, 0.01, 0.3)
+        error[0] = np.inf
+        squared = np.where(np.isinf(error), np.nan, rng.chisquare(6, len(scene)))
+        return {"boxes": calibrate.Samples(scene, scene * 0 + 2, score, error, squared)}
+
+    monkeypatch.setattr(calibrate, "collect", answers)
+    monkeypatch.setattr(bop_folder.Frames, "__getitem__", lambda frames, n: (None, None))
+    words = ["calibrate", str(run), "--data", str(run / "objects"), "--images", "25"]
+    assert cli.main(words) == 0
+    whole = (run / "calibration.json").read_text()
+    (run / "calibration.json").unlink()
+    assert cli.main([*words, "--shard", "2/2"]) == 0
+    assert cli.main(["merge", str(run)]) == 1
+    assert "2 of 3 are missing" in capsys.readouterr().err
+    assert cli.main([*words, "--shard", "1/2"]) == 0
+    assert not (run / "calibration.json").exists()
+    assert cli.main(["merge", str(run)]) == 0
+    assert (run / "calibration.json").read_text() == whole
+    assert not (run / ".partial").exists()
 
 
 def test_calibrate_names_what_is_missing(run, tmp_path):

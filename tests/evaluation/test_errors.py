@@ -164,6 +164,18 @@ def test_add_s_limit_never_changes_a_value_below_it(rng):
     assert ((limited == exact) | np.isinf(limited)).all()
 
 
+def test_add_s_limit_is_sharp_on_both_sides(rng):
+    """The samples prove a bound: a limit a little above the value keeps it, one far below it saves the work."""
+    x = rng.normal(size=(1500, 3)) * 0.05
+    true = pose(rng, (6,))
+    est = true.copy()
+    est[:, 0, 3] += 0.2
+    exact = errors.add_s(est, true, x)
+    for k in range(6):
+        assert errors.add_s(est[k], true[k], x, limit=1.001 * exact[k]) == exact[k]
+        assert errors.add_s(est[k], true[k], x, limit=0.5 * exact[k]) == np.inf
+
+
 def test_broadcasting_and_torch_tensors(rng):
     torch = pytest.importorskip("torch")
     est, true, x = pose(rng, (3, 1)), pose(rng, (4,)), rng.normal(size=(9, 3)) * 0.1

@@ -62,6 +62,7 @@ def test_full_disk_is_reported_and_keeps_the_old_file(tmp_path, error):
 
 def _write_to_full_device(path: Path) -> None:
     with atomic_write(path) as temporary:
+        temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x" * 10)
 

@@ -1,5 +1,6 @@
 import json
 import math
+import struct
 import warnings
 
 import cv2
@@ -10,7 +11,16 @@ from PIL import ExifTags, Image
 
 from monopose.io import images
 from monopose.io.cameras import ImageWarning, read_camera
-from monopose.io.images import from_array, iterate_frames, iterate_source, make_frame, read_frame, read_image, undistort
+from monopose.io.images import (
+    as_frame,
+    from_array,
+    iterate_frames,
+    iterate_source,
+    make_frame,
+    read_frame,
+    read_image,
+    undistort,
+)
 from monopose.types import Camera
 
 
@@ -111,12 +121,78 @@ def test_truncated_image(tmp_path, suffix):
         read_image(path)
 
 
-def test_an_image_beyond_all_sizes_is_called_too_large(tmp_path, monkeypatch):
+def test_an_image_beyond_all_sizes_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = _save(tmp_path / "a.png", np.zeros((1300, 1300), np.uint8))
+    path.write_bytes(path.read_bytes()[:60])  # nothing to decode
+    monkeypatch.setenv("MONOPOSE_MAX_MEGAPIXELS", "1")
+    with pytest.raises(ValueError, match=r"a\.png asks for 1\.69 megapixels .*set the environment variable MONOPOSE_MAX_MEGAP"):
+        read_image(path)
+
+
+def test_a_raised_limit_lets_in_more_than_pillow_would(tmp_path, monkeypatch):
     path = _save(tmp_path / "a.png", _array(64, 64))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice that
-    with pytest.raises(ValueError, match=r"a\.png is too large \(.*4096 pixels.*shrink it, together with its camera") as caught:
-        read_image(path)
-    assert "broken" not in str(caught.value)
+    assert read_image(path).shape == (3, 64, 64)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize(("orientation", "message"), [(0, None), (1, None), (9, "EXIF orientation 9, which does not exist")])
+def test_orientations_that_turn_nothing(tmp_path, orientation, message):
+    array, exif = _array(), Image.Exif()
+    exif[0x0112] = orientation
+    path = _save(tmp_path / "a.png", array, exif=exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ImageWarning)
+        image = read_image(path)
+    assert torch.equal((image * 255).round().byte(), torch.from_numpy(array).permute(2, 0, 1))
+    assert len(caught) == (message is not None)
+    assert all(message in str(w.message) for w in caught)
+
+
+def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
+    _save(tmp_path / "a.png", np.array([[0, 4095, 2048]], np.uint16))
+    with pytest.warns(ImageWarning, match=r"one channel of 12 bit, values 0 to 4095; they were divided by 4095"):
+        assert read_image(tmp_path / "a.png")[0, 0].tolist() == pytest.approx([0, 1, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_files_of_several_pictures_are_named(tmp_path, suffix):
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 200)]
+    pages[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=pages[1:])
+    with pytest.warns(ImageWarning, match=r"holds 2 pictures, the first is taken"):
+        assert (read_image(tmp_path / f"a.{suffix}") * 255).round().unique().tolist() == [10]
+
+
+def test_endings_of_pictures(tmp_path):
+    array = _array(16, 16)
+    _save(tmp_path / "1.jfif", array, format="JPEG", quality=100)
+    _save(tmp_path / "2.ppm", array)
+    (tmp_path / "3.heic").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "notes.txt").touch()
+    with pytest.warns(ImageWarning, match=r"left out 3\.heic; save photos as JPEG"):
+        names = [name for name, _ in iterate_source(tmp_path)]
+    assert [name.rsplit("/", 1)[1] for name in names] == ["1.jfif", "2.ppm"]
+    with pytest.raises(ValueError, match=r"3\.heic is not an image that can be read: it is a HEIC photo.*export it as JPEG"):
+        read_image(tmp_path / "3.heic")
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (0, 1)), (180, (1, 1)), (270, (1, 0))])
+def test_turned_videos_are_upright_and_named(tmp_path, degrees, corner):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255  # upper left
+    writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    writer.write(picture)
+    writer.release()
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    c, s = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
+    at = data.index(b"tkhd") + 44  # the matrix of the track
+    data[at : at + 36] = struct.pack(">9i", c << 16, s << 16, 0, -s << 16, c << 16, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.warns(ImageWarning, match=rf"a is turned by its rotation tag of {degrees} degrees; the camera"):
+        (_, image), *_ = iterate_source(tmp_path / "a.mp4")
+    assert image.shape == ((3, 48, 64) if degrees == 180 else (3, 64, 48))
+    halves = image.mean(0).unflatten(1, (2, -1)).unflatten(0, (2, -1)).mean((1, 3))
+    assert divmod(int(halves.argmax()), 2) == corner
 
 
 def test_what_is_not_an_image(tmp_path):
@@ -410,8 +486,11 @@ class Source:
     def isOpened(self):
         return True
 
-    def get(self, _):
-        return self.promised
+    def set(self, *_):
+        return True
+
+    def get(self, what):
+        return self.promised if what == cv2.CAP_PROP_FRAME_COUNT else 0
 
     def read(self):
         self.left -= 1
@@ -457,3 +536,88 @@ def test_an_address_is_a_live_video_and_its_password_is_not_shown(monkeypatch):
     assert "secret" not in str(raised.value)
     assert asked[0][1] == cv2.CAP_FFMPEG
     assert images.WAITING in asked[0][2]  # a stalled one ends
+
+
+# whatever people have
+
+
+ROWS = [[500.0, 0.0, 2.5], [0.0, 500.0, 1.5], [0.0, 0.0, 1.0]]
+
+
+def test_pictures_of_every_kind_are_the_same_frame(tmp_path):
+    array = _array()
+    path = _save(tmp_path / "a.png", array)
+    frames = [as_frame(source, ROWS) for source in (path, str(path), Image.open(path), array, array[..., ::-1][..., ::-1])]
+    for frame in frames:
+        assert torch.equal(frame.image, frames[0].image)
+        assert frame.camera.K.tolist() == ROWS
+    assert frames[0].path == str(path)
+    assert as_frame(frames[0]) is frames[0]
+    rgba = Image.fromarray(np.dstack([array, np.full((4, 6, 1), 255, np.uint8)]))
+    assert torch.equal(as_frame(rgba, ROWS).image, frames[0].image)
+
+
+def test_cameras_of_every_kind_are_the_same(tmp_path):
+    file = tmp_path / "camera.json"
+    file.write_text(json.dumps({"K": ROWS, "resolution": [4, 6]}))
+    for camera in (file, str(file), Camera(torch.tensor(ROWS), (4, 6)), ROWS, np.array(ROWS), torch.tensor(ROWS)):
+        assert as_frame(_array(), camera).camera.K.tolist() == ROWS
+    seen = as_frame(_array(), fov_deg=60).camera.K
+    assert float(seen[0, 0]) == pytest.approx(3 / math.tan(math.radians(30)))
+    assert torch.equal(as_frame(_array(), default_fov=60).camera.K, seen)
+    assert as_frame(_array(), ROWS, default_fov=60).camera.K.tolist() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            np.zeros((4, 6, 3), np.float32),
+            r"give \(255 \* image\)\.round\(\)\.astype\(np\.uint8\)\. Pictures of OpenCV are BGR",
+        ),
+        (np.full((4, 6, 3), 200.0), r"give image\.astype\(np\.uint8\)"),
+        (np.full((4, 6, 3), 60000, np.uint16), r"give \(image / 257\)\.astype\(np\.uint8\)"),
+        (np.zeros((3, 4, 6), np.uint8), r"channels come first; give image\.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 6), np.uint8), "one channel; give np.repeat"),
+        (np.zeros((4, 6, 4), np.uint8), r"give image\[\.\.\., :3\] if it is RGBA, image\[\.\.\., 2::-1\] if it is BGRA"),
+        (np.zeros((2, 4, 6, 3), np.uint8), "one picture at a time"),
+        (np.zeros((0, 6, 3), np.uint8), r"expected an RGB array \(H, W, 3\) of uint8"),
+        (torch.zeros(3, 4, 6), r"give monopose\.Frame\(image, monopose\.Camera\(K, \(height, width\)\)\)"),
+        (b"\xff\xd8", r"give PIL\.Image\.open\(file\)"),
+        (["a.png"], "one picture at a time"),
+        (0, r"for name, frame in monopose\.iterate_frames\(0, camera=\.\.\.\)"),
+        (None, "got NoneType; give a file name"),
+        ("https://example.org/a.png", "download the picture first"),
+        ("nothing.png", "no image at nothing.png"),
+        (".", r"is a folder; for all its pictures: for name, frame in monopose\.iterate_frames\('\.', camera=\.\.\.\)"),
+    ],
+)
+def test_what_is_no_picture_names_the_right_call(source, message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
+        as_frame(source, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("camera", "message"),
+    [
+        (np.eye(3)[None], r"must be \(3, 3\), in pixels, got \(1, 3, 3\)"),
+        (np.zeros((3, 4)), r"a projection matrix P\? Give P\[:, :3\]"),
+        ((500, 500, 2.5, 1.5), r"fx, fy, cx, cy\? Give \[\[fx, 0, cx\]"),
+        (60.0, r"a field of view\? Give fov_deg="),
+        (np.array(ROWS).T, "it is transposed"),
+        ({"fx": 500}, r"camera= must be a camera file, a monopose\.Camera or K"),
+        (None, "needs a camera"),
+        ("nothing.json", "no camera file at nothing.json"),
+        (Camera(torch.tensor(ROWS), (8, 12)), "12x8"),
+    ],
+)
+def test_what_is_no_camera_says_what_it_looks_like(camera, message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
+        as_frame(_array(), camera)
+
+
+def test_a_frame_has_its_camera():
+    with pytest.raises(ValueError, match="a Frame has its camera"):
+        as_frame(as_frame(_array(), ROWS), ROWS)
+    with pytest.raises(ValueError, match="give one of them"):
+        as_frame(_array(), ROWS, fov_deg=60)

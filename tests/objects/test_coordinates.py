@@ -124,6 +124,13 @@ def test_loss_in_closed_form():
     assert float(losses["mask"]) == pytest.approx(0.3 * math.log(2), rel=1e-5)  # logit 0 everywhere
 
 
+def test_the_expected_error_is_at_most_one():
+    model = network(box((0.2, 0.2, 0.2)))
+    batch = batch_of(torch.zeros(4, 3))
+    far = says(model, batch, torch.full((4, 3), 0.5))  # 5 normalised
+    assert float(coordinates.loss(model, far, batch)["error"]) == pytest.approx(0.5 * (0.5 - 1) ** 2, rel=1e-5)
+
+
 def test_grey_background_is_taught():
     model = network(box((0.2, 0.2, 0.2)), grey_background=True, mask_weight=0.0)
     batch = batch_of(torch.zeros(4, 3))

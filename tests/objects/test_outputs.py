@@ -40,6 +40,9 @@ def test_json_says_everything(tmp_path):
     assert (pose["label"], pose["name"], pose["score"], pose["box"]) == (5, "can", 0.5, [1, 2, 3, 4])
     torch.testing.assert_close(torch.tensor(pose["cam_from_obj"]), _poses().cam_from_obj[0])
     assert torch.equal(torch.tensor(pose["covariance"]), torch.eye(6))
+    assert pose["quat_xyzw"] == [0, 0, 0, 1]
+    assert pose["translation"] == pytest.approx([0.1, -0.2, 0.5])
+    assert (image["calibrated"], image["dropped"]) == (False, [])
 
 
 def test_csv_is_a_bop_file(tmp_path):

@@ -9,11 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+import monopose
 from monopose import weights
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes, writing
 from monopose.detection import detector
 from monopose.geometry import camera as camera_ops
+from monopose.io import shards
+from monopose.io.images import Unreadable
 from monopose.objects import bop_pipeline, coordinates, pipeline
 from monopose.synthesis import bop_folder
 from monopose.synthesis import scene as synth
@@ -212,6 +215,86 @@ def test_debug_saves_every_stage_as_a_picture(run, frame, tmp_path):
             assert np.asarray(picture.convert("RGB")).std() > 1
 
 
+# ------------------------------------------------------------------------------------- what is shown, and whatever comes in
+
+
+def judged(run, scores, calibrated=True, z=0.6):
+    """Poses of object 5 with these scores, in the middle of their boxes."""
+    pose = torch.eye(4).repeat(len(scores), 1, 1)
+    pose[:, 2, 3] = z
+    centre = torch.tensor([[64.0, 48.0, 64.0, 48.0]])
+    boxes = centre + torch.tensor([-6.0, -7.0, 6.0, 7.0])
+    return PoseEstimates(
+        torch.full((len(scores),), 5), pose, torch.tensor(scores), boxes=boxes.repeat(len(scores), 1), names=run.names,
+        calibrated=calibrated,
+    )  # fmt: skip
+
+
+def test_uncertain_and_impossible_poses_are_left_out_with_their_reason(run, frame):
+    model = pipeline.load(run, "cpu")
+    poses = judged(model, [0.9, 0.3, 0.05])
+    kept = model.trusted(poses, frame)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.3])
+    (out,) = kept.dropped
+    assert (out.label, out.name, out.reason) == (5, model.names[5], "probability below 0.1")
+    assert len(model.trusted(poses, frame, 0.5)) == 1
+    assert len(model.trusted(poses, frame, 0)) == 3
+    far = model.trusted(judged(model, [0.9], z=3.0), frame)
+    assert (len(far), far.dropped[0].reason) == (0, "more than 2.5 times smaller in the picture than its box")
+    behind = model.trusted(judged(model, [0.9], z=-0.6), frame, 0)
+    assert behind.dropped[0].reason == "behind the camera"
+    without = dataclasses.replace(model, models={})  # the networks know the sizes, too
+    assert without.trusted(judged(model, [0.9], z=3.0), frame).dropped == far.dropped
+    with pytest.raises(ValueError, match="min_probability must be between 0 and 1, got 2"):
+        model.trusted(poses, frame, 2)
+    assert len(model.trusted(poses[:0], frame)) == 0
+
+
+def test_raw_scores_are_no_probabilities(run, frame):
+    model = pipeline.load(run, "cpu")
+    poses = judged(model, [0.9, 0.1], calibrated=False)
+    with pytest.warns(UserWarning, match="not calibrated, so they are no probabilities, and nothing is left out by them"):
+        assert len(model.trusted(poses, frame)) == 2
+    with pytest.warns(UserWarning, match=r"0\.5 is compared with raw scores; make them probabilities: monopose calibrate"):
+        kept = model.trusted(poses, frame, 0.5)
+    assert (len(kept), kept.dropped[0].reason) == (1, "score below 0.5")
+
+
+def test_a_run_takes_pictures_of_every_kind(run, frame, monkeypatch):
+    model = pipeline.load(run, "cpu")
+    seen = []
+
+    def predict(self, frame, detections=None, **options):
+        seen.append((frame, options))
+        return judged(model, [0.9, 0.05])
+
+    monkeypatch.setattr(pipeline.Pipeline, "predict", predict)
+    array = (frame.image * 255).round().byte().permute(1, 2, 0).numpy()
+    for source, how in ((frame, {}), (array, {"camera": CAMERA}), (Image.fromarray(array), {"camera": CAMERA.K.tolist()})):
+        found = model(source, **how)
+        assert found.names == [model.names[5]]
+        assert len(found.dropped) == 1
+        torch.testing.assert_close(seen[-1][0].camera.K, CAMERA.K)
+    assert len(model(frame, min_probability=0)) == 2
+    model(array, fov_deg=60, refine=False, looks=1)
+    assert seen[-1][1] == {"refine": False, "looks": 1}
+    with pytest.warns(UserWarning, match=r"is the array from OpenCV\? Its pictures are BGR"):
+        model(array, CAMERA, min_probability=0.95)
+    assert "coordinates, detector" in repr(model)
+
+
+def test_models_may_lie_elsewhere(run, tmp_path):
+    for path in run.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.warns(UserWarning, match=r"comes without CAD models.*--models DIR, monopose\.load\(\.\.\., models=DIR\)"):
+        assert not monopose.load(tmp_path, "cpu").models
+    whole = monopose.load(tmp_path, "cpu", models=run / "objects")
+    assert sorted(whole.models) == [2, 5]
+    assert whole.names[5] == pipeline.load(run, "cpu").names[5]
+    with pytest.raises(FileNotFoundError):
+        monopose.load(tmp_path, "cpu", models=tmp_path / "nothing")
+
+
 # ------------------------------------------------------------------------------------------------------------ BOP results
 
 
@@ -243,11 +326,47 @@ def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):
         bop_run(model, data, out, true_boxes=True)
     assert len(first) == 21
     assert not out.exists()
-    assert (tmp_path / ".partial" / out.name).is_file()
+    assert (tmp_path / ".partial" / out.name / "000000.json").is_file()
     monkeypatch.setattr(coordinates, "predict_traced", fake(second := []))
     assert bop_run(model, data, out, true_boxes=True).read_text() == whole
     assert len(second) == 23 - 20  # every twentieth image is a stop
+    counts = bop_results.read_counts(out)
+    assert counts == bop_results.read_counts(tmp_path / "whole_tiny-train.csv")
+    targets = scenes.read_targets(data / "train_targets_bop19.json")
+    asked = zip(targets.scene_id.tolist(), targets.im_id.tolist(), targets.obj_id.tolist())
+    assert {key: boxes for key, (boxes, _) in counts.items()} == dict(zip(asked, targets.inst_count.tolist()))
     assert not (tmp_path / ".partial").exists()
+
+
+def test_shards_of_a_split_and_pictures_that_cannot_be_read(run, data, tmp_path, monkeypatch):
+    model = pipeline.load(run, "cpu")
+    monkeypatch.setattr(coordinates, "predict_traced", fake(calls := []))
+    monkeypatch.setattr(bop_pipeline, "SAVED_EVERY", 4)
+    broken = data / "train/000000/rgb/000003.png"
+    whole_picture = broken.read_bytes()
+    try:
+        broken.write_bytes(whole_picture[:100])
+        with pytest.raises(Unreadable, match=r"000003\.png is"):
+            bop_run(model, data, tmp_path / "strict_tiny-train.csv", true_boxes=True, strict=True)
+        with pytest.warns(UserWarning, match=r"1 of 23 pictures cannot be read; .* whole_tiny-train\.unreadable\.txt|listed"):
+            whole = bop_run(model, data, tmp_path / "whole_tiny-train.csv", true_boxes=True).read_text()
+        out = tmp_path / "mine_tiny-train.csv"
+        calls.clear()
+        for index in (3, 1, 2):
+            bop_run(model, data, out, true_boxes=True, shard=shards.Shard(index, 3))
+            assert not out.exists()
+        assert len(set(calls)) == len(calls) == 22
+        calls.clear()
+        bop_run(model, data, out, true_boxes=True, shard=shards.Shard(2, 3))
+        with pytest.warns(UserWarning, match="1 of 23 pictures cannot be read"):
+            assert bop_run(model, data, out, true_boxes=True, shard=shards.MERGE).read_text() == whole
+    finally:
+        broken.write_bytes(whole_picture)
+    assert calls == []
+    (line,) = out.with_suffix(".unreadable.txt").read_text().splitlines()
+    assert "000003.png" in line
+    bop_run(model, data, out, true_boxes=True, strict=True)
+    assert not out.with_suffix(".unreadable.txt").exists()
 
 
 @pytest.mark.parametrize("changed", ["weights", "true boxes", "boxes", "score", "targets", "nothing"])
@@ -274,7 +393,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
         bop_run(pipeline.load(folder, "cpu"), data, out, **options)
     targets = data / "train_targets_bop19.json"
     if changed == "weights":
-        save(folder)  # as a training that went on writes them
+        save(folder, crop_scale=1.7)  # as a training that went on writes them
     elif changed == "true boxes":
         options = {"true_boxes": True}
     elif changed == "boxes":

@@ -14,7 +14,6 @@ from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera, se3
 from monopose.geometry import camera as camera_ops
 from monopose.nets import unet
-from monopose.nets.backbones import Backbone
 from monopose.objects import coordinates, pipeline, probabilistic, training
 from monopose.objects import samples as object_samples
 from monopose.synthesis import samples as crop_samples
@@ -22,6 +21,7 @@ from monopose.synthesis import scene
 from monopose.training import warm_start
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
+from tiny_networks import TinyBackbone
 
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (240, 320)), (240, 320))
 PLAIN = box((0.1, 0.07, 0.12), cells=4)
@@ -30,32 +30,9 @@ OBJECTS = {1: PLAIN, 2: SYMMETRIC}
 TINY = {"pretrained": False, "input_size": 64, "samples": 64, "points": 256}
 
 
-class TinyBackbone(Backbone):
-    """Five convolutions of stride 2: enough to learn a few pictures by heart."""
-
-    channels = (8, 16, 24, 32, 32)
-
-    def __init__(self):
-        super().__init__()
-        widths = zip((3, *self.channels), self.channels, strict=False)
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in widths
-        )
-
-    def levels(self):
-        return [[stage] for stage in self.stages]
-
-    def forward(self, images):
-        x, features = 2 * images - 1, []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
-
-
 @pytest.fixture(autouse=True)
 def tiny_backbone(monkeypatch):
-    monkeypatch.setattr(unet, "backbone", lambda *_: TinyBackbone())
+    monkeypatch.setattr(unet, "backbone", lambda *_: TinyBackbone((8, 16, 24, 32, 32), nn.BatchNorm2d))
 
 
 def config(preset="unet", ids=(1, 2), **changes):

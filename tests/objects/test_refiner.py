@@ -11,7 +11,6 @@ from monopose import demo, weights
 from monopose.datasets.bop import models as bop_models
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
-from monopose.nets.backbones import Backbone
 from monopose.objects import refinement, refiner, refiner_networks, training
 from monopose.objects import samples as object_samples
 from monopose.render.scene import render_scene
@@ -20,6 +19,7 @@ from monopose.synthesis import samples as crop_samples
 from monopose.synthesis import scene as synth
 from monopose.types import Camera, Symmetries
 from shapes import box, half_turn
+from tiny_networks import TinyBackbone
 
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (240, 320)), (240, 320))
 PLAIN = box((0.1, 0.07, 0.12), cells=4)
@@ -34,30 +34,9 @@ TINY = refiner.Config(
 )  # fmt: skip
 
 
-class TinyBackbone(Backbone):
-    """Five convolutions of stride 2."""
-
-    channels = (8, 16, 24, 32, 32)
-
-    def __init__(self):
-        super().__init__()
-        widths = zip((3, *self.channels), self.channels, strict=False)
-        self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(4, b), nn.ReLU()) for a, b in widths)
-
-    def levels(self):
-        return [[stage] for stage in self.stages]
-
-    def forward(self, images):
-        x, features = 2 * images - 1, []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
-
-
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(refiner_networks, "backbone", lambda *_: TinyBackbone())
+    monkeypatch.setattr(refiner_networks, "backbone", lambda *_: TinyBackbone((8, 16, 24, 32, 32), bias=True))
 
 
 def network(config=TINY, objects=OBJECTS):

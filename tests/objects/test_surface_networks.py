@@ -111,14 +111,12 @@ def loop_circle(similarity, positive, negative, margin=0.1, optimum=1.4, scale=1
     for s, p, n in ((similarity, positive, negative), (similarity.T, positive.T, negative.T)):
         rows = []
         for row in range(len(s)):
-            pull = push = 0.0
+            pull = push = 0.0  # of the code: a pair that is none counts exp(0)
             for column in range(s.shape[1]):
                 d = math.sqrt(max(2 - 2 * float(s[row, column]), 1e-6))
-                if p[row, column]:
-                    pull += math.exp(scale * max(d - margin, 0) * (d - margin))
-                if n[row, column]:
-                    push += math.exp(scale * max(optimum - d, 0) * (optimum - d))
-            if pull and push:
+                pull += math.exp(scale * max(d - margin, 0) * (d - margin)) if p[row, column] else 1.0
+                push += math.exp(scale * max(optimum - d, 0) * (optimum - d)) if n[row, column] else 1.0
+            if p[row].any() and n[row].any():
                 rows.append(math.log1p(pull * push) / scale)
         if rows:
             means.append(sum(rows) / len(rows))

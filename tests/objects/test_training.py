@@ -244,7 +244,7 @@ def test_a_truncated_checkpoint_is_named(data, tmp_path):
     run(data, tmp_path, steps=1)
     path = tmp_path / "checkpoints/coordinates/last.ckpt"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .*delete it to start again, or restore a copy"):
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .*delete it to go on from .*, or restore a copy"):
         run(data, tmp_path, steps=2)
     path.unlink()
     assert weights.read(run(data, tmp_path, steps=1)).notes["steps"] == "1"

@@ -275,6 +275,24 @@ def test_a_point_without_weight_is_absent(back_end):
     torch.testing.assert_close(found.cam_from_obj, fewer.cam_from_obj, rtol=0, atol=1e-8)
 
 
+def test_a_point_without_weight_may_lie_behind_the_camera(back_end):
+    X, x, T = problems()
+    w = torch.ones(6, 10, dtype=F64)
+    X[:, 4] = se3.transform(se3.inverse(T), torch.tensor([0.0, 0.0, -1.0], dtype=F64).expand(6, 1, 3))[:, 0]
+    one = torch.arange(10) == 4
+    assert (pnp.solve(X, x, K, w * ~one, init=T).reason == Reason.CONVERGED).all()
+    assert (pnp.solve(X, x, K, w * torch.where(one, 1e-9, 1.0), init=T).reason == Reason.BEHIND_THE_CAMERA).all()
+
+
+def test_as_many_points_as_are_needed_are_enough(back_end):
+    X, x, T = problems(noise=0.0)
+    w = torch.zeros(6, 10, dtype=F64)
+    w[:, :4] = 1
+    assert (pnp.solve(X, x, K, w).reason == Reason.CONVERGED).all()
+    w[:, 3] = 0
+    assert (pnp.solve(X, x, K, w, init=T).reason == Reason.CONVERGED).all()
+
+
 def test_what_is_open_has_a_large_finite_covariance(back_end):
     X, x, w, k, init, _ = spoil("collinear")
     covariance = pnp.solve(X, x, k, w, init=init).covariance

@@ -12,44 +12,22 @@ from monopose import weights
 from monopose.datasets.road import SIZES
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
-from monopose.nets.backbones import Backbone, backbone
+from monopose.nets.backbones import backbone
 from monopose.road import config as road_config
 from monopose.road import inference, pyramid, sampler
 from monopose.road import losses as road_losses
 from monopose.road import network as road_network
 from monopose.types import Camera, Frame
+from tiny_networks import TinyBackbone
 
 SIZE = (64, 160)
 K = torch.tensor([[130.0, 0.0, 79.5], [0.0, 130.0, 26.0], [0.0, 0.0, 1.0]])
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.1, 0.7], [0.8, 0.8, 0.2], [0.2, 0.2, 0.2], [0.1, 0.7, 0.2], [0.8, 0.4, 0.9]])
 
 
-class TinyBackbone(Backbone):
-    """Five convolutions of stride 2: enough to learn two pictures by heart."""
-
-    channels = (12, 24, 32, 48, 48)
-
-    def __init__(self):
-        super().__init__()
-        widths = zip((3, *self.channels), self.channels, strict=False)
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.GroupNorm(4, b), nn.ReLU()) for a, b in widths
-        )
-
-    def levels(self):
-        return [[stage] for stage in self.stages]
-
-    def forward(self, images):
-        x, features = 2 * images - 1, []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
-
-
 @pytest.fixture(autouse=True)
 def tiny_backbone(monkeypatch):
-    monkeypatch.setattr(pyramid, "backbone", lambda *_: TinyBackbone())
+    monkeypatch.setattr(pyramid, "backbone", lambda *_: TinyBackbone((12, 24, 32, 48, 48)))
 
 
 def tiny(**changes):
@@ -363,7 +341,7 @@ def test_velocities_along_the_ray():
 def trained():
     """Two pictures learned by heart."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(pyramid, "backbone", lambda *_: TinyBackbone())
+    patch.setattr(pyramid, "backbone", lambda *_: TinyBackbone((12, 24, 32, 48, 48)))
     model, batch = network(), batch_of([scene(0), scene(1)])
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     steps = 50

@@ -438,3 +438,61 @@ def test_the_real_sample_keeps_each_box_once():
     whole = len(nuscenes.infos_truth(NUSCENES / "infos.json").boxes.label)
     assert sum(map(len, kept)) < sum(map(len, every))
     assert sum(map(len, kept)) <= whole
+
+
+# ------------------------------------------------------------------------------------------- LiDAR, DontCare, what is hidden
+
+
+def with_lidar(frame, tmp_path):
+    """The same frame with a sweep: the middle of every object, a point behind the camera and one beside the picture."""
+    middles = frame.objects.cam_from_obj[:, :3, 3].float()
+    points = torch.cat([middles, torch.tensor([[0.0, 0.0, -5.0], [500.0, 0.0, 5.0]])])
+    raw = torch.cat([points, torch.zeros(len(points), 2)], 1).numpy().astype(np.float32)
+    raw.tofile(tmp_path / "sweep.pcd.bin")
+    return replace(frame, lidar=str(tmp_path / "sweep.pcd.bin"), cam_from_lidar=torch.eye(4, dtype=torch.float64))
+
+
+def test_lidar_points_come_with_the_picture_and_into_the_mirror(road, tmp_path):
+    frame = with_lidar(max(road_samples.read_frames(road), key=lambda f: len(f.objects)), tmp_path)
+    sample = road_samples.sample_of(frame, frame.classes, SIZE, lidar=True)
+    assert 0 < len(sample["lidar"]) <= len(frame.objects)
+    assert bool((sample["lidar"][:, 2] > 0).all())
+    for seed in range(8):
+        changed = road_samples.augment_sample(sample, np.random.default_rng(seed))
+        inside = (changed["lidar"][:, None] - changed["cam_from_obj"][None, :, :3, 3]).norm(dim=-1).amin(1)
+        assert float(inside.max()) < 1e-3  # still the middles of the objects
+    assert "lidar" not in road_samples.sample_of(frame, frame.classes, SIZE)
+
+
+def test_coordinates_learn_from_lidar_and_nothing_is_silent(road, tmp_path):
+    frames = [with_lidar(f, tmp_path) for f in road_samples.read_frames(road)[:1]]
+    config = training.make_config(road, changes={**TINY, "coordinate_weight": 0.25})
+    batch = training.RECIPE.collate([road_samples.sample_of(frames[0], config.classes, config.size, lidar=True)])
+    torch.manual_seed(0)
+    model = road_network.Model(config).train()
+    losses = training.RECIPE.loss(model, model(batch["image"]), batch)
+    assert float(losses["coordinates"].detach()) > 0
+    with pytest.raises(ValueError, match=r"has no LiDAR points to learn coordinates from.*--set coordinate_weight=0"):
+        training.train(road, tmp_path / "run", method_config=config, progress_bar=False)
+
+
+def test_regions_that_nobody_knows_are_no_background(road):
+    frame = max(road_samples.read_frames(road), key=lambda f: len(f.objects))
+    config = training.make_config(road, changes=TINY)
+    sample = road_samples.sample_of(frame, config.classes, config.size)
+    torch.manual_seed(0)
+    model = road_network.Model(config).eval()
+
+    def of_classes(**changes):
+        batch = training.RECIPE.collate([{**sample, **changes}])
+        output = model(batch["image"])
+        logits = output.cells.logits
+        (gradient,) = torch.autograd.grad(training.RECIPE.loss(model, output, batch)["class"], logits)
+        return gradient[0].abs().sum(-1)
+
+    everywhere = torch.tensor([[0.0, 0.0, config.width, config.height]])
+    plain, ignored = of_classes(ignored=torch.zeros(0, 4)), of_classes(ignored=everywhere)
+    assert bool((plain > 0).all())
+    assert 0 < int((ignored > 0).sum()) < len(plain) / 2  # what belongs to objects is learned all the same
+    hidden = of_classes(ignored=torch.zeros(0, 4), visibility=torch.zeros(len(sample["labels"])))
+    assert 0 < int((hidden == 0).sum()) < len(plain)  # around objects that nobody sees nothing is learned

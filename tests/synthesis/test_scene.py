@@ -18,6 +18,7 @@ from PIL import Image
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes, writing
 from monopose.geometry import camera as camera_ops
+from monopose.io import shards
 from monopose.synthesis import bop_folder, samples, settings
 from monopose.synthesis import scene as synth
 from monopose.synthesis.shapes import solids as shapes_solids
@@ -246,7 +247,7 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path):
     torch.testing.assert_close(models[7].vertices, OBJECTS[2].vertices, atol=1e-7, rtol=0)
     scene = scenes.open_scene(out / "train" / "000000")
     assert scene.im_ids.tolist() == list(range(6))
-    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, 6, 4)
+    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), range(6), 4)
     seen = 0
     for im_id in range(6):
         frame, (truth, _) = scenes.read_frame(scene, im_id), drawn[im_id]
@@ -393,6 +394,48 @@ def test_bad_models_are_named(tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+def files_of(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_shards_give_the_same_folder(tmp_path, monkeypatch, count):
+    """Two scenes, blocks of two pictures, one killed shard; the set grows afterwards."""
+    monkeypatch.setattr(bop_folder, "_SCENE", 4)
+    monkeypatch.setattr(bop_folder, "_CHUNK", 2)
+    whole, out = tmp_path / "whole" / "set", tmp_path / "shards" / "set"
+    written(whole, 5)
+    for index in range(count, 0, -1):
+        if index == 1:  # killed in its first block, and started again
+            with monkeypatch.context() as patch:
+                patch.setattr(shards.Job, "save", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    written(out, 5, shard=shards.Shard(index, count))
+            with pytest.raises(ValueError, match=f"are missing in .*; run --shard 1/{count} again"):
+                written(out, 5, shard=shards.MERGE)
+        written(out, 5, shard=shards.Shard(index, count))
+    with pytest.raises(ValueError, match="holds shards with other settings"):
+        written(out, 5, seed=5, shard=shards.Shard(1, count))
+    with pytest.raises(ValueError, match=r"shards of .* have been begun; monopose merge"):
+        written(out, 5)
+    drawn = []
+    monkeypatch.setattr(bop_folder.Frames, "__getitem__", lambda *args: drawn.append(args))
+    written(out, 5, shard=shards.Shard(1, count))  # complete: nothing is drawn
+    written(out, 5, shard=shards.MERGE)
+    assert drawn == []
+    assert files_of(out) == files_of(whole)
+    monkeypatch.undo()
+    monkeypatch.setattr(bop_folder, "_SCENE", 4)
+    written(whole, 7)
+    for merge in (shards.Shard(1, 1), shards.MERGE):  # what scenes list already is kept
+        written(out, 7, shard=merge)
+    assert files_of(out) == files_of(whole)
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -426,7 +469,7 @@ def test_killed_and_started_again_is_complete_and_the_same(tmp_path, monkeypatch
     scene = scenes.open_scene(index.parent)
     assert scene.im_ids.tolist() == list(range(wanted))
     assert len(json.loads((index.parent / "scene_gt_coco.json").read_text())["images"]) == wanted
-    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), 0, wanted, 4)
+    drawn = bop_folder.Frames(samples.Source({m.obj_id: m for m in OBJECTS}, CAMERA, [], CONFIG), range(wanted), 4)
     for im_id in (0, done - 1, done, wanted - 1):  # as if nothing had happened
         truth, _ = drawn[im_id]
         frame = scenes.read_frame(scene, im_id)

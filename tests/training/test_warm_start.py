@@ -121,7 +121,9 @@ def test_training_starts_from_the_base_if_there_is_one(tmp_path, monkeypatch, ba
     assert "base" not in weights.bundled()
 
     name = "net.stages.0.0.weight"
-    near = {how: float((run(str(how), init=how).state[name] - small.state[name]).abs().max()) for how in (None, "base", "none")}
+    near = {
+        how: float((run(f"from_{how}", init=how).state[name] - small.state[name]).abs().max()) for how in (None, "base", "none")
+    }
     assert near[None] == near["base"] < 0.01 < near["none"]  # a step of Adam is as large as its rate
     other = replace(settings, backbone="resnet18", widths=(24, 24, 24, 24))
     assert run("other", method_config=other).notes["init"] == "none"  # the base is of another configuration

@@ -1,11 +1,17 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from monopose import viz
+from monopose.geometry import rotation
+from monopose.render.scene import render_scene
 from monopose.types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 from monopose.viz.canvas import AXES, _free_spot, _overlap
+from shapes import box
 
 SIZE = (120, 160)
 K = torch.tensor([[200.0, 0.0, 79.5], [0.0, 200.0, 59.5], [0.0, 0.0, 1.0]])
@@ -45,7 +51,8 @@ def test_contour_follows_the_silhouette(grey):
     row = np.flatnonzero(near[75])  # below the axes' origin, away from the axes and the plate
     assert row.min() == pytest.approx(79.5 - 22.2, abs=1.5)
     assert row.max() == pytest.approx(79.5 + 22.2, abs=1.5)
-    assert not _changed(picture, grey)[100:].any()  # nothing far from the object
+    bare = viz.draw(_frame(grey), _poses(), [_cube()], labels=False)
+    assert not _changed(bare, grey)[106:].any()  # nothing beyond the object and the letters of its axes
 
 
 def test_axes_have_their_colours_and_directions():
@@ -63,6 +70,66 @@ def test_without_models_the_box_is_drawn():
     assert _changed(viz.draw(_frame(), _poses())).any()  # axes and label alone
     other = viz.draw(_frame(), _poses(boxes=boxes), {7: _cube(obj_id=7)})  # a mesh of another object does not help
     assert _changed(other)[80, 40]
+
+
+def _printed(side=0.1):
+    """A box whose colours tell its sides apart."""
+    return box((side, side, side), obj_id=3)
+
+
+def _photo(pose, model):
+    """What the camera sees of a model, with light that our overlays do not know."""
+    scene = render_scene([model], pose, K, SIZE, background=torch.full((3, *SIZE), 0.5))
+    return Frame((0.9 * scene.image + 0.05).clamp(0, 1), Camera(K, SIZE))
+
+
+def _turned(degrees, z=0.5):
+    poses = _poses(z=z)
+    turn = rotation.so3_exp(torch.tensor([0.3, 0.5, 0.0])) @ rotation.so3_exp(torch.tensor([0.0, 0.0, math.radians(degrees)]))
+    pose = poses.cam_from_obj.clone()
+    pose[0, :3, :3] = turn
+    return replace(poses, cam_from_obj=pose)
+
+
+def test_wrong_depth_and_a_turned_pose_are_seen():
+    """The right pose leaves the photo's colours as they are; one turned by 180 degrees, and one 12 % too far, do not."""
+    model = _printed()
+    frame = _photo(_turned(0).cam_from_obj, model)
+    before = np.asarray(viz.to_picture(frame.image)).astype(int)
+    changes = []
+    for poses in (_turned(0), _turned(180), _turned(0, z=0.56)):
+        drawn = np.asarray(viz.draw(frame, poses, [model], labels=False)).astype(int)
+        changes.append(np.abs(drawn - before).max(-1)[before.max(-1) != 128].mean())
+    assert changes[1] > 1.4 * changes[0]
+    there, far = (
+        _changed(viz.draw(_frame(), poses, [model], labels=False)).sum() for poses in (_turned(0), _turned(0, z=0.56))
+    )
+    assert far < 0.9 * there
+
+
+def test_colour_says_the_probability():
+    """Sure poses green, doubtful ones red; raw scores have the colour of the object."""
+    picture = {}
+    for score in (0.0, 0.5, 1.0):
+        poses = replace(_poses(), scores=torch.tensor([score]), calibrated=True)
+        picture[score] = np.asarray(viz.draw(_frame(), poses, [_cube()], labels=False)).astype(int)
+    rim = np.abs(picture[0.0] - np.array(viz.probability_color(0.0))).max(-1) < 40
+    assert rim.sum() > 30
+    red, green = picture[0.0][rim].mean(0), picture[1.0][rim].mean(0)
+    assert red[0] > 1.5 * red[1]
+    assert green[1] > 1.5 * green[0]
+    assert viz.probability_color(0.5) == (255, 205, 60)
+    assert viz.probability_color(7.0) == viz.probability_color(1.0)
+
+
+def test_what_lies_under_a_model_still_shows():
+    grey, stripes = _frame(), torch.full((3, *SIZE), 0.5)
+    stripes[:, :, ::8] = 1.0
+    frame = Frame(stripes, grey.camera)
+    drawn = np.asarray(viz.draw(frame, _poses(), [_cube()], labels=False)).astype(int)[45:55, 60:75]
+    assert (drawn.max(1) - drawn.min(1)).min() > 25  # the stripes, through the cube
+    plain = np.asarray(viz.draw(grey, _poses(), [_cube()], labels=False)).astype(int)[45:55, 60:75]
+    assert plain.std((0, 1)).max() < 12
 
 
 def test_truth_is_white():

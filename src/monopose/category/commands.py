@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import weights
-from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture
+from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture, silent
 from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, PoseEstimates
 from . import fitting, viz
@@ -27,9 +27,9 @@ SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitti
 # --------------------------------------------------------------------------------------------------------------- training
 
 
-def train(args: Train) -> dict[str, str]:
+def train(args: Train, say: Printer = silent) -> dict[str, str]:
     """Train a category, and draw what was learned."""
-    from ..training import loop
+    from ..training import progress
     from . import training
 
     symmetric = None
@@ -40,13 +40,16 @@ def train(args: Train) -> dict[str, str]:
     else:
         shapes = training.read_shapes(args.data, args.category, args.unit)
         symmetric = args.symmetric or all(bool((m.symmetries.axes[:, 2].abs() > 0.99).any()) for m in shapes.models)
+    own = training.make_config(shapes, args.preset, args.changes(), symmetric)
+    config = training.make_training(args.preset, **args.budget())
+    for line in training.described(shapes, args.preset, own, config):
+        say(line)
     file = training.train(
-        shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds,
-        config=loop.TrainConfig(**args.budget(), ema=training.EMA), progress_bar=not args.json,
-        method_config=training.make_config(shapes, args.preset, args.changes(), symmetric),
+        shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds, config=config,
+        progress_bar=not args.json, method_config=own,
     )  # fmt: skip
     model = weights.load_network(file, category.Config, Model)
-    return {"weights": str(file), "pictures": str(save_report(model, file.parent / "pictures", shapes))}
+    return progress.result(file) | {"pictures": str(save_report(model, file.parent / "pictures", shapes))}
 
 
 def save_report(model: Model, folder: Path, shapes: Shapes) -> Path:
@@ -79,12 +82,20 @@ Finder = Callable[[str, Frame], tuple[Detections, str]]
 
 def predict(args: Predict, say: Printer) -> Result:
     """Poses of a category's objects in pictures, or scores on a data set in NOCS's layout."""
-    run, search = load(args.model, args.output.device), SEARCHES[args.search]()
+    run, search = load(args.model, args.output.device), _search(args)
     if args.nocs.nocs is None:
         return _predict_pictures(args, run, search, say)
     return predict_nocs(
         run, args.nocs.nocs, args.output.out or Path("out/nocs.json"), config=search, overlap=args.nocs.overlap,
         limit=args.output.limit, progress_bar=not args.json,
+    )  # fmt: skip
+
+
+def _search(args: Predict) -> FitConfig:
+    if args.features is None:
+        return SEARCHES[args.search]()
+    return fitting.published(args.features) if args.search == "published" else replace(
+        SEARCHES[args.search](), features=args.features
     )  # fmt: skip
 
 
@@ -107,7 +118,10 @@ def _predict_pictures(args: Predict, run: CategoryRun, search: FitConfig, say: P
         return {"poses": str(save_poses(out, records))}
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output.limit, say)
+    settings = {"weights": weights.digests(run.path), "search": args.search}
+    settings |= {"objects": asdict(args.objects), "camera": asdict(args.camera)}
+    shard = args.share(args.sharing)
+    return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output, say, shard, settings)
 
 
 def _finder(args: Predict, run: CategoryRun) -> Finder:

@@ -65,16 +65,22 @@ class FitConfig:
     vote_best: int = 5  # of the ends, sorted by loss, take part in the vote
     vote_deg: float = 10.0  # ends nearer than this agree
     gain: float = 0.01  # share by which an end must lower the loss of the pose head's start; else that start is the answer
-    features: perceptual.Name | None = None  # see `category.perceptual`; None: the best that is there
+    features: perceptual.Name = perceptual.DEFAULT  # in which pictures are compared, see `category.perceptual`
 
 
-def published() -> FitConfig:
+def published(features: perceptual.Name = "vgg19") -> FitConfig:
     """32 starts, 50 steps of Adam, the published rates, chosen by vote. The starts go all around: the original's, from -90 to
-    90 degrees, left the back half to chance."""
+    90 degrees, left the back half to chance.
+
+    The published weight of the prior, 1, belongs to VGG-19's features, whose squares are large; beside others, of unit length,
+    it would weigh as much as the photo, and gets the weight that suits them.
+    """
+    prior = 1.0 if features == "vgg19" else FitConfig.prior_weight
     return FitConfig(
         (Phase(32, 50),), proposals=0.0, elevation_deg=(45.0, 45.0), align=False, lr_azimuth=0.03 * math.pi,
         lr_elevation=0.01 * math.pi, lr_inplane=0.01 * math.pi, lr_shift=0.03, lr_scale=0.03, lr_code=0.3, betas=(0.5, 0.999),
-        prior_weight=1.0, alpha_weight=0.0, colour_weight=0.0, head_weight=0.0, patience=1000, select="vote",
+        prior_weight=prior, alpha_weight=0.0, colour_weight=0.0, head_weight=0.0, patience=1000, select="vote",
+        features=features,
     )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ class Config:
     alpha_weight: float = 1.0  # of the binary cross-entropy of the silhouette
     kl_weight: float = 0.01  # of the KL divergence from the standard normal distribution, per number of the code
     head_weight: float = 0.2  # of the proposal's loss
-    perceptual_weight: float = 0.0  # of the features' difference in training, see `category.perceptual`
+    perceptual_weight: float = 0.0  # of the features' difference in training
+    perceptual_features: perceptual.Name = perceptual.DEFAULT  # which, see `category.perceptual`
     lr: float = 2e-3  # peak learning rate of the training
 
     @property
@@ -289,7 +290,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         losses["colour"] = config.colour_weight * ((made.image * a - rgb).abs().sum((1, 2, 3)) / count).mean()
         losses["alpha"] = config.alpha_weight * cross_entropy(made.alpha, a[:, 0]).mean()
     if config.perceptual_weight > 0:
-        net = perceptual.network(None, rgb.device)
+        net = perceptual.network(config.perceptual_features, rgb.device)
         with torch.no_grad():
             features = net(wanted)
         losses["perceptual"] = config.perceptual_weight * net.distance(net(made.over()), features).mean()

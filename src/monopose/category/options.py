@@ -15,6 +15,7 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    ShardOptions,
     TrainCommand,
     Unit,
     check_share,
@@ -100,14 +101,22 @@ class Predict(Common):
     """Run folder."""
     search: Literal["default", "published", "quick"] = "default"
     """How to search for the pose; published: 32 starts, 50 steps each."""
+    features: Annotated[
+        Literal["efficientnet_lite0", "vgg19", "demo", "pyramid"] | None, arg(metavar="{efficientnet_lite0,vgg19,demo,pyramid}")
+    ] = None
+    """In which pictures are compared: efficientnet_lite0 by default, vgg19 for the published search; an error where their
+    weights are not there. demo: those of the bundled network."""
     debug: bool = False
     """Save the stages of every fit as pictures in OUT/debug, and show the traceback of an error."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)
     objects: ObjectOptions = field(default_factory=ObjectOptions)
     nocs: NocsOptions = field(default_factory=NocsOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
+        if self.share(self.sharing) is not None and self.nocs.nocs is not None:
+            raise ValueError("--shard goes with a SOURCE, not with --nocs")
         check_source(self.source, self.nocs.nocs, "nocs")
         check_share(self.objects.score, "score")
         if self.nocs.nocs is None:

@@ -1,13 +1,12 @@
-"""Features in which pictures are compared: VGG-19's where its weights are on the disk, else EfficientNet-Lite0's as ImageNet
-made them, else as the bundled demo network learned them on.
+"""Features in which pictures are compared: EfficientNet-Lite0's as ImageNet made them, or VGG-19's, which are published.
 
-Nothing is downloaded here. `network` takes the first of them that can be had, and says which: results depend on it.
+Results depend on them, so they are named, and it is an error if their weights are not on this machine: nothing is downloaded
+here, and nothing takes their place.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from ..nets.backbones import EfficientNetLite0
 
 Name = Literal["vgg19", "efficientnet_lite0", "demo", "pyramid"]
-NAMES: tuple[Name, ...] = ("vgg19", "efficientnet_lite0", "demo", "pyramid")  # the better first
+NAMES: tuple[Name, ...] = ("efficientnet_lite0", "vgg19", "demo", "pyramid")
+DEFAULT: Name = "efficientnet_lite0"
 DEMO = Path(__file__).parents[1] / "assets" / "demo" / "coordinates.safetensors"
 
 
@@ -116,22 +116,17 @@ def _vgg19() -> nn.Module:
 
 
 @functools.lru_cache(maxsize=4)
-def network(name: Name | None = None, device: torch.device | str = "cpu") -> Perceptual:
+def network(name: Name = DEFAULT, device: torch.device | str = "cpu") -> Perceptual:
     """Perceptual features, loaded once per device.
 
-    Args:
-        name: of `Perceptual`; None: the best whose weights are on this machine.
-        device: where it shall compute.
-
     Raises:
-        FileNotFoundError, ModuleNotFoundError: the one that was asked for by name has no weights here.
+        FileNotFoundError: their weights are not on this machine; says where to get them.
+        ValueError: no such features.
     """
-    for candidate in NAMES if name is None else (name,):
-        try:
-            return Perceptual(candidate).to(device)
-        except (FileNotFoundError, ModuleNotFoundError, OSError) as error:
-            if name is not None:
-                raise
-            if candidate == "efficientnet_lite0":
-                warnings.warn(f"pictures are compared in features of the bundled demo network: {error}", stacklevel=2)
-    raise AssertionError("the demo network and the pyramid need nothing that does not come with the package")
+    try:
+        return Perceptual(name).to(device)
+    except (FileNotFoundError, ModuleNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no weights of the features {name} here ({error}); get them, or choose others that results shall depend on: "
+            f"{', '.join(n for n in NAMES if n != name)}"
+        ) from error

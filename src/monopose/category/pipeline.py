@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,10 @@ from ..detection import LEAST_SCORE
 from ..detection import detector as detection
 from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
+from ..io import limits
 from ..io.files import atomic_write, existing_file, write_json
+from ..io.images import as_frame
+from ..prediction import Prediction
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import fitting, viz
 from . import model as category
@@ -69,6 +71,13 @@ class CategoryRun:
         found = detection.predict(self.detector, frame.image.to(device), score_threshold)[0].to("cpu")
         return replace(found, labels=torch.ones_like(found.labels))
 
+    def __call__(
+        self, source: Any, camera: Any = None, *, fov_deg: float | None = None, detections: Detections | None = None
+    ) -> Prediction:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`."""
+        frame = as_frame(source, camera, fov_deg=fov_deg)
+        return Prediction(frame.to("cpu"), self.predict(frame, detections).to("cpu"))
+
     def predict(
         self, frame: Frame, detections: Detections | None = None, config: FitConfig | None = None,
         score_threshold: float = LEAST_SCORE,
@@ -108,7 +117,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     folder, file = weights.find_file(name, "category", "--category mug")
     model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
     detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
-    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    trained = weights.noted(file)
     return CategoryRun(model, folder, None if detector is None else detector.to(where), trained)
 
 
@@ -180,7 +189,7 @@ def read_masks(path: str | Path) -> Tensor:
     Raises:
         ValueError: nothing in it.
     """
-    with Image.open(existing_file(path, "mask")) as picture:
+    with limits.picture(existing_file(path, "mask"), str(path)) as picture:
         values = np.asarray(picture if picture.mode in ("L", "P", "I", "I;16", "1") else picture.convert("L")).astype(np.int64)
     found = np.unique(values)
     if len(found) == 1:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,9 @@ from ..synthesis import scene
 from ..synthesis.shapes import tableware
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import configure
+from ..training.setup import Schedule, configure, described_preset, train_config
 from ..types import ObjectModel
-from . import model, perceptual, view
+from . import model, view
 from . import samples as category_views
 
 EMA = 0.995  # decay of the averaged weights: trainings are short
@@ -102,6 +103,30 @@ def make_config(
     return configure("category", model.PRESETS, preset, {**known, **(changes or {})}, shapes.category)
 
 
+PUBLISHED = Schedule(
+    "Chen et al. 2020, neural analysis by synthesis", 200, batch_size=256,
+    fields={"optimizer": "adam", "betas": (0.5, 0.999), "weight_decay": 0.0, "clip": 1e9, "hold": 0.5},
+    differs=(
+        "the KL divergence counts, AdaIN's parameters have no ReLU, log-variances no tanh (said to be defects of its code)",
+        "shapes and views are ours: how the original's were rendered, and how many, is not published, so give --steps",
+    ),
+)  # fmt: skip
+
+
+def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
+    """How a preset is trained: as published if it is, with the fields of `TrainConfig` that are given in place of that."""
+    return train_config(PUBLISHED if preset == "published" else None, given, ema=EMA)
+
+
+def described(shapes: Shapes, preset: str | None, config: model.Config, training: TrainConfig) -> list[str]:
+    """What the published preset does and where it differs from its paper, line by line; [] for others."""
+    if preset != "published":
+        return []
+    original = model.published(shapes.category)
+    known = {k: getattr(config, k) for k in ("size_mean", "size_spread", "symmetric")}
+    return described_preset(preset, PUBLISHED, replace(original, **known), config, training, make_training(preset))
+
+
 def _models(shapes: Shapes, places: Sequence[int]) -> list[ObjectModel]:
     return [shapes.models[i] if shapes.models else category_views.instance(shapes.category, i) for i in places]
 
@@ -150,7 +175,7 @@ def train(
     if method_config.category != name:
         raise ValueError(f"the configuration is for {method_config.category}, and the shapes are of {name}; use make_config")
     photos = scene.read_backgrounds(backgrounds)
-    compared = perceptual.network().name if method_config.perceptual_weight > 0 else "none"
+    compared = method_config.perceptual_features if method_config.perceptual_weight > 0 else "none"
     recipe = Recipe(("image", "visible", "view"), model.loss, lr=lambda c: c.lr)
     count, side = len(shapes.learned), method_config.input_size
     kept = out / f"views_{name}_{count}x{views}_{side}{_digest(shapes.models)}.bin"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io.records import PathLike, numbers, read_json, value
+from ..io.records import PathLike, length, numbers, read_json, rows, text, value, whole
 from .bop.results import mask_from_rle, rle_from_mask
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
@@ -33,14 +33,41 @@ def read_coco(path: PathLike) -> dict[str, Any]:
     for n, image in enumerate(coco["images"]):
         for key in ("id", "width", "height"):
             numbers(image, key, (), f"{path}, images entry {n}")
-    known = {i["id"] for i in coco["images"]}, {c["id"] for c in coco["categories"]}
+    known = tuple(
+        {
+            _id(value(row, "id", f"{path}, {name} entry {n}"), f"{path}, {name} entry {n}: 'id'")
+            for n, row in enumerate(coco[name])
+        }
+        for name in ("images", "categories")
+    )
+    for name, key in (("images", "file_name"), ("categories", "name")):
+        for n, row in enumerate(coco[name]):
+            if key in row:
+                text(row, key, f"{path}, {name} entry {n}")
     for n, entry in enumerate(coco["annotations"]):
         where = f"{path}, annotations entry {n}"
         numbers(entry, "bbox", (4,), where)
+        for key in {"id", "iscrowd"} & set(entry):
+            whole(entry[key], f"{where}: '{key}'")
+        if not isinstance(entry.get("ignore", False), bool):
+            whole(entry["ignore"], f"{where}: 'ignore'", 0, 1)
+        if "area" in entry:
+            length(entry, "area", where, zero=True)
+        if isinstance(entry.get("segmentation", []), dict):
+            mask_from_rle(entry["segmentation"], f"{where}: segmentation")
+        else:
+            for polygon in rows(entry.get("segmentation", []), f"{where}: segmentation"):
+                xy = rows(polygon, f"{where}: segmentation")
+                numbers({"polygon": xy}, "polygon", (len(xy),), where)
         for key, ids in zip(("image_id", "category_id"), known):
-            if value(entry, key, where) not in ids:
+            if _id(value(entry, key, where), f"{where}: '{key}'") not in ids:
                 raise ValueError(f"{where}: '{key}' {entry[key]} is not among the file's {key.split('_')[0]} entries")
     return coco
+
+
+def _id(raw: Any, where: str) -> int | str:
+    """An id: a whole number, or text."""
+    return raw if isinstance(raw, str) else whole(raw, where)
 
 
 def boxes_xyxy(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -23,13 +23,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import __version__
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # connections that may break one after another without bringing anything
 WAIT = 1.0  # seconds before the second attempt, doubled each time
-_PIECE = 1 << 16  # bytes read at once, the most that a broken connection loses
+_PIECE = 1 << 13  # bytes read at once, the most that a broken connection loses: what stalls again and again still gets on
 _SPARE = 100_000_000  # bytes that stay free on the disk
+MOST_GROWTH = 30  # times the size of an archive that its content may have; text of meshes shrinks to a tenth at best
+MOST_UNPACKED = 1_000_000_000  # bytes that any archive may become
 MEMBERS = 1_000_000  # files in one archive; more is no data set of this list
 
 
@@ -108,8 +110,10 @@ def download(name: str, out: str | Path, url: str | None = None) -> Path:
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r} is known; known: {', '.join(NAMES)}")
     folder = Path(out) / name
-    for archive in _from(DATASETS[name], url):
-        _fetch_and_unpack(archive, folder)
+    archives = _from(DATASETS[name], url)
+    with sole_writer(folder, "download"):
+        for archive in archives:
+            _fetch_and_unpack(archive, folder)
     return folder
 
 
@@ -142,7 +146,11 @@ def _fetch_and_unpack(archive: Archive, folder: Path) -> None:
         archive = _ask_hub(archive)
     own.mkdir(parents=True, exist_ok=True)
     part = own / f"{archive.file}.part"
-    fetch(archive.url, part, archive.size)
+    try:
+        fetch(archive.url, part, archive.size)
+    except ValueError:  # refused, not interrupted
+        _remove(part)
+        raise
     came = pooch.file_hash(str(part))
     if archive.sha256 is not None and came != archive.sha256.lower():
         _remove(part)
@@ -236,7 +244,7 @@ def _one_connection(url: str, part: Path, size: int | None) -> bool:
                 return  # a redirection or a refusal
             start = _start(response) if response.status_code == 206 else 0
             if start not in (0, have):
-                raise ValueError(f"{url} sent bytes from {start}, asked for {have}; remove the .part file and try again")
+                raise ValueError(f"{url} sent bytes from {start}, asked for {have}; what came was removed, try again")
             length = response.headers.get("Content-Length")
             announced = int(length) + start if length else None
             if None not in (size, announced) and size != announced:
@@ -324,7 +332,7 @@ def unpack(path: Path, folder: Path, holds: str, url: str = "") -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.filename.startswith("__MACOSX/")]
-            if problem := _untrusted(members):
+            if problem := _untrusted(members, path.stat().st_size):
                 _remove(path)
                 raise ValueError(f"{source} was not unpacked: {problem}; it is not to be trusted, what came was removed")
             folder.mkdir(parents=True, exist_ok=True)
@@ -356,8 +364,19 @@ def _remove(part: Path) -> None:
             path.unlink()
 
 
-def _untrusted(members: list[zipfile.ZipInfo]) -> str:
-    """Why not to unpack: too many members, a name that leads out of the folder, or a link, which could. Empty: no reason."""
+def _untrusted(members: list[zipfile.ZipInfo], size: int) -> str:
+    """Why not to unpack: too many members, far more bytes than came, a name that leads out of the folder, or a link.
+
+    Args:
+        members: of the archive.
+        size: of the archive, bytes.
+
+    Returns:
+        the reason; empty: none.
+    """
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(MOST_UNPACKED, MOST_GROWTH * size):
+        return f"its {size:,} bytes would become {unpacked:,}, more than {MOST_GROWTH} times as many"
     if len(members) > MEMBERS:
         return f"it has {len(members):,} members, at most {MEMBERS:,} are expected"
     for member in members:

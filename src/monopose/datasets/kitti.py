@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..geometry import boxes3d, se3
+from ..io import limits
 from ..io.files import atomic_write, existing_file
-from ..io.records import found
+from ..io.records import found, read_text
 from ..types import Camera
 from .road import RoadFrame, RoadObjects
 
@@ -122,7 +122,7 @@ def read_calibration(path: str | Path) -> Calibration:
     """
     path = existing_file(path, "calibration file")
     entries = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "a calibration file").splitlines(), 1):
         if line.strip():
             key, colon, rest = line.partition(":")
             if not colon:
@@ -178,7 +178,7 @@ def read_labels(path: str | Path) -> Labels:
     path = existing_file(path, "label file")
     types: list[str] = []
     values: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "a label file").splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -327,7 +327,7 @@ def read_frame(folder: str | Path, name: str) -> RoadFrame:
     """
     folder = Path(folder)
     image = existing_file(folder / "image_2" / f"{name}.png", "picture")
-    with Image.open(image) as header:
+    with limits.picture(image, str(image)) as header:
         size = (header.height, header.width)
     calibration = read_calibration(folder / "calib" / f"{name}.txt")
     objects, ignored = None, torch.zeros(0, 4, dtype=torch.float64)

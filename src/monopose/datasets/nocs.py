@@ -17,7 +17,7 @@ its reader and evaluation; object frames as stated in its README.
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,10 @@ from torch import Tensor
 
 from ..geometry import camera as camera_ops
 from ..geometry import se3
+from ..io import limits, records
 from ..io.files import existing_file
 from ..io.images import read_image
+from ..io.pickles import read_pickle
 from ..types import Camera
 
 CLASSES = ("bottle", "bowl", "camera", "can", "laptop", "mug")  # class 1 to 6
@@ -210,11 +212,16 @@ def _beside(stem: Path, ending: str) -> Path:
 def _read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    try:
+        with limits.picture(path, str(path)) as header:
+            width, height = header.size
+    except (OSError, SyntaxError):
+        width, height = size[::-1]  # OpenCV says below that it is none
+    if (height, width) != size:
+        raise ValueError(f"{path} is {width}x{height}, the photo {size[1]}x{size[0]} (width x height)")
+    picture = limits.imread(path, cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise ValueError(f"{path} is not a picture, or is cut off; download it again")
-    if picture.shape[:2] != size:
-        raise ValueError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, the photo {size[1]}x{size[0]} (width x height)")
     return np.asarray(picture)
 
 
@@ -238,37 +245,43 @@ def _depth(raw: np.ndarray, stem: Path) -> np.ndarray:
 def _read_meta(path: Path) -> list[tuple[int, int, tuple[str, ...]]]:
     """Instance, class and words of the model, line by line."""
     rows = []
-    for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for k, line in enumerate(records.read_text(path, "NOCS's list of objects").splitlines(), 1):
         words = line.split()
         if not words:
             continue
-        if len(words) not in (3, 4) or not (words[0].isdigit() and words[1].isdigit()):
+        if len(words) not in (3, 4) or not all(re.fullmatch("[0-9]{1,6}", word) for word in words[:2]):
             raise ValueError(f'{path}:{k}: expected "instance class model" or "instance class synset model", got "{line}"')
         number, label = int(words[0]), int(words[1])
         if label > len(CLASSES):
             raise ValueError(
                 f"{path}:{k}: class {label}; NOCS has 1 ({CLASSES[0]}) to {len(CLASSES)} ({CLASSES[-1]}), 0 is background"
             )
+        if any(word in (".", "..") or "/" in word or "\\" in word for word in words[2:]):
+            raise ValueError(f"{path}:{k}: '{' '.join(words[2:])}' is no name of a model; names hold no path")
         rows.append((number, label, tuple(words[2:])))
     return rows
 
 
-def _extents(models: Path, words: tuple[str, ...], stem: Path) -> np.ndarray:
+def _extents(models: Path, names: tuple[str, ...], stem: Path) -> np.ndarray:
     """Extents of a model, scaled to diagonal 1."""
-    if len(words) == 2:
-        paths = [models / split / words[0] / words[1] / "bbox.txt" for split in ("val", "train")]
+    if len(names) == 2:
+        paths = [models / split / names[0] / names[1] / "bbox.txt" for split in ("val", "train")]
     else:
-        paths = [models / split / f"{words[0]}.txt" for split in ("real_test", "real_train")]
+        paths = [models / split / f"{names[0]}.txt" for split in ("real_test", "real_train")]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"{stem}_meta.txt names the model {'/'.join(words)}, but there is neither {paths[0]} nor {paths[1]}"
+            f"{stem}_meta.txt names the model {'/'.join(names)}, but there is neither {paths[0]} nor {paths[1]}"
         )
-    values = np.loadtxt(path, dtype=np.float64)
-    if values.shape == (2, 3):
-        values = np.abs(values[0] - values[1])
-    if values.shape != (3,) or not (values > 0).all():
-        raise ValueError(f"{path} must hold three extents, or two corners of three numbers, got {values.tolist()}")
+    words = records.read_text(path, "the extents of a model").split()
+    try:
+        values = np.array(words, np.float64)
+    except ValueError:
+        values = np.zeros(0)
+    if values.shape == (6,):
+        values = np.abs(values[:3] - values[3:])
+    if values.shape != (3,) or not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError(f"{path} must hold three extents, or two corners of three numbers, got {' '.join(words):.80}")
     return values / np.linalg.norm(values)
 
 
@@ -383,21 +396,6 @@ def _refuse_mirrored(x: Tensor, y: Tensor, found: Similarity, what: str) -> None
 # ---------------------------------------------------------------------------------------------------------------- results
 
 
-class _OnlyNumbers(pickle.Unpickler):
-    """A pickle may run any code; these need nothing but numpy arrays."""
-
-    _ALLOWED = frozenset(
-        [("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")]
-        + [(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")]
-        + [(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, and NOCS's results hold nothing but arrays")
-        return super().find_class(module, name)
-
-
 def read_results(path: str | Path) -> Results:
     """One image's results_*.pkl, as NOCS and those who compare with it write them.
 
@@ -409,19 +407,17 @@ def read_results(path: str | Path) -> Results:
         ValueError: a field is missing, or poses are not what they should be.
     """
     path = existing_file(path, "NOCS result (results_*.pkl)")
-    try:
-        with open(path, "rb") as file:
-            fields = _OnlyNumbers(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NOCS results: {error}") from None
+    fields = read_pickle(path, "NOCS results")
     if not isinstance(fields, dict) or "gt_class_ids" not in fields:
         names = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
         raise ValueError(f"{path}: expected a dict with gt_class_ids, gt_RTs, gt_scales and the same with pred_, got {names}")
     labels_true, true, sizes_true = _boxes(fields, "gt", path)
     labels, estimated, sizes = _boxes(fields, "pred", path) if "pred_class_ids" in fields else _none()
-    scores = np.asarray(fields.get("pred_scores", []), np.float64).reshape(-1)
-    visible = fields.get("gt_handle_visibility")
-    handles = None if visible is None else torch.from_numpy(np.asarray(visible).reshape(-1) != 0)
+    scores = _column(fields, "pred_scores", (), path) if "pred_scores" in fields else np.zeros(0)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{path}: pred_scores hold NaN or infinity")
+    visible = "gt_handle_visibility" in fields
+    handles = torch.from_numpy(_column(fields, "gt_handle_visibility", (), path) != 0) if visible else None
     return Results(
         labels_true, true, sizes_true, labels, estimated, sizes, torch.from_numpy(scores), handles, path.stem
     )  # fmt: skip
@@ -433,17 +429,23 @@ def _none() -> tuple[Tensor, Tensor, Tensor]:
 
 def _boxes(fields: dict[str, Any], kind: str, path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Labels, rigid poses, metric sizes."""
-    for name in ("class_ids", "RTs", "scales"):
-        if f"{kind}_{name}" not in fields:
-            raise ValueError(f"{path}: {kind}_{name} is missing (has: {', '.join(fields)})")
-    labels = np.asarray(fields[f"{kind}_class_ids"], np.int64).reshape(-1)
-    n = len(labels)
-    scaled = np.asarray(fields[f"{kind}_RTs"], np.float64).reshape(-1, 4, 4)
-    extents = np.asarray(fields[f"{kind}_scales"], np.float64).reshape(-1, 3)
+    numbers, scaled, extents = (
+        _column(fields, f"{kind}_{name}", tail, path) for name, tail in (("class_ids", ()), ("RTs", (4, 4)), ("scales", (3,)))
+    )
+    n = len(numbers)
+    lowest = 1 if kind == "gt" else 0
+    wrong = ~((numbers >= lowest) & (numbers <= len(CLASSES)) & (numbers % 1 == 0))
+    if wrong.any():
+        raise ValueError(f"{path}: {kind}_class_ids must be {lowest} to {len(CLASSES)}, got {numbers[wrong][0]:g}")
+    labels = numbers.astype(np.int64)
     if len(scaled) != n or len(extents) != n:
         raise ValueError(f"{path}: {n} {kind}_class_ids, but {len(scaled)} {kind}_RTs and {len(extents)} {kind}_scales")
     if n and not (np.abs(scaled[:, 3] - [0, 0, 0, 1]).max() < 1e-3 or kind == "pred"):
         raise ValueError(f"{path}: the last row of {kind}_RTs must be 0 0 0 1, got {scaled[0, 3].tolist()}; transposed?")
+    if kind == "gt" and not (np.isfinite(scaled).all() and np.isfinite(extents).all()):
+        raise ValueError(f"{path}: gt_RTs or gt_scales hold NaN or infinity")
+    lost = ~(np.isfinite(scaled).all((1, 2)) & np.isfinite(extents).all(1))  # estimates that failed
+    scaled[lost] = 0
     det = np.linalg.det(scaled[:, :3, :3])
     bad = ~(det > 1e-12)
     if kind == "gt" and bad.any():
@@ -460,6 +462,18 @@ def _boxes(fields: dict[str, Any], kind: str, path: Path) -> tuple[Tensor, Tenso
     rigid[bad] = np.nan
     sizes = np.abs(extents) * scale[:, None]
     return torch.from_numpy(labels), torch.from_numpy(rigid), torch.from_numpy(sizes)
+
+
+def _column(fields: dict[str, Any], name: str, tail: tuple[int, ...], path: Path) -> np.ndarray:
+    """One field as float64 numbers, (N, *tail)."""
+    if name not in fields:
+        raise ValueError(f"{path}: {name} is missing (has: {', '.join(map(str, fields))})")
+    try:
+        array = np.array(fields[name], np.float64)
+        return array.reshape(-1, *tail) if array.size else array.reshape(0, *tail)
+    except (TypeError, ValueError, OverflowError):
+        shape = " x ".join(["N", *map(str, tail)])
+        raise ValueError(f"{path}: {name} must be {shape} numbers, got {fields[name]!r:.60}") from None
 
 
 def results_folder(folder: str | Path) -> list[Results]:

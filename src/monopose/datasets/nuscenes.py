@@ -18,17 +18,32 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..geometry import boxes3d, rotation, se3
+from ..io import limits
 from ..io.files import atomic_write, existing_file
-from ..io.records import found, numbers, read_json, table, value
+from ..io.records import (
+    found,
+    image_size,
+    intrinsics,
+    mapping,
+    numbers,
+    quaternion,
+    read_json,
+    rigid_motion,
+    rows,
+    table,
+    text,
+    value,
+    whole,
+    whole_numbers,
+)  # fmt: skip
 from ..types import Camera
 from .road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 
@@ -126,6 +141,38 @@ def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Sample
 # ----------------------------------------------------------------------------------------------------------- the tables
 
 
+class _Row(dict[str, Any]):
+    """A row of a table that knows where it stands; what it does not have is an error that says so."""
+
+    def __init__(self, row: Mapping[str, Any], where: str) -> None:
+        super().__init__(row)
+        self.where = where
+
+    def __missing__(self, key: str) -> NoReturn:
+        value(dict(self), key, self.where)
+        raise AssertionError
+
+    def word(self, key: str) -> str:
+        return text(self, key, self.where)
+
+    def seconds(self) -> float:
+        return float(numbers(self, "timestamp", (), self.where)) * 1e-6
+
+    def points(self) -> int:
+        """From LiDAR and radar."""
+        return sum(whole(self[key], f"{self.where}: '{key}'") for key in ("num_lidar_pts", "num_radar_pts"))
+
+    def size(self) -> Array:
+        """Width, length, height, (3,), metres."""
+        return _wlh(numbers(self, "size", (3,), self.where), self.where)
+
+
+def _wlh(sizes: Array, where: str) -> Array:
+    if not (sizes > 0).all():
+        raise ValueError(f"{where}: width, length and height must be metres above 0, got {sizes.tolist()}")
+    return sizes
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """The tables of one version, by token, and what they do not say forwards.
@@ -138,11 +185,11 @@ class Tables:
     """
 
     folder: Path
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    rows: Mapping[str, Mapping[str, _Row]]
     data: Mapping[str, Mapping[str, str]]
     annotations: Mapping[str, Sequence[str]]
 
-    def row(self, name: str, token: str) -> Mapping[str, Any]:
+    def row(self, name: str, token: str) -> _Row:
         """One row.
 
         Raises:
@@ -150,13 +197,13 @@ class Tables:
         """
         try:
             return self.rows[name][token]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ValueError(f"{self.folder}: {name}.json has no token {token!r}; are all tables of one version?") from None
 
     def category(self, annotation: str) -> str:
         """The category of an annotation: "vehicle.car"."""
         instance = self.row("instance", self.row("sample_annotation", annotation)["instance_token"])
-        return str(self.row("category", instance["category_token"])["name"])
+        return self.row("category", instance["category_token"]).word("name")
 
 
 def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
@@ -169,25 +216,25 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
     folder = Path(folder)
     if not (folder / version).is_dir():
         raise FileNotFoundError(f"no tables in {folder / version} ({found(folder)}); expected {version}/sample.json and others")
-    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    rows: dict[str, dict[str, _Row]] = {}
     for name in TABLES:
         path = folder / version / f"{name}.json"
         listed = read_json(path)
         if not isinstance(listed, list) or not all(isinstance(row, dict) and "token" in row for row in listed):
             raise ValueError(f"{path} must be a list of rows with a token each")
         if name == "sample_data":
-            listed = [row for row in listed if row["is_key_frame"]]
+            listed = [row for row in listed if value(row, "is_key_frame", f"{path}, token {row['token']}")]
         elif name == "ego_pose":
-            wanted = {row["ego_pose_token"] for row in rows["sample_data"].values()}
-            listed = [row for row in listed if row["token"] in wanted]
-        rows[name] = {row["token"]: row for row in listed}
+            wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
+            listed = [row for row in listed if str(row["token"]) in wanted]
+        rows[name] = {str(row["token"]): _Row(row, f"{path}, token {row['token']}") for row in listed}
     data: dict[str, dict[str, str]] = {token: {} for token in rows["sample"]}
     annotations: dict[str, list[str]] = {token: [] for token in rows["sample"]}
     tables = Tables(folder, rows, data, annotations)
     for token, row in rows["sample_data"].items():
         sensor = tables.row("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
         tables.row("sample", row["sample_token"])
-        data[row["sample_token"]][tables.row("sensor", sensor)["channel"]] = token
+        data[row["sample_token"]][tables.row("sensor", sensor).word("channel")] = token
     for token, row in rows["sample_annotation"].items():
         tables.row("sample", row["sample_token"])
         annotations[row["sample_token"]].append(token)
@@ -201,7 +248,7 @@ def samples(tables: Tables, scenes: Iterable[str] = ()) -> list[str]:
         ValueError: a scene that the tables do not have.
     """
     wanted = set(scenes)
-    names = {row["name"] for row in tables.rows["scene"].values()}
+    names = {row.word("name") for row in tables.rows["scene"].values()}
     if wanted - names:
         raise ValueError(f"{tables.folder} has no scene {min(wanted - names)!r}; it has {', '.join(sorted(names)[:6])}, ...")
     all_samples = tables.rows["sample"].items()
@@ -216,24 +263,51 @@ def velocity(tables: Tables, annotation: str) -> Array:
     """
     row = tables.row("sample_annotation", annotation)
     ends = [tables.row("sample_annotation", row[key]) if row[key] else row for key in ("prev", "next")]
-    times = [tables.row("sample", end["sample_token"])["timestamp"] * 1e-6 for end in ends]
+    times = [tables.row("sample", end["sample_token"]).seconds() for end in ends]
     gap = times[1] - times[0]
     if gap <= 0 or gap > LONGEST * (2 if row["prev"] and row["next"] else 1):
         return np.full(3, np.nan)
-    return (np.array(ends[1]["translation"]) - np.array(ends[0]["translation"])) / gap
+    first, last = (numbers(end, "translation", (3,), end.where) for end in ends)
+    return (last - first) / gap
 
 
-def _pose(row: Mapping[str, Any]) -> Tensor:
+def _pose(row: _Row) -> Tensor:
     """The rigid motion of a row's rotation (wxyz) and translation, (4, 4), float64."""
-    where = f"row {row.get('token')}"
-    quat = torch.from_numpy(numbers(row, "rotation", (4,), where))
-    t = torch.from_numpy(numbers(row, "translation", (3,), where))
+    quat = torch.from_numpy(quaternion(row, "rotation", row.where))
+    t = torch.from_numpy(numbers(row, "translation", (3,), row.where))
     return se3.from_rt(rotation.matrix_from_quat_wxyz(quat), t)
 
 
-def _attribute(tables: Tables, row: Mapping[str, Any]) -> int:
-    names = [tables.row("attribute", token)["name"] for token in row["attribute_tokens"]]
+def _attribute(tables: Tables, row: _Row) -> int:
+    tokens = rows(row["attribute_tokens"], f"{row.where}: attribute_tokens")
+    names = [tables.row("attribute", token).word("name") for token in tokens]
     return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
+
+
+VISIBLE = {"1": 0.2, "2": 0.5, "3": 0.7, "4": 0.9}  # token -> middle of its range: below 40 %, 60 %, 80 %, above
+
+
+def read_lidar(path: str | Path) -> Tensor:
+    """The points of a LiDAR sweep (.pcd.bin: x, y, z, intensity, ring as float32), (N, 3), float32, metres, sensor frame.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is cut short.
+    """
+    raw = np.fromfile(existing_file(path, "LiDAR sweep"), np.float32)
+    if raw.size == 0 or raw.size % 5:
+        raise ValueError(f"{path} must hold five float32 for each point, got {raw.size} numbers; was it cut short?")
+    return torch.from_numpy(raw.reshape(-1, 5)[:, :3].copy())
+
+
+def _lidar(tables: Tables, sample: str, global_from_cam: Tensor) -> tuple[str, Tensor | None]:
+    """File and place of a sample's LiDAR sweep, seen by a camera: "", None without one."""
+    token = tables.data[sample].get("LIDAR_TOP")
+    if token is None:
+        return "", None
+    data = tables.row("sample_data", token)
+    mount = _pose(tables.row("calibrated_sensor", data["calibrated_sensor_token"]))
+    global_from_lidar = _pose(tables.row("ego_pose", data["ego_pose_token"])) @ mount
+    return str(tables.folder / data["filename"]), se3.inverse(global_from_cam) @ global_from_lidar
 
 
 def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
@@ -253,24 +327,26 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
         raise ValueError(f"sample {sample!r} has no picture of {channel!r} (has: {has})")
     data = tables.row("sample_data", tables.data[sample][channel])
     mount = tables.row("calibrated_sensor", data["calibrated_sensor_token"])
-    K = torch.from_numpy(numbers(mount, "camera_intrinsic", (3, 3), f"calibrated_sensor {mount['token']}"))
-    camera = Camera(K, (int(data["height"]), int(data["width"])))
+    size = image_size(data["height"], data["width"], data.where)
+    K = torch.from_numpy(intrinsics(mount["camera_intrinsic"], f"{mount.where}: 'camera_intrinsic'", size))
+    camera = Camera(K, size)
     ego_from_cam, global_from_ego = _pose(mount), _pose(tables.row("ego_pose", data["ego_pose_token"]))
     global_from_cam = global_from_ego @ ego_from_cam
     targets = _targets(tables, sample)
-    rows = [tables.row("sample_annotation", token) for token, _ in targets]
+    shown = [tables.row("sample_annotation", token) for token, _ in targets]
     objects = _objects(
         se3.inverse(global_from_cam),
-        torch.stack([_pose(row) for row in rows]) if rows else torch.zeros(0, 4, 4, dtype=torch.float64),
-        torch.from_numpy(np.array([row["size"] for row in rows], np.float64).reshape(-1, 3)),
+        torch.stack([_pose(row) for row in shown]) if shown else torch.zeros(0, 4, 4, dtype=torch.float64),
+        torch.from_numpy(np.array([row.size() for row in shown], np.float64).reshape(-1, 3)),
         torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
         torch.tensor([label for _, label in targets], dtype=torch.int64),
-        torch.tensor([_attribute(tables, row) for row in rows], dtype=torch.int64),
-        torch.tensor([row["num_lidar_pts"] + row["num_radar_pts"] for row in rows], dtype=torch.int64),
+        torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
+        torch.tensor([row.points() for row in shown], dtype=torch.int64),
+        torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
         camera,
     )
     return RoadFrame(
-        str(tables.folder / data["filename"]),
+        str(tables.folder / text(data, "filename", data.where)),
         camera,
         CLASSES,
         objects,
@@ -280,7 +356,8 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
         channel,
         ego_from_cam,
         global_from_ego,
-        data["timestamp"] * 1e-6,
+        data.seconds(),
+        *_lidar(tables, sample, global_from_cam),
     )
 
 
@@ -292,6 +369,7 @@ def _objects(
     label: Tensor,
     attribute: Tensor,
     points: Tensor,
+    visibility: Tensor,
     camera: Camera,
 ) -> RoadObjects:
     """Boxes with nuScenes' axes in any frame, seen by a camera; those that it does not show are left out."""
@@ -301,7 +379,7 @@ def _objects(
     boxes = boxes3d.project(pose, lhw, camera.K, camera.size)
     shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     v = v @ cam_from_frame[:3, :3].mT
-    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points)[shown]
+    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points, visibility=visibility)[shown]
 
 
 def frames(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAMERAS) -> list[RoadFrame]:
@@ -316,15 +394,15 @@ def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
     ego = []
     for k, sample in enumerate(tokens):
         lidar = tables.data[sample].get("LIDAR_TOP") or next(iter(tables.data[sample].values()))
-        ego.append(tables.row("ego_pose", tables.row("sample_data", lidar)["ego_pose_token"])["translation"])
+        vehicle = tables.row("ego_pose", tables.row("sample_data", lidar)["ego_pose_token"])
+        ego.append(numbers(vehicle, "translation", (3,), vehicle.where))
         for token in tables.annotations[sample]:
             row = tables.row("sample_annotation", token)
-            place = (row["translation"], row["size"], row["rotation"])
+            place = (numbers(row, "translation", (3,), row.where), row.size(), quaternion(row, "rotation", row.where))
             name = tables.category(token)
             if name in CLASS_OF:
-                points = row["num_lidar_pts"] + row["num_radar_pts"]
                 label = CLASSES.index(CLASS_OF[name])
-                columns.append((k, label, *place, velocity(tables, token)[:2], _attribute(tables, row), -1.0, points))
+                columns.append((k, label, *place, velocity(tables, token)[:2], _attribute(tables, row), -1.0, row.points()))
             elif name == BIKE_RACK:
                 racks.append((k, -1, *place, (0.0, 0.0), -1, -1.0, -1))
     stacked = [_boxes(tokens, *zip(*rows)) if rows else no_boxes(tokens) for rows in (columns, racks)]
@@ -337,12 +415,15 @@ def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
 def _infos(path: str | Path) -> tuple[Path, tuple[str, ...], list[Any]]:
     path = Path(path)
     content = read_json(path)
-    categories = value(value(content, "metainfo", str(path)), "categories", f"{path} metainfo")
-    classes = tuple(sorted(categories, key=categories.get))
+    categories = mapping(value(value(content, "metainfo", str(path)), "categories", f"{path} metainfo"), f"{path} categories")
+    order = {name: whole(number, f"{path} categories: {name}") for name, number in categories.items()}
+    classes = tuple(sorted(order, key=order.__getitem__))
+    if sorted(order.values()) != list(range(len(order))):
+        raise ValueError(f"{path}: the categories must be numbered from 0 on, got {', '.join(map(str, order.values()))}")
     strangers = [c for c in classes if c not in CLASSES]
     if strangers:
         raise ValueError(f"{path}: unknown class {strangers[0]!r}; expected {', '.join(CLASSES)}")
-    return path, classes, value(content, "data_list", str(path))
+    return path, classes, rows(value(content, "data_list", str(path)), f"{path} data_list")
 
 
 def read_infos(path: str | Path) -> list[RoadFrame]:
@@ -364,22 +445,29 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
     for k, info in enumerate(listed):
         place = f"{path} sample {k}"
         global_from_lidar = _global_from_lidar(info, place)
-        for channel, image in value(info, "images", place).items():
+        sweep = mapping(info.get("lidar_points", {}), f"{place} lidar_points").get("lidar_path")
+        for channel, image in mapping(value(info, "images", place), f"{place} images").items():
             where = f"{place} {channel}"
             ego_from_cam, cam_from_lidar = (
-                torch.from_numpy(numbers(image, key, (4, 4), where)) for key in ("cam2ego", "lidar2cam")
+                torch.from_numpy(rigid_motion(image, key, where)) for key in ("cam2ego", "lidar2cam")
             )
-            K = torch.from_numpy(numbers(image, "cam2img", (3, 3), where))
-            picture = path.parent / value(image, "img_path", where)
-            camera = Camera(K, _size(picture))
-            rows = [row for row in info.get("cam_instances", {}).get(channel, []) if row.get("bbox_3d_isvalid", True)]
-            wheres = [f"{where} box {i}" for i in range(len(rows))]
-            box = torch.from_numpy(table(rows, "bbox_3d", (7,), wheres))
-            v = torch.tensor([[r["velocity"][0], 0.0, r["velocity"][1]] for r in rows], dtype=torch.float64).reshape(-1, 3)
+            picture = path.parent / text(image, "img_path", where)
+            size = _size(picture)
+            K = torch.from_numpy(intrinsics(value(image, "cam2img", where), f"{where}: 'cam2img'", size))
+            camera = Camera(K, size)
+            seen = mapping(info.get("cam_instances", {}), f"{place} cam_instances").get(channel, [])
+            listed_boxes = [mapping(row, f"{where} boxes") for row in rows(seen, f"{where} boxes")]
+            labels = [_label(row, classes, f"{where} box {i}") for i, row in enumerate(listed_boxes)]
+            kept = [i for i, row in enumerate(listed_boxes) if row.get("bbox_3d_isvalid", True) and labels[i] >= 0]
+            boxes, wheres = [listed_boxes[i] for i in kept], [f"{where} box {i}" for i in kept]
+            box = torch.from_numpy(table(boxes, "bbox_3d", (7,), wheres))
+            _wlh(box[:, 3:6].numpy(), where)
+            ground = torch.from_numpy(_velocities(boxes, wheres))
+            v = torch.stack([ground[:, 0], torch.zeros_like(ground[:, 0]), ground[:, 1]], -1)
             pose, lhw = boxes3d.from_yaw(box[:, :3], box[:, 6]), box[:, 3:6]
-            attribute = torch.tensor([value(r, "attr_label", w) for r, w in zip(rows, wheres)], dtype=torch.int64)
+            attribute = torch.from_numpy(whole_numbers(boxes, "attr_label", wheres, low=-1))
             objects = RoadObjects(
-                to_ours[torch.tensor([value(r, "bbox_label_3d", w) for r, w in zip(rows, wheres)], dtype=torch.int64)],
+                to_ours[torch.tensor([labels[i] for i in kept], dtype=torch.int64)],
                 pose,
                 lhw,
                 boxes3d.project(pose, lhw, K, camera.size),
@@ -393,29 +481,47 @@ def read_infos(path: str | Path) -> list[RoadFrame]:
                     CLASSES,
                     objects,
                     torch.zeros(0, 4, dtype=torch.float64),
-                    value(image, "sample_data_token", where),
-                    value(info, "token", place),
+                    text(image, "sample_data_token", where),
+                    text(info, "token", place),
                     channel,
                     ego_from_cam,
                     global_from_lidar @ torch.linalg.inv(ego_from_cam @ cam_from_lidar),
-                    float(value(image, "timestamp", where)),
+                    float(numbers(image, "timestamp", (), where)),
+                    "" if sweep is None else str(path.parent / (sweep if "/" in sweep else f"samples/LIDAR_TOP/{sweep}")),
+                    cam_from_lidar,
                 )
             )
     return read
 
 
+def _label(row: Any, classes: Sequence[str], where: str) -> int:
+    """Place among the classes; -1: of none of them."""
+    return whole(value(row, "bbox_label_3d", where), f"{where}: 'bbox_label_3d'", -1, len(classes) - 1)
+
+
+def _velocities(boxes: list[Any], wheres: list[str]) -> Array:
+    """Of boxes, over ground, (N, 2), metres per second; NaN where unknown, which some files write."""
+    raw = [value(row, "velocity", where) for row, where in zip(boxes, wheres)]
+    try:
+        return np.array(raw, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise ValueError(f"{wheres[0]}: 'velocity' must be two numbers for each box, got {raw!r:.80}") from None
+
+
 def _global_from_lidar(info: Any, place: str) -> Tensor:
     """The LiDAR in the map when it swept, by way of the camera that took its picture nearest to that moment. (4, 4)."""
-    images, now = value(info, "images", place), value(info, "timestamp", place)
-    channel = min(images, key=lambda c: abs(value(images[c], "timestamp", f"{place} {c}") - now))
+    images, now = mapping(value(info, "images", place), f"{place} images"), float(numbers(info, "timestamp", (), place))
+    if not images:
+        raise ValueError(f"{place} has no images")
+    channel = min(images, key=lambda c: abs(float(numbers(images[c], "timestamp", (), f"{place} {c}")) - now))
     ego_from_cam, cam_from_lidar = (
-        torch.from_numpy(numbers(images[channel], key, (4, 4), f"{place} {channel}")) for key in ("cam2ego", "lidar2cam")
+        torch.from_numpy(rigid_motion(images[channel], key, f"{place} {channel}")) for key in ("cam2ego", "lidar2cam")
     )
-    return torch.from_numpy(numbers(info, "ego2global", (4, 4), place)) @ ego_from_cam @ cam_from_lidar
+    return torch.from_numpy(rigid_motion(info, "ego2global", place)) @ ego_from_cam @ cam_from_lidar
 
 
 def _size(picture: Path) -> tuple[int, int]:
-    with Image.open(existing_file(picture, "picture")) as header:
+    with limits.picture(existing_file(picture, "picture"), str(picture)) as header:
         return header.height, header.width
 
 
@@ -428,20 +534,24 @@ def infos_truth(path: str | Path) -> SampleTruth:
     tokens, columns, ego = [], [], []
     for k, info in enumerate(listed):
         place = f"{path} sample {k}"
-        tokens.append(value(info, "token", place))
-        global_from_ego = torch.from_numpy(numbers(info, "ego2global", (4, 4), place))
+        tokens.append(text(info, "token", place))
+        global_from_ego = torch.from_numpy(rigid_motion(info, "ego2global", place))
         global_from_lidar = _global_from_lidar(info, place)
         ego.append(global_from_ego[:3, 3].numpy())
-        for i, row in enumerate(value(info, "instances", place)):
-            box = torch.from_numpy(numbers(row, "bbox_3d", (7,), f"{place} instance {i}"))
+        for i, row in enumerate(rows(value(info, "instances", place), f"{place} instances")):
+            where = f"{place} instance {i}"
+            if (number := _label(row, classes, where)) < 0:
+                continue
+            box = torch.from_numpy(numbers(row, "bbox_3d", (7,), where))
+            _wlh(box[3:6].numpy(), where)
             turn = rotation.so3_exp(torch.stack([box.new_zeros(()), box.new_zeros(()), box[6]]))
             pose = global_from_lidar @ se3.from_rt(turn, box[:3])
             quat = rotation.quat_wxyz_from_matrix(rotation.nearest_rotation(pose[:3, :3]))
-            v = global_from_lidar[:3, :2] @ torch.tensor(row["velocity"], dtype=torch.float64)
-            points = row["num_lidar_pts"] + row["num_radar_pts"]
-            label = CLASSES.index(classes[row["bbox_label_3d"]])
+            v = global_from_lidar[:3, :2] @ torch.from_numpy(_velocities([row], [where])[0])
+            points = _Row(row, where).points()
+            label = CLASSES.index(classes[number])
             wlh = (float(box[4]), float(box[3]), float(box[5]))
-            attribute = row.get("attr_label", len(ATTRIBUTES))
+            attribute = whole(row.get("attr_label", len(ATTRIBUTES)), f"{where}: 'attr_label'", -1)
             attribute = attribute if 0 <= attribute < len(ATTRIBUTES) else -1
             columns.append((k, label, pose[:3, 3].numpy(), wlh, quat.numpy(), v[:2].numpy(), attribute, -1.0, points))
     boxes = _boxes(tokens, *zip(*columns)) if columns else no_boxes(tokens)
@@ -575,6 +685,8 @@ def read_results(path: str | Path, tokens: Sequence[str] | None = None) -> Sampl
 
 def _index(row: Any, key: str, names: Sequence[str], where: str, also: Mapping[Any, int]) -> int:
     name = value(row, key, where)
+    if not isinstance(name, (str, type(None))):
+        raise ValueError(f"{where}: {key} must be text, got {name!r:.80}")
     if name in names:
         return names.index(name)
     if name in also:

@@ -16,7 +16,6 @@ Source: Sun et al., "Pix3D: Dataset and Methods for Single-Image 3D Shape Modeli
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import random
@@ -25,16 +24,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..geometry import se3, viewpoints
+from ..io import limits
 from ..io.files import existing_file, write_json
 from ..io.images import from_array, read_image
-from ..io.records import check_rotations, found, numbers, read_json, value
+from ..io.pickles import read_pickle
+from ..io.records import check_rotations, found, mapping, numbers, read_json, read_text, symmetries, value
 from ..mesh.loading import load_mesh
 from ..types import ObjectModel, Symmetries
 
@@ -146,8 +147,9 @@ def pose_to_pix3d(cam_from_obj: Tensor) -> tuple[Tensor, Tensor]:
 def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = False) -> list[Record]:
     """The photos of a Pix3D folder, in the order of its pix3d.json.
 
-    Entries that cannot be used (NaN, no rotation, object behind the camera, a box without area) are left out with one
-    `Pix3DWarning`, another says so when the viewpoints that entries state do not follow from their poses.
+    Entries that cannot be used (NaN, no rotation, object behind the camera, a box without area, a mask whose proportions are
+    not those of the photo, of which the real data set has two) are left out with one `Pix3DWarning`, another says so when the
+    viewpoints that entries state do not follow from their poses.
 
     Args:
         folder: holds pix3d.json.
@@ -180,19 +182,27 @@ def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = 
             records.append(_record(entries[n], folder, where[n]))
         except _Unusable as error:
             broken.append(str(error))
-    if len(broken) > MOST_BROKEN * len(chosen):
-        raise ValueError(f"{len(broken)} of {len(chosen)} entries of {path} are unusable; the first: {broken[0]}")
+    _check_count(path, broken, len(chosen))
+    if whole_only:
+        records = [r for r in records if not (r.truncated or r.occluded)]
+    _check_files(folder, records)
+    foreign = {r.image: why for r in records if (why := _foreign_mask(r))}
+    broken += foreign.values()
+    _check_count(path, broken, len(chosen))
     if broken:
         warnings.warn(
             f"{path}: left out {len(broken)} of {len(chosen)} entries; the first: {broken[0]}", Pix3DWarning, stacklevel=2
         )
-    if whole_only:
-        records = [r for r in records if not (r.truncated or r.occluded)]
+    records = [r for r in records if r.image not in foreign]
     if not records:
         raise ValueError(f"{path}: no photo is left of {len(entries)}; whole_only={whole_only}, categories {list(categories)}")
-    _check_files(folder, records)
     _check_viewpoints(path, records, {entries[n]["img"]: entries[n] for n in chosen})
     return records
+
+
+def _check_count(path: Path, broken: Sequence[str], total: int) -> None:
+    if len(broken) > MOST_BROKEN * total:
+        raise ValueError(f"{len(broken)} of {total} entries of {path} are unusable; the first: {broken[0]}")
 
 
 class _Unusable(ValueError):
@@ -277,6 +287,31 @@ def _check_files(folder: Path, records: Sequence[Record]) -> None:
     )
 
 
+def _foreign_mask(record: Record) -> str:
+    """Why the mask cannot be that of the photo, by its file's header alone; "" where it can, or is unreadable."""
+    from PIL import Image, UnidentifiedImageError
+
+    if record.mask is None:
+        return ""
+    path = record.folder / record.mask
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, UnidentifiedImageError):
+        return ""  # `read_picture` says what is wrong with it
+    return _of_another(path, (height, width), record.size)
+
+
+def _of_another(path: Path, mask: tuple[int, ...], photo: tuple[int, int]) -> str:
+    """What to say of a mask whose height and width have other proportions than the photo's; "" where they have the same."""
+    if 0.98 < mask[1] / photo[1] / (mask[0] / photo[0]) < 1.02:
+        return ""
+    return (
+        f"{path} is {mask[1]} x {mask[0]} pixels (width x height), the photo {photo[1]} x {photo[0]}; "
+        "proportions differ: is it the mask of another photo?"
+    )
+
+
 def _check_viewpoints(path: Path, records: Sequence[Record], entries: dict[str, dict[str, Any]]) -> None:
     """Warn when the cam_position and inplane_rotation of entries are not those of their poses, as a rule."""
     stated = []
@@ -358,24 +393,22 @@ def read_picture(record: Record) -> tuple[Tensor, Tensor | None]:
 
 def _as_stored(path: Path) -> Tensor | None:
     """A photo without the turn that its EXIF tag asks for: annotations lie on what is stored. None: it asks for none."""
-    from PIL import ExifTags, Image, UnidentifiedImageError
+    from PIL import ExifTags
 
     try:
-        with Image.open(path) as image:
+        with limits.picture(path, str(path)) as image:
             if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 return None
             return from_array(np.array(image.convert("RGB")))
-    except (OSError, SyntaxError, UnidentifiedImageError):
+    except (OSError, SyntaxError):
         return None  # `read_image` says what is wrong with it
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(existing_file(path, "mask")) as image:
+        with limits.picture(existing_file(path, "mask"), str(path)) as image:
             values = np.asarray(image if image.mode in ("L", "1", "F") or image.mode[0] == "I" else image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         if isinstance(error, (FileNotFoundError, IsADirectoryError)):
             raise
         raise ValueError(f"{path} is a broken or cut off mask ({error}); unpack it again") from error
@@ -385,12 +418,8 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     mask = torch.from_numpy(values > values.max() / 2)
     if tuple(mask.shape) == size:
         return mask
-    stretch = mask.shape[1] / size[1] / (mask.shape[0] / size[0])
-    if not 0.98 < stretch < 1.02:
-        raise ValueError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), the photo {size[1]} x {size[0]}; "
-            "proportions differ: is it the mask of another photo?"
-        )
+    if why := _of_another(path, tuple(mask.shape), size):
+        raise ValueError(why)
     return torch.nn.functional.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].bool()
 
 
@@ -402,20 +431,17 @@ def read_symmetries(data: str | Path) -> dict[str, Symmetries]:
 
     As in BOP's models_info.json: {SHAPE: {"symmetries_discrete": [16 numbers row by row, …], "symmetries_continuous":
     [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}}, in our model frame and the model's unit.
+
+    Raises:
+        ValueError: no such file, a motion that is no rotation and translation, an axis of length 0; names shape and key.
     """
     path = Path(data) / "symmetries.json"
     if not path.is_file():
         return {}
     found = {}
-    try:
-        for shape, entry in json.loads(path.read_text(encoding="utf-8")).items():
-            discrete = torch.tensor(entry.get("symmetries_discrete", []), dtype=torch.float32).reshape(-1, 4, 4)
-            lines = entry.get("symmetries_continuous", [])
-            axes = torch.tensor([line["axis"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            offsets = torch.tensor([line["offset"] for line in lines], dtype=torch.float32).reshape(-1, 3)
-            found[str(shape)] = Symmetries(discrete, axes, offsets)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no list of symmetries ({type(error).__name__}: {error})") from error
+    for shape, entry in mapping(read_json(path), str(path)).items():
+        discrete, axes, offsets = symmetries(entry, f"{path}, {shape}")
+        found[shape] = Symmetries(*(torch.as_tensor(part, dtype=torch.float32) for part in (discrete, axes, offsets)))
     return found
 
 
@@ -432,15 +458,14 @@ def _symmetries_entry(symmetries: Symmetries) -> dict[str, Any]:
     return {"symmetries_discrete": symmetries.discrete.flatten(1).tolist(), "symmetries_continuous": lines}
 
 
-def split(
-    records: Sequence[Record], by: Literal["image", "shape"] = "image", seed: int = 0, share: float = 0.1
-) -> tuple[list[Record], list[Record]]:
+def split(records: Sequence[Record], by: str = "image", seed: int = 0, share: float = 0.1) -> tuple[list[Record], list[Record]]:
     """Training and validation photos, drawn for each category on its own.
 
     Args:
         records: of any categories; their order and the other categories do not change a category's draw.
         by: "image" draws photos, as the published experiment does: the same chair is then seen in training and validation.
-            "shape" draws products (see `Record.product`), so that none is in both.
+            "shape" draws products (see `Record.product`), so that none is in both. Otherwise a file that says it, see
+            `read_split`; photos that it does not name are in neither part.
         seed: the same seed gives the same parts.
         share: of the photos or products that go to validation, rounded down; of two products or more, at least one.
 
@@ -448,7 +473,13 @@ def split(
         training, validation, each in the order of `records`.
     """
     if by not in ("image", "shape"):
-        raise ValueError(f'by must be "image" or "shape", got {by!r}')
+        if not by.endswith((".pickle", ".pkl")):
+            raise ValueError(f'by must be "image", "shape" or a .pickle file with the split, got {by!r}')
+        chosen = read_split(by)
+        stated = tuple([r for r in records if r.name in part] for part in chosen)
+        if not all(stated):
+            raise ValueError(f"{by} names no photo of the {len(records)} here in one of its parts")
+        return stated[0], stated[1]
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
     unit = [r.name if by == "image" else r.product for r in records]
@@ -463,6 +494,52 @@ def split(
     for record, name in zip(records, unit, strict=True):
         parts[name in validation].append(record)
     return parts
+
+
+_SPLIT_CLASSES = (
+    "torch.utils.data.dataset.ConcatDataset", "torch.utils.data.dataset.Subset",
+)  # fmt: skip
+
+
+def read_split(path: str | Path) -> tuple[set[str], set[str]]:
+    """Names of the training and the validation photos ("chair/0001") of a train_test_sp.pickle, the published experiment's.
+
+    It holds torch data sets: {"train_set": …, "val_set": …}, joined ones of subsets of tables, whose sixth column is the cut
+    picture. None of its code is run.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, another content, a photo in both parts.
+    """
+    content = read_pickle(existing_file(path, "split"), "a split of Pix3D", _SPLIT_CLASSES)
+    if not isinstance(content, dict) or not {"train_set", "val_set"} <= content.keys():
+        raise ValueError(f"{path} is no split of Pix3D: expected train_set and val_set, got {_kind(content)}")
+    parts = [set(_split_names(content[key], f"{path}: {key}")) for key in ("train_set", "val_set")]
+    if both := parts[0] & parts[1]:
+        raise ValueError(f"{path} has {len(both)} photos in both parts; the first: {min(both)}")
+    if not all(parts):
+        raise ValueError(f"{path}: one of the parts is empty")
+    return parts[0], parts[1]
+
+
+def _split_names(part: Any, where: str) -> list[str]:
+    """Names of the photos of one torch data set, read as dictionaries."""
+    if isinstance(part, dict) and isinstance(part.get("datasets"), list):
+        return [name for inner in part["datasets"] for name in _split_names(inner, where)]
+    if isinstance(part, dict) and "dataset" in part and "indices" in part:
+        names = _split_names(part["dataset"], where)
+        wanted = [int(i) for i in part["indices"]]
+        if wanted and not 0 <= min(wanted) <= max(wanted) < len(names):
+            raise ValueError(f"{where} picks photo {max(wanted)} of {len(names)}")
+        return [names[i] for i in wanted]
+    if isinstance(part, list):
+        if not all(isinstance(row, list) and len(row) > 5 and isinstance(row[5], str) for row in part):
+            raise ValueError(f"{where}: the sixth column of its rows is no picture")
+        return [_without_root(row[5]) for row in part]
+    raise ValueError(f"{where} is no list of photos: {_kind(part)}")
+
+
+def _kind(content: Any) -> str:
+    return f"a dict of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else f"{content!r:.60}"
 
 
 # ----------------------------------------------------------------------------------------------------- annotation files
@@ -504,12 +581,11 @@ def read_annotations(path: str | Path) -> list[Annotation]:
         ValueError: a column is missing, a value is no number or out of its range; says in which line.
     """
     path = existing_file(path, "annotation file")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
-        rows = [(f"{path}, line {table.line_num}", row) for row in table]
+    table = csv.DictReader(read_text(path, "a table of commas").splitlines())
+    missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
+    if missing:
+        raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
+    rows = [(f"{path}, line {table.line_num}", row) for row in table]
     twice = [name for name, count in Counter(row["image_path"] for _, row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has {len(twice)} photos more than once; the first: {twice[0]}")

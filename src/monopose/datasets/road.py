@@ -30,6 +30,7 @@ class RoadObjects(Rows):
         truncation: share of the object beyond the picture, (N,), in [0, 1], or None.
         occlusion: 0 visible, 1 partly, 2 largely hidden, 3 unknown, (N,), int64, or None.
         points: LiDAR and radar points inside, (N,), int64; -1 where unknown. None: of none.
+        visibility: share that all cameras together see, (N,), in [0, 1], or None.
     """
 
     labels: Tensor
@@ -42,10 +43,11 @@ class RoadObjects(Rows):
     truncation: Tensor | None = None
     occlusion: Tensor | None = None
     points: Tensor | None = None
+    visibility: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_rows(labels=(), cam_from_obj=(4, 4), sizes=(3,), boxes=(4,), scores=(), velocities=(3,))
-        self._check_rows(attributes=(), truncation=(), occlusion=(), points=())
+        self._check_rows(attributes=(), truncation=(), occlusion=(), points=(), visibility=())
 
 
 def no_objects(dtype: torch.dtype = torch.float32) -> RoadObjects:
@@ -69,6 +71,8 @@ class RoadFrame:
         ego_from_cam: the camera on the vehicle, (4, 4), float64, z up, or None.
         global_from_ego: the vehicle in the map when the picture was taken, (4, 4), float64, z up, or None.
         timestamp: seconds, or None.
+        lidar: file of the moment's LiDAR sweep, "" if there is none.
+        cam_from_lidar: (4, 4), float64, or None.
     """
 
     path: str
@@ -82,6 +86,8 @@ class RoadFrame:
     ego_from_cam: Tensor | None = None
     global_from_ego: Tensor | None = None
     timestamp: float | None = None
+    lidar: str = ""
+    cam_from_lidar: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape(self.ignored, "RoadFrame.ignored", None, 4)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..datasets.bop import scenes
+from ..datasets.bop import pictures
 from ..synthesis import fused
 from ..synthesis import scene as synth
 from ..synthesis.samples import Source
@@ -62,41 +62,65 @@ class SceneSamples(Dataset):
 
 
 class BopSceneSamples(Dataset):
-    """Whole pictures as in `SceneSamples`, read from a BOP split."""
+    """Whole pictures as in `SceneSamples`, read from a BOP split; objects without a CAD model are passed over.
+
+    Args:
+        models: known objects by id.
+        split: split folder or scene folder.
+        size, length, seed: as in `SceneSamples`.
+        photos: backgrounds, (H, W, 3) uint8, that half of the pictures get behind their known objects.
+        listed: see `objects.samples.BopCropSamples`.
+
+    Masks that the split does not have are rendered from the true poses, and so is the visibility.
+    """
 
     def __init__(
-        self, models: Mapping[int, ObjectModel], split: Path, size: tuple[int, int], length: int, seed: int = 0
-    ) -> None:
-        self.models, self.size, self.length, self.seed = models, size, length, seed
-        self.images = scenes.images(split)
-        if not self.images:
-            raise ValueError(f"{split} holds no pictures")
+        self, models: Mapping[int, ObjectModel], split: Path, size: tuple[int, int], length: int, seed: int = 0,
+        photos: Sequence[np.ndarray] = (), listed: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.models, self.size, self.length, self.seed, self.photos = models, size, length, seed, photos
+        self.pictures = pictures.index(split, models, listed)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, i, 4))
-        scene, im_id, _ = self.images[int(rng.integers(len(self.images)))]
-        frame = scenes.read_frame(scene, im_id, depth=False)
-        truth = frame.instances
-        if truth is None or truth.masks is None or truth.visibility is None or truth.boxes is None:
-            raise ValueError(f"{scene.folder} lacks scene_gt.json, scene_gt_info.json or mask_visib/, which training needs")
-        known = torch.tensor([int(label) in self.models for label in truth.labels])
-        truth = truth[known & (truth.masks.flatten(1).sum(1) > 16)]
-        assert truth.masks is not None
-        assert truth.boxes is not None
-        picture = cv2.resize(frame.image.permute(1, 2, 0).numpy(), self.size[::-1], interpolation=cv2.INTER_AREA)
-        picture = synth.camera_effects(np.rint(picture * 255).astype(np.uint8), 1.0, rng)
-        scale = truth.boxes.new_tensor([self.size[1] / frame.camera.size[1], self.size[0] / frame.camera.size[0]])
-        masks = torch.nn.functional.interpolate(truth.masks[None].float(), self.size, mode="area")[0] > 0.5
+        rng, (height, width) = np.random.default_rng((self.seed, i, 4)), self.size
+        chosen = self.pictures[int(rng.integers(len(self.pictures)))]
+        pixels, poses, truth = chosen.pixels(), pictures.poses(chosen), chosen.scene.truth
+        assert truth is not None
+        known = [self.models[int(k)] for k in truth.obj_id[chosen.rows]]
+        stretch = np.diag([width / pixels.shape[1], height / pixels.shape[0], 1.0])
+        middle = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
+        K = np.linalg.inv(middle) @ stretch @ middle @ chosen.K
+        if seen := chosen.masks(pixels.shape):
+            read = [m.astype(np.uint8) * 255 for m in seen]
+            masks = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_AREA) > 127 for m in read])
+        else:
+            masks = fused.owners(known, poses, K, self.size) == np.arange(len(known))[:, None, None]
+        if seen and truth.visibility is not None:
+            visibility = truth.visibility[chosen.rows]
+        else:
+            whole = [
+                (fused.owners([m], p[None], K, self.size) >= 0).sum() for m, p in zip(known, poses, strict=True)
+            ]  # fmt: skip
+            visibility = masks.sum((1, 2)) / np.maximum(whole, 1)
+        picture = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        if len(self.photos) and rng.random() < 0.5:
+            picture = np.where(masks.any(0)[..., None], picture, synth.background(self.photos, self.size, rng))
+        picture = synth.camera_effects(np.ascontiguousarray(picture), 1.0, rng)
+        rows = np.flatnonzero(masks.sum((1, 2)) > LEAST)
+        boxes = np.array([fused.bounds(known[r], poses[r], K) for r in rows]).reshape(-1, 4)
         return {
-            "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
-            "boxes": truth.boxes * scale.repeat(2),
-            "labels": truth.labels,
-            "masks": masks,
-            "visibility": truth.visibility,  # type: ignore[dict-item]
+            "image": torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255,
+            "boxes": torch.from_numpy(boxes).float(),
+            "labels": torch.from_numpy(truth.obj_id[chosen.rows][rows]),
+            "masks": torch.from_numpy(masks[rows]),
+            "visibility": torch.from_numpy(visibility[rows]).float(),
         }
+
+
+LEAST = 4  # pixels of the network's input: objects that show no more are not learned from
 
 
 def collate_scenes(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:

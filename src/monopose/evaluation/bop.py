@@ -14,7 +14,8 @@ from ..datasets.bop import models as bop_models
 from ..datasets.bop import results as bop_results
 from ..datasets.bop import scenes as bop_scenes
 from ..datasets.bop import scenes as scenes_module
-from ..io import records
+from ..io import records, shards
+from ..io.files import digest_of
 from . import errors, scores
 
 Array = NDArray[Any]
@@ -27,6 +28,7 @@ ADD_THRESHOLDS = np.array([0.02, 0.05, 0.1])  # of the diameter
 AUC_LIMIT = 0.1  # metres, end of the accuracy curve of ADD(-S)
 DEG_CM = np.array([2.0, 5.0, 10.0])  # degrees and centimetres
 MIN_VISIBILITY = 0.1  # BOP'24 ignores true objects that are less visible
+_VSD_BLOCK = 50  # classes in images that one block of a shard measures
 MAX_ESTIMATES = 100  # per image in BOP'24
 
 
@@ -53,6 +55,7 @@ def evaluate(
     vsd: bool = False,
     vsd_delta: float = 0.015,
     max_estimates: int = MAX_ESTIMATES,
+    shard: shards.Shard | None = None,
 ) -> dict[str, Any]:
     """Score a BOP result file against the truth of a data set.
 
@@ -68,6 +71,7 @@ def evaluate(
         vsd: compute VSD too; needs the sensor's depth images and takes minutes.
         vsd_delta: visibility tolerance, metres; 0.005 for ITODD.
         max_estimates: per image in BOP'24.
+        shard: only VSD in the images of this one, noted beside the results until `shards.MERGE` scores; needs `vsd` and a file.
 
     Returns:
         {"ar": {"mssd", "mspd", "vsd", "mean"}, "ap": {"mssd", "mspd", "mean"}, "add_s": {"0.02", "0.05", "0.1"},
@@ -88,6 +92,16 @@ def evaluate(
     rows, wanted, truth, pose = data.rows, data.wanted, data.truth, data.poses
     groups = _groups(rows, truth, wanted, max_estimates)
     objects = read_objects(data.models, {g.obj_id for g in groups})
+    top = [g._replace(est=_top(g, rows.score)) for g in groups if g.inst_count]
+    job = None
+    if vsd and shard is not None and isinstance(results, (str, Path)):
+        about = {"results": digest_of(results), "split": data.split, "models": data.models, "delta": vsd_delta}
+        job = shards.Job(shards.folder_of(results), about | {"targets": data.targets_file}, len(top), _VSD_BLOCK, shard)
+        for block, pieces in job.todo():
+            some = [top[i] for i in pieces]
+            job.save(block, [v.tolist() for v in _vsd(some, objects, pose, truth, data.split, sensor, data.models, vsd_delta)])
+        if not shard.last:
+            return {}
 
     found = {}  # kind -> object -> true positives per threshold
     precisions = {}  # kind -> object -> AP
@@ -98,7 +112,6 @@ def evaluate(
     curves: dict[int, Array] = {}  # object -> ADD(-S) of every instance to find, metres
     targets_of = {i: sum(min(g.inst_count, len(g.true)) for g in groups if g.obj_id == i) for i in objects}
     if sum(targets_of.values()):
-        top = [g._replace(est=_top(g, rows.score)) for g in groups if g.inst_count]
         metres = _pair_errors(top, objects, _add_or_add_s, pose, truth)
         near = _pair_errors(top, objects, lambda model, est, t, true: _near(model, est, t.pose[true]), pose, truth)
         shares = [np.where(n, e / objects[g.obj_id].diameter, np.inf) for g, e, n in zip(top, metres, near)]
@@ -106,7 +119,12 @@ def evaluate(
         found["deg_cm"] = _found(top, _pair_errors(top, objects, _deg_cm, pose, truth), rows.score, truth, DEG_CM)
         curves = _matched(top, metres, rows.score, truth, AUC_LIMIT)
         if vsd:
-            pairs = _vsd(top, objects, pose, truth, data.split, sensor, data.models, vsd_delta)
+            if job is None:
+                values = _vsd(top, objects, pose, truth, data.split, sensor, data.models, vsd_delta)
+            else:
+                kept = (np.array(v, np.float64) for v in job.rows())
+                values = [v.reshape(len(g.est), len(g.true), len(VSD_TAUS)) for g, v in zip(top, kept, strict=True)]
+            pairs = [np.repeat(v, len(VSD_THRESHOLDS), axis=-1) for v in values]
             limits = np.tile(VSD_THRESHOLDS, len(VSD_TAUS))
             found["vsd"] = _found(top, pairs, rows.score, truth, limits)
 
@@ -114,6 +132,8 @@ def evaluate(
     report["per_object"] = {
         str(i): _scores(found, precisions, curves, targets_of, [i]) | {"targets": targets_of[i]} for i in sorted(objects)
     }
+    if job is not None:
+        job.remove()
     report["targets"] = sum(targets_of.values())
     seconds = {(s, i): t for s, i, t in zip(rows.scene_id.tolist(), rows.im_id.tolist(), rows.time.tolist())}
     known = bool(seconds) and min(seconds.values()) >= 0
@@ -134,9 +154,50 @@ def evaluate(
         },
         "ap": f"true objects less visible than {MIN_VISIBILITY} ignored, {max_estimates} estimates per image",
         "seconds_per_image": float(np.mean([*seconds.values()])) if known else None,
+        "missing": missing_targets(
+            rows, wanted, {} if isinstance(results, bop_results.Results) else bop_results.read_counts(results)
+        ),
         "doubts": _doubts(rows, wanted),
     }
     return report
+
+
+def missing_targets(
+    rows: bop_results.Results, wanted: bop_results.Targets, counts: bop_results.Counts
+) -> dict[str, int] | None:
+    """How many instances to find have no estimate, and why; None for targets that name no objects.
+
+    Args:
+        rows: of the result file.
+        wanted: what there is to find.
+        counts: of `bop_results.read_counts`; a target that is not in it is without an estimate for an unknown reason.
+
+    Returns:
+        "instances" to find, how many of them are "without" an estimate, and of these "no box", "box but no pose", "filtered"
+        (a pose that was not kept: the same thing found twice, or below a least score) and "unknown".
+    """
+    if wanted.obj_id is None or wanted.inst_count is None:
+        return None
+    estimated: dict[tuple[int, int, int], int] = {}
+    for key in zip(*(c.tolist() for c in rows[:3])):
+        estimated[key] = estimated.get(key, 0) + 1
+    total = dict.fromkeys(("instances", "without", "no box", "box but no pose", "filtered", "unknown"), 0)
+    for scene, image, label, count in zip(
+        *(c.tolist() for c in (wanted.scene_id, wanted.im_id, wanted.obj_id, wanted.inst_count))
+    ):
+        key = scene, image, label
+        missing = max(count - estimated.get(key, 0), 0)
+        total["instances"] += count
+        total["without"] += missing
+        if key not in counts:
+            total["unknown"] += missing
+            continue
+        boxes, poses = counts[key]
+        no_box = min(missing, max(count - boxes, 0))
+        no_pose = min(missing - no_box, max(boxes - poses, 0))
+        for why, number in (("no box", no_box), ("box but no pose", no_pose), ("filtered", missing - no_box - no_pose)):
+            total[why] += number
+    return total
 
 
 def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]:
@@ -270,7 +331,7 @@ def _vsd(
     model_folder: Path,
     delta: float,
 ) -> list[Array]:
-    """VSD of each pair for every tolerance, each repeated for every threshold, (E, G, taus * thresholds)."""
+    """VSD of each pair for every tolerance, (E, G, taus)."""
     import torch
 
     from ..render.raster import rasterize
@@ -299,7 +360,7 @@ def _vsd(
                     values[e, t] = errors.vsd(
                         images[e], images[len(g.est) + t], depth, K, objects[g.obj_id].diameter, delta, VSD_TAUS
                     )
-        out.append(np.repeat(values, len(VSD_THRESHOLDS), axis=-1))
+        out.append(values)
     return out
 
 

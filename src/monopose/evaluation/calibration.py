@@ -19,6 +19,7 @@ Array = NDArray[Any]
 
 BINS = 10  # of equal width in [0, 1]
 LEVELS = (0.5, 0.9, 0.95)  # ellipsoids whose coverage is reported
+FEWEST = 10  # estimates that a map can be fitted to
 FOLDS = 5  # parts of the scenes that are held out in turn to choose the map
 
 
@@ -193,7 +194,7 @@ def fit(scores: ArrayLike, right: ArrayLike, groups: ArrayLike) -> Fit:
         ValueError: fewer than ten estimates.
     """
     s, y = _samples(scores, right)
-    if len(s) < 10:
+    if len(s) < FEWEST:
         raise ValueError(f"{len(s)} estimates are too few to calibrate on; render more scenes")
     _, scene = np.unique(np.asarray(groups), return_inverse=True)
     part = scene % FOLDS

@@ -91,8 +91,20 @@ def _about(about: Mapping[str, Any]) -> list[str]:
         seconds = about.get("seconds_per_image")
         each = "" if seconds is None else f", {seconds:.3g} s per image as the file says"
         lines.append(f"{about['estimates']} estimates on {about['images']} images{each}; truth: {about['split']}")
+    if (missing := about.get("missing")) and isinstance(missing, Mapping):
+        lines.append(f"no estimate  {missing_text(missing)}")
     lines += [f"note         {doubt}" for doubt in about.get("doubts", ())]
     return lines
+
+
+def missing_text(missing: Mapping[str, int]) -> str:
+    """How many instances to find have no estimate, and why, in words."""
+    whys = [f"{missing[why]} {why}" for why in ("no box", "box but no pose", "filtered") if missing[why]]
+    if missing["unknown"]:
+        whys.append(
+            f"of {missing['unknown']} the result file does not tell why" if whys else "the result file does not tell why"
+        )
+    return f"{missing['without']} of {missing['instances']} targets" + (f": {', '.join(whys)}" if whys else "")
 
 
 def _at(scores: Mapping[str, Any], path: tuple[str, str]) -> float | None:

@@ -9,7 +9,6 @@ to the nearest of them, and the answers without pictures are judged alike.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..geometry import rotation, symmetry, viewpoints
 from ..geometry.viewpoints import Bins
+from ..io import records
 from ..io.files import existing_file
 from ..types import Symmetries
 
@@ -250,35 +250,36 @@ def read_predictions(path: str | Path) -> Predictions:
         FileNotFoundError, ValueError: no such file; not JSON; a picture without angles, twice, or with numbers that cannot be.
     """
     path = existing_file(path, "predictions file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    content = records.read_json(path)
     form = 'expected {"bins": "centred", "images": [{"image": "img/chair/0001.png", "azimuth_deg": …, …}]}'
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f"{path} holds no predictions of viewpoints; {form}")
     kind = content.get("bins", "centred")
-    if kind not in BINS:
+    if not isinstance(kind, str) or kind not in BINS:
         raise ValueError(f"{path}: bins {kind!r} are unknown; expected one of {', '.join(BINS)}")
     rows: list[dict[str, Any]] = content["images"]
     angles, index, probabilities, seen = [], [], [], set()
     for n, row in enumerate(rows):
         where = f"{path}, entry {n}"
         try:
-            name = str(row["image"])
-            angles.append([math.radians(float(row[f"{a}_deg"])) for a in ANGLES])
-            index.append([int(v) for v in row["bins"]] if "bins" in row else None)
-            probabilities.append(row.get("probabilities"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {type(error).__name__} {error}; {form}") from error
+            name = records.text(row, "image", where)
+            angles.append([math.radians(float(records.numbers(row, f"{a}_deg", (), where))) for a in ANGLES])
+            highest = BINS[kind][0].count - 1
+            mine = records.rows(row["bins"], f"{where}: bins") if "bins" in row else None
+            index.append(None if mine is None else [records.whole(v, f"{where}: bins", high=highest) for v in mine])
+            given = "probabilities" in row
+            shape = (len(ANGLES), highest + 1)
+            shares = records.numbers(row, "probabilities", shape, where) if given else None
+            if shares is not None and not ((shares >= 0) & (shares <= 1)).all():
+                raise ValueError(f"{where}: 'probabilities' must lie between 0 and 1")
+            probabilities.append(None if shares is None else shares.tolist())
+        except ValueError as error:
+            raise ValueError(f"{error}; {form}") from error
         if name in seen:
             raise ValueError(f"{where}: {name} is there twice")
         seen.add(name)
-        mine = index[-1]
-        if not all(map(math.isfinite, angles[-1])):
-            raise ValueError(f"{where}: the angles of {name} are not finite")
-        if mine is not None and (len(mine) != 3 or any(not 0 <= v < b.count for v, b in zip(mine, BINS[kind], strict=False))):
-            raise ValueError(f"{where}: bins must be three numbers from 0 to {BINS[kind][0].count - 1}, got {mine}")
+        if mine is not None and len(mine) != len(ANGLES):
+            raise ValueError(f"{where}: bins must be three numbers from 0 to {highest}, got {mine}")
     about = {k: v for k, v in content.items() if k not in ("images", "bins", "categories")}
     return Predictions(
         [str(row["image"]) for row in rows], [str(row.get("category", "")) for row in rows],

@@ -89,6 +89,8 @@ def crop_resize(images: Tensor, boxes: Tensor, size: tuple[int, int], mode: str 
     Returns:
         (B, C, h, w). Bilinear sampling without prefilter: shrink by more than 2 only what is smooth.
     """
+    if images.dtype in (torch.float16, torch.bfloat16):  # in which pixels far from the corner have no place of their own
+        return crop_resize(images.float(), boxes.float(), size, mode).to(images.dtype)
     height, width = images.shape[-2:]
     scale = (boxes[:, 2:] - boxes[:, :2]) / boxes.new_tensor([size[1], size[0]])
     centres = boxes[:, None, None, :2] + (pixel_grid(size, boxes.device, boxes.dtype) + 0.5) * scale[:, None, None]
@@ -161,7 +163,8 @@ def _smooth(image: Tensor, boxes: Tensor, side: int) -> Tensor:
                 part, shifted = image[:, :1, :1], box
         if k >= COARSE:  # the cost of the filter grows with its width, that of blocks does not
             block = k // 3
-            part = F.avg_pool2d(part[None], block, ceil_mode=True, count_include_pad=False)[0]
+            # channel by channel: the pooling copies what it is given, which may be most of a large picture
+            part = torch.cat([F.avg_pool2d(c[None], block, ceil_mode=True, count_include_pad=False) for c in part])
             shifted, k = shifted / block, 3
         if k > 1:
             part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]

@@ -12,12 +12,14 @@ T = TypeVar("T")
 
 
 def full_precision(function: Callable[P, T]) -> Callable[P, T]:
-    """Compute outside of autocast, whose matrix products would round a pose to three digits; half precision becomes float32."""
+    """Compute outside of autocast, whose matrix products would round a pose to three digits; half precision becomes float32,
+    in and out."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        kind = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
-        if not torch.is_autocast_enabled(kind):
+        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        kind = given[0].device.type if given else "cpu"
+        if not torch.is_autocast_enabled(kind) and not any(v.dtype in (torch.float16, torch.bfloat16) for v in given):
             return function(*args, **kwargs)
         with torch.autocast(kind, enabled=False):
             return function(*map(_single, args), **{key: _single(v) for key, v in kwargs.items()})  # type: ignore[arg-type]
@@ -55,6 +57,7 @@ def so3_exp(omega: Tensor) -> Tensor:
     return torch.eye(3, dtype=omega.dtype, device=omega.device) + a * hat + b * (hat @ hat)
 
 
+@full_precision
 def so3_log(R: Tensor) -> Tensor:
     """Rotation vector of a rotation matrix, angle in [0, pi]; goes through the quaternion, so it is exact near pi.
 
@@ -76,6 +79,7 @@ def so3_log(R: Tensor) -> Tensor:
     return factor * v
 
 
+@full_precision
 def quat_wxyz_from_matrix(R: Tensor) -> Tensor:
     """Unit quaternion (w, x, y, z), w >= 0 up to rounding, of a rotation matrix. (..., 3, 3) -> (..., 4).
 
@@ -99,6 +103,12 @@ def quat_wxyz_from_matrix(R: Tensor) -> Tensor:
     return torch.where(quat[..., :1] < 0, -quat, quat)
 
 
+def quat_xyzw_from_matrix(R: Tensor) -> Tensor:
+    """The same with w last, as ROS, SciPy and most programs write quaternions. (..., 3, 3) -> (..., 4)."""
+    return quat_wxyz_from_matrix(R).roll(-1, -1)
+
+
+@full_precision
 def matrix_from_quat_wxyz(quat_wxyz: Tensor) -> Tensor:
     """Rotation matrix of a quaternion (w, x, y, z) of any non-zero length. (..., 4) -> (..., 3, 3)."""
     w, x, y, z = (quat_wxyz / quat_wxyz.norm(dim=-1, keepdim=True)).unbind(-1)
@@ -112,6 +122,7 @@ def matrix_from_quat_wxyz(quat_wxyz: Tensor) -> Tensor:
     ).unflatten(-1, (3, 3))  # fmt: skip
 
 
+@full_precision
 def matrix_from_6d(six: Tensor) -> Tensor:
     """Rotation matrix of two free 3-vectors by Gram-Schmidt: they become its first two columns.
 

@@ -26,7 +26,14 @@ def transform(b_from_a: Tensor, points_a: Tensor) -> Tensor:
 
 @full_precision
 def inverse(b_from_a: Tensor) -> Tensor:
-    """a_from_b of a rigid motion, by the transpose. (..., 4, 4) -> (..., 4, 4)."""
+    """a_from_b of a rigid motion, by the transpose. (..., 4, 4) -> (..., 4, 4).
+
+    What is off by rounding is made rigid, NaN stays NaN.
+
+    Raises:
+        ValueError: if one is no rigid motion: scaled, mirrored, another last row.
+    """
+    b_from_a = _rigid(b_from_a)
     R = b_from_a[..., :3, :3].mT
     return from_rt(R, -(R @ b_from_a[..., :3, 3:]).squeeze(-1))
 
@@ -71,6 +78,23 @@ def project(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return from_rt(R, torch.where(near[..., None], matrix[..., :3, 3], torch.zeros_like(matrix[..., :3, 3]))), near
 
 
+def _rigid(matrix: Tensor) -> Tensor:
+    """`project`; what is not finite stays. Raises ValueError where a finite one is no rigid motion."""
+    if matrix.shape[-2:] != (4, 4):
+        raise ValueError(f"expected motions (..., 4, 4), got {tuple(matrix.shape)}; se3.from_rt(R, t) builds them")
+    made, near = project(matrix)
+    if bool(near.all()):
+        return made
+    finite = torch.isfinite(matrix).flatten(-2).all(-1)
+    if bool((finite & ~near).any()):
+        first = (finite & ~near).nonzero()[0].tolist()
+        raise ValueError(
+            f"expected rigid motions, got{f' at {first}' if first else ''} {matrix[tuple(first)].tolist()}; a scale belongs to "
+            "the points, a mirror image is none, and the last row must be 0 0 0 1"
+        )
+    return torch.where(near[..., None, None], made, matrix)
+
+
 @full_precision
 def exp(tangent: Tensor) -> Tensor:
     """The rigid motion of a twist (v, omega). (..., 6), metres and radians -> (..., 4, 4).
@@ -83,7 +107,12 @@ def exp(tangent: Tensor) -> Tensor:
 
 @full_precision
 def log(b_from_a: Tensor) -> Tensor:
-    """The twist (v, omega) of a rigid motion; inverse of `exp` for angles below pi. (..., 4, 4) -> (..., 6)."""
+    """The twist (v, omega) of a rigid motion; inverse of `exp` for angles below pi. (..., 4, 4) -> (..., 6).
+
+    Raises:
+        ValueError: as `inverse`.
+    """
+    b_from_a = _rigid(b_from_a)
     omega = so3_log(b_from_a[..., :3, :3])
     v = torch.linalg.solve(_left_jacobian(omega), b_from_a[..., :3, 3:]).squeeze(-1)
     return torch.cat([v, omega], -1)

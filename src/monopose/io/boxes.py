@@ -105,7 +105,10 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
     if isinstance(content, dict):
         for n, image in enumerate(records.rows(content.get("images", []), f"{path}: 'images'")):
             where = f"{path}, images entry {n}"
-            pictures[records.value(image, "id", where)] = Path(records.text(image, "file_name", where)).stem
+            number = records.value(image, "id", where)
+            if isinstance(number, bool) or not isinstance(number, (int, str)):
+                raise ValueError(f"{where}: id must be a number or text, got {number!r:.80}")
+            pictures[number] = Path(records.text(image, "file_name", where)).stem
         content = content.get("annotations")
     if not isinstance(content, list):
         raise ValueError(f"{path} holds no list of boxes; {_FORMS}")
@@ -125,6 +128,8 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
             else:
                 x, y, w, h = records.numbers(entry, "bbox", (4,), where).tolist()
                 image = entry.get("image_id")
+                if isinstance(image, bool) or not isinstance(image, (int, str, type(None))):
+                    raise ValueError(f"{where}: image_id must be a number or text, got {image!r:.80}")
                 score = float(records.numbers(entry, "score", (), where)) if "score" in entry else 1.0
                 label = records.whole(records.value(entry, "category_id", where), f"{where}: category_id")
                 known = image in pictures if isinstance(image, (int, str)) else False

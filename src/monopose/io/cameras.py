@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -123,7 +122,10 @@ def _distortion(lower: Mapping[str, Any], path: Path) -> list[float] | None:
         return None
     value = lower[given[0]]
     if isinstance(value, Mapping) and "data" not in value:
-        return _distortion({str(k).lower(): v for k, v in value.items()}, path)
+        inside = _distortion({str(k).lower(): v for k, v in value.items()}, path)
+        if inside is None:
+            raise ValueError(f"{path}: {given[0]!r} holds no coefficients under k1, k2, p1, …, got {dict(value)!r:.80}")
+        return inside
     coefficients = camera_numbers(lower, given[0], None, path)
     if len(coefficients) not in (4, 5, 8):
         if len(coefficients) > 8 and not any(coefficients[8:]):
@@ -189,7 +191,10 @@ def parse_camera(path: str | Path) -> CameraFile:
     text = records.read_text(path, "a camera file in JSON or YAML")
     plain = text.split()
     if len(plain) in (9, 12) and all(re.fullmatch(r"[-+.\deE]+,?", word) for word in plain):  # cam_K.txt
-        values = [float(word.rstrip(",")) for word in plain]
+        try:
+            values = [float(word.rstrip(",")) for word in plain]
+        except ValueError as error:
+            raise ValueError(f"{path} should hold 9 or 12 numbers, a matrix row by row: {error}") from None
         return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
     try:
         json_like = text.lstrip().startswith(("{", "["))
@@ -209,10 +214,10 @@ def camera_numbers(table: Mapping[str, Any], key: str, count: int | None, path: 
     if isinstance(value, Mapping) and "data" in value:  # ROS and OpenCV write matrices as {rows, cols, data}
         return camera_numbers(value, "data", count, path)
     try:
-        flat = [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
+        flat = [] if records.has_bools(value) else [float(v) for v in np.asarray(value, dtype=float).reshape(-1)]
     except (TypeError, ValueError, OverflowError, RecursionError):
         flat = []
-    if not flat or (count is not None and len(flat) != count) or not all(map(math.isfinite, flat)):
+    if not flat or (count is not None and len(flat) != count) or not records.sane(np.array(flat)):
         raise ValueError(f"{path}: {key!r} should be {count or 'some'} number{'s' * (count != 1)}, got {value!r:.80}")
     return flat
 

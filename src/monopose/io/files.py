@@ -1,62 +1,220 @@
-"""Files that are never half written, and errors that help to find the right file."""
+"""The door for everything that is written: files whole or not at all, folders with one writer, full disks named.
+
+And errors that help to find the right file.
+"""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from platform import node
 from typing import Any
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+if sys.platform != "win32":
+    import fcntl
+
+ASSETS = Path(__file__).parents[1] / "assets"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif")
+
+
+_HOST = f"{zlib.crc32(node().encode()):08x}"
+_PARTIAL = re.compile(r"\..*\.part-([0-9a-f]{8})-\d+-[0-9a-f]{8}(\.[^.]*)?")
+_OLD = 24 * 3600.0  # seconds after which another machine's partial file is left over for certain
+_looked_at: set[Path] = set()  # folders that this process has cleaned
+_written_alone: set[Path] = set()  # locks that this process holds
+_open = 0  # files that this process is writing
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, wait: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name in the same folder and rename it when it is whole.
 
     Args:
         path: the file to create or replace; missing parent folders are made.
+        wait: until the file is on the disk, so that a power cut cannot harm it. Pictures that a later file names need not.
 
     Yields:
-        the temporary path, with the suffix of `path`; the body of the `with` writes it, by whatever library.
+        the temporary path, an empty file with the suffix of `path`; the body of the `with` writes it, by whatever library.
 
     Raises:
         OSError: the disk is full; says how much is free and that the old file is unchanged.
 
-    If the body raises, the temporary file is removed and the old file stays as it was. If the process is killed the
-    old file stays too, and a hidden `.NAME.PID-XXXX.SUFFIX` is left behind.
+    If the body raises, the temporary file is removed and the old file stays as it was. If the process is killed the old file
+    stays too; what was left, `.NAME.part-HOST-PID-XXXX.SUFFIX`, is removed by the next process that writes into the folder.
 
         with atomic_write("poses.json") as temporary:
             temporary.write_text(json.dumps(poses))
     """
+    global _open
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    name = f".{path.stem[:40]}.part-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    temporary, held = path.with_name(name), None
+    _open += 1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(path.parent)
+        held = _held(temporary)
         yield temporary
-        _sync(temporary)
+        if wait:
+            _sync(temporary)
         os.replace(temporary, path)
     except BaseException as error:
+        full = isinstance(error, Exception) and (is_disk_full(error) or _takes_no_more(temporary))
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception) and _is_disk_full(error):
+        if full:
             raise _disk_full(path) from error
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the name that the user knows
         raise
-    with suppress(OSError):  # some file systems cannot sync a folder; the rename itself is done
-        _sync(path.parent)
+    finally:
+        _open -= 1
+        if held is not None:
+            os.close(held)
+    if wait:
+        with suppress(OSError):  # some file systems cannot sync a folder; the rename itself is done
+            _sync(path.parent)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def _held(temporary: Path) -> int | None:
+    """A new empty file, locked: whoever can lock it knows that its writer has gone. None on Windows."""
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    with suppress(OSError):  # a file system without locks, whose partial files stay
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _clean(folder: Path) -> None:
+    """Remove the partial files of processes that were killed; once for every folder."""
+    if folder in _looked_at or sys.platform == "win32":
+        return
+    _looked_at.add(folder)
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            found = _PARTIAL.fullmatch(name)
+            if found and (found[1] == _HOST or time.time() - (folder / name).lstat().st_mtime > _OLD):
+                _remove_left_over(folder / name)
+
+
+def _remove_left_over(path: Path) -> None:
+    with suppress(OSError):  # locked: somebody is writing it
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def sole_writer(folder: str | Path, name: str = "monopose") -> Iterator[None]:
+    """Keep other processes from writing the same results at the same time.
+
+    Args:
+        folder: made if it is not there; removed again if nothing was written into it.
+        name: of what is written in it: a folder may have several writers, each of something else.
+
+    Raises:
+        OSError: another process is at it; names it.
+
+    The lock, `.NAME.lock`, ends with the process, however that ends. Where the file system has no locks, nobody is kept away.
+    """
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder.resolve() / f".{name}.lock"
+    try:
+        descriptor = _locked(lock, folder, name)
+        _written_alone.add(lock)
+        try:
+            yield
+        finally:
+            _written_alone.discard(lock)
+            if descriptor is not None:
+                lock.unlink(missing_ok=True)
+                os.close(descriptor)
+    finally:
+        for place in made:
+            with suppress(OSError):  # not empty
+                place.rmdir()
+
+
+def _locked(lock: Path, folder: Path, name: str) -> int | None:
+    """The descriptor of a lock file that is ours; not that of processes which it forks, so that it ends when we are killed."""
+    if lock in _written_alone:
+        raise _in_use(folder, name, f"{os.getpid()} on {node()}")
+    if sys.platform == "win32":
+        return None
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(descriptor, 500).decode(errors="replace")
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return None
+            raise _in_use(folder, name, owner) from None
+        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+            break
+        os.close(descriptor)  # its owner has just removed it
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()} on {node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+    return descriptor
+
+
+def _in_use(folder: Path, name: str, owner: str) -> OSError:
+    what = "" if name == "monopose" else f" {name}"
+    who = f"process {owner}," if owner else "another process"
+    message = f"{folder} is in use: {who} is writing{what} there; wait for it, stop it, or choose another --out"
+    return OSError(errno.EBUSY, message)
+
+
+def is_busy() -> bool:
+    """Whether this process is writing: ending it now would leave something behind."""
+    return _open > 0 or bool(_written_alone)
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
     """Write `value` as JSON, whole or not at all."""
-    text = json.dumps(value, indent=1)
+    text = json.dumps(value, indent=indent)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def digest_of(path: str | Path) -> str:
+    """A short name of a file's content."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            state.update(part)
+    return state.hexdigest()[:16]
+
+
+def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
+    """List what could not be read, a line each; takes an earlier list away where there is nothing to say."""
+    if not reasons:
+        Path(path).unlink(missing_ok=True)
+        return False
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(" ".join(reason.split()) + "\n" for reason in reasons), encoding="utf-8")
+    return True
 
 
 def existing_file(path: str | Path, what: str) -> Path:
@@ -87,6 +245,23 @@ def existing_file(path: str | Path, what: str) -> Path:
     raise FileNotFoundError(f"no {what} at {path}; {hint}")
 
 
+def located_run(name: str | Path) -> Path:
+    """Where a run lies: as named, or where bundled weights of that name are.
+
+    A folder that happens to have the name of bundled weights, and holds no weights itself, does not hide them; one that does
+    goes before them, with a warning.
+    """
+    path, own = Path(name), ASSETS / str(name)
+    if str(name) != path.name or path.name == "base" or not any(own.glob("*.safetensors")):
+        return path
+    if not any(path.glob("*.safetensors")):
+        return own
+    warnings.warn(
+        f"the folder {path} here is taken, not the bundled weights of that name; those are in {own}", UserWarning, stacklevel=3
+    )
+    return path
+
+
 def _listing(folder: Path, most: int = 6) -> str:
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
     if not names:
@@ -103,10 +278,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "no space left" in str(error).lower() or "os error 28" in str(error)  # safetensors and torch pack it in text
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that there is no room: libraries wrap it in errors of their own."""
+    while error is not None:
+        text = str(error).lower()
+        if (isinstance(error, OSError) and error.errno in _FULL) or "no space left" in text or "os error 28" in text:
+            return True
+        if isinstance(error, RuntimeError) and "pytorchstreamwriter failed writing" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _takes_no_more(path: Path) -> bool:
+    """Whether a file cannot grow: torch and OpenCV do not say why they could not write."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(bytes(1 << 16))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in _FULL
+    return False
 
 
 def _disk_full(path: Path) -> OSError:
@@ -116,6 +311,7 @@ def _disk_full(path: Path) -> OSError:
     free = shutil.disk_usage(folder).free / 1e6
     kept = "the old file is unchanged" if path.exists() else "nothing was written"
     message = (
-        f"the disk is full ({free:.0f} MB free under {folder}) while writing {path}; {kept}. Free some space or write elsewhere"
+        f"the disk is full ({free:.0f} MB free under {folder}), or a quota is, while writing {path}; {kept}. Free some space "
+        "or write elsewhere"
     )
     return OSError(errno.ENOSPC, message)

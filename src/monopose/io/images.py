@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,52 +19,64 @@ from torch import Tensor
 
 from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame
-from .cameras import CameraFile, ImageWarning, camera_of, parse_camera, width_by_height
+from . import limits
+from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, width_by_height
 from .files import IMAGE_SUFFIXES, existing_file
 
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)  # of a live video
 OPENING, WAITING = 10_000, 5_000  # milliseconds that a live video may take to begin, and until its next picture
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+NO_PICTURE_FOR_US = (  # in a folder of pictures
+    *VIDEO_SUFFIXES, ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
+    ".raw", ".psd", ".exr", ".hdr", ".svg",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def read_image(path: str | Path) -> Tensor:
+class Unreadable(ValueError):
+    """A file that is no picture, or a broken one. Among many pictures it is skipped."""
+
+
+def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
     """A picture as a tensor.
 
     Args:
         path: a file that Pillow reads.
+        content: what would be in the file, where it lies elsewhere; `path` then only names it.
 
     Returns:
         (3, H, W), float32 RGB in [0, 1]. Turned upright by its EXIF tag, transparency laid on middle grey, grey repeated
-        to three channels, 16 bit scaled by its full range; each of these, grey apart, with an `ImageWarning`.
+        to three channels, 12 and 16 bit scaled by their full range, the first picture of several; each of these, grey apart,
+        with an `ImageWarning`.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not an image, cut off, or too large to be a photo.
+        Unreadable: a ValueError: not an image, cut off.
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`.
     """
-    path = existing_file(path, "image")
+    path = existing_file(path, "image") if content is None else Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{path} is a video, expected one image; use images.iterate_source, or monopose predict {path.name}")
+    return from_array(_decoded(path, content))
+
+
+def _decoded(path: Path, content: bytes | None = None) -> np.ndarray:
+    """(H, W, 3), uint8 or float32. Pillow's own copy is gone on return, which matters for large photos."""
     try:
-        with Image.open(path) as image:
+        with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
             image.load()
-            upright = _upright(image, path)
+            array = _rgb(_upright(image, path), path)
+            _warn_of_more(image, path)
+            return array
     except UnidentifiedImageError as error:
-        head = path.read_bytes()[:8] if path.stat().st_size else b""
-        what = f"starts with {head!r}" if head else "is empty"
-        raise ValueError(
-            f"{path} is not an image that can be read: it {what}; expected PNG, JPEG, TIFF, WebP or BMP"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} is too large ({error}); shrink it, together with its camera (--resize-camera): poses need no more than a "
-            "few million pixels"
-        ) from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
-    return from_array(_rgb(upright, path))
+        head = (path.read_bytes() if content is None else content)[:12]
+        raise Unreadable(f"{path} is not an image that can be read: it {_what_it_is(head)}") from error
+    except Exception as error:  # Pillow's decoders raise anything on broken files
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise Unreadable(f"{path} is a broken or cut off image ({error}); copy it again or export it anew") from error
 
 
 def from_array(array: np.ndarray) -> Tensor:
@@ -70,14 +85,34 @@ def from_array(array: np.ndarray) -> Tensor:
         raise ValueError(
             f"expected an RGB array (H, W, 3) of uint8, or of float32 in [0, 1], got {array.shape} of {array.dtype}"
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-    return tensor.float() / 255 if array.dtype == np.uint8 else tensor
+    tensor = torch.empty(3, *array.shape[:2])
+    for channel in range(3):  # one after the other: copies of a large photo are larger still
+        tensor[channel] = torch.from_numpy(np.ascontiguousarray(array[..., channel]))
+    return tensor.div_(255) if array.dtype == np.uint8 else tensor
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file that is no picture of a known kind looks like by its first 12 bytes, as the end of a sentence."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
+        return "is a HEIC photo, as iPhones write them; export it as JPEG (on the phone: Camera, Formats, Most Compatible)"
+    return f"{f'starts with {head[:8]!r}' if head else 'is empty'}; expected PNG, JPEG, TIFF, WebP, BMP, PPM or GIF"
+
+
+def _warn_of_more(image: Image.Image, path: Path) -> None:
+    """Say that a file holds several pictures; those that phones put into a JPEG are the same photo once more."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count > 1:
+        text = f"{path.name} holds {count} pictures, the first is taken; save them one by one, or as a video"
+        warnings.warn(text, ImageWarning, stacklevel=3)
 
 
 def _upright(image: Image.Image, path: Path) -> Image.Image:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation == 1:
-        return image.copy()
+    if orientation not in range(2, 9):
+        if orientation not in (0, 1):  # 0: not known
+            text = f"{path.name} has the EXIF orientation {orientation!r:.20}, which does not exist; it is taken as stored"
+            warnings.warn(text, ImageWarning, stacklevel=4)
+        return image
     turned = ImageOps.exif_transpose(image)
     warnings.warn(
         f"{path.name} was turned by its EXIF orientation {orientation} from {image.width}x{image.height} to "
@@ -96,9 +131,10 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
         if image.mode == "F":
             scale = 1.0
         else:
-            scale = 65535.0
+            bits = 12 if 255 < high <= 4095 else 16  # cameras of 12 bit write their values as they are
+            scale = 2.0**bits - 1
             warnings.warn(
-                f"{path.name} has one channel of 16 bit, values {low:.0f} to {high:.0f}; they were divided by 65535. "
+                f"{path.name} has one channel of {bits} bit, values {low:.0f} to {high:.0f}; they were divided by {scale:.0f}. "
                 "If it is a depth map, give the colour image instead",
                 ImageWarning,
                 stacklevel=3,
@@ -144,6 +180,114 @@ def read_frame(
     """
     path = Path(path)
     return make_frame(read_image(path), camera, fov_deg=fov_deg, resize_camera=resize_camera, path=str(path))
+
+
+def as_frame(
+    source: Any,
+    camera: Any = None,
+    *,
+    fov_deg: float | None = None,
+    resize_camera: bool = False,
+    default_fov: float | None = None,
+) -> Frame:
+    """What people have as a frame, lens distortion removed.
+
+    Args:
+        source: an image file, a Pillow image, a numpy array (H, W, 3) of uint8 in RGB, or a `Frame`, which comes back as it is.
+        camera: a camera file (see `read_camera`), a `Camera`, or K as three rows of three numbers, pixels.
+        fov_deg, resize_camera: as in `read_frame`.
+        default_fov: field of view in degrees where no camera is known; None: that is an error.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: says what came, and the call that would be right.
+    """
+    if isinstance(source, Frame):
+        if camera is not None or fov_deg is not None:
+            raise ValueError("a Frame has its camera; leave out camera= and fov_deg=, or give the picture instead of the Frame")
+        return source
+    path = ""
+    if isinstance(source, (str, Path)):
+        path = str(source)
+        if re.match(r"\w+://", path):
+            raise ValueError(f"{path} is an address; download the picture first and give its file")
+        if Path(path).is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder; for all its pictures: for name, frame in monopose.iterate_frames({path!r}, camera=...)"
+            )
+        image = read_image(path)
+    elif isinstance(source, Image.Image):
+        image = from_array(_rgb(_upright(source, Path("the image")), Path("the image")))
+    elif isinstance(source, np.ndarray):
+        image = from_array(_checked_array(source))
+    else:
+        raise TypeError(f"expected a picture, got {_kind(source)}")
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    if not (camera is None or isinstance(camera, (str, Path, Camera, CameraFile))):
+        camera = _camera_of_K(camera, size)
+    if camera is None and fov_deg is None:
+        fov_deg = default_fov
+    return _frame(image, camera, fov_deg, resize_camera, path)
+
+
+_BGR = "Pictures of OpenCV are BGR: give image[..., ::-1]"
+
+
+def _checked_array(array: np.ndarray) -> np.ndarray:
+    """The array if it is (H, W, 3) of uint8; ValueError with the call that makes it so."""
+    shape, what = array.shape, f"an array {array.shape} of {array.dtype}"
+    wanted = f"expected an RGB array (H, W, 3) of uint8, got {what}"
+    if array.ndim == 4:
+        raise ValueError(f"{wanted}; one picture at a time: [model(image, ...) for image in images]")
+    if array.ndim == 3 and shape[0] == 3 and shape[2] != 3:
+        raise ValueError(f"{wanted}: channels come first; give image.transpose(1, 2, 0). {_BGR}")
+    if array.ndim == 3 and shape[2] == 4:
+        raise ValueError(f"{wanted}: give image[..., :3] if it is RGBA, image[..., 2::-1] if it is BGRA (OpenCV)")
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] == 1):
+        raise ValueError(f"{wanted}: one channel; give np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if it is grey")
+    if array.ndim != 3 or shape[2] != 3 or 0 in shape:
+        raise ValueError(f"{wanted}. {_BGR}")
+    if array.dtype != np.uint8:
+        most = float(array.max()) if array.dtype.kind in "fiu" else 1.0
+        call = "image.astype(np.uint8)" if most > 1 and most < 256 else "(image / 257).astype(np.uint8)"
+        call = "(255 * image).round().astype(np.uint8)" if most <= 1 else call
+        raise ValueError(f"{wanted}, values up to {most:g}; give {call}. {_BGR}")
+    return array
+
+
+def _camera_of_K(K: Any, size: tuple[int, int]) -> Camera:
+    """A camera for a picture of `size` of three rows of three numbers; says what other numbers look like."""
+    try:
+        matrix = np.asarray(K.detach().cpu() if isinstance(K, Tensor) else K, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"camera= must be a camera file, a monopose.Camera or K (3, 3) in pixels, got {type(K).__name__}; without any, "
+            "fov_deg= is the horizontal field of view in degrees"
+        ) from None
+    if matrix.shape != (3, 3):
+        hint = {
+            (3, 4): "a projection matrix P? Give P[:, :3] if the picture is rectified",
+            (4,): "fx, fy, cx, cy? Give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]",
+            (9,): "row by row? Give it as reshape(3, 3)",
+            (): "a field of view? Give fov_deg=",
+        }.get(matrix.shape, "give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
+        raise ValueError(f"camera= as K must be (3, 3), in pixels, got {matrix.shape}: {hint}")
+    return make_camera(matrix, size, None, "camera=")
+
+
+def _kind(source: Any) -> str:
+    """What something is that is no picture, and the right call."""
+    if isinstance(source, Tensor):
+        return (
+            f"a tensor {tuple(source.shape)}; if it is (3, H, W) RGB in [0, 1], give "
+            "monopose.Frame(image, monopose.Camera(K, (height, width)))"
+        )
+    if isinstance(source, (bytes, bytearray)) or hasattr(source, "read"):
+        return f"{type(source).__name__}; give PIL.Image.open(file), or PIL.Image.open(io.BytesIO(data))"
+    if isinstance(source, (list, tuple)):
+        return f"a {type(source).__name__} of {len(source)}; one picture at a time: [model(p, ...) for p in pictures]"
+    if isinstance(source, int):
+        return f"the number {source}; for a live camera: for name, frame in monopose.iterate_frames({source}, camera=...)"
+    return f"{type(source).__name__}; give a file name, a Pillow image, a numpy array (H, W, 3) of uint8 in RGB, or a Frame"
 
 
 def make_frame(
@@ -218,7 +362,7 @@ def _exif_hint(path: str) -> str:
     """What the EXIF focal length suggests, as the end of a sentence."""
     if not path or not Path(path).is_file():
         return ""
-    with Image.open(path) as image:
+    with limits.picture(path, path) as image:
         focal = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # read_image lays it on its other side
         wide = (image.width >= image.height) != turned
@@ -279,19 +423,28 @@ def iterate_frames(
         a name that no other picture of the source has, and the frame. Names: the stem; for the pictures of a folder in which
         a stem occurs twice (a.png, a.jpg), the whole file name.
     """
+    return ((name, read()) for name, read in listed_frames(source, camera, fov_deg=fov_deg, resize_camera=resize_camera))
+
+
+def listed_frames(
+    source: str | Path | int,
+    camera: Camera | str | Path | None = None,
+    *,
+    fov_deg: float | None = None,
+    resize_camera: bool = False,
+) -> Iterator[tuple[str, Callable[[], Frame]]]:
+    """As `iterate_frames`, with functions that give the frames; pictures of a folder are read when theirs is called."""
     alone = fov_deg is None and isinstance(camera, (str, Path))
     known = parse_camera(camera) if alone else camera  # type: ignore[arg-type]
-    whole = _stems_repeat(source)
-    for name, image in iterate_source(source):
-        yield (Path(name).name if whole else Path(name).stem), _frame(image, known, fov_deg, resize_camera, name)
+    paths = _images_in(Path(source)) if not isinstance(source, int) and Path(source).is_dir() else None
+    stems = [p.stem.casefold() for p in paths or ()]
+    whole = len(set(stems)) < len(stems)  # two pictures differ in their suffix alone
+    pictures = iterate_source(source) if paths is None else ((str(p), None) for p in paths)
 
+    def read(name: str, image: Tensor | None) -> Frame:
+        return _frame(read_image(name) if image is None else image, known, fov_deg, resize_camera, name)
 
-def _stems_repeat(source: str | Path | int) -> bool:
-    """Whether two pictures of a folder differ in their suffix alone."""
-    if isinstance(source, int) or is_url(source) or not Path(source).is_dir():
-        return False
-    stems = [p.stem.casefold() for p in _images_in(Path(source))]
-    return len(set(stems)) < len(stems)
+    return ((Path(n).name if whole else Path(n).stem, partial(read, n, image)) for n, image in pictures)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -301,6 +454,11 @@ def _images_in(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"no images in the folder {folder} (it holds {', '.join(kinds) or 'nothing'}); expected {', '.join(IMAGE_SUFFIXES)}"
         )
+    others = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in NO_PICTURE_FOR_US)
+    if others:
+        names = ", ".join(others[:6]) + ", ..." * (len(others) > 6)
+        text = f"{folder}: left out {names}; save photos as JPEG or PNG, and give videos one by one"
+        warnings.warn(text, ImageWarning, stacklevel=4)
     return sorted(paths, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
 
 
@@ -320,6 +478,11 @@ def _captured(source: str | int, name: str) -> Iterator[tuple[str, Tensor]]:
     if not capture.isOpened():
         shown = re.sub("//[^/@]*@", "//", str(source))  # without a password
         raise ValueError(f"cannot open {'camera ' * isinstance(source, int)}{shown}; {hint}")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+    if turned:
+        text = f"{name} is turned by its rotation tag of {turned} degrees; the camera has to be the one of the turned pictures"
+        warnings.warn(text, ImageWarning, stacklevel=2)
     promised = 0 if is_live(source) else round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
         index = 0

@@ -20,6 +20,7 @@ from . import limits
 PathLike = str | Path
 Array = NDArray[Any]
 MM = 1e-3  # metres in a millimetre
+HUGE = 1e30  # in any unit; float32 ends at 3e38
 NEAREST = 0.02  # metres; a median distance to the camera below this means that somebody wrote metres as millimetres
 
 
@@ -119,20 +120,30 @@ def numbers(record: Any, key: str, shape: tuple[int, ...], where: str, written: 
     wanted = int(np.prod(shape))
     if array.size != wanted:
         raise ValueError(f"{where}: '{key}' must have {wanted} number{'s' * (wanted != 1)}, got {array.size}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{where}: '{key}' holds NaN or infinity")
+    if not sane(array):
+        raise ValueError(f"{where}: '{key}' holds NaN or infinity, or more than {HUGE:g}")
     return array.reshape(shape)
+
+
+def sane(array: Array) -> bool:
+    """Whether all numbers are finite, also where float32 holds them later."""
+    return bool((np.abs(array) <= HUGE).all())
 
 
 def _numeric(raw: Any, what: str) -> Array:
     """Numbers as float64; text, null and true are none, although numpy would take some of them."""
     try:
         array = np.asarray(raw)
-        if array.dtype.kind not in "iuf":
+        if array.dtype.kind not in "iuf" or (array.size <= 64 and has_bools(raw)):
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"{what} must be numbers, got {_short(raw)}") from None
+
+
+def has_bools(raw: Any) -> bool:
+    """Whether true or false stands among numbers, where numpy takes it for 1 or 0."""
+    return any(has_bools(v) for v in raw) if isinstance(raw, (list, tuple)) else isinstance(raw, bool)
 
 
 def _short(raw: Any) -> str:
@@ -220,8 +231,8 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
         raise ValueError(f"{where} must have 9 numbers, a 3 x 3 matrix row by row, got {array.size}")
     K = array.reshape(3, 3)
     shown = np.array2string(K, separator=", ", max_line_width=1000, precision=6).replace("\n", "")
-    if not np.isfinite(K).all():
-        raise ValueError(f"{where} holds NaN or infinity: {shown}")
+    if not sane(K):
+        raise ValueError(f"{where} holds NaN or infinity, or more than {HUGE:g}: {shown}")
     if not K.any():
         raise ValueError(f"{where} is all zero: the camera is not calibrated (so ROS and others write it); calibrate it first")
     if K[2].tolist() != [0, 0, 1] or K[1, 0] != 0:
@@ -233,6 +244,8 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     if fx <= 0 or fy <= 0:
         raise ValueError(f"{where} needs positive focal lengths in pixels, got fx {fx:g}, fy {fy:g}")
+    if min(fx, fy) < 0.01 * max(fx, fy):
+        raise ValueError(f"{where}: the focal lengths fx {fx:g} and fy {fy:g} belong to no camera; is one in another unit?")
     tiny = abs(cx) < TINY_CAMERA_PX and abs(cy) < TINY_CAMERA_PX and max(fx, fy) < 2 * TINY_CAMERA_PX
     if tiny and (size is None or max(size) > 4 * TINY_CAMERA_PX):
         what = "normalised by the size of the picture" if max(cx, cy) <= 1.5 else "divided by something"
@@ -248,8 +261,13 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
 def table(records: list[Any], key: str, shape: tuple[int, ...], where: list[str]) -> Array:
     """`numbers` of many records at once, (N, *shape): one numpy call when all is well, the exact culprit when not."""
     try:
-        array = np.array([record[key] for record in records])
-        if array.dtype.kind in "iuf" and np.isfinite(array := array.astype(np.float64).reshape(len(records), *shape)).all():
+        raw = [record[key] for record in records]
+        array = np.array(raw)
+        if (
+            not has_bools(raw)
+            and array.dtype.kind in "iuf"
+            and sane(array := array.astype(np.float64).reshape(len(records), *shape))
+        ):
             return array
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
@@ -291,9 +309,9 @@ def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) ->
     for n, raw in enumerate(values):
         place = f"{where}: '{key}'[{n}]"
         array = _numeric(raw, place)
-        if array.size != 16 or not np.isfinite(array).all():
+        if array.size != 16 or not sane(array):
             raise ValueError(f"{place} must be 16 finite numbers, a 4 x 4 matrix row by row, got {_short(raw)}")
-        motion = array.reshape(4, 4)
+        motion = array.reshape(4, 4).copy()
         if np.abs(motion[3] - [0, 0, 0, 1]).max() > 1e-6:
             columns = np.abs(motion[:, 3] - [0, 0, 0, 1]).max() <= 1e-6
             hint = "; it is written column by column: transpose it" if columns else ""
@@ -302,3 +320,34 @@ def rigid_motions(values: Any, where: str, key: str, tolerance: float = 0.05) ->
     stacked = np.array(motions).reshape(-1, 4, 4)
     check_rotations(stacked[:, :3, :3], [f"{where}, entry {n}" for n in range(len(stacked))], key, tolerance)
     return stacked
+
+
+def symmetries(record: Any, where: str) -> tuple[Array, Array, Array]:
+    """What an entry of models_info.json, or of the same form, declares: `symmetries_discrete`, `symmetries_continuous`.
+
+    Returns:
+        motions (S, 4, 4), unit axes (A, 3), a point on each (A, 3); lengths in the file's unit.
+    """
+    record = mapping(record, where)
+    discrete = rigid_motions(record.get("symmetries_discrete", []), where, "symmetries_discrete")
+    place = f"{where}, symmetries_continuous"
+    lines = rows(record.get("symmetries_continuous", []), place)
+    axes, offsets = (np.array([numbers(line, key, (3,), place) for line in lines]).reshape(-1, 3) for key in ("axis", "offset"))
+    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
+    if (lengths < 1e-9).any():
+        raise ValueError(f"{place}: 'axis' must not be zero")
+    return discrete, axes / lengths, offsets
+
+
+def quaternion(record: Any, key: str, where: str) -> Array:
+    """`record[key]` as a unit quaternion wxyz, (4,)."""
+    quat = numbers(record, key, (4,), where)
+    norm = float(np.linalg.norm(quat))
+    if abs(norm - 1) > 0.01:
+        raise ValueError(f"{where}: '{key}' must be a quaternion wxyz of length 1, got {quat.tolist()} of length {norm:.4g}")
+    return quat / norm
+
+
+def rigid_motion(record: Any, key: str, where: str) -> Array:
+    """`record[key]` as one 4 x 4 motion, see `rigid_motions`."""
+    return rigid_motions([value(record, key, where)], where, key)[0]

@@ -81,19 +81,14 @@ def picture(data: bytes, what: str, mesh: Path, notes: list[Note]) -> np.ndarray
     from PIL import Image, UnidentifiedImageError
 
     try:
-        Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # the limit below is the one that counts
-        try:
-            image: Any = Image.open(io.BytesIO(data))
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-        pixels = image.width * image.height / 1e6
-        if pixels <= limits.most("MONOPOSE_MAX_MEGAPIXELS"):
-            image.load()
+        with limits.picture(io.BytesIO(data), f"{what} of {mesh}") as opened:
+            image: Any = opened.copy()
+    except limits.TooMuch:
+        raise
     except Exception as error:  # Pillow's decoders raise anything on broken files
         why = "no picture, or cut short" if isinstance(error, UnidentifiedImageError) else error
         notes.append(Note(f"{mesh.name}: {what} cannot be read ({why}); the object is loaded without it"))
         return None
-    limits.check("MONOPOSE_MAX_MEGAPIXELS", pixels, f"{what} of {mesh}")
     if image.mode.startswith("I") or image.mode == "F":  # 16 bit grey
         grey = np.asarray(image, np.float64)
         image = Image.fromarray((grey / (257 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))

@@ -144,7 +144,7 @@ def _scale(path: Path, name: str, unit: str | None, longest: float) -> float:
     words = {"mm": "millimetres", "cm": "centimetres", "m": "metres", "inch": "inches"}
     hint = f"is the file in {words[plausible[0]]}? Use {call} {flag}" if plausible else "scale the file to a size in reach"
     bound = f"objects from {length(SHORTEST)} to {length(LONGEST)} are expected"
-    raise ValueError(f"object '{name}' is {length(size)} long; {hint}" + ("" if plausible else f"; {bound}"))
+    raise ValueError(f"{path.name}: object '{name}' is {length(size)} long; {hint}" + ("" if plausible else f"; {bound}"))
 
 
 def length(metres: float) -> str:
@@ -182,6 +182,10 @@ def read_raw(path: str | Path) -> RawMesh:
             f"{path} has no faces ({points} points: a point cloud?); a surface is needed: reconstruct one "
             "(MeshLab: Screened Poisson) or export the CAD model as a mesh"
         )
+    for part in parts:
+        for what, values in (("colours", part.colors), ("texture coordinates", part.uv)):
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     raw = _joined([p for p in parts if len(p.faces)], notes, path)
     if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
         raise ValueError(
@@ -189,9 +193,6 @@ def read_raw(path: str | Path) -> RawMesh:
             "is the file whole? Export it again"
         )
     check_count(path, len(raw.faces))
-    for what, values in (("colours", raw.colors), ("texture coordinates", raw.uv)):
-        if values is not None and not np.isfinite(values).all():
-            raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
     broken = ~np.isfinite(raw.vertices).all(1)
     if broken.any():
         raise ValueError(

@@ -5,6 +5,7 @@ Both go on where a killed run stopped: what is done stands in `.partial` beside 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from ..datasets.bop import results as bop_results
 from ..datasets.bop import scenes as bop_scenes
 from ..detection import LEAST_SCORE
 from ..geometry import rotation, se3
-from ..io import records
-from ..io.files import write_json
+from ..io import shards
+from ..io.files import digest_of, list_unreadable, sole_writer
+from ..io.images import Unreadable
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
-from . import calibration, pipeline, refinement
+from . import pipeline, refinement
+from .viz import save_stages
 
 FURTHER_DEG, FURTHER_SHIFT = 20.0, 0.05  # standard deviations of further starts: degrees per axis, diameters
 SAVED_EVERY = 20  # images, after which a run over a data set can go on
@@ -52,6 +55,9 @@ def predict_bop(
     limit: int | None = None,
     debug: str | Path | None = None,
     refine: bool | None = None,
+    min_probability: float | None = None,
+    shard: shards.Shard | None = None,
+    strict: bool = False,
 ) -> Path:
     """Run on every target image of a BOP data set and write the BOP result file; goes on where a killed run stopped.
 
@@ -67,9 +73,15 @@ def predict_bop(
         limit: only the first so many images.
         debug: folder for pictures of every stage.
         refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+        min_probability: leave out poses as `Pipeline.trusted` does; None: keep all, which BOP's scores reward.
+        shard: only the images of this one; `out` is written by `shards.MERGE`, when all have been there.
+        strict: stop at a picture that cannot be read. Otherwise these are listed beside `out`, in NAME.unreadable.txt.
 
     Returns:
         `out`.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and key; shards with other settings, or that are missing in a merge.
     """
     data, out = Path(data), Path(out)
     split = _split(data, out)
@@ -86,6 +98,8 @@ def predict_bop(
         run = replace(run, models=bop_models.read_models(data / "models", tuple(sorted(known))))
     refining = run.refines(refine)
 
+    counts: bop_results.Counts = {}
+
     def predicted(key: Key) -> bop_results.Results:
         frame = bop_scenes.read_frame(scenes[key[0]], key[1], masks=False, depth=False)
         detections = None
@@ -95,16 +109,35 @@ def predict_bop(
             detections = truth_as_detections(frame.instances, wanted[key])
         elif given is not None:
             detections = bop_results.detections_of([d for d in given.get(key, []) if int(d["category_id"]) in known])
-        where = _picture_folder(debug, key)
-        poses = run.predict(frame, detections, debug=where, score_threshold=score_threshold, refine=refining, looks=looks)
+        predict = run.predict_counted if debug is None else run.predict_traced
+        poses, trace = predict(frame, detections, score_threshold, refining, looks)
+        if debug is not None:
+            save_stages(_picture_folder(debug, key), frame, trace, poses, run)  # type: ignore[arg-type]
+        for label in sorted(wanted[key]):
+            seen, solved = (int((labels == label).sum()) for labels in (trace.detections.labels, trace.solved))
+            counts[key[0], key[1], label] = seen, solved
+        if min_probability is not None:
+            poses = run.trusted(poses, frame, min_probability)
         requested = torch.tensor(sorted(wanted[key]), device=poses.labels.device)
         poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
 
-    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": _stamps(run.path)}
+    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": weights.digests(run.path)}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
-    done = _every_image(keys, out, sources, predicted)
-    return _write_whole(out, [done[k] for k in keys])
+    sources |= {"min_probability": min_probability, "limit": limit}
+    job = shards.Job(shards.folder_of(out), sources, len(keys), SAVED_EVERY, shard)
+    if shard is not None and not shard.last:
+        _every_image(keys, job, predicted, counts, strict)
+        return out
+    with sole_writer(out.parent, out.name):
+        _every_image(keys, job, predicted, counts, strict)
+        rows_of = list(job.rows())
+        _list_unreadable(out, [row for row in rows_of if isinstance(row, str)], len(keys))
+        read = [row for row in rows_of if not isinstance(row, str)]
+        bop_results.write_counts(out, {tuple(k): tuple(v) for row in read for k, v in row["counts"]})
+        bop_results.write_results(out, [_read(row) for row in read])
+        job.remove()
+    return out
 
 
 @dataclass(frozen=True)
@@ -196,18 +229,24 @@ def refine_bop(
         return part._replace(R=R, t=t, time=np.full(len(part.time), spent))
 
     sources = {"results": str(results), "written": results.stat().st_mtime_ns, "targets": str(targets)}
-    sources |= {"weights": pipeline.find_refiner(folder).stat().st_mtime_ns, "steps": [hypotheses, outer, inner]}
-    done = _every_image(keys, out, sources, refined)
-    whole = bop_results.Results(*(column.copy() for column in rows))
-    for key in keys:
-        for column, new in zip(whole, done[key], strict=True):
-            column[places[key]] = new
-    moved = (whole.R != rows.R).any((1, 2)) | (whole.t != rows.t).any(1)
-    unchanged: dict[str, int] = {}
-    for row in (~moved).nonzero()[0].tolist():
-        reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
-        unchanged[reason] = unchanged.get(reason, 0) + 1
-    return Refinement(_write_whole(out, [whole]), len(moved), int(moved.sum()), unchanged)
+    sources |= {"weights": digest_of(pipeline.find_refiner(folder)), "steps": [hypotheses, outer, inner]}
+    with sole_writer(out.parent, out.name):
+        job = shards.Job(shards.folder_of(out), sources, len(keys), SAVED_EVERY)
+        _every_image(keys, job, refined)
+        whole = bop_results.Results(*(column.copy() for column in rows))
+        for key, row in zip(keys, job.rows(), strict=True):
+            for column, new in zip(whole, _read(row), strict=True):
+                column[places[key]] = new
+        moved = (whole.R != rows.R).any((1, 2)) | (whole.t != rows.t).any(1)
+        unchanged: dict[str, int] = {}
+        for row in (~moved).nonzero()[0].tolist():
+            reason = _why_unchanged(rows, row, images[row] in places, scenes, sizes, models)
+            unchanged[reason] = unchanged.get(reason, 0) + 1
+        if counts := bop_results.read_counts(results):
+            bop_results.write_counts(out, counts)
+        bop_results.write_results(out, whole)
+        job.remove()
+        return Refinement(out, len(moved), int(moved.sum()), unchanged)
 
 
 def _split(data: Path, results: Path) -> Path:
@@ -282,58 +321,48 @@ def _why_unchanged(
 
 
 def _every_image(
-    keys: Sequence[Key], out: Path, sources: dict[str, Any], one: Callable[[Key], bop_results.Results]
-) -> dict[Key, bop_results.Results]:
-    """Results of every image, those of a killed run from the same `sources` taken over; saved every few images beside `out`."""
-    from rich.progress import track
+    keys: Sequence[Key],
+    job: shards.Job,
+    one: Callable[[Key], bop_results.Results],
+    counts: bop_results.Counts | None = None,
+    strict: bool = True,
+) -> None:
+    """Results of every image of this shard, and the `counts` that `one` adds to; what an earlier run of the same settings has
+    done is there.
 
-    partial = _partial(out)
-    done = _read_partial(partial, sources)
-    for n, key in enumerate(track(keys, description="images", transient=True)):
-        if key in done:
-            continue
-        done[key] = one(key)
-        if n % SAVED_EVERY == SAVED_EVERY - 1:
-            bop_results.write_results(partial, list(done.values()))
-    return done
+    Of pictures that cannot be read the reason is kept, unless `strict`.
+    """
+    from rich.progress import Progress
 
-
-def _write_whole(out: Path, results: Sequence[bop_results.Results]) -> Path:
-    """Write a result file and take away what `_every_image` kept."""
-    bop_results.write_results(out, results)
-    partial = _partial(out)
-    partial.unlink(missing_ok=True)
-    _sources_of(partial).unlink(missing_ok=True)
-    if partial.parent.is_dir() and not any(partial.parent.iterdir()):
-        partial.parent.rmdir()
-    return out
-
-
-def _partial(out: Path) -> Path:
-    return out.parent / ".partial" / out.name
-
-
-def _stamps(run: Path) -> dict[str, int]:
-    """When each weights file of a run, and its calibration, was written, nanoseconds."""
-    files = weights.weights_in(run) | {p.stem: p for p in [run / calibration.FILE] if p.is_file()}
-    return {name: path.stat().st_mtime_ns for name, path in files.items()}
+    counts = {} if counts is None else counts
+    with Progress(transient=True) as progress:
+        total = sum(len(job.pieces(b)) for b in job.mine())
+        task = progress.add_task("images", total=total, completed=job.skipped())
+        for block, pieces in job.todo():
+            rows: list[Any] = []
+            for i in pieces:
+                counts.clear()
+                try:
+                    found = [column.tolist() for column in one(keys[i])]
+                    rows.append({"columns": found, "counts": [*counts.items()]})
+                except Unreadable as error:
+                    if strict:
+                        raise
+                    rows.append(str(error))
+                progress.advance(task)
+            job.save(block, rows)
 
 
-def _sources_of(partial: Path) -> Path:
-    return partial.with_suffix(".json")
+def _list_unreadable(out: Path, reasons: Sequence[str], count: int) -> None:
+    file = out.with_suffix(".unreadable.txt")
+    if reasons and len(reasons) == count:
+        raise Unreadable(f"none of the {count} pictures can be read; the first: {reasons[0]}")
+    if list_unreadable(file, reasons):
+        warnings.warn(f"{len(reasons)} of {count} pictures cannot be read; they are listed in {file}", stacklevel=3)
 
 
-def _read_partial(path: Path, sources: dict[str, Any]) -> dict[Key, bop_results.Results]:
-    """Results of an interrupted run by image, if they came from the same `sources`; notes these for the next time."""
-    same = _sources_of(path).is_file() and records.read_json(_sources_of(path)) == sources
-    if not same:
-        path.unlink(missing_ok=True)  # of other weights or boxes
-        write_json(_sources_of(path), sources)
-    if not path.is_file():
-        return {}
-    rows = bop_results.read_results(path)
-    done = {}
-    for key in dict.fromkeys(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)):
-        mine = (rows.scene_id == key[0]) & (rows.im_id == key[1])
-        done[key] = bop_results.Results(*(column[mine] for column in rows))
-    return done
+def _read(row: Any) -> bop_results.Results:
+    """One image's rows as a block has them."""
+    columns, empty = row["columns"], bop_results.concatenated([])
+    shaped = (np.array(v, e.dtype).reshape(len(v), *e.shape[1:]) for v, e in zip(columns, empty, strict=True))
+    return bop_results.Results(*shaped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,17 +14,20 @@ from numpy.typing import NDArray
 
 from .. import weights
 from ..datasets.bop import scenes as bop_scenes
-from ..evaluation import calibration, errors
+from ..evaluation import calibration
 from ..evaluation import calibration as evaluation_calibration
 from ..evaluation.bop import Object
-from ..io.files import atomic_write
+from ..io import shards
+from ..io.files import atomic_write, digest_of
 from ..mesh.loading import simplified
 from ..synthesis import bop_folder
 from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
-from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
+from ..synthesis.settings import photo_folder
+from ..types import Detections, Frame, Instances, PoseEstimates
 from . import calibrate, pipeline, training
 from . import calibration as calibration_file
+from .judging import judged_by
 
 if TYPE_CHECKING:
     from ..evaluation.calibration import Reliability
@@ -35,6 +37,10 @@ Array = NDArray[Any]
 SEED = 90_210  # of the validation scenes; `monopose synth` draws the same ones for the same seed
 GROSS = 0.5  # of the diameter; poses with a larger MSSD are wrong altogether, and no ellipsoid around them means anything
 VISIBLE = 0.1  # objects that are less visible get no box; a detection of one may still be right
+
+
+class TooFew(ValueError):
+    """A run that finds too little to be calibrated."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ def run(
     picture: str | Path | None = None,
     faces: int = 12_000,
     progress_bar: bool = True,
-) -> CalibrationReport:
+    shard: shards.Shard | None = None,
+) -> CalibrationReport | None:
     """Learn on rendered scenes what a run's scores and covariances mean, and write calibration.json into its folder.
 
     The scenes are made as those of its training, from other random numbers; no photo with known poses is looked at.
@@ -157,6 +164,8 @@ def run(
         picture: file for the reliability diagrams before and after, or None.
         faces: meshes with more triangles are thinned to this for rendering; errors are measured on the original.
         progress_bar: show one.
+        shard: only the scenes of this one, and nothing is written but what they say; `shards.MERGE` does the rest. None for
+            such a shard is returned.
 
     Raises:
         FileNotFoundError, ValueError: no such run; no CAD model of an object that it knows; too few scenes.
@@ -164,22 +173,23 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*so scores stay raw")  # the old file is about to be replaced
         model = pipeline.load(name, device)
-    data, ids = Path(data), tuple(int(i) for i in model.names)
-    everything = training.read_objects(data)
-    if missing := sorted(set(ids) - set(everything)):
-        raise ValueError(
-            f"no CAD model for object(s) {missing} in {data}, which {model.path} knows; it holds {sorted(everything)}"
-        )
-    models = {i: everything[i] for i in ids}
-    thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
-    model = replace(model, models=model.models or models)
-    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
-    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
-    scene, photos = _scene(files, data, ids), synth.read_backgrounds(backgrounds)
-    source = crop_samples.Source(thin, training.read_data_camera(data), photos, scene)
-    objects = {i: _object(m) for i, m in models.items()}
-    frames = bop_folder.Frames(source, 0, images, seed)
-    samples = collect(model, (frames[n][0] for n in range(images)), objects, seed, images if progress_bar else None)
+    data = Path(data)
+    model, source, objects, files = with_scenes(model, data, backgrounds, faces)
+    frames = bop_folder.Frames(source, range(images), seed)
+    digests = {kind: digest_of(path) for kind, path in files.items()}
+    about = {"weights": digests, "seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(source.scene)}
+    about |= {"diameters": {i: m.diameter for i, m in source.models.items()}, "K": source.camera.K.tolist()}
+    tens = [range(n, min(n + 10, images)) for n in range(0, images, 10)]
+    job = shards.Job(model.path / shards.FOLDER / "calibrate", about | {"images": images}, len(tens), 1, shard)
+    for n, _ in job.todo():
+        drawn, total = (frames[i][0] for i in tens[n]), len(tens[n]) if progress_bar else None
+        job.save(n, [_tables(collect(model, drawn, objects, seed, total, tens[n][0]))])
+    if shard is not None and not shard.last:
+        return None
+    samples = _samples(job.rows())
+    for s in samples.values():
+        if len(s.score) < calibration.FEWEST:
+            raise TooFew(f"{len(s.score)} estimates are too few to calibrate on; render more scenes, or train longer")
     fits = {kind: calibration.fit(s.score, s.right, s.scene) for kind, s in samples.items()}
     squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in samples.values())))
     scale, after = calibration.fit_covariance_scale(squared, scenes)
@@ -194,12 +204,12 @@ def run(
             for kind, f in fits.items()
         },
         "coverage": coverage,
-        "scenes": {"images": images, "seed": seed, "backgrounds": len(photos), **asdict(scene)},
+        "scenes": {"images": images, "seed": seed, "backgrounds": len(source.photos), **asdict(source.scene)},
     }  # fmt: skip
-    digests = {kind: calibration_file.digest_of(path) for kind, path in files.items()}
     maps = {kind: f.map for kind, f in fits.items()}
     found = calibration_file.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
     file = calibration_file.write(model.path, found)
+    job.remove()
 
     seen: dict[str, Samples] = {}
     photo_coverage = {}
@@ -219,6 +229,39 @@ def run(
             tables |= {f"photos, {kind}, {when}": table for when, table in zip(("before", "after"), pair)}
         calibrate.save_reliability(picture, tables)
     return CalibrationReport(fits, scale, coverage, str(file), on_photos, photo_coverage, str(picture or ""))
+
+
+def with_scenes(
+    model: pipeline.Pipeline, data: Path, backgrounds: str | Path | None, faces: int = 12_000
+) -> tuple[pipeline.Pipeline, crop_samples.Source, dict[int, Object], dict[str, Path]]:
+    """A run, and what renders scenes as those that it was trained on.
+
+    Args:
+        model: the run.
+        data: BOP folder with models/ (and camera.json), or a models folder.
+        backgrounds: folder of photos to put behind the objects; None: procedural ones.
+        faces: meshes with more triangles are thinned to this for rendering.
+
+    Returns:
+        the run with CAD models, whether its folder has them or not; what scenes are drawn from; the objects as errors need
+        them; the weights files that estimate and detect, by method.
+
+    Raises:
+        ValueError: no CAD model of an object that the run knows.
+    """
+    ids = tuple(int(i) for i in model.names)
+    everything = training.read_objects(data)
+    if missing := sorted(set(ids) - set(everything)):
+        raise ValueError(
+            f"no CAD model for object(s) {missing} in {data}, which {model.path} knows; it holds {sorted(everything)}"
+        )
+    models = {i: everything[i] for i in ids}
+    thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
+    estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
+    files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
+    photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
+    source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
+    return replace(model, models=model.models or models), source, {i: judged_by(m) for i, m in models.items()}, files
 
 
 def _usable(samples: Samples) -> tuple[Array, Array]:
@@ -241,14 +284,15 @@ def _photo(split: Path, key: tuple[int, int]) -> Frame:
 def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth.SceneConfig:
     """Where objects may be, as it was in training; the default for weights that do not say."""
     for path in files.values():
-        if "scene" in (notes := weights.read(path).notes):
-            return weights.build_config(synth.SceneConfig, json.loads(notes["scene"]), f"the scene noted in {path}")
+        if noted := weights.noted(path, "scene"):
+            return weights.build_config(synth.SceneConfig, noted, f"the scene noted in {path}")
     return training.scene_config(data, ids)
 
 
 def collect(
-    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None
-) -> dict[str, Samples]:
+    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None,
+    first: int = 0,
+) -> dict[str, Samples]:  # fmt: skip
     """Predict on pictures with known poses, in boxes of the run's detector if it has one and in jittered true boxes.
 
     Args:
@@ -257,6 +301,7 @@ def collect(
         objects: by which errors are measured.
         seed: of the jitter.
         total: how many frames there are, to show a bar; None shows none.
+        first: number of the first picture.
 
     Returns:
         "detector" (if there is one) and "boxes" -> their estimates.
@@ -266,7 +311,7 @@ def collect(
     model = replace(model, calibration=None, refiner=None)
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
     watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
-    for n, frame in enumerate(watched):
+    for n, frame in enumerate(watched, first):
         assert frame.instances is not None
         truth, plain = frame.instances, replace(frame, instances=None)
         given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))
@@ -274,6 +319,20 @@ def collect(
             poses = model.predict(plain, given if name == "boxes" else None)
             rows[name] += [(n, *row) for row in _judge(poses.to("cpu"), truth, objects)]
     return {name: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for name, some in rows.items()}
+
+
+def _tables(samples: Mapping[str, Samples]) -> dict[str, Any]:
+    """Estimates as plain values, a row each."""
+    return {k: np.stack([s.scene, s.label, s.score, s.error, s.squared], 1).tolist() for k, s in samples.items()}
+
+
+def _samples(tables: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
+    """The estimates of several `_tables`."""
+    rows: dict[str, list[Any]] = {}
+    for table in tables:
+        for kind, found in table.items():
+            rows.setdefault(kind, []).extend(found)
+    return {kind: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for kind, some in rows.items()}
 
 
 def _sources(model: pipeline.Pipeline) -> list[str]:
@@ -287,12 +346,6 @@ def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> De
     rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
     boxes = [crop_samples.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
     return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
-
-
-def _object(model: ObjectModel) -> Object:
-    points, s = model.vertices.double().numpy(), model.symmetries
-    group = errors.symmetry_group(s.discrete.numpy(), s.axes.numpy(), s.offsets.numpy())
-    return Object(points, errors.hull(points), group, len(group) > 1, model.diameter)
 
 
 def _judge(poses: PoseEstimates, truth: Instances, objects: Mapping[int, Object]) -> list[tuple[float, ...]]:

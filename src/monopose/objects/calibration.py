@@ -6,8 +6,6 @@ ignored, with a warning, beside others. Works on numpy; `evaluation.calibration`
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..evaluation.calibration import EVENT, Isotonic, Logistic, Map
-from ..io.files import write_json
+from ..io import records
+from ..io.files import digest_of, write_json
 
 if TYPE_CHECKING:
     from ..types import PoseEstimates
@@ -74,7 +73,7 @@ class Calibration:
             scores = scores.new_tensor(found(scores.detach().cpu().numpy()))
         if covariance is not None:
             covariance = covariance * self.covariance_scale
-        return replace(poses, scores=scores, covariance=covariance)
+        return replace(poses, scores=scores, covariance=covariance, calibrated=found is not None)
 
 
 def write(folder: str | Path, calibration: Calibration) -> Path:
@@ -111,10 +110,12 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = records.read_json(path)
         event, weights = value.pop("event"), dict(value.pop("weights"))
         detector, boxes = _map(value.pop("detector")), _map(value.pop("boxes"))
-        scale, looks = float(value.pop("covariance_scale")), int(value.pop("looks", 1))  # older files looked once
+        scale = float(records.numbers(value, "covariance_scale", (), str(path)))
+        looks = records.whole(value.pop("looks", 1), f"{path}: looks", 1)  # older files looked once
+        del value["covariance_scale"]
         calibration = Calibration(detector, boxes, scale, weights, value, looks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -137,12 +138,3 @@ def _map(value: Mapping[str, Any] | None) -> Map | None:
         return None
     ((name, fields),) = value.items()
     return _KINDS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[no-any-return]
-
-
-def digest_of(path: str | Path) -> str:
-    """A short name of a file's content."""
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            state.update(part)
-    return state.hexdigest()[:16]

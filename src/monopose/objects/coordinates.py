@@ -42,12 +42,13 @@ class Config:
     crop_scale: float = 1.5  # side of the crop / longer side of the box
     shift: float = 0.12  # how far training crops lie beside the box: twice this at most, half of it usually, longer sides of it
     zoom: float = 0.2  # how much larger or smaller they are, natural logarithm
+    even: bool = False  # shifted evenly up to `shift`, 1 - zoom to 1 + zoom times as large, as published
     visible_weight: float = 3.0  # weight of visible object pixels over hidden ones in the coordinate loss (beta)
     bins_weight: float = 0.3  # weight of the bins' cross-entropy, which stands in for the distance when there are bins
     error_weight: float = 0.5  # weight of the expected-error loss
     mask_weight: float = 0.3  # weight of the visible-mask loss; 0: object pixels are those far from grey
     amodal_weight: float = 0.3  # weight of the whole-silhouette loss, whose mask corrects the distance; 0: no such mask
-    grey_background: bool = False  # teach coordinate 0 outside the object, as Pix2Pose does
+    grey_background: bool = False  # teach coordinate 0 outside the object, and the error alike everywhere, as Pix2Pose does
     adversarial_weight: float = 0.0  # weight of the adversarial loss relative to the coordinate loss (published: 0.01)
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     greyed_share: float = 0.25  # share of training crops with the background greyed, as stage 2 sees them
@@ -56,10 +57,10 @@ class Config:
 
 
 def pix2pose(obj_ids: tuple[int, ...]) -> Config:
-    """The published network and losses; its optimiser needs no change."""
+    """The published network, losses and crops: shifted by 5 of 128 pixels, 0.7 to 1.3 times as large."""
     return Config(
         obj_ids, backbone="pix2pose", pretrained=False, output_size=128, bins=0, mask_weight=0.0, amodal_weight=0.0,
-        grey_background=True, adversarial_weight=0.01, greyed_share=0.5,
+        grey_background=True, adversarial_weight=0.01, greyed_share=0.5, shift=1.5 * 5 / 128, zoom=0.3, even=True,
     )  # fmt: skip
 
 
@@ -154,13 +155,14 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     l_pixel = (output.coordinates - target).abs().mean(1)
     outside = torch.ones_like(full) if config.grey_background else full
     weight = outside + (config.visible_weight - 1) * visible
-    total = weight.sum().clamp_min(1)
+    # as published the mean over all pixels, of the expected error unweighted
+    total = full.new_tensor(full.numel()) if config.grey_background else weight.sum().clamp_min(1)
     if output.bins is None:
         losses = {"coordinates": (weight * l_pixel).sum() / total}
     else:
         losses = {"coordinates": config.bins_weight * (weight * cross_entropy(output.bins, target, weight > 0)).sum() / total}
     expected = (output.error.sigmoid() - l_pixel.detach().clamp_max(1)).square()
-    losses["error"] = config.error_weight * (weight * expected).sum() / total
+    losses["error"] = config.error_weight * ((outside if config.grey_background else weight) * expected).sum() / total
     if config.mask_weight > 0:
         losses["mask"] = config.mask_weight * F.binary_cross_entropy_with_logits(output.mask, visible)
     if output.amodal is not None:

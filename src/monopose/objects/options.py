@@ -12,10 +12,12 @@ from ..command import (
     CameraOptions,
     Common,
     Device,
+    MaybeFloat,
     MaybeInt,
     MaybeName,
     MaybePath,
     OutputOptions,
+    ShardOptions,
     TrainCommand,
     Unit,
     check_share,
@@ -23,6 +25,7 @@ from ..command import (
     refuse,
 )
 from ..detection import LEAST_SCORE
+from .sources import parse
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,10 @@ class Synth(Common):
     split: str = "train"
     """Name of the split, a folder in OUT. Further ones for the same models, such as test, take another seed."""
     scene: SceneOptions = field(default_factory=SceneOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -72,8 +79,10 @@ class Train(TrainCommand):
 
     method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
     """What to train."""
-    data: Annotated[Path, arg(metavar="DIR")]
-    """BOP folder with models/ (and camera.json), or a models folder."""
+    data: Annotated[tuple[str, ...], arg(metavar="DIR[:WEIGHT] ...")]
+    """BOP folder with models/ (and camera.json), or a models folder: its objects are drawn on the fly; or a split of one, as
+    lmo/train_pbr, whose pictures are read; or several of both, each as often as its weight says: lmo:1 lmo/train_pbr:3.
+    SPLIT@LIST takes the pictures that a text file lists, one SCENE/IMAGE a line. Where masks are missing they are rendered."""
     init: Annotated[str | None, arg(metavar="base|none|PATH")] = None
     """What to start from: base, the weights of many objects that come with monopose; none, ImageNet alone; or the weights file
     of another run, of other objects perhaps. By default the base, if there is one that fits the method and its configuration.
@@ -81,15 +90,92 @@ class Train(TrainCommand):
     objects: tuple[int, ...] = ()
     """Object ids to learn; all by default."""
     split: MaybeName = None
-    """Learn from the pictures of this split of the data (train, train_pbr); otherwise scenes are drawn on the fly."""
+    """Learn from the pictures of this split of the data (train, train_pbr), as --data DIR/SPLIT does."""
     preset: MaybeName = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
-    basic, reg, coord-init, no-model; small, large. refiner: medium (default), small, published. detector: small (default),
-    maskrcnn."""
+    basic, reg, coord-init, long (v1), v2, no-model (v2), coords (where three of them start); small, large. refiner: medium
+    (default), small, published. detector: small (default), maskrcnn. Published ones bring optimiser, rate, schedule, batch,
+    crops and length; options come before that, and what differs from the paper is printed."""
     render: Literal["workers", "device"] | None = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""
     scene: SceneOptions = field(default_factory=SceneOptions)
+
+    def check(self) -> None:
+        try:
+            found = parse(self.data, self.split)
+        except FileNotFoundError:
+            return  # training says so
+        if all(source.read for source in found):
+            refuse(
+                self.scene, f"belongs to objects that are drawn; {' '.join(self.data)} holds pictures, which stay as they are"
+            )
+            if self.render is not None:
+                raise ValueError("--render belongs to objects that are drawn; the pictures of a split are read")
+
+
+@dataclass(kw_only=True)
+class TrainAll(Common):
+    """Train all that a run needs in the right order under one budget (coordinates, detector, and a refiner where monopose comes
+    with none), calibrate it, and say how good it is on renderings that it has not learned from. The same command goes on where
+    it stopped, and on from a finished run if it is given more minutes."""
+
+    method: Positional[Literal["all"]]
+    """Everything."""
+    data: Annotated[Path, arg(metavar="DIR|MESH")]
+    """BOP folder with models/ (and camera.json), a models folder, or one mesh file."""
+    out: MaybePath = None
+    """Run folder; runs/NAME OF THE DATA by default."""
+    minutes: float = 120.0
+    """Wall-clock budget of all of it in minutes, pauses not counted."""
+    objects: tuple[int, ...] = ()
+    """Object ids to learn; all by default."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    unit: Unit = None
+    """Of a mesh file: unit of its numbers; needed for all but GLB and glTF."""
+    camera: MaybePath = None
+    """With a mesh file: camera file; otherwise 640x480 pixels with 60 degrees of view."""
+    propose_symmetries: bool = False
+    """Of a mesh file: take the symmetries that `monopose check` proposes; look at them there first."""
+    workers: MaybeInt = None
+    """Processes that draw samples; one by default, on a GPU one per core."""
+    seed: int = 0
+    """Of all randomness."""
+    scene: SceneOptions = field(default_factory=SceneOptions)
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / self.data.resolve().stem
+
+    def check(self) -> None:
+        if self.minutes <= 0:
+            raise ValueError(f"--minutes must be above 0, got {self.minutes:g}")
+        if self.data.is_dir() and (self.unit or self.camera or self.propose_symmetries):
+            raise ValueError("--unit, --camera and --propose-symmetries belong to a mesh file; a folder says it all itself")
+
+
+@dataclass(kw_only=True)
+class Report(Common):
+    """Is a run good enough? Renders scenes that it has not learned from, estimates the poses in them, and writes one HTML page:
+    recall against error, what distance, size and occlusion do to it, what scores are worth, the worst poses as pictures, what
+    more training would buy, what to try."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: MaybePath = None
+    """BOP folder with models/ (and camera.json), or a models folder; by default that of the training."""
+    images: MaybeInt = None
+    """How many scenes: 100 by default. Where Blender can be imported (pip install 'monopose[blender]') it draws them, 24 by
+    default, as it takes ten to thirty seconds for each."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind the objects; procedural ones otherwise."""
+    seed: int = 55_055
+    """Of the scenes; apart from all that training and calibration draw."""
+    out: MaybePath = None
+    """The page; report.html in the run folder by default."""
+    device: Device = None
+    """Where the networks run; by default on the GPU if there is one."""
 
 
 @dataclass(kw_only=True)
@@ -113,6 +199,10 @@ class Calibrate(Common):
     """File for the reliability diagrams before and after (PNG)."""
     device: Device = None
     """Where the networks run; by default on the GPU if there is one."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -153,6 +243,11 @@ class Predict(Common):
     or the base has one and the run has the CAD models."""
     no_refine: bool = False
     """Leave the poses unrefined."""
+    min_probability: MaybeFloat = None
+    """Least probability that a pose is right, from 0 to 1, of what is shown and written: 0.1 by default, for a calibrated run.
+    The BOP CSV keeps all poses unless this is given; 0 leaves out only what cannot be."""
+    models: MaybePath = None
+    """Folder with the CAD models, for a run that comes without."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
     SOURCE."""
@@ -162,11 +257,14 @@ class Predict(Common):
     camera: CameraOptions = field(default_factory=CameraOptions)
     detector: DetectorOptions = field(default_factory=DetectorOptions)
     bop: BopOptions = field(default_factory=BopOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
+        self.share(self.sharing)
         boxes, true_boxes = self.detector.boxes, self.bop.true_boxes
         check_source(self.source, self.bop.bop, "bop", self.detector.boxes)
         check_share(self.detector.score, "score")
+        check_share(self.min_probability, "min-probability")
         if self.bop.bop is None:
             refuse(self.bop, "belongs to --bop DIR")
         else:
@@ -234,11 +332,14 @@ class Evaluate(Common):
     flip_eggbox: bool = False
     """Classic protocol on LINEMOD: turn the eggbox by 180 degrees where its rotation is off by more than 90, as the code of
     CDPN and EPro-PnP does."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
     reliability: MaybePath = None
     """Also compare scores with the share of poses that are right (MSSD below 0.1 of the diameter), and draw the diagram
     here (PNG)."""
 
     def check(self) -> None:
+        if self.share(self.sharing) is not None and not self.vsd:
+            raise ValueError("--shard goes with --vsd, whose depth pictures take minutes; the rest takes seconds")
         if self.protocol == "classic" and self.vsd:
             raise ValueError("--vsd belongs to BOP's protocol, not to --protocol classic")
         if self.protocol == "bop" and self.flip_eggbox:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -18,10 +20,11 @@ from ..detection import LEAST_SCORE
 from ..detection import detector as detection
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
-from ..geometry import se3
-from ..io import records
+from ..geometry import plausible, se3
+from ..io.images import as_frame
 from ..pnp.problems import Z_MIN
-from ..types import Detections, Frame, ObjectModel, PoseEstimates
+from ..prediction import Prediction
+from ..types import Detections, Dropped, Frame, ObjectModel, PoseEstimates
 from ..weights import choose_device
 from . import calibration as calibration_file
 from . import coordinates, probabilistic, refinement, refiner
@@ -32,6 +35,7 @@ ESTIMATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "probabilistic": (probabilistic.Config, probabilistic.Model),
     "coordinates": (coordinates.Config, coordinates.Model),
 }
+MIN_PROBABILITY = 0.1  # of poses that are shown and returned, unless another is asked for
 SAME = 0.6  # overlap (IoU) of poses of one object from which they are about the same thing
 LOOKS = 6  # of the detector at a picture unless another number is asked for, see `detection.predict`
 
@@ -44,15 +48,17 @@ class Trace(NamedTuple):
         correspondences: of each detection with their solution, of a run that estimates by coordinates; else [].
         posteriors: the distribution of each detection's pose, of a probabilistic run; else [].
         refinements: of each object that was refined.
+        solved: object ids of all poses that were found, also of those that are not among the results, (n,).
     """
 
     detections: Detections
     correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
     posteriors: list[probabilistic.ObjectPosterior]
     refinements: list[refinement.RefinementTrace]
+    solved: Tensor = torch.zeros(0, dtype=torch.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pipeline:
     """A trained run, ready to predict.
 
@@ -74,6 +80,13 @@ class Pipeline:
     path: Path
     calibration: calibration_file.Calibration | None = None
     refiner: refiner.Model | None = None
+
+    def __repr__(self) -> str:
+        parts = [k for k in ("detector", "calibration", "refiner") if getattr(self, k) is not None]
+        without = "" if self.models else ", no CAD models"
+        known = ", ".join(self.names.values())
+        method = type(self.estimator).__module__.rpartition(".")[2]
+        return f"Pipeline({self.path}: {known}; {', '.join([method, *parts])}{without})"
 
     def to(self, device: torch.device | str) -> Pipeline:
         """The same run on another device. Modules move in place."""
@@ -97,7 +110,7 @@ class Pipeline:
         if not self.models:
             raise ValueError(
                 f"{self.path} has no folder objects/ with the CAD models, which its refiner has to render; copy the models "
-                "folder of the data set there under that name, or predict without refining (--no-refine)"
+                "folder of the data set there under that name, name it (--models DIR), or do not refine (--no-refine)"
             )
         return True
 
@@ -110,6 +123,93 @@ class Pipeline:
             )
         (found,) = detection.predict(self.detector, [frame.image], score_threshold, looks=looks)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
+
+    def warn_without_models(self) -> None:
+        """Say what a run without CAD models cannot do, and how it gets them."""
+        if not self.models:
+            warnings.warn(
+                f"{self.path} comes without CAD models: pictures show boxes and axes, and poses cannot be refined. Copy "
+                f"the models folder of its data set (for a public one: monopose download NAME) to {self.path / 'objects'}, or "
+                "name it: --models DIR, monopose.load(..., models=DIR)",
+                stacklevel=3,
+            )
+
+    def __call__(
+        self,
+        source: Any,
+        camera: Any = None,
+        *,
+        fov_deg: float | None = None,
+        resize_camera: bool = False,
+        detections: Detections | None = None,
+        min_probability: float | None = None,
+        refine: bool | None = None,
+        looks: int = LOOKS,
+    ) -> Prediction:
+        """Poses in a picture, of whatever kind: `predict` without what `trusted` leaves out.
+
+        Args:
+            source: an image file, a Pillow image, a numpy array (H, W, 3) of uint8 in RGB, or a `Frame`.
+            camera: a camera file, a `Camera`, or K (3, 3), pixels; or `fov_deg`, its horizontal field of view.
+            resize_camera: the picture is a resized whole picture of the camera.
+            detections, refine, looks: as in `predict`.
+            min_probability: as in `trusted`.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: says what came, and the call that would be right.
+        """
+        frame = as_frame(source, camera, fov_deg=fov_deg, resize_camera=resize_camera)
+        poses = self.trusted(self.predict(frame, detections, refine=refine, looks=looks), frame, min_probability)
+        if not len(poses) and isinstance(source, np.ndarray):
+            warnings.warn(
+                "nothing found; is the array from OpenCV? Its pictures are BGR, monopose takes RGB: give image[..., ::-1]",
+                stacklevel=2,
+            )
+        return Prediction(frame.to("cpu"), poses.to("cpu"), self.models)
+
+    def trusted(self, poses: PoseEstimates, frame: Frame, min_probability: float | None = None) -> PoseEstimates:
+        """Poses without those that cannot be, and without those that are too uncertain; the one filter for all that is shown.
+
+        Args:
+            poses: of this run.
+            frame: the picture that they were found in.
+            min_probability: least probability that a pose is right, in [0, 1]; None: `MIN_PROBABILITY`, and 0 for a run that is
+                not calibrated, whose raw scores are no probabilities. Another number goes by raw scores there, with a warning.
+
+        Returns:
+            the poses that stay, in their order; `dropped` says which do not, and why.
+        """
+        if min_probability is not None and not 0 <= min_probability <= 1:
+            raise ValueError(f"min_probability must be between 0 and 1, got {min_probability:g}")
+        least = min_probability
+        if least is None:
+            least = MIN_PROBABILITY if poses.calibrated else 0.0
+        if not poses.calibrated and len(poses) and min_probability != 0:
+            done = "nothing is left out by them" if min_probability is None else f"{least:g} is compared with raw scores"
+            warnings.warn(
+                f"the scores of {self.path} are not calibrated, so they are no probabilities, and {done}; make them "
+                f"probabilities: monopose calibrate {self.path} --data DIR",
+                stacklevel=3,
+            )
+        why = [plausible.REASONS[i] for i in self._why_not(poses, frame).tolist()]
+        kind = "probability" if poses.calibrated else "score"
+        scores = poses.scores.tolist()
+        why = [w or (f"{kind} below {least:g}" if score < least else "") for w, score in zip(why, scores)]
+        out = [i for i, reason in enumerate(why) if reason]
+        labels = poses.labels.tolist()
+        dropped = tuple(Dropped(labels[i], poses.name_of(labels[i]), scores[i], why[i]) for i in out)
+        kept = poses[torch.tensor([not reason for reason in why], dtype=torch.bool, device=poses.labels.device)]
+        return replace(kept, dropped=poses.dropped + dropped)
+
+    def _why_not(self, poses: PoseEstimates, frame: Frame) -> Tensor:
+        if not len(poses):
+            return torch.zeros(0, dtype=torch.int64)
+        if all(int(label) in self.models for label in poses.labels):
+            corners = torch.stack([self.models[int(label)].corners.cpu() for label in poses.labels])
+        else:
+            corners = self.estimator.corners[self.estimator.index_of(poses.labels)].cpu()  # type: ignore[operator]
+        boxes = None if poses.boxes is None else poses.boxes.cpu()
+        return plausible.why_not(poses.cam_from_obj.cpu(), corners, frame.camera.K.cpu(), frame.camera.size, boxes)
 
     def predict(
         self,
@@ -157,6 +257,17 @@ class Pipeline:
         """`predict`, and how its poses came about."""
         return self._predict(frame, detections, score_threshold, refine, looks, traced=True)
 
+    def predict_counted(
+        self,
+        frame: Frame,
+        detections: Detections | None = None,
+        score_threshold: float = LEAST_SCORE,
+        refine: bool | None = None,
+        looks: int = LOOKS,
+    ) -> tuple[PoseEstimates, Trace]:
+        """`predict`, and of its trace what costs nothing: the boxes, and which of them led to a pose."""
+        return self._predict(frame, detections, score_threshold, refine, looks, traced=False)
+
     def _predict(
         self, frame: Frame, detections: Detections | None, score_threshold: float, refine: bool | None, looks: int, traced: bool
     ) -> tuple[PoseEstimates, Trace]:
@@ -173,6 +284,7 @@ class Pipeline:
         else:
             poses, correspondences = coordinates.predict_traced(network, frame, found, models=self.models)
             trace = trace._replace(correspondences=correspondences)
+        trace = trace._replace(solved=poses.labels)
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if detections is None:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
@@ -201,7 +313,7 @@ def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
     return poses[batched_nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
 
 
-def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline:
+def load(name: str | Path, device: torch.device | str | None = None, models: str | Path | None = None) -> Pipeline:
     """Open a trained run.
 
     Args:
@@ -210,6 +322,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
             A detector and a refiner in the folder come along; without a refiner that of the base, if monopose comes with one
             and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
+        models: folder with the CAD models (a BOP models folder); None: objects/ in the run folder.
 
     Raises:
         FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
@@ -227,16 +340,17 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Pipeline
         )
     estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
     detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
-    objects = folder / "objects"
-    models = bop_models.read_models(objects) if objects.is_dir() else {}
-    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in models.items()}
+    objects = folder / "objects" if models is None else Path(models)
+    ids = None if models is None else sorted(estimator.config.obj_ids)
+    known = bop_models.read_models(objects, ids) if models is not None or objects.is_dir() else {}
+    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in known.items()}
     if (folder / "names.json").is_file():
-        names |= {int(i): str(name) for i, name in records.read_json(folder / "names.json").items()}
+        names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
     used = {k: files[k] for k in (kind, "detector") if k in files}
-    file = files.get("refiner") or (weights.base("refiner") if models else None)
+    file = files.get("refiner") or (weights.base("refiner") if known else None)
     better = None if file is None else weights.load_network(file, refiner.Config, refiner.Model)
-    return Pipeline(estimator, detector, models, names, folder, calibration_file.read(folder, used), better).to(where)
+    return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), better).to(where)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:

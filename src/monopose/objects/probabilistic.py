@@ -5,7 +5,7 @@ how sure all of it is. PnP turns this into a density over poses (`pnp.sample_pos
 be likely. No mask, no coordinate need be annotated.
 
 Source: Chen et al., EPro-PnP (CVPR 2022), sec. 4.1: the 6DoF network, on CDPN. The default network is the modern
-encoder-decoder of `objects.coordinates` and can start from its weights; `published` is theirs.
+encoder-decoder of `objects.coordinates` and can start from its weights; `basic`, `reg`, `coord_init`, `v2` are theirs.
 """
 
 from __future__ import annotations
@@ -51,12 +51,15 @@ class Config:
     crop_scale: float = 1.5  # side of the crop / longer side of the box
     shift: float = 0.12  # how far training crops lie beside the box: twice this at most, half of it usually, longer sides of it
     zoom: float = 0.2  # how much larger or smaller they are, natural logarithm
+    even: bool = False  # shifted evenly up to `shift`, 1 - zoom to 1 + zoom times as large, as published
     greyed_share: float = 0.0  # share of training crops with the background greyed
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     legacy_weights: bool = False  # weights as in the first release: not a softmax, and per photo pixel, not per grid pixel
+    initial_spread: float = 0.0  # deviation of the decoder's weights before training; 0: what suits their number
     initial_scale: float = 3.0  # log of the sum of all weights, 1 / grid pixels, before training
     points: int = 512  # pixels drawn per object in training; all count at test
     samples: int = 128  # poses drawn per object
+    far: float = 10.0  # poses so many times as far away as the furthest minimum have no density
     huber: float = 0.1  # threshold of the robust kernel relative to weights and spread of the pixels
     coordinate_weight: float = 1.0  # weight of the coordinate loss; 0: learn from poses alone
     bins_weight: float = 0.3  # further factor of the bins' cross-entropy, which stands in for the distance
@@ -67,35 +70,63 @@ class Config:
     translation_beta: float = 0.05  # metres below which the translation counts squared
 
 
-def published(obj_ids: tuple[int, ...], **changes: Any) -> Config:
-    """The published network: ResNet-34, 256 px, 64 x 64 regressed coordinates; its losses for a start from coordinates (v2)."""
+def _published(obj_ids: tuple[int, ...], **changes: Any) -> Config:
+    """The published network: ResNet-34, 256 px, 64 x 64 regressed coordinates, crops as CDPN draws them."""
     own: dict[str, Any] = {
         "backbone": "resnet34", "frozen_levels": 0, "input_size": 256, "output_size": 64, "deconv_width": 256, "bins": 0,
-        "visible_weight": 1.0, "samples": 512, "translation_weight": 1.0, "rotation_weight": 1.0,
+        "visible_weight": 1.0, "samples": 512, "shift": 0.25, "zoom": 0.25, "even": True,
     }  # fmt: skip
     return Config(obj_ids, **(own | changes))
 
 
+FROM_NOTHING = 1000.0  # `Config.far` of networks that do not know yet how far away objects are
+
+
+def _first(obj_ids: tuple[int, ...], **changes: Any) -> Config:
+    """The first release (v1)."""
+    own: dict[str, Any] = {
+        "legacy_weights": True, "initial_scale": 0.0, "initial_spread": 1e-3, "monte_carlo_weight": 0.02,
+        "translation_weight": 0.1, "rotation_weight": 0.1,
+    }  # fmt: skip
+    return _published(obj_ids, **(own | changes))
+
+
+def coords(obj_ids: tuple[int, ...]) -> Config:
+    """CDPN's first stage, which `coord-init`, `long` and `v2` start from: coordinates alone."""
+    return _first(obj_ids, monte_carlo_weight=0.0, translation_weight=0.0, rotation_weight=0.0)
+
+
 def basic(obj_ids: tuple[int, ...]) -> Config:
-    """As published (v1): coordinate loss and Monte Carlo loss."""
-    first: dict[str, Any] = {"legacy_weights": True, "initial_scale": 0.0, "monte_carlo_weight": 0.02}
-    return published(obj_ids, **first, translation_weight=0.0, rotation_weight=0.0)
+    """As published (v1): coordinate loss and Monte Carlo loss, from ImageNet."""
+    return _first(obj_ids, translation_weight=0.0, rotation_weight=0.0, far=FROM_NOTHING)
 
 
 def reg(obj_ids: tuple[int, ...]) -> Config:
-    """As published (v1): with derivative regularisation."""
-    first: dict[str, Any] = {"legacy_weights": True, "initial_scale": 0.0, "monte_carlo_weight": 0.02}
-    return published(obj_ids, **first, translation_weight=0.1, rotation_weight=0.1)
+    """As published (v1): with derivative regularisation, from ImageNet."""
+    return _first(obj_ids, far=FROM_NOTHING)
+
+
+def coord_init(obj_ids: tuple[int, ...]) -> Config:
+    """As published (v1): the losses of `reg`, from a network that knows coordinates; `long` is the same for longer."""
+    return _first(obj_ids)
+
+
+def v2(obj_ids: tuple[int, ...]) -> Config:
+    """As published (v2): weights per pixel of the grid, ten times the pose losses, from a network that knows coordinates."""
+    return _published(obj_ids, translation_weight=1.0, rotation_weight=1.0)
 
 
 def no_model(obj_ids: tuple[int, ...]) -> Config:
     """As published (v2): poses are the only truth, of the CAD model no more than its box is used."""
-    return published(obj_ids, coordinate_weight=0.0)
+    return _published(obj_ids, translation_weight=1.0, rotation_weight=1.0, coordinate_weight=0.0, far=FROM_NOTHING)
 
 
 def small(obj_ids: tuple[int, ...]) -> Config:
     """The published network at a quarter of the pixels, on ResNet-18."""
-    return published(obj_ids, backbone="resnet18", input_size=128, output_size=32, deconv_width=128, samples=128)
+    return Config(
+        obj_ids, backbone="resnet18", frozen_levels=0, input_size=128, output_size=32, deconv_width=128, bins=0,
+        visible_weight=1.0, translation_weight=1.0, rotation_weight=1.0,
+    )  # fmt: skip
 
 
 def large(obj_ids: tuple[int, ...]) -> Config:
@@ -140,6 +171,11 @@ class Model(ObjectGeometry):
             self.net = UNet(config.backbone, classes, 2 + outputs, config.widths, config.pretrained, config.frozen_levels)
         self.weight_head = ClassAwareHead(classes, width, 2)
         nn.init.zeros_(self.weight_head.weight)
+        if config.initial_spread > 0:
+            for name, parameter in self.net.named_parameters():
+                if not name.startswith(("backbone.", "which.")) and parameter.dim() > 1:
+                    nn.init.normal_(parameter, std=config.initial_spread)
+            nn.init.normal_(self.weight_head.weight, std=config.initial_spread)
         self.weight_scale = nn.Linear(width, 2)
         nn.init.zeros_(self.weight_scale.weight)
         nn.init.constant_(self.weight_scale.bias, config.initial_scale)
@@ -218,7 +254,10 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     """
     config, index = model.config, model.index_of(batch["label"])
     with torch.autocast(output.scale.device.type, enabled=False):
-        losses = _pose_losses(model, output, batch, index)
+        if config.monte_carlo_weight > 0 or config.translation_weight > 0 or config.rotation_weight > 0:
+            losses = _pose_losses(model, output, batch, index)
+        else:  # processes that learn together need every gradient
+            losses = {"nothing": 0 * (output.logits.sum() + output.scale.sum())}
         if config.coordinate_weight > 0:
             losses["coordinates"] = config.coordinate_weight * _coordinate_loss(model, output, batch, index)
     return losses
@@ -247,6 +286,7 @@ def _pose_losses(model: Model, output: Output, batch: Mapping[str, Tensor], inde
         true = truth.take_along_dim(cheapest[:, None, None, None], 1)[:, 0]
     posterior = pnp.sample_posterior(
         points3d, points2d, K, weights, init=true, samples=config.samples, robust=robust, z_min=Z_MIN, bounds=bounds,
+        far=config.far,
     )  # fmt: skip
     losses = {}
     if config.monte_carlo_weight > 0:

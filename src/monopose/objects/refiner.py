@@ -204,8 +204,8 @@ class Model(nn.Module):
 
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
         super().__init__()
-        if config.crop_size % 32:
-            raise ValueError(f"crop_size must be a multiple of 32, got {config.crop_size}")
+        if config.crop_size % 16:
+            raise ValueError(f"crop_size must be a multiple of 16, got {config.crop_size}")
         if config.finer not in (1, 2, 4):
             raise ValueError(f"finer must be 1, 2 or 4, got {config.finer}")
         self.config = config

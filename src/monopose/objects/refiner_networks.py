@@ -270,7 +270,7 @@ def circle_loss(
     Args:
         similarity: scalar products of the pairs, (..., n, m).
         positive: which pairs show the same point, (..., n, m), bool.
-        negative: which show different points; pairs that are neither do not count.
+        negative: which show different points.
         margin: distance below which a positive is good enough; descriptors of unit length are 0 to 2 apart.
         optimum: distance beyond which a negative is good enough.
         scale: of the logits.
@@ -278,15 +278,17 @@ def circle_loss(
     Returns:
         scalar, the mean over the rows that have a positive and a negative and that over the columns, averaged; 0 if none has.
 
-    Source: Sun et al., Circle loss (CVPR 2020), in distances as in Predator (Huang et al., CVPR 2021), eq. 10.
+    Source: Sun et al., Circle loss (CVPR 2020), in distances as in Predator (Huang et al., CVPR 2021), eq. 10, and as in its
+    code and RNNPose's: a pair that is not a positive counts as exp(0) among them, likewise among the negatives. The equation
+    leaves those out.
     """
     distance = (2 - 2 * similarity).clamp_min(1e-6).sqrt()
     pull = ((distance - margin).clamp_min(0).detach() * (distance - margin)) * scale
     push = ((optimum - distance).clamp_min(0).detach() * (optimum - distance)) * scale
     losses = []
     for dim in (-1, -2):
-        near = torch.where(positive, pull, torch.full_like(pull, -torch.inf))
-        far = torch.where(negative, push, torch.full_like(push, -torch.inf))
+        near = torch.where(positive, pull, torch.zeros_like(pull))
+        far = torch.where(negative, push, torch.zeros_like(push))
         counts = positive.any(dim) & negative.any(dim)
         if not bool(counts.any()):
             continue

@@ -7,7 +7,7 @@ cached: object coordinates are rendered when they are needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,8 +17,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..datasets.bop import scenes
-from ..geometry import camera as camera_ops
+from ..datasets.bop import pictures
 from ..geometry import se3
 from ..synthesis import augment, fused
 from ..synthesis import scene as synth
@@ -27,7 +26,6 @@ from ..synthesis.samples import (
     SHIFT,
     ZOOM,
     Source,
-    amodal_box,
     check_jitter,
     crop_K,
     grey_border,
@@ -49,7 +47,7 @@ class CropSamples(Dataset):
         greyed_share: share of samples with everything but (roughly) the visible object greyed.
         length: samples per epoch.
         seed: same seed, same samples.
-        shift, zoom: how wrong the boxes are, see `jittered_square`; ValueError below 0.
+        shift, zoom, even: how wrong the boxes are, see `jittered_square`; ValueError below 0.
 
     A sample is a dict: "image" (3, s, s), "label" (), "coordinates" (3, h, h) metres, "mask_full" and "mask_visible"
     (h, h) bool, "cam_from_obj" (4, 4), "K" (3, 3) of the crop at input size, "box" (4,) of the crop in the photo, xyxy pixel
@@ -58,9 +56,9 @@ class CropSamples(Dataset):
 
     def __init__(
         self, source: Source, input_size: int, output_size: int, crop_scale: float = 1.5, greyed_share: float = 0.25,
-        length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM,
+        length: int = 100_000, seed: int = 0, shift: float = SHIFT, zoom: float = ZOOM, even: bool = False,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = check_jitter(shift, zoom)
+        self.jitter = (*check_jitter(shift, zoom, even), even)
         self.source, self.input_size, self.output_size = source, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.ids = sorted(source.models)
@@ -76,7 +74,7 @@ class CropSamples(Dataset):
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
         box = fused.bounds(target, layout.cam_from_obj[0].double().numpy(), source.camera.K.double().numpy())
-        square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, self.shift, self.zoom)
+        square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, *self.jitter)
         layout = near_crop(layout, crop_K(source.camera.K, square, s), s)
         return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
 
@@ -159,32 +157,31 @@ class BopCropSamples(Dataset):
     """Crops as in `CropSamples`, cut from the pictures of a BOP split; object coordinates are rendered from the true poses.
 
     Args:
-        models: known objects by id.
-        split: split folder, e.g. lmo/train_pbr.
-        input_size, output_size, crop_scale, greyed_share, length, seed, shift, zoom: as in `CropSamples`.
+        models: known objects by id; others in the pictures are passed over.
+        split: split folder, e.g. lmo/train_pbr, or a scene folder.
+        input_size, output_size, crop_scale, greyed_share, length, seed, shift, zoom, even: as in `CropSamples`.
         min_visibility: instances seen less are left out.
+        photos: backgrounds, (H, W, 3) uint8; half of the crops show the object before one of them, some behind a piece of one.
+        listed: file that lists the pictures to take, see `datasets.bop.pictures.read_list`; None: all.
+
+    Where the split has no masks they are rendered from the true poses of the known objects.
 
     Raises:
-        ValueError: no instance of a known object with masks in the split.
+        ValueError: no instance of a known object in the split.
     """
 
     def __init__(
         self, models: Mapping[int, ObjectModel], split: Path, input_size: int, output_size: int, crop_scale: float = 1.5,
         greyed_share: float = 0.25, length: int = 100_000, seed: int = 0, min_visibility: float = 0.15, shift: float = SHIFT,
-        zoom: float = ZOOM,
+        zoom: float = ZOOM, even: bool = False, photos: Sequence[np.ndarray] = (), listed: Path | None = None,
     ) -> None:  # fmt: skip
-        self.shift, self.zoom = check_jitter(shift, zoom)
+        self.jitter = (*check_jitter(shift, zoom, even), even)
         self.models, self.input_size, self.output_size = models, input_size, output_size
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
-        self.rows: list[tuple[scenes.Scene, int, int]] = []
-        for scene, im_id, _ in scenes.images(split):
-            if scene.truth is None:
-                continue
-            for n, row in enumerate(np.flatnonzero(scene.truth.im_id == im_id)):
-                visibility = 1.0 if scene.truth.visibility is None else scene.truth.visibility[row]
-                if int(scene.truth.obj_id[row]) in models and visibility >= min_visibility:
-                    self.rows.append((scene, im_id, n))
-        if not self.rows:
+        self.backgrounds = synth.small_backgrounds(photos, input_size)
+        self.pictures = pictures.index(split, models, listed)
+        self.rows = self.pictures.objects(min_visibility)
+        if not len(self.rows):
             raise ValueError(f"{split} shows no known object ({sorted(models)}) at least {min_visibility:.0%} visible")
 
     def __len__(self) -> int:
@@ -192,17 +189,78 @@ class BopCropSamples(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng, s = np.random.default_rng((self.seed, i, 3)), self.input_size
-        scene, im_id, n = self.rows[int(rng.integers(len(self.rows)))]
-        frame = scenes.read_frame(scene, im_id, depth=False)
-        if frame.instances is None or frame.instances.masks is None:
-            raise ValueError(f"{scene.folder} has no mask_visib/, which training needs")
-        model, pose = self.models[int(frame.instances.labels[n])], frame.instances.cam_from_obj[n]
-        square = jittered_square(amodal_box(model, pose, frame.camera.K), self.crop_scale, rng, self.shift, self.zoom)
-        both = torch.cat([frame.image - 0.5, frame.instances.masks[n][None].float()])  # outside the photo is grey
-        crop = camera_ops.crop_resize(both, square[None], (s, s))[0].permute(1, 2, 0).numpy()
-        visible = crop[..., 3] > 0.5
-        picture = np.rint(crop[..., :3] * 255 + 127.5).astype(np.uint8)
-        picture = synth.camera_effects(picture, s / float(square[2] - square[0]), rng)
+        i, n = self.rows[int(rng.integers(len(self.rows)))].tolist()
+        picture = self.pictures[i]
+        pixels, poses = picture.pixels(), pictures.poses(picture)
+        assert picture.scene.truth is not None
+        known = [self.models[int(k)] for k in picture.scene.truth.obj_id[picture.rows]]
+        square = jittered_square(
+            torch.from_numpy(fused.bounds(known[n], poses[n], picture.K)).float(), self.crop_scale, rng, *self.jitter
+        )
+        if masks := picture.masks(pixels.shape, [n]):
+            visible = cut(masks[0].astype(np.uint8) * 255, square, s, 0) > 127
+        else:
+            inside = cut(np.full(pixels.shape[:2], 255, np.uint8), square, s, 0) > 127
+            K = torch.from_numpy(picture.K)
+            visible = (fused.owners(known, poses, crop_K(K, square, s), (s, s)) == n) & inside
+        crop = cut(pixels, square, s, 128)  # outside the photo is grey
+        if self.backgrounds:
+            if rng.random() < 0.5:
+                crop = np.where(visible[..., None], crop, synth.background(self.backgrounds, (s, s), rng))
+            if rng.random() < 0.35:
+                covered_crop, covered = augment.patches(crop, rng, synth.background(self.backgrounds, (s, s), rng))
+                if (visible & ~covered).sum() > 0.3 * visible.sum():
+                    crop, visible = covered_crop, visible & ~covered
+        crop = synth.camera_effects(crop, s / float(square[2] - square[0]), rng)
         if rng.random() < self.greyed_share:
-            picture = grey_out(picture, visible, rng)
-        return _crop_sample(picture, visible, model, pose, frame.camera.K, square, self.output_size)
+            crop = grey_out(crop, visible, rng)
+        K, pose = torch.from_numpy(picture.K).float(), torch.from_numpy(poses[n]).float()
+        return _crop_sample(crop, visible, known[n], pose, K, square, self.output_size)
+
+
+def cut(picture: np.ndarray, square: Tensor, side: int, outside: int) -> np.ndarray:
+    """`camera.crop_resize` of bytes: (H, W) or (H, W, C) -> side x side pixels, `outside` beyond the picture.
+
+    What is cut is first shrunk by averages, so that nothing is skipped where the crop has fewer pixels than the picture.
+    """
+    left, top, right, bottom = square.double().tolist()
+    shrink = max((right - left) / side, 1.0)
+    margin = math.ceil(shrink) + 1
+    x0, y0 = max(math.floor(left) - margin, 0), max(math.floor(top) - margin, 0)
+    x1, y1 = min(math.ceil(right) + margin, picture.shape[1]), min(math.ceil(bottom) + margin, picture.shape[0])
+    if x1 <= x0 or y1 <= y0:
+        return np.full((side, side, *picture.shape[2:]), outside, np.uint8)
+    part = picture[y0:y1, x0:x1]
+    fx = fy = 1.0
+    if shrink > 1:
+        size = max(round((x1 - x0) / shrink), 1), max(round((y1 - y0) / shrink), 1)
+        fx, fy = size[0] / (x1 - x0), size[1] / (y1 - y0)
+        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    step = (right - left) / side
+    move = np.array([
+        [step * fx, 0, (step / 2 + left - x0) * fx - 0.5], [0, step * fy, (step / 2 + top - y0) * fy - 0.5],
+    ])  # fmt: skip
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(part, move, (side, side), flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,) * 4)
+
+
+class MixedSamples(Dataset):
+    """Samples of several data sets, each as often as it weighs.
+
+    Args:
+        parts: data sets of equal samples.
+        weights: of each, above 0.
+        seed: of the choice.
+    """
+
+    def __init__(self, parts: Sequence[Dataset], weights: Sequence[float], seed: int = 0) -> None:
+        self.parts, self.seed = list(parts), seed
+        self.ends = np.cumsum(weights) / np.sum(weights)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        draw = np.random.default_rng((self.seed, i, 9)).random()
+        chosen = min(int(np.searchsorted(self.ends, draw, side="right")), len(self.parts) - 1)
+        return self.parts[chosen][i]  # type: ignore[no-any-return]

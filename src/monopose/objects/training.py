@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,16 +22,18 @@ from ..datasets.bop import models as bop_models
 from ..detection import detector
 from ..detection import samples as detection_samples
 from ..io.files import atomic_write
+from ..io.ply import read_ply
 from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import configure
+from ..training.setup import Schedule, configure, described_preset, train_config
 from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
-from . import coordinates, probabilistic, refiner
+from . import coordinates, heldout, probabilistic, refiner
 from . import samples as object_samples
 from .gpu_samples import CropSpecs, GpuSampler
+from .sources import DataSource, models_root, parse
 
 
 class Method(NamedTuple):
@@ -40,9 +42,10 @@ class Method(NamedTuple):
     presets: dict[str, Callable[[tuple[int, ...]], Any]]  # name -> Config of these object ids; the first is the default
     model: Callable[[Any, Mapping[int, ObjectModel]], nn.Module]
     samples: Callable[[Any, crop_samples.Source, int, int], Dataset]  # config, source, length, seed -> drawn on the fly
-    pictures: Callable[[Any, crop_samples.Source, Path, int, int], Dataset]  # config, source, split, length, seed -> read
+    pictures: Callable[[Any, crop_samples.Source, DataSource, int, int], Dataset]  # config, source, which, length, seed -> read
     recipe: Recipe
     plans: Plans | None = None  # the same samples, to be drawn on the device that learns
+    schedules: Mapping[str, Schedule] = {}  # of the presets that are called as published
 
 
 class Plans(NamedTuple):
@@ -54,12 +57,15 @@ class Plans(NamedTuple):
 
 def _crops(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom)
+    return object_samples.CropSamples(source, *how, shift=c.shift, zoom=c.zoom, even=c.even)
 
 
-def _bop_crops(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_crops(c: Any, source: crop_samples.Source, data: DataSource, length: int, seed: int) -> Dataset:
     how = c.input_size, c.output_size, c.crop_scale, c.greyed_share, length, seed
-    return object_samples.BopCropSamples(source.models, split, *how, shift=c.shift, zoom=c.zoom)
+    wrong = {"shift": c.shift, "zoom": c.zoom, "even": c.even}
+    return object_samples.BopCropSamples(
+        source.models, data.folder, *how, photos=source.photos, listed=data.listed, **wrong
+    )  # fmt: skip
 
 
 def _windows(c: Any, source: crop_samples.Source, length: int, seed: int) -> object_samples.CropSamples:
@@ -70,9 +76,12 @@ def _started(c: Any, windows: Dataset, source: crop_samples.Source, seed: int) -
     return object_samples.PerturbedPoseSamples(windows, source.models, c.noise_deg, c.noise_shift, seed)
 
 
-def _bop_windows(c: Any, source: crop_samples.Source, split: Path, length: int, seed: int) -> Dataset:
+def _bop_windows(c: Any, source: crop_samples.Source, data: DataSource, length: int, seed: int) -> Dataset:
     side = c.window_size
-    windows = object_samples.BopCropSamples(source.models, split, side, side // 2, c.window_scale, 0.0, length, seed)
+    windows = object_samples.BopCropSamples(
+        source.models, data.folder, side, side // 2, c.window_scale, 0.0, length, seed, photos=source.photos,
+        listed=data.listed,
+    )  # fmt: skip
     return _started(c, windows, source, seed)
 
 
@@ -82,6 +91,40 @@ _PLANNED_STARTS = Plans(
     lambda c: c.window_size // 2,
 )
 
+_NO_FILES = "crops are drawn from the CAD models unless --data names pictures"
+_OURS = "one network for all objects, told which one it sees"
+
+
+def _cdpn(epochs: float, *differs: str) -> Schedule:
+    """EPro-PnP-6DoF's, which is CDPN's: its configuration files and `lib/model.py`."""
+    return Schedule(
+        "EPro-PnP (Chen et al. 2022), 6DoF", epochs, 1180, True, 32, 500, tuple(epochs * k / 16 for k in (5, 10, 15)),
+        {"optimizer": "rmsprop", "lr": 1e-4, "backbone_rate": 1.0, "weight_decay": 0.0, "clip": 1e9},
+        (*differs, _OURS, "an epoch is 180 photos and 1000 renderings of an object, " + _NO_FILES),
+    )  # fmt: skip
+
+
+_FROM_COORDINATES = "the original starts from CDPN's first stage: --init FILE of a run with --preset coords"
+CDPN_SCHEDULES = {
+    "basic": _cdpn(160), "reg": _cdpn(160), "coords": _cdpn(160), "no-model": _cdpn(160),
+    "coord-init": _cdpn(160, _FROM_COORDINATES), "long": _cdpn(320, _FROM_COORDINATES), "v2": _cdpn(160, _FROM_COORDINATES),
+}  # fmt: skip
+PIX2POSE_SCHEDULE = Schedule(
+    "Pix2Pose (Park et al. 2019)", 20, 150_000, batch_size=50, drops=(9, 19),
+    fields={"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "clip": 1e9},
+    differs=(_OURS + ", where the original trains one network for each", "an epoch is 3000 batches, " + _NO_FILES),
+)  # fmt: skip
+RNNPOSE_SCHEDULE = Schedule(
+    "RNNPose (Xu et al. 2022)", 1, 200_000, batch_size=1,
+    fields={"lr": 1e-4, "weight_decay": 1e-4, "warmup": 0.01},
+    differs=(
+        "sizes, iterations, noise and rate are the paper's, the networks are not: ResNet-34 and our own surface network in "
+        "place of RAFT's encoder, SuperPoint and KPConv; " + _OURS,
+        "descriptors are pairs within 0.06 radii and apart beyond 0.15 (published: about 0.022 and 0.04, of 20000 points)",
+        "damping is relative, the momentum of the optimiser stays at 0.9, " + _NO_FILES,
+    ),
+)  # fmt: skip
+
 METHODS: dict[str, Method] = {
     "coordinates": Method(
         presets={"unet": lambda ids: coordinates.Config(obj_ids=ids), "pix2pose": coordinates.pix2pose},
@@ -90,14 +133,18 @@ METHODS: dict[str, Method] = {
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), coordinates.loss, discriminator=coordinates.discriminator_loss, half_on_cpu=True),
         plans=_PLANNED_CROPS,
+        schedules={"pix2pose": PIX2POSE_SCHEDULE},
     ),
     "probabilistic": Method(
         presets={
             "unet": lambda ids: probabilistic.Config(obj_ids=ids),
             "basic": probabilistic.basic,
             "reg": probabilistic.reg,
-            "coord-init": probabilistic.published,
+            "coord-init": probabilistic.coord_init,
+            "long": probabilistic.coord_init,
+            "v2": probabilistic.v2,
             "no-model": probabilistic.no_model,
+            "coords": probabilistic.coords,
             "small": probabilistic.small,
             "large": probabilistic.large,
         },
@@ -106,6 +153,7 @@ METHODS: dict[str, Method] = {
         pictures=_bop_crops,
         recipe=Recipe(("image", "label"), probabilistic.loss),
         plans=_PLANNED_CROPS,
+        schedules=CDPN_SCHEDULES,
     ),
     "refiner": Method(
         presets={"medium": lambda ids: refiner.Config(obj_ids=ids), "small": refiner.small, "published": refiner.published},
@@ -114,13 +162,14 @@ METHODS: dict[str, Method] = {
         pictures=_bop_windows,
         recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4, half_on_cpu=True),
         plans=_PLANNED_STARTS,
+        schedules={"published": RNNPOSE_SCHEDULE},
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},
         model=lambda config, models: detector.Model(config),
         samples=lambda c, source, length, seed: detection_samples.SceneSamples(source, c.size, length, seed),
-        pictures=lambda c, source, split, length, seed: detection_samples.BopSceneSamples(
-            source.models, split, c.size, length, seed
+        pictures=lambda c, source, data, length, seed: detection_samples.BopSceneSamples(
+            source.models, data.folder, c.size, length, seed, source.photos, data.listed
         ),
         recipe=Recipe(
             ("image",),
@@ -183,6 +232,30 @@ def make_config(
     return configure(method, METHODS[method].presets, preset, changes, obj_ids)
 
 
+def make_training(method: str, obj_ids: tuple[int, ...], preset: str | None = None, **given: Any) -> TrainConfig:
+    """How a preset is trained: as published if it is, with the fields of `TrainConfig` that are given in place of that."""
+    schedule = METHODS[method].schedules.get(preset or "")
+    return train_config(schedule, given, objects=len(obj_ids))
+
+
+def described(
+    method: str, obj_ids: tuple[int, ...], preset: str | None, config: Any, training: TrainConfig, started: bool = False
+) -> list[str]:
+    """What a published preset does and where it differs from its paper, line by line; () for others.
+
+    Args:
+        method, obj_ids, preset: as in `make_config`.
+        config, training: what is trained, and how.
+        started: from the weights of another run.
+    """
+    schedule = METHODS[method].schedules.get(preset or "")
+    if schedule is None or preset is None:
+        return []
+    schedule = replace(schedule, differs=tuple(d for d in schedule.differs if not (started and d == _FROM_COORDINATES)))
+    plan, original = make_training(method, obj_ids, preset), make_config(method, obj_ids, preset)
+    return described_preset(preset, schedule, original, config, training, plan)
+
+
 def scene_config(
     data: str | Path,
     obj_ids: tuple[int, ...] = (),
@@ -200,7 +273,7 @@ def scene_config(
 
 def train(
     method: str,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     obj_ids: tuple[int, ...] = (),
@@ -218,14 +291,15 @@ def train(
 
     Args:
         method: "coordinates", "probabilistic" or "detector".
-        data: a BOP folder with models/ (and camera.json), or a models folder.
+        data: a BOP folder with models/ (and camera.json), or a models folder, which are drawn; a split of one, whose pictures
+            are read; or several of both with weights, see `sources.parse`. The CAD models are those of the first.
         out: run folder; created.
         obj_ids: objects to learn; () for all. The others of the folder stand among the distractors.
-        split: learn from the pictures of this split of `data`, e.g. "train_pbr"; None: draw scenes on the fly.
+        split: learn from the pictures of this split of a single `data`, e.g. "train_pbr"; None: see `data`.
         init: what to start from: the weights file of another run, of other objects perhaps; "base", the weights that come with
             monopose; "none", ImageNet alone; None: the base, if there is one that fits the configuration.
-        backgrounds: folder of photos to put behind the objects; None: procedural ones.
-        scene: where objects may be; None: default with distances that fit the objects and the camera.
+        backgrounds: folder of photos to put behind the objects, drawn or read; None: procedural ones behind what is drawn.
+        scene: where drawn objects may be; None: default with distances that fit the objects and the camera.
         config: budget and optimiser.
         method_config: the method's Config; None: its default for these objects.
         faces: meshes with more triangles are thinned to this for training; poses refer to the original.
@@ -243,7 +317,8 @@ def train(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     start = _start(method, init)
-    entry, data, out, config = METHODS[method], Path(data), Path(out), config or TrainConfig()
+    from_what = parse([data] if isinstance(data, str | Path) else data, split)
+    entry, data, out, config = METHODS[method], models_root(from_what), Path(out), config or TrainConfig()
     everything = read_objects(data, (), faces)
     unknown = sorted(set(obj_ids) - set(everything))
     if unknown:
@@ -255,16 +330,23 @@ def train(
     camera = read_data_camera(data)
     scene = scene or scene_config(data, obj_ids)
     source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
-    make_samples = entry.samples if split is None else functools.partial(_read, entry, data / split)
-    plans = entry.plans if split is None else None
+    read = any(s.read for s in from_what)
+    make_samples = functools.partial(_mixed, entry, from_what) if read or len(from_what) > 1 else entry.samples
+    shown = heldout.plain(method_config)
+    measure = heldout.measure(method, method_config, models, lambda length, seed: entry.samples(shown, source, length, seed))
+    plans = entry.plans if make_samples is entry.samples else None
     if render == "device" and plans is None:
-        raise ValueError(f"{method if split is None else 'pictures of a split'} cannot be drawn on the device; use workers")
+        raise ValueError(f"{'pictures from the disk' if read else method} cannot be drawn on the device; use workers")
     if plans is not None and (torch.cuda.is_available() if render is None else render == "device"):
         make_samples = plans.samples
         batch_transform = lambda device: GpuSampler(source, plans.output_size(method_config), device, config.seed).draw  # noqa: E731
     else:
         batch_transform = None
-    notes = {"scene": json.dumps(asdict(scene)), "init": _noted_start(out / f"{method}.safetensors")}
+    notes = {
+        "scene": json.dumps(asdict(scene)),
+        "data": json.dumps([(str(s.folder), s.weight) for s in from_what]),
+        "init": _noted_start(out / f"{method}.safetensors"),
+    }
 
     def init_weights(model: nn.Module) -> None:
         notes["init"] = "none" if start is None else "base" if start.parent == weights.BASE else str(start)
@@ -280,7 +362,8 @@ def train(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes=notes, init_weights=init_weights,
-        on_start=lambda: _copy_objects(data, out, ids), batch_transform=batch_transform, progress_bar=progress_bar,
+        on_start=lambda: keep_objects(data, out, ids), batch_transform=batch_transform, measure=measure,
+        progress_bar=progress_bar,
     )  # fmt: skip
 
 
@@ -309,26 +392,42 @@ def _noted_start(file: Path) -> str:
     return weights.read(file).notes.get("init", "none") if file.is_file() else "none"
 
 
-def _read(entry: Method, split: Path, config: Any, source: crop_samples.Source, length: int, seed: int) -> Dataset:
-    return entry.pictures(config, source, split, length, seed)
+def _mixed(
+    entry: Method, from_what: Sequence[DataSource], config: Any, source: crop_samples.Source, length: int, seed: int
+) -> Dataset:  # fmt: skip
+    parts = [
+        entry.pictures(config, source, data, length, seed) if data.read else entry.samples(config, source, length, seed)
+        for data in from_what
+    ]
+    return object_samples.MixedSamples(parts, [data.weight for data in from_what], seed) if len(parts) > 1 else parts[0]
 
 
-def _copy_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
+def keep_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
     """Keep the meshes beside the weights, so that a run folder is all that prediction needs.
 
     Raises:
-        ValueError: the run was started with other meshes or symmetries.
+        ValueError: the run was started with other meshes or symmetries; a file is a link to elsewhere.
     """
-    source = _models_folder(data)
-    target = out / "objects"
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        number = path.stem.removeprefix("obj_")
-        if not path.is_file() or (number.isdigit() and int(number) not in ids):
-            continue
-        kept = target / path.name
+    source, target = _models_folder(data).resolve(), out / "objects"
+    for path in _needed(source, ids):
+        if not path.resolve().is_relative_to(source):
+            raise ValueError(f"{path} is a link that leads out of {source}; put the file itself there")
+        kept = target / path.relative_to(source)
         if kept.exists() and kept.read_bytes() != path.read_bytes():
             raise ValueError(f"{kept} differs from {path}: {out} was started with other objects; choose another --out")
         if not kept.exists():
             with atomic_write(kept) as temporary:
                 shutil.copyfile(path, temporary)
+
+
+def _needed(source: Path, ids: tuple[int, ...]) -> Iterator[Path]:
+    """The files of a models folder that these objects need: what is said of them, meshes, and textures that lie in it."""
+    from ..mesh.appearance import beside
+
+    yield from (path for name in ("models_info.json", "names.json") if (path := source / name).is_file())
+    for number, path in bop_models.model_paths(source).items():
+        if number in ids:
+            yield path
+            texture = beside(path, read_ply(path).texture)[0]
+            if texture is not None and texture.is_relative_to(source):
+                yield texture

@@ -136,16 +136,8 @@ def before_after(frame: Frame, trace: RefinementTrace, width: int) -> Image.Imag
         guessed = [f", error guessed {e:.3f} diameters" for e in trace.error]
     for pose in (trace.start, trace.cam_from_obj):
         one = PoseEstimates(torch.tensor([trace.model.obj_id]), pose[None].cpu().float(), torch.ones(1))
-        shown.append(_outlined(Frame(image, camera), one, trace.model))
+        shown.append(viz.draw(Frame(image, camera), one, [trace.model], labels=False))
     return canvas_module.grid(shown, [f"before{guessed[0]}", f"after: {_verdict(trace)}{guessed[1]}"], 2)
-
-
-def _outlined(frame: Frame, pose: PoseEstimates, model: ObjectModel) -> Image.Image:
-    canvas = canvas_module.Canvas(frame.camera.size)
-    for points in _rims(model, [pose.cam_from_obj[0]], frame.camera)[0]:
-        canvas.lines(points, viz.object_color(model.obj_id), canvas.line_width, closed=True)
-    canvas.axes(pose.cam_from_obj[0], frame.camera.K, model.diameter / 2, canvas.line_width)
-    return canvas.over(frame.image)
 
 
 def _verdict(trace: RefinementTrace) -> str:
@@ -315,6 +307,24 @@ def save_refinement(folder: str | Path, frame: Frame, traces: Sequence[Refinemen
             first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
         paths += [path, path.with_suffix(".gif")]
     return paths
+
+
+def save_samples(data: str | Path, split: str, count: int = 12) -> Path:
+    """Some pictures of a split with the true poses, as one sheet: contact_sheet_SPLIT.jpg in the data set's folder."""
+    from ..datasets.bop import models, scenes
+
+    data = Path(data)
+    objects = models.read_models(data / "models")
+    keys = [(scene, im_id) for scene in scenes.scenes(data / split) for im_id in scene.im_ids.tolist()]
+    pictures = []
+    for k in sorted({round(i * (len(keys) - 1) / max(count - 1, 1)) for i in range(count)}):
+        frame = scenes.read_frame(*keys[k], masks=False, depth=False)
+        assert frame.instances is not None
+        pictures.append(viz.draw(frame, frame.instances, objects, labels=False))
+    path = data / f"contact_sheet_{split}.jpg"
+    with atomic_write(path) as temporary:
+        viz.contact_sheet(pictures, columns=4, width=400).save(temporary, quality=88)
+    return path
 
 
 def save_results(folder: str | Path, poses: Iterable[PoseEstimates], method: str = "monopose") -> Path:

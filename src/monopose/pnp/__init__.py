@@ -2,6 +2,7 @@
 
 from .checks import Reason
 from .implicit import solve_implicit
+from .lens import undistort
 from .losses import derivative_loss, monte_carlo_loss, one_step
 from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
@@ -24,5 +25,6 @@ __all__ = [
     "sample_posterior",
     "solve",
     "solve_implicit",
+    "undistort",
     "warm_up",
 ]

@@ -29,6 +29,7 @@ class Reason(IntEnum):
     BEHIND_THE_CAMERA = 3  # a point ended there
     NOT_FINITE = 4  # NaN or infinity in the numbers, or a K that is no camera, or a start that is no rigid motion
     ITERATIONS = 5  # they ran out
+    NO_OTHER_MODE = 6  # of `modes` that were asked for: there are fewer minima
 
 
 # --------------------------------------------------------------------------------------------------------------- options
@@ -163,6 +164,29 @@ def rigid(pose: Tensor) -> tuple[Tensor, Tensor]:
     """
     made, near = se3.project(pose)
     return made, near
+
+
+def poses(name: str, value: Any) -> Tensor:
+    """Poses (..., 4, 4) of any layer, as a tensor. Which of them are rigid `rigid` says. Raises ValueError on another shape."""
+    found = tensor(name, value)
+    if found.shape[-2:] != (4, 4):
+        raise ValueError(f"{name} must be (..., 4, 4) metres, got {tuple(found.shape)}; geometry.se3.from_rt(R, t) builds it")
+    return found
+
+
+def group(value: Any, like: Tensor) -> Tensor:
+    """Symmetries (G, 4, 4), made rigid, in the dtype and on the device of `like`.
+
+    Raises:
+        ValueError: on another shape, no motion at all, or one that is not rigid.
+    """
+    made, near = rigid(poses("symmetries", value))
+    if made.dim() != 3 or len(made) == 0 or not bool(near.all()):
+        raise ValueError(
+            f"symmetries must be rigid motions (G, 4, 4), the identity among them, got {tuple(made.shape)}, "
+            f"{int((~near).sum())} of them not rigid"
+        )
+    return made.to(like)
 
 
 # -------------------------------------------------------------------------------------------------------------- the frame

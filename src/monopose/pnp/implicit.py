@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from . import kernels
+from . import kernels, upright
 from .curvature import hessian, slope
 from .opaque import opaque
 from .prepare import prepare
@@ -40,6 +40,7 @@ def solve_implicit(
     z_min: float | None = None,
     bounds: Tensor | None = None,
     trust_region: bool = True,
+    gravity: Tensor | None = None,
 ) -> Solution:
     """`solve`, whose poses and costs carry the gradient of the optimum: PnP as a layer.
 
@@ -48,11 +49,12 @@ def solve_implicit(
         points2d: (..., N, 2), pixels.
         camera: Camera or intrinsics (..., 3, 3), pixels, without lens distortion.
         weights: (..., N, 2) or (..., N), >= 0, 1 / pixels; None is 1. The pose does not depend on their common scale.
-        init, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region: as in `solve`.
+        init, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region, gravity: as in `solve`.
 
     Returns:
         The Solution of `solve`. cam_from_obj and cost are differentiable, also twice, in points3d, points2d, weights, the
-        camera's K and the delta of `robust` (`AdaptiveHuber` follows the weights, and holds the spread of the pixels fixed).
+        camera's K, gravity and the delta of `robust` (`AdaptiveHuber` follows the weights, and holds the spread of the pixels
+        fixed).
         covariance has no gradient, and none flows to `init`. The gradient of a problem is exactly zero where converged is
         False and, that of the pose, where the Hessian is not positive definite; other problems are untouched. Points of
         weight 0 are absent: their gradient is zero.
@@ -62,6 +64,13 @@ def solve_implicit(
 
     Source: BPnP, eq. 8 to 11, with the exact Hessian; for the cost, the envelope theorem.
     """
+    if gravity is not None:
+        K, start, R = upright.turned(points3d, camera, init, dof, gravity)
+        found = solve_implicit(
+            points3d, points2d, K, weights, start, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region
+        )
+        pose, covariance = upright.back(found.cam_from_obj, R), upright.covariance_back(found.covariance, R)
+        return found._replace(cam_from_obj=pose, covariance=covariance)
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     with torch.no_grad():
         found, own = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)

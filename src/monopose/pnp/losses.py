@@ -30,18 +30,16 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
         converge or the truth is not finite or no rigid motion. What is off by half precision is made rigid.
 
     Raises:
-        ValueError: if the truth is not (..., 4, 4).
+        ValueError: if the truth is not (..., 4, 4), or a symmetry no rigid motion.
 
     Source: Chen et al., EPro-PnP, eq. 7: the Kullback-Leibler divergence up to a constant.
     """
     given = posterior.prepared
-    if cam_from_obj_true.shape[-2:] != (4, 4):
-        raise ValueError(f"cam_from_obj_true must be (..., 4, 4) metres, got {tuple(cam_from_obj_true.shape)}")
-    truth = given.flat(cam_from_obj_true, 4, 4)[:, None]
+    truth = given.flat(checks.poses("cam_from_obj_true", cam_from_obj_true), 4, 4)[:, None]
     truth, rigid = checks.rigid(truth)
     finite = rigid.all(1)
     if symmetries is not None:
-        truth = truth @ symmetries.to(truth)
+        truth = truth @ checks.group(symmetries, truth)
     cost = kernels.pose_costs(given.problems, truth).amin(1)
     good = posterior.converged & (finite & torch.isfinite(cost)).reshape(given.batch)
     loss = cost.to(given.dtype).reshape(given.batch) + posterior.log_evidence
@@ -61,20 +59,20 @@ def derivative_loss(
         symmetries: obj_from_obj motions including the identity, (G, 4, 4): the equivalent true pose of least sum counts.
 
     Returns:
-        translation (...,), metres, and rotation (...,), 2 (1 - <q, q_true>^2) = 1 - cos(angle): 0 to 2.
+        translation (...,), metres, and rotation (...,), 2 (1 - <q, q_true>^2) = 1 - cos(angle): 0 to 2. What is off by half
+        precision is made rigid; 0, with a gradient of zero, where a pose is not finite or no rigid motion.
 
     Raises:
-        ValueError: if a pose is not (..., 4, 4).
+        ValueError: if a pose is not (..., 4, 4), a symmetry no rigid motion, beta not positive.
 
     Source: Chen et al., EPro-PnP, sec. 3.4, derivative regularization.
     """
-    for name, pose in (("cam_from_obj", cam_from_obj), ("cam_from_obj_true", cam_from_obj_true)):
-        if pose.shape[-2:] != (4, 4):
-            raise ValueError(f"{name} must be (..., 4, 4) metres, got {tuple(pose.shape)}")
-    truth = cam_from_obj_true[..., None, :, :]
+    beta = checks.number("beta", beta, above=0)
+    pose, good = checks.rigid(checks.poses("cam_from_obj", cam_from_obj))
+    truth, true = checks.rigid(checks.poses("cam_from_obj_true", cam_from_obj_true))
+    pose, truth, good = pose[..., None, :, :], truth[..., None, :, :], good & true
     if symmetries is not None:
-        truth = truth @ symmetries.to(truth)
-    pose = cam_from_obj[..., None, :, :]
+        truth = truth @ checks.group(symmetries, truth)
     square = (pose[..., :3, 3] - truth[..., :3, 3]).square().sum(-1)
     far = square > beta * beta
     length = torch.where(far, square, torch.ones_like(square)).sqrt()
@@ -83,7 +81,8 @@ def derivative_loss(
     turn = (3 - (pose[..., :3, :3] * truth[..., :3, :3]).sum((-2, -1))) / 2
     best = (translation + turn).detach().argmin(-1, keepdim=True)
     translation, turn = torch.broadcast_tensors(translation, turn)
-    return translation.gather(-1, best).squeeze(-1), turn.gather(-1, best).squeeze(-1)
+    found = (torch.where(good, v.gather(-1, best).squeeze(-1), 0.0) for v in (translation, turn))
+    return next(found), next(found)
 
 
 @opaque
@@ -102,22 +101,32 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
         damping: share of the Hessian's diagonal that is added to it, as in Levenberg-Marquardt; the units do not matter to it.
 
     Returns:
-        (B, 4, 4), differentiable in points3d, points2d, weights, K and delta. A pose whose step cannot be computed is returned
-        as it came, with a gradient of zero.
+        (B, 4, 4), differentiable in points3d, points2d, weights, K and delta. Poses are made rigid where half precision rounded
+        them. One whose step cannot be computed, or that is no rigid motion, is returned as it came, with a gradient of zero.
+
+    Raises:
+        ValueError: on wrong shapes, or options out of range.
 
     Source: Chen et al., EPro-PnP, eq. 13 and 14.
     """
-    pose, free = cam_from_obj.detach(), free_entries(dof, cam_from_obj.device)
+    damping, dof = checks.number("damping", damping, least=0), checks.degrees_of_freedom(dof)
+    came = checks.poses("cam_from_obj", cam_from_obj).detach()
+    if came.dim() != 3 or len(came) != len(problems.points3d):
+        raise ValueError(
+            f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}"
+        )
+    (pose, sound), free = checks.rigid(came), free_entries(dof, came.device)
     r, J = residuals.weighted_residuals(problems, pose), residuals.jacobian(problems, pose)[..., free]
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     rows = (trust[..., None, None] * J).flatten(-3, -2).mT
     H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
     H = H + torch.diag_embed((damping + UNDETERMINED) * H.diagonal(dim1=-2, dim2=-1))
-    good = torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1) & (H.diagonal(dim1=-2, dim2=-1) > 0).all(1)
+    good = sound & torch.isfinite(H).flatten(1).all(1) & torch.isfinite(g).all(1) & (H.diagonal(dim1=-2, dim2=-1) > 0).all(1)
     H = torch.where(good[:, None, None], H, torch.eye(len(free)).to(H))
     factor, failed = torch.linalg.cholesky_ex(H)
     good = good & (failed == 0)
     factor = torch.where(good[:, None, None], factor, torch.eye(len(free)).to(H))
     step = -torch.cholesky_solve(torch.where(good[:, None], g, torch.zeros_like(g))[..., None], factor).squeeze(-1)
     delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
-    return se3.retract(pose, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose))
+    moved = se3.retract(pose, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose))
+    return torch.where(sound[:, None, None], moved, came)

@@ -5,7 +5,7 @@ mixture around the minima of the cost and corrects their weights, so that it als
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from ..geometry import rotation, se3
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from . import amis, checks, kernels
+from . import amis, checks, kernels, upright
 from .opaque import opaque
-from .prepare import Prepared, prepare
+from .prepare import Prepared, intrinsics, prepare
 from .problems import Problems, Robust
 from .solve import descend, local_minima
 
@@ -138,6 +138,7 @@ def sample_posterior(
     generator: torch.Generator | None = None,
     solver_iterations: int = 10,
     far: float = amis.FAR,
+    gravity: Tensor | None = None,
 ) -> Posterior:
     """Weighted samples of the density exp(-cost) of the pose, by adaptive multiple importance sampling.
 
@@ -148,7 +149,7 @@ def sample_posterior(
         weights: (..., N, 2) or (..., N), >= 0, 1 / pixels; None is 1. Points of weight 0 are ignored, whatever they hold.
         init: a pose that is tried beside those found from the points, (..., 4, 4), metres: the last one of a video, or the
             true one in training, whose mode is then never missed.
-        dof: 6, or 4: translation and yaw about the camera's Y axis, roll and pitch stay those of `init` (0 without).
+        dof: 6, or 4: translation and yaw about `gravity`, roll and pitch stay those of `init` (0 without).
         samples: in total.
         iterations: the samples are drawn in that many rounds; each round learns from those before.
         robust, bounds, z_min: as in `solve`.
@@ -159,6 +160,7 @@ def sample_posterior(
         far: poses more than so many times as far away as the furthest minimum have no density: without a limit the integral
             would be infinite. To train a network that knows nothing yet, give 1000: that far poses are told apart teaches it
             how far away objects are. With infinity samples start from the minima alone and measure what they happen to reach.
+        gravity: as in `solve`.
 
     Returns:
         a Posterior; one bad problem leaves the others untouched.
@@ -183,6 +185,18 @@ def sample_posterior(
         )
     if not (isinstance(far, (int, float)) and far > 1):
         raise ValueError(f"far must be a number above 1, times the distance of the furthest minimum, got {far!r}")
+    if gravity is not None:
+        K, start, R = upright.turned(points3d, camera, init, dof, gravity)
+        found = sample_posterior(
+            points3d, points2d, K, weights, start, dof, samples, iterations, robust, z_min, bounds, modes, proposals, generator,
+            solver_iterations, far,
+        )  # fmt: skip
+        R = R.detach()
+        return replace(
+            found, mode=upright.back(found.mode, R), modes=upright.back(found.modes, R[..., None, :, :]),
+            samples=upright.back(found.samples, R[..., None, :, :]),
+            prepared=prepare(points3d, points2d, intrinsics(camera, K) + 0 * K, weights, robust, bounds, z_min, init),
+        )  # fmt: skip
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     problems, frame, batch = given.own(), given.frame, given.batch
     with torch.no_grad():

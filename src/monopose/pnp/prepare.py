@@ -83,7 +83,7 @@ def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
     if isinstance(camera, Camera):
         if camera.distortion is not None and bool((camera.distortion != 0).any()):
             raise ValueError(
-                "PnP needs pixels of a camera without lens distortion; undistort the image or the points first, "
+                "PnP needs pixels of a camera without lens distortion; undistort the image, or the points by pnp.undistort, "
                 "then pass Camera(K, size)"
             )
         camera = camera.K
@@ -161,33 +161,25 @@ def prepare(
     batch = flat_batch(*(v.shape[: v.dim() - k] for v, k in leading if v is not None))
     size = batch.numel()
     X, x, k = (flattened(v, batch, *trailing, like=K) for v, trailing in ((points3d, (n, 3)), (points2d, (n, 2)), (K, (3, 3))))
-    if weights is None:
-        w, used = K.new_ones((size, n, 2)), K.new_ones((size, n), dtype=torch.bool)
-    else:
-        w = flattened(weights, batch, n, 2, like=K)
-        used = (w[..., 0] != 0) | (w[..., 1] != 0)  # NaN is not 0: it counts
+    w = K.new_ones((size, n, 2)) if weights is None else flattened(weights, batch, n, 2, like=K)
     limits = constant(UNBOUNDED, K.dtype, K.device).expand(size, 4) if bounds is None else flattened(bounds, batch, 4, like=K)
-    relative, weighted = z_min is None, weights is not None
-    on_device = K.device.type != "cpu"  # which would wait to say whether anything is to be taken out
-    usable, framed = None, None
-    if not on_device and _finite(X, x, K, weights):
-        framed = frame_and_factor(X, w, k, relative, weighted)
-    if framed is None or not bool(framed[2].all()):
+    relative, weighted, usable = z_min is None, weights is not None, None
+    frame, factor, used, out = frames(X, x, w, weighted, k, relative)
+    if out == 2:
         finite = torch.isfinite(X).all(-1) & torch.isfinite(x).all(-1) & torch.isfinite(w).all(-1)
         usable = checks.is_camera(k) & (finite | ~used).all(-1)
         used = used & usable[:, None]
         k = torch.where(usable[:, None, None], k, torch.eye(3, dtype=k.dtype, device=k.device))
+    if out:
         X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
-        framed = frame_and_factor(X, w, k, relative)
-    elif weighted and not bool(used.all()):
-        X, x, w = (torch.where(used[..., None], v, 0.0) for v in (X, x, w))
-    frame, factor, _ = framed
+    if out == 2:
+        frame, factor, _, _ = frames(X, x, w, True, k, relative)
     if robust is None:
         delta = constant(math.inf, K.dtype, K.device).expand(size)
     elif fixed is not None:
         delta = flattened(fixed, batch, like=K)
         good = delta > 0
-        if on_device or not bool(good.all()):
+        if good.device.type != "cpu" or not bool(good.all()):
             usable = good if usable is None else usable & good
             used, delta = used & good[:, None], torch.where(good, delta, 1.0)
             w = torch.where(used[..., None], w, 0.0)
@@ -201,24 +193,19 @@ def prepare(
     )
 
 
-def frame_and_factor(
-    X: Tensor, w: Tensor, K: Tensor, relative: bool, weighted: bool = True
-) -> tuple[checks.Frame, Tensor, Tensor]:
-    """The frames of flat problems; what K is multiplied with, (B,): then depths are metres, or own units if relative; and which
-    K are cameras, (B,), bool."""
+def frames(
+    X: Tensor, x: Tensor, w: Tensor, weighted: bool, K: Tensor, relative: bool
+) -> tuple[checks.Frame, Tensor, Tensor, int]:
+    """The frames of flat problems; what K is multiplied with, (B,): then depths are metres, or own units if relative; which
+    points have weight, (B, N), bool; and what is to be taken out: 0 nothing, 1 points without weight, 2 problems, perhaps."""
     from . import kernels  # which imports this module
 
     fused = kernels.backend(X.device)
     if fused is not None and hasattr(fused, "frames"):
-        return fused.frames(X, w, weighted, K, relative)  # type: ignore[no-any-return]
-    frame = checks.frame(X, w if weighted else None)
-    depth = K.detach()[:, 2].norm(dim=-1)
-    return frame, 1 / (depth * frame.scale if relative else depth), checks.is_camera(K.detach())
-
-
-def _finite(*values: Tensor | None) -> bool:
-    """Whether nothing is NaN or infinite, or nearly so: one pass over the numbers of each, on the CPU."""
-    return math.isfinite(sum(v.detach().sum().item() for v in values if v is not None))
+        return fused.frames(X, x, w, weighted, K, relative)  # type: ignore[no-any-return]
+    frame, depth = checks.frame(X, w if weighted else None), K.detach()[:, 2].norm(dim=-1)
+    used = (w != 0).any(-1)  # NaN is not 0: it counts
+    return frame, 1 / (depth * frame.scale if relative else depth), used, 2  # a device would have to be waited for
 
 
 def _adaptive(relative: float, points2d: Tensor, weights: Tensor, used: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import se3
+from ..geometry import rotation, se3
 from ..geometry.rotation import full_precision
 from ..types import Camera
-from . import checks, initialise, kernels, residuals
+from . import checks, initialise, kernels, residuals, upright
 from .checks import Reason
 from .opaque import opaque
 from .prepare import Prepared, constant, prepare
@@ -28,9 +28,11 @@ from .problems import (
 from .residuals import Normal
 
 PRIOR = 1e-5  # information that the proposals of `amis` are given in every direction
-HEAVY = 1e3  # times the median weight: heavier points are let in after the others have found a pose
+HEAVY = 10.0  # times the median weight: where a point is heavier, poses for weights cut off at
+EVENED = (1.0, 30.0, 1e3)  # times the median are starts, too
 STARTS, MORE = 2, 4  # starts that every problem descends from where none is given; with few points
 FEW = 8  # points
+APART = 0.05  # radians, or parts of the distance, by which minima differ at least
 NEEDED = {(6, False): 3, (6, True): 4, (4, False): 2, (4, True): 3}  # fewest points, by dof and whether no start was given
 
 
@@ -46,6 +48,8 @@ class Solution(NamedTuple):
         converged: (...,), bool: the pose is a minimum of the cost, to within a thousandth of the standard deviation that the
             residuals show, and the points fix it. Look at it before the rest.
         reason: (...,), uint8, of `Reason`: why not, CONVERGED if so.
+        odds: with modes=M the share of each of M poses, cheapest first, in the probability, (..., M), by Laplace's method: they
+            sum to one; 0 for what did not converge. All other values have (..., M) in front then. None with one mode.
     """
 
     cam_from_obj: Tensor
@@ -53,6 +57,7 @@ class Solution(NamedTuple):
     cost: Tensor
     converged: Tensor
     reason: Tensor
+    odds: Tensor | None = None
 
 
 @opaque
@@ -72,6 +77,8 @@ def solve(
     z_min: float | None = None,
     bounds: Tensor | None = None,
     trust_region: bool = True,
+    modes: int = 1,
+    gravity: Tensor | None = None,
 ) -> Solution:
     """The poses that minimise 1/2 sum rho(|weight (projection - measurement)|).
 
@@ -83,7 +90,7 @@ def solve(
         weights: (..., N, 2) or (..., N), >= 0, 1 / pixels; None is 1. Points of weight 0 are ignored, whatever they hold.
         init: start, (..., 4, 4), metres, or None for a closed-form start. It is made exactly rigid; what is no rigid motion, by
             more than half precision is off, does not converge.
-        dof: 6, or 4: translation and yaw about the camera's Y axis, roll and pitch stay those of `init` (0 without).
+        dof: 6, or 4: translation and yaw about `gravity`, roll and pitch stay those of `init` (0 without).
         iterations: most steps; a problem stops as soon as it converged.
         robust: `Huber`, `AdaptiveHuber` or `Cauchy`, or None for squares throughout.
         proposals: random samples of points tried for a start; None is 64 with `robust` and 0 without. With gross outliers use
@@ -92,6 +99,9 @@ def solve(
         z_min: depths are clamped from below to this, metres; None takes a ten-thousandth of the size of the object.
         bounds: projections are clamped to these pixels, (..., 4): u_min, v_min, u_max, v_max; None does not clamp.
         trust_region: False takes plain Gauss-Newton steps, each of them accepted: a little faster from a good start.
+        modes: how many different minima to return: 2 for both poses of a plane. Where there are fewer, the rest repeat the
+            first with a cost of infinity, converged False and reason NO_OTHER_MODE.
+        gravity: downwards, (..., 3), camera frame, any length: with dof=4 the axis of yaw; None is the camera's Y axis.
 
     Returns:
         a Solution in the dtype of points3d, at least float32 (the CPU computes in float64 inside). One bad problem leaves the
@@ -102,11 +112,81 @@ def solve(
 
     Source: trust region after Nielsen, Damping parameter in Marquardt's method, 1999, as in EPro-PnP; it may grow faster.
     """
+    modes = checks.whole("modes", modes, 1)
+    if gravity is not None:
+        K, start, R = upright.turned(points3d, camera, init, dof, gravity)
+        found = solve(
+            points3d, points2d, K, weights, start, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region,
+            modes,
+        )  # fmt: skip
+        R = R[..., None, :, :] if modes > 1 else R
+        pose, covariance = upright.back(found.cam_from_obj, R), upright.covariance_back(found.covariance, R)
+        return found._replace(cam_from_obj=pose, covariance=covariance)
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
-    return solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)[0]
+    found, own = solve_prepared(given, init, dof, iterations, proposals, generator, trust_region)
+    return found if modes == 1 else _several(given, found, own, modes, dof, iterations, trust_region)
 
 
-@full_precision
+def _several(
+    given: Prepared, found: Solution, own: Tensor, modes: int, dof: int, iterations: int, trust_region: bool
+) -> Solution:
+    """The Solution with `modes` minima of each problem, from `found` and its poses in the own frames, (B, 4, 4)."""
+    size, problems = len(own), given.own()
+    own = own.double()
+    if dof == 6:
+        other, flat = flipped(problems, own)
+        more = _own_starts(given, dof, MORE, None, None).double()
+        starts = torch.cat([torch.where(flat[:, None, None], other, own)[:, None], more], 1)
+    else:
+        turn = torch.zeros(3, 3).to(own)
+        turn[:, 1] = torch.arange(1, 4) * (math.pi / 2)
+        R = rotation.so3_exp(turn) @ own[:, None, :3, :3]
+        starts = se3.from_rt(R, own[:, None, :3, 3].expand(-1, 3, 3))
+    count = starts.shape[1]
+    outside = checks.Frame(*(v.double() for v in given.frame)).outward(starts)
+
+    def each(value: Tensor) -> Tensor:
+        return value.repeat_interleave(count, 0)
+
+    many = given._replace(
+        problems=given.problems.map(each), used=each(given.used), batch=torch.Size([size * count]),
+        frame=checks.Frame(*map(each, given.frame)), usable=None if given.usable is None else each(given.usable),
+    )  # fmt: skip
+    ends, own_ends = solve_from(many, outside.reshape(size * count, 1, 4, 4), dof, iterations, trust_region, False)
+    first = Solution(*(given.flat(v, *v.shape[len(given.batch) :]) for v in found[:5]))
+    every = [torch.cat([a.to(b)[:, None], b.unflatten(0, (size, count))], 1) for a, b in zip(first[:5], ends[:5])]
+    enough = first.reason != int(Reason.TOO_FEW_POINTS)  # a start is worth a point, but these are of the points
+    every[3] = every[3].bool() & enough[:, None]
+    poses, converged = torch.cat([own[:, None], own_ends.double().unflatten(0, (size, count))], 1), every[3]
+    normal = [kernels.normal_equations(problems, poses[:, m]).hessian.double() for m in range(count + 1)]
+    free = free_entries(dof, own.device)
+    H = torch.stack(normal, 1)[..., free[:, None], free]
+    log_odds = -every[2].double() - 0.5 * torch.linalg.slogdet(H).logabsdet.nan_to_num(math.inf)
+
+    left = torch.where(converged, every[2], math.inf)
+    chosen = []
+    for m in range(modes):
+        best = left.argmin(1)
+        if m == 0:
+            best = torch.where(found.converged.reshape(-1) | converged.any(1), best, 0)
+        at = best[:, None, None, None]
+        chosen.append(torch.where(torch.isfinite(left.gather(1, best[:, None])[:, 0]), best, -1))
+        pose = poses.take_along_dim(at, 1)
+        apart = (poses[..., :3, 3] - pose[..., :3, 3]).norm(dim=-1) > APART * pose[..., :3, 3].norm(dim=-1)
+        apart = apart | (rotation.angle_between(poses[..., :3, :3], pose[..., :3, :3]) > APART)
+        left = torch.where(apart, left, math.inf)
+    index = torch.stack(chosen, 1)
+    there = index >= 0
+    index = torch.where(there, index, torch.where(there[:, :1], index[:, :1], 0))
+    taken = [v.take_along_dim(index.reshape(*index.shape, *[1] * (v.dim() - 2)), 1) for v in every]
+    absent = ~there
+    absent[:, 0] = False  # it is what was found, at least
+    taken[2] = torch.where(absent, math.inf, taken[2])
+    taken[3], taken[4] = taken[3].bool() & ~absent, torch.where(absent, int(Reason.NO_OTHER_MODE), taken[4]).to(torch.uint8)
+    odds = torch.where(taken[3], log_odds.gather(1, index), -math.inf).softmax(-1).nan_to_num(0.0).to(given.dtype)
+    return Solution(*map(given.shaped, (*taken, odds)))
+
+
 def solve_prepared(
     given: Prepared,
     init: Tensor | None = None,
@@ -120,38 +200,53 @@ def solve_prepared(
     dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
-    if init is None and (evened := _evened(given)) is not None:
-        _, first = solve_prepared(evened, None, dof, iterations, proposals, generator, trust_region)
-        return solve_from(given, first[:, None], dof, iterations, trust_region, True)
-    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
     if init is not None:
         starts = given.flat(torch.as_tensor(init), 4, 4)[:, None]
-    elif (fused := kernels.backend(given.problems.K.device)) is not None and hasattr(fused, "starts"):
+        return solve_from(given, starts, dof, iterations, trust_region, False)
+    count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
+    starts = _own_starts(given, dof, count, proposals, generator)
+    for limit in EVENED:
+        rows, evened = _evened(given, limit)
+        if evened is not None:
+            more = starts.new_full((len(starts), MORE, 4, 4), math.nan)  # no start
+            some, _, _ = descend_all(evened.own(), _own_starts(evened, dof, MORE, proposals, generator), dof, iterations)
+            more[rows] = some.to(more)
+            starts = torch.cat([more, starts], 1)
+    return solve_from(given, starts, dof, iterations, trust_region, True)
+
+
+def _own_starts(given: Prepared, dof: int, count: int, proposals: int | None, generator: torch.Generator | None) -> Tensor:
+    """The `count` most promising starts in the own frames, (B, count, 4, 4)."""
+    fused = kernels.backend(given.problems.K.device)
+    if fused is not None and hasattr(fused, "starts"):
         tried = _proposals(given.problems, proposals)
-        starts = fused.starts(given.problems, dof, tried, count, generator, given.frame)
-    else:
-        starts = initial_poses(given.own(), dof, count, proposals, generator)
-    return solve_from(given, starts, dof, iterations, trust_region, init is None)
+        return fused.starts(given.problems, dof, tried, count, generator, given.frame)  # type: ignore[no-any-return]
+    return initial_poses(given.own(), dof, count, proposals, generator)
 
 
-def _evened(given: Prepared) -> Prepared | None:
-    """The problems with no weight above `HEAVY` times their median; None where none is.
+def _evened(given: Prepared, limit: float) -> tuple[Tensor, Prepared | None]:
+    """The problems with a weight above `HEAVY` and `limit` times their median, their weights cut off at `limit` times it.
 
-    A point that weighs a million times the others is all that a closed form sees, and its pixel a wall along which a descent
-    takes tiny steps. From the minimum for weights that are nearly right the last part of the way is short.
+    Points that weigh a million times the others are all that a closed form sees, their pixels walls along which a descent takes
+    tiny steps; and if they are few several poses fit them, of which the others choose one. From a minimum for weights that are
+    less uneven the last part of the way is short.
+
+    Returns:
+        which problems, (R,), and those; None where there are none.
     """
     w = given.problems.weights.detach()
-    if w.numel() == 0 or w.device.type != "cpu":  # elsewhere the question would wait for the device
-        return None
-    size = w.abs()
-    if not bool(size.max() > HEAVY * size.min()):
-        return None
-    some = torch.where(size > 0, size, math.nan).flatten(1)
-    most = HEAVY * some.nanmedian(1).values.nan_to_num(math.inf)
-    if not bool((size.flatten(1).amax(1) > most).any()):
-        return None
-    weights = w.clamp(-most[:, None, None], most[:, None, None])
-    return given._replace(problems=given.problems._replace(weights=weights))
+    size = w.abs().flatten(1)
+    if w.numel() == 0 or w.device.type != "cpu" or not bool(size.max() > HEAVY * size.min()):
+        return torch.empty(0, dtype=torch.long), None  # elsewhere the question would wait for the device
+    middle = torch.where(size > 0, size, math.nan).nanmedian(1).values.nan_to_num(math.inf)
+    rows = (size.amax(1) > max(limit, HEAVY) * middle).nonzero()[:, 0]
+    if len(rows) == 0:
+        return rows, None
+    problems = given.problems.map(lambda v: v[rows])
+    most = limit * middle[rows, None, None]
+    problems = problems._replace(weights=w[rows].clamp(-most, most))
+    frame = checks.Frame(*(v[rows] for v in given.frame))
+    return rows, given._replace(problems=problems, used=given.used[rows], batch=torch.Size([len(rows)]), frame=frame)
 
 
 def solve_from(

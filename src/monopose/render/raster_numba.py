@@ -58,6 +58,52 @@ def near_bounds(q, corners, near):
     return u0 - pad, v0 - pad, u1 + pad, v1 + pad
 
 
+@numba.njit(inline="always")
+def plane(q, uv, i, j, k, near, right, bottom):
+    """Where a face may be seen, and its edge functions.
+
+    Args:
+        q: K p of all corners, (V, 3); uv: their pixels, (V, 2); i, j, k: the corners of the face.
+        near: nothing closer is seen; right, bottom: the last column and row.
+
+    Returns:
+        whether it may be seen; first and last column, first and last row; (a, b, c) of the three edge functions a x + b y + c,
+        positive inside; the inverse of their determinant: (their sum) * inverse is 1 / depth.
+    """
+    x0, x1, y0, y1 = 0, 0, 0, 0
+    a0, b0, c0, a1, b1, c1, a2, b2, c2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    inverse, seen = 0.0, True
+    iz, jz, kz = q[i, 2], q[j, 2], q[k, 2]
+    u0, v0, u1, v1 = 0.0, 0.0, 0.0, 0.0
+    if iz >= near and jz >= near and kz >= near:
+        u0 = min(uv[i, 0], uv[j, 0], uv[k, 0]) - SLACK
+        u1 = max(uv[i, 0], uv[j, 0], uv[k, 0]) + SLACK
+        v0 = min(uv[i, 1], uv[j, 1], uv[k, 1]) - SLACK
+        v1 = max(uv[i, 1], uv[j, 1], uv[k, 1]) + SLACK
+    elif iz < near and jz < near and kz < near:
+        seen = False
+    else:
+        u0, v0, u1, v1 = near_bounds(q, (i, j, k), near)
+    seen = seen and u1 >= 0.0 and v1 >= 0.0 and u0 <= right and v0 <= bottom
+    if seen:
+        x0, x1 = int(np.ceil(max(u0, 0.0))), int(np.floor(min(u1, right)))
+        y0, y1 = int(np.ceil(max(v0, 0.0))), int(np.floor(min(v1, bottom)))
+        seen = x0 <= x1 and y0 <= y1
+    if seen:
+        ix, iy, jx, jy, kx, ky = q[i, 0], q[i, 1], q[j, 0], q[j, 1], q[k, 0], q[k, 1]
+        a0, b0, c0 = edge(jx, jy, jz, kx, ky, kz)
+        a1, b1, c1 = edge(kx, ky, kz, ix, iy, iz)
+        a2, b2, c2 = edge(ix, iy, iz, jx, jy, jz)
+        det = a0 * ix + b0 * iy + c0 * iz
+        if det < 0.0:
+            det = -det
+            a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
+        seen = det > 0.0
+        if seen:
+            inverse = 1.0 / det
+    return seen, x0, x1, y0, y1, a0, b0, c0, a1, b1, c1, a2, b2, c2, inverse
+
+
 @numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 def draw(points, faces, K, near, face, bary, depth):
     """Rasterise one image in place; `face` must hold -1, `bary` and `depth` 0. Returns OK or what is wrong."""
@@ -86,34 +132,9 @@ def draw(points, faces, K, near, face, bary, depth):
             continue
         if i >= count or j >= count or k >= count:
             return BAD_INDEX
-        iz, jz, kz = q[i, 2], q[j, 2], q[k, 2]
-        if iz >= near and jz >= near and kz >= near:
-            u0 = min(uv[i, 0], uv[j, 0], uv[k, 0]) - SLACK
-            u1 = max(uv[i, 0], uv[j, 0], uv[k, 0]) + SLACK
-            v0 = min(uv[i, 1], uv[j, 1], uv[k, 1]) - SLACK
-            v1 = max(uv[i, 1], uv[j, 1], uv[k, 1]) + SLACK
-        elif iz < near and jz < near and kz < near:
+        seen, x0, x1, y0, y1, a0, b0, c0, a1, b1, c1, a2, b2, c2, inv = plane(q, uv, i, j, k, near, right, bottom)
+        if not seen:
             continue
-        else:
-            u0, v0, u1, v1 = near_bounds(q, (i, j, k), near)
-        if not (u1 >= 0.0 and v1 >= 0.0 and u0 <= right and v0 <= bottom):
-            continue
-        x0, x1 = int(np.ceil(max(u0, 0.0))), int(np.floor(min(u1, right)))
-        y0, y1 = int(np.ceil(max(v0, 0.0))), int(np.floor(min(v1, bottom)))
-        if x0 > x1 or y0 > y1:
-            continue
-
-        ix, iy, jx, jy, kx, ky = q[i, 0], q[i, 1], q[j, 0], q[j, 1], q[k, 0], q[k, 1]
-        a0, b0, c0 = edge(jx, jy, jz, kx, ky, kz)
-        a1, b1, c1 = edge(kx, ky, kz, ix, iy, iz)
-        a2, b2, c2 = edge(ix, iy, iz, jx, jy, jz)
-        det = a0 * ix + b0 * iy + c0 * iz
-        if det < 0.0:
-            det = -det
-            a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
-        elif not det > 0.0:
-            continue
-        inv = 1.0 / det
         az, bz, cz = (a0 + a1 + a2) * inv, (b0 + b1 + b2) * inv, (c0 + c1 + c2) * inv
         floor0, floor1, floor2 = floor(a0, b0), floor(a1, b1), floor(a2, b2)
         for y in range(y0, y1 + 1):

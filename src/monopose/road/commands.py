@@ -17,7 +17,7 @@ from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
 from ..evaluation import nuscenes as nuscenes_scores
 from ..geometry import boxes3d
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 from ..types import Frame
 from . import inference, pipeline
 from . import viz as viz_box3d
@@ -131,16 +131,16 @@ def predict(args: Predict, say: Printer) -> Result:
     if not is_road_data(args.source):
         return _predict_pictures(args, run, say)
     return predict_data(
-        run, args.source, args.output.folder, names=_names(args.split), views=args.views, least=args.score,
+        run, args.source, args.output.folder, names=_names(args.split, args.source), views=args.views, least=args.score,
         options=Options(flip=args.flip), limit=args.output.limit, say=say,
     )  # fmt: skip
 
 
-def _names(file: str | Path | None) -> Sequence[str]:
-    """The names of pictures or scenes in a file, () for all."""
+def _names(file: str | Path | None, data: str | Path) -> Sequence[str]:
+    """The names of pictures or scenes in a file or of an official part of the data, () for all."""
     from .samples import read_names
 
-    return () if file is None else read_names(file)
+    return () if file is None else read_names(file, data)
 
 
 def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
@@ -162,7 +162,7 @@ def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
     def save(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {**_written(out, rows, lines, None), "seconds": _mean(seconds)}
 
-    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output.limit, say)
+    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output, say)
 
 
 def predict_data(
@@ -198,17 +198,18 @@ def predict_data(
         for line in _lines(rows[-1], len(rows)):
             say(line)
 
-    estimates = pipeline.predict_frames(run, pictures, options, each)
-    lines = {}
-    for frame, found in zip(pictures, estimates, strict=True):
-        calibration = None
-        if frame.classes == kitti.CLASSES:
-            calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
-        lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
-    above = None
-    if pictures and all(f.ego_from_cam is not None and f.sample for f in pictures):
-        above = nuscenes.to_global(pictures, estimates)
-    found_in_all = {**_written(out, rows, lines, above), "seconds": _mean(seconds), "images": rows, "stopped": False}
+    with sole_writer(out, "predict"):
+        estimates = pipeline.predict_frames(run, pictures, options, each)
+        lines = {}
+        for frame, found in zip(pictures, estimates, strict=True):
+            calibration = None
+            if frame.classes == kitti.CLASSES:
+                calibration = kitti.read_calibration(Path(frame.path).parents[1] / "calib" / f"{frame.name}.txt")
+            lines[_name(frame)] = pipeline.kitti_labels(frame, found, calibration)
+        above = None
+        if pictures and all(f.ego_from_cam is not None and f.sample for f in pictures):
+            above = nuscenes.to_global(pictures, estimates)
+        found_in_all = {**_written(out, rows, lines, above), "seconds": _mean(seconds), "images": rows, "stopped": False}
     return Result(found_in_all, _summary(found_in_all))
 
 
@@ -261,7 +262,7 @@ def _lines(row: Mapping[str, Any], number: int) -> list[str]:
 
 def evaluate(args: Evaluate) -> Result:
     """Score boxes on roads by KITTI's protocol or nuScenes'."""
-    report = score(args.results, args.data, _names(args.split))
+    report = score(args.results, args.data, _names(args.split, args.data))
     return Result(report, text(report))
 
 
@@ -337,17 +338,20 @@ def _kitti_lines(report: Mapping[str, Any]) -> Iterable[str]:
 # ------------------------------------------------------------------------------------------------- training and synthesis
 
 
-def train(args: Train) -> dict[str, str]:
+def train(args: Train, say: Printer = silent) -> dict[str, str]:
     """Train a network for boxes on roads."""
-    from ..training import loop
+    from ..training import progress
     from . import training
 
+    own = training.make_config(args.data, args.preset, args.categories, args.changes())
+    config = training.make_training(args.preset, **args.budget())
+    for line in training.described(args.data, args.preset, own, config):
+        say(line)
     file = training.train(
-        args.data, args.run_folder(args.data), names=_names(args.split), init=args.init, backgrounds=args.backgrounds,
-        config=loop.TrainConfig(**args.budget()), progress_bar=not args.json,
-        method_config=training.make_config(args.data, args.preset, args.categories, args.changes()),
+        args.data, args.run_folder(args.data), names=_names(args.split, args.data), init=args.init,
+        backgrounds=args.backgrounds, config=config, progress_bar=not args.json, method_config=own,
     )  # fmt: skip
-    return {"weights": str(file)}
+    return progress.result(file)
 
 
 def synth(args: Synth) -> dict[str, str]:

@@ -22,7 +22,7 @@ Size = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that fixes the network and its losses; `small` for CPUs, `basic`, `coord_regr` and `v2` as published."""
+    """Everything that fixes the network and its losses; `small` for CPUs, the others of `PRESETS` as published."""
 
     classes: tuple[str, ...] = CLASSES  # in the order of the labels
     size_means: tuple[Size, ...] = ()  # length, height, width per class, metres; (): of `SIZES`
@@ -120,7 +120,12 @@ class Config:
 
 def basic(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v1): ResNet-101, 1600 x 672, 8 heads of 32 points, Monte Carlo loss and auxiliary reprojection."""
-    return Config(tuple(classes), **changes)
+    return Config(tuple(classes), **({"far": 1000.0, "min_visibility": 0.4} | changes))
+
+
+def no_reproj(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
+    """As published (v1): without the auxiliary reprojection."""
+    return basic(classes, **{"projection_weight": 0.0, **changes})
 
 
 def coord_regr(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
@@ -128,13 +133,22 @@ def coord_regr(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     return basic(classes, **{"coordinate_weight": 0.25, **changes})
 
 
+def v1b_220312(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
+    """As published (v1b, first): `coord_regr` with 8 heads of 16 points at stride 8."""
+    return coord_regr(classes, **{"dense_stride": 8, "points": 16, "roi": 14, **changes})
+
+
+def v1b(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
+    """As published (v1b, second, 220411): and reference points per class, 128 samples, a pose loss of 0.5."""
+    return v1b_220312(classes, **{"class_offsets": True, "samples": 128, "pose_weight": 0.5, **changes})
+
+
 def v2(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
-    """As published (v2): 8 heads of 16 points at stride 8, mixtures of coordinates and depths, reference points per class."""
+    """As published (v2): mixtures of coordinates and depths in place of regression, a loss of 2D boxes."""
     own: dict[str, Any] = {
-        "dense_stride": 8, "points": 16, "samples": 128, "class_offsets": True, "roi": 14, "box_weight": 0.5,
-        "pose_weight": 0.5, "coordinate_weight": 2.5, "coordinate_mixture": True, "depth_weight": 1.5, "depth_modes": 4,
+        "box_weight": 0.5, "coordinate_weight": 2.5, "coordinate_mixture": True, "depth_weight": 1.5, "depth_modes": 4,
     }  # fmt: skip
-    return Config(tuple(classes), **(own | changes))
+    return v1b(classes, **(own | changes))
 
 
 def small(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
@@ -149,7 +163,10 @@ def small(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     return Config(tuple(classes), **(own | changes))
 
 
-PRESETS: dict[str, Callable[..., Config]] = {"small": small, "basic": basic, "coord_regr": coord_regr, "v2": v2}
+PRESETS: dict[str, Callable[..., Config]] = {
+    "small": small, "basic": basic, "no_reproj": no_reproj, "coord_regr": coord_regr, "coord_regr_trainval": coord_regr,
+    "v1b_220312": v1b_220312, "v1b": v1b, "v2": v2, "v2_trainval": v2,
+}  # fmt: skip
 
 
 def encode_sizes(lhw: Tensor, means: Tensor, stds: Tensor) -> Tensor:

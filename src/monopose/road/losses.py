@@ -28,7 +28,8 @@ def loss(model: Model, output: Output, batch: Mapping[str, Any]) -> dict[str, Te
         batch: "image" (B, 3, height, width); and with one entry per image "K" (3, 3) pixels, "labels" (n,), "cam_from_obj"
             (n, 4, 4) metres and "sizes" (n, 3) metres in the convention of `geometry.boxes3d`. Where they are known also
             "velocities" (n, 3) metres per second in the camera's axes, NaN for unknown; "attributes" (n,), -1 for unknown;
-            "visibility" (n,), share in [0, 1]; "lidar" (m, 3), surface points in the camera's frame, metres. n, m may be 0.
+            "visibility" (n,), share in [0, 1]; "lidar" (m, 3), surface points in the camera's frame, metres; "ignored" (k, 4),
+            regions of which nobody knows what they show, xyxy pixel edges. n, m, k may be 0.
 
     Returns:
         scalar tensors by name; their sum is the loss. Those that an image without objects has nothing for are 0.
@@ -60,8 +61,13 @@ def _cell_losses(model: Model, output: Output, found: list[BoxTargets], owners: 
     sure = F.binary_cross_entropy_with_logits(
         cells.centerness[b, cell], pyramid.centerness_target(away, strides), reduction="sum"
     )
+    counts = torch.ones_like(target)
+    middles = where.centres + 0.5  # pixel edges
+    for i, t in enumerate(found):  # what nobody knows, or what is too hidden or small to be learned, is no background either
+        inside = ((middles[:, None] >= t.ignored[:, :2]) & (middles[:, None] < t.ignored[:, 2:])).all(-1).any(-1)
+        counts[i, inside & (owners[i] < 0)] = 0
     losses = {
-        "class": sigmoid_focal_loss(cells.logits, target, alpha=0.25, gamma=2.0, reduction="sum") / count,
+        "class": (counts * sigmoid_focal_loss(cells.logits, target, alpha=0.25, gamma=2.0)).sum() / count,
         "reference": F.smooth_l1_loss(miss, torch.zeros_like(miss), beta=1.0, reduction="sum") / count,
         "centerness": sure / count,
     }
@@ -350,7 +356,8 @@ class BoxTargets(NamedTuple):
     """The objects of one image that are learned from, N rows.
 
     labels (N,); pose (N, 4, 4), level, metres; lhw (N, 3), metres; velocity (N, 3), metres per second, NaN where unknown;
-    attribute (N,), -1 where unknown; boxes (N, 4), what the image shows, xyxy pixel edges; centres (N, 2), pixels.
+    attribute (N,), -1 where unknown; boxes (N, 4), what the image shows, xyxy pixel edges; centres (N, 2), pixels; ignored
+    (M, 4), where other objects or nobody knows what are, xyxy pixel edges.
     """
 
     labels: Tensor
@@ -360,6 +367,7 @@ class BoxTargets(NamedTuple):
     attribute: Tensor
     boxes: Tensor
     centres: Tensor
+    ignored: Tensor
 
 
 def box_targets(model: Model, batch: Mapping[str, Any]) -> list[BoxTargets]:
@@ -388,7 +396,10 @@ def box_targets(model: Model, batch: Mapping[str, Any]) -> list[BoxTargets]:
         velocity = batch["velocities"][i] if "velocities" in batch else K.new_full((n, 3), math.nan)
         attribute = batch["attributes"][i] if "attributes" in batch else torch.full_like(labels, -1)
         rows = [labels, pose, lhw.to(K), velocity.to(K), attribute, boxes]
+        hidden = boxes[~shown & (pose[:, 2, 3] > Z_MIN)]
         labels, pose, lhw, velocity, attribute, boxes = (v[shown] for v in rows)
         attribute = torch.where(model.allowed[labels].sum(-1) > 1, attribute, len(config.attributes))  # the class has none
-        found.append(BoxTargets(labels, pose, lhw, velocity, attribute, boxes, boxes3d.volume_centres(pose, lhw, K, boxes)))
+        unknown = batch["ignored"][i].to(K) if "ignored" in batch else K.new_zeros(0, 4)
+        centres = boxes3d.volume_centres(pose, lhw, K, boxes)
+        found.append(BoxTargets(labels, pose, lhw, velocity, attribute, boxes, centres, torch.cat([unknown, hidden])))
     return found

@@ -57,11 +57,13 @@ class Train(TrainCommand):
     init: MaybePath = None
     """Weights file of an earlier run to start from, of other classes perhaps; what belongs to one class starts anew."""
     split: MaybePath = None
-    """File of names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; all by default."""
+    """File of names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; or an official part of
+    nuScenes: train, val, trainval, test, mini_train, mini_val. All by default."""
     categories: tuple[str, ...] = ()
     """Classes to learn, e.g. car pedestrian; all by default."""
     preset: MaybeName = None
-    """Ready configuration: small (default); as published basic, coord_regr, v2."""
+    """Ready configuration: small (default); as published basic, no_reproj, coord_regr, v1b_220312, v1b, v2,
+    coord_regr_trainval, v2_trainval, with their optimiser, schedule and batch; what differs from the paper is printed."""
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,7 @@ class Predict(Common):
     flip: bool = False
     """Look at the mirrored picture too, and let both decide together. Takes twice as long."""
     split: MaybePath = None
-    """With a data set: file of names, one per line: pictures of KITTI or scenes of nuScenes; all by default."""
+    """With a data set: file of names, one per line, or an official part of nuScenes, as for training; all by default."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)
 
@@ -107,4 +109,4 @@ class Evaluate(Common):
     data: Path
     """A KITTI or nuScenes folder, or an infos.json."""
     split: MaybePath = None
-    """File with the names of pictures or scenes, one per line; all by default."""
+    """File with the names of pictures or scenes, one per line, or an official part of nuScenes, as for training."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from .. import weights
 from ..datasets import kitti
 from ..datasets.road import RoadFrame, RoadObjects
 from ..geometry import boxes3d
+from ..io.images import as_frame
 from ..types import Frame
 from . import config as road_config
 from . import inference, network
@@ -59,6 +59,12 @@ class BoxRun:
     def classes(self) -> tuple[str, ...]:
         return self.config.classes
 
+    def __call__(
+        self, source: Any, camera: Any = None, *, fov_deg: float | None = None, options: Options = DEFAULT
+    ) -> DetectedBoxes:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`."""
+        return self.predict(as_frame(source, camera, fov_deg=fov_deg), options)
+
     def predict(self, frame: Frame, options: Options = DEFAULT) -> DetectedBoxes:
         """The boxes of one picture, best first, on the CPU; see `inference.predict`."""
         found = inference.predict(self.model, frame, **options._asdict())
@@ -74,7 +80,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "box3d")
     model = weights.load_network(file, road_config.Config, network.Model)
-    return BoxRun(model.to(where), folder, json.loads(weights.read(file).notes.get("data", "{}")))
+    return BoxRun(model.to(where), folder, weights.noted(file))
 
 
 def objects_of(found: DetectedBoxes, own: Sequence[str], classes: Sequence[str]) -> RoadObjects:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..datasets import kitti, nuscenes
+from ..datasets import kitti, nuscenes, nuscenes_splits
 from ..datasets.road import SIZES, RoadFrame, RoadObjects
+from ..geometry import camera as camera_ops
+from ..geometry import se3
 from ..io.files import existing_file
-from ..io.records import found
+from ..io.records import found, read_text
 from ..synthesis import augment, road_scene
 from . import config as road_config
 from . import inference
@@ -59,14 +61,20 @@ def read_frames(data: str | Path, names: Sequence[str] = ()) -> list[RoadFrame]:
     )
 
 
-def read_names(path: str | Path) -> list[str]:
+def read_names(path: str | Path, data: str | Path | None = None) -> list[str]:
     """The names in a text file, one per line: KITTI's ImageSets/train.txt, scenes of nuScenes.
+
+    Args:
+        path: of the file; or the name of an official part of nuScenes (train, val, trainval, test, mini_train, mini_val).
+        data: the data set, for such a name.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it holds none.
     """
-    names = existing_file(path, "file of names").read_text(encoding="utf-8").split()
+    if data is not None and str(path) in nuscenes_splits.SPLITS and not Path(path).is_file():
+        return nuscenes_splits.scenes(data, str(path))
+    names = read_text(existing_file(path, "file of names"), "names, one per line").split()
     if not names:
         raise ValueError(f"{path} names no picture; expected one name per line")
     return names
@@ -130,12 +138,14 @@ class FrameSamples(Dataset):
         length: how many samples.
         seed: of order and augmentation; sample i is the same whoever draws it.
         augmented: mirror half of the pictures, and change their colours.
+        lidar: with the LiDAR points that each picture shows.
     """
 
     def __init__(
         self, frames: Sequence[RoadFrame], classes: Sequence[str], size: tuple[int, int], length: int, seed: int,
-        augmented: bool = True,
+        augmented: bool = True, lidar: bool = False,
     ) -> None:  # fmt: skip
+        self.lidar = lidar
         self.frames, self.classes, self.size = frames, tuple(classes), size
         self.length, self.seed, self.augmented = length, seed, augmented
 
@@ -148,12 +158,12 @@ class FrameSamples(Dataset):
         epoch, place = divmod(i, len(self.frames))
         order = np.random.default_rng((self.seed, epoch, 3)).permutation(len(self.frames))
         frame = self.frames[int(order[place])]
-        sample = sample_of(frame, self.classes, self.size)
+        sample = sample_of(frame, self.classes, self.size, self.lidar)
         return augment_sample(sample, np.random.default_rng((self.seed, i, 4))) if self.augmented else sample
 
 
-def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """One picture with its boxes as `road.py` learns from them, see `road_scenes.sample`.
+def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int], lidar: bool = False) -> dict[str, Any]:
+    """One picture with its boxes as `losses.loss` takes them; with `lidar` also the LiDAR points that it shows.
 
     Raises:
         ValueError: the picture has no truth.
@@ -169,13 +179,27 @@ def sample_of(frame: RoadFrame, classes: Sequence[str], size: tuple[int, int]) -
     objects, labels = objects[rows], labels[rows]
     n = len(labels)
     unknown = torch.full((n, 3), float("nan"))
+    ignored = (frame.ignored.float() - torch.tensor([0.0, fitted.top, 0.0, fitted.top])) * fitted.scale.float().repeat(2)
+    points = {"lidar": _lidar_points(frame, fitted.K, size)} if lidar else {}
     return {
+        **points, "ignored": ignored,
         "image": fitted.image, "K": fitted.K, "labels": labels, "cam_from_obj": objects.cam_from_obj.float(),
         "sizes": objects.sizes.float(),
         "velocities": unknown if objects.velocities is None else objects.velocities.float(),
         "attributes": torch.full((n,), -1) if objects.attributes is None else objects.attributes,
         "visibility": visibility(objects), "name": frame.name,
     }  # fmt: skip
+
+
+def _lidar_points(frame: RoadFrame, K: Tensor, size: tuple[int, int]) -> Tensor:
+    """LiDAR points before the camera and in its picture, (m, 3), metres, camera frame."""
+    if not frame.lidar or frame.cam_from_lidar is None:
+        return torch.zeros(0, 3)
+    points = se3.transform(frame.cam_from_lidar, nuscenes.read_lidar(frame.lidar).double()).float()
+    points = points[points[:, 2] > road_config.Z_MIN]
+    pixels = camera_ops.project(points, K, road_config.Z_MIN)
+    inside = (pixels > -0.5).all(1) & (pixels < pixels.new_tensor([size[1] - 0.5, size[0] - 0.5])).all(1)
+    return points[inside]
 
 
 def visibility(objects: RoadObjects) -> Tensor:
@@ -188,6 +212,8 @@ def visibility(objects: RoadObjects) -> Tensor:
         share = share * known[objects.occlusion.clamp(0, 3)]
     if objects.points is not None:
         share = share * (objects.points != 0)
+    if objects.visibility is not None:
+        share = share * objects.visibility.float()
     return share
 
 
@@ -202,6 +228,11 @@ def augment_sample(sample: Mapping[str, Any], rng: np.random.Generator) -> dict[
         changed["K"] = inference.mirrored_K(sample["K"], image.shape[-1])
         changed["cam_from_obj"] = inference.mirrored_pose(sample["cam_from_obj"])
         changed["velocities"] = sample["velocities"] * torch.tensor([-1.0, 1.0, 1.0])
+        if "ignored" in sample:
+            x0, y0, x1, y1 = sample["ignored"].unbind(-1)
+            changed["ignored"] = torch.stack([image.shape[-1] - x1, y0, image.shape[-1] - x0, y1], -1)
+        if "lidar" in sample:
+            changed["lidar"] = sample["lidar"] * torch.tensor([-1.0, 1.0, 1.0])
     return changed
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import weights
-from ..datasets.road import SIZES
+from ..datasets.road import SIZES, RoadFrame
 from ..synthesis import road_scene
 from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import configure
+from ..training.setup import Schedule, configure, described_preset, train_config
 from ..training.warm_start import Rows, copy_fitting
 from . import config as road_config
 from . import losses, network
@@ -61,6 +61,52 @@ def make_config(
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+
+
+NUSCENES = {"train": 168_780, "trainval": 204_894}  # pictures: six cameras of 28130 and 34149 moments
+
+
+def _published(v2: bool, trainval: bool) -> Schedule:
+    """EPro-PnP-Det's: its configuration files."""
+    other = ("the original learns from train and val: --split trainval",) if trainval else ()
+    return Schedule(
+        "EPro-PnP (Chen et al. 2022), Det", 12, NUSCENES["trainval" if trainval else "train"], batch_size=12,
+        drops=(9, 11) if v2 else (10, 11), fields={"backbone_rate": 1.0, "warmup": 0.0},
+        differs=(
+            *other,
+            "one deviation per head in the auxiliary losses, not one per pixel and head, and boxes that overlap are not "
+            "normalised together",
+            "v2's loss of depth looks at the middle of each object, not at all LiDAR points of the picture",
+        ),
+    )  # fmt: skip
+
+
+SCHEDULES = {
+    name: _published(name.startswith("v2"), name.endswith("trainval")) for name in road_config.PRESETS if name != "small"
+}
+
+
+def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
+    """How a preset is trained: as published if it is, with the fields of `TrainConfig` that are given in place of that."""
+    return train_config(SCHEDULES.get(preset or ""), given)
+
+
+def described(data: str | Path, preset: str | None, config: road_config.Config, training: TrainConfig) -> list[str]:
+    """What a published preset does and where it differs from the original, line by line; [] for others."""
+    if preset is None or preset not in SCHEDULES:
+        return []
+    own = {k: getattr(config, k) for k in ("size_means", "size_stds")}
+    original = road_config.PRESETS[preset](config.classes, **own)
+    return described_preset(preset, SCHEDULES[preset], original, config, training, make_training(preset))
+
+
+def check_lidar(config: road_config.Config, frames: Sequence[RoadFrame], where: str) -> None:
+    """ValueError where coordinates are to be learned from LiDAR points, and the data have none."""
+    if config.coordinate_weight > 0 and not any(f.lidar for f in frames):
+        raise ValueError(
+            f"coordinate_weight is {config.coordinate_weight:g}, and {where} has no LiDAR points to learn coordinates from, as "
+            "nuScenes' tables name (samples/LIDAR_TOP); --set coordinate_weight=0 learns without"
+        )
 
 
 RECIPE = Recipe(
@@ -108,8 +154,10 @@ def train(
     out, config = Path(out), config or TrainConfig()
     method_config = method_config or make_config(data)
     notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
+    lidar = method_config.coordinate_weight > 0
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
+        check_lidar(method_config, (), str(data))
         scene = replace(road or RoadConfig(), size=method_config.size)
         photos = synth.read_backgrounds(backgrounds)
         notes["road"] = asdict(scene)
@@ -120,9 +168,10 @@ def train(
         frames = read_frames(data, names)
         count = count_boxes(frames, method_config.classes, str(data))
         notes |= {"pictures": len(frames), "boxes": count}
+        check_lidar(method_config, frames, str(data))
 
         def samples(length: int, seed: int) -> Dataset:
-            return FrameSamples(frames, method_config.classes, method_config.size, length, seed, augmented)
+            return FrameSamples(frames, method_config.classes, method_config.size, length, seed, augmented, lidar)
 
     def make() -> network.Model:
         model = network.Model(method_config)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.bop import models as bop_models
 from ..datasets.bop import scenes, writing
 from ..geometry.boxes import from_masks
-from ..io import records
-from ..io.files import write_json
+from ..io import records, shards
+from ..io.files import sole_writer, write_json
 from ..types import Camera, Frame, Instances, ObjectModel
 from . import samples
 from . import scene as synth
@@ -29,16 +31,16 @@ _CHUNK = 25  # pictures between two writes of the JSON files
 
 
 class Frames(Dataset):
-    """Picture i of the data set, drawn from (seed, i): a frame with truth, and the silhouettes."""
+    """Pictures of the data set by their numbers i, drawn from (seed, i): a frame with truth, and the silhouettes."""
 
-    def __init__(self, source: samples.Source, first: int, last: int, seed: int) -> None:
-        self.source, self.first, self.last, self.seed = source, first, last, seed
+    def __init__(self, source: samples.Source, numbers: Sequence[int], seed: int) -> None:
+        self.source, self.numbers, self.seed = source, numbers, seed
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.numbers)
 
     def __getitem__(self, n: int) -> tuple[Frame, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, self.first + n, 2))
+        rng = np.random.default_rng((self.seed, self.numbers[n], 2))
         camera, source = self.source.camera, self.source
         layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng)
         look = synth.random_appearance(len(layout.models), rng)
@@ -67,6 +69,7 @@ def write_bop(
     split: str = "train",
     workers: int = 2,
     seed: int = 0,
+    shard: shards.Shard | None = None,
 ) -> Path:
     """Write models, camera, pictures, truth, masks and targets of a new BOP data set.
 
@@ -81,6 +84,8 @@ def write_bop(
         split: name of the split folder; a data set may have several, of the same models and camera.
         workers: processes that render.
         seed: same seed, same pictures.
+        shard: only the pictures of this one; the JSON files that name them are written by `shards.MERGE`, when all have been
+            there. Whole folders are the same for any number of shards.
 
     Returns:
         `out`.
@@ -104,32 +109,92 @@ def write_bop(
     known = {m.obj_id: m for m in models}
     source = samples.Source(known, camera, synth.read_backgrounds(backgrounds), scene)
     photos = photo_folder(backgrounds)
-    _note_settings(out, split, known, camera, {"seed": seed, "backgrounds": photos and f"of {photos}", **asdict(scene)})
-    writing.write_models(out / "models", known)
-    writing.write_models(out / "models_eval", known)
-    writing.write_camera(out / "camera.json", camera)
-    names = {m.obj_id: m.name for m in models}
-    folders = [out / split / f"{s:06d}" for s in range(-(-images // _SCENE))]
+    settings = {"seed": seed, "backgrounds": photos and f"of {photos}", **asdict(scene)}
+    job = None
+    job_folder = out / shards.FOLDER / split
+    if shard is not None:
+        about = {**settings, "objects": {m.obj_id: _digest(m) for m in models}, "K": camera.K.tolist(), "size": camera.size}
+        job = shards.Job(job_folder, about, images, _CHUNK, shard)
+    elif job_folder.is_dir():
+        raise ValueError(f"shards of {out / split} have been begun; monopose merge {out} finishes it, or delete {job_folder}")
+    share = shard is not None and not shard.last
+    with nullcontext() if share else sole_writer(out, "synth"):
+        _note_settings(out, split, known, camera, settings)
+        writing.write_models(out / "models", known)
+        writing.write_models(out / "models_eval", known)
+        writing.write_camera(out / "camera.json", camera)
+        names = {m.obj_id: m.name for m in models}
+        with Progress(transient=True) as progress:
+            if job is None:
+                _append(source, out / split, images, seed, workers, names, progress)
+            else:
+                _share(job, source, out / split, seed, workers, progress)
+        if share:
+            return out
+        if job is not None:
+            _add_all(job, out / split, names)
+        writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
+        if job is not None:
+            job.remove()
+        return out
+
+
+def _digest(model: ObjectModel) -> str:
+    parts = (model.vertices, model.faces, model.colors, model.uv, model.texture)
+    arrays = [p.detach().cpu().contiguous().numpy() for p in parts if p is not None]
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def _loader(source: samples.Source, numbers: Sequence[int], seed: int, workers: int) -> DataLoader:
+    return DataLoader(Frames(source, numbers, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread)
+
+
+def _append(
+    source: samples.Source, split: Path, images: int, seed: int, workers: int, names: Mapping[int, str], progress: Any
+) -> None:
+    """Make the pictures that are missing, scene after scene."""
+    folders = [split / f"{s:06d}" for s in range(-(-images // _SCENE))]
     done = sum(writing.count_images(f) for f in folders)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("pictures", total=images, completed=done)
-        for n, folder in enumerate(folders):
-            last = min((n + 1) * _SCENE, images)
-            first = n * _SCENE + writing.count_images(folder)
-            if first >= last:
-                continue
-            loader = DataLoader(
-                Frames(source, first, last, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread,
-            )  # fmt: skip
-            chunk: list[tuple[Frame, torch.Tensor]] = []
-            for i, item in enumerate(loader, first + 1):
-                chunk.append(item)
-                if len(chunk) == _CHUNK or i == last:
-                    writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
-                    chunk = []
-                progress.advance(task)
-    writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
-    return out
+    task = progress.add_task("pictures", total=images, completed=done)
+    for n, folder in enumerate(folders):
+        last = min((n + 1) * _SCENE, images)
+        first = n * _SCENE + writing.count_images(folder)
+        if first >= last:
+            continue
+        chunk: list[tuple[Frame, torch.Tensor]] = []
+        for i, item in enumerate(_loader(source, range(first, last), seed, workers), first + 1):
+            chunk.append(item)
+            if len(chunk) == _CHUNK or i == last:
+                writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
+                chunk = []
+            progress.advance(task)
+
+
+def _share(job: shards.Job, source: samples.Source, split: Path, seed: int, workers: int, progress: Any) -> None:
+    """Make the pictures of a shard, whose entries wait in the job's blocks; those that scenes list are there already."""
+    listed = {s: writing.count_images(split / f"{s:06d}") for s in range(-(-job.count // _SCENE))}
+    todo = [(b, p) for b, p in job.todo() if p[-1] % _SCENE >= listed[p[-1] // _SCENE]]
+    task = progress.add_task("pictures", total=sum(len(p) for _, p in todo))
+    drawn = iter(_loader(source, [i for _, pieces in todo for i in pieces], seed, workers)) if todo else iter(())
+    for block, pieces in todo:
+        rows = []
+        for i in pieces:
+            rows.append(writing.write_frame(split / f"{i // _SCENE:06d}", i % _SCENE, *next(drawn)))
+            progress.advance(task)
+        job.save(block, rows)
+
+
+def _add_all(job: shards.Job, split: Path, names: Mapping[int, str]) -> None:
+    """Put the entries of all blocks into the scenes."""
+    missing = {}
+    for n in range(-(-job.count // _SCENE)):
+        done = writing.count_images(split / f"{n:06d}")
+        missing[n] = range(n * _SCENE + done, max(n * _SCENE + done, min((n + 1) * _SCENE, job.count)))
+    job.require(i for pieces in missing.values() for i in pieces)
+    for n, pieces in missing.items():
+        if pieces:
+            entries = {i % _SCENE: entry for i, entry in zip(pieces, job.rows(pieces), strict=True)}
+            writing.add_entries(split / f"{n:06d}", entries, names)
 
 
 def _note_settings(

@@ -6,6 +6,7 @@ enough for tensor overhead to cost more than the arithmetic. Everything here is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +14,7 @@ import numba
 import numpy as np
 from numpy.random import Generator
 
-from ..render.raster_numba import SLACK, edge, floor, near_bounds
+from ..render.raster_numba import floor, plane
 from ..render.scene import GREY
 from ..types import ObjectModel
 from . import augment
@@ -68,33 +69,9 @@ def _rasterise(points, pose, faces, K, which, owner, face, inverse_depth, stamp)
     inv_near, covered = 1.0 / NEAR, 0
     for f in range(faces.shape[0]):
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-        iz, jz, kz = q[i, 2], q[j, 2], q[k, 2]
-        if iz >= NEAR and jz >= NEAR and kz >= NEAR:
-            u0 = min(uv[i, 0], uv[j, 0], uv[k, 0]) - SLACK
-            u1 = max(uv[i, 0], uv[j, 0], uv[k, 0]) + SLACK
-            v0 = min(uv[i, 1], uv[j, 1], uv[k, 1]) - SLACK
-            v1 = max(uv[i, 1], uv[j, 1], uv[k, 1]) + SLACK
-        elif iz < NEAR and jz < NEAR and kz < NEAR:
+        seen, x0, x1, y0, y1, a0, b0, c0, a1, b1, c1, a2, b2, c2, inv = plane(q, uv, i, j, k, NEAR, right, bottom)
+        if not seen:
             continue
-        else:
-            u0, v0, u1, v1 = near_bounds(q, (i, j, k), NEAR)
-        if not (u1 >= 0.0 and v1 >= 0.0 and u0 <= right and v0 <= bottom):
-            continue
-        x0, x1 = int(np.ceil(max(u0, 0.0))), int(np.floor(min(u1, right)))
-        y0, y1 = int(np.ceil(max(v0, 0.0))), int(np.floor(min(v1, bottom)))
-        if x0 > x1 or y0 > y1:
-            continue
-        ix, iy, jx, jy, kx, ky = q[i, 0], q[i, 1], q[j, 0], q[j, 1], q[k, 0], q[k, 1]
-        a0, b0, c0 = edge(jx, jy, jz, kx, ky, kz)
-        a1, b1, c1 = edge(kx, ky, kz, ix, iy, iz)
-        a2, b2, c2 = edge(ix, iy, iz, jx, jy, jz)
-        det = a0 * ix + b0 * iy + c0 * iz
-        if det < 0.0:
-            det = -det
-            a0, b0, c0, a1, b1, c1, a2, b2, c2 = -a0, -b0, -c0, -a1, -b1, -c1, -a2, -b2, -c2
-        elif not det > 0.0:
-            continue
-        inv = 1.0 / det
         az, bz, cz = (a0 + a1 + a2) * inv, (b0 + b1 + b2) * inv, (c0 + c1 + c2) * inv
         floor0, floor1, floor2 = floor(a0, b0), floor(a1, b1), floor(a2, b2)
         for y in range(y0, y1 + 1):
@@ -302,6 +279,14 @@ def target(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> tu
     out = np.zeros((3, side, side), np.float32)
     _coordinates(_array(model.vertices, _NONE3), _array(model.faces, _NONE3), pose, K, *buffers[:2], out)
     return out, buffers[0] >= 0
+
+
+def owners(models: Sequence[ObjectModel], poses: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which of N objects is in front at every pixel, (H, W) int32, -1 where none; poses (N, 4, 4) float64, metres."""
+    buffers = _buffers(size)
+    for n, (model, pose) in enumerate(zip(models, poses, strict=True)):
+        _put(model, pose, K, n, buffers)
+    return buffers[0]
 
 
 def _light_field(size: tuple[int, int], rng: Generator) -> tuple[np.ndarray, np.ndarray]:

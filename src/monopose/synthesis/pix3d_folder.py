@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets import pix3d
 from ..geometry import se3, viewpoints
 from ..geometry.camera import project
-from ..io.files import atomic_write
+from ..io.files import atomic_write, sole_writer
 from ..io.records import read_json
 from ..types import ObjectModel
 from . import scene as synth
@@ -284,33 +283,34 @@ def write_pix3d(
     photos = synth.read_backgrounds(backgrounds)
     shapes = {f"{c}/{m.name}": _digest(m) for c, m in pairs}
     settings = {"seed": seed, "size": list(size), "backgrounds": photo_folder(backgrounds), "shapes": shapes}
-    note(out, {**settings, **asdict(views)}, made=(out / "pix3d.json").is_file())
-    for category, model in pairs:
-        path = out / _model_path(category, model)
-        if not path.is_file():
-            write_obj(path, model)
-    pix3d.write_symmetries(out, {f"{c}/{m.name}/model": m for c, m in pairs})
-    file = out / "pix3d.json"
-    entries: list[dict[str, Any]] = read_json(file) if file.is_file() else []
-    total = images * len(pairs)
-    if len(entries) > total:
-        raise ValueError(f"{out} holds {len(entries)} pictures, more than the {total} asked for; choose another folder")
-    numbers = _numbers([c for c, _ in pairs], images)
-    todo = Pictures([m for _, m in pairs], size, photos, views, seed, len(entries), total)
-    loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("pictures", total=total, completed=len(entries))
-        for picture in loader if len(todo) else ():
-            i = len(entries)
-            category, model = pairs[i % len(pairs)]
-            paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
-            save_png(out / paths["img"], picture.image)
-            save_png(out / paths["mask"], picture.mask)
-            entries.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
-            if len(entries) % _CHUNK == 0 or len(entries) == total:
-                _write_entries(file, entries)
-            progress.advance(task)
-    return out
+    with sole_writer(out, "synth"):
+        note(out, {**settings, **asdict(views)}, made=(out / "pix3d.json").is_file())
+        for category, model in pairs:
+            path = out / _model_path(category, model)
+            if not path.is_file():
+                write_obj(path, model)
+        pix3d.write_symmetries(out, {f"{c}/{m.name}/model": m for c, m in pairs})
+        file = out / "pix3d.json"
+        entries: list[dict[str, Any]] = read_json(file) if file.is_file() else []
+        total = images * len(pairs)
+        if len(entries) > total:
+            raise ValueError(f"{out} holds {len(entries)} pictures, more than the {total} asked for; choose another folder")
+        numbers = _numbers([c for c, _ in pairs], images)
+        todo = Pictures([m for _, m in pairs], size, photos, views, seed, len(entries), total)
+        loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
+        with Progress(transient=True) as progress:
+            task = progress.add_task("pictures", total=total, completed=len(entries))
+            for picture in loader if len(todo) else ():
+                i = len(entries)
+                category, model = pairs[i % len(pairs)]
+                paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
+                save_png(out / paths["img"], picture.image)
+                save_png(out / paths["mask"], picture.mask)
+                entries.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
+                if len(entries) % _CHUNK == 0 or len(entries) == total:
+                    _write_entries(file, entries)
+                progress.advance(task)
+        return out
 
 
 def _checked(models: Mapping[str, Sequence[ObjectModel]], images: int, size: tuple[int, int]) -> list[tuple[str, ObjectModel]]:
@@ -373,12 +373,6 @@ def save_png(path: Path, values: np.ndarray) -> None:
     """A JPEG or PNG, whole or not at all; pix3d.json, which names it, is what waits for the disk."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        picture = Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == bool else values)
+    picture = Image.fromarray(values.astype(np.uint8) * 255 if values.dtype == bool else values)
+    with atomic_write(path, wait=False) as temporary:
         picture.save(temporary, quality=92)  # a PNG has none and does not mind
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -24,7 +24,7 @@ from ..datasets import kitti
 from ..datasets.road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 from ..geometry import boxes3d, se3
 from ..geometry.camera import crop_resize_K
-from ..io.files import atomic_write, write_json
+from ..io.files import atomic_write, sole_writer, write_json
 from ..io.records import read_json
 from ..render.scene import render_masks
 from ..types import Camera, ObjectModel
@@ -247,23 +247,24 @@ def write_road(
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
     settings = {"seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(config)}
-    note(out, settings, made=(out / "synth.json").is_file() or any(out.glob("*/*")))
-    done = {p.stem for p in out.glob("infos/*.json")}  # written last
-    todo = [i for i in range(images) if f"{i:06d}" not in done]
-    pictures = RoadPictures(config, photos, seed, 0, images)
-    loader = DataLoader(
-        pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
-    )  # fmt: skip
-    with Progress(transient=True) as progress:
-        task = progress.add_task("pictures", total=images, completed=images - len(todo))
-        for picture in loader if todo else ():
-            _write(out, picture)
-            progress.advance(task)
-    meta = {"categories": {c: k for k, c in enumerate(CLASSES)}, "dataset": "synthetic roads"}
-    write_json(out / "infos.json", {
-        "metainfo": meta, "data_list": [read_json(out / "infos" / f"{i:06d}.json") for i in range(images)],
-    })  # fmt: skip
-    return out
+    with sole_writer(out, "synth"):
+        note(out, settings, made=(out / "synth.json").is_file() or any(out.glob("*/*")))
+        done = {p.stem for p in out.glob("infos/*.json")}  # written last
+        todo = [i for i in range(images) if f"{i:06d}" not in done]
+        pictures = RoadPictures(config, photos, seed, 0, images)
+        loader = DataLoader(
+            pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
+        )  # fmt: skip
+        with Progress(transient=True) as progress:
+            task = progress.add_task("pictures", total=images, completed=images - len(todo))
+            for picture in loader if todo else ():
+                _write(out, picture)
+                progress.advance(task)
+        meta = {"categories": {c: k for k, c in enumerate(CLASSES)}, "dataset": "synthetic roads"}
+        write_json(out / "infos.json", {
+            "metainfo": meta, "data_list": [read_json(out / "infos" / f"{i:06d}.json") for i in range(images)],
+        })  # fmt: skip
+        return out
 
 
 def _write(out: Path, picture: RoadPicture) -> None:

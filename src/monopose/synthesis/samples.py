@@ -53,13 +53,17 @@ def amodal_box(model: ObjectModel, cam_from_obj: Tensor, K: Tensor) -> Tensor:
 SHIFT, ZOOM = 0.12, 0.2  # how wrong the boxes of a detector are, see `jittered_square`
 
 
-def check_jitter(shift: float, zoom: float) -> tuple[float, float]:
+def check_jitter(shift: float, zoom: float, even: bool = False) -> tuple[float, float]:
     if shift < 0 or zoom < 0:
         raise ValueError(f"shift and zoom of training crops must be 0 or more, got {shift:g} and {zoom:g}")
+    if even and zoom >= 1:
+        raise ValueError(f"zoom of training crops that are drawn evenly must be below 1, got {zoom:g}")
     return shift, zoom
 
 
-def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SHIFT, zoom: float = ZOOM) -> Tensor:
+def jittered_square(
+    box: Tensor, scale: float, rng: Generator, shift: float = SHIFT, zoom: float = ZOOM, even: bool = False
+) -> Tensor:
     """The square crop around a box as an imperfect detector would place it.
 
     Args:
@@ -69,10 +73,16 @@ def jittered_square(box: Tensor, scale: float, rng: Generator, shift: float = SH
         shift: along each axis the crop lies beside the box, by half of this as a rule (one deviation), twice this at most, in
             longer sides of the box.
         zoom: the crop is at most exp(zoom) times larger or smaller.
+        even: as CDPN does ("dynamic zoom-in"): shifted evenly up to `shift` widths and heights of the box, and 1 - zoom to
+            1 + zoom times as large.
 
     Returns:
         (4,), xyxy.
     """
+    if even:
+        square = box_ops.square(box, scale * float(rng.uniform(1 - zoom, 1 + zoom)))
+        move = (box[2:] - box[:2]) * torch.from_numpy(rng.uniform(-shift, shift, 2)).float()
+        return square + torch.cat([move, move])
     square = box_ops.square(box, scale * float(np.exp(rng.uniform(-zoom, zoom))))
     move = (box[2:] - box[:2]).max() * torch.from_numpy(np.clip(rng.normal(0, shift / 2, 2), -2 * shift, 2 * shift)).float()
     return square + torch.cat([move, move])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..geometry import se3
 from ..geometry.camera import K_from_fov
+from ..io import limits
 from ..render.maps import Lights
 from ..render.scene import GREY, SceneRender, render_scene
 from ..types import Camera, ObjectModel
@@ -358,7 +359,10 @@ def read_backgrounds(folder: str | Path | None, longest: int = 800) -> list[np.n
     paths = background_files(folder)
     photos = []
     for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        try:
+            image = limits.imread(path, cv2.IMREAD_COLOR)
+        except ValueError:  # broken, or far too large
+            image = None
         if image is None:
             continue
         scale = longest / max(image.shape[:2])

@@ -6,6 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..command import Result, Unit
 from ..datasets.bop import models as bop_models
 from ..geometry import rotation
 from ..io import records
+from ..io.files import atomic_write, existing_file, sole_writer
 from ..io.images import is_live, iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
@@ -44,8 +46,16 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
     models, detect = _objects(args, replayed is not None)
     window = viz.Window() if args.window else None
     out = Path(args.save)
-    out.mkdir(parents=True, exist_ok=True)
     printer(f"contours of {len(models)} object{'s' * (len(models) != 1)}; made once, then read from {args.cache or out}")
+    with sole_writer(out, "track"):
+        return _tracked(args, printer, models, detect, replayed, window)
+
+
+def _tracked(
+    args: options.Track, printer: Callable[[str], None], models: Sequence[ObjectModel], detect: background.Detect | None,
+    replayed: recording.Recording | None, window: viz.Window | None,
+) -> dict[str, Any]:  # fmt: skip
+    out = Path(args.save)
     tracker = Tracker(models, _detector(args, detect, replayed), args.cache or out)
     if replayed is not None:
         given, frames = replayed.start, replayed.frames
@@ -56,6 +66,7 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
     recorder = None if args.record is None else recording.Recorder(args.record, given, tracker.detector is not None)
     output = _Output(out, tracker, args.smooth, printer, window)
     stopped, count, heard, began = False, 0, 0, time.perf_counter()
+    failed: Exception | None = None
     try:
         for name, frame in frames:
             if recorder is not None:
@@ -73,11 +84,17 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
                 break
     except KeyboardInterrupt:
         stopped = True
-    finally:
+    except Exception as error:  # what came before it is kept
+        failed = error
+    tracker.close()
+    if recorder is not None:
+        recorder.close()
+    try:
         output.close()
-        tracker.close()
-        if recorder is not None:
-            recorder.close()
+    except OSError as error:
+        failed = failed or error
+    if failed is not None:
+        raise failed
     fps = count / max(time.perf_counter() - began, 1e-9)
     late = f"; smoothed, poses come {args.smooth} frames ({args.smooth / fps:.2f} s) late" if args.smooth else ""
     printer(f"{count} frames, {fps:.1f} a second: {output.file}, overlay.mp4 and trajectories beside it{late}")
@@ -95,7 +112,8 @@ class _Output:
     ) -> None:
         self.out, self.tracker, self.delay, self.printer, self.window = out, tracker, delay, printer, window
         self.file = out / "tracks.jsonl"
-        self.stream = open(self.file, "w", encoding="utf-8")  # noqa: SIM115
+        self.whole = ExitStack()  # renames the lines' file at the end
+        self.stream = self.whole.enter_context(open(self.whole.enter_context(atomic_write(self.file)), "w", encoding="utf-8"))  # noqa: SIM115
         self.video = viz.Video(out / "overlay.mp4")
         models = [s.model for s in tracker.states]
         self.lost = {m.name: 0 for m in models}
@@ -119,13 +137,13 @@ class _Output:
         """Write what still waits."""
         for place in range(max(len(self.waiting) - self.delay, 0), len(self.waiting)):
             self._write(place)
-        self.stream.close()
-        self.video.close()
+        self.whole.close()
         for i, s in enumerate(self.tracker.states):
-            text = "".join(self.trajectories[i])
-            (self.out / f"trajectory_{i}_{s.model.obj_id}.txt").write_text(text, encoding="utf-8")
+            with atomic_write(self.out / f"trajectory_{i}_{s.model.obj_id}.txt") as temporary:
+                temporary.write_text("".join(self.trajectories[i]), encoding="utf-8")
         if self.window is not None:
             self.window.close()
+        self.video.close()
 
     def _write(self, place: int) -> None:
         name, frame, tracks, seconds = self.waiting[place]
@@ -134,7 +152,6 @@ class _Output:
             windows = [[None if w[i].lost else w[i].cam_from_obj for w in near] for i in range(len(tracks))]
             tracks = [t if t.lost else t._replace(cam_from_obj=smoothing.smoothed(w, place)) for t, w in zip(tracks, windows)]
         self.stream.write(json.dumps(record(name, self.count, tracks, seconds, self.delay)) + "\n")
-        self.stream.flush()
         for i, t in enumerate(tracks):
             if not t.lost:
                 self.trajectories[i].append(tum_line(self.count / viz.FPS, t.cam_from_obj))
@@ -154,16 +171,16 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
         models: what may be named.
 
     Raises:
-        ValueError: no pose in it, or of no known object.
+        FileNotFoundError, ValueError: no pose in it, one that is no rigid motion, or of no known object.
     """
-    content = records.read_json(path)
+    content = records.read_json(existing_file(path, "file of poses"))
     if isinstance(content, dict) and "images" in content:
-        content = content["images"][0]
+        content = next(iter(records.rows(content["images"], f"{path}: 'images'")), None)
     if isinstance(content, dict) and content and all(str(key).isdigit() for key in content):
         content = [_of_bop(row, f"{path}, image {key}") for key in [min(content, key=int)] for row in content[key]]
     rows = content.get("poses", [content]) if isinstance(content, dict) else content
     out: dict[int, Tensor] = {}
-    for row in rows:
+    for row in records.rows(rows, f"{path}: 'poses'"):
         if not isinstance(row, dict) or "cam_from_obj" not in row:
             raise ValueError(f"{path} must hold cam_from_obj, four rows of four numbers in metres, got {str(row)[:80]}")
         label, name = row.get("label"), row.get("name")
@@ -173,7 +190,7 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
             known = ", ".join(f"{m.name} ({m.obj_id})" for m in models)
             raise ValueError(f"{path} names the object {label if name is None else name}, which is not among {known}")
         if free:
-            out[free[0]] = torch.tensor(row["cam_from_obj"], dtype=torch.float64)
+            out[free[0]] = torch.from_numpy(records.rigid_motions([row["cam_from_obj"]], str(path), "cam_from_obj")[0])
     if not out:
         raise ValueError(f"{path} holds no pose; it needs cam_from_obj of every object in the first picture")
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ..contour import points
+from ..io.files import atomic_write
 from ..types import Frame
 from .tracker import Track
 
@@ -54,22 +56,33 @@ class Video:
     """An mp4 that begins with its first picture; later ones are fitted to the size of that."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, (0, 0)
+        self.path, self.size, self.count = path, (0, 0), 0
         self.writer: Any = None
+        self.temporary = ExitStack()
 
     def add(self, picture: np.ndarray) -> None:
         import cv2
 
         if self.writer is None:
             self.size = (picture.shape[1], picture.shape[0])
-            self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, self.size)
+            self.partial = self.temporary.enter_context(atomic_write(self.path))
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), FPS, self.size)
         if picture.shape[1::-1] != self.size:
             picture = np.asarray(cv2.resize(picture, self.size))
         self.writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        self.count += 1
 
     def close(self) -> None:
-        if self.writer is not None:
+        """Make the file whole; OSError where it is not, of which OpenCV says nothing."""
+        import cv2
+
+        if self.writer is None:
+            return
+        with self.temporary:
             self.writer.release()
+            came = int(cv2.VideoCapture(str(self.partial)).get(cv2.CAP_PROP_FRAME_COUNT))
+            if came != self.count:
+                raise OSError(f"{self.path} could not be written: it holds {max(came, 0)} of {self.count} pictures")
 
 
 class Window:

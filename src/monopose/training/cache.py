@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..io.files import atomic_write
 
 
 def fingerprint(*parts: Any) -> str:
@@ -46,11 +49,9 @@ class Cache:
         head, size = made_from.encode("ascii"), len(made_from) + self.dtype.itemsize * count
         with self._locked(0):
             if not self.path.is_file():
-                partial = self.path.with_suffix(".partial")
-                with open(partial, "wb") as file:
+                with atomic_write(self.path) as partial, open(partial, "wb") as file:
                     file.write(head)
                     file.truncate(size)  # zeros: nothing is there yet
-                partial.replace(self.path)
             with open(self.path, "rb") as file:
                 same = file.read(len(head)) == head
         self.offset, stat = len(head), self.path.stat()
@@ -87,10 +88,22 @@ class Cache:
         if not row["there"]:
             with self._locked(i):
                 if not row["there"]:  # another process may have made it meanwhile
+                    new = row.copy() if self.path is not None else row
                     for name, value in make().items():
-                        row[name] = value
-                    row["there"] = True
+                        new[name] = value
+                    new["there"] = True
+                    self._keep(i, new.tobytes())
         return row
+
+    def _keep(self, i: int, row: bytes) -> None:
+        """Write a row into the file, "there" last. Through the memory map, a full disk would end the process without a word."""
+        if self.path is None:
+            return
+        with open(self.path, "r+b", buffering=0) as file:
+            file.seek(self.offset + i * len(row))
+            written = file.write(row)
+        if written < len(row):
+            raise OSError(errno.ENOSPC, f"the disk is full: {self.path} did not take sample {i}")
 
     @contextmanager
     def _locked(self, i: int) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,23 @@ import torch
 from torch import Tensor
 
 from .. import viz
-from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture
+from ..command import (
+    DRAWN_FOV,
+    Printer,
+    Result,
+    boxes_of_anything,
+    check_mask,
+    frames,
+    predict_pictures,
+    save_picture,
+    silent,
+)
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
 from ..io.files import write_json
 from ..io.poses import frame_record, save_poses
+from ..io.records import read_json, text
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
 from . import pipeline
 from . import viz as viz_viewpoint
@@ -25,7 +35,6 @@ from .options import Evaluate, Predict, Synth, Train, TrainNormals
 from .pipeline import ViewpointRun
 
 UNITS = "degrees, pixels; the object stands with +Z up and its front towards -Y; boxes x0, y0, x1, y1 on pixel edges"
-Split = Literal["image", "shape", "all"]
 _NAMES = (("azimuth", "azimuth"), ("elevation", "elevation"), ("in-plane", "inplane"))
 
 
@@ -77,7 +86,7 @@ def _predict_pictures(args: Predict, run: ViewpointRun, say: Printer) -> Result:
         return ", ".join(f"{name}: {data[name]}" for name in ("viewpoints", "poses") if data[name])
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, summary, args.output.limit, say)
+    return predict_pictures(pictures, one, save, summary, args.output, say)
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
@@ -133,7 +142,7 @@ def _save_debug(folder: Path, name: str, run: ViewpointRun, crops: Sequence[Tens
 
 
 def predict_pix3d(
-    run: ViewpointRun, data: str | Path, out: str | Path, *, by: Split | None = None, seed: int = 0,
+    run: ViewpointRun, data: str | Path, out: str | Path, *, by: str | None = None, seed: int = 0,
     corrupt: str | None = None, normals: Literal["oracle", "files", "predicted"] | None = None, limit: int | None = None,
 ) -> Path:  # fmt: skip
     """Predict the validation pictures of a Pix3D data set and write predictions.json.
@@ -163,7 +172,7 @@ def predict_pix3d(
     records = pix3d.read(data, categories=run.config.categories)
     share = float(run.trained.get("share", 0.1)) if trained is not None else 0.1
     if chosen != "all":
-        records = pix3d.split(records, chosen, seed, share)[1]  # type: ignore[arg-type]
+        records = pix3d.split(records, chosen, seed, share)[1]
     records = records[:limit]
     if not records:
         raise ValueError(f"{data} has no picture in the validation part of the split by {chosen}; try --by all")
@@ -179,7 +188,7 @@ def _learned_from(run: ViewpointRun, data: Path) -> bool:
     note = run.path / "viewpoint.json"
     if not note.is_file():
         return bool(run.trained.get("split_by"))  # weights alone do not tell; take the careful answer
-    return Path(json.loads(note.read_text(encoding="utf-8"))["data"]).resolve() == data.resolve()
+    return Path(text(read_json(note), "data", str(note))).resolve() == data.resolve()
 
 
 def _corruption(text: str) -> Any:
@@ -255,21 +264,24 @@ def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dic
     return {kind: [load_mesh(p, unit, name=p.stem) for p in found] for kind, found in files.items()}
 
 
-def train(args: Train | TrainNormals) -> dict[str, str]:
+def train(args: Train | TrainNormals, say: Printer = silent) -> dict[str, str]:
     """Train a viewpoint network, or one that predicts normals for it."""
-    from ..training import loop
+    from ..training import progress
     from . import training
 
-    shared: dict[str, Any] = {"config": loop.TrainConfig(**args.budget()), "backgrounds": args.backgrounds}
+    config = training.make_training(args.preset, **args.budget())
+    shared: dict[str, Any] = {"config": config, "backgrounds": args.backgrounds}
     shared["progress_bar"] = not args.json
     out, changes = args.run_folder(args.data), args.changes()
     if isinstance(args, TrainNormals):
         own = training.make_normals_config(args.preset, changes)
         file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
-        return {"weights": str(file)}
+        return progress.result(file)
     changes |= {"inputs": args.inputs} if args.inputs else {}
+    own = training.make_config(args.data, args.preset, args.categories, changes)
+    for line in training.described(args.data, args.preset, own, config):
+        say(line)
     file = training.train(
-        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, **shared,
-        method_config=training.make_config(args.data, args.preset, args.categories, changes),
+        args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, method_config=own, **shared
     )  # fmt: skip
-    return {"weights": str(file)}
+    return progress.result(file)

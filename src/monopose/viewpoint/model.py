@@ -83,7 +83,6 @@ def modern(categories: tuple[str, ...] = (), inputs: Inputs = "normals", input_s
 
 
 NORMALS_X = 5  # channel of a crop that changes its sign in a mirror, see data.viewpoint_crops
-PUBLISHED_BATCH = 10  # samples per optimiser step in the published training
 
 
 def published_lr(config: Config) -> float:

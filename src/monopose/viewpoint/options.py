@@ -78,8 +78,9 @@ class Train(TrainCommand):
     """Ready configuration: modern (default); as published combined, separate."""
     epochs: MaybeFloat = None
     """Passes over the photos, in place of --steps; by default as the preset says (25)."""
-    by: Literal["image", "shape"] = "image"
-    """What is left out for validation: a tenth of the photos, or of the CAD models with all their photos."""
+    by: Annotated[str, arg(metavar="image|shape|FILE")] = "image"
+    """What is left out for validation: a tenth of the photos, or of the CAD models with all their photos; or the published
+    experiment's train_test_sp.pickle, of which no code is run."""
     inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
         None
     )
@@ -112,7 +113,7 @@ class Pix3dOptions:
 
     pix3d: MaybePath = None
     """The data set's folder."""
-    by: Annotated[Literal["image", "shape", "all"] | None, arg(metavar="{image,shape,all}")] = None
+    by: Annotated[str | None, arg(metavar="image|shape|all|FILE")] = None
     """Whose validation part to run on; by default that which the training left out. all: every picture."""
     corrupt: Annotated[str | None, arg(metavar="KIND:STRENGTH")] = None
     """Make the masks worse: dilate, erode, shift, holes or drop, and how much, e.g. dilate:0.1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import weights
+from ..command import DRAWN_FOV
 from ..datasets import pix3d
 from ..geometry import camera as camera_ops
 from ..geometry import se3, viewpoints
+from ..io.images import as_frame
 from ..types import Camera, Detections, Frame, PoseEstimates
 from . import model as viewpoint
 from . import samples
@@ -102,6 +103,10 @@ class ViewpointRun:
         side = self.config.input_size
         return torch.stack(made) if made else torch.zeros(0, samples.CHANNELS, side, side)
 
+    def __call__(self, source: Any, detections: Detections | None = None) -> Viewpoints:
+        """`predict` of a picture of whatever kind, see `io.images.as_frame`; its camera does not matter."""
+        return self.predict(as_frame(source, default_fov=DRAWN_FOV), detections)
+
     def predict(self, frame: Frame, detections: Detections | None = None, normals: Tensor | None = None) -> Viewpoints:
         """Viewpoints of objects in one picture.
 
@@ -152,7 +157,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "viewpoint")
     model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
-    trained = json.loads(weights.read(file).notes.get("data", "{}"))
+    trained = weights.noted(file)
     run = ViewpointRun(model, folder, trained)
     beside = folder if (folder / "normals.safetensors").is_file() or not run.learned_from_network else Path(trained["normals"])
     return replace(run, normals=_normals_of(beside)).to(where)

@@ -23,6 +23,7 @@ Box = tuple[float, float, float, float]
 AXES: tuple[Color, Color, Color] = ((255, 55, 55), (50, 225, 70), (70, 130, 255))  # x red, y green, z blue
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 BOX: Color = (60, 240, 255)
+PROBABILITY: tuple[Color, ...] = ((230, 50, 60), (255, 205, 60), (40, 215, 150))  # at 0, 0.5 and 1
 
 
 def to_picture(image: Picture) -> Image.Image:
@@ -43,6 +44,13 @@ def object_color(obj_id: int) -> Color:
     """The colour of an object id, the same in every picture; neighbouring ids differ clearly."""
     hue = (0.09 + 0.381966 * obj_id) % 1.0  # steps of the golden angle
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.75 if obj_id % 2 else 0.5, 1.0))  # type: ignore[return-value]
+
+
+def probability_color(probability: float) -> Color:
+    """Red for a pose that is surely wrong, yellow for one that is as likely wrong as right, blue-green for a sure one."""
+    p = min(max(probability, 0.0), 1.0) * (len(PROBABILITY) - 1)
+    i = min(int(p), len(PROBABILITY) - 2)
+    return tuple(round(a + (p - i) * (b - a)) for a, b in zip(PROBABILITY[i], PROBABILITY[i + 1]))  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------------------------------------------- drawing overlays
@@ -109,6 +117,20 @@ class Canvas:
             return
         for axis in sorted(range(3), key=lambda k: -float(ends[k + 1, 2])):  # the far tip first
             self.lines(pixels[[0, axis + 1]], AXES[axis], 1.2 * width)
+            self.letter("xyz"[axis], pixels[axis + 1] + 3.5 * width * _direction(pixels[axis + 1] - pixels[0]), AXES[axis])
+
+    def letter(self, text: str, centre: np.ndarray, color: Color) -> None:
+        """A letter on a dark rim around a pixel of the frame."""
+        import cv2
+
+        size, thick = 0.2 * self.line_width * self.scale, max(1, round(0.6 * self.line_width * self.scale))
+        (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
+        u, v = (centre + 0.5) * self.scale - 0.5
+        for value, more in (((0, 0, 0, 150), 2 * self.scale), ((*color, 255), 0)):
+            cv2.putText(
+                self.layer, text, (round(u - w / 2), round(v + h / 2)), cv2.FONT_HERSHEY_SIMPLEX, size, value, thick + more,
+                cv2.LINE_AA,
+            )  # fmt: skip
 
     def over(self, image: Tensor) -> Image.Image:
         """The layer on a picture (3, H, W), RGB in [0, 1]."""
@@ -120,6 +142,11 @@ class Canvas:
         below = np.asarray(to_picture(image)).astype(np.float32)
         mixed = below * (1 - layer[..., 3:].astype(np.float32) / 255) + layer[..., :3]
         return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
+
+
+def _direction(vector: np.ndarray) -> np.ndarray:
+    """A vector of unit length; shorter where it has almost none."""
+    return vector / max(float(np.linalg.norm(vector)), 1.0)  # type: ignore[no-any-return]
 
 
 def smoothed(pixels: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from .canvas import (
     object_color,
     object_silhouettes,
     point_box,
+    probability_color,
     rescaled,
     to_picture,
     write_tags,
@@ -36,15 +37,26 @@ from .canvas import (
 from .posterior import chosen
 
 
-def draw(frame: Frame, poses: PoseEstimates | Instances, models: Models = None, truth: Instances | None = None) -> Image.Image:
-    """The picture with the poses on it.
+def draw(
+    frame: Frame,
+    poses: PoseEstimates | Instances,
+    models: Models = None,
+    truth: Instances | None = None,
+    labels: bool = True,
+) -> Image.Image:
+    """The picture with the poses on it: CAD models as they would look there, translucent, with contours, edges and axes.
+
+    Where the pose is right, the rendered edges and colours lie on those of the photo. Another distance shows as another size, a
+    turned pose as edges, colours and axes that are not the photo's.
 
     Args:
         frame: the picture and its camera.
-        poses: what to draw; label and score stand beside each object if they are estimates.
-        models: meshes by object id, or a list of them. With them each object gets the contour of its whole silhouette,
-            as if nothing stood before it; without, its 2D box. Ids that have no mesh are drawn as without.
+        poses: what to draw. Estimates are coloured by their probability if they are calibrated, from red (0) over yellow (0.5)
+            to green (1), and by their object otherwise.
+        models: meshes by object id, or a list of them. With them each object is rendered, and gets the contour of its whole
+            silhouette, as if nothing stood before it; without, its 2D box. Ids that have no mesh are drawn as without.
         truth: true poses, drawn as thin white contours for comparison; needs `models`.
+        labels: whether name, probability (raw scores without a percent sign) and distance stand beside each object.
 
     Returns:
         an RGB picture of the frame's size; axes are x red, y green, z blue.
@@ -55,31 +67,82 @@ def draw(frame: Frame, poses: PoseEstimates | Instances, models: Models = None, 
     if truth is not None:
         for silhouette in object_silhouettes(truth, by_id, frame.camera, canvas.scale):
             canvas.contour(silhouette, WHITE, 0.5 * width)
-    names = getattr(poses, "names", {})
-    scores = poses.scores if isinstance(poses, PoseEstimates) else None
     poses = poses.to("cpu")
+    colors = [_color(poses, i) for i in range(len(poses))]
     silhouettes = object_silhouettes(poses, by_id, frame.camera, canvas.scale)
     tags: list[tuple[str, Color, Box]] = []
     order = sorted(range(len(poses)), key=lambda i: -float(poses.cam_from_obj[i, 2, 3]))  # near objects last, on top
     for i in order:
-        label, color = int(poses.labels[i]), object_color(int(poses.labels[i]))
         box = mask_box(silhouettes[i], canvas.scale)
         if box is not None:
-            canvas.contour(silhouettes[i], color, width)
+            canvas.contour(silhouettes[i], colors[i], width)
         elif poses.boxes is not None:
             box = tuple(float(v) for v in poses.boxes[i])  # type: ignore[assignment]
-            canvas.box(box, color, width)  # type: ignore[arg-type]
-        name = names.get(label) or (by_id[label].name if label in by_id else "") or f"object {label}"
-        text = name if scores is None else f"{name} {float(scores[i]):.2f}"
-        tags.append((text, color, box or point_box(poses.cam_from_obj[i], frame.camera)))
+            canvas.box(box, colors[i], width)  # type: ignore[arg-type]
+        tags.append((_tag(poses, i, by_id), colors[i], box or point_box(poses.cam_from_obj[i], frame.camera)))
     for i in order:
-        size = (
-            by_id[int(poses.labels[i])].diameter / 2 if int(poses.labels[i]) in by_id else axis_length(poses, i, frame.camera)
-        )
+        known = by_id.get(int(poses.labels[i]))
+        size = axis_length(poses, i, frame.camera) if known is None else known.diameter / 2
         canvas.axes(poses.cam_from_obj[i], frame.camera.K, size, width)
-    picture = canvas.over(frame.image)
-    write_tags(picture, tags)
+    picture = canvas.over(_rendered_over(frame, poses, by_id, colors))
+    if labels:
+        write_tags(picture, tags)
     return picture
+
+
+OPACITY = 0.55  # of the rendered models; what lies under them still shows
+TINT = 0.25  # share of the pose's colour in them
+CREASE_DEG = 25.0  # edges are drawn where the surface turns by more from one pixel to the next
+
+
+def _color(poses: PoseEstimates | Instances, i: int) -> Color:
+    if isinstance(poses, PoseEstimates) and poses.calibrated:
+        return probability_color(float(poses.scores[i]))
+    return object_color(int(poses.labels[i]))
+
+
+def _tag(poses: PoseEstimates | Instances, i: int, by_id: Mapping[int, ObjectModel]) -> str:
+    """Name, probability in percent or raw score, distance."""
+    label, distance = int(poses.labels[i]), float(poses.cam_from_obj[i, 2, 3])
+    text = getattr(poses, "names", {}).get(label) or (by_id[label].name if label in by_id else "") or f"object {label}"
+    if isinstance(poses, PoseEstimates):
+        score = float(poses.scores[i])
+        text += f" {100 * score:.0f} %" if poses.calibrated else f" {score:.2f}"
+    return f"{text}, {distance:.2f} m"
+
+
+def _rendered_over(
+    frame: Frame, poses: PoseEstimates | Instances, by_id: Mapping[int, ObjectModel], colors: Sequence[Color]
+) -> Tensor:
+    """The photo under the rendered models, (3, H, W); of two models the nearer one is seen."""
+    from ..render.scene import render_scene
+
+    image = frame.image.detach().cpu().float().clamp(0, 1)
+    rows = [i for i in range(len(poses)) if int(poses.labels[i]) in by_id and bool(torch.isfinite(poses.cam_from_obj[i]).all())]
+    if not rows:
+        return image
+    shown = [by_id[int(poses.labels[i])].to("cpu") for i in rows]
+    K = frame.camera.K.cpu().float()
+    scene = render_scene(shown, poses.cam_from_obj[rows].cpu().float(), K, frame.camera.size)
+    tint = torch.tensor([colors[i] for i in rows]).float().T / 255
+    whose = scene.index.clamp_min(0)
+    look = (1 - TINT) * scene.image + TINT * tint[:, whose] * scene.image.amax(0).clamp_min(0.3)
+    look = torch.where(_creases(scene.depth, scene.index, K), look * 0.35, look)
+    return torch.where(scene.index >= 0, (1 - OPACITY) * image + OPACITY * look, image)
+
+
+def _creases(depth: Tensor, index: Tensor, K: Tensor) -> Tensor:
+    """Where the surface turns sharply, or ends before another one, (H, W), bool; 1 / z is linear in the pixels of a plane."""
+    inverse = 1 / depth.clamp_min(1e-6)
+    found = torch.zeros_like(index, dtype=torch.bool)
+    for dim, focal in ((0, float(K[1, 1])), (1, float(K[0, 0]))):
+        n = depth.shape[dim]
+        before, here, after = (inverse.narrow(dim, k, n - 2) for k in range(3))
+        a, b, c = (index.narrow(dim, k, n - 2) for k in range(3))
+        turn = (focal * (after - here) / here).atan() - (focal * (here - before) / here).atan()
+        sharp = (turn.abs() > math.radians(CREASE_DEG)) & (a == b) & (b == c) & (b >= 0)
+        found.narrow(dim, 1, n - 2).logical_or_(sharp)
+    return found
 
 
 def draw_detections(image: Tensor, detections: Detections, names: Mapping[int, str] | None = None) -> Image.Image:

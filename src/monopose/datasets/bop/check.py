@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...io import limits
 from ...mesh.loading import diameter, length
 from . import models as bop_models
 from . import scenes as bop_scenes
@@ -177,8 +178,6 @@ def _check_models(folder: Path, notes: _Notes) -> dict[int, np.ndarray]:
 
 def _check_scene(scene: bop_scenes.Scene, points: dict[int, np.ndarray], notes: _Notes, most: int) -> int:
     """Pictures, truth, boxes and masks of one scene; returns the number of pictures."""
-    from PIL import Image
-
     here = f"{scene.folder.parent.name}/{scene.folder.name}"
     files = {image.im_id: image.path for image in bop_scenes.images(scene.folder)}
     if not files:
@@ -203,9 +202,9 @@ def _check_scene(scene: bop_scenes.Scene, points: dict[int, np.ndarray], notes: 
     chosen = sorted(files)[:: max(1, len(files) // most)][:most]
     for im_id in chosen:
         try:
-            with Image.open(files[im_id]) as picture:
+            with limits.picture(files[im_id], str(files[im_id])) as picture:
                 width, height = picture.size
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:
             notes.problem("picture cannot be read", f"{here}/{files[im_id].name}: {error}")
             continue
         K = scene.K[scene.im_ids.tolist().index(im_id)]
@@ -229,7 +228,7 @@ def _check_truth(scene: bop_scenes.Scene, here: str, points: dict[int, np.ndarra
     assert truth is not None
     if points:
         for obj_id in sorted(set(truth.obj_id.tolist()) - set(points)):
-            notes.problem(f"{here}/scene_gt.json names an object that has no model", f"object {obj_id}")
+            notes.warn(f"{here}/scene_gt.json names an object that has no CAD model: it is passed over", f"object {obj_id}")
     strangers = sorted(set(truth.im_id.tolist()) - set(scene.im_ids.tolist()))
     if strangers:
         notes.problem(f"{here}: scene_gt.json has images that scene_camera.json lacks", str(strangers[0]))
@@ -276,8 +275,6 @@ def _check_boxes(
 
 def _check_masks(scene: bop_scenes.Scene, here: str, im_id: int, size: tuple[int, int], notes: _Notes) -> None:
     """Existence, size, and agreement with bbox_visib and visib_fract of the masks of one image."""
-    from PIL import Image
-
     truth = scene.truth
     assert truth is not None
     masks = {}
@@ -290,8 +287,12 @@ def _check_masks(scene: bop_scenes.Scene, here: str, im_id: int, size: tuple[int
             if not path.is_file():
                 notes.problem(f"{kind} file missing", f"{here}/{kind}/{path.name}")
                 continue
-            with Image.open(path) as picture:
-                values = np.asarray(picture)
+            try:
+                with limits.picture(path, str(path)) as picture:
+                    values = np.asarray(picture)
+            except (OSError, SyntaxError, ValueError) as error:
+                notes.problem(f"{kind} file cannot be read", f"{here}/{kind}/{path.name}: {error}")
+                continue
             if values.ndim != 2 or values.shape != size:
                 notes.problem(
                     f"{kind} has another size than the picture", f"{here}/{kind}/{path.name}: {values.shape}, not {size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -62,18 +63,10 @@ def _model_info(record: dict[str, Any], where: str) -> ModelInfo:
     low = size = None
     if all(f"{k}_{a}" in record for k in ("min", "size") for a in "xyz"):
         low, size = (np.array([float(numbers(record, f"{k}_{a}", (), where)) for a in "xyz"]) * MM for k in ("min", "size"))
-    discrete = records.rigid_motions(record.get("symmetries_discrete", []), where, "symmetries_discrete")
+    discrete, axes, offsets = records.symmetries(record, where)
     discrete = discrete[~_is_identity(discrete, diameter)]
     discrete[:, :3, 3] *= MM
-    lines = records.rows(record.get("symmetries_continuous", []), f"{where}, symmetries_continuous")
-    axes, offsets = (
-        np.array([numbers(line, key, (3,), f"{where}, symmetries_continuous") for line in lines]).reshape(-1, 3)
-        for key in ("axis", "offset")
-    )
-    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
-    if (lengths < 1e-9).any():
-        raise ValueError(f"{where}, symmetries_continuous: 'axis' must not be zero")
-    return ModelInfo(diameter * MM, low, size, discrete, axes / lengths, offsets * MM)
+    return ModelInfo(diameter * MM, low, size, discrete, axes, offsets * MM)
 
 
 def _is_identity(motions: Array, diameter: float) -> Array:
@@ -118,7 +111,7 @@ def check_symmetries(points: Array, info: ModelInfo, where: str, tolerance: floa
 
 def _number(path: Path) -> int | None:
     """7 of obj_000007.ply; None if the file is not named so."""
-    return int(path.stem[4:]) if path.stem.startswith("obj_") and path.stem[4:].isdigit() else None
+    return int(path.stem[4:]) if re.fullmatch("obj_[0-9]{1,9}", path.stem) else None
 
 
 def ids_of_names(paths: Iterable[PathLike]) -> list[int]:
@@ -151,6 +144,12 @@ def model_paths(folder: Path) -> dict[int, Path]:
     return paths
 
 
+def read_names(path: PathLike) -> dict[int, str]:
+    """Object id -> name, of a names.json: {"1": "duck"}."""
+    content = records.by_number(read_json(path), str(path), "object")
+    return {i: records.text({"name": name}, "name", f"{path}, object {i}") for i, name in content.items()}
+
+
 def read_models(
     folder: PathLike, obj_ids: Iterable[int] | None = None, names: dict[int, str] | None = None
 ) -> dict[int, ObjectModel]:
@@ -171,7 +170,7 @@ def read_models(
     folder = Path(folder)
     if names is None:
         file = folder / "names.json"
-        names = {int(i): str(name) for i, name in read_json(file).items()} if file.exists() else {}
+        names = read_names(file) if file.exists() else {}
     from ...mesh.loading import load_mesh
 
     paths, infos = model_paths(folder), read_models_info(folder)
@@ -242,4 +241,7 @@ def read_ply_vertices(path: str | Path) -> NDArray[Any]:
         raise ValueError(
             f"{path}: needs at least one vertex with properties x, y, z; got {count} with {', '.join(vertex) or 'none'}"
         )
-    return np.stack(columns, -1).astype(np.float64)
+    points = np.stack(columns, -1).astype(np.float64)
+    if not np.isfinite(points).all():
+        raise ValueError(f"{path}: vertex {int(np.argwhere(~np.isfinite(points))[0][0])} holds NaN or infinity")
+    return points

@@ -183,6 +183,7 @@ def read_results(path: PathLike) -> Results:
         R = np.array([c.split() for c in columns[4]], np.float64).reshape(-1, 3, 3)
         t = np.array([[_metres(x) for x in c.split()] for c in columns[5]], np.float64).reshape(-1, 3)
         sane = len(columns) == 7 and len(R) == len(t) == len(scene) and all(np.isfinite(a).all() for a in (score, time, R, t))
+        sane = sane and all(((ids >= 0) & (ids < 2**31)).all() for ids in (scene, im, obj))
     except (ValueError, ArithmeticError, IndexError):
         sane = False
     if not sane:
@@ -203,13 +204,50 @@ def _bad_row(path: Path, numbered: list[tuple[int, list[str]]]) -> str:
             if len(words) != count:
                 return f"{where}: '{name}' must have {count} number{'s' * (count > 1)} separated by blanks, got {len(words)}"
             try:
-                good = all(np.isfinite([int(w) if name.endswith("_id") else float(w) for w in words]))
+                good = all(whole(w, where) >= 0 if name.endswith("_id") else np.isfinite(float(w)) for w in words)
             except ValueError:
                 good = False
             if not good:
-                kind = "an integer" if name.endswith("_id") else "finite numbers"
+                kind = "a whole number from 0" if name.endswith("_id") else "finite numbers"
                 return f"{where}: '{name}' must be {kind}, got '{text.strip()}'"
     return f"{path}: cannot be read; the rows must be {HEADER}"
+
+
+# ------------------------------------------------------------------------------------------ what happened to the targets
+
+Counts = dict[tuple[int, int, int], tuple[int, int]]  # scene_id, im_id, obj_id -> boxes of the object, poses found in them
+
+
+def counts_file(results: PathLike) -> Path:
+    """Where, beside a result file, `write_counts` keeps what the file itself cannot say."""
+    return Path(results).with_suffix(".found.json")
+
+
+def write_counts(results: PathLike, counts: Counts) -> Path:
+    """Write beside a result file how many boxes and poses there were of each target, so that `evaluate` knows why one has no
+    estimate."""
+    path = counts_file(results)
+    rows = ",\n".join(json.dumps([*key, *count]) for key, count in sorted(counts.items()))
+    with atomic_write(path) as temporary:
+        temporary.write_text(
+            f'{{"columns": "scene_id, im_id, obj_id, boxes, poses", "rows": [\n{rows}\n]}}\n', encoding="utf-8"
+        )
+    return path
+
+
+def read_counts(results: PathLike) -> Counts:
+    """What `write_counts` wrote beside a result file; nothing if it did not."""
+    path = counts_file(results)
+    if not path.is_file():
+        return {}
+    counts: Counts = {}
+    for n, row in enumerate(records.rows(value(read_json(path), "rows", str(path)), f"{path}: 'rows'")):
+        five = records.rows(row, f"{path}, row {n}")
+        if len(five) != 5:
+            raise ValueError(f"{path}, row {n} must have 5 numbers, got {len(five)}")
+        scene_id, im_id, obj_id, boxes, poses = (whole(number, f"{path}, row {n}") for number in five)
+        counts[scene_id, im_id, obj_id] = boxes, poses
+    return counts
 
 
 # ------------------------------------------------------------------------------------------------- detections and masks
@@ -237,8 +275,9 @@ def mask_from_rle(segmentation: dict[str, Any], where: str = "segmentation") -> 
         if runs.sum() != h * w or (runs < 0).any():
             raise ValueError(f"{where}: 'counts' must sum to height x width = {h * w}, got {runs.sum()}; is 'size' [h, w]?")
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
-    if isinstance(counts, str):
-        counts = counts.encode()
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError(f"{where}: 'counts' must be run lengths or COCO's string of them, got {counts!r:.80}")
+    counts = counts.encode() if isinstance(counts, str) else counts
     try:
         return coco_mask.decode({"counts": counts, "size": [h, w]}).astype(bool)
     except ValueError as error:
@@ -265,6 +304,8 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
         where = f"{path}, entry {n}"
         scene_id, im_id, _ = (whole(value(row, k, where), f"{where}: {k}") for k in ("scene_id", "image_id", "category_id"))
         numbers(row, "bbox", (4,), where)
+        if "time" in row:
+            numbers(row, "time", (), where)
         if not 0 <= float(numbers(row, "score", (), where)) <= 1:
             raise ValueError(f"{where}: 'score' must be a probability, 0 to 1, got {row['score']:g}; divide percent by 100")
         images.setdefault((scene_id, im_id), []).append(row)

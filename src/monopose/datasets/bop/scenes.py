@@ -9,7 +9,8 @@ Source: BOP datasets format, https://github.com/thodan/bop_toolkit/blob/master/d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +34,7 @@ from ...io.records import (
     value,
     whole_numbers,
 )
-from .results import Targets
+from .results import Targets, mask_from_rle
 
 if TYPE_CHECKING:
     from ...types import Camera, Frame, Instances
@@ -64,7 +65,7 @@ class Scene(NamedTuple):
 
     sensor: suffix of folders and JSON names in multi-sensor sets, "" otherwise. im_ids: (M,), sorted. K: (M, 3, 3), pixels.
     depth_unit: metres per stored depth value, (M,). cam_from_world: (M, 4, 4), metres, NaN where not given.
-    truth: None without scene_gt.json.
+    truth: None without scene_gt.json. members: where the files of each image lie, in other layouts than scene folders.
     """
 
     folder: Path
@@ -75,6 +76,20 @@ class Scene(NamedTuple):
     depth_unit: Array
     cam_from_world: Array
     truth: SceneTruth | None
+    members: Members | None = None
+
+
+class Members(NamedTuple):
+    """The files of images that are no files of a scene folder.
+
+    tars: of a web data set; () where every member is a file in `folder` called SCENE_IMAGE.KIND.
+    places: tar, offset, size of the members rgb, depth and mask_visib, (M, 3, 3), int64; size -1: there is none.
+    folder: of the split.
+    """
+
+    tars: tuple[Path, ...]
+    places: Array
+    folder: Path
 
 
 def open_scene(folder: PathLike, sensor: str = "") -> Scene:
@@ -94,7 +109,27 @@ def open_scene(folder: PathLike, sensor: str = "") -> Scene:
     if not folder.is_dir():
         raise FileNotFoundError(f"no scene folder {folder} ({found(folder.parent)})")
     path = folder / f"scene_camera{suffix}.json"
-    cameras = _by_image(path)
+    truth = infos = None
+    if (file := folder / f"scene_gt{suffix}.json").exists():
+        truth = _lists(file)
+        infos = _lists(file) if (file := folder / f"scene_gt_info{suffix}.json").exists() else None
+    return scene_of(folder, int(folder.name), sensor, _by_image(path), truth, infos, str(folder / f"{{}}{suffix}.json"))
+
+
+def scene_of(
+    folder: Path,
+    scene_id: int,
+    sensor: str,
+    cameras: Mapping[int, Any],
+    truth: Mapping[int, list[Any]] | None,
+    infos: Mapping[int, list[Any]] | None,
+    named: str = "{}.json",
+) -> Scene:
+    """A scene of the records of its images: image number -> entry of scene_camera, scene_gt, scene_gt_info.
+
+    named: how the files are called in errors, with {} for scene_camera and the others.
+    """
+    path = named.format("scene_camera")
     im_ids = np.array(sorted(cameras), np.int64)
     entries, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
     for record, place in zip(entries, where):
@@ -113,8 +148,8 @@ def open_scene(folder: PathLike, sensor: str = "") -> Scene:
             world[n, :3, :3] = numbers(record, "cam_R_w2c", (3, 3), place)
             check_rotations(world[n : n + 1, :3, :3], place, "cam_R_w2c")
             world[n, :3, 3] = numbers(record, "cam_t_w2c", (3,), place) * MM
-    truth = _truth(folder, suffix) if (folder / f"scene_gt{suffix}.json").exists() else None
-    return Scene(folder, int(folder.name), sensor, im_ids, K, unit, world, truth)
+    known = None if truth is None else _truth(truth, infos, named)
+    return Scene(folder, scene_id, sensor, im_ids, K, unit, world, known)
 
 
 def _by_image(path: Path) -> dict[int, Any]:
@@ -125,22 +160,20 @@ def _lists(path: Path) -> dict[int, list[Any]]:
     return {i: records.rows(content, f"{path}, image {i}") for i, content in _by_image(path).items()}
 
 
-def _truth(folder: Path, suffix: str) -> SceneTruth:
-    path = folder / f"scene_gt{suffix}.json"
-    lists = _lists(path)
+def _truth(lists: Mapping[int, list[Any]], infos: Mapping[int, list[Any]] | None, named: str) -> SceneTruth:
+    path = named.format("scene_gt")
     rows = [(i, n, record) for i in sorted(lists) for n, record in enumerate(lists[i])]
     where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
     entries = [record for _, _, record in rows]
     R = table(entries, "cam_R_m2c", (3, 3), where)
     t = table(entries, "cam_t_m2c", (3,), where) * MM
     check_rotations(R, where, "cam_R_m2c")
-    check_translations(t, str(path), "cam_t_m2c")
+    check_translations(t, path, "cam_t_m2c")
     ids = whole_numbers(entries, "obj_id", where)
     im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
-    path = folder / f"scene_gt_info{suffix}.json"
-    if not path.exists():
+    if infos is None:
         return SceneTruth(im_id, ids, gt_id, R, t, None, None, None)
-    infos = _lists(path)
+    path = named.format("scene_gt_info")
     for i, objects in lists.items():
         if len(infos.get(i, ())) != len(objects):
             raise ValueError(
@@ -213,6 +246,57 @@ def _picture_files(scene: Scene) -> dict[int, Path]:
     return {}
 
 
+def pictures_there(scene: Scene) -> Array:
+    """Which images of a scene folder have a picture, (M,), bool."""
+    files = _picture_files(scene)
+    return np.array([int(i) in files for i in scene.im_ids], bool)
+
+
+def picture_file(scene: Scene, im_id: int) -> Path | None:
+    """The picture of one image, without listing the folder where it is called as usual."""
+    suffix = f"_{scene.sensor}" if scene.sensor else ""
+    names = (scene.folder / f"rgb{suffix}" / f"{im_id:06d}{s}" for s in _SUFFIXES)
+    return next((p for p in names if p.is_file()), None) or _picture_files(scene).get(im_id)
+
+
+KINDS = {  # of members, and how their names end
+    "rgb": ("rgb.jpg", "rgb.png", "gray.png", "gray.tiff", "gray.tif"),
+    "depth": ("depth.png",),
+    "masks": ("mask_visib.json",),
+}
+
+
+def member(scene: Scene, im_id: int, kind: str) -> tuple[str, bytes] | None:
+    """Name and content of a member, kind rgb, depth or masks, of an image that lies in no scene folder; None: there is none."""
+    assert scene.members is not None
+    tars, places, folder = scene.members
+    key = f"{scene.scene_id:06d}_{im_id:06d}"
+    if not tars:
+        files = (folder / f"{key}.{end}" for end in KINDS[kind])
+        found = next((f for f in files if f.is_file()), None)
+        return None if found is None else (str(found), found.read_bytes())
+    tar, offset, size = places[_row(scene, im_id), list(KINDS).index(kind)].tolist()
+    if size < 0:
+        return None
+    with open(tars[tar], "rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise ValueError(f"{tars[tar]} ends before {key}.{kind}; is it cut off, or was it changed while it was read?")
+    return f"{tars[tar]}:{key}.{kind}", content
+
+
+def packed_masks(scene: Scene, im_id: int, gt_ids: Iterable[int]) -> list[Array] | None:
+    """Visible masks, (H, W) each, bool, of objects of an image that lies in no scene folder; None: it has none."""
+    if (packed := member(scene, im_id, "masks")) is None:
+        return None
+    name, content = packed
+    runs = by_number(records.parse_json(content.decode(), name), name)
+    if lost := [n for n in gt_ids if n not in runs]:
+        raise ValueError(f"{name} has no mask of object {lost[0]} of the image (it has {len(runs)})")
+    return [mask_from_rle(runs[n], name) for n in gt_ids]
+
+
 def _row(scene: Scene, im_id: int) -> int:
     n = int(np.searchsorted(scene.im_ids, im_id))
     if n == len(scene.im_ids) or scene.im_ids[n] != im_id:
@@ -275,7 +359,10 @@ def read_instances(scene: Scene, im_id: int, masks: bool = True, raw: bool = Fal
     )
     suffix = f"_{scene.sensor}" if scene.sensor else ""
     folder, pictures = scene.folder / f"mask_visib{suffix}", None
-    if masks and len(rows) and folder.is_dir():
+    if scene.members is not None:
+        planes = packed_masks(scene, im_id, truth.gt_id[rows].tolist()) if masks and len(rows) else None
+        pictures = None if planes is None else torch.from_numpy(np.stack(planes))
+    elif masks and len(rows) and folder.is_dir():
         names = [folder / f"{im_id:06d}_{n:06d}.png" for n in truth.gt_id[rows]]
         pictures = torch.from_numpy(np.stack([_read_plane(name) > 0 for name in names]))
     labels = torch.as_tensor(truth.obj_id[rows])
@@ -301,26 +388,32 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
 
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
     _row(scene, im_id)
-    files = _picture_files(scene)
-    if im_id not in files:
+    if scene.members is None:
+        file = picture_file(scene, im_id)
+        packed = None if file is None else (str(file), None)
+    else:
+        packed = member(scene, im_id, "rgb")
+    if packed is None:
         raise FileNotFoundError(
             f"no picture {im_id:06d} (.png, .jpg, .tif) in {scene.folder}/rgb or gray ({found(scene.folder)})"
         )
-    image = read_image(files[im_id])
+    name, content = packed
+    image = read_image(name, content)
     size = (int(image.shape[-2]), int(image.shape[-1]))
     distances = None
-    if depth and _depth_file(scene, im_id) is not None:
+    there = depth and (_depth_file(scene, im_id) if scene.members is None else member(scene, im_id, "depth")) is not None
+    if there:
         distances = torch.from_numpy(read_depth(scene, im_id))
         if distances.shape != size:
             h, w = distances.shape
-            raise ValueError(f"{_depth_file(scene, im_id)} is {w}x{h} but {files[im_id]} is {size[1]}x{size[0]}")
+            raise ValueError(f"the depth of image {im_id} of {scene.folder} is {w}x{h} but {name} is {size[1]}x{size[0]}")
     instances = read_instances(scene, im_id, masks, raw)
     if instances is not None and instances.masks is not None and tuple(instances.masks.shape[-2:]) != size:
         h, w = instances.masks.shape[-2:]
         raise ValueError(
             f"{scene.folder}/mask_visib: masks of image {im_id} are {w}x{h} but the picture is {size[1]}x{size[0]}"
         )
-    return Frame(image, scene_camera(scene, im_id, size), distances, instances, scene.scene_id, im_id, str(files[im_id]))
+    return Frame(image, scene_camera(scene, im_id, size), distances, instances, scene.scene_id, im_id, name)
 
 
 def read_depth(scene: Scene, im_id: int) -> Array:
@@ -329,10 +422,12 @@ def read_depth(scene: Scene, im_id: int) -> Array:
     Raises:
         FileNotFoundError: the scene has no depth image of that number.
     """
-    path = _depth_file(scene, im_id)
+    path, content = _depth_file(scene, im_id), None
+    if scene.members is not None and (packed := member(scene, im_id, "depth")) is not None:
+        path, content = Path(packed[0]), packed[1]
     if path is None:
         raise FileNotFoundError(f"no depth image {im_id:06d}.png in {scene.folder}/depth ({found(scene.folder)})")
-    return (_read_plane(path) * scene.depth_unit[_row(scene, im_id)]).astype(np.float32)
+    return (_read_plane(path, content) * scene.depth_unit[_row(scene, im_id)]).astype(np.float32)
 
 
 def _depth_file(scene: Scene, im_id: int) -> Path | None:
@@ -359,9 +454,7 @@ def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
 
 
 def _width_as_seen(path: Path) -> int:
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with limits.picture(path, str(path)) as picture:
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return picture.height if turned else picture.width
 
@@ -374,17 +467,14 @@ def _width_of_cameras(scene: Scene) -> int:
     return widths.pop()
 
 
-def _read_plane(path: Path) -> Array:
+def _read_plane(path: Path, content: bytes | None = None) -> Array:
     """A one-channel picture as stored, (H, W)."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            limits.check("MONOPOSE_MAX_MEGAPIXELS", picture.width * picture.height / 1e6, str(path))
+        with limits.picture(path if content is None else BytesIO(content), str(path)) as picture:
             plane = np.asarray(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"no {path.name} in {path.parent} ({found(path.parent)})") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}); was it cut short while written?") from None
     if plane.ndim != 2:
         raise ValueError(f"{path} must have one channel, got shape {plane.shape}")

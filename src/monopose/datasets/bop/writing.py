@@ -7,7 +7,6 @@ counts only once scene_camera.json, written last, lists it. Whatever else lies t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,35 +106,56 @@ def append_frames(
         OSError: the disk is full; what was there before is still whole.
     """
     folder = Path(folder)
-    names = ("scene_camera", "scene_gt", "scene_gt_info")
-    cameras, truth, infos = ({} if not (p := folder / f"{n}.json").exists() else read_json(p) for n in names)
-    coco = _read_coco(folder / "scene_gt_coco.json", cameras)
-    start = max((int(k) for k in cameras), default=-1) + 1
+    start = count_images(folder)
+    if start:
+        start = max(map(int, read_json(folder / "scene_camera.json"))) + 1
     ids = list(range(start, start + len(frames)))
-    for n, (im_id, frame) in enumerate(zip(ids, frames)):
-        key = str(im_id)
-        silhouettes = None if masks_full is None else masks_full[n]
-        cameras[key] = {"cam_K": decimals(frame.camera.K.detach().cpu().numpy())}
-        suffix = ".jpg" if jpeg else ".png"
-        _write_picture(folder / "rgb" / f"{im_id:06d}{suffix}", _bytes(frame.image))
-        if frame.depth is not None:
-            stored, scale = _stored_depth(frame.depth.detach().cpu().numpy())
-            cameras[key]["depth_scale"] = scale
-            _write_picture(folder / "depth" / f"{im_id:06d}.png", stored)
-        truth[key], infos[key], annotations = _instances(folder, im_id, frame, silhouettes)
-        h, w = frame.camera.size
-        coco["images"].append({"id": im_id, "file_name": f"rgb/{im_id:06d}{suffix}", "width": w, "height": h})
-        for entry in annotations:
-            coco["annotations"].append(
-                {"id": len(coco["annotations"]) + 1, "image_id": im_id, **entry, "width": w, "height": h}
-            )
+    silhouettes = masks_full or [None] * len(frames)
+    entries = [write_frame(folder, i, f, m, jpeg=jpeg) for i, f, m in zip(ids, frames, silhouettes, strict=True)]
+    add_entries(folder, dict(zip(ids, entries)), categories)
+    return ids
+
+
+def write_frame(
+    folder: PathLike, im_id: int, frame: Frame, masks_full: Tensor | None = None, *, jpeg: bool = False
+) -> dict[str, Any]:
+    """Write the pictures of one image and return its entries in the scene's JSON files, plain values for `add_entries`."""
+    folder = Path(folder)
+    camera: dict[str, Any] = {"cam_K": decimals(frame.camera.K.detach().cpu().numpy())}
+    suffix = ".jpg" if jpeg else ".png"
+    _write_picture(folder / "rgb" / f"{im_id:06d}{suffix}", _bytes(frame.image))
+    if frame.depth is not None:
+        stored, scale = _stored_depth(frame.depth.detach().cpu().numpy())
+        camera["depth_scale"] = scale
+        _write_picture(folder / "depth" / f"{im_id:06d}.png", stored)
+    truth, infos, annotations = _instances(folder, im_id, frame, masks_full)
+    file = f"rgb/{im_id:06d}{suffix}"
+    return {"camera": camera, "gt": truth, "info": infos, "coco": annotations, "file": file, "size": list(frame.camera.size)}
+
+
+def add_entries(
+    folder: PathLike, entries: Mapping[int, Mapping[str, Any]], categories: Mapping[int, str] | None = None
+) -> None:
+    """Add images to the JSON files of a scene: image number -> what `write_frame` returned of it."""
+    folder = Path(folder)
+    names = {"scene_camera": "camera", "scene_gt": "gt", "scene_gt_info": "info"}
+    content = {n: {} if not (p := folder / f"{n}.json").exists() else read_json(p) for n in names}
+    cameras = content["scene_camera"]
+    coco = _read_coco(folder / "scene_gt_coco.json", cameras)
+    for im_id, entry in sorted(entries.items()):
+        for name, key in names.items():
+            content[name][str(im_id)] = entry[key]
+        h, w = entry["size"]
+        coco["images"].append({"id": im_id, "file_name": entry["file"], "width": w, "height": h})
+        for row in entry["coco"]:
+            coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": im_id, **row, "width": w, "height": h})
     named = dict(categories or {}) | {a["category_id"]: f"obj_{a['category_id']:06d}" for a in coco["annotations"]}
     named |= categories or {}
     coco["categories"] = [{"id": i, "name": named[i], "supercategory": folder.parent.parent.name} for i in sorted(named)]
     _write_text(folder / "scene_gt_coco.json", json.dumps(coco))
-    for name, content in zip(reversed(names), (infos, truth, cameras)):  # the cameras last: they say which images count
-        _write_lines(folder / f"{name}.json", {k: content[k] for k in sorted(cameras, key=int) if k in content})
-    return ids
+    for name in reversed(names):  # the cameras last: they say which images count
+        part = content[name]
+        _write_lines(folder / f"{name}.json", {k: part[k] for k in sorted(cameras, key=int) if k in part})
 
 
 def _instances(
@@ -223,18 +243,12 @@ def _bytes(image: Tensor) -> Array:
 
 
 def _write_picture(path: Path, values: Array) -> None:
-    """A PNG or JPEG, whole or not at all; unlike `atomic_write` without waiting for the disk, as there are so many."""
+    """A PNG or JPEG, whole or not at all; without waiting for the disk, as there are so many."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 3}
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 3}
+    with atomic_write(path, wait=False) as temporary:
         Image.fromarray(values).save(temporary, **options)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -19,21 +19,18 @@ from ..problems import Kernel, Problems
 from ..residuals import Normal
 from . import numba_costs, numba_solve, numba_start
 
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 WORK = 20_000_000  # about a millisecond of point evaluations is worth a second thread
-
-
-def _eps(problems: Problems) -> float:
-    """The relative rounding below which a descent sees no progress: that of float64, or well below what float32 can show."""
-    return 1e-11 if problems.points3d.dtype == torch.float32 else float(np.finfo(np.float64).eps)
+DIGITS = {torch.float32: 1e-11, torch.float64: float(np.finfo(np.float64).eps)}
+"""The relative rounding below which a descent sees no progress: that of float64, or well below what float32 can show."""
+LARGEST = {dtype: torch.finfo(dtype).max / 4 for dtype in DIGITS}
 
 
 def to_numpy(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
-    """C-contiguous, so that every kernel is compiled once per precision."""
+    """C-contiguous, so that every kernel is compiled once per precision. NumPy converts small arrays faster than torch."""
     if value.requires_grad:
         value = value.detach()
-    if dtype is not None:
-        value = value.to(dtype)
-    return np.ascontiguousarray(value.numpy())
+    return np.ascontiguousarray(value.numpy(), None if dtype is None else NUMPY[dtype])
 
 
 def point_arrays(problems: Problems) -> list[np.ndarray]:
@@ -122,7 +119,7 @@ def descend_all(
     cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
     arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), poses.numpy(), cost, stopped]
     evaluations = 30 * cost.size * problems.points3d.shape[1]
-    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems)
+    rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, DIGITS[problems.points3d.dtype]
     spread(numba_solve.descend_batch, evaluations, arrays, *rest)
     return poses, torch.from_numpy(stopped), torch.from_numpy(cost)
 
@@ -133,15 +130,18 @@ def descend(problems: Problems, start: Tensor, dof: int, iterations: int, trust_
     return poses[:, 0].to(start.dtype), stopped[:, 0]
 
 
-def frames(points3d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool) -> tuple[Frame, Tensor, Tensor]:
-    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,), see `numba_costs.frames`; and `checks.is_camera`, (B,)."""
-    size = len(points3d)
-    arrays = [to_numpy(points3d), to_numpy(weights), to_numpy(K)]
-    real = arrays[0].dtype
-    found = np.empty((size, 3), real), np.empty(size, real), np.empty(size, real), np.empty(size, np.bool_)
-    numba_costs.frames(arrays[0], arrays[1], weighted, arrays[2], relative, SINGULAR, *found)
-    centre, scale, factor, camera = map(torch.from_numpy, found)
-    return Frame(centre, scale), factor, camera
+def frames(
+    points3d: Tensor, points2d: Tensor, weights: Tensor, weighted: bool, K: Tensor, relative: bool
+) -> tuple[Frame, Tensor, Tensor, int]:
+    """`checks.frame`; what K (B, 3, 3) is multiplied with, (B,); which points have weight, (B, N); and what is to be taken out:
+    0 nothing, 1 points without weight, 2 problems. See `numba_costs.frames`."""
+    X, x, w, k = to_numpy(points3d), to_numpy(points2d), to_numpy(weights), to_numpy(K)
+    size, count = X.shape[:2]
+    centre, scale, factor, used = (
+        np.empty((size, 3), X.dtype), np.empty(size, X.dtype), np.empty(size, X.dtype), np.empty((size, count), np.bool_)
+    )  # fmt: skip
+    out = numba_costs.frames(X, x, w, weighted, k, relative, SINGULAR, centre, scale, factor, used)
+    return Frame(torch.from_numpy(centre), torch.from_numpy(scale)), torch.from_numpy(factor), torch.from_numpy(used), out
 
 
 def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
@@ -187,8 +187,8 @@ def solve(
     )  # fmt: skip
     found = [np.empty(shape, kind) for shape, kind in shapes]
     rest = (
-        problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, _eps(problems), needed, alone,
-        float(np.finfo(real).max) / 4,
+        problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, DIGITS[problems.points3d.dtype],
+        needed, alone, LARGEST[problems.points3d.dtype],
     )  # fmt: skip
     spread(numba_solve.solve_batch, 30 * size * count * problems.points3d.shape[1], [*arrays, *found], *rest)
     pose, own, covariance, cost, reason = map(torch.from_numpy, found)

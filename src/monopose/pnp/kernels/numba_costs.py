@@ -53,44 +53,57 @@ def lay_out(points3d, points2d, weights, rows):
 
 
 @kernel_
-def frames(points3d, weights, weighted, K, relative, singular, centre, scale, factor, camera):
+def frames(points3d, points2d, weights, weighted, K, relative, singular, centre, scale, factor, used):
     """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit, divided by the scale if
-    relative; and camera (B,), `checks.is_camera`. The weights are all the same unless weighted."""
-    count = points3d.shape[1]
+    relative; and used (B, N): which points have weight. The weights are all 1 unless weighted.
+
+    Returns 2 where a number is not finite or a K no camera (`checks.is_camera`), else 1 where a point has no weight, else 0.
+    """
+    count, finite, absent = points3d.shape[1], True, 0.0
+    rows = np.empty((4, count))  # coordinate by coordinate: a pass over what is interleaved takes thrice the time
+    X, Y, Z, W = rows[0], rows[1], rows[2], rows[3]
     for b in range(points3d.shape[0]):
-        X = points3d[b]
-        total = x = y = z = spread = 0.0
+        for i in range(count):
+            X[i], Y[i], Z[i] = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
+        total = x = y = z = spread = pixels = 0.0
+        for i in range(count):
+            pixels += np.float64(points2d[b, i, 0]) + np.float64(points2d[b, i, 1])
         if weighted:
             top = 0.0
             for i in range(count):
-                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
-                top = w if w > top else top
+                W[i] = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
+            for i in range(count):
+                used[b, i] = W[i] != 0.0  # NaN is not 0: it counts
+                absent += 1.0 if W[i] == 0.0 else 0.0
+            for i in range(count):
+                top = W[i] if W[i] > top else top
             inverse = 1.0 / top if top > 0.0 else 0.0
             for i in range(count):
-                w = (abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))) * inverse
+                w = W[i] * inverse
                 w *= w
                 total += w
-                x += w * X[i, 0]
-                y += w * X[i, 1]
-                z += w * X[i, 2]
+                x += w * X[i]
+                y += w * Y[i]
+                z += w * Z[i]
         else:
             total = float(count)
             for i in range(count):
-                x += X[i, 0]
-                y += X[i, 1]
-                z += X[i, 2]
+                used[b, i] = True
+            for i in range(count):
+                x += X[i]
+                y += Y[i]
+                z += Z[i]
         share = 1.0 / total if total > 0.0 else 0.0
         centre[b, 0], centre[b, 1], centre[b, 2] = x * share, y * share, z * share
         x, y, z = np.float64(centre[b, 0]), np.float64(centre[b, 1]), np.float64(centre[b, 2])  # as it was rounded
         if weighted:
             total = 0.0
             for i in range(count):
-                w = abs(np.float64(weights[b, i, 0])) + abs(np.float64(weights[b, i, 1]))
-                total += w
-                spread += w * (abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z))
+                total += W[i]
+                spread += W[i] * (abs(X[i] - x) + abs(Y[i] - y) + abs(Z[i] - z))
         else:
             for i in range(count):
-                spread += abs(X[i, 0] - x) + abs(X[i, 1] - y) + abs(X[i, 2] - z)
+                spread += abs(X[i] - x) + abs(Y[i] - y) + abs(Z[i] - z)
         unit = 1.0
         if spread > 0.0 and spread < np.inf:
             unit = math.ldexp(1.0, min(max(int(math.frexp(spread / total)[1]), -100), 100))
@@ -105,9 +118,11 @@ def frames(points3d, weights, weighted, K, relative, singular, centre, scale, fa
         d0, d1 = k00 * k20 + k01 * k21 + k02 * k22, k10 * k20 + k11 * k21 + k12 * k22
         k00, k01, k02 = k00 - d0 * k20, k01 - d0 * k21, k02 - d0 * k22
         k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
-        volume = k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10)
+        volume = abs(k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10))
         focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
-        camera[b] = abs(volume) > singular * focal and volume < np.inf and volume > -np.inf
+        finite = finite and abs(pixels) < np.inf and spread < np.inf and total < np.inf  # no sum: sums may be reordered
+        finite = finite and volume > singular * focal and volume < np.inf
+    return 2 if not finite else 1 if absent > 0.0 else 0
 
 
 @inline

@@ -594,6 +594,7 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
             coarse and fast and 10.0 * promised * promised <= small * before and length < 1e-3
         ):  # the next step is not worth a look
             T[:3] = T_new[:3]
+            work[0:6] = H
             return cost - promised, True, small, True, taken
         if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
             if length < 1e-4:

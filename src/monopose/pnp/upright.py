@@ -1,0 +1,58 @@
+"""Gravity that is not the camera's Y axis: problems of four degrees of freedom are solved in a camera that stands upright."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..geometry import rotation, se3
+from ..types import Camera
+from . import checks
+from .prepare import intrinsics
+
+
+def turned(
+    points3d: Any, camera: Camera | Tensor, init: Tensor | None, dof: int, gravity: Any
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """K and start of a camera whose Y axis is along gravity, and the way back: (..., 3, 3), (..., 4, 4) or None, (..., 3, 3).
+
+    Args:
+        points3d: whose dtype and device count.
+        camera, init, dof: of a layer.
+        gravity: (..., 3), downwards, camera frame, any length; zero and NaN have a K of NaN, which no problem converges with.
+
+    Raises:
+        ValueError: if it is not (..., 3), or dof not 4.
+    """
+    if dof != 4:
+        raise ValueError(f"gravity is for dof=4, where it is the axis of yaw; got dof={dof}")
+    g = checks.tensor("gravity", gravity)
+    if g.shape[-1:] != (3,):
+        raise ValueError(f"gravity must be (..., 3), a direction in the camera frame, got {tuple(g.shape)}")
+    points3d = checks.tensor("points3d", points3d)
+    like = points3d.to(torch.promote_types(points3d.dtype, torch.float32))
+    g = g.to(like)
+    g = g / g.norm(dim=-1, keepdim=True)
+    over = g[..., 1:2] < 0  # nearly against Y no rotation is the shortest: half a turn about X comes first
+    half = torch.diag(g.new_tensor([1.0, -1.0, -1.0]))
+    flip = torch.where(over[..., None], half, torch.eye(3).to(g))
+    g = (flip @ g[..., None]).squeeze(-1)
+    hat = rotation.skew(torch.linalg.cross(g, g.new_tensor([0.0, 1.0, 0.0]).expand_as(g), dim=-1))
+    upright = (torch.eye(3).to(g) + hat + hat @ hat / (1 + g[..., 1])[..., None, None]) @ flip
+    if init is not None:
+        init = checks.poses("init", init)
+        init = se3.from_rt(upright, torch.zeros_like(upright[..., 0])).to(init).detach() @ init
+    return intrinsics(camera, like) @ upright.mT, init, upright.mT
+
+
+def back(poses: Tensor, R: Tensor) -> Tensor:
+    """R (..., 3, 3) times poses (..., 4, 4)."""
+    R = R.to(poses)
+    return se3.from_rt(R @ poses[..., :3, :3], (R @ poses[..., :3, 3:]).squeeze(-1))
+
+
+def covariance_back(covariance: Tensor, R: Tensor) -> Tensor:
+    """Covariances (..., 6, 6) of poses that R (..., 3, 3) turns."""
+    both = torch.zeros(*R.shape[:-2], 6, 6).to(covariance)
+    both[..., :3, :3] = both[..., 3:, 3:] = R.to(covariance).detach()
+    return both @ covariance @ both.mT
