@@ -151,6 +151,7 @@ KINDS = {
         Kind("objects", objects.Synth, "BOP folders", "a BOP folder from CAD models", "synth part.stl"),
         Kind("viewpoint", viewpoint.Synth, "--pix3d", "for viewpoints, in Pix3D's layout", "synth --pix3d"),
         Kind("road", road.Synth, "--road", "roads with boxes in 3D", "synth --road"),
+        Kind("tracking", tracking.Synth, "--video", "videos of CAD models with true poses", "synth --video part.stl"),
     ),
     "train": (
         Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
@@ -175,6 +176,7 @@ KINDS = {
         Kind("viewpoint", viewpoint.Evaluate, "viewpoints", "predictions.json", "evaluate predictions.json"),
         Kind("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
              "evaluate results_nusc.json"),
+        Kind("tracking", tracking.Evaluate, "tracks of a video", "tracks.jsonl", "evaluate tracks.jsonl"),
     ),
 }  # fmt: skip
 USAGE = {  # of commands that do several things, and what decides which
@@ -511,12 +513,14 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
     kinds = KINDS[command]
     first = next(iter(_positionals(kinds, words)), None)
     if command == "synth":
-        if "--pix3d" in words and "--road" in words:
-            raise UsageError("--pix3d and --road make different data sets; give one of them")
-        family = "viewpoint" if "--pix3d" in words else "road" if "--road" in words else "objects"
+        chosen = {"--pix3d": "viewpoint", "--road": "road", "--video": "tracking"}
+        named = [word for word in chosen if word in words]
+        if len(named) > 1:
+            raise UsageError(f"{' and '.join(named)} make different data sets; give one of them")
+        family = chosen[named[0]] if named else "objects"
         if family == "road" and first is not None:
             raise UsageError(f"--road makes its own shapes; leave {first} out")
-        if family == "objects" and first is None:
+        if family in ("objects", "tracking") and first is None:
             return "no models; give mesh files or one models folder, or --pix3d or --road for shapes made in code"
     elif command == "predict":
         model = _value_of("--model", words)
@@ -536,9 +540,12 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
 
 
 def _family_of_results(path: Path) -> str:
-    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; viewpoints are another JSON; else it is BOP's CSV."""
+    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; tracks are JSON lines; viewpoints are another JSON; else
+    it is BOP's CSV."""
     if path.is_dir():
         return "road"
+    if path.suffix.lower() == ".jsonl":
+        return "tracking"
     if path.suffix.lower() != ".json":
         return "objects"
     if not path.is_file():

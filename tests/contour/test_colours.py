@@ -66,3 +66,13 @@ def test_maps_are_kept_away_from_certainty():
     assert maps.probability.min() == pytest.approx(lines.CLIP)
     assert maps.probability.max() == pytest.approx(1 - lines.CLIP)
     assert np.isinf(maps.front).all()
+
+
+def test_similarity_forgives_another_light_and_not_another_colour():
+    size = 1 << 3 * colours.BITS
+    red, brighter, green = (np.zeros((1, size)) for _ in range(3))
+    for histogram, colour in ((red, (120, 20, 20)), (brighter, (136, 20, 20)), (green, (20, 120, 20))):
+        histogram[0, colours.bins(np.array([[colour]], np.uint8))[0, 0]] = 1
+    assert colours.similarity(red, red)[0] == pytest.approx(1)
+    assert colours.similarity(red, brighter)[0] > 0.6
+    assert colours.similarity(red, green)[0] < 0.01

@@ -474,6 +474,70 @@ def test_a_camera_file_is_parsed_once(tmp_path, monkeypatch):
         list(iterate_frames(tmp_path, str(file)))
 
 
+# live videos
+
+
+class Source:
+    """A camera, or a file, that gives so many pictures."""
+
+    def __init__(self, count, promised=0, grey=False):
+        self.left, self.promised, self.shape = count, promised, (4, 6) if grey else (4, 6, 3)
+
+    def isOpened(self):
+        return True
+
+    def set(self, *_):
+        return True
+
+    def get(self, what):
+        return self.promised if what == cv2.CAP_PROP_FRAME_COUNT else 0
+
+    def read(self):
+        self.left -= 1
+        return (True, np.full(self.shape, 51, np.uint8)) if self.left >= 0 else (False, None)
+
+    def release(self):
+        pass
+
+
+def test_a_camera_that_is_dropped_ends_the_pictures_and_says_so(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Source(3))
+    with pytest.warns(ImageWarning, match="camera0 gave no further picture after 3"):
+        assert [name for name, _ in iterate_source(0)] == ["camera0_000000", "camera0_000001", "camera0_000002"]
+
+
+def test_a_video_that_breaks_off_says_so(tmp_path, monkeypatch):
+    (tmp_path / "cut.mp4").write_bytes(b"x")
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Source(3, promised=10))
+    with pytest.warns(ImageWarning, match="breaks off after 3 of 10"):
+        assert len(list(iterate_source(tmp_path / "cut.mp4"))) == 3
+
+
+def test_a_grey_video_comes_in_three_channels(tmp_path, monkeypatch):
+    (tmp_path / "grey.mp4").write_bytes(b"x")
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Source(1, promised=1, grey=True))
+    ((_, image),) = iterate_source(tmp_path / "grey.mp4")
+    assert torch.equal(image, torch.full((3, 4, 6), 0.2))
+
+
+def test_an_address_is_a_live_video_and_its_password_is_not_shown(monkeypatch):
+    asked = []
+
+    class Closed(Source):
+        def isOpened(self):
+            return False
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *given: asked.append(given) or Closed(0))
+    assert images.is_live("rtsp://host/stream")
+    assert images.is_live("0")
+    assert not images.is_live("video.mp4")
+    with pytest.raises(ValueError, match="cannot open rtsp://host/stream; is it reachable") as raised:
+        next(iterate_frames("rtsp://me:secret@host/stream", fov_deg=60))
+    assert "secret" not in str(raised.value)
+    assert asked[0][1] == cv2.CAP_FFMPEG
+    assert images.WAITING in asked[0][2]  # a stalled one ends
+
+
 # whatever people have
 
 

@@ -1,54 +1,13 @@
 """Following objects: on the object, through occlusion by another tracked one, lost and found again, and out of the picture."""
 
-import json
-import math
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from monopose.command import CameraOptions
-from monopose.contour import lines
-from monopose.geometry import se3
+from followed import SIZE, VIEWS, K, apart, frame, pose, wander
 from monopose.render.scene import render_scene
-from monopose.tracking import commands, options
 from monopose.tracking.tracker import Tracker
 from monopose.types import Camera, Frame, PoseEstimates
 from shapes import box
-
-SIZE = (240, 320)
-K = torch.tensor([[400.0, 0.0, 159.5], [0.0, 400.0, 119.5], [0.0, 0.0, 1.0]])
-VIEWS = 300
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("views")
-
-
-@pytest.fixture(scope="module")
-def backdrop():
-    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")[0] * 0.5
-
-
-def pose(x=0.0, y=0.0, z=0.5, turn=(0.4, 0.6, 0.2)):
-    return se3.from_rt(se3.exp(torch.tensor([0.0, 0, 0, *turn]))[:3, :3], torch.tensor([x, y, z]))
-
-
-def frame(models, poses, backdrop):
-    image = render_scene(models, torch.stack(poses), K, SIZE, background=backdrop).image if models else backdrop
-    return Frame(image, Camera(K, SIZE))
-
-
-def apart(track, true):
-    delta = lines.difference(track.cam_from_obj.double().numpy()[None], true.double().numpy()[None])[0]
-    return np.linalg.norm(delta[:3]), math.degrees(np.linalg.norm(delta[3:]))
-
-
-def wander(i):
-    return pose(0.05 * math.sin(0.2 * i), 0.03 * math.sin(0.13 * i), 0.5 + 0.08 * math.sin(0.1 * i), (0.4 + 0.05 * i, 0.6, 0.2))
 
 
 def test_an_object_is_followed(cache, backdrop):
@@ -126,7 +85,9 @@ def test_a_detection_of_another_colour_does_not_become_the_object(cache, backdro
     assert track.lost
 
 
-@pytest.mark.parametrize(("start", "why"), [(pose(0.45), "left the picture"), (pose(z=8.0), "smaller than")])
+@pytest.mark.parametrize(
+    ("start", "why"), [(pose(0.45), "left the picture"), (pose(z=8.0), "smaller than"), (pose(z=0.05), "at the camera")]
+)
 def test_what_cannot_be_seen_is_lost_with_the_reason(cache, backdrop, start, why):
     tracker = Tracker([box()], cache=cache, views=VIEWS)
     tracker.start(frame([], [], backdrop), [start])
@@ -168,102 +129,3 @@ def test_a_start_that_is_no_pose_is_refused(cache, backdrop, bad):
 def test_nothing_to_follow_is_refused():
     with pytest.raises(ValueError, match="no models"):
         Tracker([])
-
-
-# ------------------------------------------------------------------------------------------------------------ the command
-
-
-@pytest.fixture
-def folder(tmp_path, backdrop):
-    """Four pictures, a mesh in millimetres, a camera and a start."""
-    import trimesh
-
-    model = box()
-    (tmp_path / "pictures").mkdir()
-    for i in range(4):
-        picture = (frame([model], [wander(i)], backdrop).image * 255).byte().permute(1, 2, 0).numpy()
-        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i:03d}.png")
-    trimesh.Trimesh(model.vertices.numpy() * 1000, model.faces.numpy(), process=False).export(tmp_path / "part.ply")
-    (tmp_path / "start.json").write_text(json.dumps({"cam_from_obj": wander(0).tolist()}))
-    return tmp_path
-
-
-def arguments(folder, **more):
-    camera = CameraOptions(fov=math.degrees(2 * math.atan(160 / 400)))
-    given = {
-        "source": str(folder / "pictures"), "mesh": (folder / "part.ply",), "unit": "mm", "start": folder / "start.json",
-        "save": folder / "out", "camera": camera,
-    }  # fmt: skip
-    return options.Track(**(given | more))
-
-
-def test_the_command_writes_poses_trajectory_and_video(folder, monkeypatch):
-    import cv2
-
-    monkeypatch.setattr(commands.Tracker.__init__, "__defaults__", (None, None, VIEWS))
-    said = []
-    done = commands.track(arguments(folder), said.append)
-    rows = [json.loads(line) for line in (folder / "out" / "tracks.jsonl").read_text().splitlines()]
-    assert done["frames"] == len(rows) == 4
-    assert not done["stopped"]
-    for i, row in enumerate(rows):
-        (track,) = row["tracks"]
-        assert row["frame"] == i
-        assert np.array(track["cam_from_obj"])[:3, 3] == pytest.approx(wander(i)[:3, 3].numpy(), abs=0.02)
-        assert np.array(track["covariance"]).shape == (6, 6)
-    (file,) = (folder / "out").glob("trajectory_*.txt")
-    table = np.loadtxt(file)
-    assert table.shape == (4, 8)
-    assert np.linalg.norm(table[:, 4:], axis=1) == pytest.approx(1, abs=1e-5)
-    video = cv2.VideoCapture(str(folder / "out" / "overlay.mp4"))
-    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 4
-    assert any("found" in line for line in said)
-
-
-def test_an_interruption_leaves_whole_files(folder, monkeypatch):
-    monkeypatch.setattr(commands.Tracker.__init__, "__defaults__", (None, None, VIEWS))
-    frames = list(commands.iterate_frames(str(folder / "pictures"), None, fov_deg=43.0))
-
-    def interrupted(*_args, **_more):
-        yield from frames[:2]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "iterate_frames", interrupted)
-    done = commands.track(arguments(folder), lambda line: None)
-    assert done["stopped"]
-    assert len((folder / "out" / "tracks.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mesh": ()}, "give either a run"),
-        ({"model": "lmo"}, "give either a run"),
-        ({"start": None}, "need a start"),
-    ],
-)
-def test_what_is_missing_is_named(folder, change, message):
-    with pytest.raises(ValueError, match=message):
-        arguments(folder, **change).check()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([], "holds no pose"),
-        ({"pose": 1}, "must hold cam_from_obj"),
-        ([{"label": 9, "cam_from_obj": []}], "not among box1"),
-    ],
-)
-def test_a_start_file_that_fits_nothing_is_refused(tmp_path, content, message):
-    file = tmp_path / "start.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        commands.read_start(file, [box()])
-
-
-def test_a_start_can_be_what_predict_wrote(tmp_path):
-    file = tmp_path / "start.json"
-    poses = [{"label": 2, "name": "box2", "score": 1.0, "cam_from_obj": pose().tolist()}]
-    file.write_text(json.dumps({"images": [{"poses": poses}]}))
-    assert list(commands.read_start(file, [box(obj_id=1), box(obj_id=2)])) == [1]

@@ -62,6 +62,22 @@ def posterior(index: Array, foreground: Array, background: Array) -> Array:
     return np.stack([t[i] for t, i in zip(table.astype(np.float32), index)])
 
 
+def similarity(a: Array, b: Array) -> Array:
+    """Of pairs of histograms (B, bins), 0 to 1 (Bhattacharyya); colours one bin apart are alike, as in another light. (B,)."""
+    return np.sqrt(_softened(a) * _softened(b)).sum(-1)
+
+
+def _softened(histograms: Array) -> Array:
+    """Every colour shared with its neighbours, (B, bins)."""
+    side = 1 << BITS
+    cube = histograms.reshape(-1, side, side, side)
+    for axis in (1, 2, 3):
+        edges = np.pad(cube, [(int(k == axis), int(k == axis)) for k in range(4)], mode="edge")
+        low, high = (np.take(edges, np.arange(start, start + side), axis) for start in (0, 2))
+        cube = 0.5 * cube + 0.25 * (low + high)
+    return _normalised(cube.reshape(histograms.shape))
+
+
 def product(a: Array, b: Array) -> Array:
     """Two independent opinions as one probability; 0 against 1 is 0.5."""
     both, neither = a * b, (1 - a) * (1 - b)

@@ -9,7 +9,7 @@ Sources: Stoiber et al., SRT3D (IJCV 2022) and M3T (CVPR Workshops 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -300,22 +300,26 @@ def _exp(omega: Array) -> Array:
 class Fitted(NamedTuple):
     """Poses after `fit`.
 
-    cam_from_obj (B, 4, 4); information (B, 6, 6) of the tangent (v, omega), the prior included, the damping not; used: share of
-    the lines that counted in the last step, (B,); variance: their mean, segments squared, (B,), as large as that of a uniform
-    distribution where none counted; distance: their mean |d - mean|, segments, (B,); likelihood: mean logarithm of
-    N_d p(d) over all points, (B,): 0 is what a line says that has seen nothing.
+    cam_from_obj (B, 4, 4); information (B, 6, 6) of the tangent (v, omega), prior and others included, the damping not; used:
+    share of the lines that counted in the last step, (B,); agree: share with a sharp edge within a segment of it, (B,);
+    variance: mean of those that counted, segments squared, (B,), as large as that of a uniform distribution where none did;
+    distance: their mean |d - mean|, segments, (B,); likelihood: mean logarithm of N_d p(d) over all points, (B,): 0 is what a
+    line says that has seen nothing.
     """
 
     cam_from_obj: Array
     information: Array
     used: Array
+    agree: Array
     variance: Array
     distance: Array
     likelihood: Array
 
 
+Others = Callable[[Array, float], tuple[Array, Array]]  # poses (B, 4, 4), sigma in pixels -> g (B, 6), A (B, 6, 6)
 Schedule = Sequence[tuple[int, float]]  # of every search: pixels of a segment, and sigma in pixels
 TRACK: Schedule = ((6, 15.0), (4, 5.0), (2, 3.5), (1, 1.5), (1, 1.5))  # M3T's
+SHARP = 4.0  # times the variance of an ideal step, up to which an edge is a sharp one
 UPDATES = 2  # steps after each search, the first one global
 
 
@@ -330,6 +334,7 @@ def fit(
     prior: Prior | None = None,
     still: Sequence[Array] | None = None,
     settings: Settings = DEFAULT,
+    others: Others | None = None,
 ) -> Fitted:
     """Move poses until their contours lie on the edges of foreground maps.
 
@@ -344,6 +349,7 @@ def fit(
         prior: added to the normal equations.
         still: of every instance the motions that leave it looking the same, which are not made, see `still_of`.
         settings: see there.
+        others: what else pulls at the poses, added to the normal equations: features of a texture.
 
     Returns:
         Fitted. An instance without a line that counts, or behind the camera, stays where it is, up to the prior's pull.
@@ -360,6 +366,9 @@ def fit(
         for update in range(UPDATES):
             step = normal_equations(lines, points, poses, K, sigma * factor, update > 0, settings)
             g, A = step.g, step.A + damping
+            if others is not None:
+                pull, known = others(poses, sigma)
+                g, A = g + pull, A + known
             if prior is not None:
                 away = difference(prior.cam_from_obj, poses)
                 g, A = g + (prior.information @ away[..., None])[..., 0], A + prior.information
@@ -374,14 +383,18 @@ def fit(
         raise ValueError("the schedule is empty; give at least one (pixels of a segment, sigma)")
     last = normal_equations(lines, points, poses, K, sigma * factor, False, settings)
     information = last.A if prior is None else last.A + prior.information
+    if others is not None:
+        information = information + others(poses, sigma)[1]
     count = np.maximum(lines.valid.sum(1), 1)
     none = ~lines.valid.any(1)
     variance = np.where(none, settings.uniform_variance, np.where(lines.valid, lines.variance, 0).sum(1) / count)
     gap = _distances(lines, points, poses, K)
     distance = np.where(none, settings.offsets / 2, np.where(lines.valid, np.abs(gap - lines.mean), 0).sum(1) / count)
     share = lines.valid.sum(1) / np.maximum(points.number, 1)
+    close = lines.valid & (np.abs(gap - lines.mean) < 1) & (lines.variance < SHARP * settings.least_variance)
+    agree = close.sum(1) / np.maximum(points.number, 1)
     likelihood = np.where(lines.valid, _log_ratio(lines.distribution, gap), 0).sum(1) / np.maximum(points.number, 1)
-    return Fitted(poses, information, share, variance, distance, likelihood)
+    return Fitted(poses, information, share, agree, variance, distance, likelihood)
 
 
 def _log_ratio(distribution: Array, d: Array) -> Array:

@@ -23,6 +23,8 @@ from . import limits
 from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, width_by_height
 from .files import IMAGE_SUFFIXES, existing_file
 
+URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)  # of a live video
+OPENING, WAITING = 10_000, 5_000  # milliseconds that a live video may take to begin, and until its next picture
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 NO_PICTURE_FOR_US = (  # in a folder of pictures
     *VIDEO_SUFFIXES, ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
@@ -378,11 +380,16 @@ def iterate_source(source: str | Path | int) -> Iterator[tuple[str, Tensor]]:
     """The pictures of a file, a folder, a video or a live camera.
 
     Args:
-        source: image file, folder of images (in the order of the numbers in their names), video file, or camera number.
+        source: image file, folder of images (in the order of the numbers in their names), video file, camera number, or the
+            address of a live video (rtsp://, http://).
 
     Yields:
-        name and image (3, H, W), float32 RGB in [0, 1]. Names: path of the file, or VIDEO_000012 / camera0_000012 by frame.
+        name and image (3, H, W), float32 RGB in [0, 1]. Names: path of the file, or VIDEO_000012 / camera0_000012 /
+        stream_000012 by frame. A camera that is dropped, a live video that gives nothing for 5 seconds, a file that breaks off:
+        the pictures end, with an `ImageWarning`.
     """
+    if is_url(source):
+        return _captured(str(source), "stream")
     if isinstance(source, int) or re.fullmatch(r"\d+", str(source)):
         return _captured(int(str(source)), f"camera{source}")
     path = Path(source)
@@ -391,6 +398,16 @@ def iterate_source(source: str | Path | int) -> Iterator[tuple[str, Tensor]]:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _captured(str(existing_file(path, "video")), path.stem)
     return iter([(str(existing_file(path, "image")), read_image(path))])
+
+
+def is_url(source: str | Path | int) -> bool:
+    """Whether a source is the address of a live video."""
+    return isinstance(source, str) and URL.match(source) is not None
+
+
+def is_live(source: str | Path | int) -> bool:
+    """Whether a source is a camera or the address of a live video, whose pictures come as time passes."""
+    return isinstance(source, int) or is_url(source) or re.fullmatch(r"\d+", str(source)) is not None
 
 
 def iterate_frames(
@@ -448,28 +465,39 @@ def _images_in(folder: Path) -> list[Path]:
 def _captured(source: str | int, name: str) -> Iterator[tuple[str, Tensor]]:
     import cv2
 
-    capture = cv2.VideoCapture(source)
-    if not capture.isOpened():
-        hint = (
-            "is it connected, and free of other programs?"
-            if isinstance(source, int)
-            else "is it whole, and its codec a common one?"
+    if is_url(source):
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPENING, cv2.CAP_PROP_READ_TIMEOUT_MSEC, WAITING]
+        capture, hint = (
+            cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, limits),
+            "is it reachable, and are name and password right?",
         )
-        raise ValueError(f"cannot open {'camera ' * isinstance(source, int)}{source}; {hint}")
+    elif isinstance(source, int):
+        capture, hint = cv2.VideoCapture(source), "is it connected, and free of other programs?"
+    else:
+        capture, hint = cv2.VideoCapture(source), "is it whole, and its codec a common one?"
+    if not capture.isOpened():
+        shown = re.sub("//[^/@]*@", "//", str(source))  # without a password
+        raise ValueError(f"cannot open {'camera ' * isinstance(source, int)}{shown}; {hint}")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
     if turned:
         text = f"{name} is turned by its rotation tag of {turned} degrees; the camera has to be the one of the turned pictures"
         warnings.warn(text, ImageWarning, stacklevel=2)
+    promised = 0 if is_live(source) else round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
         index = 0
         while True:
             ok, bgr = capture.read()
-            if not ok:
+            if not ok or bgr is None:
                 break
+            bgr = bgr if bgr.ndim == 3 else np.repeat(bgr[..., None], 3, axis=2)
             yield f"{name}_{index:06d}", from_array(bgr[..., ::-1])
             index += 1
     finally:
         capture.release()
     if index == 0:
         raise ValueError(f"no picture came from {name}: the video is broken or empty")
+    if is_live(source):
+        warnings.warn(f"{name} gave no further picture after {index}: it ended or was dropped", ImageWarning, stacklevel=2)
+    elif promised - index > 2:
+        warnings.warn(f"{name} breaks off after {index} of {promised} pictures", ImageWarning, stacklevel=2)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contour import points
+from ..command import Result, Unit
+from ..datasets.bop import models as bop_models
 from ..geometry import rotation
 from ..io import records
 from ..io.files import atomic_write, existing_file, sole_writer
-from ..io.images import iterate_frames
+from ..io.images import is_live, iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
-from . import options
+from . import background, options, recording, smoothing, viz
 from .tracker import Track, Tracker
-
-FPS = 30.0  # of the saved video, and of the trajectories' clock
-COLOURS = ((60, 220, 60), (70, 130, 255), (255, 120, 60), (230, 70, 230), (240, 220, 60))  # RGB, by the row of the model
-LOST_COLOUR = (150, 150, 150)
 
 
 def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]:
@@ -35,63 +35,131 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
         printer: takes a line whenever an object is found or lost, and one at the end.
 
     Returns:
-        {"tracks": the JSON lines' file, "frames": how many, "lost": object -> frames, "stopped": whether it was interrupted}.
+        {"tracks": the JSON lines' file, "frames": how many, "lost": object -> frames, "fps": frames per second of all that was
+        done, "delay_frames": by which poses come later than their frame, "stopped": whether it was interrupted}.
 
     Raises:
-        ValueError, FileNotFoundError: neither or both of a run and meshes; a start that fits no object; no such source.
+        ValueError, FileNotFoundError: neither or both of a run and meshes; a start that fits no object; no such source; no
+            display for a window. Files of what was tracked before are whole.
     """
-    models, detect = _objects(args)
+    replayed = recording.read(args.source) if (Path(args.source) / options.RECORDING).is_file() else None
+    models, detect = _objects(args, replayed is not None)
+    window = viz.Window() if args.window else None
     out = Path(args.save)
     printer(f"contours of {len(models)} object{'s' * (len(models) != 1)}; made once, then read from {args.cache or out}")
     with sole_writer(out, "track"):
-        return _tracked(args, printer, models, detect, out)
+        return _tracked(args, printer, models, detect, replayed, window)
 
 
 def _tracked(
-    args: options.Track, printer: Callable[[str], None], models: Sequence[ObjectModel], detect: Any, out: Path
-) -> dict[str, Any]:
-    tracker = Tracker(models, detect, args.cache or out)
-    given = None if args.start is None else read_start(args.start, models)
-    frames = iterate_frames(args.source, args.camera.camera, fov_deg=args.camera.fov, resize_camera=args.camera.resize_camera)
-    lost = {m.name: 0 for m in models}
-    stopped, count, video = False, 0, _Video(out / "overlay.mp4")
-    before = [True] * len(models)
-    poses: list[list[str]] = [[] for _ in models]
-    file = out / "tracks.jsonl"
+    args: options.Track, printer: Callable[[str], None], models: Sequence[ObjectModel], detect: background.Detect | None,
+    replayed: recording.Recording | None, window: viz.Window | None,
+) -> dict[str, Any]:  # fmt: skip
+    out = Path(args.save)
+    tracker = Tracker(models, _detector(args, detect, replayed), args.cache or out)
+    if replayed is not None:
+        given, frames = replayed.start, replayed.frames
+    else:
+        given = None if args.start is None else read_start(args.start, models)
+        camera = args.camera
+        frames = iterate_frames(args.source, camera.camera, fov_deg=camera.fov, resize_camera=camera.resize_camera)
+    recorder = None if args.record is None else recording.Recorder(args.record, given, tracker.detector is not None)
+    output = _Output(out, tracker, args.smooth, printer, window)
+    stopped, count, heard, began = False, 0, 0, time.perf_counter()
     failed: Exception | None = None
-    with atomic_write(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        try:
-            for name, frame in frames:
-                if count == 0 and given is not None:
-                    tracker.start(frame, given)
-                tracks = tracker.step(frame)
-                stream.write(json.dumps(record(name, count, tracks, tracker.seconds)) + "\n")
-                for i, t in enumerate(tracks):
-                    if t.lost != before[i]:
-                        printer(f"{name}: {t.name} " + (f"lost: {', '.join(t.reasons)}" if t.lost else "found"))
-                    before[i] = t.lost
-                    lost[t.name] += t.lost
-                    if not t.lost:
-                        poses[i].append(tum_line(count / FPS, t.cam_from_obj))
-                video.add(outlined(frame, tracks, tracker))
-                count += 1
-                if args.limit is not None and count >= args.limit:
-                    break
-        except KeyboardInterrupt:
-            stopped = True
-        except Exception as error:  # what came before it is kept
-            failed = error
     try:
-        video.close()
+        for name, frame in frames:
+            if recorder is not None:
+                frame = recorder.frame(name, frame)
+            if count == 0 and given is not None:
+                tracker.start(frame, given)
+            tracks = tracker.step(frame)
+            count += 1
+            if recorder is not None:
+                for answer in tracker.answers[heard:]:
+                    recorder.answer(answer)
+                heard = len(tracker.answers)
+            output.add(name, frame, tracks, tracker.seconds)
+            if output.closed or (args.limit is not None and count >= args.limit):
+                break
+    except KeyboardInterrupt:
+        stopped = True
+    except Exception as error:  # what came before it is kept
+        failed = error
+    tracker.close()
+    if recorder is not None:
+        recorder.close()
+    try:
+        output.close()
     except OSError as error:
         failed = failed or error
-    for i, m in enumerate(models):
-        with atomic_write(out / f"trajectory_{i}_{m.obj_id}.txt") as temporary:
-            temporary.write_text("".join(poses[i]), encoding="utf-8")
     if failed is not None:
         raise failed
-    printer(f"{count} frames: {file}, overlay.mp4 and trajectories beside it")
-    return {"tracks": str(file), "frames": count, "lost": lost, "stopped": stopped}
+    fps = count / max(time.perf_counter() - began, 1e-9)
+    late = f"; smoothed, poses come {args.smooth} frames ({args.smooth / fps:.2f} s) late" if args.smooth else ""
+    printer(f"{count} frames, {fps:.1f} a second: {output.file}, overlay.mp4 and trajectories beside it{late}")
+    return {
+        "tracks": str(output.file), "frames": count, "lost": output.lost, "fps": fps, "delay_frames": args.smooth,
+        "stopped": stopped,
+    }  # fmt: skip
+
+
+class _Output:
+    """All that a run writes; with smoothing, some frames after they came."""
+
+    def __init__(
+        self, out: Path, tracker: Tracker, delay: int, printer: Callable[[str], None], window: viz.Window | None
+    ) -> None:
+        self.out, self.tracker, self.delay, self.printer, self.window = out, tracker, delay, printer, window
+        self.file = out / "tracks.jsonl"
+        self.whole = ExitStack()  # renames the lines' file at the end
+        self.stream = self.whole.enter_context(open(self.whole.enter_context(atomic_write(self.file)), "w", encoding="utf-8"))  # noqa: SIM115
+        self.video = viz.Video(out / "overlay.mp4")
+        models = [s.model for s in tracker.states]
+        self.lost = {m.name: 0 for m in models}
+        self.before = [True] * len(models)
+        self.trajectories: list[list[str]] = [[] for _ in models]
+        self.waiting: deque[tuple[str, Frame, list[Track], float]] = deque(maxlen=2 * delay + 1)
+        self.count = 0  # frames that have been written
+        self.closed = False  # somebody has closed the window
+
+    def add(self, name: str, frame: Frame, tracks: list[Track], seconds: float) -> None:
+        for i, t in enumerate(tracks):
+            if t.lost != self.before[i]:
+                self.printer(f"{name}: {t.name} " + (f"lost: {', '.join(t.reasons)}" if t.lost else "found"))
+            self.before[i] = t.lost
+            self.lost[t.name] += t.lost
+        self.waiting.append((name, frame, tracks, seconds))
+        if len(self.waiting) > self.delay:
+            self._write(len(self.waiting) - 1 - self.delay)
+
+    def close(self) -> None:
+        """Write what still waits."""
+        for place in range(max(len(self.waiting) - self.delay, 0), len(self.waiting)):
+            self._write(place)
+        self.whole.close()
+        for i, s in enumerate(self.tracker.states):
+            with atomic_write(self.out / f"trajectory_{i}_{s.model.obj_id}.txt") as temporary:
+                temporary.write_text("".join(self.trajectories[i]), encoding="utf-8")
+        if self.window is not None:
+            self.window.close()
+        self.video.close()
+
+    def _write(self, place: int) -> None:
+        name, frame, tracks, seconds = self.waiting[place]
+        if self.delay:
+            near = [t for _, _, t, _ in self.waiting]
+            windows = [[None if w[i].lost else w[i].cam_from_obj for w in near] for i in range(len(tracks))]
+            tracks = [t if t.lost else t._replace(cam_from_obj=smoothing.smoothed(w, place)) for t, w in zip(tracks, windows)]
+        self.stream.write(json.dumps(record(name, self.count, tracks, seconds, self.delay)) + "\n")
+        for i, t in enumerate(tracks):
+            if not t.lost:
+                self.trajectories[i].append(tum_line(self.count / viz.FPS, t.cam_from_obj))
+        picture = viz.outlined(frame, tracks, [s.views for s in self.tracker.states])
+        self.video.add(picture)
+        if self.window is not None and not self.closed:
+            self.closed = not self.window.show(picture)
+        self.count += 1
 
 
 def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Tensor]:
@@ -99,7 +167,7 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
 
     Args:
         path: JSON: {"cam_from_obj": 4 rows} for one object, or a list of such with "label" (object id) or "name", or an object
-            with that list under "poses", as `monopose predict` writes it for a picture. Metres.
+            with that list under "poses", as `monopose predict` writes it for a picture, metres; or BOP's scene_gt.json.
         models: what may be named.
 
     Raises:
@@ -108,6 +176,8 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
     content = records.read_json(existing_file(path, "file of poses"))
     if isinstance(content, dict) and "images" in content:
         content = next(iter(records.rows(content["images"], f"{path}: 'images'")), None)
+    if isinstance(content, dict) and content and all(str(key).isdigit() for key in content):
+        content = [_of_bop(row, f"{path}, image {key}") for key in [min(content, key=int)] for row in content[key]]
     rows = content.get("poses", [content]) if isinstance(content, dict) else content
     out: dict[int, Tensor] = {}
     for row in records.rows(rows, f"{path}: 'poses'"):
@@ -126,12 +196,13 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
     return out
 
 
-def record(name: str, index: int, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
+def record(name: str, index: int, tracks: Sequence[Track], seconds: float, delay: int = 0) -> dict[str, Any]:
     """One frame in plain values: metres, OpenCV camera; covariance of the tangent (v, omega) on the camera side."""
     return {
         "image": name,
         "frame": index,
         "milliseconds": round(1000 * seconds, 2),
+        "delay_frames": delay,
         "tracks": [
             {
                 "label": t.label, "name": t.name, "cam_from_obj": t.cam_from_obj.double().tolist(),
@@ -150,72 +221,69 @@ def tum_line(stamp: float, cam_from_obj: Tensor) -> str:
     return " ".join(f"{value:.6f}" for value in numbers) + "\n"
 
 
-def outlined(frame: Frame, tracks: Sequence[Track], tracker: Tracker) -> np.ndarray:
-    """The picture with the contour of every object, grey while it is lost, (H, W, 3) uint8 RGB."""
-    import cv2
+def synth(args: options.Synth) -> Result:
+    """Make videos with true poses."""
+    from ..io.cameras import read_camera
+    from ..synthesis import video
 
-    picture = (frame.image.clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy().copy()
-    K = frame.camera.K.double().cpu().numpy()
-    for i, (t, s) in enumerate(zip(tracks, tracker.states)):
-        if not s.started:
-            continue
-        pose = t.cam_from_obj.double().numpy()
-        found = points.looked_up([s.views], [0])(pose[None])
-        x = found.centre[0, : found.number[0]] @ pose[:3, :3].T + pose[:3, 3]
-        if (x[:, 2] <= 1e-3).any():
-            continue
-        colour = LOST_COLOUR if t.lost else COLOURS[i % len(COLOURS)]
-        for u, v in np.clip((x @ K.T)[:, :2] / x[:, 2:], -1e4, 1e4).round().astype(int).tolist():
-            cv2.circle(picture, (u, v), 1, colour, -1, cv2.LINE_AA)
-        text = f"{t.name} {'lost' if t.lost else f'{1 - t.probability_lost:.2f}'}"
-        u, v = np.clip((K @ pose[:3, 3])[:2] / pose[2, 3], -1e4, 1e4).round().astype(int).tolist()
-        cv2.putText(picture, text, (u, v), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
-    return picture
+    models = _meshes(args.models, args.unit)
+    camera = None if args.camera is None else read_camera(args.camera)
+    out = video.write_bop(
+        models, args.out, videos=args.videos, frames=args.frames, together=args.together, camera=camera,
+        config=video.VideoConfig(**asdict(args.happens)), backgrounds=args.backgrounds, split=args.split, seed=args.seed,
+    )  # fmt: skip
+    return Result({"out": str(out)}, f"{args.videos} videos in {out / args.split}; track one: {_hint(args)}")
 
 
-def _objects(args: options.Track) -> tuple[list[ObjectModel], Callable[[Frame], Any] | None]:
+def _hint(args: options.Synth) -> str:
+    scene = args.out / args.split / "000000"
+    camera = scene / "scene_camera.json"
+    return f"monopose track {scene / 'rgb'} --mesh {args.out / 'models'} --camera {camera} --start {scene / 'scene_gt.json'}"
+
+
+def evaluate(args: options.Evaluate) -> Result:
+    """Score the tracks of a video."""
+    from ..evaluation import tracks
+
+    scores = tracks.evaluate(args.results, args.data, args.fps)
+    return Result(scores, tracks.text(scores))
+
+
+def _of_bop(row: Any, where: str) -> dict[str, Any]:
+    """A row of scene_gt.json as read_start wants it."""
+    R, t = records.numbers(row, "cam_R_m2c", (3, 3), where), records.numbers(row, "cam_t_m2c", (3,), where) * records.MM
+    pose = np.concatenate([np.concatenate([R, t[:, None]], 1), [[0, 0, 0, 1]]])
+    return {"label": records.whole(records.value(row, "obj_id", where), where), "cam_from_obj": pose.tolist()}
+
+
+def _meshes(paths: Sequence[Path], unit: Unit) -> list[ObjectModel]:
+    """Mesh files, or one BOP models folder."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return list(bop_models.read_models(paths[0]).values())
+    ids = bop_models.ids_of_names(paths)
+    return [load_mesh(path, unit, obj_id=i) for i, path in zip(ids, paths, strict=True)]
+
+
+def _objects(args: options.Track, replayed: bool) -> tuple[list[ObjectModel], background.Detect | None]:
     """What is to be followed, and how it is found."""
     if args.model is None:
-        return [load_mesh(path, args.unit, obj_id=i + 1) for i, path in enumerate(args.mesh)], None
+        return _meshes(args.mesh, args.unit), None
     from ..objects import pipeline
 
     run = pipeline.load(args.model, args.device)
     if not run.models:
         raise ValueError(f"{run.path} has no folder objects/ with the CAD models, whose outlines are followed; copy it there")
     detect = run.predict if run.detector is not None else None
-    if detect is None and args.start is None:
+    if detect is None and args.start is None and not replayed:
         raise ValueError(f"{run.path} has no detector.safetensors, so it cannot find the start; give --start pose.json")
-    return list(run.models.values()), None if detect is None else lambda frame: run.predict(frame, looks=1)
+    return list(run.models.values()), None if detect is None else lambda frame: run.predict(frame, looks=1, refine=False)
 
 
-class _Video:
-    """An mp4 that begins with its first picture; later ones are fitted to the size of that."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.size, self.count = path, (0, 0), 0
-        self.writer: Any = None
-        self.temporary = ExitStack()
-
-    def add(self, picture: np.ndarray) -> None:
-        import cv2
-
-        if self.writer is None:
-            self.size = (picture.shape[1], picture.shape[0])
-            self.partial = self.temporary.enter_context(atomic_write(self.path))
-            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*"mp4v"), FPS, self.size)
-        if picture.shape[1::-1] != self.size:
-            picture = np.asarray(cv2.resize(picture, self.size))
-        self.writer.write(np.ascontiguousarray(picture[..., ::-1]))
-        self.count += 1
-
-    def close(self) -> None:
-        """Make the file whole; OSError where it is not, of which OpenCV says nothing."""
-        import cv2
-
-        if self.writer is None:
-            return
-        with self.temporary:
-            self.writer.release()
-            came = int(cv2.VideoCapture(str(self.partial)).get(cv2.CAP_PROP_FRAME_COUNT))
-            if came != self.count:
-                raise OSError(f"{self.path} could not be written: it holds {max(came, 0)} of {self.count} pictures")
+def _detector(
+    args: options.Track, detect: background.Detect | None, replayed: recording.Recording | None
+) -> background.Detector | None:
+    if replayed is not None:
+        return background.Recorded(replayed.answers) if replayed.detector else None
+    if detect is None:
+        return None
+    return background.Background(detect) if args.background or is_live(args.source) else background.Inline(detect)
