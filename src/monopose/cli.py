@@ -301,7 +301,7 @@ def _run(command: str, args: Common) -> Any:
     cluster = getattr(args, "sharing", None) or getattr(args, "cluster", None)
     if cluster is not None and cluster.ray is not None:
         words = without(without(args.words, "--ray", len(cluster.ray)), "--ray-workers", 1)
-        family = (runs.family_of(args.model) or "objects") if command == "predict" else "objects"
+        family = (runs.family_of(getattr(args, "model", "")) or "objects") if command == "predict" else "objects"
         run = import_module(".cluster", __package__).run
         return run(words, do, cluster.ray[0] if cluster.ray else None, cluster.ray_workers, family)
     if isinstance(args, Merge):

@@ -44,7 +44,7 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
         have = ray.cluster_resources()
         gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 1))
         workers = workers or gpus or cpus
-        share = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": max(1, cpus // workers)}
+        share: dict[str, float] = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": max(1, cpus // workers)}
         if words[0] == "train":
             return _train(ray, words, do, workers, bool(gpus))
         if words[0] == "predict":

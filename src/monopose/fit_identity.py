@@ -273,7 +273,7 @@ def _finish(
     _, last_shift, last_angle = test(last, tests)
     drawn = []
     for k in range(min(pictures, len(tests))):
-        one = pnp.Solution(*(v[k] for v in found))
+        one = pnp.Solution(*(None if v is None else v[k] for v in found))  # type: ignore[arg-type]
         drawn.append(str(draw(model, tests[k], one, out / f"posterior_{k}.png", config.seed)))
     totals = [sum(row) for row in history] or [math.nan]
     report = FitIdentityReport(

@@ -22,7 +22,7 @@ from .pipeline import CategoryRun, as_detections, cut_out, draw_overlay, load, p
 from .samples import CategoryViews, ViewConfig
 from .training import Shapes
 
-SEARCHES = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
+SEARCHES: dict[str, Callable[[], FitConfig]] = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 # --------------------------------------------------------------------------------------------------------------- training
 

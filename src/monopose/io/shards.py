@@ -25,8 +25,8 @@ FOLDER = ".partial"  # beside what is made
 class Shard(NamedTuple):
     """One of `count` processes, from 1; `MERGE` is none of them and puts together what they did. words: the command line."""
 
-    index: int
-    count: int
+    index: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]
     words: tuple[str, ...] = ()
 
     @property

@@ -206,14 +206,14 @@ def sample_posterior(
             known, near = checks.rigid(given.flat(torch.as_tensor(init), 4, 4))
             known = frame.inward(torch.where(near[:, None, None], known, math.nan))
         optima, costs, usable = _distinct_minima(given, fixed, known, dof, modes, proposals, generator, solver_iterations)
-        poses, log_q, found = amis.sample(fixed, optima, costs, dof, samples, iterations, generator, far)
-        possible = torch.isfinite(found)
+        poses, log_q, nearest = amis.sample(fixed, optima, costs, dof, samples, iterations, generator, far)
+        possible = torch.isfinite(nearest)
         usable = usable & torch.isfinite(log_q).all(1) & possible.any(1)
         good = usable[:, None] & possible
         if not bool(good.all()):
             torch.where(good[..., None, None], poses, optima[:, :1], out=poses)
         log_q = log_q - 3 * frame.scale.to(log_q).log()[:, None]  # per cubic metre
-    cost = kernels.pose_costs(problems, poses, found)
+    cost = kernels.pose_costs(problems, poses, nearest)
     log_weights = torch.where(possible, -cost - log_q, LOG_ZERO)
     log_weights = torch.where(usable[:, None], log_weights, 0.0)
     log_evidence = log_weights.logsumexp(-1) - math.log(samples)

@@ -202,7 +202,7 @@ def predict_at_truth(model: Model, sample: Mapping[str, Any], samples: int | Non
         away = (output.lattice.centres[:, None] - true.centres).norm(dim=-1)
         away = torch.where(owner[:, None] == torch.arange(len(true.labels), device=device), away, math.inf)
         seen = torch.isfinite(away).any(0)
-        cell, true = away[:, seen].argmin(0), BoxTargets(*(v[seen] for v in true[:-1]), true.ignored)
+        cell, true = away[:, seen].argmin(0), type(true)._make([*(v[seen] for v in true[:-1]), true.ignored])
         of_class = output.cells.logits[0, cell, true.labels].sigmoid()
         found = _described(model, shown, shown.K[None], output, cell[None], true.labels, of_class)
     finally:

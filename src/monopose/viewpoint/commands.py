@@ -274,8 +274,8 @@ def train(args: Train | TrainNormals, say: Printer = silent) -> dict[str, str]:
     shared["progress_bar"] = not args.json
     out, changes = args.run_folder(args.data), args.changes()
     if isinstance(args, TrainNormals):
-        own = training.make_normals_config(args.preset, changes)
-        file = training.train_normals(args.data, out, categories=args.categories, method_config=own, **shared)
+        normals = training.make_normals_config(args.preset, changes)
+        file = training.train_normals(args.data, out, categories=args.categories, method_config=normals, **shared)
         return progress.result(file)
     changes |= {"inputs": args.inputs} if args.inputs else {}
     own = training.make_config(args.data, args.preset, args.categories, changes)

@@ -121,7 +121,7 @@ def frames(points3d, points2d, weights, weighted, K, relative, singular, centre,
         volume = abs(k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10))
         focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
         finite = finite and abs(pixels) < np.inf and spread < np.inf and total < np.inf  # no sum: sums may be reordered
-        finite = finite and volume > singular * focal and volume < np.inf
+        finite = finite and volume > singular * focal and volume < np.inf  # type: ignore[assignment]
     return 2 if not finite else 1 if absent > 0.0 else 0
 
 
