@@ -217,6 +217,24 @@ def test_only_the_command_line_prints(path):
             assert node.func.id not in ("print", "eval", "exec"), f"{_name(path)}:{node.lineno} calls {node.func.id}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_files_of_strangers_run_nothing(path):
+    """Nobody unpickles, torch only as data; trimesh and Pillow open no file beside the readers with limits."""
+    for name, line, _ in _imports(path):
+        assert _top(name) not in ("pickle", "dill", "joblib", "shelve", "marshal"), f"{_name(path)}:{line} imports {name}"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called, place = ast.unparse(node.func), f"{_name(path)}:{node.lineno}"
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        assert not called.startswith("trimesh.load"), f"{place} lets trimesh open a file"
+        assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"), f"{place} loads YAML with code in it"
+        assert called != "torch.load" or given.get("weights_only") == "True", f"{place} unpickles"
+        assert called != "np.load" or given.get("allow_pickle", "False") == "False", f"{place} unpickles"
+        own = _name(path) in ("io/limits.py", "synthesis/blender.py")  # which reads what it has just rendered
+        assert called != "Image.open" or own, f"{place}: pictures come through limits.picture"
+
+
 def test_importing_monopose_and_its_options_imports_nothing_heavy():
     light = [f"monopose.{_module(SOURCE / name)}" for name in LIGHT if (SOURCE / name).is_file()]
     code = (

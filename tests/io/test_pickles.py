@@ -143,3 +143,24 @@ def test_broken_pickles_give_one_kind_of_error(tmp_path):
             said.append(str(error))
     assert len(said) > len(whole)
     assert all("a.pkl cannot be read as numbers" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_ForgedArray((1,), b"12345678", object), "the elements of an array of objects in it are bytes"),
+        (_Calls(np.float64(1).__reduce__()[0], np.dtype(object), b"12345678"), "the elements of an array of objects in it are"),
+        (_Calls(os.system, "touch ran"), r"it wants to call \w+\.system"),
+    ],
+)
+def test_where_objects_are_expected_pointers_are_still_none(tmp_path, content, message):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(ValueError, match=rf"a\.pkl cannot be read as numbers: {message}"):
+        read_pickle(path, "numbers", ("some.Class",))
+
+
+def test_many_empty_rows_of_objects_cost_nothing(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(_ForgedArray((10**9, 0), [], object), 2))
+    assert read_pickle(path, "numbers", ("some.Class",)) == []

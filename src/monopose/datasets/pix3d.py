@@ -289,15 +289,13 @@ def _check_files(folder: Path, records: Sequence[Record]) -> None:
 
 def _foreign_mask(record: Record) -> str:
     """Why the mask cannot be that of the photo, by its file's header alone; "" where it can, or is unreadable."""
-    from PIL import Image, UnidentifiedImageError
-
     if record.mask is None:
         return ""
     path = record.folder / record.mask
     try:
-        with Image.open(path) as image:
+        with limits.picture(path, str(path)) as image:
             width, height = image.size
-    except (OSError, SyntaxError, UnidentifiedImageError):
+    except (OSError, SyntaxError):
         return ""  # `read_picture` says what is wrong with it
     return _of_another(path, (height, width), record.size)
 
@@ -582,10 +580,13 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     """
     path = existing_file(path, "annotation file")
     table = csv.DictReader(read_text(path, "a table of commas").splitlines())
-    missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
-    if missing:
-        raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
-    rows = [(f"{path}, line {table.line_num}", row) for row in table]
+    try:
+        missing = [c for c in _COLUMNS if c not in (table.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: the first line lacks {', '.join(missing)}; it has {', '.join(table.fieldnames or [])}")
+        rows = [(f"{path}, line {table.line_num}", row) for row in table]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {table.line_num + 1} is no line of a table ({error})") from None
     twice = [name for name, count in Counter(row["image_path"] for _, row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has {len(twice)} photos more than once; the first: {twice[0]}")

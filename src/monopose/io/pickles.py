@@ -214,7 +214,7 @@ def _nested(data: list[Any], shape: tuple[Any, ...]) -> list[Any]:
     """The elements of an array of objects in lists of lists."""
     if not 1 <= len(shape) <= 8 or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != len(data):
         raise ValueError(f"an array of objects of shape {shape} in it has {len(data)} elements")
-    if len(shape) == 1:
+    if len(shape) == 1 or not data:  # (1000000000, 0) has no elements either
         return data
     step = math.prod(shape[1:])
     return [_nested(data[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
@@ -222,6 +222,8 @@ def _nested(data: list[Any], shape: tuple[Any, ...]) -> list[Any]:
 
 def _array(kind: _Type, shape: tuple[Any, ...], data: str | bytes, fortran: bool) -> np.ndarray:
     code = kind.code if kind.code[0] in "<>|=" else (kind.order + kind.code if kind.order in "<>" else kind.code)
+    if kind.code == "O":  # its bytes would be pointers
+        raise ValueError("the elements of an array of objects in it are bytes")
     element = np.dtype(code)  # of a code that `_call` has let through
     raw = data.encode("latin-1") if isinstance(data, str) else data
     if len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
