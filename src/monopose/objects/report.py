@@ -208,7 +208,7 @@ def run(
     data = data_of(model.path) if data is None else Path(data)
     model, source, objects, _ = calibrate.with_scenes(model, data, backgrounds)
     traced = blender.is_there()
-    frames = (blender.PathTraced if traced else bop_folder.Frames)(source, 0, images, seed)
+    frames = (blender.PathTraced if traced else bop_folder.Frames)(source, range(images), seed)
     looked = (
         f"{images} pictures {'path-traced by Blender' if traced else 'rendered'} with other lights and places (seed {seed})"
     )

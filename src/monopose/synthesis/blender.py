@@ -36,7 +36,7 @@ class PathTraced(bop_folder.Frames):
 
     def __getitem__(self, n: int) -> tuple[Frame, Tensor]:
         frame, masks = super().__getitem__(n)
-        number = self.first + n
+        number = self.numbers[n]
         layout = synth.random_layout(
             list(self.source.models.values()), frame.camera, self.source.scene, np.random.default_rng((self.seed, number, 2))
         )
