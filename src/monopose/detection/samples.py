@@ -97,8 +97,7 @@ class BopSceneSamples(Dataset):
             read = [m.astype(np.uint8) * 255 for m in seen]
             masks = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_AREA) > 127 for m in read])
         else:
-            which = np.arange(len(known))[:, None, None]
-            masks = np.equal(fused.owners(known, poses, K, self.size), which)
+            masks = np.equal(fused.owners(known, poses, K, self.size), np.arange(len(known))[:, None, None])
         if seen and truth.visibility is not None:
             visibility = truth.visibility[chosen.rows]
         else:

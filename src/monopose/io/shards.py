@@ -14,15 +14,17 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .files import write_json
 
 FOLDER = ".partial"  # beside what is made
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """One of `count` processes, from 1; `MERGE` is none of them and puts together what they did. words: the command line."""
 
     index: int  # type: ignore[assignment]

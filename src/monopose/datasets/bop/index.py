@@ -59,7 +59,7 @@ class Split:
     def _scene(self, row: Sequence[int], tars: tuple[Path, ...], packed: bool) -> Scene:
         number, first, last, start, end, truth, info = row
         c = self.columns
-        im_ids, K, unit, cam_from_world = (c[name][first:last] for name in ("im_id", "K", "depth_unit", "cam_from_world"))
+        im_ids, K, unit, world = (c[name][first:last] for name in ("im_id", "K", "depth_unit", "cam_from_world"))
         known = None
         if truth:
             part = {name: c[name][start:end] for name in _TRUTH}
@@ -68,7 +68,7 @@ class Split:
         alone = packed or self.folder.name.isdigit()
         folder = self.folder if alone else self.folder / f"{number:06d}"
         members = Members(tars, c["places"][first:last], self.folder) if packed else None
-        return Scene(folder, number, self.sensor, im_ids, K, unit, cam_from_world, known, members)
+        return Scene(folder, number, self.sensor, im_ids, K, unit, world, known, members)
 
     def __len__(self) -> int:
         return len(self.columns["im_id"])
@@ -218,8 +218,8 @@ def _rows(scene: Scene, keep: Array) -> Scene:
     if truth is not None:
         mine = np.isin(truth.im_id, scene.im_ids[keep])
         truth = SceneTruth(*(None if c is None else c[mine] for c in truth))  # type: ignore[arg-type]
-    im_ids, K, unit, cam_from_world = (c[keep] for c in (scene.im_ids, scene.K, scene.depth_unit, scene.cam_from_world))
-    return Scene(scene.folder, scene.scene_id, scene.sensor, im_ids, K, unit, cam_from_world, truth, scene.members)
+    im_ids, K, unit, world = (c[keep] for c in (scene.im_ids, scene.K, scene.depth_unit, scene.cam_from_world))
+    return Scene(scene.folder, scene.scene_id, scene.sensor, im_ids, K, unit, world, truth, scene.members)
 
 
 Images = dict[int, dict[int, dict[str, Any]]]  # scene -> image -> "camera", "gt", "gt_info" as read, "places" in a tar

@@ -388,6 +388,7 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
 
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
     _row(scene, im_id)
+    packed: tuple[str, bytes | None] | None
     if scene.members is None:
         file = picture_file(scene, im_id)
         packed: tuple[str, bytes | None] | None = None if file is None else (str(file), None)
