@@ -93,6 +93,7 @@ class BopSceneSamples(Dataset):
         stretch = np.diag([width / pixels.shape[1], height / pixels.shape[0], 1.0])
         middle = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
         K = np.linalg.inv(middle) @ stretch @ middle @ chosen.K
+        masks: np.ndarray
         if seen := chosen.masks(pixels.shape):
             read = [m.astype(np.uint8) * 255 for m in seen]
             masks = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_AREA) > 127 for m in read])

@@ -391,7 +391,7 @@ def read_frame(scene: Scene | PathLike, im_id: int, masks: bool = True, depth: b
     packed: tuple[str, bytes | None] | None
     if scene.members is None:
         file = picture_file(scene, im_id)
-        packed: tuple[str, bytes | None] | None = None if file is None else (str(file), None)
+        packed = None if file is None else (str(file), None)
     else:
         packed = member(scene, im_id, "rgb")
     if packed is None:
