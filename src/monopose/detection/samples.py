@@ -108,7 +108,7 @@ class BopSceneSamples(Dataset):
             visibility = masks.sum((1, 2)) / np.maximum(whole, 1)
         picture = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         if len(self.photos) and rng.random() < 0.5:
-            picture = np.where(masks.any(0)[..., None], picture, synth.background(self.photos, self.size, rng))
+            picture = np.where(masks.max(0)[..., None], picture, synth.background(self.photos, self.size, rng))
         picture = synth.camera_effects(np.ascontiguousarray(picture), 1.0, rng)
         rows = np.flatnonzero(masks.sum((1, 2)) > LEAST)
         boxes = np.array([fused.bounds(known[r], poses[r], K) for r in rows]).reshape(-1, 4)
