@@ -7,13 +7,14 @@ from .losses import derivative_loss, monte_carlo_loss, one_step
 from .posterior import Posterior, sample_posterior
 from .problems import AdaptiveHuber, Cauchy, Huber
 from .robust import RobustSolution, ransac
-from .solve import Solution, solve
+from .solve import Modes, Solution, solve
 from .warm import warm_up
 
 __all__ = [
     "AdaptiveHuber",
     "Cauchy",
     "Huber",
+    "Modes",
     "Posterior",
     "Reason",
     "RobustSolution",

@@ -48,8 +48,6 @@ class Solution(NamedTuple):
         converged: (...,), bool: the pose is a minimum of the cost, to within a thousandth of the standard deviation that the
             residuals show, and the points fix it. Look at it before the rest.
         reason: (...,), uint8, of `Reason`: why not, CONVERGED if so.
-        odds: with modes=M the share of each of M poses, cheapest first, in the probability, (..., M), by Laplace's method: they
-            sum to one; 0 for what did not converge. All other values have (..., M) in front then. None with one mode.
     """
 
     cam_from_obj: Tensor
@@ -57,7 +55,23 @@ class Solution(NamedTuple):
     cost: Tensor
     converged: Tensor
     reason: Tensor
-    odds: Tensor | None = None
+
+
+class Modes(NamedTuple):
+    """What `solve` found with modes=M: a `Solution` for each of M poses, cheapest first, (..., M, ...), and their odds.
+
+    Args:
+        cam_from_obj, covariance, cost, converged, reason: as in `Solution`.
+        odds: the share of each pose in the probability, (..., M), by Laplace's method: they sum to one; 0 for what did not
+            converge, and where nothing did.
+    """
+
+    cam_from_obj: Tensor
+    covariance: Tensor
+    cost: Tensor
+    converged: Tensor
+    reason: Tensor
+    odds: Tensor
 
 
 @opaque
@@ -79,7 +93,7 @@ def solve(
     trust_region: bool = True,
     modes: int = 1,
     gravity: Tensor | None = None,
-) -> Solution:
+) -> Solution | Modes:
     """The poses that minimise 1/2 sum rho(|weight (projection - measurement)|).
 
     Args:
@@ -104,8 +118,8 @@ def solve(
         gravity: downwards, (..., 3), camera frame, any length: with dof=4 the axis of yaw; None is the camera's Y axis.
 
     Returns:
-        a Solution in the dtype of points3d, at least float32 (the CPU computes in float64 inside). One bad problem leaves the
-        others untouched. No gradient flows through it: see `solve_implicit`.
+        a Solution, or Modes with modes > 1, in the dtype of points3d, at least float32 (the CPU computes in float64 inside).
+        One bad problem leaves the others untouched. No gradient flows through it: see `solve_implicit`.
 
     Raises:
         ValueError: on wrong shapes, options out of range or a camera with lens distortion; never for what the numbers are.
@@ -127,10 +141,8 @@ def solve(
     return found if modes == 1 else _several(given, found, own, modes, dof, iterations, trust_region)
 
 
-def _several(
-    given: Prepared, found: Solution, own: Tensor, modes: int, dof: int, iterations: int, trust_region: bool
-) -> Solution:
-    """The Solution with `modes` minima of each problem, from `found` and its poses in the own frames, (B, 4, 4)."""
+def _several(given: Prepared, found: Solution, own: Tensor, modes: int, dof: int, iterations: int, trust_region: bool) -> Modes:
+    """`modes` minima of each problem, from `found` and its poses in the own frames, (B, 4, 4)."""
     size, problems = len(own), given.own()
     own = own.double()
     if dof == 6:
@@ -153,8 +165,8 @@ def _several(
         frame=checks.Frame(*map(each, given.frame)), usable=None if given.usable is None else each(given.usable),
     )  # fmt: skip
     ends, own_ends = solve_from(many, outside.reshape(size * count, 1, 4, 4), dof, iterations, trust_region, False)
-    first = Solution(*(given.flat(v, *v.shape[len(given.batch) :]) for v in found[:5]))
-    every = [torch.cat([a.to(b)[:, None], b.unflatten(0, (size, count))], 1) for a, b in zip(first[:5], ends[:5])]
+    first = Solution(*(v.reshape(size, *v.shape[len(given.batch) :]) for v in found))
+    every = [torch.cat([a[:, None], b.unflatten(0, (size, count))], 1) for a, b in zip(first, ends)]
     enough = first.reason != int(Reason.TOO_FEW_POINTS)  # a start is worth a point, but these are of the points
     every[3] = every[3].bool() & enough[:, None]
     poses, converged = torch.cat([own[:, None], own_ends.double().unflatten(0, (size, count))], 1), every[3]
@@ -184,7 +196,7 @@ def _several(
     taken[2] = torch.where(absent, math.inf, taken[2])
     taken[3], taken[4] = taken[3].bool() & ~absent, torch.where(absent, int(Reason.NO_OTHER_MODE), taken[4]).to(torch.uint8)
     odds = torch.where(taken[3], log_odds.gather(1, index), -math.inf).softmax(-1).nan_to_num(0.0).to(given.dtype)
-    return Solution(*map(given.shaped, (*taken, odds)))
+    return Modes(*map(given.shaped, (*taken, odds)))
 
 
 def solve_prepared(
