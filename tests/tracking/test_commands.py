@@ -192,5 +192,4 @@ def test_videos_are_made_tracked_and_scored_by_the_command_line(folder, cache, m
     assert cli.main(["evaluate", str(folder / "tracked" / "tracks.jsonl"), "--data", str(scene), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["frames"] == 4
-    assert scores["right"] >= 0.75
-    assert scores["tracked"] == 1
+    assert scores["auc_add_s"] > 0.5  # contours of so few directions are good for centimetres
