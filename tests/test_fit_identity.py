@@ -152,7 +152,7 @@ def test_the_posterior_is_drawn(tmp_path):
     seven = fit_identity.random_poses(2, torch.Generator().manual_seed(1))
     found, shift, angle = fit_identity.test(model, seven)
     assert shift.shape == angle.shape == (2,)
-    one = pnp.Solution(*(None if v is None else v[0] for v in found))
+    one = pnp.Solution(*(v[0] for v in found))
     first, second = (fit_identity.draw(model, seven[0], one, tmp_path / name) for name in ("a.png", "b.png"))
     assert first.read_bytes() == second.read_bytes()
     assert Image.open(first).size[0] > 900

@@ -228,6 +228,7 @@ def test(model: Model, seven: Tensor) -> tuple[pnp.Solution, Tensor, Tensor]:
     with torch.no_grad():
         points3d, points2d, weights = model(seven)
         found = pnp.solve(points3d, points2d, torch.eye(3).to(seven), weights, robust=ROBUST, z_min=Z_MIN)
+    assert isinstance(found, pnp.Solution)
     truth = matrices(seven)
     shift = (found.cam_from_obj[:, :3, 3] - truth[:, :3, 3]).norm(dim=-1)
     return found, shift, rotation.angle_between(found.cam_from_obj[:, :3, :3], truth[:, :3, :3])
@@ -273,7 +274,7 @@ def _finish(
     _, last_shift, last_angle = test(last, tests)
     drawn = []
     for k in range(min(pictures, len(tests))):
-        one = pnp.Solution(*(None if v is None else v[k] for v in found))  # type: ignore[arg-type]
+        one = pnp.Solution(*(v[k] for v in found))
         drawn.append(str(draw(model, tests[k], one, out / f"posterior_{k}.png", config.seed)))
     totals = [sum(row) for row in history] or [math.nan]
     report = FitIdentityReport(
