@@ -6,6 +6,7 @@ A cluster takes longer to start than everything else here together, so these tes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def learn(out):
     with open(out / "began.txt", "a") as log:
         log.write(f"{rank} of {os.environ['WORLD_SIZE']}\n")
     if rank == "1" and not (out / "killed").exists():
+        time.sleep(8)  # Ray holds one that dies while it starts for the fault of the program
         (out / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -69,9 +71,10 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(ray, tmp_path, 
     assert sorted(map(int, (tmp_path / "done.txt").read_text().split())) == list(range(COUNT))
 
 
-def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path):
+def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path, monkeypatch):
     from monopose import cluster
 
+    monkeypatch.chdir(tmp_path)
     assert cluster.run(["train", str(tmp_path)], do, workers=2) == {"weights": "there"}
     began = (tmp_path / "began.txt").read_text().splitlines()
     assert began.count("1 of 2") == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -133,12 +134,17 @@ def _predict(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[s
 def _train(ray: Any, words: Sequence[str], do: Do, workers: int, gpu: bool) -> Any:
     """The command that torchrun would start, in as many processes; where one is lost, all go on from the last checkpoint."""
     train, torch = import_module("ray.train"), import_module("ray.train.torch")
+    notes = Path(".ray").resolve()  # what Ray writes about the run; all see it, and nothing in it is needed afterwards
+    often = train.FailureConfig(max_failures=RETRIES)
     trainer = torch.TorchTrainer(
         _train_worker, train_loop_config={"words": list(words), "do": do, "folder": os.getcwd()},
         scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=gpu),
-        run_config=train.RunConfig(failure_config=train.FailureConfig(max_failures=RETRIES)),
+        run_config=train.RunConfig(storage_path=str(notes), failure_config=often),
     )  # fmt: skip
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
     return do(list(words))  # finished: says where the weights are
 
 
