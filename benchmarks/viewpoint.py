@@ -54,7 +54,7 @@ from monopose.viewpoint.samples import PhotoCrops
 NETS = ("combined", "separate", "modern")
 LEVELS = tuple(viewpoint.GROUPS)
 WIDTHS: dict[str, tuple[int, ...]] = {"combined": (32, 128, 128, 8), "separate": (16, 32, 8)}  # half of the published ones
-BATCH = viewpoint.PUBLISHED_BATCH
+BATCH = 10  # samples per optimiser step in the published training
 PROBES = ((1e-5, "stepped"), (1e-4, "stepped"), (1e-3, "stepped"), (1e-4, "cosine"), (1e-3, "cosine"))
 """Learning rates and schedules tried for the published networks: those of the original, and what may suit them better."""
 CORRUPTIONS: tuple[tuple[Any, float], ...] = (
