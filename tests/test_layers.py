@@ -73,6 +73,7 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "viz/figure.py": {"matplotlib"},
     "synthesis/augment.py": {"cv2"},
     "synthesis/samples.py": {"cv2"},
+    "datasets/bop/pictures.py": {"cv2"},
     "objects/samples.py": {"cv2"},
     "detection/samples.py": {"cv2"},
     "render/raster_numba.py": {"numba"},

@@ -581,6 +581,7 @@ def test_flags_reach_the_pipeline(monkeypatch, tmp_path, capsys, flags, asked):
         return found
 
     monkeypatch.setattr(pipeline.Pipeline, "predict", predict)
+    monkeypatch.setattr(pipeline.Pipeline, "trusted", lambda self, found, *_: found)
     monkeypatch.setattr(pipeline, "load", lambda *args: pipeline.Pipeline(None, None, {}, {5: "can"}, tmp_path))
     monkeypatch.setattr(bop_pipeline, "predict_bop", lambda *args, **kwargs: seen.append(
         {k: v for k, v in kwargs.items() if k == "refine"}

@@ -294,5 +294,6 @@ def test_two_processes_train_one_model(data, tmp_path):
         "coordinates.safetensors",
         "logs",
         "objects",
+        "progress.jsonl",
     ]
     assert last(out)["global_step"] == 3

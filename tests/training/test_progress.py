@@ -79,6 +79,7 @@ def test_without_its_checkpoint_a_training_goes_on_from_the_weights(tmp_path):
 
 
 def test_ctrl_c_saves_says_so_and_the_next_one_works(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may start without
     with pytest.raises(KeyboardInterrupt, match=rf"saved after 2 steps in {tmp_path}; the same command goes on"):
         learn(tmp_path, steps=9, interrupted_at=2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

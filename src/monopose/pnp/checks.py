@@ -175,15 +175,15 @@ def poses(name: str, value: Any) -> Tensor:
 
 
 def group(value: Any, like: Tensor) -> Tensor:
-    """Symmetries (G, 4, 4), made rigid, in the dtype and on the device of `like`.
+    """Symmetries (G, 4, 4), or (B, G, 4, 4) of each problem, made rigid, in the dtype and on the device of `like`.
 
     Raises:
         ValueError: on another shape, no motion at all, or one that is not rigid.
     """
     made, near = rigid(poses("symmetries", value))
-    if made.dim() != 3 or len(made) == 0 or not bool(near.all()):
+    if made.dim() not in (3, 4) or made.shape[-3] == 0 or not bool(near.all()):
         raise ValueError(
-            f"symmetries must be rigid motions (G, 4, 4), the identity among them, got {tuple(made.shape)}, "
+            f"symmetries must be rigid motions (G, 4, 4) or (B, G, 4, 4), the identity among them, got {tuple(made.shape)}, "
             f"{int((~near).sum())} of them not rigid"
         )
     return made.to(like)

@@ -23,7 +23,8 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
     Args:
         posterior: of `sample_posterior`.
         cam_from_obj_true: (..., 4, 4), metres.
-        symmetries: obj_from_obj motions including the identity, (G, 4, 4): the equivalent true pose of least cost counts.
+        symmetries: obj_from_obj motions including the identity, (G, 4, 4) or (B, G, 4, 4): the equivalent true pose of least
+            cost counts.
 
     Returns:
         (...,), differentiable in points3d, points2d, weights and K; 0, with a gradient of zero, where the posterior did not
@@ -56,7 +57,8 @@ def derivative_loss(
         cam_from_obj: a pose that carries a gradient, such as that of `solve_implicit`, (..., 4, 4), metres.
         cam_from_obj_true: (..., 4, 4), metres.
         beta: metres below which the translation counts squared: smooth-L1 of the distance.
-        symmetries: obj_from_obj motions including the identity, (G, 4, 4): the equivalent true pose of least sum counts.
+        symmetries: obj_from_obj motions including the identity, (G, 4, 4) or (B, G, 4, 4): the equivalent true pose of least
+            sum counts.
 
     Returns:
         translation (...,), metres, and rotation (...,), 2 (1 - <q, q_true>^2) = 1 - cos(angle): 0 to 2. What is off by half

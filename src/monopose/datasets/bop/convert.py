@@ -20,7 +20,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ...io import limits
@@ -125,6 +124,8 @@ def _numbers(path: Path, shape: tuple[int, ...]) -> Array:
 
 
 def _label(path: Path) -> Array:
+    import cv2
+
     label = limits.imread(path, cv2.IMREAD_GRAYSCALE)
     if label is None:
         raise ValueError(f"{path} is missing or cannot be read as a picture of labels")
@@ -132,6 +133,8 @@ def _label(path: Path) -> Array:
 
 
 def _write_mask(path: Path, mask: Array) -> None:
+    import cv2
+
     if not cv2.imwrite(str(path), mask.astype(np.uint8) * 255):
         raise OSError(f"{path} could not be written; is the disk full?")
 
