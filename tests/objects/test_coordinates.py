@@ -118,6 +118,25 @@ def test_loss_in_closed_form():
     output = says(model, batch, torch.tensor([[0.03, 0.0, 0.0]] * 3 + [[0.06, 0.0, 0.0]]))  # 0.3 and 0.6 normalised
     losses = coordinates.loss(model, output, batch)
     weight = 3 * 3 + 1  # three visible pixels of weight beta = 3, one hidden of weight 1
+    assert float(losses["coordinates"]) == pytest.approx((3 * 3 * 0.1 + 0.2) / weight, rel=1e-5)
+    expected = 0.5 * (3 * 3 * (0.5 - 0.1) ** 2 + (0.5 - 0.2) ** 2) / weight
+    assert float(losses["error"]) == pytest.approx(expected, rel=1e-5)
+    assert float(losses["mask"]) == pytest.approx(0.3 * math.log(2), rel=1e-5)  # logit 0 everywhere
+
+
+def test_the_expected_error_is_at_most_one():
+    model = network(box((0.2, 0.2, 0.2)))
+    batch = batch_of(torch.zeros(4, 3))
+    far = says(model, batch, torch.full((4, 3), 0.5))  # 5 normalised
+    assert float(coordinates.loss(model, far, batch)["error"]) == pytest.approx(0.5 * (0.5 - 1) ** 2, rel=1e-5)
+
+
+def test_grey_background_is_taught():
+    model = network(box((0.2, 0.2, 0.2)), grey_background=True, mask_weight=0.0)
+    batch = batch_of(torch.zeros(4, 3))
+    output = coordinates.Output(torch.full((1, 3, 32, 32), 0.25), torch.zeros(1, 32, 32), torch.zeros(1, 32, 32))
+    losses = coordinates.loss(model, output, batch)
+    assert set(losses) == {"coordinates", "error"}
     # object at its centre and background both want 0; the four visible pixels count thrice
     assert float(losses["coordinates"]) == pytest.approx(0.25 * (1020 + 4 * 3) / 1024)
     far = output._replace(coordinates=torch.where(batch["mask_full"][:, None], 0.0, 1.0).expand(1, 3, 32, 32))
