@@ -340,6 +340,15 @@ def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
     assert "--shard counts from 1/2 to 2/2, got 3/2" in capsys.readouterr().err
 
 
+def test_merging_runs_no_other_command(pipeline, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _run("predict", photo.parent, "--model", "x", "--fov", 60, "--out", out, "--shard", "1/2") == 0
+    (job,) = out.rglob("job.json")
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"command": ["download", "lmo"]}))
+    assert _run("merge", out) == 1
+    assert "names a command that has no shards: 'download'; expected synth, predict" in capsys.readouterr().err
+
+
 def test_symmetries_of_mesh_files(monkeypatch, tmp_path):
     """Accepted ones stay when the command runs again; proposed ones are taken when asked for."""
     import trimesh

@@ -250,6 +250,9 @@ def _fit_identity(args: FitIdentity) -> Any:
     return fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
 
 
+SHARED = ("synth", "predict", "calibrate", "evaluate")  # commands with --shard
+
+
 def _merge(args: Merge) -> Any:
     """Run the commands again that the shards ran, to compute nothing but put together."""
     results = []
@@ -257,6 +260,8 @@ def _merge(args: Merge) -> Any:
         words = list(job["command"])
         if not words:
             raise ValueError(f"{job['folder']} was made from Python; call the same function with shard=shards.MERGE")
+        if words[0] not in SHARED:  # the file may come from anybody
+            raise ValueError(f"{job['folder']} names a command that has no shards: {words[0]!r}; expected {', '.join(SHARED)}")
         here = os.getcwd()
         try:
             os.chdir(job["cwd"])  # relative paths are meant from there
