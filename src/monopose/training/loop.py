@@ -384,10 +384,11 @@ def _averaged(trainer: L.Trainer) -> nn.Module:
 def _ema(decay: float) -> L.Callback:
     def blend(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         keep = min(decay, (1 + float(count)) / (10 + float(count)))  # short memory at the start
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, 1 - keep)
-        else:
-            torch._foreach_copy_(averages, current)
+        for average, now in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(now, 1 - keep)
+            else:
+                average.copy_(now)
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
     return lightning_callbacks.WeightAveraging(device=device, use_buffers=True, multi_avg_fn=blend)
