@@ -340,6 +340,11 @@ def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
     assert "--shard counts from 1/2 to 2/2, got 3/2" in capsys.readouterr().err
 
 
+def test_a_misspelt_model_is_named(capsys):
+    assert cli.main(["predict", "a.png", "--modle", "demo"]) == 2
+    assert "give --model RUN, a run folder or the name of bundled weights, not --modle" in capsys.readouterr().err
+
+
 def test_merging_runs_no_other_command(pipeline, photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert _run("predict", photo.parent, "--model", "x", "--fov", 60, "--out", out, "--shard", "1/2") == 0

@@ -530,7 +530,9 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
     elif command == "predict":
         model = _value_of("--model", words)
         if model is None:
-            return "no run; give --model RUN, a run folder or the name of bundled weights"
+            meant = difflib.get_close_matches("--model", words, 1, 0.8)
+            hint = f", not {meant[0]}" if meant else ""
+            return f"no run; give --model RUN, a run folder or the name of bundled weights{hint}"
         family = runs.family_of(model) or "objects"
     elif first is None:
         return "no METHOD; say what to train" if command == "train" else "no RESULTS; give the file or folder to score"
