@@ -115,6 +115,22 @@ class Convert(Common):
 
 
 @dataclass(kw_only=True)
+class ConvertWeights(Common):
+    """Make weights of the original systems into those of this package. Every name in the file is used, or said to be of no use
+    here; nothing in it is run."""
+
+    kind: Positional[Literal["epropnp-6dof", "epropnp-det", "rnnpose"]]
+    """epropnp-6dof: EPro-PnP-6DoF (v1, v1b, v2) and CDPN's first stage, whole; epropnp-det: encoder and pyramid, for train
+    box3d --init; rnnpose: says why not."""
+    file: Positional[Path]
+    """The original's file: .pth, .tckpt."""
+    out: Path
+    """Run folder to make; of epropnp-det the .safetensors file to write."""
+    models: MaybePath = None
+    """For epropnp-6dof: BOP's CAD models of LINEMOD, lm/models."""
+
+
+@dataclass(kw_only=True)
 class MakeTargets(Common):
     """Write the targets file of a BOP split: which objects are to be found in which picture, and how many of each."""
 
@@ -195,6 +211,7 @@ ALONE: dict[str, type[Common]] = {
     "merge": Merge,
     "download": Download,
     "convert": Convert,
+    "convert-weights": ConvertWeights,
     "targets": MakeTargets,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
@@ -213,6 +230,7 @@ COMMANDS = {  # name -> what it does
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
     "convert": "make a BOP folder of another layout",
+    "convert-weights": "take over the weights of the original systems",
     "targets": "write the targets file of a BOP split",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
@@ -321,6 +339,9 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
         return {"folder": str(args.out), **convert.convert_cdpn(args.folder, args.out, args.models)}
+    if isinstance(args, ConvertWeights):
+        originals = import_module(".original_weights", __package__)
+        return originals.convert(args.kind, args.file, args.out, args.models)
     if isinstance(args, MakeTargets):
         return _targets(args)
     if isinstance(args, FitIdentity):
