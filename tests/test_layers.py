@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < check cluster demo doctor fit_identity < cli < __main__",
+    "runs < check cluster demo doctor fit_identity original_weights < cli < __main__",
 )
 PLACE = {
     name: (storey, group)

@@ -102,7 +102,7 @@ def test_presets_of_roads(preset, tmp_path):
 @pytest.mark.parametrize("preset", category_model.PRESETS)
 def test_presets_of_categories(preset, tmp_path):
     torch.manual_seed(0)
-    shapes = category_training.tableware_shapes("mug", 2)
+    shapes = category_training.made_shapes("mug", 2)
     config = category_training.make_config(shapes, preset)
     views = category_samples.CategoryViews("mug", [0, 1], config.input_size, 2, seed=0)
     model = category_model.Model(config)

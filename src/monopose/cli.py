@@ -101,17 +101,44 @@ class FitIdentity(Common):
 
 @dataclass(kw_only=True)
 class Convert(Common):
-    """Make a BOP folder of LINEMOD in another layout. Pictures are copied as they are; boxes of the original's detector become
-    a file that predict --boxes takes."""
+    """Make a BOP folder of LINEMOD in another layout, or a BOP result file of initial poses. Pictures are copied as they are;
+    boxes of the original's detector become a file that predict --boxes takes."""
 
-    layout: Positional[Literal["cdpn"]]
-    """cdpn: real_train, real_test, imgn, as CDPN and EPro-PnP-6DoF have it."""
+    layout: Positional[Literal["cdpn", "deepim", "poses"]]
+    """cdpn: real_train, real_test, imgn, as CDPN and EPro-PnP-6DoF have it; deepim: RNNPose's EXPDATA, with DeepIM's
+    LM6d_refine, LM6d_refine_syn and PVNet's fuse_formatted; poses: a file of PVNet's or PoseCNN's poses."""
     folder: Positional[Path]
-    """The folder with real_train, real_test, imgn."""
-    models: Path
-    """BOP's CAD models of LINEMOD, lm/models."""
+    """The folder, or the file of poses (.npy, .pkl)."""
+    models: MaybePath = None
+    """BOP's CAD models of LINEMOD, lm/models; for folders."""
+    pictures: MaybePath = None
+    """Of which pictures the poses are: the original's .info file, or LM6d_refine."""
+    frames: MaybePath = None
+    """blender2bop_RT.npy, for PVNet's poses."""
     out: Path
-    """BOP folder to make."""
+    """BOP folder to make; of poses the result file METHOD_DATASET-test.csv."""
+
+    def check(self) -> None:
+        if self.layout == "poses" and (self.pictures is None or self.models is not None):
+            raise ValueError("convert poses needs --pictures, and no --models")
+        if self.layout != "poses" and (self.models is None or self.pictures is not None or self.frames is not None):
+            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames")
+
+
+@dataclass(kw_only=True)
+class ConvertWeights(Common):
+    """Make weights of the original systems into those of this package. Every name in the file is used, or said to be of no use
+    here; nothing in it is run."""
+
+    kind: Positional[Literal["epropnp-6dof", "epropnp-det", "rnnpose"]]
+    """epropnp-6dof: EPro-PnP-6DoF (v1, v1b, v2) and CDPN's first stage, whole; epropnp-det: encoder and pyramid, for train
+    box3d --init; rnnpose: says why not."""
+    file: Positional[Path]
+    """The original's file: .pth, .tckpt."""
+    out: Path
+    """Run folder to make; of epropnp-det the .safetensors file to write."""
+    models: MaybePath = None
+    """For epropnp-6dof: BOP's CAD models of LINEMOD, lm/models."""
 
 
 @dataclass(kw_only=True)
@@ -195,6 +222,7 @@ ALONE: dict[str, type[Common]] = {
     "merge": Merge,
     "download": Download,
     "convert": Convert,
+    "convert-weights": ConvertWeights,
     "targets": MakeTargets,
     "fit-identity": FitIdentity,
     "doctor": Doctor,
@@ -213,6 +241,7 @@ COMMANDS = {  # name -> what it does
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
     "convert": "make a BOP folder of another layout",
+    "convert-weights": "take over the weights of the original systems",
     "targets": "write the targets file of a BOP split",
     "fit-identity": "the EPro-PnP demonstration",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
@@ -320,7 +349,13 @@ def _run(command: str, args: Common) -> Any:
         return {"folder": str(download.download(args.name, args.out, args.url))}
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
-        return {"folder": str(args.out), **convert.convert_cdpn(args.folder, args.out, args.models)}
+        if args.layout == "poses":
+            return {"results": str(args.out), **convert.convert_poses(args.folder, args.pictures, args.out, args.frames)}
+        work = convert.convert_cdpn if args.layout == "cdpn" else convert.convert_deepim
+        return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
+    if isinstance(args, ConvertWeights):
+        originals = import_module(".original_weights", __package__)
+        return originals.convert(args.kind, args.file, args.out, args.models)
     if isinstance(args, MakeTargets):
         return _targets(args)
     if isinstance(args, FitIdentity):

@@ -14,14 +14,14 @@ FEW = TrainConfig(steps=2, batch_size=2, workers=0, checkpoint_minutes=1e6)
 
 def tiny(name="mug"):
     config = training.make_config(
-        training.tableware_shapes(name, 9), "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]}
+        training.made_shapes(name, 9), "small", {"volume": [6, 5, 4], "projection": 8, "decoder": [6, 4]}
     )
     return replace(config, encoder=(4, 4, 6, 6), hidden=6, shape_code=3, look_code=2)
 
 
 def run(out, config=FEW, **more):
     given = {"method_config": tiny(), **more}
-    return training.train(training.tableware_shapes("mug", 2), out, config=config, progress_bar=False, **given)
+    return training.train(training.made_shapes("mug", 2), out, config=config, progress_bar=False, **given)
 
 
 def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
@@ -43,7 +43,7 @@ def test_sizes_are_measured():
     measured = [view.size_of(m) for m in models]
     assert min(measured) < mean < max(measured)
     assert 0 < spread < 1
-    cans = training.tableware_shapes("can")
+    cans = training.made_shapes("can")
     config = training.make_config(cans)
     assert config.symmetric
     assert 0.05 < config.size_mean < 0.4
@@ -52,10 +52,10 @@ def test_sizes_are_measured():
 
 def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="choose one of bottle, bowl, can, mug"):
-        training.tableware_shapes("sofa")
+        training.made_shapes("sofa")
     with pytest.raises(ValueError, match="standard, large, small, tiny, published"):
-        training.make_config(training.tableware_shapes("mug"), "huge")
+        training.make_config(training.made_shapes("mug"), "huge")
     with pytest.raises(ValueError, match="is for mug, and the shapes are of can"):
-        training.train(training.tableware_shapes("can"), tmp_path, method_config=tiny(), config=FEW)
+        training.train(training.made_shapes("can"), tmp_path, method_config=tiny(), config=FEW)
     with pytest.raises(ValueError, match="at least one instance"):
-        training.tableware_shapes("mug", 0)
+        training.made_shapes("mug", 0)

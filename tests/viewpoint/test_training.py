@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monopose import weights
 from monopose.datasets import pix3d
 from monopose.synthesis import bop_folder, pix3d_folder
 from monopose.synthesis.shapes import furniture
 from monopose.training.loop import TrainConfig
-from monopose.viewpoint import model, normals, training
+from monopose.viewpoint import model, normals, samples, training
 
 FEW = TrainConfig(steps=3, batch_size=4, workers=0, checkpoint_minutes=1e6)
 SMALL = replace(model.combined(("chair", "sofa"), "mask", 58), widths=(4, 4, 4, 4), hidden=8)
@@ -103,3 +105,45 @@ def test_normals_are_learned_and_then_predicted_for_photos(photos, tmp_path, sou
     assert weights.read(file).method == "normals"
     found = run(photos, tmp_path / "viewpoints", normals=str(tmp_path / "run"), method_config=replace(SMALL, inputs="normals"))
     assert weights.read(found).notes["data"].count(str(tmp_path / "run")) == 1
+
+
+def test_crops_with_their_tables_are_learned_from(tmp_path):
+    """The layout of the published experiment: crops of 224 pixels, masks, and what its networks said of normals and edges."""
+    head = (
+        "resized_crop_source,model_source,truncated,occluded,slightly_occluded,image_path,cat_id,example_id,model_name,"
+        "azimuth,elevation,inplane_rotation\n"
+    )
+    rng = np.random.default_rng(0)
+    for category, count in (("chair", 12), ("sofa", 11)):
+        lines = ""
+        for n in range(count):
+            ending = "jpeg" if n == 1 else "png"
+            lines += f"ikea,ikea,False,{n == 2},False,crop/{category}/{n:04d}.{ending},{category},X,model,{30 * n},10,0.1\n"
+            for folder in ("crop", "crop_mask", "normal", "boundries"):
+                path = tmp_path / "data" / folder / category / f"{n:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                values = rng.integers(0, 255, (224, 224, 3), np.uint8) if folder != "crop_mask" else np.full((224, 224), 255)
+                Image.fromarray(values.astype(np.uint8)).save(path)
+        (tmp_path / "data" / f"{category}_annotation.txt").write_text(head + lines)
+    records = pix3d.read(tmp_path / "data", ["chair"])
+    assert [r.name for r in records[:2]] == ["chair/0000", "chair/0001"]
+    torch.testing.assert_close(records[3].angles.rad2deg()[:2], torch.tensor([90.0, 10.0], dtype=torch.float64))
+    assert len(pix3d.read(tmp_path / "data", ["chair"], whole_only=True)) == 11
+    crops = samples.PhotoCrops(records, 224, normals="files", edges="files")
+    for folder, channel in (("crop", samples.RGB), ("normal", samples.NORMALS), ("boundries", samples.BOUNDARIES)):
+        stored = np.asarray(Image.open(tmp_path / "data" / folder / "chair/0003.png"), np.float32) / 255  # cut nowhere
+        wanted = stored.mean(-1) if folder == "boundries" else stored.transpose(2, 0, 1)
+        got = crops[3]["image"][channel].numpy()
+        if folder != "normal":  # of unit length
+            np.testing.assert_allclose(got, wanted, atol=0.02)
+        else:
+            assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
+    assert bool((crops[3]["image"][samples.MASK] == 1).all())
+    small = replace(model.combined(("chair", "sofa"), "normals", 58), widths=(4, 4, 4, 4), hidden=8)
+    file = run(tmp_path / "data", tmp_path / "run", method_config=small, normals="files")
+    assert weights.read(file).method == "viewpoint"
+    with pytest.raises(FileNotFoundError, match="give --normals files or none"):
+        run(tmp_path / "data", tmp_path / "other", method_config=small)
+    (tmp_path / "data/crop/chair/0000.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no crop crop/chair/0000\.png"):
+        pix3d.read(tmp_path / "data")

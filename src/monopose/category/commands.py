@@ -36,7 +36,7 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
     if args.data is None:
         assert args.category is not None
         count = training.INSTANCES if args.instances is None else args.instances
-        shapes = training.tableware_shapes(args.category, count)
+        shapes = training.made_shapes(args.category, count)
     else:
         shapes = training.read_shapes(args.data, args.category, args.unit)
         symmetric = args.symmetric or all(bool((m.symmetries.axes[:, 2].abs() > 0.99).any()) for m in shapes.models)

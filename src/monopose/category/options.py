@@ -25,25 +25,25 @@ from ..command import (
 )
 from ..detection import LEAST_SCORE
 
-TABLEWARE = ("mug", "bottle", "bowl", "can")  # whose shapes are made in code
+MADE = ("mug", "bottle", "bowl", "can", "laptop", "camera")  # whose shapes are made in code
 
 
 @dataclass(kw_only=True)
 class Train(TrainCommand):
-    """Train the generator of a category, on your CAD models of it or on tableware made in code; goes on where an earlier run in
+    """Train the generator of a category, on your CAD models of it or on shapes made in code; goes on where an earlier run in
     the same folder stopped, and draws what was learned."""
 
     method: Positional[Literal["category"]]
     """What to train."""
     data: Annotated[Path | None, arg(metavar="DIR")] = None
     """Your CAD models: mesh files of one category, +Z up and fronts towards -Y; or folders of them named by category, or a BOP
-    models folder. None: tableware made in code."""
+    models folder. None: shapes made in code."""
     category: MaybeName = None
-    """What to learn: mug, bottle, bowl or can; with --data the name of your category, that of the folder by default."""
+    """What to learn: mug, bottle, bowl, can, laptop or camera; with --data the name of yours, by default that of the folder."""
     out: MaybePath = None
     """Run folder; runs/category_NAME by default."""
     symmetric: bool = False
-    """With --data: any rotation about +Z leaves the objects as they are. Of tableware it is known."""
+    """With --data: any rotation about +Z leaves the objects as they are. Of what is made in code it is known."""
     unit: Unit = None
     """With --data: unit of the numbers in the mesh files; needed for all but GLB, glTF and BOP folders."""
     instances: MaybeInt = None
@@ -54,15 +54,17 @@ class Train(TrainCommand):
     def check(self) -> None:
         if self.data is None:
             if self.category is None:
-                raise ValueError("say what to learn: --category mug, bottle, bowl or can, or your CAD models with --data DIR")
-            if self.category not in TABLEWARE:
                 raise ValueError(
-                    f"no category {self.category!r} is made in code; choose one of {', '.join(TABLEWARE)}, or give your CAD "
+                    "say what to learn: --category mug, bottle, bowl, can, laptop or camera, or your CAD models with --data DIR"
+                )
+            if self.category not in MADE:
+                raise ValueError(
+                    f"no category {self.category!r} is made in code; choose one of {', '.join(MADE)}, or give your CAD "
                     "models with --data DIR"
                 )
             for name in ("symmetric", "unit"):
                 if getattr(self, name):
-                    raise ValueError(f"--{name} belongs to --data DIR; of tableware it is known")
+                    raise ValueError(f"--{name} belongs to --data DIR; of what is made in code it is known")
         elif self.instances is not None:
             raise ValueError("--instances says how many shapes are made in code; with --data your own are taken, all of them")
 

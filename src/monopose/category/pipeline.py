@@ -275,7 +275,7 @@ def predict_nocs(
     if not model.config.size_mean > 0:
         raise ValueError(f"{run.path} does not know how large its objects are (size_mean is 0); NOCS's scores are in metres")
     label = nocs.CLASSES.index(name) + 1
-    bounds = run.trained.get("bounds") or training.proportions(training.tableware_shapes(name))
+    bounds = run.trained.get("bounds") or training.proportions(training.made_shapes(name))
     bounds = model.config.size_mean * torch.as_tensor(bounds, dtype=torch.float64)
     models = next((p / "obj_models" for p in (Path(data), Path(data).parent) if (p / "obj_models").is_dir()), None)
     results: list[nocs.Results] = []

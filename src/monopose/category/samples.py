@@ -40,7 +40,7 @@ from ..render.raster import rasterize
 from ..synthesis import augment
 from ..synthesis import scene as synth
 from ..synthesis.samples import amodal_box, jittered_square
-from ..synthesis.shapes import tableware
+from ..synthesis.shapes import devices, tableware
 from ..training.cache import Cache, fingerprint
 from ..types import ObjectModel
 from .view import size_of, view_parameters
@@ -72,8 +72,8 @@ class CategoryViews(Dataset):
     """Pairs of views of the instances of a category.
 
     Args:
-        category: its name; without `models` one of `tableware`.
-        instances: places in `models`, or seeds of tableware; training and test take different ones.
+        category: its name; without `models` one of `tableware` or `devices`.
+        instances: places in `models`, or seeds of shapes made in code; training and test take different ones.
         side: of the crops, pixels.
         length: samples per epoch.
         seed: same seed, same samples: everything random comes from (seed, i).
@@ -210,8 +210,8 @@ class CachedViews(Dataset):
 
 @lru_cache(maxsize=512)
 def instance(category: str, seed: int) -> ObjectModel:
-    """`tableware.shape`, kept."""
-    return tableware.shape(category, seed)
+    """A shape made in code, kept."""
+    return (devices if category in devices.CATEGORIES else tableware).shape(category, seed)
 
 
 def cut_out(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int, fine: int = 2) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ..datasets.bop import models as bop_models
 from ..mesh.loading import load_mesh
 from ..synthesis import scene
-from ..synthesis.shapes import tableware
+from ..synthesis.shapes import devices, tableware
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
 from ..training.setup import Schedule, configure, described_preset, train_config
@@ -43,10 +43,11 @@ class Shapes(NamedTuple):
     held_out: Sequence[int]  # others, to see what was learned; of few models the first again
 
 
-def tableware_shapes(category: str, instances: int = INSTANCES) -> Shapes:
+def made_shapes(category: str, instances: int = INSTANCES) -> Shapes:
     """Shapes of a category that are made in code. ValueError for another category, or fewer than one instance."""
-    if category not in tableware.CATEGORIES:
-        raise ValueError(f"no category {category!r}; choose one of {', '.join(tableware.CATEGORIES)}")
+    known = (*tableware.CATEGORIES, *devices.CATEGORIES)
+    if category not in known:
+        raise ValueError(f"no category {category!r}; choose one of {', '.join(known)}")
     if instances < 1:
         raise ValueError(f"training needs at least one instance of {category}, got {instances}")
     return Shapes(category, (), range(instances), range(max(instances, INSTANCES), max(instances, INSTANCES) + SHOWN))
@@ -93,7 +94,7 @@ def make_config(
         shapes: of the category.
         preset: of `model.PRESETS`; None: standard.
         changes: fields of the configuration.
-        symmetric: whether any rotation about +Z leaves the objects as they are; None: as it is known of tableware.
+        symmetric: whether any rotation about +Z leaves the objects as they are; None: as it is known of what is made in code.
 
     Raises:
         ValueError: no such preset or field.
@@ -155,7 +156,7 @@ def train(
     """Train the generator and encoder of one category; goes on where an earlier, killed run in `out` stopped.
 
     Args:
-        shapes: what to learn from: `tableware_shapes("mug")`, or your own, `read_shapes(FOLDER)`.
+        shapes: what to learn from: `made_shapes("mug")`, or your own, `read_shapes(FOLDER)`.
         out: run folder; created.
         backgrounds: folder of photos to put behind them; None: patterns.
         views: of each shape that are rendered once and kept in `out`, 33 kB each at 64 pixels; 0: render every one anew.

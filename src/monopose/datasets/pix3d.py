@@ -10,6 +10,13 @@ Pix3D's model frame: +x to the left of a viewer in front of the object, +y up, +
 origin, x left, y up, z forward. Ours: model +X right, +Y away, +Z up (front towards -Y); camera x right, y down, z forward.
 The focal length is in millimetres of a sensor 32 mm wide.
 
+Crops of it, as the published viewpoint experiment keeps them, are read in its place where there is no pix3d.json:
+
+    FOLDER/
+      Pix3D.txt                              or chair_annotation.txt …: tables of commas, a line for each crop
+      crop/chair/0001.png                    what `image_path` of a line names; .png whatever ending it has there
+      crop_mask/chair/0001.png               where it is there; likewise normal/ and boundries/, of any network
+
 Source: Sun et al., "Pix3D: Dataset and Methods for Single-Image 3D Shape Modeling", CVPR 2018, and its README.
 """
 
@@ -42,6 +49,9 @@ from ..types import ObjectModel, Symmetries
 SENSOR_WIDTH = 32.0  # millimetres
 MOST_BROKEN = 0.1  # share of entries that may be left out before the file counts as broken
 LARGEST_DISAGREEMENT = 5.0  # degrees, median, between the two viewpoints that an entry states
+
+CROP_MASKS = ("crop_mask", "mask")  # folders beside that of the crops
+CROP_MARGIN = 1.1  # what `viewpoint.samples` adds around a box, and a crop has already
 
 _STATED: dict[str, tuple[int, ...]] = {"cam_position": (3,), "inplane_rotation": ()}
 
@@ -145,7 +155,7 @@ def pose_to_pix3d(cam_from_obj: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = False) -> list[Record]:
-    """The photos of a Pix3D folder, in the order of its pix3d.json.
+    """The photos of a Pix3D folder, in the order of its pix3d.json; or crops with their tables, see above.
 
     Entries that cannot be used (NaN, no rotation, object behind the camera, a box without area, a mask whose proportions are
     not those of the photo, of which the real data set has two) are left out with one `Pix3DWarning`, another says so when the
@@ -162,6 +172,8 @@ def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = 
     """
     folder = Path(folder)
     path = folder / "pix3d.json"
+    if not path.is_file() and (tables := _tables(folder)):
+        return _read_crops(folder, tables, categories, whole_only)
     if not path.is_file():
         inner = [p.parent for p in sorted(folder.glob("*/pix3d.json"))] if folder.is_dir() else []
         hint = f"it lies in {inner[0]}: name that folder" if inner else "get the data set: monopose download pix3d --out DIR"
@@ -198,6 +210,48 @@ def read(folder: str | Path, categories: Sequence[str] = (), whole_only: bool = 
         raise ValueError(f"{path}: no photo is left of {len(entries)}; whole_only={whole_only}, categories {list(categories)}")
     _check_viewpoints(path, records, {entries[n]["img"]: entries[n] for n in chosen})
     return records
+
+
+def is_here(folder: str | Path) -> bool:
+    """Whether a folder holds photos or crops that `read` takes."""
+    return (Path(folder) / "pix3d.json").is_file() or bool(_tables(Path(folder)))
+
+
+def _tables(folder: Path) -> list[Path]:
+    whole = folder / "Pix3D.txt"
+    return [whole] if whole.is_file() else sorted(folder.glob("*_annotation.txt"))
+
+
+def _read_crops(folder: Path, tables: Sequence[Path], categories: Sequence[str], whole_only: bool) -> list[Record]:
+    """Crops as records whose camera looks at the object's middle from any distance: only their viewpoints mean something."""
+    lines = [line for table in tables for line in read_annotations(table)]
+    known = sorted({line.category for line in lines})
+    if unknown := sorted(set(categories) - set(known)):
+        raise ValueError(f"{tables[0]} has no category {', '.join(unknown)}; it has {', '.join(known)}")
+    lines = [a for a in lines if not categories or a.category in categories]
+    lines = [a for a in lines if not (whole_only and (a.truncated or a.occluded))]
+    if not lines:
+        raise ValueError(f"{tables[0]}: no crop is left; whole_only={whole_only}, categories {list(categories)}")
+    return [_crop_record(folder, line) for line in lines]
+
+
+def _crop_record(folder: Path, line: Annotation) -> Record:
+    stored = PurePosixPath(_path({"image_path": line.image}, "image_path", str(folder))).with_suffix(".png")
+    image = next((p for p in (str(stored), line.image) if (folder / p).is_file()), None)
+    if image is None:
+        raise FileNotFoundError(f"{folder} has no crop {stored}, which a table of annotations names; cut the photos first")
+    with limits.picture(folder / image, str(folder / image)) as picture:
+        width, height = picture.size
+    inner = PurePosixPath(*stored.parts[1:])
+    mask = next((p for name in CROP_MASKS if (folder / (p := f"{name}/{inner}")).is_file()), None)
+    side = max(width, height) / CROP_MARGIN  # so that the whole crop is taken
+    middle = torch.tensor([width, height, width, height]) / 2
+    pose = se3.from_rt(viewpoints.rotation_of(line.angles), torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64))
+    return Record(
+        folder, image, mask, f"model/{line.shape}.obj", line.category, (height, width),
+        (middle + torch.tensor([-side, -side, side, side]) / 2).float(), pose, 2.0 * max(width, height), line.truncated,
+        line.occluded, line.slightly_occluded, line.source,
+    )  # fmt: skip
 
 
 def _check_count(path: Path, broken: Sequence[str], total: int) -> None:
@@ -361,7 +415,15 @@ def disagreement(cam_from_obj: Tensor, cam_position: Tensor, inplane_rotation: T
 
 
 def read_model(record: Record) -> ObjectModel:
-    """The CAD model in our frame, named as `record.shape`; a metre stands for the model's own unit. No known symmetries."""
+    """The CAD model in our frame, named as `record.shape`; a metre stands for the model's own unit. No known symmetries.
+
+    Raises:
+        FileNotFoundError: it is not there, as with crops.
+    """
+    if not (record.folder / record.model).is_file():
+        raise FileNotFoundError(
+            f"no CAD model {record.model} in {record.folder}, whose normals were to be rendered; give --normals files or none"
+        )
     model = load_mesh(record.folder / record.model, unit="m", name=record.shape)
     turn = MODEL.T.float()
     return replace(model, vertices=model.vertices @ turn, normals=model.normals @ turn)

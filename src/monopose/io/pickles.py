@@ -47,7 +47,7 @@ class _Filled:
     """An array that the file has asked for, and, once that came, its elements."""
 
     array: np.ndarray | None = None
-    items: list[Any] | None = None  # of an array of objects, in nested lists
+    items: Any = None  # of an array of objects, in nested lists
 
 
 class _Object:
@@ -57,14 +57,15 @@ class _Object:
         self.state: dict[Any, Any] = {}
 
 
-def read_pickle(path: str | Path, what: str, classes: Collection[str] = ()) -> Any:
-    """The content of a pickle of any protocol; code in it is not run.
+def read_pickle(path: str | Path, what: str, classes: Collection[str] = (), most: int = MOST_STEPS) -> Any:
+    """The content of a pickle of any protocol, or of a .npy file of objects, which holds one; code in it is not run.
 
     Args:
         path: the file.
         what: what it should be, for errors: "a NOCS result".
         classes: names of classes, MODULE.NAME, whose objects may occur; each is read as the dictionary of what it holds, and
             the class is not looked up either.
+        most: instructions, and values.
 
     Returns:
         None, booleans, numbers, text, bytes, arrays of numbers, and lists, tuples and dictionaries of these.
@@ -75,21 +76,36 @@ def read_pickle(path: str | Path, what: str, classes: Collection[str] = ()) -> A
     path = Path(path)
     limits.check_file(path, "MONOPOSE_MAX_TEXT_MB")
     try:
-        return _plain(_run(path.read_bytes(), classes), [MOST_STEPS], set())
+        data = path.read_bytes()
+        objects = data.startswith(np.lib.format.MAGIC_PREFIX)
+        data = _after_header(data) if objects else data
+        return _plain(_run(data, classes, objects or bool(classes), most), [most], set())
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         reason = str(error) if type(error) is ValueError else f"it is broken or no pickle ({type(error).__name__}: {error})"
         raise ValueError(f"{path} cannot be read as {what}: {reason}") from None
 
 
-def _run(data: bytes, classes: Collection[str] = ()) -> Any:
+def _after_header(data: bytes) -> bytes:
+    """What follows the header of a .npy file of objects: a pickle."""
+    file = io.BytesIO(data)
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)[0]
+    if version not in read:
+        raise ValueError(f"it is a .npy file of version {version}; expected 1 or 2")
+    if not read[version](file)[2].hasobject:
+        raise ValueError("it is a .npy file of plain numbers, not of named lists")
+    return file.read()
+
+
+def _run(data: bytes, classes: Collection[str] = (), objects: bool = False, most: int = MOST_STEPS) -> Any:
     """The value that the instructions leave behind, arrays still as `_Filled`."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     built = 0  # bytes of arrays
     arg: Any
     for step, (op, arg, _) in enumerate(pickletools.genops(io.BytesIO(data))):
-        if step >= MOST_STEPS:
-            raise ValueError(f"it has more than {MOST_STEPS:,} instructions")
+        if step >= most:
+            raise ValueError(f"it has more than {most:,} instructions")
         name = op.name
         if name in _VALUES:
             stack.append(bytes(arg) if isinstance(arg, bytearray) else arg)
@@ -119,7 +135,7 @@ def _run(data: bytes, classes: Collection[str] = ()) -> Any:
             stack.append(_Name(re.sub(r"^numpy\._core\.", "numpy.core.", f"{module}.{function}")))
         elif name == "REDUCE":
             arguments = _expect(_pop(stack), tuple)
-            stack.append(_call(_pop(stack), arguments, bool(classes)))
+            stack.append(_call(_pop(stack), arguments, objects))
         elif name == "NEWOBJ" and classes:
             _expect(_pop(stack), tuple)
             kind = _pop(stack)
@@ -210,8 +226,10 @@ def _build(target: Any, state: Any) -> None:
             raise ValueError("it sets the inside of something that is no plain array of numbers")
 
 
-def _nested(data: list[Any], shape: tuple[Any, ...]) -> list[Any]:
-    """The elements of an array of objects in lists of lists."""
+def _nested(data: list[Any], shape: tuple[Any, ...]) -> Any:
+    """The elements of an array of objects in lists of lists; of one without axes, its element."""
+    if shape == () and len(data) == 1:
+        return data[0]
     if not 1 <= len(shape) <= 8 or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != len(data):
         raise ValueError(f"an array of objects of shape {shape} in it has {len(data)} elements")
     if len(shape) == 1 or not data:  # (1000000000, 0) has no elements either

@@ -55,6 +55,8 @@ class Config:
     greyed_share: float = 0.0  # share of training crops with the background greyed
     symmetry_steps: int = 36  # rotations per continuous symmetry axis in the loss
     legacy_weights: bool = False  # weights as in the first release: not a softmax, and per photo pixel, not per grid pixel
+    plain_photos: bool = False  # photos are not normalised as ImageNet's are; as the original has it, for its weights
+    corner_pixels: bool = False  # a grid pixel stands for its upper left corner in the photo; likewise
     initial_spread: float = 0.0  # deviation of the decoder's weights before training; 0: what suits their number
     initial_scale: float = 3.0  # log of the sum of all weights, 1 / grid pixels, before training
     points: int = 512  # pixels drawn per object in training; all count at test
@@ -169,6 +171,11 @@ class Model(ObjectGeometry):
         else:  # with the two outputs more that the coordinate network has, so that this one can start from its weights
             width = config.widths[-1]
             self.net = UNet(config.backbone, classes, 2 + outputs, config.widths, config.pretrained, config.frozen_levels)
+        if config.plain_photos:
+            if not isinstance(getattr(self.net.backbone, "mean", None), Tensor):
+                raise ValueError(f"plain_photos needs a backbone of torchvision, not {config.backbone}")
+            self.net.backbone.mean.zero_()
+            self.net.backbone.std.fill_(1)  # type: ignore[operator]
         self.weight_head = ClassAwareHead(classes, width, 2)
         nn.init.zeros_(self.weight_head.weight)
         if config.initial_spread > 0:
@@ -225,6 +232,8 @@ def correspond(
     h = config.output_size
     points3d = model.metres(output.coordinates, index).flatten(2).mT
     points2d = camera_ops.pixel_grid((h, h), points3d.device, points3d.dtype).flatten(0, 1).expand(len(points3d), -1, -1)
+    if config.corner_pixels:
+        points2d = points2d - 0.5 + 0.5 * (h / (boxes[:, 2] - boxes[:, 0]))[:, None, None]
     logits, scale = output.logits.flatten(2).mT, output.scale[:, None]
     if chosen is not None:
         points3d, points2d, logits = (v.take_along_dim(chosen[..., None], 1) for v in (points3d, points2d, logits))

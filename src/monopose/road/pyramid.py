@@ -117,7 +117,7 @@ class Pyramid(nn.Module):
         width: channels of all levels.
         strides: of the levels; those above 32 are convolved from the last.
 
-    Source: Lin et al., Feature Pyramid Networks; extra levels as in FCOS.
+    Source: Lin et al., Feature Pyramid Networks; extra levels as in EPro-PnP-Det, the first without a ReLU before it.
     """
 
     def __init__(self, inputs: Sequence[int], width: int, strides: Sequence[int]) -> None:
@@ -133,8 +133,8 @@ class Pyramid(nn.Module):
         for i in range(len(sides) - 2, -1, -1):
             sides[i] = sides[i] + F.interpolate(sides[i + 1], sides[i].shape[-2:], mode="nearest")
         levels = [conv(side) for conv, side in zip(self.smooth, sides, strict=True)]
-        for conv in self.further:
-            levels.append(conv(levels[-1].relu()))
+        for i, conv in enumerate(self.further):
+            levels.append(conv(levels[-1].relu() if i else levels[-1]))
         return levels
 
 

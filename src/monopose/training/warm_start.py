@@ -51,6 +51,12 @@ def start_from(model: nn.Module, path: str | Path) -> None:
         OtherNetwork: less than half of the parameters fit, or the backbone is another one; the model is as it was.
     """
     checkpoint = weights.read(path)
+    plain = bool(checkpoint.config.get("plain_photos", False))
+    if plain != getattr(model.config, "plain_photos", False):
+        raise ValueError(
+            f"{path} has learned of photos that are {'not ' * plain}normalised as ImageNet's; add --set "
+            f"plain_photos={str(plain).lower()}"
+        )
     rows = Rows(
         OBJECT_ROWS, model.config.obj_ids, checkpoint.labels, ROWS_OF_NONE,  # type: ignore[union-attr, arg-type]
         some_outputs=("net.head.", "weight_head."), new_as_mean=True,

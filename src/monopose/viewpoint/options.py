@@ -86,8 +86,8 @@ class Train(TrainCommand):
     )
     """The last input it sees, those before it come with it; normals by default."""
     normals: str = "oracle"
-    """Where normals of photos come from: oracle (rendered from the aligned CAD model), files, none, or a run folder with
-    normals.safetensors."""
+    """Where normals of photos come from: oracle (rendered from the aligned CAD model), files (DATA/normals, and the boundaries
+    in DATA/boundaries, of any network), none, or a run folder with normals.safetensors."""
 
 
 @dataclass(kw_only=True)

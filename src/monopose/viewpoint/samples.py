@@ -40,7 +40,8 @@ from ..types import ObjectModel
 CHANNELS = 8
 RGB, MASK, BOUNDARIES, NORMALS = slice(0, 3), 3, 4, slice(5, 8)
 PADDING = torch.tensor([0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.5])[:, None, None]  # what a crop holds outside the photo
-CROP_SCALE = 1.1  # side of the crop / longer side of the box
+CROP_SCALE = pix3d.CROP_MARGIN  # side of the crop / longer side of the box
+MAPS = {"normals": ("normals", "normal"), "boundaries": ("boundaries", "boundries")}  # folders of them, ours and the original's
 _VERSION = 1  # of what is kept in a cache: a change makes old ones useless
 
 Corruption = Literal["dilate", "erode", "shift", "holes", "drop"]
@@ -449,7 +450,8 @@ def _map_of(record: pix3d.Record, what: str) -> Tensor:
     """A picture that the user made of a photo, (3, H, W), in [0, 1], resized to it."""
     from ..io.images import read_image
 
-    stem = record.folder / what / record.name
+    folder = next((f for name in MAPS[what] if (f := record.folder / name).is_dir()), record.folder / what)
+    stem = folder / record.name
     beside = sorted(stem.parent.glob(f"{stem.name}.*")) if stem.parent.is_dir() else []
     values = read_image(beside[0] if beside else existing_file(stem.with_suffix(".png"), f"picture of {what}"))
     if tuple(values.shape[1:]) == record.size:

@@ -41,7 +41,7 @@ def _made_here(data: str | Path) -> bool:
 
 def is_photos(data: str | Path) -> bool:
     """Whether a folder is in Pix3D's layout."""
-    return (Path(data) / "pix3d.json").is_file()
+    return pix3d.is_here(data)
 
 
 def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
