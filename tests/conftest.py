@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("monopose", deadline=None, derandomize=True)  # tests never time anything, and repeat exactly
 settings.load_profile("monopose")
 
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody asks the real hub; nothing answers there
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, set before torch is imported
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < check cluster demo doctor fit_identity original_weights < cli < __main__",
+    "runs < check cluster demo doctor fit_identity original_weights publish < cli < __main__",
 )
 PLACE = {
     name: (storey, group)
@@ -44,10 +44,10 @@ OWNERS = {  # a library -> the only files that may import it
     "bpy": {"synthesis/blender.py"},
     "mathutils": {"synthesis/blender.py"},
     "pooch": {"datasets/download.py"},
-    "huggingface_hub": {"datasets/download.py"},
+    "huggingface_hub": {"datasets/download.py", "io/hub.py", "publish.py"},
     "ray": {"cluster.py"},
     "requests": set(),
-    "urllib": {"datasets/download.py"},
+    "urllib": {"datasets/download.py", "io/hub.py"},
 }
 LIGHT = (
     "cli.py",

@@ -8,7 +8,7 @@ from safetensors.torch import save as as_bytes
 from torch import nn
 
 from monopose import __version__, weights
-from monopose.io import files
+from monopose.io import hub
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def test_find_run(tmp_path, monkeypatch):
         weights.find_run(tmp_path / "runs" / "empty")
     toys = tmp_path / "assets" / "toys"
     weights.save(toys / "coordinates.safetensors", {}, method="coordinates", config={})
-    monkeypatch.setattr(files, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(hub, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
     assert weights.find_run("toys") == toys
 

@@ -30,7 +30,7 @@ from tyro.conf import Positional
 from . import runs
 from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
-from .io import shards
+from .io import hub, shards
 from .io.files import is_disk_full
 from .objects import options as objects
 from .road import options as road
@@ -67,11 +67,28 @@ class Download(Common):
     """Fetch a public data set: resumed, checked, unpacked whole or not at all."""
 
     name: Positional[str]
-    """Its name: pix3d, lmo, ycbv, tless, real275, camera25."""
+    """Its name: pix3d, lm, lmo, ycbv, tless, real275, camera25. Or org/name of a run on the Hugging Face hub, anew."""
+    parts: tuple[str, ...] = ()
+    """Which parts of a BOP set: models, test, test_all, train_pbr (a wrong name lists them all). By default models and test."""
     out: Path = Path("data")
     """Folder to make the data set's folder in."""
     url: str | None = None
     """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
+
+
+@dataclass(kw_only=True)
+class Push(Common):
+    """Copy a run to the Hugging Face hub, with a card made from it; monopose.load("org/name") opens it anywhere. Log in first:
+    hf auth login."""
+
+    run: Positional[Path]
+    """Run folder: weights, objects/, calibration; nothing else of it is copied."""
+    name: Positional[str]
+    """Repository, org/name; made if it is not there."""
+    license: str
+    """Of weights and CAD models, as the hub calls it: apache-2.0, cc-by-nc-4.0, other."""
+    private: bool = False
+    """Make the repository private."""
 
 
 @dataclass(kw_only=True)
@@ -221,6 +238,7 @@ ALONE: dict[str, type[Common]] = {
     "track": tracking.Track,
     "merge": Merge,
     "download": Download,
+    "push": Push,
     "convert": Convert,
     "convert-weights": ConvertWeights,
     "targets": MakeTargets,
@@ -240,6 +258,7 @@ COMMANDS = {  # name -> what it does
     "evaluate": "score results by the data set's protocol",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
+    "push": "put a run on the Hugging Face hub, with a model card",
     "convert": "make a BOP folder of another layout",
     "convert-weights": "take over the weights of the original systems",
     "targets": "write the targets file of a BOP split",
@@ -250,7 +269,7 @@ COMMANDS = {  # name -> what it does
 GROUPS = {  # how `monopose --help` shows them; what stands in none is shown last
     "look": ("demo", "check", "camera", "doctor", "view"),
     "make pictures, learn": ("synth", "train", "calibrate", "report", "download"),
-    "poses": ("predict", "merge", "track", "refine", "evaluate", "export"),
+    "poses": ("predict", "merge", "track", "refine", "evaluate", "export", "push"),
 }
 FAMILIES = {  # what they are about, for the same help
     "objects": "known objects, by their CAD models",
@@ -345,8 +364,13 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Check):
         return _check(args)
     if isinstance(args, Download):
+        if (name := hub.hub_name(args.name)) is not None:
+            return {"folder": str(hub.fetch(name, renew=True))}
         download = import_module(".datasets.download", __package__)
-        return {"folder": str(download.download(args.name, args.out, args.url))}
+        return {"folder": str(download.download(args.name, args.out, args.url, args.parts))}
+    if isinstance(args, Push):
+        publish = import_module(".publish", __package__)
+        return publish.push(args.run, args.name, licence=args.license, private=args.private)
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
         if args.layout == "poses":

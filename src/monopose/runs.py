@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .io.files import ASSETS, located_run
+from .io.files import ASSETS
+from .io.hub import located_run
 
 if TYPE_CHECKING:
     import torch
@@ -23,20 +24,28 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # package -> weights files that make a
 def family_of(name: str | Path) -> str | None:
     """The family of a run folder, of a weights file in one, or of bundled weights; None: there is no such run.
 
-    Looks at names of files alone, so it is instant.
+    Looks at names of files alone, so it is instant; a run of the hub is fetched if it is not here.
     """
     path = located_run(name)
     found = {path.stem} if path.is_file() else {p.stem for p in path.glob("*.safetensors")}
     return next((family for family, files in FAMILIES.items() if found & set(files)), None)
 
 
-def load(name: str | Path, device: torch.device | str | None = None, *, models: str | Path | None = None) -> Any:
+def load(
+    name: str | Path,
+    device: torch.device | str | None = None,
+    *,
+    models: str | Path | None = None,
+    revision: str | None = None,
+) -> Any:
     """Open a trained run, ready to look at pictures: `run("photo.jpg", camera="camera.json")`, `run.predict(frame)`.
 
     Args:
-        name: a run folder, a weights file in one, or the name of bundled weights ("demo").
+        name: a run folder, a weights file in one, the name of bundled weights ("demo"), or "org/name" of the Hugging Face hub:
+            fetched once, then taken from the cache without asking. A folder that is here goes before the hub.
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models, as BOP data sets have, for a run of known objects that comes without.
+        revision: branch, tag or commit of a run of the hub; "org/name@revision" says the same.
 
     Returns:
         `objects.pipeline.Pipeline` (poses of known CAD objects), `viewpoint.pipeline.ViewpointRun` (viewpoints),
@@ -44,7 +53,10 @@ def load(name: str | Path, device: torch.device | str | None = None, *, models: 
 
     Raises:
         FileNotFoundError, ValueError: no such run, no weights in it that predict, a truncated or foreign file; no such device.
+        ConnectionError, PermissionError: the hub does not answer, or wants a login.
     """
+    if revision is not None:
+        name = located_run(name, revision)
     family = family_of(name) or "objects"
     module = import_module(f".{family}.pipeline", __package__)
     if family != "objects":

@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import __version__
 from .io import limits, records
-from .io.files import ASSETS, atomic_write, digest_of, existing_file, located_run
+from .io.files import ASSETS, atomic_write, digest_of, existing_file
+from .io.hub import located_run
 
 _T = TypeVar("_T")
 _RESERVED = ("method", "config", "labels", "monopose_version", "format")
@@ -299,7 +300,8 @@ def find_run(name: str | Path) -> Path:
     """The folder of a trained run.
 
     Args:
-        name: a run folder, a weights file in one, or the name of bundled weights.
+        name: a run folder, a weights file in one, the name of bundled weights, or "org/name" of the Hugging Face hub, from
+            which it is fetched once.
 
     Raises:
         FileNotFoundError: there is no such folder; says what was looked for and lists the bundled names.

@@ -382,10 +382,29 @@ def test_files_of_the_user_stay(server, tmp_path):
 
 
 def test_names_and_addresses(tmp_path):
-    with pytest.raises(ValueError, match="no data set 'pix4d' is known; known: pix3d, lmo, ycbv"):
+    with pytest.raises(ValueError, match="no data set 'pix4d' is known; known: pix3d, lm, lmo, ycbv"):
         download.download("pix4d", tmp_path)
     with pytest.raises(ValueError, match="starts with http"):
         download.download("pix3d", tmp_path, "ftp://somewhere/pix3d.zip")
     assert not list(tmp_path.iterdir())
     for archives in download.DATASETS.values():
         assert all(a.url.startswith(("http://", "https://")) and a.file.endswith(".zip") and a.holds for a in archives)
+
+
+def test_parts_are_chosen_and_what_is_there_stays(server, tmp_path):
+    server.files = {
+        "/lmo_base.zip": zipped({"lmo/test_targets_bop19.json": b"[]"}),
+        "/lmo_models.zip": zipped({"models/models_info.json": b"{}"}),
+        "/lmo_test_bop19.zip": zipped({"test/000002/scene_gt.json": b"{}"}),
+        "/lm_train_pbr.zip": zipped({"train_pbr/000000/scene_gt.json": b"{}"}),
+    }
+    folder = download.download("lmo", tmp_path, server.url, ("models", "train_pbr"))
+    assert (folder / "train_pbr/000000/scene_gt.json").is_file()
+    assert not (folder / "test").exists()
+    server.asked.clear()
+    download.download("lmo", tmp_path, server.url)
+    assert [path for path, _ in server.asked] == ["/lmo_test_bop19.zip"]
+    with pytest.raises(ValueError, match=r"lmo has no part train_real; it has models, test, test_all, train, train_pbr"):
+        download.download("lmo", tmp_path, server.url, ("train_real",))
+    with pytest.raises(ValueError, match="pix3d has no part test; it comes whole"):
+        download.download("pix3d", tmp_path, server.url, ("test",))

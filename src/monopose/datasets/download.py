@@ -17,6 +17,7 @@ import time
 import urllib.parse
 import zipfile
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,8 @@ class Archive:
         size: bytes, None where unknown.
         sha256: hexadecimal, None where unknown: then what came is said and noted, and the ZIP's own checksums are all there is.
         hub: whether it lies on the Hugging Face hub, which tells size and SHA-256 of a file when asked.
+        part: what it is called where parts are chosen; "": it always comes.
+        default: whether it comes where no parts are chosen.
     """
 
     url: str
@@ -52,15 +55,23 @@ class Archive:
     size: int | None = None
     sha256: str | None = None
     hub: bool = False
+    part: str = ""
+    default: bool = True
 
     @property
     def file(self) -> str:
         return PurePosixPath(urllib.parse.urlsplit(self.url).path).name
 
 
-def _bop(name: str, *parts: tuple[str, str]) -> tuple[Archive, ...]:
-    root = f"https://huggingface.co/datasets/bop-benchmark/{name}/resolve/main"
-    return tuple(Archive(f"{root}/{name}_{part}.zip", holds, hub=True) for part, holds in parts)
+def _bop(name: str, parts: dict[str, tuple[str, str]]) -> tuple[Archive, ...]:
+    """Archives of a set of the BOP benchmark: its targets always, parts (name -> file, what it holds) by choice."""
+    root = "https://huggingface.co/datasets/bop-benchmark"
+    always = Archive(f"{root}/{name}/resolve/main/{name}_base.zip", "test_targets_bop19.json", hub=True)
+    chosen = []
+    for part, (file, holds) in parts.items():
+        url = f"{root}/{file.partition('_')[0]}/resolve/main/{file}.zip"
+        chosen.append(Archive(url, holds, hub=True, part=part, default=part in ("models", "test")))
+    return (always, *chosen)
 
 
 _NOCS = (
@@ -73,36 +84,49 @@ def _nocs(photos: str, holds: str) -> tuple[Archive, ...]:
     return tuple(Archive(f"{_NOCS}/{f}.zip", h) for f, h in ((photos, holds), ("obj_models", "obj_models"), ("gts", "gts")))
 
 
-_TEST = (("base", "test_targets_bop19.json"), ("models", "models/models_info.json"), ("test_bop19", "test"))
-
 DATASETS: dict[str, tuple[Archive, ...]] = {
     "pix3d": (Archive("http://pix3d.csail.mit.edu/data/pix3d.zip", "pix3d.json"),),
-    "lmo": _bop("lmo", *_TEST),
-    "ycbv": _bop("ycbv", *_TEST),
-    "tless": _bop(
-        "tless", ("base", "test_targets_bop19.json"), ("models", "models_cad"), ("test_primesense_bop19", "test_primesense")
-    ),
+    "lm": _bop("lm", {
+        "models": ("lm_models", "models/models_info.json"), "test": ("lm_test_bop19", "test"),
+        "test_all": ("lm_test_all", "test"), "train_pbr": ("lm_train_pbr", "train_pbr"),
+    }),
+    "lmo": _bop("lmo", {
+        "models": ("lmo_models", "models/models_info.json"), "test": ("lmo_test_bop19", "test"),
+        "test_all": ("lmo_test_all", "test"), "train": ("lmo_train", "train"),
+        "train_pbr": ("lm_train_pbr", "train_pbr"),  # LM's, whose objects LM-O's are
+    }),
+    "ycbv": _bop("ycbv", {
+        "models": ("ycbv_models", "models/models_info.json"), "test": ("ycbv_test_bop19", "test"),
+        "test_all": ("ycbv_test_all", "test"), "train_pbr": ("ycbv_train_pbr", "train_pbr"),
+        "train_synt": ("ycbv_train_synt", "train_synt"),
+    }),
+    "tless": _bop("tless", {
+        "models": ("tless_models", "models_cad"), "test": ("tless_test_primesense_bop19", "test_primesense"),
+        "test_all": ("tless_test_primesense_all", "test_primesense"), "train_pbr": ("tless_train_pbr", "train_pbr"),
+        "train_primesense": ("tless_train_primesense", "train_primesense"),
+    }),
     "real275": _nocs("real_test", "real_test"),
     "camera25": _nocs("camera_val25K", "val"),  # without the 140 GB of training photos, from which nothing here learns
-}
+}  # fmt: skip
 """Name -> archives, in the order they are fetched. The hub knows sizes and hashes of the BOP sets, nobody the others'."""
 
 NAMES = tuple(DATASETS)
 
 
-def download(name: str, out: str | Path, url: str | None = None) -> Path:
+def download(name: str, out: str | Path, url: str | None = None, parts: Sequence[str] = ()) -> Path:
     """Fetch a data set into the folder `out`/`name`. What is complete is left alone; what was interrupted goes on.
 
     Args:
         name: one of `NAMES`.
         out: folder to make the data set's folder in.
         url: fetch from elsewhere: of the ZIP file, or of the folder that holds the data set's ZIP files.
+        parts: of a BOP set: "models", "test", "train_pbr" and others; none: models and test. What is there already stays.
 
     Returns:
         the data set's folder.
 
     Raises:
-        ValueError: an unknown name or address; what came is not the expected file, or no whole ZIP file.
+        ValueError: an unknown name, part or address; what came is not the expected file, or no whole ZIP file.
         FileNotFoundError: the server has no such file.
         ConnectionError: no network, or it breaks again and again. What has come is kept.
         OSError: the disk is too small.
@@ -110,11 +134,20 @@ def download(name: str, out: str | Path, url: str | None = None) -> Path:
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r} is known; known: {', '.join(NAMES)}")
     folder = Path(out) / name
-    archives = _from(DATASETS[name], url)
+    archives = _from(_chosen(name, parts), url)
     with sole_writer(folder, "download"):
         for archive in archives:
             _fetch_and_unpack(archive, folder)
     return folder
+
+
+def _chosen(name: str, parts: Sequence[str]) -> tuple[Archive, ...]:
+    """The archives of some parts."""
+    known = [a.part for a in DATASETS[name] if a.part]
+    if wrong := [part for part in parts if part not in known]:
+        has = f"it has {', '.join(known)}" if known else "it comes whole"
+        raise ValueError(f"{name} has no part {', '.join(wrong)}; {has}")
+    return tuple(a for a in DATASETS[name] if not a.part or (a.part in parts if parts else a.default))
 
 
 def _from(archives: tuple[Archive, ...], url: str | None) -> tuple[Archive, ...]:

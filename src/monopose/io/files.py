@@ -15,7 +15,6 @@ import secrets
 import shutil
 import sys
 import time
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -198,13 +197,13 @@ def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def digest_of(path: str | Path) -> str:
-    """A short name of a file's content."""
+def digest_of(path: str | Path, digits: int = 16) -> str:
+    """A short name of a file's content: the first digits of its SHA-256, of which there are 64."""
     state = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(1 << 20):
             state.update(part)
-    return state.hexdigest()[:16]
+    return state.hexdigest()[:digits]
 
 
 def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
@@ -243,23 +242,6 @@ def existing_file(path: str | Path, what: str) -> Path:
     close = [n for n in names if n.lower() in alike or (Path(n).stem == path.stem)]
     hint = f"did you mean {' or '.join(close[:3])}?" if close else f"{folder} holds {_listing(folder)}"
     raise FileNotFoundError(f"no {what} at {path}; {hint}")
-
-
-def located_run(name: str | Path) -> Path:
-    """Where a run lies: as named, or where bundled weights of that name are.
-
-    A folder that happens to have the name of bundled weights, and holds no weights itself, does not hide them; one that does
-    goes before them, with a warning.
-    """
-    path, own = Path(name), ASSETS / str(name)
-    if str(name) != path.name or path.name == "base" or not any(own.glob("*.safetensors")):
-        return path
-    if not any(path.glob("*.safetensors")):
-        return own
-    warnings.warn(
-        f"the folder {path} here is taken, not the bundled weights of that name; those are in {own}", UserWarning, stacklevel=3
-    )
-    return path
 
 
 def _listing(folder: Path, most: int = 6) -> str:

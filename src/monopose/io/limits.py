@@ -18,6 +18,7 @@ LIMITS: dict[str, tuple[float, str]] = {  # variable -> most, and of what
     "MONOPOSE_MAX_MEGAPIXELS": (120, "megapixels of a picture or mask"),
     "MONOPOSE_MAX_FACES": (1_000_000, "faces of a mesh"),
     "MONOPOSE_MAX_PARAMETERS": (1e9, "parameters of a network"),
+    "MONOPOSE_MAX_DOWNLOAD_MB": (4096, "MB of a run to fetch"),
 }
 
 
