@@ -22,10 +22,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from . import runs
 from .category import options as category
@@ -60,6 +60,42 @@ class Check(Common):
     """Camera file to check photos against."""
     out: Path = Path("out/check")
     """Folder for the pictures."""
+
+
+@dataclass(kw_only=True)
+class MakeCamera(Common):
+    """Make a camera file from photos of a checkerboard or ChArUco board, with pictures of how well the photos cover it; or from
+    the camera file of another program (--from)."""
+
+    photos: Positional[tuple[str, ...]] = ()
+    """Photos of the board, folders of them, a video, or the number of a live camera (Ctrl-C ends)."""
+    checkerboard: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS")] = None
+    """It is a checkerboard with so many inner corners."""
+    charuco: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS")] = None
+    """It is a ChArUco board with so many squares; which markers it has is seen."""
+    marker: float = 0.75
+    """Side of a marker / side of a square, of a ChArUco board."""
+    source: Annotated[Path | None, arg(name="from", metavar="FILE")] = None
+    """Instead of photos, a camera file: BOP, MegaPose, ROS, OpenCV, COLMAP cameras.txt, Kalibr camchain, cam_K.txt."""
+    size: Annotated[tuple[int, int] | None, arg(metavar="WIDTH HEIGHT")] = None
+    """Of the pictures, pixels, where the file of --from does not tell it."""
+    number: MaybeInt = None
+    """Which camera or picture, where the file of --from holds several."""
+    out: Path = Path("camera.json")
+    """File to write."""
+
+    def check(self) -> None:
+        if (self.source is None) == (not self.photos):
+            raise ValueError("give either photos of a board or --from FILE, a camera file of another program")
+        if self.source is None and (self.checkerboard is None) == (self.charuco is None):
+            raise ValueError(
+                "say what the photos show: --checkerboard COLUMNS ROWS (inner corners) or --charuco COLUMNS ROWS (squares)"
+            )
+        least = 3 if self.checkerboard else 2
+        if min(self.checkerboard or self.charuco or (least,)) < least:
+            raise ValueError(f"a board has at least {least} columns and {least} rows, got {self.checkerboard or self.charuco}")
+        if not 0.1 <= self.marker < 1:
+            raise ValueError(f"--marker is the side of a marker / the side of a square, below 1, got {self.marker:g}")
 
 
 @dataclass(kw_only=True)
@@ -174,6 +210,17 @@ class MakeTargets(Common):
 
 
 @dataclass(kw_only=True)
+class Export(Common):
+    """Write the networks of a run as ONNX, with what goes in and comes out of them, and a program that needs neither torch nor
+    monopose (pip install 'monopose[onnx]')."""
+
+    run: Positional[str]
+    """Run folder, or the name of bundled weights."""
+    out: MaybePath = None
+    """Folder for the files; RUN/onnx by default."""
+
+
+@dataclass(kw_only=True)
 class Doctor(Common):
     """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
 
@@ -232,11 +279,13 @@ USAGE = {  # of commands that do several things, and what decides which
 ALONE: dict[str, type[Common]] = {
     "demo": Demo,
     "check": Check,
+    "camera": MakeCamera,
     "calibrate": objects.Calibrate,
     "report": objects.Report,
     "refine": objects.Refine,
     "track": tracking.Track,
     "merge": Merge,
+    "export": Export,
     "download": Download,
     "push": Push,
     "convert": Convert,
@@ -248,6 +297,7 @@ ALONE: dict[str, type[Common]] = {
 COMMANDS = {  # name -> what it does
     "demo": "poses in bundled pictures, offline, beside the true ones",
     "check": "look at a mesh, a BOP folder, or a photo and its camera",
+    "camera": "make a camera file from photos of a board, or of another program's",
     "synth": "render training pictures from CAD models, or from shapes made in code",
     "train": "train a method; goes on where it stopped",
     "calibrate": "learn what a run's scores mean",
@@ -256,6 +306,7 @@ COMMANDS = {  # name -> what it does
     "refine": "refine the poses of a BOP result file",
     "track": "follow known objects through a video by their outlines",
     "evaluate": "score results by the data set's protocol",
+    "export": "write a run's networks as ONNX, and a program that needs neither torch nor monopose",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
     "push": "put a run on the Hugging Face hub, with a model card",
@@ -289,6 +340,15 @@ def _check(args: Check) -> Any:
 
     results = check.check_paths(args.paths, args.unit, args.camera, args.out)
     return results if len(results) > 1 else results[0]
+
+
+def _camera(args: MakeCamera) -> Any:
+    from . import camera
+
+    if args.source is not None:
+        return camera.convert(args.source, args.out, args.size, args.number)
+    board = camera.Board(*(args.charuco or args.checkerboard or ()), args.charuco is not None, args.marker)
+    return camera.calibrate(args.photos, board, args.out, silent if args.json else _say)
 
 
 def _fit_identity(args: FitIdentity) -> Any:
@@ -363,6 +423,8 @@ def _run(command: str, args: Common) -> Any:
         return import_module(".demo", __package__).run(args.out)
     if isinstance(args, Check):
         return _check(args)
+    if isinstance(args, MakeCamera):
+        return _camera(args)
     if isinstance(args, Download):
         if (name := hub.hub_name(args.name)) is not None:
             return {"folder": str(hub.fetch(name, renew=True))}
@@ -384,6 +446,8 @@ def _run(command: str, args: Common) -> Any:
         return _targets(args)
     if isinstance(args, FitIdentity):
         return _fit_identity(args)
+    if isinstance(args, Export):
+        return import_module(".export", __package__).export(args.run, args.out)
     if isinstance(args, Doctor):
         return import_module(".doctor", __package__).examine()
     if isinstance(args, tracking.Track):
@@ -637,7 +701,8 @@ def _options_of(kind: type) -> Iterator[tuple[str, int | None]]:
         count: int | None = 0 if bare is bool else 1
         if get_origin(bare) is tuple:
             count = None if Ellipsis in get_args(bare) else len(get_args(bare))
-        names = [f"--{f.name.replace('_', '-')}", *(alias for note in notes for alias in getattr(note, "aliases", None) or ())]
+        called = next((note.name for note in notes if getattr(note, "name", None)), f.name)
+        names = [f"--{called.replace('_', '-')}", *(alias for note in notes for alias in getattr(note, "aliases", None) or ())]
         yield from ((name, count) for name in names)
 
 

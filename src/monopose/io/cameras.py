@@ -14,7 +14,7 @@ import torch
 
 from ..types import Camera
 from . import records
-from .files import IMAGE_SUFFIXES, existing_file
+from .files import IMAGE_SUFFIXES, existing_file, write_json
 
 
 class ImageWarning(UserWarning):
@@ -31,17 +31,24 @@ def read_camera(path: str | Path, *, im_id: int | None = None, size: tuple[int, 
         path: BOP `camera.json` (fx, fy, cx, cy, width, height), MegaPose `camera_data.json` (K, resolution = [h, w]),
             ROS camera_info YAML (calibration file or echoed message; plumb_bob or rational_polynomial; its region of interest
             and binning are taken into account), OpenCV's YAML (camera_matrix, distortion_coefficients, with or without
-            `!!opencv-matrix`), BOP `scene_camera.json` (one cam_K per image), or a text file of nine numbers (`cam_K.txt`).
+            `!!opencv-matrix`), Kalibr's camchain YAML (pinhole, radtan or none), COLMAP's `cameras.txt`, BOP
+            `scene_camera.json` (one cam_K per image), or a text file of nine numbers (`cam_K.txt`).
             Distortion is read from all of them: OpenCV's coefficients under `distortion`, `dist_coeffs`, `D` and other usual
             names, or one by one as k1, k2, p1, p2, k3 ….
-        im_id: which image of a `scene_camera.json`; not needed if all its images share one camera.
+        im_id: which image of a `scene_camera.json`, camera of a camchain (1: cam1) or CAMERA_ID of a `cameras.txt`; not needed
+            if there is one, or all are alike.
         size: (height, width) of the image, pixels; only for files that do not tell it.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
         ValueError: unreadable; a key is missing, or holds what cannot be right; names file and key.
     """
-    return camera_of(parse_camera(path), im_id, size)
+    file = parse_camera(path)
+    if im_id is not None and _is_chain(file.content):
+        if f"cam{im_id}" not in file.content:
+            raise ValueError(f"{file.path} has no camera {im_id}; it holds {_some(file.content)}")
+        file = CameraFile(file.path, {f"cam{im_id}": file.content[f"cam{im_id}"]})
+    return camera_of(file, im_id, size)
 
 
 class CameraFile(NamedTuple):
@@ -65,6 +72,8 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
     path, content = file
     if content and all(re.fullmatch(r"\d+", key) for key in content):
         return _scene_camera(content, im_id, size, path)
+    if _is_chain(content):
+        return _chain_camera(content, path)
     lower = {key.lower(): value for key, value in content.items()}
     if all(key in lower for key in ("fx", "fy")) or "cx" in lower:
         fx, fy, cx, cy = (_number(lower, key, path) for key in ("fx", "fy", "cx", "cy"))
@@ -76,8 +85,8 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
     else:
         raise ValueError(
             f"{path} is no camera file: it has the keys {', '.join(list(content)[:8]) or '(none)'}; expected fx, fy, cx, cy, "
-            "width, height (BOP), K and resolution (MegaPose), camera_matrix, image_width, image_height (ROS, OpenCV), or "
-            "image numbers with cam_K (BOP scene_camera)"
+            "width, height (BOP), K and resolution (MegaPose), camera_matrix, image_width, image_height (ROS, OpenCV), cam0 "
+            "(Kalibr), or image numbers with cam_K (BOP scene_camera)"
         )
     model = lower.get("distortion_model", lower.get("camera_model", lower.get("model")))
     if not (model is None or (isinstance(model, str) and model.lower() in PINHOLE)):
@@ -184,8 +193,21 @@ def make_camera(K: Any, size: tuple[int, int], distortion: list[float] | None, w
     return camera
 
 
+def write_camera(path: str | Path, camera: Camera) -> None:
+    """Write a camera as JSON that `read_camera` reads: fx, fy, cx, cy, width, height, and distortion if there is any."""
+    (fx, skew, cx), (_, fy, cy), _ = camera.K.detach().cpu().double().tolist()
+    values = {"fx": fx, "fy": fy, "cx": cx, "cy": cy} | ({"skew": skew} if skew else {})
+    lens = {} if camera.distortion is None else {"distortion": camera.distortion.detach().cpu().double().tolist()}
+    write_json(path, values | {"width": camera.size[1], "height": camera.size[0]} | lens)
+
+
 def parse_camera(path: str | Path) -> CameraFile:
     path = existing_file(path, "camera file")
+    if path.suffix.lower() == ".bin":
+        raise ValueError(
+            f"{path} is binary; have COLMAP write text: colmap model_converter --input_path DIR --output_path DIR "
+            "--output_type TXT"
+        )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path} is an image, expected a camera file (.json or .yaml); swapped with the picture?")
     text = records.read_text(path, "a camera file in JSON or YAML")
@@ -196,6 +218,9 @@ def parse_camera(path: str | Path) -> CameraFile:
         except ValueError as error:
             raise ValueError(f"{path} should hold 9 or 12 numbers, a matrix row by row: {error}") from None
         return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
+    colmap = [words for line in text.splitlines() if (words := line.split()) and not words[0].startswith("#")]
+    if colmap and all(len(words) > 4 and words[0].isdecimal() and re.fullmatch("[A-Z][A-Z_]+", words[1]) for words in colmap):
+        return CameraFile(path, {f"cam{words[0]}": {"colmap": words[1:]} for words in colmap})
     try:
         json_like = text.lstrip().startswith(("{", "["))
         documents = [records.parse_json(text, str(path))] if json_like else records.parse_yaml(text, str(path))
@@ -245,6 +270,62 @@ def _scene_camera(content: Mapping[str, Any], im_id: int | None, size: tuple[int
     if size is None:
         raise ValueError(f"{path} does not say how large its images are; give size=(height, width)")
     return make_camera(camera_numbers(entry, "cam_K", 9, path), size, None, f"{path}, image {im_id}")
+
+
+COLMAP = {  # model -> its parameters
+    "SIMPLE_PINHOLE": "f cx cy", "PINHOLE": "fx fy cx cy", "SIMPLE_RADIAL": "f cx cy k1", "RADIAL": "f cx cy k1 k2",
+    "OPENCV": "fx fy cx cy k1 k2 p1 p2", "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
+}  # fmt: skip
+
+
+def _is_chain(content: Mapping[str, Any]) -> bool:
+    return bool(content) and all(re.fullmatch(r"cam\d+", key) for key in content)
+
+
+def _chain_camera(content: Mapping[str, Any], path: Path) -> Camera:
+    """The camera of a file that could hold several: Kalibr's camchain, or COLMAP's cameras.txt."""
+    if len({json.dumps(entry, default=str) for entry in content.values()}) > 1:
+        raise ValueError(
+            f"{path} holds the cameras {_some(content)}; write down the one that is meant: monopose camera --from {path.name} "
+            "--number N"
+        )
+    key = next(iter(content))
+    entry, where = content[key], f"{path}, {key}"
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where}: expected a table with intrinsics and resolution, got {entry!r:.80}")
+    if "colmap" in entry:
+        return _colmap_camera(entry["colmap"], path, where)
+    lower = {str(k).lower(): value for k, value in entry.items()}
+    model, lens = str(lower.get("camera_model", "pinhole")).lower(), str(lower.get("distortion_model", "none")).lower()
+    if model != "pinhole" or lens not in ("radtan", "none"):
+        raise ValueError(
+            f"{where}: camera_model {model!r} with distortion_model {lens!r} is not supported, only pinhole with radtan or "
+            "none; calibrate with --models pinhole-radtan, or rectify the images first"
+        )
+    fx, fy, cx, cy = camera_numbers(lower, "intrinsics", 4, path)
+    width, height = camera_numbers(lower, "resolution", 2, path)  # unlike MegaPose's
+    distortion = None if lens == "none" else camera_numbers(lower, "distortion_coeffs", 4, path)
+    return make_camera([fx, 0, cx, 0, fy, cy, 0, 0, 1], records.image_size(height, width, where), distortion, where)
+
+
+def _colmap_camera(words: list[str], path: Path, where: str) -> Camera:
+    """MODEL WIDTH HEIGHT PARAMETERS; COLMAP counts pixels from the corner of the picture, not from the centre of the first."""
+    model, names = words[0], COLMAP.get(words[0], "").split()
+    if not names:
+        raise ValueError(
+            f"{where}: the model {model} is not supported, only {', '.join(COLMAP)}; have COLMAP undistort the images"
+        )
+    try:
+        width, height, *values = (float(word) for word in words[1:])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if len(values) != len(names):
+        raise ValueError(f"{where}: {model} has {len(names)} parameters ({', '.join(names)}), got {len(values)}")
+    own = dict(zip(names, values))
+    fx, fy = own.get("fx", own.get("f", 0.0)), own.get("fy", own.get("f", 0.0))
+    lens = [own.get(name, 0.0) for name in (ORDER if "k6" in own else ORDER[:4])]
+    K = [fx, 0, own["cx"] - 0.5, 0, fy, own["cy"] - 0.5, 0, 0, 1]
+    return make_camera(K, records.image_size(height, width, where), lens if "k1" in own else None, where)
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -106,7 +106,11 @@ class Model(ObjectGeometry):
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
         """(B, 3, s, s) RGB in [0, 1], (B,) object ids -> `Output`."""
-        raw = self.net(images, self.index_of(labels))
+        return self.at_index(images, self.index_of(labels))
+
+    def at_index(self, images: Tensor, index: Tensor) -> Output:
+        """`forward` for positions in `config.obj_ids`, (B,), in place of object ids."""
+        raw = self.net(images, index)
         if self.config.backbone == "pix2pose":
             coordinates = raw[:, :3].tanh()
             # the published rule: object pixels are farther than 0.3 from grey

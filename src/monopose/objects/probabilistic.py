@@ -190,7 +190,10 @@ class Model(ObjectGeometry):
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
         """(B, 3, s, s) RGB in [0, 1], (B,) object ids -> `Output`."""
-        index = self.index_of(labels)
+        return self.at_index(images, self.index_of(labels))
+
+    def at_index(self, images: Tensor, index: Tensor) -> Output:
+        """`forward` for positions in `config.obj_ids`, (B,), in place of object ids."""
         features = self.net.features(images, index)
         raw = self.net.head(features, index).float()
         logits = self.weight_head(features, index).float()
