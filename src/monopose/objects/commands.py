@@ -134,7 +134,6 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     from . import bop_pipeline, pipeline, probabilistic
 
     run = pipeline.load(args.model, args.output.device, args.models)
-    run.warm_up()
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(
             f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
@@ -146,6 +145,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
         return _predict_pictures(args, run, how, say)
     assert args.output.out is not None
     shard = args.share(args.sharing)
+    run.warm_up()
     path = bop_pipeline.predict_bop(
         run, args.bop.bop, args.bop.targets, args.output.out, limit=args.output.limit, true_boxes=args.bop.true_boxes,
         boxes=Path(args.detector.boxes[0]) if args.detector.boxes else None,
@@ -193,6 +193,7 @@ def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Pr
         return f"{count} picture{'s' * (count != 1)}: {data['poses']}, and a BOP CSV beside it"
 
     pictures, shard = frames(args.source or "", args.camera), args.share(args.sharing)
+    run.warm_up()
     return predict_pictures(pictures, one, save, summary, args.output, say, shard, settings)
 
 
