@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.monopose-installed
 
-.PHONY: setup demo test fuzz bench lmo
+.PHONY: setup demo test test-fast kernels fuzz bench lmo
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -18,11 +18,21 @@ demo: setup
 
 # One thread per worker: two workers on two cores. pytest comes last, so that its closing line is the last one.
 test: export OMP_NUM_THREADS = 1
-test: setup
+test: kernels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+# Without those marked slow, each of which takes seconds: for every small step.
+test-fast: export OMP_NUM_THREADS = 1
+test-fast: kernels
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# What every worker would compile for itself; in single and in double precision at the same time. Once, then it is on disk.
+kernels: setup
+	@$(BIN)/python -c "import torch; from monopose import pnp; pnp.warm_up(torch.float64)" & \
+	$(BIN)/python -c "from monopose import doctor; doctor.warm_up()"; wait
 
 # Ten times as many broken files as `make test` puts into every reader.
 fuzz: export MONOPOSE_FUZZ = 5000

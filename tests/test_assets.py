@@ -118,6 +118,7 @@ def test_declared_symmetries():
     assert [len(info[k].symmetries.axes) for k in NAMES] == [0, 0, 0, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("obj_id", "steps"), [(3, 1), (4, 7)], ids=["cross_knob", "ring_bottle"])
 def test_declared_symmetries_are_true_of_surface_and_colour(models, obj_id, steps):
     group = symmetry.transforms(models[obj_id].symmetries, steps)
@@ -128,6 +129,7 @@ def test_declared_symmetries_are_true_of_surface_and_colour(models, obj_id, step
         assert recoloured < 0.02  # points within a fraction of a millimetre of an edge between colours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("obj_id", "axis", "degrees"),
     [(k, axis, 180) for k in (1, 2, 5) for axis in "xyz"] + [(3, "z", 45), (3, "x", 180), (4, "x", 180)],

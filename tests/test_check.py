@@ -23,6 +23,7 @@ def saved(mesh, path):
     return path
 
 
+@pytest.mark.slow
 def test_a_box_in_numbers(tmp_path):
     mesh = trimesh.creation.box([1000 * s for s in BOX])
     mesh.apply_translation((0, 0, 20))  # the origin lies in the middle of the bottom
@@ -44,6 +45,7 @@ def test_a_box_in_numbers(tmp_path):
     assert "100 x 60 x 40 mm" in report.text()
 
 
+@pytest.mark.slow
 def test_holes_winding_and_pieces_are_counted(tmp_path):
     ball = trimesh.creation.box(BOX).subdivide().subdivide()
     top, bottom = int(ball.triangles_center[:, 2].argmax()), int(ball.triangles_center[:, 2].argmin())
@@ -85,6 +87,7 @@ def test_the_contact_sheet_shows_the_object_in_its_own_proportions(tmp_path):
     assert ratio == pytest.approx(BOX[0] / BOX[2], rel=0.06)
 
 
+@pytest.mark.slow
 def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
     saved(trimesh.creation.box(BOX), tmp_path / "a.stl")
     (tmp_path / "b.ply").write_text("ply\nformat ascii 1.0\nelement vertex 3\n")
@@ -103,6 +106,7 @@ def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_check.png", "c_check.png"]
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_said_beside_the_report(tmp_path):
     (tmp_path / "out").touch()  # no folder can be made there
     report = check_mesh(saved(trimesh.creation.box([10, 20, 30]), tmp_path / "box.stl"), "mm", out=tmp_path / "out")
@@ -111,6 +115,7 @@ def test_a_place_that_cannot_be_written_is_said_beside_the_report(tmp_path):
     assert any("no picture could be saved" in warning for warning in report.warnings)
 
 
+@pytest.mark.slow
 def test_no_symmetries_are_proposed_where_the_texture_is_lost(tmp_path):
     mesh = trimesh.creation.box(BOX)
     rows = ["v {} {} {}".format(*v) for v in mesh.vertices] + ["f {} {} {}".format(*(f + 1)) for f in mesh.faces]
@@ -288,6 +293,7 @@ def test_a_folder_that_is_no_data_set(tmp_path):
         check_bop(tmp_path)
 
 
+@pytest.mark.slow
 def test_lmo_has_no_problems(shared_data):
     report = check_bop(shared_data / "lmo", images_per_scene=5)
     assert report.problems == []

@@ -313,6 +313,7 @@ def test_a_broken_picture_does_not_take_the_others_along(pipeline, photo, tmp_pa
     assert "none of 2 pictures can be read; the first: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
     for i in range(44):
         (tmp_path / f"{i}.png").write_bytes(photo.read_bytes() if i % 7 else b"no picture")
@@ -413,6 +414,7 @@ def test_synth_passes_everything_on(monkeypatch, tmp_path, capsys):
     assert "distances must be positive and growing, in metres" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_synth_goes_on_from_the_same_mesh_file(tmp_path, capsys):
     """What is read again from the file, or from the folder's own models, is what the folder was started with."""
     import trimesh

@@ -97,6 +97,7 @@ def test_workers_are_given_the_command_line_without_the_cluster():
     assert without(["synth", "--ray", "a.stl"], "--ray", 0) == ["synth", "a.stl"]
 
 
+@pytest.mark.slow
 def test_poses_as_a_table(tmp_path):
     pyarrow = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'monopose[ray]'")
     from monopose.cluster import write_parquet

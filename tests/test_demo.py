@@ -123,6 +123,7 @@ def test_the_report_in_words(models, truth):
     assert WITHIN.format(0, 0) in report([]).text()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_finds_its_objects(tmp_path):
     if not {"coordinates", "detector"} <= {p.stem for p in demo.folder().glob("*.safetensors")}:
         pytest.skip(f"no bundled weights (coordinates and detector) in {demo.folder().name}/")

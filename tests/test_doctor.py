@@ -92,6 +92,24 @@ def test_problems_are_printed_with_their_fix_and_change_the_exit_code(monkeypatc
     assert capsys.readouterr().out.endswith("all is well\n")
 
 
+def test_kernels_are_compiled_where_all_is_well_and_only_when_asked(monkeypatch):
+    from dataclasses import replace
+
+    from monopose import cli
+
+    compiled = []
+    good = replace(doctor.examine(), problems=[])
+    monkeypatch.setattr(doctor, "warm_up", lambda: compiled.append(1))
+    monkeypatch.setattr(doctor, "examine", lambda: good)
+    assert cli.main(["doctor"]) == 0
+    assert not compiled
+    assert cli.main(["doctor", "--warm-up"]) == 0
+    assert compiled == [1]
+    monkeypatch.setattr(doctor, "examine", lambda: replace(good, problems=[doctor.Problem("torch is broken", "mend it")]))
+    assert cli.main(["doctor", "--warm-up"]) == 1
+    assert compiled == [1]
+
+
 def test_a_broken_package_does_not_stop_the_doctor(monkeypatch):
     """A torchvision that cannot be imported, as beside a torch of another build; lightning would fail for the same reason."""
     imported = []

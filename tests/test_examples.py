@@ -4,6 +4,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -34,6 +36,7 @@ def test_calibration_finds_the_camera():
     assert main() < 1.5
 
 
+@pytest.mark.slow
 def test_a_layer_in_your_network_learns_where_points_are_and_what_each_is_worth(capsys):
     example = EXAMPLES / "pnp_layer_in_your_network.py"
     lines = [line for line in example.read_text().partition('"""\n\n')[2].splitlines() if line]
@@ -44,6 +47,7 @@ def test_a_layer_in_your_network_learns_where_points_are_and_what_each_is_worth(
     assert 0.6 < after / expected < 1.6  # its covariance fits its errors
 
 
+@pytest.mark.slow
 def test_a_plane_has_two_poses_and_a_picture_of_both(capsys, monkeypatch, tmp_path):
     picture = tmp_path / "posterior.png"
     monkeypatch.setattr("sys.argv", ["two_poses_of_a_plane.py", str(picture)])

@@ -64,6 +64,7 @@ def test_the_norm_divides_the_monte_carlo_loss_only():
     assert two["rotation"].item() == one["rotation"].item()
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss_and_the_error(tmp_path):
     before = _run(tmp_path / "before", 1)
     after = _run(tmp_path / "after", config=replace(SMALL, epochs=20))
@@ -158,6 +159,7 @@ def test_the_posterior_is_drawn(tmp_path):
     assert Image.open(first).size[0] > 900
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fit_identity, "Config", lambda seed: replace(SMALL, seed=seed))
     argv = ["fit-identity", "--out", str(tmp_path), "--steps", "2", "--pictures", "1", "--seed", "3"]

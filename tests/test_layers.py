@@ -13,7 +13,7 @@ FILES = sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0]
 
 # Five storeys. A name may import those of lower storeys, and of its own storey those to its left where "<" stands between.
 STOREYS = (
-    "geometry < types",
+    "compiled geometry < types",
     "io render nets < weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
@@ -79,12 +79,9 @@ LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "detection/samples.py": {"cv2"},
     "render/raster_numba.py": {"numba"},
     "synthesis/fused.py": {"cv2", "numba"},
-    "nets/depthwise.py": {"numba"},
-    "objects/bins.py": {"numba"},
     "render/raster_triton.py": {"triton"},
     "pnp/kernels/numba_costs.py": {"numba"},
     "contour/kernels.py": {"numba"},
-    "pnp/kernels/amis_cpu.py": {"numba"},
     "pnp/kernels/triton_costs.py": {"triton"},
     "pnp/kernels/triton_solve.py": {"triton"},
 }
@@ -159,6 +156,7 @@ def test_imports_run_downwards(path):
             assert PLACE[_top(other)] < PLACE[here], f"{where}: {_top(other)} stands above or beside {here}"
 
 
+@pytest.mark.slow
 def test_no_imports_in_circles():
     edges = {m: {_own(n) for n, _, _ in _imports(p)} - {None, m} for m, p in MODULES.items()}
     state: dict[str, int] = {}

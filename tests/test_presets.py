@@ -37,6 +37,7 @@ SMALLER = {
     "objects": 4,
     "backbone": "resnet50",
 }  # of whole roads, for the step alone
+ONCE = {"train_outer": 1, "train_inner": 2}  # of a refiner's iterations, which are all alike
 
 
 def learn_a_step(recipe, model, batch):
@@ -71,6 +72,8 @@ def test_presets_of_known_objects(method, preset, tmp_path):
     torch.manual_seed(0)
     config = objects_training.make_config(method, (1, 2), preset, {"pretrained": False} if preset != "pix2pose" else {})
     placed = synth.SceneConfig(objects=(1, 2), distractors=(0, 0), distance=(0.4, 0.6))
+    if method == "refiner":
+        config = dataclasses.replace(config, **ONCE)
     source = crop_samples.Source(OBJECTS, CAMERA, (), placed)
     samples = entry.samples(config, source, 2, 3)
     model = entry.model(config, OBJECTS)

@@ -94,6 +94,7 @@ def test_python_blocks_are_python(page):
             compile(body, str(page), "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_runnable_python_runs(page, tmp_path, monkeypatch):
     bodies = [body for before, language, body in _blocks(page) if language in ("python", "py") and before == "<!-- run -->"]

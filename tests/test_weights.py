@@ -129,6 +129,7 @@ def _wide(config: Wide) -> nn.Module:
     return nn.Sequential(*(nn.Linear(width, width) for width in config.widths))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_
 import tyro
 from tyro.conf import Positional, arg
 
-from . import runs
+from . import compiled, runs
 from .category import options as category
 from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
 from .io import hub, shards
@@ -223,6 +223,9 @@ class Export(Common):
 @dataclass(kw_only=True)
 class Doctor(Common):
     """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
+
+    warm_up: bool = False
+    """Compile the kernels now, so that nothing waits for them later; for images of containers."""
 
 
 class Kind(NamedTuple):
@@ -449,7 +452,11 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Export):
         return import_module(".export", __package__).export(args.run, args.out)
     if isinstance(args, Doctor):
-        return import_module(".doctor", __package__).examine()
+        doctor = import_module(".doctor", __package__)
+        report = doctor.examine()
+        if args.warm_up and report.ok:
+            doctor.warm_up()
+        return report
     if isinstance(args, tracking.Track):
         done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
         return Result(done, f"{done['frames']} pictures: {done['tracks']}")
@@ -567,6 +574,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     try:
         args.words = tuple(argv)
+        if not args.json:
+            compiled.tell(lambda line: print(f"monopose: {line}", file=sys.stderr, flush=True))
         result = _run(argv[0], args)
         if args.json:
             _say(json.dumps(_plain(result)))

@@ -114,6 +114,7 @@ def run(out: str | Path = "out/demo") -> DemoReport:
 
     out = Path(out)
     model = pipeline.load(folder())
+    model.warm_up()
     scene = scenes.open_scene(folder() / "photos" / "test" / "000001")
     rows: list[Row] = []
     records, pictures, overlays = [], [], []

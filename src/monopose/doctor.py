@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -222,6 +223,16 @@ def _unused_gpu(torch_version: str) -> Problem:
         f"there is an NVIDIA GPU, but torch {torch_version} cannot use it",
         "update the driver to one that knows this CUDA version, and look at CUDA_VISIBLE_DEVICES",
     )
+
+
+def warm_up() -> float:
+    """Compile, or load from disk, the kernels of the PnP layers and those that a picture of known objects needs: seconds."""
+    from . import pnp, runs
+
+    began = time.perf_counter()
+    pnp.warm_up()
+    runs.load("demo")(*runs.sample()).picture()
+    return time.perf_counter() - began
 
 
 def _cores() -> int:

@@ -102,6 +102,7 @@ def test_rank_correlation():
     assert bench.correlation(x, -(x**3)) == pytest.approx(-1.0)
 
 
+@pytest.mark.slow
 def test_from_pictures_to_the_table_and_on(tmp_path, monkeypatch, capsys):
     size = ["--size", "64", "160", "--pictures", "3", "--held", "2", "--steps", "2", "--batch", "2", "--seeds", "1"]
 

@@ -41,6 +41,7 @@ def test_errors_are_angles_of_rotations_or_of_the_axis():
     assert bench.error_deg(torch.tensor([0.2, 0.0, 0.0]), item(0.1), False) == pytest.approx(math.degrees(0.1), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_template_finds_itself(monkeypatch):
     """A training view cut as a photo is, is most like its own template, turned in the plane or not."""
     monkeypatch.setattr(bench, "TEMPLATES", 12)

@@ -166,6 +166,7 @@ def results(setting, poses):
     return bop_results.Results(*keys, none, pose[:, :3, :3], pose[:, :3, 3], none)
 
 
+@pytest.mark.slow
 def test_results_before_and_after(monkeypatch, photos):
     true = list(truth(photos).values())
     noisy = [robustness.initial(p, (1, n, 0), (15.0, 3.0)) for n, p in enumerate(true[:15])]  # the third photo is no target
@@ -189,6 +190,7 @@ def test_what_did_not_converge_stays(monkeypatch, photos):
     assert np.array_equal(before.t, after.t)
 
 
+@pytest.mark.slow
 def test_the_network_itself_runs_through(photos):
     rows = robustness.grid(photos, CELLS[:1])
     assert len(rows) == 10

@@ -92,6 +92,7 @@ def test_an_object_is_cut_out_of_its_box_by_colour(photo):
         cc.cut_out(image, torch.tensor([200.0, 10, 300, 30]))
 
 
+@pytest.mark.slow
 def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo, quick):
     folder, _ = photo
     out, mask = folder / "out", folder / "mask.png"
@@ -122,6 +123,7 @@ def test_a_prediction_says_where_its_masks_and_its_scale_come_from(run, photo, q
     assert len(boxed.data["images"][0]["poses"]) == 1
 
 
+@pytest.mark.slow
 def test_a_known_size_replaces_the_categorys(photo, run, quick):
     folder, _ = photo
     mask = folder / "mask.png"
@@ -177,6 +179,7 @@ def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows
     assert two.height > 1.8 * one.height
 
 
+@pytest.mark.slow
 def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
     """Where the fit finds the truth, every rotation and IoU is right; estimates of an untrained network are not."""
     from datasets.test_nocs import CAMERA, _scene, _write
@@ -208,6 +211,7 @@ def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
         cc.predict_nocs(unsized, tmp_path, tmp_path / "nocs.json", **shared)
 
 
+@pytest.mark.slow
 def test_the_command_line_leads_here(run, photo, quick, capsys):
     folder, _ = photo
     given = [str(folder / "photo.png"), "--model", str(run.path), "--mask", str(folder / "mask.png"), "--device", "cpu"]
@@ -243,6 +247,7 @@ def vases(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_category_of_ones_own_meshes_is_learned(vases, tmp_path, capsys):
     small = ["volume=[6,5,4]", "projection=8", "decoder=[6,4]", "encoder=[4,4,6,6]", "hidden=6", "shape_code=3", "look_code=2"]
     words = [

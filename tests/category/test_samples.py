@@ -20,6 +20,7 @@ def _photo():
     return torch.tensor([[700.0, 0.0, 331.5], [0.0, 680.0, 228.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @given(
     angle, st.floats(-1.4, 1.4), angle, st.floats(-0.6, 0.6), st.floats(-0.4, 0.4), st.floats(0.2, 5.0), st.floats(0.05, 0.4)
 )

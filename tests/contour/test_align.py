@@ -48,6 +48,7 @@ def align(start, pose, model, **more):
     return last_step.align(start, mask, mask, picture(pose, model), CROP, K, [model], **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wrong_distance_place_and_turn_are_mended(seed):
     model, true = box(), posed(seed)

@@ -159,6 +159,7 @@ def test_place_and_distance_are_recovered(model):
         assert np.degrees(np.linalg.norm(lines.difference(fitted, true)[0, 3:])) < 2.0
 
 
+@pytest.mark.slow
 def test_rotations_are_recovered_from_stored_views():
     model = box()
     views = points.build_views(model, 600, side=200)

@@ -41,6 +41,7 @@ def scene():
     return true, start, lines.maps_of(maps).probability, points.rendered([model, model])(start), np.stack([K, K])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [scanlines.SHARP, scanlines.WIDE])
 def test_equations_equal_their_plain_twin(scene, power):
     _, start, maps, found, Ks = scene
@@ -85,6 +86,7 @@ def test_energy_is_least_at_the_true_pose(scene):
     assert (lost > wrong).all()
 
 
+@pytest.mark.slow
 def test_poses_turned_by_forty_degrees_are_found_among_many_starts():
     model = box()
     views = points.build_views(model, 600, side=200)

@@ -243,6 +243,7 @@ class _SmallBackbone(torch.nn.Module):
         return features[1:]
 
 
+@pytest.mark.slow
 def test_learns_one_batch(monkeypatch):
     monkeypatch.setattr(networks, "backbone", lambda *_: _SmallBackbone())
     torch.manual_seed(0)
@@ -279,6 +280,7 @@ def test_learns_one_batch(monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [tiny(), tiny_two_stage()], ids=["small", "maskrcnn"])
 def test_nothing_found_has_the_right_shapes(config):
     (found,) = detector.predict(detector.Model(config), torch.rand(3, 50, 70), score_threshold=1.0)
@@ -290,6 +292,7 @@ def test_nothing_found_has_the_right_shapes(config):
     assert found.masks.dtype == torch.bool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [tiny(), tiny_two_stage()], ids=["small", "maskrcnn"])
 def test_everything_found_has_the_right_shapes(config):
     torch.manual_seed(0)
@@ -342,6 +345,7 @@ def test_bad_configurations_are_errors():
 # ----------------------------------------------------------------------------------------------------------- two stages
 
 
+@pytest.mark.slow
 def test_two_stages_train_and_keep_statistics_in_eval_mode():
     torch.manual_seed(0)
     model = detector.Model(tiny_two_stage())

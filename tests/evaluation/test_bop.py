@@ -84,6 +84,7 @@ def one(tmp_path):
     return make_dataset(tmp_path / "cubes", {7: [(1, EYE, (0, 0, 1000))]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["cnos-fastsammegapose_lmo-test_16ab01bd-f020-4194-9750-d42fc7f875d2.csv", "gt-pbrreal-rgb-mmodel_lmo-test_lmo.csv"],

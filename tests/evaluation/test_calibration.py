@@ -332,6 +332,7 @@ class Believer:
         return PoseEstimates(labels, pose, score, covariance)
 
 
+@pytest.mark.slow
 def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
     writing.write_camera(run / "camera.json", CAMERA)
     believer = Believer(monkeypatch)
@@ -362,6 +363,7 @@ def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
     assert report.photos == {}
 
 
+@pytest.mark.slow
 def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monkeypatch):
     """The photos here are rendered: what matters is that they come from a split of the data."""
     data = bop_folder.write_bop(

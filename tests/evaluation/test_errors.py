@@ -272,6 +272,7 @@ def test_recalls():
     assert scores.recall_rotation_translation(turned, moved, 5, 0.05) == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_published_ycb_video_areas(shared_data):
     """PoseCNN 53.7 / 75.9 and with ICP 79.3 / 93.0 (ADD / ADD-S, percent): all poses for ADD, every 40th for ADD-S."""
     folder = shared_data / "ycbv_mini"

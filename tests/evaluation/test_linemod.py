@@ -156,6 +156,7 @@ def test_agrees_with_bops_report_where_they_measure_the_same(tmp_path):
         assert part["auc_adi"]["step"] >= part["auc_add_s"]["step"]
 
 
+@pytest.mark.slow
 def test_agrees_with_bop_on_a_published_file(oracles, shared_data):
     (file,) = (oracles / "lmo_published_results").glob("gt-*.csv")
     report = linemod.evaluate(file, shared_data / "lmo")

@@ -91,6 +91,7 @@ def scene(tmp_path_factory):
     return folder / "test" / "000000"
 
 
+@pytest.mark.slow
 def test_a_file_of_tracks_is_scored_by_its_scene(scene, tmp_path):
     plan = video.plan([box()], video.synth.default_camera(), 4, video.VideoConfig(fps=10, shutter=0, noise=0, occlusion=0))
     poses = [video.poses_at(plan, i)[0].numpy() for i in range(4)]

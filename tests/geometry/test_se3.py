@@ -16,6 +16,7 @@ EYE = torch.eye(4, dtype=F64)
 twist = st.lists(st.floats(-1.7, 1.7, allow_subnormal=False), min_size=6, max_size=6).map(lambda v: torch.tensor(v, dtype=F64))
 
 
+@pytest.mark.slow
 @given(twist, twist, twist)
 def test_group_axioms(a, b, c):
     A, B, C = se3.exp(a), se3.exp(b), se3.exp(c)

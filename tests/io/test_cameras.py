@@ -160,6 +160,7 @@ def test_rigid_motions_by_columns_are_told_apart():
         records.rigid_motions([np.diag([1.0, 1, -1, 1]).ravel().tolist()], "f", "k")
 
 
+@pytest.mark.slow
 def test_yaml_aliases_and_deep_nesting_are_refused(tmp_path):
     with pytest.raises(ValueError, match="aliases"):
         records.parse_yaml("a: &a [1, 1]\nb: [*a, *a]\n", "file")

@@ -81,6 +81,7 @@ def _deep(levels):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -111,6 +112,7 @@ def test_anything_else_is_refused(tmp_path, monkeypatch, content, message, proto
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_counts_larger_than_the_file_cost_nothing(tmp_path):
     for claim in (
         b"\x8e" + struct.pack("<Q", 2**62),

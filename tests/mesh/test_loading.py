@@ -214,6 +214,7 @@ def test_nan_vertices_are_counted(tmp_path):
         load_mesh(tmp_path / "nan.ply", "m")
 
 
+@pytest.mark.slow
 def test_two_million_faces_are_refused_with_advice(tmp_path):
     n = 1001
     x, y = np.meshgrid(np.arange(n), np.arange(n))
@@ -318,6 +319,7 @@ def test_simplified_keeps_shape_and_colors(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ real files
 
 
+@pytest.mark.slow
 def test_lmo_models_have_the_published_diameters(shared_data):
     import json
 
@@ -329,6 +331,7 @@ def test_lmo_models_have_the_published_diameters(shared_data):
         assert model.colors is not None
 
 
+@pytest.mark.slow
 def test_real_textured_files(shared_data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -44,6 +44,7 @@ def nut():
     return trimesh.util.concatenate([outer, bore])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh, elements",
     [
@@ -63,6 +64,7 @@ def test_finite_groups(tmp_path, mesh, elements, transform):
     assert_moves_onto_itself(model, symmetries)
 
 
+@pytest.mark.slow
 def test_a_cube_has_23_rotations_and_one_red_face_leaves_3(tmp_path):
     cube = CREATE.box((1, 1, 1)).subdivide().subdivide().subdivide()
     cube.apply_scale(0.08)
@@ -77,6 +79,7 @@ def test_a_cube_has_23_rotations_and_one_red_face_leaves_3(tmp_path):
     assert all(f.color_difference > 0.2 and "not proposed" in str(f) for f in refused)
 
 
+@pytest.mark.slow
 def test_cylinder_is_continuous_with_a_flip_and_a_cone_without(tmp_path):
     model = model_of(CREATE.cylinder(0.03, 0.1, sections=64), tmp_path)
     symmetries = proposed(model).symmetries
@@ -95,6 +98,7 @@ def test_cylinder_is_continuous_with_a_flip_and_a_cone_without(tmp_path):
     assert lateral.norm() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_ball_has_two_axes(tmp_path):
     symmetries = proposed(model_of(CREATE.icosphere(4, 0.05), tmp_path)).symmetries
     assert len(symmetries.axes) == 2
@@ -102,6 +106,7 @@ def test_a_ball_has_two_axes(tmp_path):
     assert len(symmetries.discrete) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teeth", [17, 41])
 def test_a_gear_counts_its_teeth(tmp_path, teeth):
     n = teeth * 8
@@ -121,6 +126,7 @@ def test_a_gear_counts_its_teeth(tmp_path, teeth):
     )
 
 
+@pytest.mark.slow
 def test_what_no_camera_sees_does_not_count(tmp_path):
     inside = CREATE.box((0.02, 0.01, 0.015), transform=trimesh.transformations.translation_matrix((0.01, 0.012, -0.01)))
     cube = trimesh.util.concatenate([CREATE.box((0.08, 0.08, 0.08)), inside])
@@ -136,6 +142,7 @@ def test_what_no_camera_sees_does_not_count(tmp_path):
     torch.testing.assert_close(symmetries.discrete[:, :3, 3], torch.zeros(1, 3), atol=5e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_l_shape_has_none(tmp_path):
     foot = CREATE.box((0.02, 0.02, 0.07), transform=trimesh.transformations.translation_matrix((0.04, 0, 0.045)))
     ell = trimesh.util.concatenate([CREATE.box((0.1, 0.02, 0.02)), foot])
@@ -143,6 +150,7 @@ def test_an_l_shape_has_none(tmp_path):
     assert not symmetries.any
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_proposal(tmp_path):
     model = model_of(CREATE.box((0.1, 0.06, 0.04)), tmp_path)
     one, two = proposed(model), proposed(model)
@@ -150,6 +158,7 @@ def test_the_same_model_gives_the_same_proposal(tmp_path):
     assert one.findings == two.findings
 
 
+@pytest.mark.slow
 def test_industrial_parts_agree_with_their_published_symmetries(shared_data):
     folder = shared_data / "meshes" / "ipd_industrial"
     symmetries = propose_symmetries(load_mesh(folder / "obj_000020.ply", "mm")).symmetries

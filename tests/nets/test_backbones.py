@@ -22,6 +22,7 @@ def test_strides_and_channels(name):
     assert used == {id(p) for p in net.parameters()}  # freezing all five levels freezes everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "convnext_tiny"])
 def test_torchvision_features_are_those_of_the_whole_classifier(name):
     """The last map, pooled and classified by torchvision's own head, is what torchvision answers."""

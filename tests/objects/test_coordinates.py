@@ -220,6 +220,7 @@ def test_published_preset_answers_in_its_own_terms():
         coordinates.Model(dataclasses.replace(coordinates.pix2pose((1,)), input_size=64), {1: box()})
 
 
+@pytest.mark.slow
 def test_adversarial_loss_teaches_the_generator_only():
     model = coordinates.Model(dataclasses.replace(coordinates.pix2pose((1,)), adversarial_weight=0.5), {1: box()})
     before = {n: p.detach().clone() for n, p in model.discriminator.named_parameters()}
@@ -244,6 +245,7 @@ def test_adversarial_loss_teaches_the_generator_only():
     assert all(p.grad is not None for p in model.discriminator.parameters())
 
 
+@pytest.mark.slow
 def test_discriminator_learns_to_tell_rendered_from_predicted():
     torch.manual_seed(0)
     model = coordinates.Model(coordinates.pix2pose((1,)), {1: box()})
@@ -517,6 +519,7 @@ def test_bin_loss_is_least_at_the_truth():
     assert gradient.abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bins_are_read_and_learned_as_written_out(channels_last):
     """Against softmax, mask and sum over all bins, as defined; only pixels that count have a gradient."""
@@ -541,6 +544,7 @@ def test_bins_are_read_and_learned_as_written_out(channels_last):
     assert not gradient.permute(0, 3, 4, 1, 2)[~where].any()
 
 
+@pytest.mark.slow
 def test_bins_in_half_precision_are_read_as_their_values_in_full():
     """Also among negative logits, ties and zeros of both signs."""
     logits = torch.randn(2, 3, 8, 5, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -552,6 +556,7 @@ def test_bins_in_half_precision_are_read_as_their_values_in_full():
 # --------------------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bins", [0, 16])
 def test_it_learns_one_batch(bins):
     """Random start, small widths, 64 px: the coordinates of visible pixels come close, by regression and by bins."""

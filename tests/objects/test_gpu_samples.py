@@ -174,6 +174,7 @@ def test_plans_survive_a_new_process(crops):
         assert torch.equal(value, copy[5][key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coordinates", "refiner"])
 def test_training_from_plans(method, tmp_path):
     config = TrainConfig(steps=2, batch_size=2, workers=0)

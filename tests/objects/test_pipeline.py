@@ -370,6 +370,7 @@ def test_shards_of_a_split_and_pictures_that_cannot_be_read(run, data, tmp_path,
     assert not out.with_suffix(".unreadable.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["weights", "true boxes", "boxes", "score", "targets", "nothing"])
 def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_path, monkeypatch, changed):
     """20 of 23 images are done by the run before; they count only if nothing else would come out now."""

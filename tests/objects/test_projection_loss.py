@@ -71,6 +71,7 @@ def test_value_in_closed_form():
     torch.testing.assert_close(value, huber.sum(-1).mean()[None], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_moving_the_coordinates():
     model, batch = network(), seen(pose()[None])
     output = says(model, moved(batch, pose((0.06, 0.02, -0.04), (0.002, -0.001, 0.003))))

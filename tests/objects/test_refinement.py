@@ -185,6 +185,7 @@ def test_what_nobody_refined_keeps_its_covariance_and_its_digits(run):
     assert torch.equal(out.covariance, poses.covariance)
 
 
+@pytest.mark.slow
 def test_surfaces_and_descriptors_are_computed_once(run, monkeypatch):
     network = pipeline.load_refiner(run, "cpu")
     frame, poses = frame_with((0.0, 0.0, 0.4), (0.05, 0.0, 0.5))
@@ -297,6 +298,7 @@ def test_a_loaded_refiner_is_the_saved_one(whole_run, run, tmp_path):
         pipeline.load_refiner(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_stage_as_a_picture(whole_run, monkeypatch, tmp_path):
     monkeypatch.setattr(coordinates, "predict_traced", estimator)
     frame, _ = frame_with((0.0, 0.0, 0.4))
@@ -443,6 +445,7 @@ def test_only_the_targets(run, initial, data, shifting, tmp_path, capsys):
     assert "are they of different splits?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_network_itself_with_further_starts_and_pictures(run, initial, data, tmp_path, capsys):
     rows = bop_results.read_results(initial)
     chosen = int(rows.im_id[0])

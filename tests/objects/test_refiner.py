@@ -421,6 +421,7 @@ def test_twins_under_the_symmetry_are_the_same_point(tiny, monkeypatch):
     assert not bool(positive[:, n:].any())
 
 
+@pytest.mark.slow
 def test_a_few_windows_are_learned_by_heart(tiny):
     """From poses alone the distance falls to a fraction: every part pulls in the right direction."""
     config = dataclasses.replace(TINY, train_outer=1, train_inner=1)
@@ -603,6 +604,7 @@ def test_the_same_on_cuda(tiny, batch):
 # ----------------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_stopped(tmp_path):
     K = torch.tensor([[110.0, 0.0, 63.5], [0.0, 110.0, 47.5], [0.0, 0.0, 1.0]])
     data = bop_folder.write_bop([PLAIN, SYMMETRIC], tmp_path / "data", images=2, camera=Camera(K, (96, 128)), workers=0, seed=1)

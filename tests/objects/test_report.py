@@ -124,6 +124,7 @@ class Page(HTMLParser):
         self.words += data
 
 
+@pytest.mark.slow
 def test_the_report_counts_what_became_of_every_object_and_makes_one_page(run, tmp_path, monkeypatch, capsys):
     answers = Answers(monkeypatch)
     assert cli.main(["report", str(run), "--images", "8", "--json"]) == 0
@@ -226,6 +227,7 @@ def plan(steps=2):
     return [whole_run.Stage(method, 1.0, config, few) for method, config in SMALL.items()]
 
 
+@pytest.mark.slow
 def test_train_all_goes_on_between_the_stages_and_cleans_up(data, tmp_path, monkeypatch):
     out, train = tmp_path / "run", training.train
     how = {"scene": SCENE, "images": (2, 2), "progress_bar": False}

@@ -82,6 +82,7 @@ def last(out, method="coordinates"):
     return torch.load(out / "checkpoints" / method / "last.ckpt", weights_only=True, map_location="cpu", mmap=True)
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_where_it_stopped(data, tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(command(data=data, out=out, steps=100_000, checkpoint_minutes=0.0, workers=1), env=ONE_THREAD)
@@ -124,6 +125,7 @@ def test_killed_training_goes_on_where_it_stopped(data, tmp_path):
     assert checkpoint.is_file()
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_is_given_more(data, tmp_path):
     run(data, tmp_path, steps=2)
     assert weights.read(tmp_path / "coordinates.safetensors").notes["steps"] == "2"
@@ -134,6 +136,7 @@ def test_a_finished_run_goes_on_when_it_is_given_more(data, tmp_path):
     assert not torch.equal(before, after.state["net.head.weight"])
 
 
+@pytest.mark.slow
 def test_minutes_are_a_budget(data, tmp_path):
     file = run(data, tmp_path, steps=1_000_000, minutes=0.03)  # 1.8 seconds
     steps = int(weights.read(file).notes["steps"])
@@ -141,6 +144,7 @@ def test_minutes_are_a_budget(data, tmp_path):
     assert last(tmp_path)["spent"] >= 1.8
 
 
+@pytest.mark.slow
 def test_the_learning_rate_rises_falls_and_is_half_for_the_backbone(data, tmp_path, monkeypatch):
     rates = []
     step = torch.optim.AdamW.step
@@ -183,6 +187,7 @@ def test_the_detector_learns_from_drawn_scenes(data, tmp_path):
     assert weights.read(run(data, tmp_path, "detector", steps=2)).notes["steps"] == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coordinates", "detector"])
 def test_half_precision_on_a_cpu_changes_the_arithmetic_alone(data, tmp_path, monkeypatch, method):
     seen, states = [], []
@@ -205,6 +210,7 @@ def test_half_precision_on_a_cpu_changes_the_arithmetic_alone(data, tmp_path, mo
     assert 0 < moved < 0.05  # steps of Adam are of one size whatever the gradient: signs of small ones may differ
 
 
+@pytest.mark.slow
 def test_the_adversarial_run_counts_batches_and_leaves_the_discriminator_out(data, tmp_path):
     file = run(data, tmp_path, config=replace(TINY["coordinates"], adversarial_weight=0.01), steps=3)
     found = weights.read(file)
@@ -234,6 +240,7 @@ def test_gradients_that_are_not_finite_are_skipped(data, tmp_path, monkeypatch):
     assert all(bool(torch.isfinite(v).all()) for v in found.state.values() if v.is_floating_point())
 
 
+@pytest.mark.slow
 def test_when_no_gradient_is_finite_training_says_so(data, tmp_path, monkeypatch):
     _losses(monkeypatch, lambda n: n > 0)
     with pytest.raises(FloatingPointError, match="not finite 20 times in a row; lower the learning rate"):
@@ -278,6 +285,7 @@ def test_objects_are_thinned_for_training_only(data, tmp_path):
     assert training.read_data_camera(data).size == (96, 128)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(data, tmp_path):
     """DDP through torchrun, gloo on the CPU."""
     out = tmp_path / "run"

@@ -102,6 +102,7 @@ def test_an_object_of_which_nothing_is_rendered():
     assert viz.strip(frame, course._replace(rounds=empty), 60).width == 6 * 60 + 7 * 6
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     frame, course, _, _ = scene()
     paths = object_viz.save_refinement(tmp_path, frame, [course, course._replace(row=1)])

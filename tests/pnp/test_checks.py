@@ -73,6 +73,7 @@ def test_options_out_of_range_raise_and_name_themselves(layer, option, message):
         layer(**arguments)
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.text(), st.none()))
 def test_every_option_is_taken_or_refused_in_our_words(value):

@@ -192,6 +192,7 @@ def test_a_pose_through_a_lens(distortion, model):
     torch.testing.assert_close(found.cam_from_obj, T[0], rtol=0, atol=1e-6 if model == "fisheye" else 1e-5)
 
 
+@pytest.mark.slow
 def test_undistorted_pixels_have_a_gradient():
     x = torch.tensor([[100.0, 80.0], [320.0, 240.0], [500.0, 300.0]], dtype=F64)
     for distortion, model in LENSES:

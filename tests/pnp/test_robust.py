@@ -37,6 +37,7 @@ def degrees(a, b):
     return float(torch.rad2deg(rotation.angle_between(a[..., :3, :3], b[..., :3, :3])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.7])
 def test_recovers_under_outliers(backend, share):
     for seed in range(5):
@@ -423,6 +424,7 @@ def test_repeating_everything_changes_nothing():
 # ------------------------------------------------------------------------------------------------- batches and other options
 
 
+@pytest.mark.slow
 def test_a_batch_is_what_each_problem_is_alone(backend):
     rows = [problem(80, share, noise=0.7, seed=i) for i, share in enumerate((0.0, 0.3, 0.6, 0.75, 0.2, 0.5))]
     X, x = torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows])

@@ -66,6 +66,7 @@ def test_function_transforms_are_refused_clearly(name, transform):
         calls[transform]()
 
 
+@pytest.mark.slow
 def test_a_read_only_installation_compiles_in_memory_and_says_so(tmp_path):
     """No folder for __pycache__, no home: decorated functions still work, and one warning says why that is slow."""
     source = Path(monopose.__file__).parent
@@ -102,3 +103,5 @@ def test_warm_up_leaves_nothing_to_compile(dtype):
     assert not timer.done
     with pytest.raises(ValueError, match="dtype must be"):
         pnp.warm_up(torch.float16)
+    with pytest.raises(ValueError, match=r"layers must be some of solve, posterior, losses, ransac, got \('pnp',\)"):
+        pnp.warm_up(layers=("pnp",))

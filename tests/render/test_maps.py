@@ -35,6 +35,7 @@ def sphere(dtype=torch.float32, subdivisions=3):
     return vertices, faces, se3.transform(poses, vertices), poses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_attributes_are_reproduced_exactly(dtype):
     vertices, faces, points, _ = sphere(dtype)

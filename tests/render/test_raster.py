@@ -320,6 +320,7 @@ assert (hits[:9, :9] == 1).all(), hits
 """
 
 
+@pytest.mark.slow
 def test_triton_kernel_in_its_interpreter_matches_reference():
     pytest.importorskip("triton")
     root = Path(__file__).parents[2]

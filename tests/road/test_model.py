@@ -357,6 +357,7 @@ def trained():
     return model.eval()
 
 
+@pytest.mark.slow
 def test_two_pictures_are_learned_by_heart(trained):
     for seed in (0, 1):
         true = scene(seed)

@@ -199,6 +199,7 @@ torch.save({k: v for k, v in made[0].named_parameters()}, out / f"rank_{rank}.pt
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(road, tmp_path):
     """DDP through torchrun, gloo on the CPU: other pictures in each process, the same weights in the end."""
     script, out = tmp_path / "worker.py", tmp_path / "run"

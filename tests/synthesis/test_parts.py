@@ -22,6 +22,7 @@ def volume(model):
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
 
 
+@pytest.mark.slow
 def test_every_edge_has_two_sides_and_the_inside_is_inside(some):
     for model in some:
         place = merged(model.vertices.double().numpy())

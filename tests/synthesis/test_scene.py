@@ -398,6 +398,7 @@ def files_of(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_shards_give_the_same_folder(tmp_path, monkeypatch, count):
     """Two scenes, blocks of two pictures, one killed shard; the set grows afterwards."""
@@ -445,6 +446,7 @@ test_synth.written({out!r}, 400)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_complete_and_the_same(tmp_path, monkeypatch):
     out = tmp_path / "killed"
     code = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), out=str(out))

@@ -25,6 +25,7 @@ def _all(shapes: dict[str, list[ObjectModel]]) -> list[ObjectModel]:
     return [m for models in shapes.values() for m in models]
 
 
+@pytest.mark.slow
 def test_meshes_are_closed_and_face_outwards(shapes):
     for model in _all(shapes):
         place = torch.from_numpy(merged(model.vertices.double().numpy()))

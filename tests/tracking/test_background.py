@@ -71,6 +71,7 @@ def test_an_error_of_the_detector_is_raised_and_not_lost(backdrop):
         detector.answer(1)
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_brought_to_where_the_object_is_now(cache, backdrop):
     model = box()
     detector = Late(8, lambda asked: found(wander(asked)))

@@ -37,6 +37,7 @@ def test_a_large_motion_is_caught_up_with(cache, backdrop):
     assert degrees < 5
 
 
+@pytest.mark.slow
 def test_two_objects_that_pass_each_other_are_both_kept(cache, backdrop):
     near, far = box(obj_id=1), box(size=(0.1, 0.1, 0.06), obj_id=2)
     tracker = Tracker([near, far], cache=cache, views=VIEWS)

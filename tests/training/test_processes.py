@@ -65,6 +65,7 @@ def whole(tmp_path, monkeypatch):
     return state_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_and_a_killed_one_ends_both(whole, tmp_path):
     """Three steps by two with batches of two, the second killed in the fourth; the rest by one with batches of four."""
     out = tmp_path / "shared"

@@ -96,6 +96,7 @@ def test_a_network_of_another_shape_is_refused_or_left_alone(tmp_path):
         warm_start.start_from(refiner.Model(features), file)
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_base_if_there_is_one(tmp_path, monkeypatch, base_tool):
     data, folder = tmp_path / "data", tmp_path / "base"
     write_models(data / "models", {3: OBJECTS[3]})

@@ -346,6 +346,7 @@ def test_hard_labels_are_plain_cross_entropy():
 # --------------------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net, inputs", [("combined", "normals"), ("separate", "boundaries"), ("modern", "normals")])
 def test_every_preset_learns_eight_crops_by_heart(net, inputs):
     torch.manual_seed(0)

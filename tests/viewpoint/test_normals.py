@@ -153,6 +153,7 @@ def test_gradient_reaches_every_parameter():
     assert not still
 
 
+@pytest.mark.slow
 def test_overfits_four_crops():
     torch.manual_seed(0)
     image = rendered(4)

@@ -94,6 +94,7 @@ def test_presets_and_fields_are_named_in_errors(photos):
         training.make_config(photos, None, changes={"nothing": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["photos", "models"])
 def test_normals_are_learned_and_then_predicted_for_photos(photos, tmp_path, source):
     small = replace(normals.Config(), pretrained=False, input_size=32, widths=(8, 8, 8, 8))

@@ -35,6 +35,7 @@ def test_a_figure_has_the_pixels_that_were_asked_for():
     assert np.asarray(picture).min() == 255
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_when_a_chart_is_drawn_and_pyplot_never():
     code = (
         "import sys, torch, monopose, monopose.cli\n"

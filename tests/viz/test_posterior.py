@@ -186,6 +186,7 @@ def test_any_spread_can_be_drawn(spread):
         assert viz.translation_scatter(samples, None, pose, pose, torch.full((6, 6), math.inf)).size == (1000, 470)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_weights_may_differ_by_any_factor(charts):
     samples = torch.cat([_around(_seen_from((1, 0, 0)), 5), _around(_seen_from((0, 1, 0)), 5)])
@@ -196,6 +197,7 @@ def test_weights_may_differ_by_any_factor(charts):
         viz.translation_scatter(samples, weights)
 
 
+@pytest.mark.slow
 def test_bad_samples_are_left_out():
     samples = _around(_seen_from((1, 0, 0)), 50)
     broken = torch.cat([samples, torch.full((1, 4, 4), math.nan), samples[:2]])

@@ -7,7 +7,9 @@ import math
 import numba
 import numpy as np
 
-kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+from .. import compiled
+
+kernel = compiled.kernel()
 inline = numba.njit(inline="always")
 
 

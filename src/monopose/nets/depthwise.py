@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import compiled
 
-@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")
+
+@compiled.kernel(fastmath=True, boundscheck=False)
 def _sum(g, x, stride, top, left, out):
     """Add the gradient of the weights to `out` (k, k, C), float32.
 

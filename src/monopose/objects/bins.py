@@ -1,9 +1,10 @@
 """Coordinates as distributions over bins of [-1, 1]: reading them, and the cross-entropy that teaches them."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from .. import compiled
 
 
 def bin_centres(bins: int, like: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def _best(bins: Tensor) -> Tensor:
     return torch.from_numpy(best).permute(0, 3, 1, 2)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@compiled.kernel(boundscheck=False)
 def _largest(rows, best):
     """Position of the largest of each row, the first of equal ones. (B, h, w, 3, bins) int16, (B, h, w, 3) int64."""
     for b in range(rows.shape[0]):

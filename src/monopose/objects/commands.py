@@ -134,6 +134,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     from . import bop_pipeline, pipeline, probabilistic
 
     run = pipeline.load(args.model, args.output.device, args.models)
+    run.warm_up()
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(
             f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "

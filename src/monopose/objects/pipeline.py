@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from .. import weights
+from .. import pnp, weights
 from ..datasets.bop import models as bop_models
 from ..detection import LEAST_SCORE
 from ..detection import detector as detection
@@ -93,6 +93,13 @@ class Pipeline:
         detector = None if self.detector is None else self.detector.to(device)
         better = None if self.refiner is None else self.refiner.to(device)
         return replace(self, estimator=self.estimator.to(device), detector=detector, refiner=better)
+
+    def warm_up(self) -> None:
+        """Compile what PnP of this run needs, or load it from disk, so that no picture has to wait for it."""
+        if isinstance(self.estimator, probabilistic.Model):
+            pnp.warm_up(device=self.estimator.ids.device, layers=("posterior",))
+        else:
+            pnp.warm_up(layers=("ransac",))
 
     def refines(self, requested: bool | None = None) -> bool:
         """Whether poses will be refined: as requested, and if nothing is requested, if the run has a refiner.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+PLAIN = {type(None), bool, int, float, str}  # hold no tensors
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -22,7 +23,7 @@ def opaque(function: _Function) -> _Function:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
-            if _wrapped(value):
+            if type(value) not in PLAIN and _wrapped(value):
                 raise RuntimeError(
                     f"pnp.{function.__name__} does not run inside torch.func.vmap, grad, jacrev or jvp. It takes batches: "
                     "give leading dimensions instead of vmap, and use torch.autograd.grad or torch.autograd.functional.jacobian"

@@ -12,6 +12,8 @@ from ..types import Camera
 from . import checks
 from .problems import NEAREST, UNBOUNDED, AdaptiveHuber, Cauchy, Huber, Kernel, Problems, Robust
 
+MANY = 1024  # rows of a constant from which it is one row to all: what is kept would be large
+
 
 class Prepared(NamedTuple):
     """What `prepare` returns.
@@ -68,10 +70,13 @@ def flat_batch(*shapes: torch.Size) -> torch.Size:
 
 
 @lru_cache(maxsize=16)
-def constant(values: tuple[float, ...] | float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor that is copied to a device once, not at every call. Not to be written to."""
+def constant(values: tuple[float, ...] | float, dtype: torch.dtype, device: torch.device, size: int | None = None) -> Tensor:
+    """A tensor, or one of `size` such rows, that is made once and not at every call. Not to be written to."""
     with torch.inference_mode(False):  # what autograd could not save otherwise
-        return torch.tensor(values, dtype=dtype, device=device)
+        row = torch.tensor(values, dtype=dtype, device=device)
+        if size is None:
+            return row
+        return row.expand(size, *row.shape) if size > MANY else row.repeat(size, *[1] * row.dim())
 
 
 def intrinsics(camera: Camera | Tensor, like: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ def prepare(
     size = batch.numel()
     X, x, k = (flattened(v, batch, *trailing, like=K) for v, trailing in ((points3d, (n, 3)), (points2d, (n, 2)), (K, (3, 3))))
     w = K.new_ones((size, n, 2)) if weights is None else flattened(weights, batch, n, 2, like=K)
-    limits = constant(UNBOUNDED, K.dtype, K.device).expand(size, 4) if bounds is None else flattened(bounds, batch, 4, like=K)
+    limits = constant(UNBOUNDED, K.dtype, K.device, size) if bounds is None else flattened(bounds, batch, 4, like=K)
     relative, weighted, usable = z_min is None, weights is not None, None
     frame, factor, used, out = frames(X, x, w, weighted, k, relative)
     if out == 2:
@@ -175,7 +180,7 @@ def prepare(
     if out == 2:
         frame, factor, _, _ = frames(X, x, w, True, k, relative)
     if robust is None:
-        delta = constant(math.inf, K.dtype, K.device).expand(size)
+        delta = constant(math.inf, K.dtype, K.device, size)
     elif fixed is not None:
         delta = flattened(fixed, batch, like=K)
         good = delta > 0
@@ -187,7 +192,7 @@ def prepare(
         assert isinstance(robust, AdaptiveHuber)
         delta = _adaptive(robust.relative, x.detach(), w, used)
         delta = torch.where(delta > 0, delta, 1.0)  # nothing has weight: any threshold will do
-    k = k * factor[:, None, None]
+    k = k * factor.view(size, 1, 1)
     return Prepared(
         Problems(X, x, w, k, delta, limits, kernel, NEAREST if z_min is None else z_min), used, batch, outside, frame, usable
     )

@@ -361,10 +361,8 @@ def _least_squares(
     start, centre, scale = np.empty((size, 4, 4)), np.empty((size, 3)), np.empty(size)
     numba_ransac.gather(given.X, given.x, given.w, given.usable, inliers, pose, X, x, w, start, centre, scale)
     points3d, points2d, weights, k = (torch.from_numpy(v) for v in (X, x, w, given.K))
-    delta = constant(math.inf, torch.float64, k.device).expand(size)
-    problems = Problems(
-        points3d, points2d, weights, k, delta, constant(UNBOUNDED, torch.float64, k.device).expand(size, 4), z_min=NEAR
-    )
+    delta, bounds = (constant(v, torch.float64, k.device, size) for v in (math.inf, UNBOUNDED))
+    problems = Problems(points3d, points2d, weights, k, delta, bounds, z_min=NEAR)
     frame = checks.Frame(points3d.new_zeros(size, 3), points3d.new_ones(size))  # which they are in already
     prepared = Prepared(problems, (weights != 0).any(-1), torch.Size([size]), torch.float64, frame)
     starts = torch.from_numpy(start)[:, None]

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -217,7 +218,7 @@ def solve_prepared(
         return solve_from(given, starts, dof, iterations, trust_region, False)
     count = MORE if given.problems.points3d.shape[1] <= FEW else STARTS
     starts = _own_starts(given, dof, count, proposals, generator)
-    for limit in EVENED:
+    for limit in EVENED if _uneven(given.problems.weights) else ():
         rows, evened = _evened(given, limit)
         if evened is not None:
             more = starts.new_full((len(starts), MORE, 4, 4), math.nan)  # no start
@@ -236,6 +237,14 @@ def _own_starts(given: Prepared, dof: int, count: int, proposals: int | None, ge
     return initial_poses(given.own(), dof, count, proposals, generator)
 
 
+def _uneven(weights: Tensor) -> bool:
+    """Whether any problem may have a weight far above its median. On a device the question would have to be waited for: no."""
+    if weights.device.type != "cpu" or weights.numel() == 0:
+        return False
+    size = np.abs(weights.detach().numpy())  # of a few numbers NumPy makes less ado than torch
+    return bool(size.max() > HEAVY * size.min())
+
+
 def _evened(given: Prepared, limit: float) -> tuple[Tensor, Prepared | None]:
     """The problems with a weight above `HEAVY` and `limit` times their median, their weights cut off at `limit` times it.
 
@@ -248,8 +257,6 @@ def _evened(given: Prepared, limit: float) -> tuple[Tensor, Prepared | None]:
     """
     w = given.problems.weights.detach()
     size = w.abs().flatten(1)
-    if w.numel() == 0 or w.device.type != "cpu" or not bool(size.max() > HEAVY * size.min()):
-        return torch.empty(0, dtype=torch.long), None  # elsewhere the question would wait for the device
     middle = torch.where(size > 0, size, math.nan).nanmedian(1).values.nan_to_num(math.inf)
     rows = (size.amax(1) > max(limit, HEAVY) * middle).nonzero()[:, 0]
     if len(rows) == 0:

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import compiled
+
 OK, NOT_FINITE, BAD_INDEX = 0, 1, 2
 SLACK = 1e-5  # pixels added to bounding boxes, more than the rounding of a projection
 
@@ -104,7 +106,7 @@ def plane(q, uv, i, j, k, near, right, bottom):
     return seen, x0, x1, y0, y1, a0, b0, c0, a1, b1, c1, a2, b2, c2, inverse
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def draw(points, faces, K, near, face, bary, depth):
     """Rasterise one image in place; `face` must hold -1, `bary` and `depth` 0. Returns OK or what is wrong."""
     height, width = face.shape

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numpy.random import Generator
 
+from .. import compiled
 from ..render.raster_numba import floor, plane
 from ..render.scene import GREY
 from ..types import ObjectModel
@@ -33,7 +34,7 @@ class Drawn(NamedTuple):
     visibility: np.ndarray  # (N,), visible share of the silhouette inside the picture; 0 for an empty silhouette
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def _rasterise(points, pose, faces, K, which, owner, face, inverse_depth, stamp):
     """Put one object into a z-buffer that all share; returns the pixels of its silhouette, -1 if a point is not finite.
 
@@ -131,7 +132,7 @@ def _texel(texture, channel, u, v):
     return upper * (1 - fy) + lower * fy
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def _shade(
     points, normals, colours, uv, texture, surface, faces, pose, K, which, flat, owner, face, ambient, directions,
     direction_colours, specular, shininess, image, coordinates,
@@ -200,7 +201,7 @@ def _shade(
                     coordinates[y, x, c] = w0 * points[i, c] + w1 * points[j, c] + w2 * points[k, c]
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def _compose(image, owner, gains, light, edge, paper_light, paper_edge, background, picture):
     """Objects in their paint and uneven light before a background in another: uint8, not rounded.
 
@@ -225,7 +226,7 @@ def _compose(image, owner, gains, light, edge, paper_light, paper_edge, backgrou
                     picture[y, x, c] = np.uint8(min(max(background[y, x, c] / 255 * value, 0.0), 1.0) * 255)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def _coordinates(points, faces, pose, K, owner, face, out):
     """Object coordinates of the one object drawn, (3, H, W), 0 elsewhere."""
     for y in range(owner.shape[0]):
@@ -239,7 +240,7 @@ def _coordinates(points, faces, pose, K, owner, face, out):
                 out[c, y, x] = w0 * points[i, c] + w1 * points[j, c] + w2 * points[k, c]
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled.kernel(boundscheck=False)
 def _pixel_bounds(points, pose, K, z_min):
     """Smallest and largest pixel of projected points: left, top, right, bottom, as `camera.project` has them."""
     low_u, high_u, low_v, high_v = np.inf, -np.inf, np.inf, -np.inf

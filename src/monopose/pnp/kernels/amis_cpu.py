@@ -305,7 +305,8 @@ def fit_moments(rows, factor, each, own, old, beside, mean, moments):
         total += v
         square += v * v
     if not total > 1e-12:
-        mean[:] = old
+        for i in range(len(old)):
+            mean[i] = old[i]
         return max(total, 0.0), 0.0
     scale = 1 / total
     for s in range(own.shape[0]):
@@ -518,7 +519,8 @@ def advance(
                     share[m] = 0.0
                     if not present[b, m]:
                         continue
-                    old[:] = mean[b, h, m]
+                    for i in range(axes):
+                        old[i] = mean[b, h, m, i]
                     add_sines(rows, turns[b, m], dof, beside[3:])
                     share[m], trust = fit_moments(
                         rows, factor[other], each[other, m], own, old, beside, mean[b, h, m], moments[b, h, m]
@@ -530,7 +532,7 @@ def advance(
                             fit_yaw(rows, own, trust, turn[b, h, m, 0])
                 count(share, present[b], nxt - end, uniform, counts[b, h, stage])
             rows, numbers = rows_all[b, h], random[b, h]
-            place = 0
+            place = np.int64(0)  # a literal 0 would compile once more all that takes it
             for m in range(components):
                 middle = place + int(counts[b, h, stage, m, 0])
                 stop = middle + int(counts[b, h, stage, m, 1])
@@ -552,8 +554,8 @@ def advance(
                     square = mean_length * mean_length
                     L[0, 0], L[0, 1] = math.atan2(d, c), mean_length * (2 - square) / (1 - square) / 3
                     L[0, 2] = von_mises_table(L[0, 1], levels, nodes)
-                    draw_yaws(numbers, L[0, 0], levels, nodes, False, rows, place, middle, end)
-                    draw_yaws(numbers, L[0, 0], levels, nodes, True, rows, middle, stop, end)
+                    draw_yaws(numbers, L[0, 0], levels, nodes, middle < place, rows, place, middle, end)
+                    draw_yaws(numbers, L[0, 0], levels, nodes, middle >= place, rows, middle, stop, end)
                 draw_places(
                     numbers, where, tril[b, h, stage, m], turns[b, m], shift[b, h, stage, m], moves, dof, rows, place, stop, end
                 )

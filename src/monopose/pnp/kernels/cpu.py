@@ -160,10 +160,12 @@ def starts(
 ) -> Tensor:
     """`initialise.starts_reference`, in float64, with random samples of its own: (B, count, 4, 4), in `frame` if given."""
     size = len(problems.points3d)
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
     shape = (size, proposals, numba_start.SUBSET)
-    uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
+    if proposals:
+        generator = generator or torch.Generator().manual_seed(0)
+        uniforms = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
+    else:
+        uniforms = np.empty(shape)
     out = np.empty((size, count, 4, 4))
     arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), *_frame(frame, problems), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2

@@ -5,38 +5,17 @@ Nothing of size poses x points is ever written.
 """
 
 import math
-import warnings
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import numba
 import numpy as np
 
+from ... import compiled
 from ..problems import Kernel
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
 SQUARES, HUBER, CAUCHY = int(Kernel.SQUARES), int(Kernel.HUBER), int(Kernel.CAUCHY)
 inline = numba.njit(inline="always")
-
-
-def kernel_(function: Callable[..., Any]) -> Any:
-    """Compile a function; keep the result on disk where there is a place for it, else in memory, and say so once."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba: "cannot cache function: no locator available"
-        _say_once()
-        return numba.njit(**options)(function)
-
-
-@cache
-def _say_once() -> None:
-    warnings.warn(
-        "monopose.pnp cannot keep its compiled kernels, neither beside the package nor in a home folder; every new process "
-        "compiles them again, which takes up to a minute. Set NUMBA_CACHE_DIR to a folder that can be written to.",
-        stacklevel=2,
-    )
+kernel_ = compiled.kernel(fastmath=FAST)
 
 
 @kernel_
@@ -293,69 +272,62 @@ def costs(points3d, points2d, weights, K, delta, bounds, poses, out, z_min, kern
                 out[b, s] = cauchy_cost(rows, p, delta[b], bounds[b], limit)
 
 
-@inline
-def _point_gradients(rows, P, g, delta, bounds, z_min, kernel, d3, d2, dw):
-    """Fill d3 (N, 3), d2 (N, 2), dw (N, 2) with the gradients of sum(g * costs), g (S,); returns that by delta.
+def _differentiator(kernel):
+    """The gradients of one problem for one kernel, a constant to the compiler."""
 
-    For Cauchy that by delta lacks 2 / delta sum(g * costs).
-    """
-    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
-    real = rows.dtype.type
-    zero, one = real(0), real(1)
-    square_delta = delta * delta
-    d_delta = zero
-    p0, p1, p2, p3, p4, p5 = P[0], P[1], P[2], P[3], P[4], P[5]
-    p6, p7, p8, p9, p10, p11 = P[6], P[7], P[8], P[9], P[10], P[11]
-    for i in range(rows.shape[1]):
-        X, Y, Z, U, V, A, B = rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i]
-        dx = dy = dz = du = dv = da = db = zero
-        for s in range(P.shape[1]):
-            p = (p0[s], p1[s], p2[s], p3[s], p4[s], p5[s], p6[s], p7[s], p8[s], p9[s], p10[s], p11[s])
-            ru, rv, inverse, uc, vc, inside_u, inside_v, front = _point(
-                p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one
-            )
-            factor = g[s]
-            if kernel == HUBER:
-                square = ru * ru + rv * rv
-                far = square > square_delta
-                length = math.sqrt(square if far else one)
-                d_delta += factor * (length - delta) if far else zero
-                factor *= delta / length if far else one
-            elif kernel == CAUCHY:
-                ratio = (ru * ru + rv * rv) / square_delta
-                shrink = one / (one + ratio)
-                d_delta -= factor * delta * ratio * shrink
-                factor *= shrink
-            fu, fv = factor * ru, factor * rv  # d cost / d residual
-            da += fu * (uc - U)
-            db += fv * (vc - V)
-            fu, fv = fu * A, fv * B  # d cost / d pixel
-            du -= fu
-            dv -= fv
-            fu, fv = fu * inside_u * inverse, fv * inside_v * inverse
-            fz = -front * (fu * uc + fv * vc)  # d cost / d (P X)
-            dx += fu * p0[s] + fv * p4[s] + fz * p8[s]
-            dy += fu * p1[s] + fv * p5[s] + fz * p9[s]
-            dz += fu * p2[s] + fv * p6[s] + fz * p10[s]
-        d3[i, 0], d3[i, 1], d3[i, 2] = dx, dy, dz
-        d2[i, 0], d2[i, 1] = du, dv
-        dw[i, 0], dw[i, 1] = da, db
-    return d_delta
+    @kernel_
+    def differentiate(rows, P, g, delta, bounds, z_min, d3, d2, dw):
+        """Fill d3 (N, 3), d2 (N, 2), dw (N, 2) with the gradients of sum(g * costs), g (S,); returns that by delta.
 
+        For Cauchy that by delta lacks 2 / delta sum(g * costs).
+        """
+        u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+        real = rows.dtype.type
+        zero, one = real(0), real(1)
+        square_delta = delta * delta
+        d_delta = zero
+        p0, p1, p2, p3, p4, p5 = P[0], P[1], P[2], P[3], P[4], P[5]
+        p6, p7, p8, p9, p10, p11 = P[6], P[7], P[8], P[9], P[10], P[11]
+        for i in range(rows.shape[1]):
+            X, Y, Z, U, V, A, B = rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i]
+            dx = dy = dz = du = dv = da = db = zero
+            for s in range(P.shape[1]):
+                p = (p0[s], p1[s], p2[s], p3[s], p4[s], p5[s], p6[s], p7[s], p8[s], p9[s], p10[s], p11[s])
+                ru, rv, inverse, uc, vc, inside_u, inside_v, front = _point(
+                    p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one
+                )
+                factor = g[s]
+                if kernel == HUBER:
+                    square = ru * ru + rv * rv
+                    far = square > square_delta
+                    length = math.sqrt(square if far else one)
+                    d_delta += factor * (length - delta) if far else zero
+                    factor *= delta / length if far else one
+                elif kernel == CAUCHY:
+                    ratio = (ru * ru + rv * rv) / square_delta
+                    shrink = one / (one + ratio)
+                    d_delta -= factor * delta * ratio * shrink
+                    factor *= shrink
+                fu, fv = factor * ru, factor * rv  # d cost / d residual
+                da += fu * (uc - U)
+                db += fv * (vc - V)
+                fu, fv = fu * A, fv * B  # d cost / d pixel
+                du -= fu
+                dv -= fv
+                fu, fv = fu * inside_u * inverse, fv * inside_v * inverse
+                fz = -front * (fu * uc + fv * vc)  # d cost / d (P X)
+                dx += fu * p0[s] + fv * p4[s] + fz * p8[s]
+                dy += fu * p1[s] + fv * p5[s] + fz * p9[s]
+                dz += fu * p2[s] + fv * p6[s] + fz * p10[s]
+            d3[i, 0], d3[i, 1], d3[i, 2] = dx, dy, dz
+            d2[i, 0], d2[i, 1] = du, dv
+            dw[i, 0], dw[i, 1] = da, db
+        return d_delta
 
-@kernel_
-def _point_gradients_squares(rows, P, g, delta, bounds, z_min, d3, d2, dw):
-    return _point_gradients(rows, P, g, delta, bounds, z_min, SQUARES, d3, d2, dw)
-
-
-@kernel_
-def _point_gradients_huber(rows, P, g, delta, bounds, z_min, d3, d2, dw):
-    return _point_gradients(rows, P, g, delta, bounds, z_min, HUBER, d3, d2, dw)
+    return differentiate
 
 
-@kernel_
-def _point_gradients_cauchy(rows, P, g, delta, bounds, z_min, d3, d2, dw):
-    return _point_gradients(rows, P, g, delta, bounds, z_min, CAUCHY, d3, d2, dw)
+_squares_gradients, _huber_gradients, _cauchy_gradients = map(_differentiator, (SQUARES, HUBER, CAUCHY))
 
 
 @kernel_
@@ -368,11 +340,11 @@ def point_gradients(points3d, points2d, weights, K, delta, bounds, poses, upstre
         lay_out(points3d[b], points2d[b], weights[b], rows)
         camera_matrices(K[b], poses[b], P)
         if kernel == SQUARES:
-            d_delta[b] = _point_gradients_squares(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+            d_delta[b] = _squares_gradients(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
         elif kernel == HUBER:
-            d_delta[b] = _point_gradients_huber(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+            d_delta[b] = _huber_gradients(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
         else:
-            d_delta[b] = _point_gradients_cauchy(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
+            d_delta[b] = _cauchy_gradients(rows, P, upstream[b], delta[b], bounds[b], limit, d3[b], d2[b], dw[b])
 
 
 @kernel_

@@ -9,12 +9,11 @@ import math
 import numpy as np
 
 from .numba_costs import inline, kernel_
-from .numba_solve import accumulate_pinhole, damped_step, retract
+from .numba_solve import accumulate_pinhole, copy_pose, damped_step, retract
 
 BLOCK = 64  # points between two looks at whether a pose can still win
 POLISH = 4  # most steps on the points that agree, after a pose became the best
 LARGE = 1e100  # coordinates whose squares would not be finite
-FREE = np.array([-np.inf, -np.inf, np.inf, np.inf])
 
 
 @inline
@@ -258,15 +257,17 @@ def disagreement(rows, skew, n, T, z_min, least):
 
 
 @kernel_
-def polish(rows, skew, n, T, z_min, least, agreed, masked, work):
+def polish(rows, skew, n, T, z_min, least, agreed, masked, work, trial):
     """Steps of least squares on the points that agree, in place, as long as they help; returns cost and how many agree then.
 
-    masked (7, N) and work (17, 6) are scratch.
+    masked (7, n), work (8, 6) and trial (4, 4) are scratch.
     """
-    H, g, step, trial = work[0:6], work[6], work[7], work[8:12, :4]
+    H, g, step, free = work[0:6], work[6], work[7], np.array([-np.inf, -np.inf, np.inf, np.inf])
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     damping = 1e-4
-    masked[0:5, :n] = rows[0:5, :n]
+    for k in range(5):
+        for i in range(n):
+            masked[k, i] = rows[k, i]
     for _ in range(POLISH):
         r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
         r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
@@ -281,8 +282,8 @@ def polish(rows, skew, n, T, z_min, least, agreed, masked, work):
             good = depth > z_min and ru * ru + rv * rv <= 1.0
             a[i] = A[i] if good else 0.0
             b[i] = B[i] if good else 0.0
-        accumulate_pinhole(masked[:, :n], T, FREE, z_min, H, g)
-        _, solvable = damped_step(H, g, damping, False, step)
+        accumulate_pinhole(masked, T, free, z_min, H, g)
+        _, solvable = damped_step(H, g, damping, n < 0, step)  # a literal False would be compiled once more
         if not solvable:
             break
         retract(T, step, trial)
@@ -290,7 +291,7 @@ def polish(rows, skew, n, T, z_min, least, agreed, masked, work):
         if not cost < least:
             break
         enough = least - cost < 1e-3 * least
-        T[:3] = trial[:3]
+        copy_pose(trial, T)
         least, agreed = cost, count
         if enough:
             break
@@ -320,14 +321,18 @@ def search(
     starts from the same seed.
     """
     size = points3d.shape[1]
-    rows, masked, skew, scratch = np.empty((7, size)), np.empty((7, size)), np.empty(size), np.empty(size)
-    rays, work = np.empty((size, 3)), np.zeros((17, 6))
+    skew, scratch, rays = np.empty(size), np.empty(size), np.empty((size, 3))
+    work, trial = np.empty((8, 6)), np.empty((4, 4))
     X3, rays3, poses, F, G, roots = (
         np.empty((3, 3)), np.empty((3, 3)), np.zeros((4, 4, 4)), np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
     )  # fmt: skip
     centre, state = np.empty(3), np.empty(1, np.uint64)
     for b in range(points3d.shape[0]):
-        n = 0
+        n = np.int64(0)  # a literal 0 would compile once more all that takes it
+        for i in range(size):
+            n += 1 if usable[b, i] else 0
+        rows, masked = np.empty((7, n)), np.empty((7, n))
+        n = np.int64(0)
         fx, fy, cx, cy, s = K[b, 0, 0], K[b, 1, 1], K[b, 0, 2], K[b, 1, 2], K[b, 0, 1]
         for i in range(size):
             if usable[b, i]:
@@ -342,26 +347,27 @@ def search(
         found[b], drawn[b] = False, 0
         near = z_min[b]
         T = pose[b]
-        T[:] = 0.0
         for i in range(4):
-            T[i, i] = 1.0
+            for j in range(4):
+                T[i, j] = 1.0 if i == j else 0.0
         if n < 3:
             continue
         for axis in range(3):  # an object far from its origin would lose digits
-            scratch[:n] = rows[axis, :n]
+            for i in range(n):
+                scratch[i] = rows[axis, i]
             centre[axis] = median(scratch[:n])
             for i in range(n):
                 rows[axis, i] -= centre[axis]
         least, agreed, needed = float(n), 0.0, np.inf
         if has_first[b]:
-            trial = poses[0]
-            trial[:] = first[b]
+            known = poses[0]
+            copy_pose(first[b], known)
             for i in range(3):
-                trial[i, 3] += trial[i, 0] * centre[0] + trial[i, 1] * centre[1] + trial[i, 2] * centre[2]
-            cost, count = disagreement(rows, skew, n, trial, near, least)
+                known[i, 3] += known[i, 0] * centre[0] + known[i, 1] * centre[1] + known[i, 2] * centre[2]
+            cost, count = disagreement(rows, skew, n, known, near, least)
             if cost < least and count >= 3.0:
-                least, agreed = polish(rows, skew, n, trial, near, cost, count, masked, work)
-                T[:3] = trial[:3]
+                least, agreed = polish(rows, skew, n, known, near, cost, count, masked, work, trial)
+                copy_pose(known, T)
                 found[b] = True
                 needed = max(float(least_samples), samples_for(agreed, n, confidence))
         state[0] = np.uint64(seed)
@@ -383,10 +389,10 @@ def search(
                 cost, count = disagreement(rows, skew, n, poses[m], near, least)
                 if cost < least:
                     least, agreed, better = cost, count, True
-                    T[:3] = poses[m, :3]
+                    copy_pose(poses[m], T)
             if better:
                 found[b] = True
-                least, agreed = polish(rows, skew, n, T, near, least, agreed, masked, work)
+                least, agreed = polish(rows, skew, n, T, near, least, agreed, masked, work, trial)
                 needed = max(float(least_samples), samples_for(agreed, n, confidence))
         drawn[b] = k
         for i in range(3):
@@ -443,11 +449,11 @@ def gather(points3d, points2d, weights, usable, inliers, poses, X, x, w, starts,
         for i in range(n):
             for j in range(3):
                 X[b, i, j] /= unit
-        X[b, n:] = 0.0
-        x[b, n:] = 0.0
-        w[b, n:] = 0.0
+        for i in range(n, X.shape[1]):
+            X[b, i, 0] = X[b, i, 1] = X[b, i, 2] = 0.0
+            x[b, i, 0] = x[b, i, 1] = w[b, i, 0] = w[b, i, 1] = 0.0
         centre[b, 0], centre[b, 1], centre[b, 2], scale[b] = c0, c1, c2, unit
-        starts[b] = poses[b]
+        copy_pose(poses[b], starts[b])
         for i in range(3):
             starts[b, i, 3] = (poses[b, i, 3] + poses[b, i, 0] * c0 + poses[b, i, 1] * c1 + poses[b, i, 2] * c2) / unit
 
@@ -458,7 +464,7 @@ def outward(own, own_covariance, cost, counts, centre, scale, poses, covariance)
     A, B = np.empty((6, 6)), np.empty((6, 6))
     for b in range(len(poses)):
         T, unit = poses[b], scale[b]
-        T[:] = own[b]
+        copy_pose(own[b], T)
         noise = 2.0 * cost[b] / max(2 * counts[b] - 6, 1)  # variance of a weighted residual
         arm = A[0]
         for i in range(3):

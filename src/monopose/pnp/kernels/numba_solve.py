@@ -13,110 +13,114 @@ from ..checks import COUNTED, DISTINCT, Reason
 from ..problems import FLAT, FLATTEST, INITIAL_RADIUS, PATIENCE, RADIUS_GROWTH, TOLERANCE, UNCERTAIN, UNDETERMINED
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, in_pixels, inline, kernel_, slopes
 
-IDENTITY, ORIGIN = np.eye(4), np.zeros(3)
 CONVERGED, TOO_FEW_POINTS, DEGENERATE = int(Reason.CONVERGED), int(Reason.TOO_FEW_POINTS), int(Reason.DEGENERATE)
 BEHIND_THE_CAMERA, NOT_FINITE, ITERATIONS = int(Reason.BEHIND_THE_CAMERA), int(Reason.NOT_FINITE), int(Reason.ITERATIONS)
 
 
-@inline
-def _accumulate(rows, T, K, delta, limits, z_min, kernel, flattest, H, g):
-    """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
-    k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
-    k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
-    k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
-    u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
-    square_delta, least = delta * delta, math.sqrt(1.0 - flattest)
-    total = 0.0
-    g0 = g1 = g2 = g3 = g4 = g5 = 0.0
-    h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
-    h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
-    for i in range(X.shape[0]):
-        px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
-        py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
-        pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
-        cx, cy, cz = px + t0, py + t1, pz + t2
-        depth = k20 * cx + k21 * cy + k22 * cz
-        front = 1.0 if depth > z_min else 0.0
-        inverse = 1.0 / (depth if depth > z_min else z_min)
-        u = (k00 * cx + k01 * cy + k02 * cz) * inverse
-        v = (k10 * cx + k11 * cy + k12 * cz) * inverse
-        uc = u_min if u < u_min else u
-        uc = u_max if uc > u_max else uc
-        vc = v_min if v < v_min else v
-        vc = v_max if vc > v_max else vc
-        ru = A[i] * (uc - U[i])
-        rv = B[i] * (vc - V[i])
-        su = (A[i] if uc == u else 0.0) * inverse
-        sv = (B[i] if vc == v else 0.0) * inverse
-        uf, vf = uc * front, vc * front
-        a0, a1, a2 = su * (k00 - uf * k20), su * (k01 - uf * k21), su * (k02 - uf * k22)
-        b0, b1, b2 = sv * (k10 - vf * k20), sv * (k11 - vf * k21), sv * (k12 - vf * k22)
-        square = ru * ru + rv * rv
-        if kernel == SQUARES:
-            total += square
-        else:
-            if kernel == HUBER:
-                far = square > square_delta
-                length = math.sqrt(square if far else 1.0)
-                total += delta * (2.0 * length - delta) if far else square
-                across = math.sqrt(delta / length) if far else 1.0
-                along = least if far else 1.0
+def _accumulator(kernel):
+    """`normal` for one kernel, a constant to the compiler."""
+
+    @kernel_
+    def accumulate(rows, T, K, delta, limits, z_min, flattest, H, g):
+        """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
+        X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
+        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
+        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
+        k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
+        k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
+        u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
+        square_delta, least = delta * delta, math.sqrt(1.0 - flattest)
+        total = 0.0
+        g0 = g1 = g2 = g3 = g4 = g5 = 0.0
+        h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
+        h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
+        for i in range(X.shape[0]):
+            px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
+            py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
+            pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
+            cx, cy, cz = px + t0, py + t1, pz + t2
+            depth = k20 * cx + k21 * cy + k22 * cz
+            front = 1.0 if depth > z_min else 0.0
+            inverse = 1.0 / (depth if depth > z_min else z_min)
+            u = (k00 * cx + k01 * cy + k02 * cz) * inverse
+            v = (k10 * cx + k11 * cy + k12 * cz) * inverse
+            uc = u_min if u < u_min else u
+            uc = u_max if uc > u_max else uc
+            vc = v_min if v < v_min else v
+            vc = v_max if vc > v_max else vc
+            ru = A[i] * (uc - U[i])
+            rv = B[i] * (vc - V[i])
+            su = (A[i] if uc == u else 0.0) * inverse
+            sv = (B[i] if vc == v else 0.0) * inverse
+            uf, vf = uc * front, vc * front
+            a0, a1, a2 = su * (k00 - uf * k20), su * (k01 - uf * k21), su * (k02 - uf * k22)
+            b0, b1, b2 = sv * (k10 - vf * k20), sv * (k11 - vf * k21), sv * (k12 - vf * k22)
+            square = ru * ru + rv * rv
+            if kernel == SQUARES:
+                total += square
             else:
-                ratio = square / square_delta
-                across = math.sqrt(1.0 / (1.0 + ratio))  # the cost itself: see `cauchy_cost`
-                flat = 2.0 * ratio / (1.0 + ratio)
-                along = math.sqrt(1.0 - (flattest if flat > flattest else flat))
-            less = (1.0 - along) / (square if square > 1e-30 else 1e-30)
-            c0, c1, c2 = less * (ru * a0 + rv * b0), less * (ru * a1 + rv * b1), less * (ru * a2 + rv * b2)
-            a0, a1, a2 = across * (a0 - ru * c0), across * (a1 - ru * c1), across * (a2 - ru * c2)
-            b0, b1, b2 = across * (b0 - rv * c0), across * (b1 - rv * c1), across * (b2 - rv * c2)
-            ru, rv = ru * across / along, rv * across / along
-        a3, a4, a5 = py * a2 - pz * a1, pz * a0 - px * a2, px * a1 - py * a0
-        b3, b4, b5 = py * b2 - pz * b1, pz * b0 - px * b2, px * b1 - py * b0
-        g0 += a0 * ru + b0 * rv
-        g1 += a1 * ru + b1 * rv
-        g2 += a2 * ru + b2 * rv
-        g3 += a3 * ru + b3 * rv
-        g4 += a4 * ru + b4 * rv
-        g5 += a5 * ru + b5 * rv
-        h00 += a0 * a0 + b0 * b0
-        h10 += a1 * a0 + b1 * b0
-        h11 += a1 * a1 + b1 * b1
-        h20 += a2 * a0 + b2 * b0
-        h21 += a2 * a1 + b2 * b1
-        h22 += a2 * a2 + b2 * b2
-        h30 += a3 * a0 + b3 * b0
-        h31 += a3 * a1 + b3 * b1
-        h32 += a3 * a2 + b3 * b2
-        h33 += a3 * a3 + b3 * b3
-        h40 += a4 * a0 + b4 * b0
-        h41 += a4 * a1 + b4 * b1
-        h42 += a4 * a2 + b4 * b2
-        h43 += a4 * a3 + b4 * b3
-        h44 += a4 * a4 + b4 * b4
-        h50 += a5 * a0 + b5 * b0
-        h51 += a5 * a1 + b5 * b1
-        h52 += a5 * a2 + b5 * b2
-        h53 += a5 * a3 + b5 * b3
-        h54 += a5 * a4 + b5 * b4
-        h55 += a5 * a5 + b5 * b5
-    g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
-    H[0, 0] = h00
-    H[1, 0], H[1, 1] = h10, h11
-    H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
-    return 0.5 * total
+                if kernel == HUBER:
+                    far = square > square_delta
+                    length = math.sqrt(square if far else 1.0)
+                    total += delta * (2.0 * length - delta) if far else square
+                    across = math.sqrt(delta / length) if far else 1.0
+                    along = least if far else 1.0
+                else:
+                    ratio = square / square_delta
+                    across = math.sqrt(1.0 / (1.0 + ratio))  # the cost itself: see `cauchy_cost`
+                    flat = 2.0 * ratio / (1.0 + ratio)
+                    along = math.sqrt(1.0 - (flattest if flat > flattest else flat))
+                less = (1.0 - along) / (square if square > 1e-30 else 1e-30)
+                c0, c1, c2 = less * (ru * a0 + rv * b0), less * (ru * a1 + rv * b1), less * (ru * a2 + rv * b2)
+                a0, a1, a2 = across * (a0 - ru * c0), across * (a1 - ru * c1), across * (a2 - ru * c2)
+                b0, b1, b2 = across * (b0 - rv * c0), across * (b1 - rv * c1), across * (b2 - rv * c2)
+                ru, rv = ru * across / along, rv * across / along
+            a3, a4, a5 = py * a2 - pz * a1, pz * a0 - px * a2, px * a1 - py * a0
+            b3, b4, b5 = py * b2 - pz * b1, pz * b0 - px * b2, px * b1 - py * b0
+            g0 += a0 * ru + b0 * rv
+            g1 += a1 * ru + b1 * rv
+            g2 += a2 * ru + b2 * rv
+            g3 += a3 * ru + b3 * rv
+            g4 += a4 * ru + b4 * rv
+            g5 += a5 * ru + b5 * rv
+            h00 += a0 * a0 + b0 * b0
+            h10 += a1 * a0 + b1 * b0
+            h11 += a1 * a1 + b1 * b1
+            h20 += a2 * a0 + b2 * b0
+            h21 += a2 * a1 + b2 * b1
+            h22 += a2 * a2 + b2 * b2
+            h30 += a3 * a0 + b3 * b0
+            h31 += a3 * a1 + b3 * b1
+            h32 += a3 * a2 + b3 * b2
+            h33 += a3 * a3 + b3 * b3
+            h40 += a4 * a0 + b4 * b0
+            h41 += a4 * a1 + b4 * b1
+            h42 += a4 * a2 + b4 * b2
+            h43 += a4 * a3 + b4 * b3
+            h44 += a4 * a4 + b4 * b4
+            h50 += a5 * a0 + b5 * b0
+            h51 += a5 * a1 + b5 * b1
+            h52 += a5 * a2 + b5 * b2
+            h53 += a5 * a3 + b5 * b3
+            h54 += a5 * a4 + b5 * b4
+            h55 += a5 * a5 + b5 * b5
+        g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+        H[0, 0] = h00
+        H[1, 0], H[1, 1] = h10, h11
+        H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
+        H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
+        H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
+        H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+        return 0.5 * total
+
+    return accumulate
 
 
-@inline
+@kernel_
 def accumulate_pinhole(rows, T, limits, z_min, H, g):
-    """`_accumulate` for squares where K is the identity: a fifth of the entries are zero."""
+    """`normal` for squares where K is the identity: a fifth of the entries are zero."""
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
     r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
@@ -184,22 +188,7 @@ def accumulate_pinhole(rows, T, limits, z_min, H, g):
     return 0.5 * total
 
 
-@kernel_
-def _squares(rows, T, K, delta, limits, z_min, pinhole, H, g):
-    if pinhole:
-        return accumulate_pinhole(rows, T, limits, z_min, H, g)
-    return _accumulate(rows, T, K, delta, limits, z_min, SQUARES, 0.0, H, g)
-
-
-@kernel_
-def _huber(rows, T, K, delta, limits, z_min, flattest, H, g):
-    return _accumulate(rows, T, K, delta, limits, z_min, HUBER, flattest, H, g)
-
-
-@kernel_
-def _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g):
-    _accumulate(rows, T, K, delta, limits, z_min, CAUCHY, flattest, H, g)
-    return cauchy_cost(rows, camera_matrix(K, T), delta, limits, z_min)
+_squares, _huber, _cauchy = _accumulator(SQUARES), _accumulator(HUBER), _accumulator(CAUCHY)
 
 
 @kernel_
@@ -209,123 +198,139 @@ def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g):
     flattest: `FLATTEST`, or 0 for re-weighted least squares.
     """
     if kernel == SQUARES:
-        return _squares(rows, T, K, delta, limits, z_min, pinhole, H, g)
+        if pinhole:
+            return accumulate_pinhole(rows, T, limits, z_min, H, g)
+        return _squares(rows, T, K, delta, limits, z_min, flattest, H, g)
     if kernel == HUBER:
         return _huber(rows, T, K, delta, limits, z_min, flattest, H, g)
-    return _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g)
+    _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g)
+    return cauchy_cost(rows, camera_matrix(K, T), delta, limits, z_min)
 
 
-@inline
-def _exact(rows, T, K, delta, bounds, z_min, kernel, H, g):
-    """Fill the lower triangle of the full Hessian H (6, 6), and g (6,); returns the cost, without it for Cauchy."""
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
-    k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
-        K[0, 0],
-        K[0, 1],
-        K[0, 2],
-        K[1, 0],
-        K[1, 1],
-        K[1, 2],
-        K[2, 0],
-        K[2, 1],
-        K[2, 2],
-    )
-    square_delta, total = delta * delta, 0.0
-    g0 = g1 = g2 = g3 = g4 = g5 = 0.0
-    h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
-    h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
-    for i in range(X.shape[0]):
-        px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
-        py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
-        pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
-        ru, rv, inverse, uc, vc, a, b, front = in_pixels(px + t0, py + t1, pz + t2, K, U[i], V[i], A[i], B[i], bounds, z_min)
-        a, b = a * inverse, b * inverse
-        square = ru * ru + rv * rv
-        first, second, _ = slopes(square, delta, kernel)
-        if kernel == HUBER:
-            total += delta * (2.0 * math.sqrt(square) - delta) if square > square_delta else square
-        else:
-            total += square
-        # force e and stiffness s: first and second derivative of the cost by (h0, h1, h2) = K p
-        uf, vf = front * uc, front * vc
-        e0, e1 = first * a * ru, first * b * rv
-        e2 = -uf * e0 - vf * e1
-        s00 = (first + 2.0 * second * ru * ru) * a * a
-        s11 = (first + 2.0 * second * rv * rv) * b * b
-        s10 = 2.0 * second * ru * rv * a * b
-        s20 = -uf * s00 - vf * s10 - front * e0 * inverse
-        s21 = -uf * s10 - vf * s11 - front * e1 * inverse
-        s22 = uf * (uf * s00 + vf * s10) + vf * (uf * s10 + vf * s11) - 2.0 * e2 * inverse
-        # the same by p: K' e, and m = K' s K
-        f0, f1, f2 = k00 * e0 + k10 * e1 + k20 * e2, k01 * e0 + k11 * e1 + k21 * e2, k02 * e0 + k12 * e1 + k22 * e2
-        g0 += f0
-        g1 += f1
-        g2 += f2
-        g3 += py * f2 - pz * f1
-        g4 += pz * f0 - px * f2
-        g5 += px * f1 - py * f0
-        q00, q01, q02 = s00 * k00 + s10 * k10 + s20 * k20, s00 * k01 + s10 * k11 + s20 * k21, s00 * k02 + s10 * k12 + s20 * k22
-        q10, q11, q12 = s10 * k00 + s11 * k10 + s21 * k20, s10 * k01 + s11 * k11 + s21 * k21, s10 * k02 + s11 * k12 + s21 * k22
-        q20, q21, q22 = s20 * k00 + s21 * k10 + s22 * k20, s20 * k01 + s21 * k11 + s22 * k21, s20 * k02 + s21 * k12 + s22 * k22
-        m00 = k00 * q00 + k10 * q10 + k20 * q20
-        m10, m11 = k01 * q00 + k11 * q10 + k21 * q20, k01 * q01 + k11 * q11 + k21 * q21
-        m20, m21 = k02 * q00 + k12 * q10 + k22 * q20, k02 * q01 + k12 * q11 + k22 * q21
-        m22 = k02 * q02 + k12 * q12 + k22 * q22
-        h00 += m00
-        h10 += m10
-        h11 += m11
-        h20 += m20
-        h21 += m21
-        h22 += m22
-        # rotating moves p by omega x turned: turned x (columns of m), and once more for both by the rotation
-        b00, b01, b02 = py * m20 - pz * m10, py * m21 - pz * m11, py * m22 - pz * m21
-        b10, b11, b12 = pz * m00 - px * m20, pz * m10 - px * m21, pz * m20 - px * m22
-        b20, b21, b22 = px * m10 - py * m00, px * m11 - py * m10, px * m21 - py * m20
-        h30 += b00
-        h31 += b01
-        h32 += b02
-        h40 += b10
-        h41 += b11
-        h42 += b12
-        h50 += b20
-        h51 += b21
-        h52 += b22
-        # and, in second order, by omega x (omega x turned) / 2 along the force
-        along0, along1, along2 = f0 * px, f1 * py, f2 * pz
-        h33 += py * b02 - pz * b01 - along1 - along2
-        h43 += py * b12 - pz * b11 + 0.5 * (f0 * py + f1 * px)
-        h53 += py * b22 - pz * b21 + 0.5 * (f0 * pz + f2 * px)
-        h44 += pz * b10 - px * b12 - along0 - along2
-        h54 += pz * b20 - px * b22 + 0.5 * (f1 * pz + f2 * py)
-        h55 += px * b21 - py * b20 - along0 - along1
-    H[0, 0] = h00
-    H[1, 0], H[1, 1] = h10, h11
-    H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
-    g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
-    return 0.5 * total
+def _differentiator(squares):
+    """`exact` for squares, a constant to the compiler, or for the other kernels."""
+
+    @kernel_
+    def differentiate(rows, T, K, delta, bounds, z_min, robust, H, g):
+        """Fill the lower triangle of the full Hessian H (6, 6), and g (6,); returns the cost, without it for Cauchy."""
+        X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
+        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
+        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
+            K[0, 0],
+            K[0, 1],
+            K[0, 2],
+            K[1, 0],
+            K[1, 1],
+            K[1, 2],
+            K[2, 0],
+            K[2, 1],
+            K[2, 2],
+        )
+        kernel = SQUARES if squares else robust
+        square_delta, total = delta * delta, 0.0
+        g0 = g1 = g2 = g3 = g4 = g5 = 0.0
+        h00 = h10 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
+        h40 = h41 = h42 = h43 = h44 = h50 = h51 = h52 = h53 = h54 = h55 = 0.0
+        for i in range(X.shape[0]):
+            px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
+            py = r10 * X[i] + r11 * Y[i] + r12 * Z[i]
+            pz = r20 * X[i] + r21 * Y[i] + r22 * Z[i]
+            ru, rv, inverse, uc, vc, a, b, front = in_pixels(
+                px + t0, py + t1, pz + t2, K, U[i], V[i], A[i], B[i], bounds, z_min
+            )
+            a, b = a * inverse, b * inverse
+            square = ru * ru + rv * rv
+            first, second, _ = slopes(square, delta, kernel)
+            if kernel == HUBER:
+                total += delta * (2.0 * math.sqrt(square) - delta) if square > square_delta else square
+            else:
+                total += square
+            # force e and stiffness s: first and second derivative of the cost by (h0, h1, h2) = K p
+            uf, vf = front * uc, front * vc
+            e0, e1 = first * a * ru, first * b * rv
+            e2 = -uf * e0 - vf * e1
+            s00 = (first + 2.0 * second * ru * ru) * a * a
+            s11 = (first + 2.0 * second * rv * rv) * b * b
+            s10 = 2.0 * second * ru * rv * a * b
+            s20 = -uf * s00 - vf * s10 - front * e0 * inverse
+            s21 = -uf * s10 - vf * s11 - front * e1 * inverse
+            s22 = uf * (uf * s00 + vf * s10) + vf * (uf * s10 + vf * s11) - 2.0 * e2 * inverse
+            # the same by p: K' e, and m = K' s K
+            f0, f1, f2 = k00 * e0 + k10 * e1 + k20 * e2, k01 * e0 + k11 * e1 + k21 * e2, k02 * e0 + k12 * e1 + k22 * e2
+            g0 += f0
+            g1 += f1
+            g2 += f2
+            g3 += py * f2 - pz * f1
+            g4 += pz * f0 - px * f2
+            g5 += px * f1 - py * f0
+            q00, q01, q02 = (
+                s00 * k00 + s10 * k10 + s20 * k20,
+                s00 * k01 + s10 * k11 + s20 * k21,
+                s00 * k02 + s10 * k12 + s20 * k22,
+            )
+            q10, q11, q12 = (
+                s10 * k00 + s11 * k10 + s21 * k20,
+                s10 * k01 + s11 * k11 + s21 * k21,
+                s10 * k02 + s11 * k12 + s21 * k22,
+            )
+            q20, q21, q22 = (
+                s20 * k00 + s21 * k10 + s22 * k20,
+                s20 * k01 + s21 * k11 + s22 * k21,
+                s20 * k02 + s21 * k12 + s22 * k22,
+            )
+            m00 = k00 * q00 + k10 * q10 + k20 * q20
+            m10, m11 = k01 * q00 + k11 * q10 + k21 * q20, k01 * q01 + k11 * q11 + k21 * q21
+            m20, m21 = k02 * q00 + k12 * q10 + k22 * q20, k02 * q01 + k12 * q11 + k22 * q21
+            m22 = k02 * q02 + k12 * q12 + k22 * q22
+            h00 += m00
+            h10 += m10
+            h11 += m11
+            h20 += m20
+            h21 += m21
+            h22 += m22
+            # rotating moves p by omega x turned: turned x (columns of m), and once more for both by the rotation
+            b00, b01, b02 = py * m20 - pz * m10, py * m21 - pz * m11, py * m22 - pz * m21
+            b10, b11, b12 = pz * m00 - px * m20, pz * m10 - px * m21, pz * m20 - px * m22
+            b20, b21, b22 = px * m10 - py * m00, px * m11 - py * m10, px * m21 - py * m20
+            h30 += b00
+            h31 += b01
+            h32 += b02
+            h40 += b10
+            h41 += b11
+            h42 += b12
+            h50 += b20
+            h51 += b21
+            h52 += b22
+            # and, in second order, by omega x (omega x turned) / 2 along the force
+            along0, along1, along2 = f0 * px, f1 * py, f2 * pz
+            h33 += py * b02 - pz * b01 - along1 - along2
+            h43 += py * b12 - pz * b11 + 0.5 * (f0 * py + f1 * px)
+            h53 += py * b22 - pz * b21 + 0.5 * (f0 * pz + f2 * px)
+            h44 += pz * b10 - px * b12 - along0 - along2
+            h54 += pz * b20 - px * b22 + 0.5 * (f1 * pz + f2 * py)
+            h55 += px * b21 - py * b20 - along0 - along1
+        H[0, 0] = h00
+        H[1, 0], H[1, 1] = h10, h11
+        H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
+        H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
+        H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
+        H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+        g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+        return 0.5 * total
+
+    return differentiate
 
 
-@kernel_
-def _exact_squares(rows, T, K, delta, bounds, z_min, H, g):
-    return _exact(rows, T, K, delta, bounds, z_min, SQUARES, H, g)
-
-
-@kernel_
-def _exact_robust(rows, T, K, delta, bounds, z_min, kernel, H, g):
-    return _exact(rows, T, K, delta, bounds, z_min, kernel, H, g)
+_exact_squares, _exact_robust = _differentiator(True), _differentiator(False)
 
 
 @kernel_
 def exact(rows, T, K, delta, bounds, z_min, kernel, H, g):
     """Fill the lower triangle of the full Hessian H (6, 6), `implicit.hessian`, and g (6,); returns the cost."""
     if kernel == SQUARES:
-        return _exact_squares(rows, T, K, delta, bounds, z_min, H, g)
+        return _exact_squares(rows, T, K, delta, bounds, z_min, kernel, H, g)
     total = _exact_robust(rows, T, K, delta, bounds, z_min, kernel, H, g)
     return total if kernel == HUBER else cauchy_cost(rows, camera_matrix(K, T), delta, bounds, z_min)
 
@@ -370,10 +375,10 @@ def lay_out_scaled(points3d, points2d, weights, K, bounds, centre, scale, z_min,
 @kernel_
 def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cost, z_min, kernel):
     """Fill H (B, 6, 6), g (B, 6), cost (B,)."""
-    rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
+    rows, limits, camera, origin = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3)), np.zeros(3)
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
-            points3d[b], points2d[b], weights[b], K[b], bounds[b], ORIGIN, 1.0, z_min, rows, limits, camera
+            points3d[b], points2d[b], weights[b], K[b], bounds[b], origin, 1.0, z_min, rows, limits, camera
         )
         cost[b] = normal(rows, poses[b], camera, delta[b], limits, near, kernel, pinhole, FLATTEST, H[b], g[b])
         for i in range(6):
@@ -426,6 +431,16 @@ def substitute(L, n, x):
         _substitute(L, 6, x)
     else:
         _substitute(L, n, x)
+
+
+@kernel_
+def copy_pose(T, out):
+    """out <- T, (4, 4), in any precision. To assign a slice takes seconds to compile, for the words of its error."""
+    for i in range(3):
+        for j in range(4):
+            out[i, j] = T[i, j]
+    out[3, 0] = out[3, 1] = out[3, 2] = 0.0
+    out[3, 3] = 1.0
 
 
 @kernel_
@@ -554,18 +569,24 @@ def damped_step(H, g, damping, yaw_only, step):
     return 0.5 * falls, definite and math.isfinite(x0 + x1 + x2 + x3 + x4 + x5)
 
 
+@inline
+def _keep(H, work):
+    for i in range(6):
+        for j in range(6):
+            work[i, j] = H[i, j]
+
+
 @kernel_
-def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterations, trust_region, eps, work):
+def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterations, trust_region, eps, work, T_new):
     """Trust-region Levenberg-Marquardt from the pose T, in place.
 
     Returns (cost, whether a stationary point was reached, how much of the cost may be rounding, whether the steps shrank so
     fast that the curvature there is about that of the model, how many were taken). The rules are those of
-    `solve.descend_reference`. eps is the rounding of the data; work is (19, 6) scratch, whose first six rows are left with the
-    Hessian at the end.
+    `solve.descend_reference`. eps is the rounding of the data; work (15, 6) and T_new (4, 4) are scratch: the first six rows
+    are left with the Hessian at the end.
     """
     count = rows.shape[1]
-    H, H_new, T_new = work[0:6], work[6:12], work[12:16, :4]
-    g, g_new, step = work[16], work[17], work[18]
+    H, H_new, g, g_new, step = work[0:6], work[6:12], work[12], work[13], work[14]
     magnitude = 0.0
     for i in range(count):
         x, y = rows[5, i] * rows[3, i], rows[6, i] * rows[4, i]
@@ -593,37 +614,36 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
         if (
             coarse and fast and 10.0 * promised * promised <= small * before and length < 1e-3
         ):  # the next step is not worth a look
-            T[:3] = T_new[:3]
-            work[0:6] = H
+            copy_pose(T_new, T)
+            _keep(H, work)
             return cost - promised, True, small, True, taken
         if done:  # what is left to gain cannot be measured: the last step is taken on trust, unless it is no small one
             if length < 1e-4:
-                T[:3] = T_new[:3]
+                copy_pose(T_new, T)
             break
         cost_new = normal(rows, T_new, K, delta, limits, z_min, kernel, pinhole, flattest, H_new, g_new)
         gain = (cost - cost_new) / max(promised, 1e-300)
         accept = gain > 1e-3 if trust_region else math.isfinite(cost_new)
         if accept:
             before = promised
-            T[:3] = T_new[:3]
+            copy_pose(T_new, T)
             H, H_new, g, g_new = H_new, H, g_new, g
             cost = cost_new
             radius = min(radius / max(1.0 / RADIUS_GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
             shrink = 2.0
         else:
             radius, shrink = max(radius / shrink, 1e-10), min(2.0 * shrink, 1e6)
-    work[0:6] = H
+    _keep(H, work)
     return cost, done, _rounding(eps, cost, grain, most), fast, taken
 
 
 @kernel_
-def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, rounding, work):
+def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, rounding, work, T_new):
     """Newton's method with the full Hessian, from where Gauss-Newton stalled or stopped, in place: `solve.finish_reference`.
 
     Returns (cost, whether T is a minimum: the Hessian is positive definite there and a step would gain less than `TOLERANCE`).
     """
-    H, H_new, T_new = work[0:6], work[6:12], work[12:16, :4]
-    g, g_new, step = work[16], work[17], work[18]
+    H, H_new, g, g_new, step = work[0:6], work[6:12], work[12], work[13], work[14]
     used = 0.0
     for i in range(rows.shape[1]):
         used += 1.0 if rows[5, i] != 0.0 or rows[6, i] != 0.0 else 0.0
@@ -635,7 +655,7 @@ def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, round
         if enough and promised <= rounding:
             if step[3] ** 2 + step[4] ** 2 + step[5] ** 2 < 1e-8:
                 retract(T, step, T_new)
-                T[:3] = T_new[:3]
+                copy_pose(T_new, T)
             return cost, True
         if k == iterations:
             return cost, enough
@@ -648,7 +668,7 @@ def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, round
         cost_new = exact(rows, T_new, K, delta, limits, z_min, kernel, H_new, g_new)
         gain = (cost - cost_new) / max(promised, 1e-300)
         if gain > 1e-3:
-            T[:3] = T_new[:3]
+            copy_pose(T_new, T)
             H, H_new, g, g_new = H_new, H, g_new, g
             cost = cost_new
             radius = min(radius / max(1.0 / RADIUS_GROWTH, 1.0 - (2.0 * gain - 1.0) ** 3), 1e10)
@@ -666,10 +686,10 @@ def descend_batch(
 ):
     """Descend from all starts, poses (B, M, 4, 4) in place; fill cost and stopped (B, M)."""
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
-    work = np.empty((19, 6))
+    work, trial, origin = np.empty((15, 6)), np.empty((4, 4)), np.zeros(3)  # a global array is of another type
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
-            points3d[b], points2d[b], weights[b], K[b], bounds[b], ORIGIN, 1.0, z_min, rows, limits, camera
+            points3d[b], points2d[b], weights[b], K[b], bounds[b], origin, 1.0, z_min, rows, limits, camera
         )
         for m in range(poses.shape[1]):
             cost[b, m], stopped[b, m], _, _, _ = descend(
@@ -686,6 +706,7 @@ def descend_batch(
                 trust_region,
                 eps,
                 work,
+                trial,
             )
 
 
@@ -754,7 +775,7 @@ def _determined(H, yaw_only, top):
 def _along_ray(A, T, Q, back):
     """Turn the translations of A (6, 6) such that the third is along the object's centre, or back; Q (3, 3) keeps the turn.
 
-    Without `back` only the lower triangle of A is read. Returns True.
+    Without `back` only the lower triangle of A is read.
     """
     if not back:
         for i in range(6):
@@ -787,7 +808,6 @@ def _along_ray(A, T, Q, back):
                     A[i, j] = v
                 else:
                     A[j, i] = v
-    return True
 
 
 @kernel_
@@ -852,7 +872,7 @@ def flip(rows, T, work, out):
         return False
     n0, n1, n2 = V[0, small], V[1, small], V[2, small]
     v0, v1, v2 = T[0, 3] / length, T[1, 3] / length, T[2, 3] / length
-    out[:] = T
+    copy_pose(T, out)
     for i in range(3):
         d = 2.0 * (T[i, 0] * n0 + T[i, 1] * n1 + T[i, 2] * n2)
         out[i, 0], out[i, 1], out[i, 2] = T[i, 0] - d * n0, T[i, 1] - d * n1, T[i, 2] - d * n2
@@ -876,9 +896,9 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
     h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
         H, yaw_only, top if top > 0.0 else 1.0
     )
-    turned = False
-    if not _determined(H, yaw_only, top):  # a point of huge weight hides the depth, unless depth is measured along its ray
-        turned = _along_ray(H, T, basis, False)
+    turned = not _determined(H, yaw_only, top)
+    if turned:  # a point of huge weight hides the depth, unless depth is measured along its ray
+        _along_ray(H, T, basis, not turned)  # False, and not a constant: for one it would be compiled again
         h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
             H, yaw_only, top if top > 0.0 else 1.0
         )
@@ -910,7 +930,7 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
             free = not yaw_only or (i != 3 and i != 5 and j != 3 and j != 5)
             covariance[i, j] = 0.5 * (H[i, j] + H[j, i]) if free else 0.0
     if turned:
-        _along_ray(covariance, T, basis, True)
+        _along_ray(covariance, T, basis, turned)
     # variance of a residual, as the residuals show it, and what it makes of the pose
     noise = 2.0 * cost / max(2.0 * used - (4.0 if yaw_only else 6.0), 1.0)
     turn = max(covariance[3, 3], covariance[4, 4], covariance[5, 5])
@@ -927,6 +947,16 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
     if not (noise * turn < UNCERTAIN and noise * move < UNCERTAIN * away):
         return DEGENERATE
     return CONVERGED if minimum else ITERATIONS
+
+
+@inline
+def finite(T):
+    """Whether no entry of a pose (4, 4) is NaN or infinite."""
+    total = 0.0
+    for i in range(3):
+        for j in range(4):
+            total += T[i, j]
+    return math.isfinite(total)
 
 
 @kernel_
@@ -979,8 +1009,8 @@ def give_back(T, centre, scale, own, pose, covariance):
     a0 = T[0, 0] * c0 + T[0, 1] * c1 + T[0, 2] * c2
     a1 = T[1, 0] * c0 + T[1, 1] * c1 + T[1, 2] * c2
     a2 = T[2, 0] * c0 + T[2, 1] * c1 + T[2, 2] * c2
-    own[:] = T
-    pose[:] = T
+    copy_pose(T, own)
+    copy_pose(T, pose)
     pose[0, 3], pose[1, 3], pose[2, 3] = unit * T[0, 3] - a0, unit * T[1, 3] - a1, unit * T[2, 3] - a2
     for side in range(2):  # A C, then (A C) A'
         for j in range(6):
@@ -1012,7 +1042,8 @@ def solve_batch(
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     given = starts.shape[1]
     count = given + 1 if alone and not yaw_only else given  # the last is the flipped best
-    work, ends, spread, basis = np.empty((19, 6)), np.empty((count, 4, 4)), np.empty((6, 6)), np.empty((3, 3))
+    work, ends, spread, basis = np.empty((15, 6)), np.empty((count, 4, 4)), np.empty((6, 6)), np.empty((3, 3))
+    trial = np.empty((4, 4))
     costs, state, left, roundings = np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
@@ -1029,8 +1060,8 @@ def solve_batch(
                         best = k
                 sound = best >= 0 and flip(rows, ends[best], work[6:], T)
             elif alone:
-                T[:] = starts[b, m]
-                sound = math.isfinite(T.sum())
+                copy_pose(starts[b, m], T)
+                sound = finite(T)
             else:
                 sound = take_in(starts[b, m], centre[b], scale[b], T)
             costs[m], state[m] = np.inf, 0  # state: 0 no pose, 1 on its way, 2 stationary, 3 a minimum
@@ -1039,7 +1070,7 @@ def solve_batch(
             last = m
             steps = min(iterations, PATIENCE) if trust_region else iterations
             total, done, roundings[m], fast, taken = descend(
-                rows, T, camera, threshold, limits, near, kernel, pinhole, yaw_only, steps, trust_region, eps, work
+                rows, T, camera, threshold, limits, near, kernel, pinhole, yaw_only, steps, trust_region, eps, work, trial
             )
             costs[m] = total if math.isfinite(total) else np.inf
             state[m], left[m] = (3 if fast else 2) if done else 1, max(iterations - (taken if done else steps), 0)
@@ -1050,7 +1081,7 @@ def solve_batch(
             hope = (state[m] == 1 and costs[m] < 100.0 * least) or (state[m] == 2 and costs[m] < least - roundings[m])
             if hope:
                 costs[m], minimum = finish(
-                    rows, ends[m], camera, threshold, limits, near, kernel, yaw_only, left[m], roundings[m], work
+                    rows, ends[m], camera, threshold, limits, near, kernel, yaw_only, left[m], roundings[m], work, trial
                 )
                 fresh = False
                 state[m] = 3 if minimum else 1
@@ -1066,14 +1097,17 @@ def solve_batch(
             if best < 0 or costs[m] < (1.0 - 1e-3 if state[best] == 3 else 1.0) * costs[best] - roundings[m]:
                 best = m
         if best < 0:
-            ends[0] = IDENTITY
             best = 0
             for i in range(3):  # the caller's identity
+                for j in range(3):
+                    ends[0, i, j] = 1.0 if i == j else 0.0
                 ends[0, i, 3] = centre[b, i] / scale[b]
+            ends[0, 3, 0] = ends[0, 3, 1] = ends[0, 3, 2] = 0.0
+            ends[0, 3, 3] = 1.0
         T = ends[best]
         total = costs[best]
         if not fresh or best != last or kernel != SQUARES or state[best] == 0:  # the covariance is that of the weights rho'
-            total = normal(rows, T, camera, threshold, limits, near, kernel, pinhole, 0.0, work[:6], work[16])
+            total = normal(rows, T, camera, threshold, limits, near, kernel, pinhole, 0.0, work[:6], work[12])
         found = judge(rows, T, total, camera, near, yaw_only, needed, alone, state[best] == 3, work[:6], spread, basis)
         if state[best] == 0:
             found = NOT_FINITE

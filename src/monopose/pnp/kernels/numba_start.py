@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .numba_costs import HUBER, SQUARES, camera_matrix, cauchy_cost, huber_cost, inline, kernel_, squares_cost
-from .numba_solve import factor, lay_out_scaled, retract, substitute
+from .numba_solve import copy_pose, factor, finite, lay_out_scaled, retract, substitute
 
 SUBSET = 6  # points in a random sample
 
@@ -34,7 +34,6 @@ def _turns() -> np.ndarray:
     return np.stack([c, zero, s, zero, one, zero, -s, zero, c], -1)
 
 
-IDENTITY = np.eye(4)
 GRIDS = {6: _cube(), 4: _turns()}
 
 
@@ -116,7 +115,8 @@ def quadratic_form(rows, forms, index, centre, omega, linear, scratch):
     ridge = 1e-14 * (Q[0, 0] + Q[1, 1] + Q[2, 2]) + 1e-300
     for i in range(3):
         Q[i, i] += ridge
-    solvable = factor(Q, 3, L)
+    three = len(Q)  # a literal 3 would be compiled once more
+    solvable = factor(Q, three, L)
     for i in range(3):
         for j in range(9):
             linear[i, j] = 0.0
@@ -127,7 +127,7 @@ def quadratic_form(rows, forms, index, centre, omega, linear, scratch):
             for k in range(3):
                 m = pick[3 * i + k]
                 column[k] = -S[m, 6 + j]
-            substitute(L, 3, column)
+            substitute(L, three, column)
             for k in range(3):
                 linear[k, 3 * i + j] = column[k]
     for i in range(3):
@@ -155,7 +155,7 @@ def _error(omega, r, product):
 @kernel_
 def _polish(omega, pose, dof, iterations, scratch):
     """Damped Gauss-Newton on r' omega r from the rotation of pose (4, 4), in place; returns the error."""
-    trial, H, L, J = scratch[0:4, :4], scratch[4:7, :3], scratch[7:10, :3], scratch[10:13, :9]
+    trial, H, L, J = np.empty((4, 4)), scratch[4:7, :3], scratch[7:10, :3], scratch[10:13, :9]
     r, product, after, g, move = scratch[13, :9], scratch[14, :9], scratch[15, :9], scratch[16, :3], scratch[17, :6]
     product_after = scratch[18, :9]
     n = 3 if dof == 6 else 1
@@ -164,7 +164,6 @@ def _polish(omega, pose, dof, iterations, scratch):
         for j in range(3):
             r[3 * i + j] = pose[i, j]
     now = _error(omega, r, product)
-    trial[3, :] = 0.0
     for _ in range(iterations):
         for a in range(n):
             axis = a if dof == 6 else 1
@@ -283,7 +282,10 @@ def starts_batch(
     proposals = uniforms.shape[1] if n > SUBSET else 0
     rows, forms, limits, camera = np.empty((7, n)), np.empty((6, n)), np.empty(4), np.empty((3, 3))
     scratch, omega, linear, centre = np.empty((19, 10)), np.empty((9, 9)), np.empty((3, 9)), np.empty(3)
-    everything, chosen, cumulative = np.arange(n), np.empty(SUBSET, np.int64), np.empty(n)
+    everything, chosen, cumulative = np.empty(n, np.int64), np.empty(SUBSET, np.int64), np.empty(n)
+    for i in range(n):
+        everything[i] = i
+    fewer = min(iterations, 4)
     poses = np.zeros((keep + few * proposals, 4, 4))
     errors, costs = np.empty(grid.shape[0]), np.empty(keep + few * proposals)
     near = 1.0 + 2.0 * math.cos(math.radians(10.0))  # trace of a rotation by 10 degrees
@@ -303,11 +305,11 @@ def starts_batch(
             for k in range(proposals):
                 if not _draw(cumulative, uniforms[b, k], chosen):
                     for m in range(few):
-                        poses[keep + few * k + m] = poses[0]
+                        copy_pose(poses[0], poses[keep + few * k + m])
                     continue
                 quadratic_form(rows, forms, chosen, centre, omega, linear, scratch)
                 first = keep + few * k
-                _candidates(omega, linear, centre, camera, grid, few, 4, dof, poses[first : first + few], errors, scratch)
+                _candidates(omega, linear, centre, camera, grid, few, fewer, dof, poses[first : first + few], errors, scratch)
         for m in range(len(costs)):
             cost = full_cost(rows, camera, poses[m], threshold, limits, near_plane, kernel)
             costs[m] = cost if math.isfinite(cost) else np.inf
@@ -316,7 +318,12 @@ def starts_batch(
             for m in range(len(costs)):
                 if costs[m] < costs[best]:
                     best = m
-            out[b, c] = poses[best] if math.isfinite(poses[best].sum()) else IDENTITY
+            if finite(poses[best]):
+                copy_pose(poses[best], out[b, c])
+            else:
+                for i in range(4):
+                    for j in range(4):
+                        out[b, c, i, j] = 1.0 if i == j else 0.0
             for m in range(len(costs)):
                 trace = 0.0
                 for i in range(3):
@@ -335,7 +342,13 @@ def _draw(cumulative, uniforms, chosen):
     for k in range(SUBSET):
         u = uniforms[k]
         for _ in range(64):
-            i = min(np.searchsorted(cumulative, u * total, side="right"), len(cumulative) - 1)
+            i, high = 0, len(cumulative) - 1  # the first above u * total
+            while i < high:
+                middle = (i + high) // 2
+                if cumulative[middle] > u * total:
+                    high = middle
+                else:
+                    i = middle + 1
             fresh = True
             for j in range(k):
                 fresh = fresh and chosen[j] != i

@@ -1,0 +1,66 @@
+"""Functions that numba compiles when they are first called: kept on disk, and a word to whoever waits meanwhile."""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+WHAT = {  # package -> what is compiled there, and about how long that takes one core
+    "monopose.pnp": "PnP kernels, about a minute",
+    "monopose.contour": "contour kernels, about ten seconds",
+    "monopose.render": "the rasteriser, a few seconds",
+    "monopose.synthesis": "the renderer of training pictures, about ten seconds",
+    "monopose.nets": "a kernel of the networks, a few seconds",
+}
+_waiting: list[Callable[[str], None]] = []  # whom to tell
+_told: set[str] = set()
+
+
+def tell(say: Callable[[str], None]) -> None:
+    """From now on call `say` with a line when kernels begin to be compiled, once for each package. What is on disk is not."""
+    _waiting[:] = [say]
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: compile a function, without the GIL; keep the result on disk where there is a place for it, else in memory,
+    and say so once. Options are those of `numba.njit`."""
+    import numba
+
+    _listen()
+    options = {"nogil": True, "error_model": "numpy", **options}
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # numba: "cannot cache function: no locator available"
+            _say_once()
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+@cache
+def _say_once() -> None:
+    warnings.warn(
+        "monopose cannot keep its compiled kernels, neither beside the package nor in a home folder; every new process "
+        "compiles them again, which takes up to a minute. Set NUMBA_CACHE_DIR to a folder that can be written to.",
+        stacklevel=2,
+    )
+
+
+@cache
+def _listen() -> None:
+    from numba.core import event
+
+    class Listener(event.Listener):
+        def on_start(self, begun: Any) -> None:
+            module = getattr(begun.data["dispatcher"], "py_func", kernel).__module__
+            package = next((name for name in WHAT if module.startswith(name)), None)
+            if package is not None and package not in _told and _waiting:
+                _told.add(package)
+                _waiting[0](f"compiling {WHAT[package]}, once for this machine")
+
+        def on_end(self, done: Any) -> None:
+            pass
+
+    event.register("numba:compile", Listener())
