@@ -159,6 +159,7 @@ def egocentric_from_allocentric(allocentric: Tensor) -> Tensor:
     return from_rt(_rotation_to_ray(t) @ allocentric[..., :3, :3], t)
 
 
+@full_precision
 def perturbed(
     cam_from_obj: Tensor,
     rotation_sd: float | Tensor,

@@ -19,6 +19,7 @@ from .solve import initial_poses, solve_from
 
 LEAST = 20  # samples that are always drawn: the first pose that many agree with is not yet the best
 NEAR = 1e-6  # times the object's size: the default of z_min
+PLACE = 0.01  # of the largest distance of inliers: a crowd that is nearer to each other is one correspondence, often repeated
 ROUNDS = 10  # most times that inliers and pose are computed from each other
 AGAIN = 4  # most times that samples are added because the refined pose has fewer inliers than the best of the samples
 
@@ -88,7 +89,8 @@ def ransac(
     Source: Fischler and Bolles 1981; Torr and Zisserman, MLESAC, for the score; Chum et al., Locally optimized RANSAC, for
     the refinement inside the loop; final refinement by `solve`.
     """
-    iterations, seed = checks.whole("iterations", iterations, 1), checks.whole("seed", seed)
+    points3d = checks.tensor("points3d", points3d)
+    iterations, seed = checks.whole("iterations", iterations, 1), checks.whole("seed", seed, 0, 2**62)
     min_inliers = checks.whole("min_inliers", min_inliers)
     confidence = checks.number("confidence", confidence, above=0, below=1)
     if backend not in (None, "poselib", "opencv"):
@@ -205,7 +207,7 @@ def _read(
     """The problems; poses to begin with, (B, 4, 4), in the camera of `_Given`; which of those there are, (B,)."""
     from .kernels import numba_ransac
 
-    points3d, points2d = checks.tensor("points3d", points3d), checks.tensor("points2d", points2d)
+    points2d = checks.tensor("points2d", points2d)
     if points3d.dim() < 2 or points3d.shape[-1] != 3:
         raise ValueError(f"points3d must be (..., N, 3) metres, got {tuple(points3d.shape)}")
     n = points3d.shape[-2]
@@ -246,7 +248,7 @@ def _read(
     numba_ransac.read(X, x, w, present, keys, extent, area)
     k, turn = flat(K, 3, 3), None
     if not _plain(k):
-        good = checks.is_camera(k)
+        good, k = checks.is_camera(k), k / checks.scale_of(k)[:, None, None]
         k, turns = checks.split_camera(torch.where(good[:, None, None], k, torch.eye(3).to(k)))
         good = good & (k[:, 0, 0] > 0)  # a mirror is no camera
         present &= good.numpy()[:, None]
@@ -334,7 +336,23 @@ def _fit(given: _Given, pose: np.ndarray, found: np.ndarray, need: int) -> _Fit:
             for b in todo[~good]:
                 reasons[b] = f"the {support[b]} inliers do not fix a pose; are they collinear, or the weights zero?"
             todo = todo[good]
+    for b in np.flatnonzero(found):
+        places = 4 if reasons[b] else _places(given.X[b, inliers[b] & given.usable[b]])
+        if places < 4:
+            reasons[b] = f"the {support[b]} inliers lie in {places} places, at least 4 are needed"
     return _Fit(pose, inliers, support, covariance, reasons)
+
+
+def _places(points: np.ndarray) -> int:
+    """In how many places points (N, 3) lie that are further from each other than `PLACE` allows, counted up to 4."""
+    away, last, least = np.full(len(points), np.inf), 0, 0.0
+    for count in range(1, 4):
+        away = np.minimum(away, np.abs(points - points[last]).max(1))
+        last = int(away.argmax())
+        least = PLACE * away[last] if count == 1 else least
+        if away[last] <= least:
+            return count
+    return 4
 
 
 NO_SAMPLE = "no sample of three points gave a pose; are the points collinear or all the same?"

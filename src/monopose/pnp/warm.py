@@ -23,11 +23,14 @@ def warm_up(dtype: torch.dtype = torch.float32, device: torch.device | str = "cp
         device: "cpu" or "cuda".
 
     Raises:
-        ValueError: for another dtype.
+        ValueError: for another dtype, or no device.
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from error
     if kernels.backend(device) is None:
         return
     g = torch.Generator().manual_seed(0)
