@@ -82,9 +82,9 @@ def test_transforms_are_refused_whichever_argument_they_wrap(layer, argument, tr
     given = {
         "points3d": X,
         "points2d": x,
-        "camera": K.expand(3, 3, 3),
+        "camera": K.repeat(3, 1, 1),
         "weights": torch.ones(3, 10),
-        "init": torch.eye(4).expand(3, 4, 4),
+        "init": torch.eye(4).repeat(3, 1, 1),
     }
     given |= {} if layer is pnp.ransac else {"robust": torch.ones(3)}
     if argument not in given:

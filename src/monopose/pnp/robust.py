@@ -19,7 +19,7 @@ from .solve import initial_poses, solve_from
 
 LEAST = 20  # samples that are always drawn: the first pose that many agree with is not yet the best
 NEAR = 1e-6  # times the object's size: the default of z_min
-PLACE = 0.01  # of the largest distance of inliers: a crowd that is nearer to each other is one correspondence, often repeated
+CROWD = 2.0  # thresholds: inliers that are nearer to each other in the image are one correspondence, often repeated
 ROUNDS = 10  # most times that inliers and pose are computed from each other
 AGAIN = 4  # most times that samples are added because the refined pose has fewer inliers than the best of the samples
 
@@ -337,22 +337,27 @@ def _fit(given: _Given, pose: np.ndarray, found: np.ndarray, need: int) -> _Fit:
                 reasons[b] = f"the {support[b]} inliers do not fix a pose; are they collinear, or the weights zero?"
             todo = todo[good]
     for b in np.flatnonzero(found):
-        places = 4 if reasons[b] else _places(given.X[b, inliers[b] & given.usable[b]])
-        if places < 4:
-            reasons[b] = f"the {support[b]} inliers lie in {places} places, at least 4 are needed"
+        if not reasons[b] and (crowded := _crowded(given, b, inliers[b] & given.usable[b])) is not None:
+            count, all_of = crowded
+            if count < 4 or _may_be_chance(count, all_of, float(given.threshold[b].mean()), float(given.area[b])):
+                reasons[b] = (
+                    f"most of the {support[b]} inliers are in one place of the image, {count - 1} elsewhere may be chance"
+                )
     return _Fit(pose, inliers, support, covariance, reasons)
 
 
-def _places(points: np.ndarray) -> int:
-    """In how many places points (N, 3) lie that are further from each other than `PLACE` allows, counted up to 4."""
-    away, last, least = np.full(len(points), np.inf), 0, 0.0
-    for count in range(1, 4):
-        away = np.minimum(away, np.abs(points - points[last]).max(1))
-        last = int(away.argmax())
-        least = PLACE * away[last] if count == 1 else least
-        if away[last] <= least:
-            return count
-    return 4
+def _crowded(given: _Given, b: int, inliers: np.ndarray) -> tuple[int, int] | None:
+    """How many inliers, of how many points, there are if a crowd in one place counts as one; None where there is none.
+
+    A crowd is more than half of the inliers, within `CROWD` thresholds of their median pixel: any pose that takes the place to
+    the pixel agrees with all of it, wherever two or three more points are.
+    """
+    middle, reach = np.median(given.x[b, inliers], 0), CROWD * float(given.threshold[b].mean())
+    inside = np.abs(given.x[b] - middle).max(1) <= reach
+    crowd = int((inside & inliers).sum())
+    if 2 * crowd <= int(inliers.sum()):
+        return None
+    return int(inliers.sum()) - crowd + 1, int((given.usable[b] & ~inside).sum()) + 1
 
 
 NO_SAMPLE = "no sample of three points gave a pose; are the points collinear or all the same?"
