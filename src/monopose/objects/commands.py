@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import Printer, Result, frames, predict_pictures, shard_result, silent
+from ..io.files import or_warned
 from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
 if TYPE_CHECKING:
@@ -255,6 +256,8 @@ def evaluate(args: Evaluate) -> Result:
 
         found = calibration.reliability(*calibration.of_results(args.results, args.data, args.targets))
         scores["reliability"] = found.as_dict()
-        save_reliability(args.reliability, {args.results.stem: found})
-        words += f"\n\n{tables.reliability_text(found)}\ndiagram: {args.reliability}"
+        words += f"\n\n{tables.reliability_text(found)}"
+        with or_warned("the diagram"):
+            save_reliability(args.reliability, {args.results.stem: found})
+            words += f"\ndiagram: {args.reliability}"
     return Result(scores, words)

@@ -211,6 +211,7 @@ def solve_prepared(
 ) -> tuple[Solution, Tensor]:
     """`solve` of what `prepare` returned; and the poses in their own frames, (B, 4, 4), float64 on the CPU."""
     dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
+    trust_region = checks.flag("trust_region", trust_region)
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
     if init is not None:

@@ -25,7 +25,7 @@ from ..command import (
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
-from ..io.files import write_json
+from ..io.files import or_warned, write_json
 from ..io.poses import frame_record, save_poses
 from ..io.records import read_json, text
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
@@ -208,8 +208,9 @@ def evaluate(args: Evaluate) -> Result:
     report = scoring.evaluate(args.results, args.data, args.bins)
     words = scoring.text(report)
     if args.out is not None:
-        report["pictures"] = [str(p) for p in _save_pictures(args.out, args.results, args.data, report)]
-        words += f"\npictures: {args.out}"
+        with or_warned("the pictures"):
+            report["pictures"] = [str(p) for p in _save_pictures(args.out, args.results, args.data, report)]
+            words += f"\npictures: {args.out}"
     return Result(report, words)
 
 

@@ -28,6 +28,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ import torch
 
 from ...geometry.rotation import matrix_from_quat_wxyz
 from ...io import limits
-from ...io.files import atomic_write, existing_file
+from ...io.files import atomic_folder, atomic_write, existing_file
 from ...io.pickles import read_pickle
 from ...io.records import MM, Array, check_rotations, found, mapping, numbers, rows, text
 from .results import Results, write_results
@@ -69,38 +71,37 @@ def convert_cdpn(folder: str | Path, out: str | Path, models: str | Path) -> dic
     splits = [name for name in SPLITS if (folder / name).is_dir()]
     if not splits:
         raise FileNotFoundError(f"{folder} has none of {', '.join(SPLITS)} ({found(folder)})")
-    partial = _begun(out, models)
-    counts = {}
-    for split in splits:
-        boxes: list[dict[str, Any]] = []
-        name_here = SPLITS[split]
-        counts[name_here] = sum(
-            _scene(folder / split / name, partial / name_here / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
-            for name, obj_id in OBJECTS.items()
-            if (folder / split / name).is_dir()
-        )
-        if not counts[name_here]:
-            raise FileNotFoundError(
-                f"{folder / split} has no NUMBER-color.png in folders such as ape ({found(folder / split)})"
+    with _begun(out, models) as partial:
+        counts = {}
+        for split in splits:
+            boxes: list[dict[str, Any]] = []
+            name_here = SPLITS[split]
+            counts[name_here] = sum(
+                _scene(folder / split / name, partial / name_here / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
+                for name, obj_id in OBJECTS.items()
+                if (folder / split / name).is_dir()
             )
-        if boxes:
-            _write(partial / f"fasterrcnn_{name_here}.json", boxes)
-    partial.rename(out)
+            if not counts[name_here]:
+                raise FileNotFoundError(
+                    f"{folder / split} has no NUMBER-color.png in folders such as ape ({found(folder / split)})"
+                )
+            if boxes:
+                _write(partial / f"fasterrcnn_{name_here}.json", boxes)
     return counts
 
 
-def _begun(out: Path, models: Path) -> Path:
-    """The folder beside `out` that will become it, with camera and models."""
+@contextmanager
+def _begun(out: Path, models: Path) -> Iterator[Path]:
+    """The folder beside `out` that becomes it in the end, with camera and models."""
     if not (models / "models_info.json").is_file():
         raise FileNotFoundError(f"{models} is no BOP models folder ({found(models)}); give that of BOP's lm")
     if out.exists():
         raise ValueError(f"{out} exists; give a new folder, or delete that one")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(models, partial / "models")
-    camera = {"fx": K[0], "fy": K[4], "cx": K[2], "cy": K[5], "width": SIZE[1], "height": SIZE[0], "depth_scale": 1.0}
-    _write(partial / "camera.json", camera)
-    return partial
+    with atomic_folder(out) as partial:
+        shutil.copytree(models, partial / "models")
+        camera = {"fx": K[0], "fy": K[4], "cx": K[2], "cy": K[5], "width": SIZE[1], "height": SIZE[0], "depth_scale": 1.0}
+        _write(partial / "camera.json", camera)
+        yield partial
 
 
 def _scene(source: Path, scene: Path, obj_id: int, synthetic: bool, boxes: list[dict[str, Any]]) -> int:
@@ -192,25 +193,28 @@ def convert_deepim(folder: str | Path, out: str | Path, models: str | Path) -> d
         raise FileNotFoundError(
             f"{folder} has neither LM6d_converted/LM6d_refine nor LM6d_refine_syn nor LINEMOD/fuse_formatted ({found(folder)})"
         )
-    partial = _begun(out, models)
-    counts = {}
-    parts = {"train": (refine, "{}_train.txt"), "test": (refine, "{}_test.txt"), "train_syn": (syn, SYN_LIST)}
-    for split, (place, listed) in parts.items():
-        for name, obj_id in SEQUENCES.items():
-            file = place / "image_set" / "observed" / listed.format(name)
-            if file.is_file():
-                own = f"{obj_id:02d}" if place == refine else name
-                counts[split] = counts.get(split, 0) + _deepim_scene(place, own, name, file, partial / split / f"{obj_id:06d}")
-    if fuse.is_dir():
-        frames = blender_frames(folder / "init_poses" / "pose_conversion" / "blender2bop_RT.npy")
-        counts["train_fuse"] = sum(
-            _fuse_scene(place, obj_id, frames, partial / "train_fuse" / f"{obj_id:06d}")
-            for name, obj_id in SEQUENCES.items()
-            if (place := fuse / ("cam" if name == "camera" else name)).is_dir()
-        )
-    if not any(counts.values()):
-        raise FileNotFoundError(f"{folder} lists no picture; expected LM6d_refine/image_set/observed/ape_train.txt and others")
-    partial.rename(out)
+    with _begun(out, models) as partial:
+        counts = {}
+        parts = {"train": (refine, "{}_train.txt"), "test": (refine, "{}_test.txt"), "train_syn": (syn, SYN_LIST)}
+        for split, (place, listed) in parts.items():
+            for name, obj_id in SEQUENCES.items():
+                file = place / "image_set" / "observed" / listed.format(name)
+                if file.is_file():
+                    own = f"{obj_id:02d}" if place == refine else name
+                    counts[split] = counts.get(split, 0) + _deepim_scene(
+                        place, own, name, file, partial / split / f"{obj_id:06d}"
+                    )
+        if fuse.is_dir():
+            frames = blender_frames(folder / "init_poses" / "pose_conversion" / "blender2bop_RT.npy")
+            counts["train_fuse"] = sum(
+                _fuse_scene(place, obj_id, frames, partial / "train_fuse" / f"{obj_id:06d}")
+                for name, obj_id in SEQUENCES.items()
+                if (place := fuse / ("cam" if name == "camera" else name)).is_dir()
+            )
+        if not any(counts.values()):
+            raise FileNotFoundError(
+                f"{folder} lists no picture; expected LM6d_refine/image_set/observed/ape_train.txt and others"
+            )
     return counts
 
 
