@@ -566,6 +566,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     try:
+        _limit_threads(args.threads)
         args.words = tuple(argv)
         result = _run(argv[0], args)
         if args.json:
@@ -581,6 +582,19 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 1
+
+
+def _limit_threads(count: int | None) -> None:
+    """For all libraries that compute; they read this when they are imported, which is later."""
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be 1 or more, got {count}")
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(count)
+    os.environ["OPENCV_FOR_THREADS_NUM"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def parse(argv: Sequence[str]) -> Any:

@@ -133,7 +133,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
     from . import bop_pipeline, pipeline, probabilistic
 
-    run = pipeline.load(args.model, args.output.device, args.models)
+    run = pipeline.load(args.model, args.output.device, args.models, args.runtime)
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(
             f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
