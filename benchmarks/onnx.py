@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from monopose import export, runs
+from monopose.exported import OnnxNet
 from monopose.io.images import as_frame
-from monopose.nets.onnx import OnnxNet
 from monopose.objects import pipeline
 
 

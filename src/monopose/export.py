@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, runs, weights
+from .exported import INDEX, OnnxNet, missing_library
 from .io.files import ASSETS, atomic_write, sole_writer, write_json
-from .nets.onnx import INDEX, OnnxNet, missing_library
 from .objects import pipeline as objects
 from .objects import probabilistic
 

@@ -18,12 +18,12 @@ from .. import weights
 from ..datasets.bop import models as bop_models
 from ..detection import LEAST_SCORE
 from ..detection import detector as detection
+from ..exported import exported_nets
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import plausible, se3
 from ..io.files import digest_of
 from ..io.images import as_frame
-from ..nets.onnx import exported_nets
 from ..pnp.problems import Z_MIN
 from ..prediction import Prediction
 from ..types import Detections, Dropped, Frame, ObjectModel, PoseEstimates

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..io.records import read_json
+from .io.records import read_json
 
 INDEX = "model.json"  # what an exported folder holds, and how it is used
 
