@@ -573,6 +573,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     try:
+        _limit_threads(args.threads)
         args.words = tuple(argv)
         if not args.json:
             compiled.tell(lambda line: print(f"monopose: {line}", file=sys.stderr, flush=True))
@@ -590,6 +591,19 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 1
+
+
+def _limit_threads(count: int | None) -> None:
+    """For all libraries that compute; they read this when they are imported, which is later."""
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be 1 or more, got {count}")
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(count)
+    os.environ["OPENCV_FOR_THREADS_NUM"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def parse(argv: Sequence[str]) -> Any:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, runs, weights
+from .exported import INDEX, OnnxNet, missing_library
 from .io.files import ASSETS, atomic_write, sole_writer, write_json
-from .nets.onnx import INDEX, OnnxNet, missing_library
 from .objects import pipeline as objects
 from .objects import probabilistic
 
@@ -350,6 +350,8 @@ def _write(part: Part, path: Path) -> float:
     graph = _Graph(part).eval()
     dims = {d: torch.export.Dim(d) for shape, _ in part.inputs.values() for d in shape if isinstance(d, str)}
     free = [{i: dims[d] for i, d in enumerate(shape) if isinstance(d, str)} for shape, _ in part.inputs.values()]
+    with torch.no_grad():
+        graph(*_examples(part, 2))  # what is computed once and kept must not be met by the exporter, whose tensors are empty
     with atomic_write(path) as temporary:
         try:
             # both talk to the terminal whatever `verbose` says

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..io import limits
 from ..types import ObjectModel, Symmetries
 from .appearance import Note, Part
-from .readers import FORMATS, METRIC_FORMATS, check_count, read_parts
+from .readers import CONVERTED, FORMATS, METRIC_FORMATS, check_count, read_parts
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # metres per unit
 LONGEST, SHORTEST = 10.0, 0.001  # metres; an object outside has the wrong unit
@@ -164,7 +164,8 @@ def read_raw(path: str | Path) -> RawMesh:
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in FORMATS) if path.parent.is_dir() else []
         raise FileNotFoundError(f"no mesh file {path} (mesh files there: {', '.join(near[:8]) or 'none'})")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path.name} is not a known mesh format; known: {', '.join(FORMATS)}")
+        how = CONVERTED.get(path.suffix.lower(), "is not a known mesh format")
+        raise ValueError(f"{path.name} {how}; known: {', '.join(FORMATS)}")
     limits.check_file(path, "MONOPOSE_MAX_MESH_MB")
     try:
         parts, notes = read_parts(path)

@@ -134,7 +134,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
     from . import bop_pipeline, pipeline, probabilistic
 
-    run = pipeline.load(args.model, args.output.device, args.models)
+    run = pipeline.load(args.model, args.output.device, args.models, args.runtime)
     run.warm_up()
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(

@@ -194,6 +194,8 @@ class Model(ObjectGeometry):
 
     def at_index(self, images: Tensor, index: Tensor) -> Output:
         """`forward` for positions in `config.obj_ids`, (B,), in place of object ids."""
+        if self.exported is not None:
+            return Output(*self.exported(images, index))
         features = self.net.features(images, index)
         raw = self.net.head(features, index).float()
         logits = self.weight_head(features, index).float()

@@ -241,12 +241,12 @@ def solve(points, pixels, K, threshold):
     if not done or inliers is None or len(inliers) < 6:
         return None
     for _ in range(3):
-        fits = np.linalg.norm(cv2.projectPoints(points, r, t, K, None)[0][:, 0] - pixels, axis=1) < threshold
+        fits = np.linalg.norm(cv2.projectPoints(points, r, t, K, None)[0].reshape(-1, 2) - pixels, axis=1) < threshold
         if fits.sum() < 6:
             return None
         r, t = cv2.solvePnPRefineLM(points[fits], pixels[fits], K, None, r, t)
     pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(r)[0], t[:, 0]
+    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(r)[0], t.ravel()
     return (pose, fits) if pose[2, 3] > 0 else None
 
 
