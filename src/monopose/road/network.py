@@ -70,7 +70,10 @@ class Model(nn.Module):
             nn.init.zeros_(self.stretch.bias)
         scale = None if direct else c.initial_scale
         self.object_head = sampler.ObjectHead(c.channels, c.object_hidden, len(c.attributes) + 1, scale, c.depth_modes)
-        if self.uses_projection:
+        self.pixel_head = None
+        if self.uses_projection and c.auxiliary != "sigma":
+            self.pixel_head = sampler.PixelHead(c.channels // c.heads, c.heads)
+        elif self.uses_projection:
             self.projection_sigma = nn.Parameter(torch.full((2,), math.log(0.2)))
         if c.coordinate_mixture and not direct:
             self.coordinate_sigma = nn.Parameter(torch.full((3,), math.log(0.2)))
