@@ -296,7 +296,7 @@ def test_every_object_counts_alike_when_drawn_by_centreness():
     value = torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0, 100.0])
     torch.manual_seed(0)
     means = []
-    for _ in range(400):
+    for _ in range(150):
         rows, share, even = road_losses.draw_even(owner, central, 40)
         assert len(rows) == 40
         assert set(range(6)) <= set(rows.tolist())  # the even half takes every cell once
@@ -306,7 +306,7 @@ def test_every_object_counts_alike_when_drawn_by_centreness():
             assert even[mine].tolist() == pytest.approx([1 / int(mine.sum())] * int(mine.sum()))
         means.append(float((share * value[rows])[owner[rows] == 4].sum()))
     expected = float((central * value)[:5].sum() / central[:5].sum())  # what drawing by centreness alone would give
-    assert sum(means) / len(means) == pytest.approx(expected, rel=0.02)
+    assert sum(means) / len(means) == pytest.approx(expected, rel=0.05)
     assert road_losses.draw_even(owner[:0], central[:0], 40)[0].shape == (0,)
 
 
@@ -352,7 +352,7 @@ def test_the_published_losses_reach_what_they_should(auxiliary):
 
     def reaches(loss, name):
         gradient = torch.autograd.grad(losses[loss], parts[name], retain_graph=True, allow_unused=True)[0]
-        return gradient is not None and float(gradient.abs().max()) > 1e-12
+        return gradient is not None and float(gradient.abs().max()) > 1e-6  # the scale cancels to the last digit but one
 
     assert all(reaches("projection", name) for name in ("pixel_head.weight", "dense.key.weight", "sampler.query.weight"))
     assert not reaches("projection", "object_head.answers.weight")
