@@ -168,14 +168,16 @@ class Convert(Common):
     """Of which pictures the poses are: the original's .info file, or LM6d_refine."""
     frames: MaybePath = None
     """blender2bop_RT.npy, for PVNet's poses."""
+    noise: Annotated[tuple[float, float] | None, arg(metavar="DEG M")] = None
+    """Make the poses worse: standard deviations in degrees and metres, five times as many metres along the line of sight."""
     out: Path
     """BOP folder to make; of poses the result file METHOD_DATASET-test.csv."""
 
     def check(self) -> None:
         if self.layout == "poses" and (self.pictures is None or self.models is not None):
             raise ValueError("convert poses needs --pictures, and no --models")
-        if self.layout != "poses" and (self.models is None or self.pictures is not None or self.frames is not None):
-            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames")
+        if self.layout != "poses" and (self.models is None or any((self.pictures, self.frames, self.noise))):
+            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames nor --noise")
 
 
 @dataclass(kw_only=True)
@@ -472,7 +474,8 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
         if args.layout == "poses":
-            return {"results": str(args.out), **convert.convert_poses(args.folder, args.pictures, args.out, args.frames)}
+            given = (args.folder, args.pictures, args.out, args.frames, args.noise or (0.0, 0.0))
+            return {"results": str(args.out), **convert.convert_poses(*given)}
         work = convert.convert_cdpn if args.layout == "cdpn" else convert.convert_deepim
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, ConvertWeights):

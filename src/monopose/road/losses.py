@@ -264,9 +264,9 @@ def _pose_losses(
     if config.translation_weight > 0 or config.rotation_weight > 0:
         problems = posterior.prepared.problems
         if config.size_gradient:  # the step teaches coordinates and attention, neither sizes nor the scale of the weights
-            scale = look.answers.log_scale.exp()[rows][:, None]
             fixed = (look.noc * look.lhw.detach()[:, :, None])[rows]
-            problems = prepare(fixed, points2d, K, weights * (scale.detach() / scale), robust, bounds, Z_MIN).problems
+            shared = (look.share * look.answers.log_scale.detach().exp()[:, :, None])[rows]
+            problems = prepare(fixed, points2d, K, shared, robust, bounds, Z_MIN).problems
         step = pnp.one_step(problems, posterior.mode.to(problems.K), dof=4)
         t, r = pnp.derivative_loss(step, truth.to(step), 1.0)
         nothing = torch.zeros_like(t)
