@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < exported weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < camera check cluster demo doctor export fit_identity original_weights publish < cli < __main__",
+    "runs < camera check cluster demo doctor export fit_identity original_weights publish reproduce < cli < __main__",
 )
 PLACE = {
     name: (storey, group)

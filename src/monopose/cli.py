@@ -168,14 +168,16 @@ class Convert(Common):
     """Of which pictures the poses are: the original's .info file, or LM6d_refine."""
     frames: MaybePath = None
     """blender2bop_RT.npy, for PVNet's poses."""
+    noise: Annotated[tuple[float, float] | None, arg(metavar="DEG M")] = None
+    """Make the poses worse: standard deviations in degrees and metres, five times as many metres along the line of sight."""
     out: Path
     """BOP folder to make; of poses the result file METHOD_DATASET-test.csv."""
 
     def check(self) -> None:
         if self.layout == "poses" and (self.pictures is None or self.models is not None):
             raise ValueError("convert poses needs --pictures, and no --models")
-        if self.layout != "poses" and (self.models is None or self.pictures is not None or self.frames is not None):
-            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames")
+        if self.layout != "poses" and (self.models is None or any((self.pictures, self.frames, self.noise))):
+            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames nor --noise")
 
 
 @dataclass(kw_only=True)
@@ -218,6 +220,30 @@ class Export(Common):
     """Run folder, or the name of bundled weights."""
     out: MaybePath = None
     """Folder for the files; RUN/onnx by default."""
+
+
+@dataclass(kw_only=True)
+class Reproduce(Common):
+    """A table of one of the five systems' papers: what to download, and how long it takes; with --data all of its steps, and
+    its numbers beside the published ones. Goes on where it stopped."""
+
+    name: Positional[Literal["linemod", "lmo", "nuscenes", "pix3d", "real275"]]
+    """linemod: EPro-PnP-6DoF; lmo: RNNPose from PVNet's poses; nuscenes: EPro-PnP-Det; pix3d: viewpoints; real275:
+    categories."""
+    data: MaybePath = None
+    """The data set's folder, as downloaded. None: say what is needed."""
+    out: MaybePath = None
+    """Folder for all that is made; out/reproduce/NAME by default."""
+    models: MaybePath = None
+    """For linemod: BOP's CAD models, lm/models."""
+    poses: MaybePath = None
+    """For lmo: PVNet's poses as a result file, of monopose convert poses."""
+    weights: MaybePath = None
+    """For linemod: the original's weights (.pth), in place of training."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind objects in training."""
+    quick: bool = False
+    """Small networks and two steps each: does the whole way work with these data?"""
 
 
 @dataclass(kw_only=True)
@@ -295,6 +321,7 @@ ALONE: dict[str, type[Common]] = {
     "convert-weights": ConvertWeights,
     "targets": MakeTargets,
     "fit-identity": FitIdentity,
+    "reproduce": Reproduce,
     "doctor": Doctor,
 }
 COMMANDS = {  # name -> what it does
@@ -317,6 +344,7 @@ COMMANDS = {  # name -> what it does
     "convert-weights": "take over the weights of the original systems",
     "targets": "write the targets file of a BOP split",
     "fit-identity": "the EPro-PnP demonstration",
+    "reproduce": "a table of the papers: what it needs, its steps, its numbers beside ours",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
 }
 
@@ -412,6 +440,16 @@ def _targets(args: MakeTargets) -> dict[str, Any]:
     return {"targets": str(args.out), "rows": len(found.im_id)}
 
 
+def _reproduce(args: Reproduce) -> Any:
+    from . import reproduce
+
+    if args.data is None:
+        return reproduce.plan(args.name)
+    out = args.out or Path("out/reproduce") / args.name
+    given = reproduce.Given(args.data, out, args.models, args.poses, args.weights, args.backgrounds, args.quick)
+    return reproduce.run(args.name, given, do, silent if args.json else _say)
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
     cluster = getattr(args, "sharing", None) or getattr(args, "cluster", None)
@@ -439,12 +477,15 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
         if args.layout == "poses":
-            return {"results": str(args.out), **convert.convert_poses(args.folder, args.pictures, args.out, args.frames)}
+            given = (args.folder, args.pictures, args.out, args.frames, args.noise or (0.0, 0.0))
+            return {"results": str(args.out), **convert.convert_poses(*given)}
         work = convert.convert_cdpn if args.layout == "cdpn" else convert.convert_deepim
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, ConvertWeights):
         originals = import_module(".original_weights", __package__)
         return originals.convert(args.kind, args.file, args.out, args.models)
+    if isinstance(args, Reproduce):
+        return _reproduce(args)
     if isinstance(args, MakeTargets):
         return _targets(args)
     if isinstance(args, FitIdentity):

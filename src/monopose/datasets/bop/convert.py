@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...geometry.rotation import matrix_from_quat_wxyz
+from ...geometry.rotation import matrix_from_quat_wxyz, so3_exp
 from ...io import limits
 from ...io.files import atomic_folder, atomic_write, existing_file
 from ...io.pickles import read_pickle
@@ -302,7 +302,10 @@ def from_blender(pose: Array, bop_from_blender: Array) -> Array:
     return np.hstack([R, pose[:, 3:] - R @ bop_from_blender[:, 3:]])
 
 
-def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frames: str | Path | None = None) -> dict[str, int]:
+def convert_poses(
+    path: str | Path, pictures: str | Path, out: str | Path, frames: str | Path | None = None,
+    noise: tuple[float, float] = (0.0, 0.0), seed: int = 0,
+) -> dict[str, int]:  # fmt: skip
     """Write a BOP result file of initial poses as RNNPose takes them.
 
     Args:
@@ -312,6 +315,9 @@ def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frame
             "rgb_observed_path"), or the folder LM6d_refine, whose lists of test photos say it.
         out: result file, METHOD_DATASET-test.csv.
         frames: blender2bop_RT.npy, for PVNet's poses, which are of Blender's models.
+        noise: deviations of what is added, to see what a refiner makes of worse starts: degrees, about each axis of the camera
+            (of the original: of each Euler angle); metres, across the line of sight, five times that along it.
+        seed: of the noise.
 
     Returns:
         "poses": rows written; "more": poses beyond the pictures, or pictures beyond the poses.
@@ -340,10 +346,21 @@ def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frame
             poses.append(pose if motions is None else from_blender(pose, _frame(motions, name)))
             check_rotations(poses[-1][None, :, :3], where, "rotation")
             table.append((*key, obj_id))
-    ids, stacked = np.array(table, np.int64).reshape(-1, 3), np.array(poses).reshape(-1, 3, 4)
+    ids, stacked = np.array(table, np.int64).reshape(-1, 3), _disturbed(np.array(poses).reshape(-1, 3, 4), noise, seed)
     none = np.full(len(ids), -1.0)
     write_results(out, Results(*ids.T, np.ones(len(ids)), stacked[:, :, :3], stacked[:, :, 3], none))
     return {"poses": len(ids), "more": more}
+
+
+def _disturbed(poses: Array, noise: tuple[float, float], seed: int) -> Array:
+    if not min(noise) >= 0:
+        raise ValueError(f"noise must be degrees and metres from 0 on, got {noise}")
+    if not any(noise):
+        return poses
+    rng = np.random.default_rng(seed)
+    turn = so3_exp(torch.from_numpy(np.radians(noise[0]) * rng.standard_normal((len(poses), 3)))).numpy()
+    shift = noise[1] * rng.standard_normal((len(poses), 3)) * [1, 1, 5]
+    return np.concatenate([turn @ poses[:, :, :3], poses[:, :, 3:] + shift[..., None]], -1)
 
 
 def _given_pose(value: Any, where: str) -> Array:
