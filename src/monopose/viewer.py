@@ -6,6 +6,7 @@ What stands in the page is made by `scene_of` and `axes_of`, plain values that n
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import re
@@ -71,17 +72,13 @@ def scene_of(
     left_out: PoseEstimates | None = None,
     posteriors: Sequence[Any] = (),
 ) -> list[Thing]:
-    """What is known about a photo, in 3D.
+    """What is known about a photo, in 3D: the camera's frustum; for each pose its model, and the ellipsoid of its origin.
 
     Args:
-        frame: the photo and its camera.
-        poses: what was found.
+        frame, poses: the photo with its camera, and what was found in it.
         models: object id -> CAD model; objects without are points.
         left_out: what was found and is not trusted; hidden at first.
         posteriors: `objects.probabilistic.ObjectPosterior` of a probabilistic run: samples, and other modes, hidden at first.
-
-    Returns:
-        the camera's frustum; for each pose its model, and the 2 sigma ellipsoid of its origin; other hypotheses; samples.
     """
     height, width = frame.camera.size
     photo = (255 * frame.image.cpu()).round().byte().permute(1, 2, 0).numpy()
@@ -110,9 +107,7 @@ def scene_of(
     return things
 
 
-def _object(
-    path: str, label: int, pose: Array, models: Mapping[int, ObjectModel], color: tuple[int, int, int], found: bool = True
-) -> Thing:
+def _object(path: str, label: int, pose: Array, models: Mapping[int, ObjectModel], color: Any, found: bool = True) -> Thing:
     """An object at a pose; pale, and hidden at first, where it was not found there."""
     kind, value = ("model", models[label]) if label in models else ("points", np.zeros((1, 3)))
     return Thing(kind, path, pose, color, value, 1.0 if found else PALE, found)
@@ -136,28 +131,18 @@ def axes_of(model: ObjectModel, findings: Sequence[symmetries.SymmetryFinding]) 
 
 
 def accept(file: Path, obj_id: int, model: ObjectModel, accepted: Symmetries) -> Path:
-    """Write an object's entry of models_info.json with these symmetries; the other entries stay.
-
-    Raises:
-        ValueError: the file that is there is no models_info.json.
-        OSError: another process writes there, or the disk is full.
-    """
+    """Write an object's entry of models_info.json with these symmetries; the other entries stay. ValueError: it is none."""
     with sole_writer(file.parent, "models_info"):
         known = records.mapping(records.read_json(file), str(file)) if file.is_file() else {}
         write_json(file, {**known, str(obj_id): bop_models.models_info_entry(model, accepted)})
     return file
 
 
-# ----------------------------------------------------------------------------------------------------------- the page
-
-
 def _server(host: str, port: int) -> Any:
-    try:
-        import viser
-    except ModuleNotFoundError as error:
-        if error.name != "viser":
-            raise
-        raise ImportError("monopose view needs viser: pip install 'monopose[view]'") from None
+    if importlib.util.find_spec("viser") is None:
+        raise ImportError("monopose view needs viser: pip install 'monopose[view]'")
+    import viser
+
     with contextlib.redirect_stdout(io.StringIO()):
         server = viser.ViserServer(host=host, port=port, label="monopose", verbose=False)
     server.scene.set_up_direction("-y")
@@ -200,25 +185,19 @@ def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, por
 
     Returns:
         the `viser.ViserServer`; `sleep_forever()` waits, `stop()` ends it.
-
-    Raises:
-        ImportError: viser is not installed.
-        FileNotFoundError, ValueError: the photo or the camera.
     """
     first = None if photo is None else as_frame(photo, **options)
     server, busy = _server(host, port), threading.Lock()
     upload = server.gui.add_upload_button("Another photo", mime_type="image/*")
     least = server.gui.add_slider("least probability", 0.0, 1.0, 0.01, pipeline.MIN_PROBABILITY)
-    words = server.gui.add_markdown("Choose a photo.")
+    words, stages = server.gui.add_markdown("Choose a photo."), server.gui.add_folder("stages", expand_by_default=False)
     overlay = server.gui.add_image(np.full((2, 2, 3), 255, np.uint8), label="overlay")
-    stages = server.gui.add_folder("stages", expand_by_default=False)
     state: dict[str, Any] = {}
-    shown: dict[str, list[Any]] = {"scene": [], "stages": []}
+    shown: dict[str, list[Any]] = {}
 
     def clear(name: str) -> None:
-        for handle in shown[name]:
+        for handle in shown.pop(name, []):
             handle.remove()
-        shown[name] = []
 
     def draw() -> None:
         frame, poses, trace = state["frame"], state["poses"], state["trace"]
@@ -306,8 +285,7 @@ def view(args: Any, say: Any) -> None:
     """Serve the page of `monopose view` until Ctrl-C."""
     source, camera = Path(args.source), args.camera
     if source.is_file() and source.suffix.lower() in FORMATS:
-        number = re.fullmatch(r"obj_(\d+)", source.stem)
-        file = args.out or source.with_name("models_info.json")
+        number, file = re.fullmatch(r"obj_(\d+)", source.stem), args.out or source.with_name("models_info.json")
         server = serve_mesh(load_mesh(source, args.unit), file, int(number[1]) if number else 1, args.host, args.port)
     else:
         if args.photo is not None and not camera.known:
