@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < exported weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < camera check cluster demo doctor export fit_identity original_weights publish reproduce < cli < __main__",
+    "runs < camera check cluster demo doctor export fit_identity original_weights publish reproduce viewer < cli < __main__",
 )
 PLACE = {
     name: (storey, group)
@@ -47,6 +47,7 @@ OWNERS = {  # a library -> the only files that may import it
     "huggingface_hub": {"datasets/download.py", "io/hub.py", "publish.py"},
     "ray": {"cluster.py"},
     "onnxruntime": {"exported.py"},
+    "viser": {"viewer.py"},
     "requests": set(),
     "urllib": {"datasets/download.py", "io/hub.py"},
 }

@@ -19,7 +19,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -29,7 +29,7 @@ from tyro.conf import Positional, arg
 
 from . import compiled, runs
 from .category import options as category
-from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
+from .command import CameraOptions, Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
 from .io import hub, shards
 from .io.files import is_disk_full
 from .objects import options as objects
@@ -125,6 +125,30 @@ class Push(Common):
     """Of weights and CAD models, as the hub calls it: apache-2.0, cc-by-nc-4.0, other."""
     private: bool = False
     """Make the repository private."""
+
+
+@dataclass(kw_only=True)
+class View(Common):
+    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; or the symmetry axes of a
+    mesh, to be accepted or refused (pip install 'monopose[view]')."""
+
+    source: Positional[str]
+    """A run of known objects, or a mesh file."""
+    photo: Positional[MaybePath] = None
+    """The first photo; others are uploaded in the page."""
+    camera: CameraOptions = field(default_factory=CameraOptions)
+    models: MaybePath = None
+    """Folder with the CAD models, for a run that comes without."""
+    unit: Unit = None
+    """Unit of the numbers in the mesh file."""
+    out: MaybePath = None
+    """For a mesh: models_info.json to write to; beside the mesh by default."""
+    device: Device = None
+    """Where the networks run; by default on the GPU if there is one."""
+    host: str = "127.0.0.1"
+    """Address to listen at; others than this machine's let everybody in who reaches it."""
+    port: int = 8080
+    """Port; the next free one if it is taken."""
 
 
 @dataclass(kw_only=True)
@@ -317,6 +341,7 @@ ALONE: dict[str, type[Common]] = {
     "export": Export,
     "download": Download,
     "push": Push,
+    "view": View,
     "convert": Convert,
     "convert-weights": ConvertWeights,
     "targets": MakeTargets,
@@ -339,6 +364,7 @@ COMMANDS = {  # name -> what it does
     "export": "write a run's networks as ONNX, and a program that needs neither torch nor monopose",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
+    "view": "a page with a run's poses in 3D, or with a mesh's symmetry axes to accept",
     "push": "put a run on the Hugging Face hub, with a model card",
     "convert": "make a BOP folder of another layout",
     "convert-weights": "take over the weights of the original systems",
@@ -471,6 +497,8 @@ def _run(command: str, args: Common) -> Any:
             return {"folder": str(hub.fetch(name, renew=True))}
         download = import_module(".datasets.download", __package__)
         return {"folder": str(download.download(args.name, args.out, args.url, args.parts))}
+    if isinstance(args, View):
+        return import_module(".viewer", __package__).view(args, _say)
     if isinstance(args, Push):
         publish = import_module(".publish", __package__)
         return publish.push(args.run, args.name, licence=args.license, private=args.private)

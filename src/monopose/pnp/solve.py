@@ -95,7 +95,7 @@ def solve(
     modes: int = 1,
     gravity: Tensor | None = None,
 ) -> Solution | Modes:
-    """The poses that minimise 1/2 sum rho(|weight (projection - measurement)|).
+    """The poses that minimise 1/2 sum rho(e), e the length of weight (projection - measurement).
 
     Args:
         points3d: (..., N, 3), metres, object frame.

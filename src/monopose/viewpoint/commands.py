@@ -249,7 +249,18 @@ def synth(args: Synth) -> dict[str, str]:
         args.out, models, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
         workers=args.workers,
     )  # fmt: skip
-    return {"out": str(out)}
+    return {"out": str(out), "sheet": str(_save_samples(out))}
+
+
+def _save_samples(out: Path) -> Path:
+    """Some of the photos with the directions that are true, as one sheet."""
+    from ..datasets import pix3d
+    from ..viz import save_sheet
+    from .viz import draw
+
+    known = pix3d.read(out)
+    picture = lambda i: draw(pix3d.read_picture(known[i])[0], known[i].box[None], known[i].angles[None])  # noqa: E731
+    return save_sheet(out / "contact_sheet.jpg", len(known), picture)
 
 
 def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dict[str, list[ObjectModel]]:

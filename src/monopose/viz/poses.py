@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..geometry.camera import project
 from ..geometry.se3 import transform
+from ..io.files import atomic_write
 from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 from .canvas import (
     AXES,
@@ -291,3 +293,12 @@ def contact_sheet(
         raise ValueError("a contact sheet needs at least one picture, got none")
     scaled = [rescaled(to_picture(p), width=width) for p in pictures]
     return grid(scaled, captions, columns or math.ceil(math.sqrt(len(scaled))))
+
+
+def save_sheet(path: Path, total: int, picture: Callable[[int], Picture], count: int = 12) -> Path:
+    """Some of `total` pictures, evenly spread, as one JPEG of four columns; `picture(i)` draws the i-th."""
+    chosen_ones = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
+    sheet = contact_sheet([picture(i) for i in chosen_ones], columns=4, width=400)
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, quality=88)
+    return path
