@@ -404,7 +404,8 @@ def _camera(args: MakeCamera) -> Any:
 
     if args.source is not None:
         return camera.convert(args.source, args.out, args.size, args.number)
-    board = camera.Board(*(args.charuco or args.checkerboard or ()), args.charuco is not None, args.marker)
+    columns, rows = args.charuco or args.checkerboard or (0, 0)
+    board = camera.Board(columns, rows, args.charuco is not None, args.marker)
     return camera.calibrate(args.photos, board, args.out, silent if args.json else _say)
 
 

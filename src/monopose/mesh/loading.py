@@ -439,7 +439,7 @@ def to_trimesh(model: ObjectModel) -> Any:
     colors = vertex_colors(model)
     shown = None if colors is None else (255 * colors.cpu()).round().byte().numpy()
     mesh = trimesh.Trimesh(model.vertices.cpu().numpy(), model.faces.cpu().numpy(), vertex_colors=shown, process=False)
-    mesh.vertex_normals = model.normals.cpu().numpy()
+    mesh.vertex_normals = model.normals.cpu().numpy()  # type: ignore[method-assign]
     return mesh
 
 

@@ -20,9 +20,9 @@ _CAD = "holds curved surfaces, not triangles: in the CAD program, or in FreeCAD 
 _BLENDER = "is not read: import it in Blender (free) and export it as glTF (.glb), which keeps colours and textures"
 _SLICER = "is not read: open it in MeshLab or a slicer (both free) and export it as STL, or as PLY to keep colours"
 CONVERTED = {  # formats that people have, and how they become one that is read
-    **dict.fromkeys((".step", ".stp", ".iges", ".igs", ".brep", ".x_t", ".x_b", ".sldprt", ".ipt", ".f3d", ".fcstd", ".3dm"), _CAD),
+    **dict.fromkeys((".step", ".stp", ".iges", ".igs", ".brep", ".x_t", ".x_b", ".sldprt", ".ipt", ".f3d", ".fcstd"), _CAD),
     **dict.fromkeys((".dae", ".fbx", ".blend", ".usd", ".usda", ".usdc", ".usdz", ".3ds", ".x3d", ".wrl"), _BLENDER),
-    ".3mf": _SLICER, ".amf": _SLICER,
+    ".3dm": _CAD, ".3mf": _SLICER, ".amf": _SLICER,
 }  # fmt: skip
 
 

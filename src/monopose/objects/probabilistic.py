@@ -174,7 +174,7 @@ class Model(ObjectGeometry):
         if config.plain_photos:
             if not isinstance(getattr(self.net.backbone, "mean", None), Tensor):
                 raise ValueError(f"plain_photos needs a backbone of torchvision, not {config.backbone}")
-            self.net.backbone.mean.zero_()
+            self.net.backbone.mean.zero_()  # type: ignore[operator]
             self.net.backbone.std.fill_(1)  # type: ignore[operator]
         self.weight_head = ClassAwareHead(classes, width, 2)
         nn.init.zeros_(self.weight_head.weight)

@@ -336,7 +336,7 @@ def _fit(given: _Given, pose: np.ndarray, found: np.ndarray, need: int) -> _Fit:
             for b in todo[~good]:
                 reasons[b] = f"the {support[b]} inliers do not fix a pose; are they collinear, or the weights zero?"
             todo = todo[good]
-    for b in np.flatnonzero(found):
+    for b in np.flatnonzero(found).tolist():
         if not reasons[b] and (crowded := _crowded(given, b, inliers[b] & given.usable[b])) is not None:
             count, all_of = crowded
             if count < 4 or _may_be_chance(count, all_of, float(given.threshold[b].mean()), float(given.area[b])):

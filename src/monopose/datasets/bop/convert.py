@@ -194,7 +194,7 @@ def convert_deepim(folder: str | Path, out: str | Path, models: str | Path) -> d
             f"{folder} has neither LM6d_converted/LM6d_refine nor LM6d_refine_syn nor LINEMOD/fuse_formatted ({found(folder)})"
         )
     with _begun(out, models) as partial:
-        counts = {}
+        counts: dict[str, int] = {}
         parts = {"train": (refine, "{}_train.txt"), "test": (refine, "{}_test.txt"), "train_syn": (syn, SYN_LIST)}
         for split, (place, listed) in parts.items():
             for name, obj_id in SEQUENCES.items():
@@ -348,7 +348,7 @@ def convert_poses(
             table.append((*key, obj_id))
     ids, stacked = np.array(table, np.int64).reshape(-1, 3), _disturbed(np.array(poses).reshape(-1, 3, 4), noise, seed)
     none = np.full(len(ids), -1.0)
-    write_results(out, Results(*ids.T, np.ones(len(ids)), stacked[:, :, :3], stacked[:, :, 3], none))
+    write_results(out, Results(ids[:, 0], ids[:, 1], ids[:, 2], np.ones(len(ids)), stacked[:, :, :3], stacked[:, :, 3], none))
     return {"poses": len(ids), "more": more}
 
 
