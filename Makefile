@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.monopose-installed
 
-.PHONY: setup demo test test-fast kernels fuzz bench lmo
+.PHONY: setup demo test test-fast kernels fuzz bench docs release-check lmo
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -39,6 +39,17 @@ fuzz: export MONOPOSE_FUZZ = 5000
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: setup
 	$(BIN)/python -m pytest -n 2 tests/fuzz
+
+# docs/_build/html/index.html; a warning is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+# Builds, installs into an empty environment, runs the demo there, looks for known holes; INDEX=https://download.pytorch.org/whl/cpu
+# spares CUDA, LOWEST=--lowest takes the lowest versions that pyproject.toml names.
+release-check: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python tools/release_check.py $(LOWEST) $(if $(INDEX),--index $(INDEX))
 
 bench: .venv/.monopose-bench
 	$(BIN)/python -m benchmarks

@@ -58,7 +58,7 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
         seconds.setdefault(name, []).append(bop_results.results_of(poses, *key))
 
     if run.detector is not None:
-        keep("our detector", run.predict(frame))
+        keep("our detector", run.predict(frame, refine=False))
     detections = truth_as_detections(truth, wanted)
     poses, stages = coordinates.predict_traced(run.estimator, frame, detections)
     keep("true boxes", poses)

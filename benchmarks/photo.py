@@ -76,8 +76,8 @@ def main() -> None:
         parser.error("give --data and --model, or --crops")
     run = pipeline.load(args.model)
     run = replace(run, models=run.models or models.read_models(args.data / "models"))
-    if args.refiner:
-        run = replace(run, refiner=pipeline.load_refiner(args.refiner, run.estimator.ids.device))
+    better = pipeline.load_refiner(args.refiner, run.estimator.ids.device) if args.refiner else None
+    run = replace(run, refiner=better)
     targets = bop_scenes.read_targets(args.targets or args.data / "test_targets_bop19.json")
     asked: dict[tuple[int, int], set[int]] = {}
     assert targets.obj_id is not None

@@ -59,3 +59,9 @@ def charts(monkeypatch) -> list:
     to_image = figure.to_image
     monkeypatch.setattr(figure, "to_image", lambda fig: drawn.append(fig) or to_image(fig))
     return drawn
+
+
+@pytest.fixture
+def no_base(monkeypatch, tmp_path):
+    """No base weights: runs that have no refiner do not refine."""
+    monkeypatch.setattr("monopose.weights.BASE", tmp_path / "no base")

@@ -33,11 +33,16 @@ def charuco():
 
 @cache
 def rays():
-    """Directions of the pixels, twice as fine, without the lens; (2 h, 2 w, 2)."""
+    """Directions of the pixels, twice as fine, without the lens, (2 h, 2 w, 2)."""
     u, v = np.meshgrid((np.arange(2 * SIZE[0]) + 0.5) / 2 - 0.5, (np.arange(2 * SIZE[1]) + 0.5) / 2 - 0.5)
-    pixels = np.stack([u, v], -1).reshape(-1, 1, 2)
-    stop = (cv2.TERM_CRITERIA_COUNT, 30, 0)
-    return cv2.undistortPointsIter(pixels, K, LENS, None, None, stop).reshape(2 * SIZE[1], 2 * SIZE[0], 2)
+    seen = np.stack([u - K[0, 2], v - K[1, 2]], -1) / K[[0, 1], [0, 1]]
+    k1, k2, p1, p2, _ = LENS
+    at = seen
+    for _ in range(12):
+        x, y, r2 = at[..., 0], at[..., 1], (at**2).sum(-1)
+        aside = np.stack([2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], -1)
+        at = (seen - aside) / (1 + k1 * r2 + k2 * r2**2)[..., None]
+    return at
 
 
 def photo(drawing, turn, place):
@@ -47,21 +52,16 @@ def photo(drawing, turn, place):
     on = np.concatenate([rays(), np.ones_like(rays()[..., :1])], -1) @ np.linalg.inv(H).T
     x, y = (on[..., k] / on[..., 2] / 0.03 * SIDE for k in (0, 1))  # from the middle of the board
     middle = np.array(drawing.shape[::-1]) / 2 - 0.5
-    seen = cv2.remap(
-        drawing, (x + middle[0]).astype(np.float32), (y + middle[1]).astype(np.float32), cv2.INTER_LINEAR, borderValue=130
-    )
-    return cv2.resize(seen, SIZE, interpolation=cv2.INTER_AREA)
+    at = ((x + middle[0]).astype(np.float32), (y + middle[1]).astype(np.float32))
+    return cv2.resize(cv2.remap(drawing, *at, cv2.INTER_LINEAR, borderValue=130), SIZE, interpolation=cv2.INTER_AREA)
 
 
-def places(n=12, tilt=0.6):
+def places(n=12):
     """Here and there in the picture, turned this way and that."""
-    rng = np.random.default_rng(4)
     for i in range(n):
-        angle = 2 * math.pi * i / n
-        z = 0.3 + 0.05 * (i % 3)
-        yield (tilt * math.sin(2.4 * i), tilt * math.cos(1.7 * i), 0.2 * rng.standard_normal()), (
-            0.1 * z / 0.3 * math.cos(angle), 0.07 * z / 0.3 * math.sin(angle), z
-        )  # fmt: skip
+        angle, z = 2 * math.pi * i / n, 0.45 + 0.05 * (i % 3)
+        turn = (0.5 * math.sin(2.4 * i), 0.5 * math.cos(1.7 * i), 0.3 * math.sin(i))
+        yield turn, (0.28 * z * math.cos(angle), 0.2 * z * math.sin(angle), z)
 
 
 def write(folder, drawing, poses):
@@ -92,14 +92,14 @@ def test_a_known_camera_is_found(kind, photos, tmp_path, capsys):
     assert found.size == SIZE[::-1]
     assert np.diag(found.K.numpy())[:2] == pytest.approx(np.diag(K)[:2], rel=0.005)
     assert found.K[:2, 2].numpy() == pytest.approx(K[:2, 2], abs=2)
-    # what the lens does at the corners of the picture, pixels
-    corners = np.array([[0, 0], [SIZE[0], 0], [0, SIZE[1]], [320, 0], [0, 240]], float)[:, None]
+    # what the lens does far from the middle of the picture, pixels
+    corners = np.array([[80, 60], [560, 60], [80, 420], [320, 20], [20, 240]], float)[:, None]
     true, got = (
-        cv2.undistortPoints(corners, k, d)[:, 0]
+        cv2.undistortPoints(corners, k, d).reshape(-1, 2)
         for k, d in ((K, LENS), (found.K.double().numpy(), found.distortion.double().numpy()))
     )
-    assert np.abs(true - got).max() * 520 < 2
-    assert report["rms_px"] < 0.2
+    assert np.abs(true - got).max() * 520 < 3
+    assert report["rms_px"] < 0.1
     assert len(report["photos"]) == 12
     assert report["warnings"] == []
     for picture in report["pictures"]:
@@ -114,18 +114,23 @@ def test_poor_photos_are_told(photos, tmp_path):
     board = camera.Board(COLUMNS - 1, ROWS - 1)
     report = camera.calibrate([str(folder)], board, tmp_path / "camera.json")
     said = "\n".join(report.warnings)
-    for words in ("only 5 photos", "hardly any at the right, lower edges", "no board is turned away", "blurred: 02.png"):
+    for words in (
+        "only 5 photos",
+        "in 19% of the picture, hardly any at the edges",
+        "no board is turned away",
+        "blurred: 02.png",
+    ):
         assert words in said
 
 
 def test_photos_without_the_board_and_of_other_sizes(photos, tmp_path):
     board = camera.Board(COLUMNS - 1, ROWS - 1)
     out = tmp_path / "camera.json"
-    with pytest.raises(ValueError, match=r"found in 0 of 12 pictures.* Does it have 9 x 6 inner corners"):
-        camera.calibrate([str(photos["checkerboard"])], camera.Board(9, 6), out)
+    with pytest.raises(ValueError, match=r"found in 0 of 1 pictures.* Does it have 9 x 6 inner corners"):
+        camera.calibrate([str(photos["checkerboard"] / "01.png")], camera.Board(9, 6), out)
     Image.open(photos["checkerboard"] / "00.png").rotate(90, expand=True).save(tmp_path / "turned.png")
     with pytest.raises(ValueError, match=r"turned\.png has 480 x 640 pixels, 00\.png has 640 x 480"):
-        camera.calibrate([str(photos["checkerboard"] / "0[0-3].png"), str(tmp_path / "turned.png")], board, out)
+        camera.calibrate([str(photos["checkerboard"] / "00.png"), str(tmp_path / "turned.png")], board, out)
     with pytest.raises(FileNotFoundError, match=r"no file fits the pattern .*nothing\*\.png"):
         camera.calibrate([str(tmp_path / "nothing*.png")], board, out)
     assert not out.exists()
@@ -135,7 +140,11 @@ def test_photos_without_the_board_and_of_other_sizes(photos, tmp_path):
     ("name", "content", "options"),
     [
         ("cameras.txt", "# id model\n1 OPENCV 640 480 520 515 331.5 236.5 -0.21 0.06 0.001 -0.0008\n", []),
-        ("cameras.txt", "1 PINHOLE 9 9 5 5 4 4\n7 OPENCV 640 480 520 515 331.5 236.5 -0.21 0.06 0.001 -0.0008\n", ["--number", "7"]),
+        (
+            "cameras.txt",
+            "1 PINHOLE 9 9 5 5 4 4\n7 OPENCV 640 480 520 515 331.5 236.5 -0.21 0.06 0.001 -0.0008\n",
+            ["--number", "7"],
+        ),
         (
             "camchain.yaml",
             "cam0:\n  camera_model: pinhole\n  intrinsics: [520, 515, 331, 236]\n  distortion_model: radtan\n"

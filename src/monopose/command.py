@@ -44,6 +44,8 @@ class Common:
     """Print the result as JSON, for programs."""
     debug: bool = False
     """Show the traceback of an error."""
+    threads: MaybeInt = None
+    """Threads to compute with, at most; by default one for each core. Fewer are faster where others compute, too."""
 
     def __post_init__(self) -> None:
         self.words: tuple[str, ...] = ()  # the command line, for shards that `monopose merge` puts together

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, runs, weights
+from .exported import INDEX, OnnxNet, missing_library
 from .io.files import ASSETS, atomic_write, sole_writer, write_json
-from .nets.onnx import INDEX, OnnxNet, missing_library
 from .objects import pipeline as objects
 from .objects import probabilistic
 
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
     network: nn.Module
     call: Callable[..., Any]
-    inputs: dict[str, tuple[tuple[int | str, ...], str]]
+    inputs: Mapping[str, tuple[tuple[int | str, ...], str]]
     outputs: dict[str, str]
     about: dict[str, Any]
 
@@ -148,11 +148,11 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
     if run.detector is not None and run.detector.config.two_stage:
         parts["detector"] = "Mask R-CNN chooses its regions in loops over what it finds; the one-stage detector can be exported"
     elif run.detector is not None:
-        config = run.detector.config
-        cells = f"h = {config.image_height // 4} x w = {config.image_width // 4} cells of 4 pixels"
+        looks = run.detector.config
+        cells = f"h = {looks.image_height // 4} x w = {looks.image_width // 4} cells of 4 pixels"
         parts["detector"] = Part(
             run.detector.net, run.detector.net,
-            {"images": ((BATCH, 3, *config.size), f"letterboxed pictures, {PICTURE}")},
+            {"images": ((BATCH, 3, *looks.size), f"letterboxed pictures, {PICTURE}")},
             {
                 "heat": f"(batch, K, h, w), logits of: the centre of an object of this class lies in this cell; {cells}",
                 "distances": "(batch, K, 4, h, w), log of the distances from the cell's centre to left, top, right, bottom of "
@@ -161,7 +161,7 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
                 "votes": "(batch, 2, h, w), from the cell's centre to the centre of the object it shows, cells (x, y)",
             },
             {
-                "obj_ids": list(config.obj_ids), "stride": 4,
+                "obj_ids": list(looks.obj_ids), "stride": 4,
                 "preprocessing": "resized to fit, bilinear with antialiasing (the filter widens as it shrinks), put into the "
                 "upper left corner, the rest filled with 0.5",
             },
@@ -180,7 +180,7 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
         "shrinks by more than 1.5, averaged over an odd number of pixels first; 0.5 outside the picture",
     }  # fmt: skip
     if isinstance(estimator, probabilistic.Model):
-        unit = "photo" if config.legacy_weights else "grid"
+        unit = "photo" if estimator.config.legacy_weights else "grid"
         said = {
             "coordinates": coordinates,
             "logits": f"(batch, 2, {h}, {h}), of the weights of u and v: their softmax over the pixels x scale",
@@ -192,7 +192,7 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
             "error": f"(batch, {h}, {h}), logit of the expected error of the coordinates, in [0, 1]",
             "visible": f"(batch, {h}, {h}), logit of: the pixel shows the object",
         }
-        if config.amodal_weight > 0 and config.backbone != "pix2pose":
+        if estimator.config.amodal_weight > 0 and config.backbone != "pix2pose":
             said["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
     parts[kind] = Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, said, about)
     if run.refiner is not None:
@@ -350,6 +350,8 @@ def _write(part: Part, path: Path) -> float:
     graph = _Graph(part).eval()
     dims = {d: torch.export.Dim(d) for shape, _ in part.inputs.values() for d in shape if isinstance(d, str)}
     free = [{i: dims[d] for i, d in enumerate(shape) if isinstance(d, str)} for shape, _ in part.inputs.values()]
+    with torch.no_grad():
+        graph(*_examples(part, 2))  # what is computed once and kept must not be met by the exporter, whose tensors are empty
     with atomic_write(path) as temporary:
         try:
             # both talk to the terminal whatever `verbose` says

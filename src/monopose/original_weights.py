@@ -7,7 +7,7 @@ DecaYale/RNNPose.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,9 @@ def convert(kind: str, path: str | Path, out: str | Path, models: str | Path | N
             labels=config.obj_ids, notes={"source": f"EPro-PnP-6DoF, {Path(path).name}"},
         )  # fmt: skip
     elif kind == "epropnp-det":
-        tensors, config, ignored = epropnp_det(state, str(path))
+        tensors, road, ignored = epropnp_det(state, str(path))
         file = weights.save(
-            out, tensors, method="box3d", config=config, notes={"source": f"EPro-PnP-Det, {Path(path).name}: no head"}
+            out, tensors, method="box3d", config=road, notes={"source": f"EPro-PnP-Det, {Path(path).name}: no head"}
         )
     elif kind == "rnnpose":
         raise ValueError(refused_rnnpose(state, str(path)))
@@ -138,7 +138,10 @@ def _filled(own: Mapping[str, Tensor], found: Mapping[str, tuple[str, Tensor]], 
     return {name: value.to(own[name].dtype) for name, (_, value) in found.items()}
 
 
-def _renamed(name: str, rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]) -> str | None:
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+def _renamed(name: str, rules: Rules) -> str | None:
     for pattern, ours in rules:
         if match := re.fullmatch(pattern, name):
             return match.expand(ours) if isinstance(ours, str) else ours(match)
@@ -155,7 +158,7 @@ def _of_head(match: re.Match[str]) -> str:
     return ".".join(("net.stages", str(5 * stage + int(first)), *([rest] if rest else []), match[2]))
 
 
-CDPN = (
+CDPN: Rules = (
     *((pattern, f"net.{ours}") for pattern, ours in RESNET),
     (r"rot_head_net\.features\.(\d+)\.(weight|bias|running_mean|running_var|num_batches_tracked)", _of_head),
     (r"rot_head_net\.scale_branch\.(weight|bias)", r"weight_scale.\1"),
@@ -179,7 +182,8 @@ def epropnp_6dof(
     with torch.device("meta"):
         own = probabilistic.Model(config).state_dict()
     ignored: dict[str, list[str]] = {}
-    unknown, found = [], {}
+    unknown: list[str] = []
+    found: dict[str, tuple[str, Tensor]] = {}
     for name, value in state.items():
         reason = next((why for pattern, why in CDPN_IGNORED if re.fullmatch(pattern, name)), None)
         if reason is not None:
@@ -191,12 +195,12 @@ def epropnp_6dof(
     _unknown(unknown, path, "EPro-PnP-6DoF")
     rows = 4 if coordinates_alone else 5
     for part, shape in (("weight", (rows, config.deconv_width, 1, 1)), ("bias", (rows,))):
-        value = state.get(f"{last}.{part}")
-        if value is None or tuple(value.shape) != shape:
-            got = "nothing" if value is None else str(tuple(value.shape))
+        last_layer = state.get(f"{last}.{part}")
+        if last_layer is None or tuple(last_layer.shape) != shape:
+            got = "nothing" if last_layer is None else str(tuple(last_layer.shape))
             raise ValueError(f"{path}: {last}.{part} must be {shape}, got {got}")
-        value = value.flatten(1) if part == "weight" else value
-        every = value.expand(len(LINEMOD), *value.shape)  # the original asks no object which it is
+        row = last_layer.flatten(1) if part == "weight" else last_layer
+        every = row.expand(len(LINEMOD), *row.shape)  # the original asks no object which it is
         found[f"net.head.{part}"] = f"{last}.{part}", every[:, :3]
         if not coordinates_alone:
             found[f"weight_head.{part}"] = f"{last}.{part}", every[:, 3:]

@@ -168,6 +168,16 @@ def test_initial_poses_become_a_result_file(tmp_path, capsys):
     assert (int(rows.scene_id[0]), int(rows.im_id[0])) == (1, 7)
     np.testing.assert_allclose(rows.R[0], POSE[:, :3], atol=1e-9)
 
+    given = {"ape": [POSE] * 400}
+    (tmp_path / "poses.pkl").write_bytes(pickle.dumps(given))
+    info = {"ape": [{"rgb_observed_path": f"test/000002/rgb/{i:06d}.png"} for i in range(400)]}
+    (tmp_path / "info.eval").write_bytes(pickle.dumps(info))
+    convert.convert_poses(tmp_path / "poses.pkl", tmp_path / "info.eval", tmp_path / "worse_lmo-test.csv", noise=(10.0, 0.01))
+    worse = results.read_results(tmp_path / "worse_lmo-test.csv")
+    turned = rotation.so3_log(torch.from_numpy(worse.R @ POSE[:, :3].T)).numpy()
+    np.testing.assert_allclose(np.degrees(turned.std(0)), 10, rtol=0.1)
+    np.testing.assert_allclose((worse.t - POSE[:, 3]).std(0), [0.01, 0.01, 0.05], rtol=0.1)
+
     assert cli.main(["convert", "poses", "a.npy", "--out", "a_lm-test.csv"]) == 2
     assert "needs --pictures" in capsys.readouterr().err
     np.save(tmp_path / "numbers.npy", np.zeros(3))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose.datasets import nuscenes, nuscenes_splits
+from monopose.datasets import nuscenes, nuscenes_index, nuscenes_splits
 from monopose.datasets.road import RoadObjects, no_objects
 from monopose.evaluation import nuscenes as protocol
 from monopose.geometry import boxes as boxes2d
@@ -433,3 +434,47 @@ def test_official_parts(tmp_path):
         nuscenes_splits.scenes(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match=r"val is a part of v1\.0-trainval"):
         nuscenes_splits.scenes(tmp_path / "v1.0-mini", "val")
+
+
+# ---------------------------------------------------------------------------------------------------------------- index
+
+
+def test_the_index_gives_the_same_pictures_without_the_tables(folder, monkeypatch):
+    read = nuscenes.read_tables(folder)
+    expected = nuscenes.frames(read, nuscenes.samples(read))
+    found = nuscenes_index.open_frames(folder)
+    assert (folder / "v1.0-mini/.monopose-index/index.json").is_file()
+    monkeypatch.setattr(nuscenes, "read_tables", lambda *_: pytest.fail("the tables are read again"))
+    for pictures in (found, nuscenes_index.open_frames(folder), pickle.loads(pickle.dumps(found))):
+        assert len(pictures) == len(expected) == 3
+        for mine, theirs in zip(pictures, expected, strict=True):
+            for name in ("path", "classes", "name", "sample", "channel", "timestamp", "lidar"):
+                assert getattr(mine, name) == getattr(theirs, name), name
+            assert mine.camera.size == theirs.camera.size
+            pairs = [(mine.camera.K, theirs.camera.K)]
+            pairs += [(getattr(mine, k), getattr(theirs, k)) for k in ("ego_from_cam", "global_from_ego", "cam_from_lidar")]
+            columns = ("labels", "cam_from_obj", "sizes", "boxes", "velocities", "attributes", "points", "visibility")
+            pairs += [(getattr(mine.objects, k), getattr(theirs.objects, k)) for k in columns]
+            for a, b in pairs:
+                assert (a is None) == (b is None)
+                if a is not None:
+                    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    assert [f.sample for f in found.of_scenes(["scene-0002"])] == ["s1"]
+    assert [f.channel for f in found[:2]] == ["CAM_FRONT", "CAM_BACK"]
+    assert len(pickle.loads(pickle.dumps(found.of_scenes(["scene-0002"])))) == 1
+    with pytest.raises(ValueError, match="has no scene 'scene-0009'; it has scene-0001, scene-0002"):
+        found.of_scenes(["scene-0009"])
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_the_index_follows_its_tables(folder):
+    assert len(nuscenes_index.open_frames(folder)[0].objects) == 1
+    content = tables()
+    content["sample_annotation"].append(annotation("x9", "s0", "i0", (101, 215, 1)))
+    written(folder, content)
+    assert len(nuscenes_index.open_frames(folder)[0].objects) == 2
+    (folder / "v1.0-mini/sample_data.json").write_text("[]")
+    with pytest.raises(ValueError, match="lists no picture of a camera"):
+        nuscenes_index.open_frames(folder)
+    assert not list((folder / "v1.0-mini").glob(".monopose-index.*"))  # nothing half-written

@@ -524,3 +524,35 @@ def test_targets_without_an_estimate_are_counted_with_the_reason(tmp_path):
     (tmp_path / "mine_set-test.found.json").write_text('{"rows": [[1, 2, 3]]}')
     with pytest.raises(ValueError, match=r"found\.json, row 0 must have 5 numbers, got 3"):
         evaluate(file, data, wanted)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("camera.json", lambda c: c.update(width=0), "camera.json: width must be a whole number from 1"),
+        ("test/000004/scene_gt_info.json", lambda c: c["7"][0].update(visib_fract=50.0), "image 7, object 0: .* in percent?"),
+        ("test/000004/scene_gt.json", lambda c: c.update({"07": c["7"]}), "two keys are the same image id"),
+        ("models_eval/models_info.json", lambda c: c.update({"01": c["1"]}), "two keys are the same object id"),
+        (
+            "models_eval/models_info.json",
+            lambda c: c["1"].update(symmetries_discrete=[[1, 0, 0, 30, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]),
+            "is no symmetry of the mesh",  # though its eight vertices lie 100 mm apart
+        ),
+        (
+            "models_eval/models_info.json",
+            lambda c: c["1"].update(symmetries_continuous=[{"axis": [0, 0, 1], "offset": [0, 0, 0]}]),
+            "is no symmetry of the mesh",
+        ),
+    ],
+)
+def test_what_a_data_set_declares_is_checked(tmp_path, file, change, message):
+    folder = make_dataset(tmp_path / "ds", {7: [(1, np.eye(3), [0, 0, 600.0])]})
+    (folder / "test_targets_bop19.json").write_text(json.dumps([{"scene_id": 4, "im_id": 7, "obj_id": 1, "inst_count": 1}]))
+    results = tmp_path / "m_ds-test.csv"
+    results.write_text("scene_id,im_id,obj_id,score,R,t,time\n4,7,1,1.0,1 0 0 0 1 0 0 0 1,0 0 600,-1\n")
+    assert evaluate(results, folder)["ar"]["mssd"] == 1
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        evaluate(results, folder)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from monopose import command
 from monopose.datasets.bop import results, writing
-from monopose.io.files import atomic_write, sole_writer, write_json
+from monopose.io.files import atomic_folder, atomic_write, or_warned, sole_writer, write_json
 from monopose.tracking import viz as tracking
 from monopose.training.cache import Cache
 from monopose.types import Camera, Frame
@@ -65,6 +65,54 @@ def test_what_a_kill_leaves_is_removed_by_the_next_writer(tmp_path, child, names
     os.utime(old, (0, 0))
     assert child(next_start).wait()[0] == 0
     assert names(tmp_path) == {"poses.json", at_work, kept.name}
+
+
+def test_what_a_kill_leaves_of_a_folder_is_removed_too(tmp_path, child, names):
+    def write(say):
+        with atomic_folder(tmp_path / ".index", replace=True) as temporary:
+            (temporary / "column.bin").write_text("half")
+            _forever(say, temporary.name)
+
+    killed, alive = child(write), child(write)
+    left, at_work = killed.line(), alive.line()
+    killed.send(signal.SIGKILL)
+    killed.wait()
+    assert names(tmp_path) == {f"{left}/column.bin", f"{at_work}/column.bin"}
+
+    def next_start(say):
+        for text in ("old", "new"):
+            with atomic_folder(tmp_path / ".index", replace=True) as temporary:
+                (temporary / "column.bin").write_text(text)
+
+    assert child(next_start).wait()[0] == 0
+    assert names(tmp_path) == {".index/column.bin", f"{at_work}/column.bin"}  # somebody is writing that one
+    assert (tmp_path / ".index" / "column.bin").read_text() == "new"
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path, names):
+    def write(folder, error=None):
+        with atomic_folder(folder) as temporary:
+            (temporary / "ours").write_text("")
+            if error is not None:
+                raise error
+
+    with pytest.raises(ValueError, match="no"):
+        write(tmp_path / "a", ValueError("no"))
+    assert names(tmp_path) == set()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "theirs").write_text("kept")
+    with pytest.raises(OSError, match="a"):
+        write(tmp_path / "a")
+    assert names(tmp_path) == {"a/theirs"}
+
+
+def test_what_cannot_be_saved_is_a_warning_where_it_was_to_be_said():
+    with (
+        pytest.warns(UserWarning, match="the page could not be saved: .*; name another place"),
+        or_warned("the page"),
+        atomic_write("/dev/null/page.html") as temporary,
+    ):
+        temporary.write_text("")
 
 
 # -------------------------------------------------------------------------------------------------- two processes at once

@@ -20,6 +20,7 @@ def test_half_precision_is_computed_in_single(dtype):
         (rotation.so3_exp, (omega,)), (rotation.so3_log, (R.to(dtype),)), (rotation.nearest_rotation, (R.to(dtype),)),
         (rotation.quat_wxyz_from_matrix, (R.to(dtype),)), (se3.log, (T,)), (se3.inverse, (T,)),
         (camera.project, (t[:, None], K)), (camera.unproject, (pixels, depth, K)), (boxes3d.project, (T, lhw, K, (240, 320))),
+        (se3.perturbed, (T, 0.1, 0.01)),
     ):  # fmt: skip
         found, right = function(*given), function(*(v.float() if isinstance(v, torch.Tensor) else v for v in given))
         assert found.dtype == torch.float32, function

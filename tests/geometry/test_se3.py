@@ -109,3 +109,14 @@ def test_gradients_of_allocentric(t):
     t = torch.tensor(t, dtype=F64, requires_grad=True)
     assert gradcheck(lambda u: se3.allocentric_from_egocentric(se3.from_rt(R, u)), t)
     assert gradcheck(lambda u: se3.egocentric_from_allocentric(se3.from_rt(R, u)), t)
+
+
+@pytest.mark.parametrize("function", [se3.inverse, se3.log])
+def test_one_of_several_that_is_no_motion_is_refused(function):
+    several = EYE.repeat(3, 1, 1)
+    several[1, :3, :3] *= 2
+    with pytest.raises(ValueError, match=r"expected rigid motions, got at \[1\]"):
+        function(several)
+    several[1] = torch.nan  # which stays
+    assert torch.isnan(function(several)[1]).any()
+    assert torch.isfinite(function(several)[[0, 2]]).all()

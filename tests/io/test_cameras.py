@@ -54,6 +54,26 @@ def test_distortion_is_read_wherever_it_stands(tmp_path, content):
     torch.testing.assert_close(camera.K, torch.tensor(K))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({**BASE, "K": [[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]}, "intrinsics more than once, and 'k' differs"),
+        ({**BASE, "camera_matrix": {"data": [500.0, 0, 320, 0, 600, 240, 0, 0, 1]}}, "'camera_matrix' differs"),
+        ({**BASE, "k": BROWN}, "'k' should be 9 numbers"),
+        ({**BASE, "fisheye": True, "D": BROWN[:4]}, "fisheye says that the lens is a fisheye"),
+        ({**BASE, "fisheye_model": 1, "D": BROWN[:4]}, "fisheye_model says that the lens is a fisheye"),
+        ({**BASE, "xi": 1.2}, "xi says that the lens is a fisheye"),
+        (json.dumps(BASE)[:-1] + ', "fx": 300}', "the key 'fx' is there twice"),
+        ("".join(f"{k}: {v}\n" for k, v in BASE.items()) + "cy: 200\n", "the key 'cy' is there twice"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=rf"camera.json.*{message}"):
+        read_camera(write(tmp_path, content))
+    again = {**BASE, "K": K, "fisheye": False}
+    torch.testing.assert_close(read_camera(write(tmp_path, again)).K, torch.tensor(K))
+
+
 def test_distortion_given_twice_or_with_odd_counts_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"more than once: distortion, k1"):
         read_camera(write(tmp_path, {**BASE, "distortion": BROWN, "k1": 0.1}))
@@ -62,8 +82,8 @@ def test_distortion_given_twice_or_with_odd_counts_is_refused(tmp_path):
 
 
 def test_keys_that_are_not_read_are_named(tmp_path):
-    with pytest.warns(ImageWarning, match=r"camera\.json: the key\(s\) xi are not read"):
-        read_camera(write(tmp_path, {**BASE, "xi": 1.2}))
+    with pytest.warns(ImageWarning, match=r"camera\.json: the key\(s\) unit are not read"):
+        read_camera(write(tmp_path, {**BASE, "unit": "mm"}))
 
 
 @pytest.mark.parametrize("head", ["", "%YAML:1.0\n---\n"])

@@ -178,9 +178,18 @@ def test_a_missing_file_names_its_neighbours(tmp_path):
 
 
 def test_an_unknown_format_lists_the_known(tmp_path):
-    (tmp_path / "part.step").write_text("ISO-10303-21;")
-    with pytest.raises(ValueError, match=r"part\.step is not a known mesh format; known: \.ply, \.obj"):
-        load_mesh(tmp_path / "part.step", "mm")
+    (tmp_path / "part.xyz").write_text("1 2 3")
+    with pytest.raises(ValueError, match=r"part\.xyz is not a known mesh format; known: \.ply, \.obj"):
+        load_mesh(tmp_path / "part.xyz", "mm")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("part.STEP", "FreeCAD .*STL"), ("part.3mf", "MeshLab .*STL"), ("part.dae", "Blender .*glb")]
+)
+def test_formats_that_people_have_say_how_to_convert_them(name, way, tmp_path):
+    (tmp_path / name).write_text("something")
+    with pytest.raises(ValueError, match=rf"{name} .*{way}.*; known: \.ply, \.obj"):
+        load_mesh(tmp_path / name, "mm")
 
 
 @pytest.mark.parametrize("suffix", ["ply", "stl", "glb", "off"])

@@ -23,6 +23,7 @@ from monopose.synthesis import scene as synth
 from monopose.types import Camera, Detections, Frame, PoseEstimates
 from shapes import box
 
+pytestmark = pytest.mark.usefixtures("no_base")
 IDS = (2, 5)
 OBJECTS = {2: box(obj_id=2), 5: box((0.05, 0.07, 0.06), obj_id=5)}
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (96, 128)), (96, 128))

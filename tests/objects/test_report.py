@@ -163,6 +163,11 @@ def test_the_report_counts_what_became_of_every_object_and_makes_one_page(run, t
     said = capsys.readouterr().out
     assert f"report: {tmp_path / 'page.html'}" in said
     assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).sections == SECTIONS
+    # a place that cannot be written to
+    assert cli.main(["report", str(run), "--images", "3", "--out", "/dev/null/page.html"]) == 0
+    nowhere = capsys.readouterr()
+    assert "page could not be saved" in nowhere.err
+    assert nowhere.out.splitlines() == [line for line in said.splitlines() if not line.startswith("report: ")]
 
 
 def test_a_report_says_what_it_lacks(run):

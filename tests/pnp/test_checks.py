@@ -49,14 +49,14 @@ def back_end(request, monkeypatch):
         ({"robust": pnp.AdaptiveHuber(-1.0)}, "AdaptiveHuber's relative must be a finite number > 0"),
         ({"robust": pnp.AdaptiveHuber(math.inf)}, "AdaptiveHuber's relative must be a finite number > 0"),
         ({"robust": "huber"}, "robust must be pnp.Huber"),
-        ({"iterations": -1}, "iterations must be an integer >= 0, got -1"),
-        ({"iterations": 2.5}, "iterations must be an integer >= 0, got 2.5"),
-        ({"iterations": True}, "iterations must be an integer >= 0, got True"),
+        ({"iterations": -1}, "iterations must be an integer >= 0"),
+        ({"iterations": 2.5}, "iterations must be an integer >= 0"),
+        ({"iterations": True}, "iterations must be an integer >= 0"),
         ({"z_min": math.nan}, "z_min must be a finite number > 0, got nan"),
         ({"z_min": -1.0}, "z_min must be a finite number > 0"),
         ({"z_min": 0}, "z_min must be a finite number > 0"),
         ({"z_min": torch.tensor(0.01)}, "z_min must be a finite number > 0"),
-        ({"proposals": -1}, "proposals must be an integer >= 0, got -1"),
+        ({"proposals": -1}, "proposals must be an integer >= 0"),
         ({"dof": 5}, "dof must be 6"),
         ({"dof": 6.0}, "dof must be 6"),
         ({"generator": 3}, "generator must be a torch.Generator"),
@@ -64,6 +64,11 @@ def back_end(request, monkeypatch):
         ({"points2d": torch.zeros(10, 2, dtype=torch.complex64)}, "points2d must hold real numbers"),
         ({"camera": None}, "camera must be a torch tensor"),
         ({"weights": torch.ones(10, dtype=torch.bool)}, "weights must hold real numbers"),
+        ({"iterations": 2**31}, "iterations must be an integer >= 0"),
+        ({"trust_region": "no"}, "trust_region must be True or False"),
+        ({"points3d": torch.rand(10, 3).to_sparse()}, "points3d must hold real numbers in a dense tensor"),
+        ({"points3d": np.ma.masked_less(np.random.default_rng(0).random((10, 3)), 0.5)}, "a mask would be lost"),
+        ({"points2d": np.full((10, 2), None)}, "points2d must be a torch tensor .* got ndarray of object"),
     ],
 )
 @pytest.mark.parametrize("layer", [pnp.solve, pnp.solve_implicit])
@@ -99,6 +104,46 @@ def test_numbers_of_numpy_are_numbers():
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
     listed = pnp.solve(X[0].tolist(), x[0].tolist(), K.tolist())
     assert listed.converged
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["backwards", "big endian", "read only", "transposed", "lists"])
+def test_arrays_of_any_layout_are_taken(kind):
+    """x, y of row, column is `[..., ::-1]`, which torch.as_tensor does not take; nor does it other byte orders."""
+    X, x, _ = problems()
+    change = {
+        "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1], "big endian": lambda a: a.astype(">f8"),
+        "read only": lambda a: np.broadcast_to(a, a.shape), "transposed": np.asfortranarray,
+        "lists": lambda a: a.tolist(),
+    }[kind]  # fmt: skip
+    given = change(X.numpy()), change(x.numpy()), K.tolist() if kind == "lists" else np.asfortranarray(K.numpy())
+    expected, found = pnp.solve(X, x, K), pnp.solve(*given)
+    torch.testing.assert_close(found.cam_from_obj.double(), expected.cam_from_obj, rtol=0, atol=1e-4)
+    robust = pnp.ransac(*given)
+    assert isinstance(robust.cam_from_obj, torch.Tensor)
+    torch.testing.assert_close(robust.cam_from_obj.double(), pnp.ransac(X, x, K).cam_from_obj, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 0, 640, 480], [640, 480, 0, 0], [0, 0, 640, math.nan]])
+def test_bounds_that_are_none_fail_alone(bad, back_end):
+    X, x, T = problems()
+    bounds = torch.tensor([0.0, 0, 640, 480], dtype=F64).repeat(6, 1)
+    bounds[3] = torch.tensor(bad)
+    x.requires_grad_()
+    found = pnp.solve_implicit(X, x, K, init=T, bounds=bounds)
+    assert found.converged.tolist() == [i != 3 for i in range(6)]
+    assert found.reason[3] == Reason.NOT_FINITE
+    (gradient,) = torch.autograd.grad(found.cam_from_obj.sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[3] == 0).all()
+
+
+def test_a_weight_counts_by_its_size():
+    X, x, T = problems()
+    sign = torch.where(torch.arange(10) % 2 == 0, 1.0, -1.0).to(F64)
+    for layer in (lambda w: pnp.solve(X, x, K, w), lambda w: pnp.solve(X, x, K, w, init=T, robust=pnp.Huber(1.0))):
+        torch.testing.assert_close(layer(sign), layer(sign.abs()))
+    assert torch.equal(pnp.ransac(X[0], x[0], K, sign).cam_from_obj, pnp.ransac(X[0], x[0], K).cam_from_obj)
 
 
 def test_a_threshold_that_is_none_fails_alone():
@@ -417,6 +462,26 @@ def test_poses_that_are_none_have_no_step_and_no_loss_and_no_inverse(kind):
         for symmetries in (bad, bad[0], bad[:0]):
             with pytest.raises(ValueError, match="symmetries must be"):
                 pnp.derivative_loss(T, T, symmetries=symmetries)
+
+
+def test_what_layers_return_is_asked_for():
+    X, x, T = problems()
+    posterior = pnp.sample_posterior(X, x, K, samples=16)
+    for call, message in (
+        (lambda: pnp.monte_carlo_loss(pnp.solve(X, x, K), T), "must be what sample_posterior returns, got a Solution"),
+        (lambda: pnp.monte_carlo_loss(posterior, T[:3]), r"broadcasts to \(6, 4, 4\), the problems', got \(3, 4, 4\)"),
+        (lambda: pnp.one_step(posterior.prepared, T), "problems must be Problems"),
+        (lambda: pnp.derivative_loss(T, T[:3]), "do not fit together"),
+        (lambda: posterior.resample(0), "count must be an integer >= 1"),
+        (lambda: posterior.resample(3, generator=0), "generator must be a torch.Generator"),
+        (lambda: posterior.orientation_density(torch.zeros(2, 3, 3)), "must be rotation matrices, 2 of 2 are not"),
+        (lambda: posterior.orientation_density(torch.eye(3)), r"must be \(R, 3, 3\)"),
+        (lambda: pnp.warm_up(device="abacus"), "device must be one that torch knows"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            call()
+    rounded, exact = T[:1, :3, :3].bfloat16(), se3.project(se3.from_rt(T[:1, :3, :3].bfloat16().double(), T[:1, :3, 3]))[0]
+    assert torch.equal(posterior.orientation_density(rounded), posterior.orientation_density(exact[:, :3, :3]))
 
 
 def test_options_of_losses_are_checked():

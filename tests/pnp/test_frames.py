@@ -111,6 +111,45 @@ def test_any_camera_that_is_one_gives_the_pose_in_its_frame(seed, scale, flat):
     torch.testing.assert_close(turned.cost, plain.cost, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_camera_is_known_up_to_its_sign(fused, monkeypatch):
+    """An RQ decomposition may end in -K; OpenGL's K, whose [2, 2] is negative too, looks along -Z."""
+    if not fused:
+        monkeypatch.setattr(kernels, "backend", lambda device: None)
+    X, x, _ = problems(3)
+    expected = pnp.solve(X, x, K)
+    torch.testing.assert_close(pnp.solve(X, x, -2 * K).cam_from_obj, expected.cam_from_obj, rtol=0, atol=1e-9)
+    half = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=F64))
+    turned = pnp.solve(X, x, K @ half[:3, :3])
+    assert turned.converged.all()
+    torch.testing.assert_close(half @ turned.cam_from_obj, expected.cam_from_obj, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pnp.ransac(X, x, -K).cam_from_obj, pnp.ransac(X, x, K).cam_from_obj, rtol=0, atol=1e-9)
+
+
+@QUICK
+@given(SEEDS, st.sampled_from([6, 4]), st.floats(0, 6.7), st.floats(-3, 3))
+def test_steps_and_mean_poses_do_not_depend_on_the_frame(seed, dof, power, unit):
+    """About an origin 1,000 km away a rotation of a millidegree moves the object by metres."""
+    X, x, T = problems(seed, dof=dof, noise=1.0)
+    unit = 10.0**unit
+    shift = 10.0**power * torch.tensor([0.6, -0.48, 0.64], dtype=F64)
+    near = se3.retract(T, torch.tensor([0.01, 0, 0.02, 0, 0.03, 0], dtype=F64))
+    other = unit * (X + shift)
+
+    def poses(X, x, w, scale, move):
+        posterior = pnp.sample_posterior(X, x, K, w, dof=dof, samples=32, generator=torch.Generator().manual_seed(0))
+        start = near @ move
+        start = se3.from_rt(start[:, :3, :3], scale * start[:, :3, 3])
+        for pose in (pnp.one_step(posterior.prepared.problems, start, dof, damping=0.1), posterior.mean()):
+            yield se3.transform(pose, X) / scale
+
+    w = torch.ones_like(x)
+    here = poses(X, x, w, 1.0, torch.eye(4, dtype=F64))
+    there = poses(other, x, w, unit, se3.from_rt(torch.eye(3, dtype=F64), -shift))
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 + 1e-10 * 10.0**power)
+
+
 @QUICK
 @given(SEEDS)
 def test_yaw_about_the_y_axis_of_a_turned_camera(seed):
@@ -240,12 +279,14 @@ def test_cameras_are_split_into_plain_ones_and_rotations(seed, scale):
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 3), torch.diag(torch.tensor([1.0, 1, 0])), torch.ones(3, 3),
-                                 torch.tensor([[600.0, 0, 0], [600, 0, 0], [0, 0, 1]])])  # fmt: skip
+                                 torch.tensor([[600.0, 0, 0], [600, 0, 0], [0, 0, 1]]), K.T])  # fmt: skip
 def test_what_is_no_camera_fails_alone(bad):
     X, x, T = problems(0)
     cameras = K.expand(len(X), 3, 3).clone()
     cameras[2] = bad
     assert not checks.is_camera(bad)
+    assert pnp.ransac(X, x, cameras).success.tolist() == [i != 2 for i in range(len(X))]
+    assert (pnp.undistort(x, bad, distortion=[0.1, 0, 0, 0])[1] == 0).all()
     for init in (None, T):
         found = pnp.solve(X, x, cameras, init=init)
         assert found.converged.tolist() == [i != 2 for i in range(len(X))]

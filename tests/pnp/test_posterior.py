@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -323,6 +324,16 @@ def test_batches_of_any_shape():
     assert torch.isfinite(few.samples).all()
 
 
+@pytest.mark.parametrize(("dof", "distinct"), [(6, 1), (6, 2), (4, 1)])
+def test_points_that_are_repeated_fix_no_more(dof, distinct):
+    X, x, w, _ = problems(4, 8, 1.0, dof)
+    X[1], x[1] = (v[1, :distinct].repeat(8 // distinct, 1) for v in (X, x))
+    p = pnp.sample_posterior(X, x, K, w, dof=dof, samples=64, generator=generator())
+    assert p.converged.tolist() == [True, False, True, True]
+    assert (p.log_evidence[1] == 0) or torch.isfinite(p.log_evidence[1])
+    assert not p.reliable[1]
+
+
 def test_wrong_arguments_are_told():
     X, x, w, _ = problems(1, 8, 1.0)
     for wrong in (
@@ -336,6 +347,8 @@ def test_wrong_arguments_are_told():
     ):
         with pytest.raises(ValueError, match="must be"):
             pnp.sample_posterior(X, x, K, w, **wrong)
+    ten = [pnp.sample_posterior(X, x, K, w, far=far, generator=generator()).log_evidence for far in (10, np.float32(10))]
+    assert torch.equal(*ten)
 
 
 @pytest.mark.parametrize("dof", [6, 4])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 
 import numpy as np
 import pytest
@@ -278,6 +279,8 @@ def test_the_default_is_one_of_the_backends():
         ({"iterations": 0}, "iterations must be"),
         ({"iterations": 2.5}, "iterations must be"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": 2**70}, "seed must be"),
+        ({"iterations": 2**40, "backend": "opencv"}, "iterations must be"),
         ({"min_inliers": -1}, "min_inliers must be"),
         ({"z_min": -1.0}, "z_min must be"),
         ({"z_min": math.nan}, "z_min must be"),
@@ -316,6 +319,33 @@ def test_success_means_that_the_confidence_was_reached(backend, iterations):
         assert "allow more iterations" in s.reason
     if iterations <= 100:
         assert not s.success
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(4, 120),
+    outliers=st.floats(0, 0.95),
+    confidence=st.sampled_from([0.9, 0.99, 0.9999]),
+    iterations=st.sampled_from([20, 300, 5000]),
+    backend=st.sampled_from(BACKENDS),
+)
+@settings(max_examples=60, deadline=None)
+def test_success_is_never_more_than_it_says(seed, n, outliers, confidence, iterations, backend):
+    X, x, T = problem(n, outliers, noise=0.5, seed=seed)
+    s = pnp.ransac(X, x, K, confidence=confidence, iterations=iterations, seed=seed, backend=backend)
+    count = int(s.inliers.sum())
+    assert s.success == (not s.reason)
+    assert s.samples <= iterations
+    if count:
+        expected = chance_of_inliers_alone(count, n, s.samples, 4 if backend == "opencv" else 3)
+        assert s.confidence == pytest.approx(expected, abs=1e-12)
+    if s.success:
+        assert s.confidence >= confidence
+        off = (camera.project(se3.transform(s.cam_from_obj, X), K) - x).norm(dim=-1)
+        assert torch.equal(s.inliers, off <= 3.0)
+        assert count < 12 or degrees(s.cam_from_obj, T) < 10
+    elif s.confidence >= confidence:
+        assert re.search("chance|needed|do not fix", s.reason)
 
 
 def test_ninety_percent_of_outliers_are_no_reason_to_err():
@@ -411,6 +441,23 @@ def test_repeated_points_count_once(seed, times, distinct, backend):
     # the same point seen many times, never at the same pixel
     more = x.repeat(times, 1) + 0.1 * torch.randn(times * distinct, 2, generator=torch.Generator().manual_seed(seed), dtype=F64)
     assert not pnp.ransac(X.repeat(times, 1), more, K, backend=backend).success
+
+
+@pytest.mark.parametrize("crowd", [50, 300])
+def test_a_crowd_of_wrong_matches_in_one_place_is_no_success(backend, crowd):
+    """Any pose that takes the place to the pixel, and two more points, has more inliers than the true one."""
+    X, x, T = problem(20, 0.0, noise=0.5, seed=1)
+    g = torch.Generator().manual_seed(0)
+    X = torch.cat([X, X[:1] + 1e-4 * torch.randn(crowd, 3, generator=g, dtype=X.dtype)])
+    x = torch.cat([x, torch.tensor([50.0, 50.0]) + 0.3 * torch.randn(crowd, 2, generator=g, dtype=x.dtype)])
+    s = pnp.ransac(X, x, K, backend=backend)
+    assert not s.success or degrees(s.cam_from_obj, T) < 5
+    assert s.success or re.search("one place|do not fix a pose|allow more iterations", s.reason)
+    both = torch.cat([X[:20], X[:1].expand(20, 3) + 0.01 * torch.rand(20, 3, generator=g, dtype=X.dtype)])
+    right = camera.project(se3.transform(T, both), K)
+    s = pnp.ransac(both, right, K, backend=backend)  # a crowd that is right does no harm
+    assert s.success
+    assert degrees(s.cam_from_obj, T) < 1
 
 
 def test_repeating_everything_changes_nothing():

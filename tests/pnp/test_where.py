@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 import monopose
 from monopose import pnp
+from monopose.pnp.prepare import prepare
 
 K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]])
 
@@ -64,6 +69,93 @@ def test_function_transforms_are_refused_clearly(name, transform):
     }
     with pytest.raises(RuntimeError, match=rf"pnp.{name} does not run inside torch.func.vmap"):
         calls[transform]()
+
+
+@settings(max_examples=40, deadline=None)
+@drawn(
+    st.sampled_from([pnp.solve, pnp.solve_implicit, pnp.sample_posterior, pnp.ransac]),
+    st.sampled_from(["points3d", "points2d", "camera", "weights", "init", "robust"]),
+    st.sampled_from(["vmap", "grad", "forward mode"]),
+)
+def test_transforms_are_refused_whichever_argument_they_wrap(layer, argument, transform):
+    X, x = problem()
+    given = {
+        "points3d": X,
+        "points2d": x,
+        "camera": K.repeat(3, 1, 1),
+        "weights": torch.ones(3, 10),
+        "init": torch.eye(4).repeat(3, 1, 1),
+    }
+    given |= {} if layer is pnp.ransac else {"robust": torch.ones(3)}
+    if argument not in given:
+        return
+
+    def call(value):
+        changed = {**given, argument: value}
+        if "robust" in changed:
+            changed["robust"] = pnp.Huber(changed["robust"])
+        return layer(**changed)[2].sum() if layer is not pnp.sample_posterior else layer(**changed).log_evidence.sum()
+
+    run = {"vmap": torch.func.vmap, "grad": torch.func.grad, "forward mode": _dual}[transform]
+    with pytest.raises(RuntimeError, match=rf"pnp.{layer.__name__} does not run inside torch.func.vmap"):
+        run(call)(given[argument])
+
+
+def _dual(call):
+    def run(value):
+        with forward_ad.dual_level():
+            return call(forward_ad.make_dual(value, torch.ones_like(value)))
+
+    return run
+
+
+@settings(max_examples=20, deadline=None)
+@drawn(
+    st.sampled_from(sorted(LAYERS)),
+    st.integers(1, 4),
+    st.integers(4, 12),
+    st.sampled_from(["inference", "float64", "threads", "device"]),
+)
+def test_where_a_layer_runs_changes_nothing(name, batch, n, place):
+    X, x = problem(batch, n)
+    torch.manual_seed(0)
+    expected = LAYERS[name](X, x)
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    try:
+        if place == "inference":
+            with torch.inference_mode():
+                found = LAYERS[name](X, x)
+        elif place == "device":
+            with torch.device("meta"):  # stands for any other than that of the points
+                found = LAYERS[name](X, x)
+        else:
+            torch.set_default_dtype(torch.float64 if place == "float64" else torch.float32)
+            torch.set_num_threads(3 if place == "threads" else threads)
+            found = LAYERS[name](X, x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["solve_implicit", "sample_posterior", "one_step"])
+def test_forward_mode_is_refused_not_ignored(name):
+    X, x = problem()
+    pose = pnp.solve(X, x, K).cam_from_obj
+    layers = LAYERS | {"one_step": lambda X, x: pnp.one_step(prepare(X, x, K).problems, pose)}
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match="nor in forward mode"):
+            layers[name](X, forward_ad.make_dual(x, torch.ones_like(x)))
+        assert torch.isfinite(layers[name](X, x)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_would_keep_one_pose_and_is_refused():
+    X, x = problem()
+    with pytest.raises(RuntimeError, match=r"pnp.solve_implicit cannot be traced"):
+        torch.jit.trace(lambda v: LAYERS["solve_implicit"](X, v), (x,))
 
 
 @pytest.mark.slow

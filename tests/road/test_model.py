@@ -290,6 +290,84 @@ def test_every_loss_reaches_the_network(layer):
         assert parts["object_head.answers.weight"].grad is None  # sizes learn from sizes
 
 
+def test_every_object_counts_alike_when_drawn_by_centreness():
+    owner = torch.tensor([4, 4, 4, 4, 4, 9])  # five cells see one object, one the other
+    central = torch.tensor([0.9, 0.5, 0.4, 0.2, 0.1, 0.3])
+    value = torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0, 100.0])
+    torch.manual_seed(0)
+    means = []
+    for _ in range(150):
+        rows, share, even = road_losses.draw_even(owner, central, 40)
+        assert len(rows) == 40
+        assert set(range(6)) <= set(rows.tolist())  # the even half takes every cell once
+        for number in (4, 9):
+            mine = owner[rows] == number
+            assert float(share[mine].sum()) == pytest.approx(1, rel=1e-5)
+            assert even[mine].tolist() == pytest.approx([1 / int(mine.sum())] * int(mine.sum()))
+        means.append(float((share * value[rows])[owner[rows] == 4].sum()))
+    expected = float((central * value)[:5].sum() / central[:5].sum())  # what drawing by centreness alone would give
+    assert sum(means) / len(means) == pytest.approx(expected, rel=0.05)
+    assert road_losses.draw_even(owner[:0], central[:0], 40)[0].shape == (0,)
+
+
+def test_pixels_in_two_boxes_share_their_attention():
+    """One grid of one pixel, two heads; by hand. Then the gradient of all that is learned."""
+    error = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)[None, None, :, None]  # (1, 1, 2, 1, 2)
+    log_sigma = torch.tensor([[0.2, -0.1], [0.0, 0.3]], dtype=torch.float64)[None, :, None]
+    logits = torch.tensor([0.7, -0.4], dtype=torch.float64)[None, None, :, None]
+    one = torch.ones(1, 1, 1, dtype=torch.bool)
+
+    def density(k, weight):
+        sigma, e = log_sigma[0, k, 0].exp(), error[0, 0, k, 0]
+        return weight * float((-(e / sigma).square().sum() / 2).exp() / sigma.prod())
+
+    first = math.exp(0.7) / (math.exp(0.7) + math.exp(-0.4))
+    nll, share = road_losses.shared_mixture_nll(error, log_sigma, logits, one, math.inf)
+    assert float(nll) == pytest.approx(-math.log(density(0, first) + density(1, 1 - first)))
+    assert share.flatten().tolist() == pytest.approx([first, 1 - first])
+    # in the box of a second object that explains the pixel as well, each gets half; in no other box, nothing changes
+    both, twice = (
+        torch.ones(1, 2, 1, dtype=torch.bool),
+        (error.expand(-1, 2, -1, -1, -1), log_sigma, logits.expand(-1, 2, -1, -1)),
+    )
+    nll2, share2 = road_losses.shared_mixture_nll(*twice, both, math.inf)
+    torch.testing.assert_close(nll2, nll)
+    torch.testing.assert_close(share2[:, 0], share[:, 0] / 2)
+    alone = road_losses.shared_mixture_nll(*twice, torch.tensor([[[True], [False]]]), math.inf)
+    torch.testing.assert_close(alone[0], nll)
+    assert float(alone[1][0, 1].abs().max()) == 0
+    far = road_losses.shared_mixture_nll(100 * error, log_sigma, logits, one, 2.0)[0]
+    assert float(far) < float(road_losses.shared_mixture_nll(100 * error, log_sigma, logits, one, math.inf)[0])
+    learned = [v.clone().requires_grad_() for v in twice]
+    for delta in (math.inf, 2.0):
+        assert torch.autograd.gradcheck(lambda e, s, w, d=delta: road_losses.shared_mixture_nll(e, s, w, both, d)[0], learned)
+
+
+@pytest.mark.parametrize("auxiliary", ["v1", "v2"])
+def test_the_published_losses_reach_what_they_should(auxiliary):
+    batch = batch_of([scene(0), scene(1), nothing() | {"sizes": torch.zeros(0, 3)}])
+    model = network(auxiliary=auxiliary, even_objects=True, size_gradient=True)
+    losses = road_losses.loss(model, model(batch["image"]), batch)
+    parts = dict(model.named_parameters())
+
+    def reaches(loss, name):
+        gradient = torch.autograd.grad(losses[loss], parts[name], retain_graph=True, allow_unused=True)[0]
+        return gradient is not None and float(gradient.abs().max()) > 0
+
+    assert all(reaches("projection", name) for name in ("pixel_head.weight", "dense.key.weight", "sampler.query.weight"))
+    assert not reaches("projection", "object_head.answers.weight")
+    assert reaches("pose", "object_head.answers.weight")  # sizes
+    assert reaches("pose", "object_head.scale.weight")
+    assert reaches("translation", "point_head.weight")
+    assert not reaches("translation", "object_head.answers.weight")
+    assert not reaches("translation", "object_head.scale.weight")
+    torch.stack(list(losses.values())).sum().backward()
+    assert [name for name, p in parts.items() if p.grad is None] == []
+    assert float(model.precisions[0]) > 0
+    empty = batch_of([nothing()])
+    assert float(road_losses.loss(model, model(empty["image"]), empty)["projection"].detach()) == 0
+
+
 def test_a_network_that_only_finds_learns_nothing_about_poses():
     batch = batch_of([scene(0), scene(1)])
     model = network(layer="direct", poses=False)

@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monopose.datasets import kitti, nuscenes
 from monopose.datasets.road import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.geometry import boxes3d
 from monopose.render.scene import render_masks
+from monopose.road import commands
+from monopose.road.options import Synth
 from monopose.synthesis import road_layout, road_paint, road_scene
 from monopose.synthesis.road_layout import RoadConfig, Street
 from monopose.synthesis.road_scene import RoadPictures
@@ -250,3 +253,11 @@ def test_a_road_may_be_empty():
     assert empty
     assert float(empty[0].image.std()) > 5
     assert road_scene.sample(empty[0])["cam_from_obj"].shape == (0, 4, 4)
+
+
+def test_the_command_also_makes_a_sheet_of_its_pictures(tmp_path):
+    made = commands.synth(Synth(out=tmp_path / "road", road=True, images=2, size=(64, 160), shapes=1, workers=0))
+    with Image.open(made["sheet"]) as sheet:
+        assert sheet.width > 2 * 400
+        low, high = np.asarray(sheet).min(), np.asarray(sheet).max()
+    assert high - low > 100  # it shows something

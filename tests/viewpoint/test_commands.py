@@ -270,7 +270,9 @@ def test_synth_makes_a_data_set_of_meshes(data, tmp_path, capsys):
         (chairs / f"{name}.obj").write_text(mesh)
     out = tmp_path / "out"
     assert _run("synth", chairs, "--unit", "m", "--pix3d", "--images", 1, "--workers", 0, "--out", out, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"out": str(out)}
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "sheet": str(out / "contact_sheet.jpg")}
+    with Image.open(out / "contact_sheet.jpg") as sheet:
+        assert sheet.width > 2 * 400  # both photos in one row
     assert sorted(r.shape for r in pix3d.read(out)) == ["chair/high/model", "chair/low/model"]
     assert not (out / "symmetries.json").exists()
 

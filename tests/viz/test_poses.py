@@ -55,6 +55,19 @@ def test_contour_follows_the_silhouette(grey):
     assert not _changed(bare, grey)[106:].any()  # nothing beyond the object and the letters of its axes
 
 
+@pytest.mark.parametrize("models", [[_cube()], None])
+def test_overlays_of_large_photos_are_smaller(models, monkeypatch):
+    poses = _poses(boxes=torch.tensor([[40.0, 20.0, 120.0, 100.0]]))
+    monkeypatch.setattr("monopose.viz.poses.LARGEST", SIZE[0] * SIZE[1] // 4)
+    picture = viz.draw(_frame(), poses, models, labels=False)
+    assert picture.size == (80, 60)
+    near = np.abs(np.asarray(picture).astype(int) - np.array(viz.object_color(3))).max(-1) < 60
+    row = np.flatnonzero(near[36])
+    left, right = (20, 60) if models is None else (39.5 - 11.1, 39.5 + 11.1)
+    assert row.min() == pytest.approx(left, abs=1.5)
+    assert row.max() == pytest.approx(right, abs=1.5)
+
+
 def test_axes_have_their_colours_and_directions():
     pixels = np.asarray(viz.draw(_frame(), _poses(), [_cube()])).astype(int)
     assert np.abs(pixels[60, 89] - AXES[0]).max() < 90  # x to the right

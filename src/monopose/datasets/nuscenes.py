@@ -15,7 +15,7 @@ al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -316,7 +316,33 @@ def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
     return [(token, CLASSES.index(name)) for token, name in named if name is not None]
 
 
-def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
+class _Annotated(NamedTuple):
+    """The boxes of a sample in the map, with nuScenes' axes; N of them."""
+
+    pose: Tensor  # (N, 4, 4)
+    wlh: Tensor  # (N, 3)
+    v: Tensor  # (N, 3)
+    label: Tensor
+    attribute: Tensor
+    points: Tensor
+    visibility: Tensor
+
+
+def _annotated(tables: Tables, sample: str) -> _Annotated:
+    targets = _targets(tables, sample)
+    shown = [tables.row("sample_annotation", token) for token, _ in targets]
+    return _Annotated(
+        torch.stack([_pose(row) for row in shown]) if shown else torch.zeros(0, 4, 4, dtype=torch.float64),
+        torch.from_numpy(np.array([row.size() for row in shown], np.float64).reshape(-1, 3)),
+        torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
+        torch.tensor([label for _, label in targets], dtype=torch.int64),
+        torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
+        torch.tensor([row.points() for row in shown], dtype=torch.int64),
+        torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
+    )
+
+
+def frame(tables: Tables, sample: str, channel: str, annotated: _Annotated | None = None) -> RoadFrame:
     """One picture with the boxes that it shows; those without a single LiDAR or radar point too (`points` says so).
 
     Raises:
@@ -332,19 +358,7 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
     camera = Camera(K, size)
     ego_from_cam, global_from_ego = _pose(mount), _pose(tables.row("ego_pose", data["ego_pose_token"]))
     global_from_cam = global_from_ego @ ego_from_cam
-    targets = _targets(tables, sample)
-    shown = [tables.row("sample_annotation", token) for token, _ in targets]
-    objects = _objects(
-        se3.inverse(global_from_cam),
-        torch.stack([_pose(row) for row in shown]) if shown else torch.zeros(0, 4, 4, dtype=torch.float64),
-        torch.from_numpy(np.array([row.size() for row in shown], np.float64).reshape(-1, 3)),
-        torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
-        torch.tensor([label for _, label in targets], dtype=torch.int64),
-        torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
-        torch.tensor([row.points() for row in shown], dtype=torch.int64),
-        torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
-        camera,
-    )
+    objects = _seen_by(se3.inverse(global_from_cam), annotated or _annotated(tables, sample), camera)
     return RoadFrame(
         str(tables.folder / text(data, "filename", data.where)),
         camera,
@@ -361,30 +375,28 @@ def frame(tables: Tables, sample: str, channel: str) -> RoadFrame:
     )
 
 
-def _objects(
-    cam_from_frame: Tensor,
-    pose: Tensor,
-    wlh: Tensor,
-    v: Tensor,
-    label: Tensor,
-    attribute: Tensor,
-    points: Tensor,
-    visibility: Tensor,
-    camera: Camera,
-) -> RoadObjects:
-    """Boxes with nuScenes' axes in any frame, seen by a camera; those that it does not show are left out."""
-    pose = cam_from_frame @ pose
+def _seen_by(cam_from_global: Tensor, boxes: _Annotated, camera: Camera) -> RoadObjects:
+    """The boxes in a camera's frame; those that it does not show are left out."""
+    pose = cam_from_global @ boxes.pose
     pose = se3.from_rt(pose[:, :3, :3] @ ZUP_FROM_OBJ, pose[:, :3, 3])
-    lhw = boxes3d.lhw_from_wlh(wlh)
-    boxes = boxes3d.project(pose, lhw, camera.K, camera.size)
-    shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    v = v @ cam_from_frame[:3, :3].mT
-    return RoadObjects(label, pose, lhw, boxes, velocities=v, attributes=attribute, points=points, visibility=visibility)[shown]
+    lhw = boxes3d.lhw_from_wlh(boxes.wlh)
+    edges = boxes3d.project(pose, lhw, camera.K, camera.size)
+    shown = (edges[:, 2] > edges[:, 0]) & (edges[:, 3] > edges[:, 1])
+    v = boxes.v @ cam_from_global[:3, :3].mT
+    more = {"attributes": boxes.attribute, "points": boxes.points, "visibility": boxes.visibility}
+    return RoadObjects(boxes.label, pose, lhw, edges, velocities=v, **more)[shown]
 
 
 def frames(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAMERAS) -> list[RoadFrame]:
     """The pictures of samples, camera by camera; cameras that a sample does not have are passed over."""
-    return [frame(tables, token, channel) for token in tokens for channel in channels if channel in tables.data[token]]
+    return list(each_frame(tables, tokens, channels))
+
+
+def each_frame(tables: Tables, tokens: Iterable[str], channels: Sequence[str] = CAMERAS) -> Iterator[RoadFrame]:
+    """`frames` one after the other; the boxes of a sample are read once for all its cameras."""
+    for token in tokens:
+        annotated = _annotated(tables, token)
+        yield from (frame(tables, token, channel, annotated) for channel in channels if channel in tables.data[token])
 
 
 def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:

@@ -20,7 +20,10 @@ def from_rt(R: Tensor, t: Tensor) -> Tensor:
 
 @full_precision
 def transform(b_from_a: Tensor, points_a: Tensor) -> Tensor:
-    """Move points from frame a to frame b. (..., 4, 4), (..., N, 3) -> (..., N, 3)."""
+    """Move points from frame a to frame b. (..., 4, 4), (..., N, 3) -> (..., N, 3).
+
+    The upper three rows do what they say: a scale in them scales the points. `project` makes poses from outside rigid.
+    """
     return points_a @ b_from_a[..., :3, :3].mT + b_from_a[..., None, :3, 3]
 
 
@@ -126,7 +129,8 @@ def retract(cam_from_obj: Tensor, delta: Tensor) -> Tensor:
         cam_from_obj: (..., 4, 4).
         delta: (v, omega), (..., 6), metres and radians, camera frame.
 
-    This is the tangent of every covariance in monopose: rotating does not move the object's origin.
+    This is the tangent of every covariance in monopose: rotating does not move the object's origin. What is no rotation in
+    cam_from_obj stays none: `project` poses from outside before.
     """
     R = so3_exp(delta[..., 3:]) @ cam_from_obj[..., :3, :3]
     return from_rt(R, cam_from_obj[..., :3, 3] + delta[..., :3])
@@ -159,6 +163,7 @@ def egocentric_from_allocentric(allocentric: Tensor) -> Tensor:
     return from_rt(_rotation_to_ray(t) @ allocentric[..., :3, :3], t)
 
 
+@full_precision
 def perturbed(
     cam_from_obj: Tensor,
     rotation_sd: float | Tensor,

@@ -94,6 +94,12 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
             f"{path}: distortion_model {model!r} is not supported, only plumb_bob and rational_polynomial; rectify the images "
             "first"
         )
+    for key in ("fisheye", "fisheye_model", "is_fisheye", "xi"):  # of OpenCV's calibration tools, of Mei's model
+        if lower.get(key) not in (None, False, 0, "0", "", "false"):
+            raise ValueError(f"{path}: {key} says that the lens is a fisheye, which is not supported; rectify the images first")
+    for key in ("camera_matrix", "k", "cam_k"):
+        if key in lower and not np.allclose(camera_numbers(lower, key, 9, path), K, rtol=1e-4, atol=1e-3):
+            raise ValueError(f"{path} gives the intrinsics more than once, and {key!r} differs from the others; keep one")
     where = _size_of(lower, path) or size
     if where is None:
         raise ValueError(f"{path} does not say how large its images are (width and height); give size=(height, width)")

@@ -15,9 +15,10 @@ import secrets
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -88,18 +89,61 @@ def atomic_write(path: str | Path, wait: bool = True) -> Iterator[Path]:
             _sync(path.parent)
 
 
-def _held(temporary: Path) -> int | None:
-    """A new empty file, locked: whoever can lock it knows that its writer has gone. None on Windows."""
+@contextmanager
+def atomic_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
+    """`atomic_write` of a folder: yields an empty one, which gets the name `path` when the body of the `with` is through.
+
+    Args:
+        path: the folder to create; missing parent folders are made.
+        replace: take away what is there; where another process is faster, its folder stays.
+
+    Raises:
+        OSError: `path` is there, and is not to be replaced.
+    """
+    global _open
+    path = Path(path)
+    temporary, held = path.with_name(f".{path.name[:40]}.part-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"), None
+    _open += 1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(path.parent)
+        held = _held(temporary, folder=True)
+        yield temporary
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError) if replace else nullcontext():
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _open -= 1
+        if held is not None:
+            os.close(held)
+
+
+@contextmanager
+def or_warned(what: str) -> Iterator[None]:
+    """Go on with a warning where something cannot be written, for what was found out is to be said all the same."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} could not be saved: {error}; name another place for it", UserWarning, stacklevel=1)
+
+
+def _held(temporary: Path, folder: bool = False) -> int | None:
+    """A new empty file or folder, locked: whoever can lock it knows that its writer has gone. None on Windows."""
+    if folder:
+        temporary.mkdir()
     if sys.platform == "win32":
         return None
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    how = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
+    descriptor = os.open(temporary, how, 0o666)
     with suppress(OSError):  # a file system without locks, whose partial files stay
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
 
 def _clean(folder: Path) -> None:
-    """Remove the partial files of processes that were killed; once for every folder."""
+    """Remove the partial files and folders of processes that were killed; once for every folder."""
     if folder in _looked_at or sys.platform == "win32":
         return
     _looked_at.add(folder)
@@ -112,10 +156,11 @@ def _clean(folder: Path) -> None:
 
 def _remove_left_over(path: Path) -> None:
     with suppress(OSError):  # locked: somebody is writing it
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        folder = path.is_dir()
+        descriptor = os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if folder else os.O_RDWR))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            shutil.rmtree(path) if folder else path.unlink()
         finally:
             os.close(descriptor)
 

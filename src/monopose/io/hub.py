@@ -17,6 +17,7 @@ from .files import ASSETS, digest_of, sole_writer, write_json
 
 ENDPOINT: str | None = None  # of the hub; None: HF_ENDPOINT, or https://huggingface.co
 TIMEOUT = 10.0  # seconds until the hub has to answer
+FOLDERS = ("runs", "weights", "out", "data")  # what stands before a / that is meant as a folder, wherever one is
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 FILES = re.compile(r"\w[\w.-]*\.(safetensors|json)|objects/(\w[\w.-]*/)?\w[\w.-]*\.(ply|png|jpe?g|json)")  # all a run needs
 
@@ -33,7 +34,7 @@ def located_run(name: str | Path, revision: str | None = None) -> Path:
 
     A folder that happens to have the name of bundled weights, and holds no weights itself, does not hide them; one that does
     goes before them, with a warning. What is no folder here but reads "org/name" or "org/name@revision" is a run of the hub,
-    unless a folder "org" is here: then a run in it was meant.
+    unless a folder "org" is here, or "org" is one of `FOLDERS`: then a folder was meant.
 
     Raises:
         FileNotFoundError, ValueError, ConnectionError, PermissionError: see `fetch`; only of names of the hub.
@@ -57,6 +58,8 @@ def hub_name(name: str | Path, revision: str | None = None) -> Name | None:
     """A run's name on the hub; None: it is a path here."""
     match = _NAME.fullmatch(str(name))
     if match is None or Path(name).exists() or Path(name).parent.is_dir() or match["repo"].endswith(".safetensors"):
+        return None
+    if Path(name).parts[0] in FOLDERS:
         return None
     if revision is not None and match["revision"] not in (None, revision):
         raise ValueError(f"two revisions: {name} and {revision!r}")

@@ -59,17 +59,17 @@ def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
     path = existing_file(path, "image") if content is None else Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{path} is a video, expected one image; use images.iterate_source, or monopose predict {path.name}")
-    return from_array(_decoded(path, content))
+    return _from_planes(_decoded(path, content))
 
 
-def _decoded(path: Path, content: bytes | None = None) -> np.ndarray:
-    """(H, W, 3), uint8 or float32. Pillow's own copy is gone on return, which matters for large photos."""
+def _decoded(path: Path, content: bytes | None = None) -> list[np.ndarray]:
+    """Three planes (H, W), uint8 or float32. Other copies are gone on return, which matters for large photos."""
     try:
         with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
             image.load()
             array = _rgb(_upright(image, path), path)
             _warn_of_more(image, path)
-            return array
+            return _planes(array)
     except UnidentifiedImageError as error:
         head = (path.read_bytes() if content is None else content)[:12]
         raise Unreadable(f"{path} is not an image that can be read: it {_what_it_is(head)}") from error
@@ -85,10 +85,19 @@ def from_array(array: np.ndarray) -> Tensor:
         raise ValueError(
             f"expected an RGB array (H, W, 3) of uint8, or of float32 in [0, 1], got {array.shape} of {array.dtype}"
         )
-    tensor = torch.empty(3, *array.shape[:2])
-    for channel in range(3):  # one after the other: copies of a large photo are larger still
-        tensor[channel] = torch.from_numpy(np.ascontiguousarray(array[..., channel]))
-    return tensor.div_(255) if array.dtype == np.uint8 else tensor
+    return _from_planes(_planes(array))
+
+
+def _planes(array: np.ndarray) -> list[np.ndarray]:
+    return [np.ascontiguousarray(array[..., channel]) for channel in range(3)]
+
+
+def _from_planes(planes: list[np.ndarray]) -> Tensor:
+    """As a tensor in [0, 1]; the list is emptied on the way: of a large photo its copies are larger still."""
+    tensor, whole = torch.empty(3, *planes[0].shape), planes[0].dtype == np.uint8
+    for channel in (2, 1, 0):
+        tensor[channel] = torch.from_numpy(planes.pop())
+    return tensor.div_(255) if whole else tensor
 
 
 def _what_it_is(head: bytes) -> str:

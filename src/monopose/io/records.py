@@ -56,15 +56,24 @@ def read_json(path: PathLike) -> Any:
 def parse_json(text: str, where: str) -> Any:
     """The content of JSON text; `where` is named in errors."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where} is not valid JSON (line {error.lineno}: {error.msg}); was it cut short while written?"
         ) from None
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply to be read; expected a few levels of JSON") from None
-    except ValueError as error:  # a number of more digits than Python converts
+    except ValueError as error:  # a key that is there twice, a number of more digits than Python converts
         raise ValueError(f"{where} is not valid JSON ({error})") from None
+
+
+def _once(pairs: list[tuple[str, Any]], where: str = "") -> dict[str, Any]:
+    """A table. ValueError where a key is there twice: parsers take the last one, and the other is lost."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{where}the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice in one table; keep one")
+    return table
 
 
 def parse_yaml(text: str, where: str) -> list[Any]:
@@ -76,6 +85,10 @@ def parse_yaml(text: str, where: str) -> list[Any]:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError(f"{where}: YAML aliases (*name) are not read; write the values out")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)], f"{where}: ")
+            return super().construct_mapping(node, deep)
 
     def untagged(loader: Any, suffix: str, node: Any) -> Any:
         make = {yaml.MappingNode: loader.construct_mapping, yaml.SequenceNode: loader.construct_sequence}
@@ -168,7 +181,10 @@ def by_number(content: Any, where: str, what: str = "image") -> dict[int, Any]:
     """A JSON object whose keys are numbers of images or objects."""
     if not isinstance(content, dict) or not all(key.isascii() and key.isdigit() and len(key) < 10 for key in content):
         raise ValueError(f'{where} must be a JSON object keyed by {what} ids such as "1"')
-    return {int(key): record for key, record in content.items()}
+    found = {int(key): record for key, record in content.items()}
+    if len(found) < len(content):
+        raise ValueError(f"{where}: two keys are the same {what} id, as 1 and 01 are; keep one")
+    return found
 
 
 def rows(content: Any, where: str) -> list[Any]:

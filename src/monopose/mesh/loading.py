@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..io import limits
 from ..types import ObjectModel, Symmetries
 from .appearance import Note, Part
-from .readers import FORMATS, METRIC_FORMATS, check_count, read_parts
+from .readers import CONVERTED, FORMATS, METRIC_FORMATS, check_count, read_parts
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": 0.0254}  # metres per unit
 LONGEST, SHORTEST = 10.0, 0.001  # metres; an object outside has the wrong unit
@@ -164,7 +164,8 @@ def read_raw(path: str | Path) -> RawMesh:
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in FORMATS) if path.parent.is_dir() else []
         raise FileNotFoundError(f"no mesh file {path} (mesh files there: {', '.join(near[:8]) or 'none'})")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path.name} is not a known mesh format; known: {', '.join(FORMATS)}")
+        how = CONVERTED.get(path.suffix.lower(), "is not a known mesh format")
+        raise ValueError(f"{path.name} {how}; known: {', '.join(FORMATS)}")
     limits.check_file(path, "MONOPOSE_MAX_MESH_MB")
     try:
         parts, notes = read_parts(path)
@@ -421,6 +422,27 @@ def albedo(model: ObjectModel, samples: SurfaceSamples) -> Tensor | None:
     return None
 
 
+def vertex_colors(model: ObjectModel) -> Tensor | None:
+    """Colours of the vertices, (V, 3), in [0, 1], those of the texture where there is one; None: the model has neither."""
+    if model.texture is None or model.uv is None:
+        return model.colors
+    own = torch.eye(3)[0].expand(len(model.vertices), 3)  # all weight on the vertex itself
+    corner = torch.arange(len(model.vertices))[:, None].expand(-1, 3)
+    vertex = SurfaceSamples(model.vertices.cpu(), model.normals.cpu(), torch.arange(len(model.vertices)), own)
+    return albedo(replace(model.to("cpu"), faces=corner), vertex)
+
+
+def to_trimesh(model: ObjectModel) -> Any:
+    """The model as a `trimesh.Trimesh`, metres, with the colours of its vertices if it has any."""
+    import trimesh
+
+    colors = vertex_colors(model)
+    shown = None if colors is None else (255 * colors.cpu()).round().byte().numpy()
+    mesh = trimesh.Trimesh(model.vertices.cpu().numpy(), model.faces.cpu().numpy(), vertex_colors=shown, process=False)
+    mesh.vertex_normals = model.normals.cpu().numpy()  # type: ignore[method-assign]
+    return mesh
+
+
 def simplified(model: ObjectModel, faces: int) -> ObjectModel:
     """A coarser copy for fast rendering, by quadric edge collapse. Diameter and symmetries stay those of the original.
 
@@ -444,12 +466,7 @@ def simplified(model: ObjectModel, faces: int) -> ObjectModel:
     coarse = coarse.simplify_quadric_decimation(face_count=faces)
     raw = RawMesh(np.asarray(coarse.vertices), np.asarray(coarse.faces, np.int64), None, None, None, None)
     raw = _with_normals(_without_degenerate(raw, Path(model.name)))
-    colors = model.colors
-    if model.texture is not None and model.uv is not None:
-        own = torch.eye(3)[0].expand(len(model.vertices), 3)  # all weight on the vertex itself
-        corner = torch.arange(len(model.vertices))[:, None].expand(-1, 3)
-        vertex = SurfaceSamples(model.vertices.cpu(), model.normals.cpu(), torch.arange(len(model.vertices)), own)
-        colors = albedo(replace(model.to("cpu"), faces=corner), vertex)
+    colors = vertex_colors(model)
     nearest = torch.from_numpy(cKDTree(vertices).query(raw.vertices)[1])
     like = model.vertices
     return replace(

@@ -16,6 +16,14 @@ from .polygons import triangulated
 
 FORMATS = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
 METRIC_FORMATS = (".glb", ".gltf")  # metres by specification
+_CAD = "holds curved surfaces, not triangles: in the CAD program, or in FreeCAD (free), export it as STL, accurate to 0.1 mm"
+_BLENDER = "is not read: import it in Blender (free) and export it as glTF (.glb), which keeps colours and textures"
+_SLICER = "is not read: open it in MeshLab or a slicer (both free) and export it as STL, or as PLY to keep colours"
+CONVERTED = {  # formats that people have, and how they become one that is read
+    **dict.fromkeys((".step", ".stp", ".iges", ".igs", ".brep", ".x_t", ".x_b", ".sldprt", ".ipt", ".f3d", ".fcstd"), _CAD),
+    **dict.fromkeys((".dae", ".fbx", ".blend", ".usd", ".usda", ".usdc", ".usdz", ".3ds", ".x3d", ".wrl"), _BLENDER),
+    ".3dm": _CAD, ".3mf": _SLICER, ".amf": _SLICER,
+}  # fmt: skip
 
 
 def check_count(path: Path, faces: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -466,22 +467,44 @@ def _orthogonal(rounds: list[_Found], surface: _Surface) -> list[_Found]:
     return [first, second._replace(axis=direction / np.linalg.norm(direction), point=first.point)]
 
 
+def group_of(findings: Sequence[SymmetryFinding], model: ObjectModel) -> Symmetries:
+    """The symmetries that follow from findings which somebody has accepted: powers and products, not tried on the surface."""
+    accepted = [_Found(f.fold, np.array(f.axis), np.array(f.offset), 0.0, None, f.verdict) for f in findings]
+    center = model.bounds.double().mean(0).cpu().numpy()
+    return _made_of(accepted, center, center, lambda R, point: True)
+
+
 def _group(accepted: list[_Found], surface: _Surface, tolerance: float) -> Symmetries:
-    """All motions that follow from the accepted axes: powers and products, the identity left out."""
+    """All motions that follow from the accepted axes: powers and products that the surface allows."""
+    limit = 1.5 * tolerance * surface.diameter
+    fits = lambda R, center: surface.deviation(R, center, limit) <= limit  # noqa: E731
+    return _made_of(accepted, surface.center, surface.box_center, fits)
+
+
+def _made_of(
+    accepted: list[_Found], middle: np.ndarray, box_center: np.ndarray, fits: Callable[[np.ndarray, np.ndarray], bool]
+) -> Symmetries:
+    """All motions that follow from the accepted axes, without the identity; the strongest axis alone where products do not fit.
+
+    Args:
+        accepted: axes.
+        middle: where axes meet if there is none, (3,), metres.
+        box_center: which of the points of a single axis to take: the one nearest to it.
+        fits: whether a rotation about a point moves the surface onto itself.
+    """
     rounds = [f for f in accepted if f.fold == 0]
     finite = [f for f in accepted if f.fold]
     axes = torch.tensor(np.array([f.axis for f in rounds]).reshape(-1, 3), dtype=torch.float32)
     offsets = torch.tensor(np.array([f.point for f in rounds]).reshape(-1, 3), dtype=torch.float32)
     if len(rounds) >= 2:
         return Symmetries(axes=axes, offsets=offsets)
-    center = _common_point(accepted, surface)
+    center = _common_point(accepted, box_center) if accepted else middle
     generators = [_rotation(f.axis, 2 * math.pi / f.fold) for f in finite]
     elements = _closure(generators)
     if rounds and elements:
         elements = elements[:1]
-    limit = 1.5 * tolerance * surface.diameter
-    if len(finite) > 1 and any(surface.deviation(R, center, limit) > limit for R in elements):
-        best = max(finite, key=lambda f: f.fold)  # products do not fit: keep the strongest axis alone
+    if len(finite) > 1 and not all(fits(R, center) for R in elements):
+        best = max(finite, key=lambda f: f.fold)
         elements, center = _closure([_rotation(best.axis, 2 * math.pi / best.fold)]), best.point
     discrete = np.zeros((len(elements), 4, 4))
     for i, R in enumerate(elements):
@@ -490,12 +513,10 @@ def _group(accepted: list[_Found], surface: _Surface, tolerance: float) -> Symme
     return Symmetries(torch.from_numpy(discrete).float(), axes, offsets)
 
 
-def _common_point(findings: list[_Found], surface: _Surface) -> np.ndarray:
+def _common_point(findings: list[_Found], box_center: np.ndarray) -> np.ndarray:
     """The point nearest to all axes, and to the box centre where they leave it open."""
-    if not findings:
-        return surface.center
     P = sum(np.eye(3) - np.outer(f.axis, f.axis) for f in findings) + 1e-9 * np.eye(3)
-    q = sum((np.eye(3) - np.outer(f.axis, f.axis)) @ f.point for f in findings) + 1e-9 * surface.box_center
+    q = sum((np.eye(3) - np.outer(f.axis, f.axis)) @ f.point for f in findings) + 1e-9 * box_center
     return np.linalg.solve(P, q)
 
 

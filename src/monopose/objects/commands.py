@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import Printer, Result, frames, predict_pictures, shard_result, silent
+from ..io.files import or_warned
 from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
     from . import bop_pipeline, pipeline, probabilistic
 
-    run = pipeline.load(args.model, args.output.device, args.models)
+    run = pipeline.load(args.model, args.output.device, args.models, args.runtime)
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
         raise ValueError(
             f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
@@ -256,6 +257,8 @@ def evaluate(args: Evaluate) -> Result:
 
         found = calibration.reliability(*calibration.of_results(args.results, args.data, args.targets))
         scores["reliability"] = found.as_dict()
-        save_reliability(args.reliability, {args.results.stem: found})
-        words += f"\n\n{tables.reliability_text(found)}\ndiagram: {args.reliability}"
+        words += f"\n\n{tables.reliability_text(found)}"
+        with or_warned("the diagram"):
+            save_reliability(args.reliability, {args.results.stem: found})
+            words += f"\ndiagram: {args.reliability}"
     return Result(scores, words)

@@ -110,6 +110,9 @@ class Model(ObjectGeometry):
 
     def at_index(self, images: Tensor, index: Tensor) -> Output:
         """`forward` for positions in `config.obj_ids`, (B,), in place of object ids."""
+        if self.exported is not None:
+            coordinates, error, mask, *whole = self.exported(images, index)
+            return Output(coordinates, error, mask, None, whole[0] if whole else None)
         raw = self.net(images, index)
         if self.config.backbone == "pix2pose":
             coordinates = raw[:, :3].tanh()

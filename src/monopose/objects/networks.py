@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detection.detector import rows_of
+from ..exported import OnnxNet
 from ..geometry import se3, symmetry
 from ..types import ObjectModel
 
@@ -30,6 +31,7 @@ class ObjectGeometry(nn.Module):
 
     def __init__(self, obj_ids: tuple[int, ...], models: Mapping[int, ObjectModel] | None, symmetry_steps: int) -> None:
         super().__init__()
+        self.exported: OnnxNet | None = None  # computes in the place of the network, see `exported`
         if not obj_ids:
             raise ValueError(f"{type(self).__module__.rsplit('.', 1)[-1]}.Config.obj_ids is empty; name the objects to learn")
         classes = len(obj_ids)

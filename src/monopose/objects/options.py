@@ -253,6 +253,8 @@ class Predict(Common):
     The BOP CSV keeps all poses unless this is given; 0 leaves out only what cannot be."""
     models: MaybePath = None
     """Folder with the CAD models, for a run that comes without."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """onnx: onnxruntime computes detector and estimator on the CPU, from what monopose export MODEL has written."""
     posterior: bool = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
     SOURCE."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from .. import pnp, weights
 from ..datasets.bop import models as bop_models
 from ..detection import LEAST_SCORE
 from ..detection import detector as detection
+from ..exported import exported_nets
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import plausible, se3
+from ..io.files import digest_of
 from ..io.images import as_frame
 from ..pnp.problems import Z_MIN
 from ..prediction import Prediction
@@ -320,7 +322,12 @@ def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
     return poses[batched_nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
 
 
-def load(name: str | Path, device: torch.device | str | None = None, models: str | Path | None = None) -> Pipeline:
+def load(
+    name: str | Path,
+    device: torch.device | str | None = None,
+    models: str | Path | None = None,
+    runtime: Literal["torch", "onnx"] = "torch",
+) -> Pipeline:
     """Open a trained run.
 
     Args:
@@ -330,12 +337,14 @@ def load(name: str | Path, device: torch.device | str | None = None, models: str
             and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models (a BOP models folder); None: objects/ in the run folder.
+        runtime: "onnx": onnxruntime computes detector and estimator, on the CPU, from what `monopose export` wrote to onnx/ in
+            the run folder. The refiner stays torch's.
 
     Raises:
         FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
-            truncated or foreign file; no such device.
+            truncated or foreign file; no such device; its onnx/ is not there, or of other weights.
     """
-    where = choose_device(device)
+    where = choose_device("cpu" if runtime == "onnx" and device is None else device)
     folder = weights.find_run(name)
     files = weights.weights_in(folder)
     named = Path(name).stem if Path(name).is_file() else None
@@ -345,8 +354,17 @@ def load(name: str | Path, device: torch.device | str | None = None, models: str
             f"{folder} has no coordinates.safetensors or probabilistic.safetensors, which estimates the poses; it holds "
             f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
         )
+    used = {k: files[k] for k in (kind, "detector") if k in files}
+    nets = {}
+    if runtime == "onnx":
+        if where.type != "cpu":
+            raise ValueError(f"--runtime onnx computes on the CPU, got the device {where}; give one of them")
+        nets = exported_nets(folder, {k: digest_of(file) for k, file in used.items()}, f"monopose export {name}")
     estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
     detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
+    estimator.exported = nets.get(kind)
+    if detector is not None and "detector" in nets:
+        detector.net = nets["detector"]
     objects = folder / "objects" if models is None else Path(models)
     ids = None if models is None else sorted(estimator.config.obj_ids)
     known = bop_models.read_models(objects, ids) if models is not None or objects.is_dir() else {}
@@ -354,7 +372,6 @@ def load(name: str | Path, device: torch.device | str | None = None, models: str
     if (folder / "names.json").is_file():
         names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
-    used = {k: files[k] for k in (kind, "detector") if k in files}
     file = files.get("refiner") or (weights.base("refiner") if known else None)
     better = None if file is None else weights.load_network(file, refiner.Config, refiner.Model)
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), better).to(where)

@@ -174,7 +174,7 @@ class Model(ObjectGeometry):
         if config.plain_photos:
             if not isinstance(getattr(self.net.backbone, "mean", None), Tensor):
                 raise ValueError(f"plain_photos needs a backbone of torchvision, not {config.backbone}")
-            self.net.backbone.mean.zero_()
+            self.net.backbone.mean.zero_()  # type: ignore[operator]
             self.net.backbone.std.fill_(1)  # type: ignore[operator]
         self.weight_head = ClassAwareHead(classes, width, 2)
         nn.init.zeros_(self.weight_head.weight)
@@ -194,6 +194,8 @@ class Model(ObjectGeometry):
 
     def at_index(self, images: Tensor, index: Tensor) -> Output:
         """`forward` for positions in `config.obj_ids`, (B,), in place of object ids."""
+        if self.exported is not None:
+            return Output(*self.exported(images, index))
         features = self.net.features(images, index)
         raw = self.net.head(features, index).float()
         logits = self.weight_head(features, index).float()

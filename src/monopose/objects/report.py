@@ -20,7 +20,7 @@ from ..evaluation import calibration
 from ..evaluation.bop import Object
 from ..geometry import boxes as box_ops
 from ..io import records
-from ..io.files import atomic_write, write_json
+from ..io.files import atomic_write, or_warned, write_json
 from ..synthesis import blender, bop_folder
 from ..training import progress
 from ..types import Frame, Instances, PoseEstimates
@@ -235,10 +235,12 @@ def run(
         model.names, {m: lines for m, lines in curves.items() if lines}, model.refines(), pictures,
         str(Path(out) if out is not None else model.path / FILE),
     )  # fmt: skip
-    with atomic_write(found.file) as temporary:
-        temporary.write_text(report_page.page(found, more_training(found), advice(found)), encoding="utf-8")
-    write_json(model.path / SUMMARY, found.as_dict())
-    return found
+    with or_warned("the report's page"):
+        with atomic_write(found.file) as temporary:
+            temporary.write_text(report_page.page(found, more_training(found), advice(found)), encoding="utf-8")
+        write_json(model.path / SUMMARY, found.as_dict())
+        return found
+    return replace(found, file="")
 
 
 def usual_images() -> int:

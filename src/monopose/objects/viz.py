@@ -316,15 +316,13 @@ def save_samples(data: str | Path, split: str, count: int = 12) -> Path:
     data = Path(data)
     objects = models.read_models(data / "models")
     keys = [(scene, im_id) for scene in scenes.scenes(data / split) for im_id in scene.im_ids.tolist()]
-    pictures = []
-    for k in sorted({round(i * (len(keys) - 1) / max(count - 1, 1)) for i in range(count)}):
+
+    def picture(k: int) -> Image.Image:
         frame = scenes.read_frame(*keys[k], masks=False, depth=False)
         assert frame.instances is not None
-        pictures.append(viz.draw(frame, frame.instances, objects, labels=False))
-    path = data / f"contact_sheet_{split}.jpg"
-    with atomic_write(path) as temporary:
-        viz.contact_sheet(pictures, columns=4, width=400).save(temporary, quality=88)
-    return path
+        return viz.draw(frame, frame.instances, objects, labels=False)
+
+    return viz.save_sheet(data / f"contact_sheet_{split}.jpg", len(keys), picture, count)
 
 
 def save_results(folder: str | Path, poses: Iterable[PoseEstimates], method: str = "monopose") -> Path:

@@ -50,15 +50,22 @@ def number(name: str, value: Any, least: float = -math.inf, above: float = -math
     raise ValueError(f"{name} must be a finite number {' and '.join(asked)}".rstrip() + f", got {value!r}")
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """An integer of at least `least`.
+def whole(name: str, value: Any, least: int = 0, most: int = 2**31 - 1) -> int:
+    """An integer of at least `least` and at most `most`, what OpenCV's and the kernels' integers hold.
 
     Raises:
         ValueError: otherwise; 2.0 is none.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and value >= least:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and least <= value <= most:
         return int(value)
-    raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    raise ValueError(f"{name} must be an integer >= {least} (and at most {most:g}), got {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False. Raises ValueError otherwise: "no" is none."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def positive(name: str, value: Any) -> Any:
@@ -80,21 +87,26 @@ def positive(name: str, value: Any) -> Any:
 
 
 def tensor(name: str, value: Any) -> Tensor:
-    """What `torch.as_tensor` accepts: tensors, NumPy arrays, nested lists of numbers. Real numbers only.
+    """What `torch.as_tensor` accepts: tensors, nested lists of numbers, and NumPy arrays of any strides and byte order.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: otherwise, or for what is no dense array of real numbers; a masked array is none.
     """
     if isinstance(value, Tensor):
         found = value
     else:
         try:
+            if isinstance(value, np.ma.MaskedArray):
+                raise ValueError("a mask would be lost: give masked points a weight of 0")
+            if isinstance(value, np.ndarray) and (min(value.strides, default=0) < 0 or not value.flags.writeable
+                                                  or not value.dtype.isnative):  # fmt: skip
+                value = np.array(value, value.dtype.newbyteorder("="), order="C")  # what torch cannot point at
             found = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            kind = type(value).__name__
-            raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {kind}") from error
-    if found.is_complex() or found.dtype == torch.bool:
-        raise ValueError(f"{name} must hold real numbers, got {found.dtype}")
+            kind = f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {kind}: {error}") from error
+    if found.is_complex() or found.dtype == torch.bool or found.layout != torch.strided:
+        raise ValueError(f"{name} must hold real numbers in a dense tensor, got {found.dtype}, {found.layout}")
     return found
 
 
@@ -115,16 +127,27 @@ def degrees_of_freedom(value: Any) -> int:
 # -------------------------------------------------------------------------------------------------------- cameras, poses
 
 
+def scale_of(K: Tensor) -> Tensor:
+    """What K (..., 3, 3) is divided by for a last row of length 1, (...,): negative for -K, which is K up to scale. (That a
+    negative K[2, 2] with a positive determinant is a turn: cameras of OpenGL look along -Z.)"""
+    depth = K[..., 2, :].norm(dim=-1)
+    return torch.where((K[..., 2, 2] < 0) & (_volume(K) < 0), -depth, depth)
+
+
+def _volume(K: Tensor) -> Tensor:
+    return (torch.linalg.cross(K[..., 0, :], K[..., 1, :], dim=-1) * K[..., 2, :]).sum(-1)
+
+
 def is_camera(K: Tensor) -> Tensor:
-    """Which K are finite, invertible and look along a direction: (..., 3, 3) -> (...,), bool."""
-    volume = torch.linalg.cross(K[..., 0, :], K[..., 1, :], dim=-1)
-    volume = (volume * K[..., 2, :]).sum(-1).abs()
+    """Which K are finite, invertible, look along a direction and are not transposed: (..., 3, 3) -> (...,), bool."""
+    volume = _volume(K).abs()
+    transposed = (K[..., 0, 1:] == 0).all(-1) & (K[..., 1, 2] == 0) & (K[..., 2, :2] != 0).any(-1)
     # relative to the rows without their principal point, which may be far outside the image
     depth = K[..., 2, :].norm(dim=-1)
     ray = K[..., 2, :] / depth[..., None].clamp_min(1e-300 if K.dtype == torch.float64 else 1e-30)
     side = K[..., :2, :] - (K[..., :2, :] * ray[..., None, :]).sum(-1, keepdim=True) * ray[..., None, :]
     focal = side.norm(dim=-1)
-    return torch.isfinite(volume) & (depth > 0) & (volume > SINGULAR * depth * focal[..., 0] * focal[..., 1])
+    return torch.isfinite(volume) & ~transposed & (depth > 0) & (volume > SINGULAR * depth * focal[..., 0] * focal[..., 1])
 
 
 def split_camera(K: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def undistort(
 
     Returns:
         points2d (..., N, 2) and weights (..., N, 2), differentiable, once. A pixel that no ray in front of the camera
-        falls on, or NaN, comes back as it was with weight 0.
+        falls on, or NaN, comes back as it was with weight 0, and so do all of a K that is none or whose last row is not 0 0 1.
 
     Raises:
         ValueError: on shapes that do not fit, another model, or no distortion.
@@ -64,9 +64,11 @@ def undistort(
     if w.shape[-2:] not in ((n, 2), (n, 1)):
         raise ValueError(f"weights must be (..., {n}, 2) or (..., {n}), got {tuple(w.shape)}")
     K = intrinsics(camera.K if isinstance(camera, Camera) else camera, x)[..., None, :, :]
+    plain = checks.is_camera(K) & (K[..., 2, :2] == 0).all(-1)  # a lens distorts about the axis of its own camera
+    K = torch.where(plain[..., None, None], K, torch.eye(3).to(K))
     K = K / K[..., 2:, 2:]
     F, centre = K[..., :2, :2], K[..., :2, 2]
-    finite = torch.isfinite(x).all(-1, keepdim=True)
+    finite = torch.isfinite(x).all(-1, keepdim=True) & plain[..., None]
     seen = torch.linalg.solve_ex(F, (torch.where(finite, x, 0.0) - centre)[..., None]).result.squeeze(-1)
     lens = _brown if model == "brown" else _fisheye
     with torch.no_grad():

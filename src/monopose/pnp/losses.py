@@ -8,6 +8,7 @@ from ..geometry.rotation import full_precision
 from . import checks, kernels, residuals
 from .opaque import opaque
 from .posterior import Posterior
+from .prepare import flat_batch, in_frame
 from .problems import UNDETERMINED, Problems
 from .solve import free_entries
 
@@ -31,10 +32,12 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
         converge or the truth is not finite or no rigid motion. What is off by half precision is made rigid.
 
     Raises:
-        ValueError: if the truth is not (..., 4, 4), or a symmetry no rigid motion.
+        ValueError: for no Posterior, if the truth is not (..., 4, 4), or a symmetry no rigid motion.
 
     Source: Chen et al., EPro-PnP, eq. 7: the Kullback-Leibler divergence up to a constant.
     """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"posterior must be what sample_posterior returns, got a {type(posterior).__name__}")
     given = posterior.prepared
     truth = given.flat(checks.poses("cam_from_obj_true", cam_from_obj_true), 4, 4)[:, None]
     truth, rigid = checks.rigid(truth)
@@ -72,6 +75,7 @@ def derivative_loss(
     beta = checks.number("beta", beta, above=0)
     pose, good = checks.rigid(checks.poses("cam_from_obj", cam_from_obj))
     truth, true = checks.rigid(checks.poses("cam_from_obj_true", cam_from_obj_true))
+    flat_batch(good.shape, true.shape)
     pose, truth, good = pose[..., None, :, :], truth[..., None, :, :], good & true
     if symmetries is not None:
         truth = truth @ checks.group(symmetries, truth)
@@ -92,7 +96,8 @@ def derivative_loss(
 def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
 
-    At a minimum the step is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
+    The step is taken in the frame of the problem's own points, so that neither their origin nor their unit changes it. At a
+    minimum it is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
     Elsewhere, at a wrong minimum of a network that knows nothing yet, or where the solver did not arrive, it still says how
     the residuals should change for the pose to move to the truth, where the exact gradient of the optimum is zero or wild.
 
@@ -111,6 +116,8 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
 
     Source: Chen et al., EPro-PnP, eq. 13 and 14.
     """
+    if not isinstance(problems, Problems):
+        raise ValueError(f"problems must be Problems, as `Posterior.prepared.problems`, got a {type(problems).__name__}")
     damping, dof = checks.number("damping", damping, least=0), checks.degrees_of_freedom(dof)
     came = checks.poses("cam_from_obj", cam_from_obj).detach()
     if came.dim() != 3 or len(came) != len(problems.points3d):
@@ -118,7 +125,12 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
             f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}"
         )
     (pose, sound), free = checks.rigid(came), free_entries(dof, came.device)
-    r, J = residuals.weighted_residuals(problems, pose), residuals.jacobian(problems, pose)[..., free]
+    counted = (problems.weights != 0).any(-1, keepdim=True)  # whatever their weight: the step depends a little on the frame
+    points3d = torch.where(counted, problems.points3d, 0.0)
+    frame = checks.frame(points3d, counted.to(points3d))
+    frame = frame._replace(centre=points3d.sum(1) / counted.sum(1).clamp_min(1))
+    own, at = in_frame(problems, frame), frame.inward(pose)
+    r, J = residuals.weighted_residuals(own, at), residuals.jacobian(own, at)[..., free]
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     rows = (trust[..., None, None] * J).flatten(-3, -2).mT
     H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
@@ -130,5 +142,5 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     factor = torch.where(good[:, None, None], factor, torch.eye(len(free)).to(H))
     step = -torch.cholesky_solve(torch.where(good[:, None], g, torch.zeros_like(g))[..., None], factor).squeeze(-1)
     delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
-    moved = se3.retract(pose, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose))
-    return torch.where(sound[:, None, None], moved, came)
+    moved = frame.outward(se3.retract(at, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose)))
+    return torch.where(good[:, None, None], moved, torch.where(sound[:, None, None], pose, came))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 PLAIN = {type(None), bool, int, float, str}  # hold no tensors
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -17,7 +18,9 @@ def opaque(function: _Function) -> _Function:
     """A function that torch.compile calls as it is: one graph break, nothing traced inside, nothing compiled again.
 
     Raises:
-        RuntimeError: inside torch.func.vmap, grad, jacrev and the like, whose tensors hold no numbers that a kernel could read.
+        RuntimeError: inside torch.func.vmap, grad, jacrev and the like, whose tensors hold no numbers that a kernel could read;
+            for tensors of forward-mode differentiation, whose tangents would be lost; and while torch.jit or an ONNX export
+            traces, which would keep the example's pose for ever.
     """
 
     @functools.wraps(function)
@@ -25,9 +28,18 @@ def opaque(function: _Function) -> _Function:
         for value in (*args, *kwargs.values()):
             if type(value) not in PLAIN and _wrapped(value):
                 raise RuntimeError(
-                    f"pnp.{function.__name__} does not run inside torch.func.vmap, grad, jacrev or jvp. It takes batches: "
-                    "give leading dimensions instead of vmap, and use torch.autograd.grad or torch.autograd.functional.jacobian"
+                    f"pnp.{function.__name__} does not run inside torch.func.vmap, grad, jacrev or jvp, nor in forward mode. "
+                    "It takes batches: give leading dimensions instead of vmap, and use torch.autograd.grad or "
+                    "torch.autograd.functional.jacobian"
                 )
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                f"pnp.{function.__name__} cannot be traced: the trace would return the example's pose for every input. Export "
+                "the network that makes the correspondences, and call the layer on what it returns"
+            )
+        if torch.empty(0).device.type != "cpu":  # a default is for the caller's tensors: what is made here says where
+            with torch.device("cpu"):
+                return run(*args, **kwargs)
         if skipped or "torch._dynamo" not in sys.modules:  # which takes seconds to import: who does not compile need not
             return function(*args, **kwargs)
         return _untraced(function)(*args, **kwargs)
@@ -55,7 +67,7 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrapped(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return torch._C._functorch.is_functorch_wrapped_tensor(value)
-    if hasattr(value, "log_weights"):  # a Posterior
-        return _wrapped(value.log_weights)
-    return _wrapped(getattr(value, "K", None)) or _wrapped(getattr(value, "delta", None)) if value is not None else False
+        return torch._C._functorch.is_functorch_wrapped_tensor(value) or forward_ad.unpack_dual(value).tangent is not None
+    if isinstance(value, tuple):  # Problems, a robust kernel
+        return any(map(_wrapped, value))
+    return any(_wrapped(getattr(value, name, None)) for name in ("log_weights", "K")) if value is not None else False

@@ -7,6 +7,7 @@ mixture around the minima of the cost and corrects their weights, so that it als
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from . import amis, checks, kernels, upright
 from .opaque import opaque
 from .prepare import Prepared, intrinsics, prepare
 from .problems import Problems, Robust
-from .solve import descend, local_minima
+from .solve import NEEDED, descend, distinct_points, local_minima
 
 MAX_COST_GAP = 12.0  # minima whose cost is this much above the best get no samples of their own: exp(-12) of the mass
 LOG_ZERO = -1e30  # log-weight of samples that are ruled out; finite, so that 0 * log(0) stays 0
@@ -68,10 +69,14 @@ class Posterior:
         return self.log_weights.detach().softmax(-1)
 
     def mean(self) -> Tensor:
-        """The weighted mean pose, (..., 4, 4): of translations, and of rotations by the nearest rotation to their mean."""
-        w = self.probabilities()[..., None]
-        R = (w * self.samples[..., :3, :3].flatten(-2)).sum(-2).unflatten(-1, (3, 3))
-        return se3.from_rt(rotation.nearest_rotation(R), (w * self.samples[..., :3, 3]).sum(-2))
+        """The weighted mean pose, (..., 4, 4): of rotations the nearest one to their mean, and of the places of the points'
+        centre."""
+        frame, count = self.prepared.frame, self.samples.shape[-3]
+        w = self.probabilities().reshape(-1, count, 1)
+        own = frame.inward(self.samples.reshape(-1, count, 4, 4))
+        R = (w * own[..., :3, :3].flatten(-2)).sum(-2).unflatten(-1, (3, 3))
+        mean = se3.from_rt(rotation.nearest_rotation(R), (w * own[..., :3, 3]).sum(-2))
+        return frame.outward(mean).reshape(self.mode.shape)
 
     def covariance(self) -> Tensor:
         """Second moment of the tangent (v, omega) around `mean`, (..., 6, 6), as `Solution.covariance`: metres, radians."""
@@ -85,13 +90,22 @@ class Posterior:
         """Density of the orientation on a grid, smoothed over about the distance between the samples that matter.
 
         Args:
-            rotations: (R, 3, 3); with dof=4 they differ from the samples by a yaw.
+            rotations: (R, 3, 3); with dof=4 they differ from the samples by a yaw. What half precision rounded is made one.
 
         Returns:
             (..., R), per rad^3; with dof=4 per rad.
 
+        Raises:
+            ValueError: if they are not (R, 3, 3), or one is no rotation.
+
         Source: Schaeben, A simple standard orientation density function (de la Vallee Poussin kernel); Silverman's width.
         """
+        rotations = checks.tensor("rotations", rotations).to(self.samples)
+        if rotations.dim() != 3 or rotations.shape[1:] != (3, 3):
+            raise ValueError(f"rotations must be (R, 3, 3), got {tuple(rotations.shape)}")
+        made, sound = checks.rigid(se3.from_rt(rotations, rotations.new_zeros(3)))
+        if not bool(sound.all()):
+            raise ValueError(f"rotations must be rotation matrices, {int((~sound).sum())} of {len(sound)} are not")
         w = self.probabilities()
         near = rotation.angle_between(self.samples[..., None, :3, :3], self.modes[..., None, :, :3, :3]).amin(-1)
         d = 3 if self.dof == 6 else 1
@@ -101,7 +115,7 @@ class Posterior:
         half = 0.5 * d
         beta = math.lgamma(half) + torch.lgamma(power + 0.5) - torch.lgamma(power + 0.5 + half)
         log_norm = beta + math.log(16 * math.pi if d == 3 else 2.0)
-        grid = rotation.quat_wxyz_from_matrix(rotations).to(self.samples)
+        grid = rotation.quat_wxyz_from_matrix(made[:, :3, :3])
         quats = rotation.quat_wxyz_from_matrix(self.samples[..., :3, :3])
         density = w.new_zeros(*w.shape[:-1], len(grid))
         for start in range(0, len(grid), 1024):
@@ -111,7 +125,12 @@ class Posterior:
         return density
 
     def resample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Samples without weights, drawn by weight with replacement, (..., count, 4, 4)."""
+        """Samples without weights, drawn by weight with replacement, (..., count, 4, 4).
+
+        Raises:
+            ValueError: if count is no integer of at least 1, or generator none.
+        """
+        count, generator = checks.whole("count", count, 1), checks.generator(generator)
         w = self.probabilities().reshape(-1, self.log_weights.shape[-1])
         device = generator.device if generator is not None else w.device
         drawn = torch.multinomial(w.to(device), count, replacement=True, generator=generator).to(w.device)
@@ -183,8 +202,9 @@ def sample_posterior(
             "samples must be even and at least twice the iterations, and iterations and modes at least 1, "
             f"got samples={samples}, iterations={iterations}, modes={modes}"
         )
-    if not (isinstance(far, (int, float)) and far > 1):
+    if not (isinstance(far, (int, float, np.integer, np.floating)) and far > 1):
         raise ValueError(f"far must be a number above 1, times the distance of the furthest minimum, got {far!r}")
+    far = float(far)
     if gravity is not None:
         K, start, R = upright.turned(points3d, camera, init, dof, gravity)
         found = sample_posterior(
@@ -271,7 +291,8 @@ def _distinct_minima(
     kept = costs < costs[:, :1] + MAX_COST_GAP
     for i in range(1, kept.shape[1]):
         kept[:, i] &= (apart[:, i, :i] | ~kept[:, :i]).all(1)
-    usable = torch.isfinite(costs[:, 0]) & (given.used.sum(1) >= (3 if dof == 6 else 2))
+    least = NEEDED[dof, False]
+    usable = torch.isfinite(costs[:, 0]) & (distinct_points(given.problems.points3d, given.problems.weights, least) >= least)
     if given.usable is not None:
         usable = usable & given.usable
     kept[:, 0] = True

@@ -24,7 +24,7 @@ class Prepared(NamedTuple):
         batch: the shape that B was.
         dtype: of the results, that of points3d, at least float32.
         frame: in which a problem is to be solved, see `own`.
-        usable: (B,), bool, whether the numbers of a problem are finite and its K a camera; None where all are.
+        usable: (B,), bool, whether a problem's numbers are finite, its K a camera, its bounds in order; None where all are.
     """
 
     problems: Problems
@@ -36,8 +36,7 @@ class Prepared(NamedTuple):
 
     def own(self) -> Problems:
         """The problems in their own frames: centred, of unit size, with depths in the same unit as before. Differentiable."""
-        K = self.problems.K * self.frame.scale.to(self.problems.K)[:, None, None]
-        return self.problems._replace(points3d=self.frame.points(self.problems.points3d), K=K)
+        return in_frame(self.problems, self.frame)
 
     def flat(self, value: Tensor, *trailing: int) -> Tensor:
         """Expand (..., *trailing) to the batch and flatten it: (B, *trailing)."""
@@ -50,12 +49,23 @@ class Prepared(NamedTuple):
         return value if len(self.batch) == 1 else value.reshape((*self.batch, *value.shape[1:]))
 
 
+def in_frame(problems: Problems, frame: checks.Frame) -> Problems:
+    """Flat problems with their points in a frame, and depths in the same unit as before. Differentiable."""
+    K = problems.K * frame.scale.to(problems.K)[:, None, None]
+    return problems._replace(points3d=frame.points(problems.points3d), K=K)
+
+
 def flattened(value: Tensor, batch: torch.Size, *trailing: int, like: Tensor) -> Tensor:
     if value.dtype != like.dtype or value.device != like.device:
         value = value.to(like)
     if len(batch) == 1 and value.shape == (*batch, *trailing):
         return value  # what takes the time of a small batch is calls
-    return value.expand((*batch, *trailing)).reshape(batch.numel(), *trailing)
+    try:
+        return value.expand((*batch, *trailing)).reshape(batch.numel(), *trailing)
+    except RuntimeError:
+        raise ValueError(
+            f"expected a shape that broadcasts to {(*batch, *trailing)}, the problems', got {tuple(value.shape)}"
+        ) from None
 
 
 def flat_batch(*shapes: torch.Size) -> torch.Size:
@@ -192,6 +202,10 @@ def prepare(
         assert isinstance(robust, AdaptiveHuber)
         delta = _adaptive(robust.relative, x.detach(), w, used)
         delta = torch.where(delta > 0, delta, 1.0)  # nothing has weight: any threshold will do
+    if bounds is not None:
+        good = (limits[:, :2] < limits[:, 2:]).all(-1)  # not of NaN
+        usable = good if usable is None else usable & good
+        limits = torch.where(good[:, None], limits, constant(UNBOUNDED, K.dtype, K.device))
     k = k * factor.view(size, 1, 1)
     return Prepared(
         Problems(X, x, w, k, delta, limits, kernel, NEAREST if z_min is None else z_min), used, batch, outside, frame, usable
@@ -208,7 +222,7 @@ def frames(
     fused = kernels.backend(X.device)
     if fused is not None and hasattr(fused, "frames"):
         return fused.frames(X, x, w, weighted, K, relative)  # type: ignore[no-any-return]
-    frame, depth = checks.frame(X, w if weighted else None), K.detach()[:, 2].norm(dim=-1)
+    frame, depth = checks.frame(X, w if weighted else None), checks.scale_of(K.detach())
     used = (w != 0).any(-1)  # NaN is not 0: it counts
     return frame, 1 / (depth * frame.scale if relative else depth), used, 2  # a device would have to be waited for
 

@@ -19,6 +19,7 @@ from .solve import initial_poses, solve_from
 
 LEAST = 20  # samples that are always drawn: the first pose that many agree with is not yet the best
 NEAR = 1e-6  # times the object's size: the default of z_min
+CROWD = 2.0  # thresholds: inliers that are nearer to each other in the image are one correspondence, often repeated
 ROUNDS = 10  # most times that inliers and pose are computed from each other
 AGAIN = 4  # most times that samples are added because the refined pose has fewer inliers than the best of the samples
 
@@ -88,7 +89,8 @@ def ransac(
     Source: Fischler and Bolles 1981; Torr and Zisserman, MLESAC, for the score; Chum et al., Locally optimized RANSAC, for
     the refinement inside the loop; final refinement by `solve`.
     """
-    iterations, seed = checks.whole("iterations", iterations, 1), checks.whole("seed", seed)
+    points3d = checks.tensor("points3d", points3d)
+    iterations, seed = checks.whole("iterations", iterations, 1), checks.whole("seed", seed, 0, 2**62)
     min_inliers = checks.whole("min_inliers", min_inliers)
     confidence = checks.number("confidence", confidence, above=0, below=1)
     if backend not in (None, "poselib", "opencv"):
@@ -205,7 +207,7 @@ def _read(
     """The problems; poses to begin with, (B, 4, 4), in the camera of `_Given`; which of those there are, (B,)."""
     from .kernels import numba_ransac
 
-    points3d, points2d = checks.tensor("points3d", points3d), checks.tensor("points2d", points2d)
+    points2d = checks.tensor("points2d", points2d)
     if points3d.dim() < 2 or points3d.shape[-1] != 3:
         raise ValueError(f"points3d must be (..., N, 3) metres, got {tuple(points3d.shape)}")
     n = points3d.shape[-2]
@@ -246,7 +248,7 @@ def _read(
     numba_ransac.read(X, x, w, present, keys, extent, area)
     k, turn = flat(K, 3, 3), None
     if not _plain(k):
-        good = checks.is_camera(k)
+        good, k = checks.is_camera(k), k / checks.scale_of(k)[:, None, None]
         k, turns = checks.split_camera(torch.where(good[:, None, None], k, torch.eye(3).to(k)))
         good = good & (k[:, 0, 0] > 0)  # a mirror is no camera
         present &= good.numpy()[:, None]
@@ -334,7 +336,28 @@ def _fit(given: _Given, pose: np.ndarray, found: np.ndarray, need: int) -> _Fit:
             for b in todo[~good]:
                 reasons[b] = f"the {support[b]} inliers do not fix a pose; are they collinear, or the weights zero?"
             todo = todo[good]
+    for b in np.flatnonzero(found).tolist():
+        if not reasons[b] and (crowded := _crowded(given, b, inliers[b] & given.usable[b])) is not None:
+            count, all_of = crowded
+            if count < 4 or _may_be_chance(count, all_of, float(given.threshold[b].mean()), float(given.area[b])):
+                reasons[b] = (
+                    f"most of the {support[b]} inliers are in one place of the image, {count - 1} elsewhere may be chance"
+                )
     return _Fit(pose, inliers, support, covariance, reasons)
+
+
+def _crowded(given: _Given, b: int, inliers: np.ndarray) -> tuple[int, int] | None:
+    """How many inliers, of how many points, there are if a crowd in one place counts as one; None where there is none.
+
+    A crowd is more than half of the inliers, within `CROWD` thresholds of their median pixel: any pose that takes the place to
+    the pixel agrees with all of it, wherever two or three more points are.
+    """
+    middle, reach = np.median(given.x[b, inliers], 0), CROWD * float(given.threshold[b].mean())
+    inside = np.abs(given.x[b] - middle).max(1) <= reach
+    crowd = int((inside & inliers).sum())
+    if 2 * crowd <= int(inliers.sum()):
+        return None
+    return int(inliers.sum()) - crowd + 1, int((given.usable[b] & ~inside).sum()) + 1
 
 
 NO_SAMPLE = "no sample of three points gave a pose; are the points collinear or all the same?"

@@ -95,7 +95,7 @@ def solve(
     modes: int = 1,
     gravity: Tensor | None = None,
 ) -> Solution | Modes:
-    """The poses that minimise 1/2 sum rho(|weight (projection - measurement)|).
+    """The poses that minimise 1/2 sum rho(e), e the length of weight (projection - measurement).
 
     Args:
         points3d: (..., N, 3), metres, object frame.
@@ -211,6 +211,7 @@ def solve_prepared(
 ) -> tuple[Solution, Tensor]:
     """`solve` of what `prepare` returned; and the poses in their own frames, (B, 4, 4), float64 on the CPU."""
     dof, iterations = checks.degrees_of_freedom(dof), checks.whole("iterations", iterations)
+    trust_region = checks.flag("trust_region", trust_region)
     proposals = None if proposals is None else checks.whole("proposals", proposals)
     generator = checks.generator(generator)
     if init is not None:

@@ -29,13 +29,16 @@ def warm_up(dtype: torch.dtype = torch.float32, device: torch.device | str = "cp
         layers: of "solve", "posterior", "losses", which are those with a gradient, and "ransac".
 
     Raises:
-        ValueError: for another dtype or layer.
+        ValueError: for another dtype or layer, or no device.
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     if not set(layers) <= set(LAYERS):
         raise ValueError(f"layers must be some of {', '.join(LAYERS)}, got {layers!r}")
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from error
     if kernels.backend(device) is None:
         return
     fresh = gc.get_freeze_count() == 0

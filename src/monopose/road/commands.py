@@ -362,4 +362,19 @@ def synth(args: Synth) -> dict[str, str]:
         args.out, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
         config=road_scene.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=args.shapes), workers=args.workers,
     )  # fmt: skip
-    return {"out": str(out)}
+    return {"out": str(out), "sheet": str(_save_samples(out))}
+
+
+def _save_samples(out: Path) -> Path:
+    """Some of the pictures with the true boxes, as one sheet."""
+    from ..datasets.nuscenes import read_infos
+    from ..viz import save_sheet
+    from .viz import boxes_3d
+
+    frames = read_infos(out / "infos.json")
+
+    def picture(i: int) -> Any:
+        known = frames[i]
+        return boxes_3d(known.read().image, known.camera.K, known.objects, known.classes, tags=False)  # type: ignore[arg-type]
+
+    return save_sheet(out / "contact_sheet.jpg", len(frames), picture)

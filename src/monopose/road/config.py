@@ -62,6 +62,9 @@ class Config:
     far: float = 10.0  # poses so many times as far away as the furthest minimum have no density
     objects: int = 48  # drawn per image in training
     min_visibility: float = 0.1  # share in [0, 1]; objects seen less are not learned from, where the batch knows it
+    even_objects: bool = False  # drawn by centreness, and every one counts alike however many cells see it; as published
+    size_gradient: bool = False  # the Monte Carlo loss teaches sizes too, its regularisation no scales; as published
+    auxiliary: Literal["sigma", "v1", "v2"] = "sigma"  # deviations of the reprojection: one for all, in metres; or as published
     roi: int = 28  # side of the grid on which the auxiliary losses look at an object, points
     lidar_points: int = 64  # surface points of an object that the coordinate loss looks at, at most
     depth_modes: int = 0  # of the auxiliary distribution of depth
@@ -89,6 +92,8 @@ class Config:
             raise ValueError(f"height and width must be multiples of 32 pixels, got {self.height} and {self.width}")
         if self.layer not in ("distribution", "reprojection", "direct"):
             raise ValueError(f"layer must be 'distribution', 'reprojection' or 'direct', got {self.layer!r}")
+        if self.auxiliary not in ("sigma", "v1", "v2"):
+            raise ValueError(f"auxiliary must be 'sigma', 'v1' or 'v2', got {self.auxiliary!r}")
         if len(self.ranges) + 1 != len(self.head_strides):
             raise ValueError(
                 f"{len(self.head_strides)} levels, strides {self.head_strides}, need {len(self.head_strides) - 1} ranges, "
@@ -120,7 +125,10 @@ class Config:
 
 def basic(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v1): ResNet-101, 1600 x 672, 8 heads of 32 points, Monte Carlo loss and auxiliary reprojection."""
-    return Config(tuple(classes), **({"far": 1000.0, "min_visibility": 0.4} | changes))
+    own: dict[str, Any] = {
+        "far": 1000.0, "min_visibility": 0.4, "even_objects": True, "size_gradient": True, "auxiliary": "v1",
+    }  # fmt: skip
+    return Config(tuple(classes), **(own | changes))
 
 
 def no_reproj(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
@@ -147,6 +155,7 @@ def v2(classes: Sequence[str] = CLASSES, **changes: Any) -> Config:
     """As published (v2): mixtures of coordinates and depths in place of regression, a loss of 2D boxes."""
     own: dict[str, Any] = {
         "box_weight": 0.5, "coordinate_weight": 2.5, "coordinate_mixture": True, "depth_weight": 1.5, "depth_modes": 4,
+        "auxiliary": "v2",
     }  # fmt: skip
     return v1b(classes, **(own | changes))
 

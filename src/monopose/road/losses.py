@@ -14,7 +14,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from .. import pnp
 from ..geometry import boxes3d, se3
 from ..geometry import camera as camera_ops
-from . import pyramid
+from ..pnp.prepare import prepare
+from . import pyramid, sampler
 from .config import MOMENTUM, SIGMA_MOMENTUM, SMALLEST, Z_MIN, Config, encode_sizes, score_target
 from .network import Model, ObjectLook, Output, bounds_of, direct, direct_pose, to_ray
 
@@ -80,30 +81,72 @@ def _cell_losses(model: Model, output: Output, found: list[BoxTargets], owners: 
 
 
 class _Drawn(NamedTuple):
-    """The objects that are looked at closer: cells and owners (B, R), and which count, (B, R), bool."""
+    """The objects that are looked at closer, (B, R): cells, owners, which count (bool), and how much, which sums to 1; `even`
+    likewise, whatever the odds by which they were drawn."""
 
     cell: Tensor
     owner: Tensor
     valid: Tensor
+    share: Tensor
+    even: Tensor
 
 
 @torch.no_grad()
-def _draw(model: Model, cells: pyramid.Cells, owners: Tensor) -> _Drawn:
-    """Cells with objects, half of them evenly and half by how sure the network is of them; at least one row per image."""
+def _draw(model: Model, output: Output, owners: Tensor, found: list[BoxTargets]) -> _Drawn:
+    """Cells with objects; at least one row per image. Half of them evenly and half by how sure the network is of them, each
+    once and counting alike; or as published, see `draw_even`."""
+    cells, where = output.cells, output.lattice
     sure = cells.logits.sigmoid().amax(-1) * cells.centerness.sigmoid()
-    drawn = []
-    for own, certain in zip(owners, sure, strict=True):
+    drawn, shares, evens = [], [], []
+    for i, (own, certain) in enumerate(zip(owners, sure, strict=True)):
         there = (own >= 0).nonzero()[:, 0]
-        certain = certain[there]
-        p = 0.5 / max(len(there), 1) + 0.5 * certain / certain.sum().clamp_min(1e-9)
-        n = min(len(there), model.config.objects)
-        drawn.append(there[torch.multinomial(p, n)] if n else there)
-    cell = nn.utils.rnn.pad_sequence(drawn, batch_first=True)
+        if model.config.even_objects:
+            away = found[i].centres[own[there]] - where.centres[there]
+            central = pyramid.centerness_target(away, where.strides[there])
+            rows, share, even = draw_even(own[there], central, model.config.objects)
+            there = there[rows]
+        else:
+            certain = certain[there]
+            p = 0.5 / max(len(there), 1) + 0.5 * certain / certain.sum().clamp_min(1e-9)
+            n = min(len(there), model.config.objects)
+            there = there[torch.multinomial(p, n)] if n else there
+            share = even = torch.ones_like(sure[0, : len(there)])
+        drawn.append(there)
+        shares.append(share)
+        evens.append(even)
+    cell, share, even = (nn.utils.rnn.pad_sequence(v, batch_first=True) for v in (drawn, shares, evens))
     if cell.shape[1] == 0:
-        cell = cell.new_zeros(len(drawn), 1)
+        cell, share, even = (v.new_zeros(len(drawn), 1) for v in (cell, share, even))
     count = torch.tensor([len(d) for d in drawn], device=cell.device)
     valid = torch.arange(cell.shape[1], device=cell.device) < count[:, None]
-    return _Drawn(cell, owners.gather(1, cell), valid)
+    share, even = (v / v.sum().clamp_min(1) for v in (share, even))
+    return _Drawn(cell, owners.gather(1, cell), valid, share, even)
+
+
+def draw_even(owner: Tensor, central: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells of one picture, half of them evenly and each once, the rest by centreness with repetition; objects count alike.
+
+    Args:
+        owner: object of each cell, (N,), int64.
+        central: centreness of each, (N,), above 0.
+        count: how many to draw.
+
+    Returns:
+        rows (count,), none of no cells; what each counts, (count,), which sums to 1 over the cells of each object and stands
+        for cells drawn by centreness alone; the same where the cells of an object count alike.
+
+    Source: EPro-PnP-Det, `obj_sampler`; there of a whole batch.
+    """
+    if len(owner) == 0:
+        return owner, central, central
+    p = central / central.sum()
+    even = min(count // 2, len(owner))
+    first = torch.randperm(len(owner), device=owner.device)[:even]
+    rows = torch.cat([first, torch.multinomial(p, count - even, replacement=True)])
+    mixed = even / count / len(owner) + (1 - even / count) * p[rows]
+    same = (owner[rows][:, None] == owner[rows]).to(p)
+    ratio = p[rows] / mixed
+    return rows, ratio / (same @ ratio), 1 / same.sum(1)
 
 
 class _Objects(NamedTuple):
@@ -137,11 +180,11 @@ def _object_losses(
     model: Model, output: Output, batch: Mapping[str, Any], found: list[BoxTargets], owners: Tensor
 ) -> dict[str, Tensor]:
     config = model.config
-    drawn = _draw(model, output.cells, owners)
+    drawn = _draw(model, output, owners, found)
     K = torch.stack(list(batch["K"])).to(output.cells.logits)
     true = _of_drawn(found, drawn, K)
     look = model.look(output, drawn.cell, true.labels)
-    share = drawn.valid / drawn.valid.sum().clamp_min(1)  # (B, R), what an object counts
+    share = drawn.share
 
     def mean(each: Tensor) -> Tensor:
         return (share * each).sum()
@@ -162,11 +205,13 @@ def _object_losses(
     if not config.poses:
         unused = (answers.score, answers.direct, look.noc, look.weights)  # several processes need every gradient
         return losses | {"nothing": 0 * torch.stack([v.sum() for v in unused]).sum()}
-    of_pose, pose = _pose_losses(model, look, true, drawn.valid)
+    of_pose, pose = _pose_losses(model, look, true, drawn.valid, share)
     off = (pose[..., (0, 2), 3] - true.pose[..., (0, 2), 3]).norm(dim=-1)
     sure = F.binary_cross_entropy_with_logits(answers.score, score_target(off), reduction="none")
-    losses |= of_pose | {"score": config.score_weight * mean(sure)}
-    if model.uses_projection:
+    losses |= of_pose | {"score": config.score_weight * (drawn.even * sure).sum()}
+    if model.pixel_head is not None:
+        losses["projection"] = config.projection_weight * _published_projection_loss(model, output, look, true, drawn)
+    elif model.uses_projection:
         losses["projection"] = config.projection_weight * _projection_loss(model, output, look, true, share)
     if config.coordinate_weight > 0 and model.point_head is not None:
         lidar = batch.get("lidar")
@@ -179,23 +224,27 @@ def _object_losses(
     return losses
 
 
-def _pose_losses(model: Model, look: ObjectLook, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The losses of the layer, and the poses that it finds, (B, R, 4, 4), without gradient."""
+def _pose_losses(
+    model: Model, look: ObjectLook, true: _Objects, valid: Tensor, share: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The losses of the layer, weighted by `share`, and the poses that it finds, (B, R, 4, 4), without gradient."""
     config = model.config
     found = true.pose.clone()
     if config.layer == "direct":
-        losses, poses = _direct_losses(config, look, true, valid)
+        losses, poses = _direct_losses(config, look, true, share)
         return losses, poses
     rows = valid.nonzero().unbind(-1)
     if len(rows[0]) == 0:
         nothing = 0 * (look.noc.sum() + look.weights.sum())
         return {"pose": nothing}, found
     with torch.no_grad():
-        scale = look.answers.log_scale[rows].exp().mean()
+        scale = (share[rows] * look.answers.log_scale[rows].exp().mean(-1)).sum()
         if model.training:
             model.norm.copy_(torch.where(model.norm > 0, torch.lerp(model.norm, scale, MOMENTUM), scale))
         norm = model.norm if float(model.norm) > 0 else scale
-    points3d = (look.noc * look.lhw.detach()[:, :, None])[rows]
+    count = share[rows]
+    lhw = look.lhw if config.size_gradient else look.lhw.detach()
+    points3d = (look.noc * lhw[:, :, None])[rows]
     points2d, weights, K, truth = look.pixels[rows], look.weights[rows], true.K[rows], true.pose[rows]
     bounds = bounds_of(config.size, K)
     robust = pnp.AdaptiveHuber(config.huber)
@@ -205,20 +254,24 @@ def _pose_losses(model: Model, look: ObjectLook, true: _Objects, valid: Tensor) 
         )
         found[rows] = solved.cam_from_obj
         nll = reprojection_nll(points3d, points2d, weights, K, truth, bounds)
-        return {"pose": config.pose_weight * nll.mean()}, found
+        return {"pose": config.pose_weight * (count * nll).sum()}, found
     posterior = pnp.sample_posterior(
         points3d, points2d, K, weights, init=truth, dof=4, samples=config.samples, robust=robust, z_min=Z_MIN, bounds=bounds,
         far=config.far,
     )  # fmt: skip
     found[rows] = posterior.mode.to(found)
-    losses = {"pose": config.pose_weight * pnp.monte_carlo_loss(posterior, truth).mean() / norm}
+    losses = {"pose": config.pose_weight * (count * pnp.monte_carlo_loss(posterior, truth)).sum() / norm}
     if config.translation_weight > 0 or config.rotation_weight > 0:
         problems = posterior.prepared.problems
+        if config.size_gradient:  # the step teaches coordinates and attention, neither sizes nor the scale of the weights
+            fixed = (look.noc * look.lhw.detach()[:, :, None])[rows]
+            shared = (look.share * look.answers.log_scale.detach().exp()[:, :, None])[rows]
+            problems = prepare(fixed, points2d, K, shared, robust, bounds, Z_MIN).problems
         step = pnp.one_step(problems, posterior.mode.to(problems.K), dof=4)
         t, r = pnp.derivative_loss(step, truth.to(step), 1.0)
         nothing = torch.zeros_like(t)
-        losses["translation"] = config.translation_weight * torch.where(posterior.converged, t, nothing).mean()
-        losses["rotation"] = config.rotation_weight * torch.where(posterior.converged, r, nothing).mean()
+        losses["translation"] = config.translation_weight * (count * torch.where(posterior.converged, t, nothing)).sum()
+        losses["rotation"] = config.rotation_weight * (count * torch.where(posterior.converged, r, nothing)).sum()
     return losses, found
 
 
@@ -249,10 +302,9 @@ def reprojection_nll(points3d: Tensor, points2d: Tensor, weights: Tensor, K: Ten
     return (each * used).sum(-1) / used.sum(-1).clamp_min(1)
 
 
-def _direct_losses(config: Config, look: ObjectLook, true: _Objects, valid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _direct_losses(config: Config, look: ObjectLook, true: _Objects, share: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     pixel, depth, turn = direct(config, look, true.K)
     centre = true.pose[..., :3, 3]
-    share = valid / valid.sum().clamp_min(1)
     target = camera_ops.project(centre[..., None, :], true.K, Z_MIN)[..., 0, :]
     miss = (pixel - target) * config.reference_scale
     place = F.smooth_l1_loss(miss, torch.zeros_like(miss), beta=1.0, reduction="none").sum(-1)
@@ -281,10 +333,11 @@ def mixture_nll(error: Tensor, log_share: Tensor, log_sigma: Tensor, delta: floa
     return -(log_share - huber - log_sigma.sum()).logsumexp(-1)
 
 
-def _precision(model: Model, which: int, log_sigma: Tensor) -> Tensor:
-    """The running mean of 1 / sigma that a mixture's loss is divided by."""
+def _precision(model: Model, which: int, log_sigma: Tensor, share: Tensor | None = None) -> Tensor:
+    """The running mean of 1 / sigma that a mixture's loss is divided by; `share` is what each of them counts."""
     with torch.no_grad():
-        now = (-log_sigma).exp().mean()
+        now = (-log_sigma).exp()
+        now = now.mean() if share is None else (share * now).sum() / share.expand_as(now).sum().clamp_min(1e-9)
         if model.training:
             old = model.precisions[which]
             model.precisions[which] = torch.where(old > 0, torch.lerp(old, now, SIGMA_MOMENTUM), now)
@@ -308,6 +361,74 @@ def _projection_loss(model: Model, output: Output, look: ObjectLook, true: _Obje
     nll = mixture_nll(miss.transpose(2, 3), attention.log_softmax(2).transpose(2, 3), model.projection_sigma, 2.0)
     each = (nll * hit).sum(-1) / hit.sum(-1).clamp_min(1)
     return (share * each).sum() / _precision(model, 0, model.projection_sigma)
+
+
+TYPICAL_MISS = 0.2  # deviation of the published auxiliary loss, of the mean side of a box
+
+
+def _published_projection_loss(model: Model, output: Output, look: ObjectLook, true: _Objects, drawn: _Drawn) -> Tensor:
+    """The auxiliary loss as published: a grid on every object's box asks the pixels themselves where on an object they lie, and
+    how sure they are; errors are relative to the object's size. Pixels in several boxes share their attention among them.
+
+    Source: EPro-PnP-Det, `forward_train` of its head and `mvd_gaussian_mixture_nll_loss`; v2 with linear tails. There grids are
+    averaged over their cells and resampled from box to box, here they are points at which everything is computed.
+    """
+    assert model.pixel_head is not None
+    config, dense = model.config, output.dense
+    likelihoods, spread, shares = [], [], []
+    for i, valid in enumerate(drawn.valid):
+        owner, inverse = torch.unique(drawn.owner[i, valid], return_inverse=True)
+        if len(owner) == 0:
+            continue
+        mix = (torch.arange(len(owner), device=inverse.device)[:, None] == inverse) * drawn.share[i, valid]
+        mix = mix / mix.sum(1, keepdim=True).clamp_min(1e-12)
+        first = (mix > 0).int().argmax(1)
+        pose, boxes, size, K = (v[i, valid][first] for v in (true.pose, true.boxes, true.lhw, true.K))
+        query = (mix @ look.seen.query[i, valid].flatten(1)).unflatten(1, (config.heads, -1))
+        lhw = (mix @ look.lhw[i, valid]).detach()
+        pixels = boxes3d.grid_in(boxes, config.roi)  # (G, P, 2)
+        every = pixels[None, :, None].expand(-1, -1, config.heads, -1, -1)
+        key, value = (sampler.sample(v[i : i + 1], every, dense.stride)[0] for v in (dense.key, dense.value))  # (G, H, P, D)
+        logits = torch.einsum("jhd,ghpd->gjhp", query, key).float() / math.sqrt(key.shape[-1])
+        noc, log_sigma = model.pixel_head(value)
+        points = noc[:, None] * lhw[:, None, None]  # of every object j at every pixel of the grid of g: (G, G, H, P, 3)
+        there = camera_ops.project(se3.transform(pose[:, None], points), K[:, None], Z_MIN)
+        bounds = bounds_of(config.size, there)
+        there = torch.minimum(torch.maximum(there, bounds[:2]), bounds[2:])
+        per_size = K[:, 0, 0] * TYPICAL_MISS * size.mean(-1) / pose[:, 2, 3].clamp_min(Z_MIN)
+        error = (there - pixels[:, None, None]) / per_size[:, None, None, None]
+        inside = ((pixels[:, None] > boxes[:, None, :2]) & (pixels[:, None] < boxes[:, None, 2:])).all(-1)
+        inside = inside | torch.eye(len(owner), dtype=torch.bool, device=inside.device)[..., None]
+        nll, share = shared_mixture_nll(error, log_sigma, logits, inside, math.inf if config.auxiliary == "v1" else 2.0)
+        likelihoods.append(nll.flatten())
+        spread.append(log_sigma.flatten(0, 2))
+        shares.append(share.diagonal().movedim(-1, 0).flatten())
+    if not likelihoods:
+        return 0 * sum(p.sum() for p in model.pixel_head.parameters())  # type: ignore[return-value]
+    return torch.cat(likelihoods).mean() / _precision(model, 0, torch.cat(spread), torch.cat(shares)[:, None])
+
+
+def shared_mixture_nll(error: Tensor, log_sigma: Tensor, logits: Tensor, inside: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Minus the log-likelihood of pixels whose mixture runs over heads, and over the objects in whose boxes they lie.
+
+    Args:
+        error: of P pixels of each of G grids as part of each of J objects, (G, J, H, P, 2).
+        log_sigma: log of the pixels' deviations, (G, H, P, 2).
+        logits: of the components' weights, (G, J, H, P).
+        inside: whether a pixel lies in an object's box, (G, J, P), bool; at least one for each pixel.
+        delta: length, in deviations, beyond which the tail is linear.
+
+    Returns:
+        (G, P), and the components' weights, (G, J, H, P), without gradient.
+    """
+    logits = logits.masked_fill(~inside[:, :, None], -math.inf)
+    log_share = logits - logits.logsumexp((1, 2), keepdim=True)
+    square = (error * (-log_sigma).exp().clamp(max=1e4)[:, None]).square().sum(-1)
+    huber = square / 2
+    if math.isfinite(delta):
+        huber = torch.where(square > delta**2, delta * (square.clamp_min(1e-12).sqrt() - delta / 2), huber)
+    each = log_share - huber - log_sigma.sum(-1)[:, None]
+    return -each.logsumexp((1, 2)), log_share.detach().exp()
 
 
 def _coordinate_loss(

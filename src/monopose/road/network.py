@@ -28,7 +28,8 @@ class ObjectLook(NamedTuple):
 
     reference (B, R, 2), pixels; strides (B, R), pixels; seen, the samples; answers, of the object; tokens and places, of the
     points, for those who ask the point head about other pixels; noc (B, R, N, 3), in units of the size; pixels (B, R, N, 2);
-    weights (B, R, N, 2), 1 / pixels; lhw (B, R, 3), metres. The layer "direct" has no points: N = 0.
+    weights (B, R, N, 2), 1 / pixels, and share, what they are of their sum; lhw (B, R, 3), metres. The layer "direct" has no
+    points: N = 0.
     """
 
     reference: Tensor
@@ -41,6 +42,7 @@ class ObjectLook(NamedTuple):
     pixels: Tensor
     weights: Tensor
     lhw: Tensor
+    share: Tensor
 
 
 class Model(nn.Module):
@@ -70,7 +72,10 @@ class Model(nn.Module):
             nn.init.zeros_(self.stretch.bias)
         scale = None if direct else c.initial_scale
         self.object_head = sampler.ObjectHead(c.channels, c.object_hidden, len(c.attributes) + 1, scale, c.depth_modes)
-        if self.uses_projection:
+        self.pixel_head = None
+        if self.uses_projection and c.auxiliary != "sigma":
+            self.pixel_head = sampler.PixelHead(c.channels // c.heads, c.heads)
+        elif self.uses_projection:
             self.projection_sigma = nn.Parameter(torch.full((2,), math.log(0.2)))
         if c.coordinate_mixture and not direct:
             self.coordinate_sigma = nn.Parameter(torch.full((3,), math.log(0.2)))
@@ -123,7 +128,7 @@ class Model(nn.Module):
         lhw = decode_sizes(answers.size_code, self.means[labels], self.stds[labels])
         if self.point_head is None:
             none = reference[:, :, None][:, :, :0]
-            return ObjectLook(reference, strides, seen, answers, none, none, lhw[:, :, None][:, :, :0], none, none, lhw)
+            return ObjectLook(reference, strides, seen, answers, none, none, lhw[:, :, None][:, :, :0], none, none, lhw, none)
         tokens = self.point_head.tokens(seen.features, seen.query)
         pixels = seen.pixels.flatten(2, 3)
         places = _places(pixels, reference, strides)
@@ -132,7 +137,7 @@ class Model(nn.Module):
         share = raw[..., 3:].softmax(2) * inside
         weights = share * answers.log_scale.exp()[:, :, None]
         noc = raw[..., :3] * self._reach(seen)[:, :, None]
-        return ObjectLook(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw)
+        return ObjectLook(reference, strides, seen, answers, tokens, places, noc, pixels, weights, lhw, share)
 
     def _reach(self, seen: sampler.Samples) -> Tensor:
         """What the coordinates of an object's points are multiplied by, (B, R, 1).

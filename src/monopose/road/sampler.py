@@ -208,9 +208,7 @@ class PointHead(nn.Module):
         self.attend = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value", "out")})
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
-        self.weight = nn.Parameter(0.01 * torch.randn(heads, width, 5))
-        signs = torch.tensor([[(CORNERS[h % 8] >> k & 1) * 2.0 - 1 for k in range(3)] for h in range(heads)])
-        self.bias = nn.Parameter(torch.cat([signs / 2 / 2, torch.zeros(heads, 2)], -1))  # half-way to the cube's corners
+        self.weight, self.bias = _head_parameters(width, heads)
 
     def tokens(self, features: Tensor, query: Tensor) -> Tensor:
         """(..., H, P, D), (..., H, D) -> what the points are known by, (..., H P, D)."""
@@ -237,6 +235,26 @@ class PointHead(nn.Module):
         x = self.norm1(tokens + self.attend["out"](attended))
         x = self.norm2(x + self.feed(x)).unflatten(-2, (self.heads, -1))
         return x @ self.weight + self.bias[:, None]
+
+
+def _head_parameters(width: int, heads: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Of a linear layer for each head that says a place and two more numbers: (H, D, 5), (H, 5)."""
+    signs = torch.tensor([[(CORNERS[h % 8] >> k & 1) * 2.0 - 1 for k in range(3)] for h in range(heads)])
+    bias = torch.cat([signs / 2 / 2, torch.zeros(heads, 2)], -1)  # half-way to the cube's corners
+    return nn.Parameter(0.01 * torch.randn(heads, width, 5)), nn.Parameter(bias)
+
+
+class PixelHead(nn.Module):
+    """What every pixel is, whatever object is asked: (..., H, P, D) -> place on the object (..., H, P, 3), and the logarithm of
+    its deviations (..., H, P, 2). Source: EPro-PnP-Det, the first of its `corr_regs`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.weight, self.bias = _head_parameters(width, heads)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        place, log_sigma = (values @ self.weight + self.bias[:, None]).float().split([3, 2], -1)
+        return place, log_sigma
 
 
 class ObjectAnswers(NamedTuple):

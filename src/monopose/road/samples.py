@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..datasets import kitti, nuscenes, nuscenes_splits
+from ..datasets import kitti, nuscenes, nuscenes_index, nuscenes_splits
 from ..datasets.road import SIZES, RoadFrame, RoadObjects
 from ..geometry import camera as camera_ops
 from ..geometry import se3
@@ -31,8 +31,8 @@ def is_synthetic(data: str | Path) -> bool:
     return str(data) == ROAD and not Path(data).is_dir()
 
 
-def read_frames(data: str | Path, names: Sequence[str] = ()) -> list[RoadFrame]:
-    """The pictures of a folder, whichever of the three layouts it has.
+def read_frames(data: str | Path, names: Sequence[str] = ()) -> Sequence[RoadFrame]:
+    """The pictures of a folder, whichever of the three layouts it has; those of nuScenes through an index beside its tables.
 
     Args:
         data: an `infos.json` or a folder with one; a KITTI folder; a nuScenes folder, or its v1.0-VERSION folder.
@@ -50,9 +50,9 @@ def read_frames(data: str | Path, names: Sequence[str] = ()) -> list[RoadFrame]:
         return nuscenes.read_infos(infos)
     if (data / "image_2").is_dir():
         return kitti.read(data, names)
-    tables = nuscenes_tables(data)
-    if tables is not None:
-        return nuscenes.frames(tables, nuscenes.samples(tables, names))
+    version = _nuscenes_version(data)
+    if version is not None:
+        return nuscenes_index.open_frames(version.parent, version.name).of_scenes(names)
     if not data.exists():
         raise FileNotFoundError(f"no folder {data}; expected KITTI's or nuScenes' layout, an infos.json, or the word {ROAD}")
     raise FileNotFoundError(
@@ -82,11 +82,17 @@ def read_names(path: str | Path, data: str | Path | None = None) -> list[str]:
 
 def nuscenes_tables(data: Path) -> nuscenes.Tables | None:
     """Those of nuScenes, if they are there."""
+    version = _nuscenes_version(data)
+    return None if version is None else nuscenes.read_tables(version.parent, version.name)
+
+
+def _nuscenes_version(data: Path) -> Path | None:
+    """The folder with the tables."""
     versions = [data] if data.name.startswith("v1.0-") else sorted(data.glob("v1.0-*"))
     versions = [v for v in versions if (v / "sample.json").is_file()]
     if len(versions) > 1:
         raise ValueError(f"{data} holds {', '.join(v.name for v in versions)}; give one of these folders")
-    return nuscenes.read_tables(versions[0].parent, versions[0].name) if versions else None
+    return versions[0] if versions else None
 
 
 def classes_of(frames: Sequence[RoadFrame]) -> tuple[str, ...]:

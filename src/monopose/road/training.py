@@ -31,7 +31,7 @@ from .samples import DrawnSamples, FrameSamples, classes_of, count_boxes, is_syn
 PER_CLASS = {"head.logits.": 1, "head.offsets.": 2, "class_embedding.": 1}  # parameters with rows for every class
 OF_POSES = (  # parameters that learn from poses
     "sampler.offsets.", "stretch.", "point_head.", "object_head.scale.", "object_head.direct.", "projection_sigma",
-    "coordinate_sigma",
+    "pixel_head.", "coordinate_sigma",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from ..command import (
 from ..datasets import pix3d
 from ..evaluation import viewpoint as scoring
 from ..geometry import boxes as box_ops
-from ..io.files import write_json
+from ..io.files import or_warned, write_json
 from ..io.poses import frame_record, save_poses
 from ..io.records import read_json, text
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
@@ -208,8 +208,9 @@ def evaluate(args: Evaluate) -> Result:
     report = scoring.evaluate(args.results, args.data, args.bins)
     words = scoring.text(report)
     if args.out is not None:
-        report["pictures"] = [str(p) for p in _save_pictures(args.out, args.results, args.data, report)]
-        words += f"\npictures: {args.out}"
+        with or_warned("the pictures"):
+            report["pictures"] = [str(p) for p in _save_pictures(args.out, args.results, args.data, report)]
+            words += f"\npictures: {args.out}"
     return Result(report, words)
 
 
@@ -248,7 +249,18 @@ def synth(args: Synth) -> dict[str, str]:
         args.out, models, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
         workers=args.workers,
     )  # fmt: skip
-    return {"out": str(out)}
+    return {"out": str(out), "sheet": str(_save_samples(out))}
+
+
+def _save_samples(out: Path) -> Path:
+    """Some of the photos with the directions that are true, as one sheet."""
+    from ..datasets import pix3d
+    from ..viz import save_sheet
+    from .viz import draw
+
+    known = pix3d.read(out)
+    picture = lambda i: draw(pix3d.read_picture(known[i])[0], known[i].box[None], known[i].angles[None])  # noqa: E731
+    return save_sheet(out / "contact_sheet.jpg", len(known), picture)
 
 
 def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dict[str, list[ObjectModel]]:

@@ -36,8 +36,15 @@ def to_picture(image: Picture) -> Image.Image:
         values = values.expand(3, -1, -1) if len(values) == 1 else values
         if values.dim() != 3 or len(values) != 3:
             raise ValueError(f"expected an image tensor (3, H, W), (1, H, W) or (H, W), got {tuple(image.shape)}")
-        image = (values.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        image = np.empty((*values.shape[1:], 3), np.uint8)
+        for rows in strips(len(image)):
+            image[rows] = (values[:, rows].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(image).convert("RGB")
+
+
+def strips(height: int, rows: int = 256) -> list[slice]:
+    """Rows of a picture, some at a time: floating-point copies of a whole photo would take gigabytes."""
+    return [slice(top, top + rows) for top in range(0, height, rows)]
 
 
 def object_color(obj_id: int) -> Color:
@@ -139,9 +146,12 @@ class Canvas:
         layer: np.ndarray = self.layer
         if self.scale > 1:
             layer = cv2.resize(self.layer, self.size[::-1], interpolation=cv2.INTER_AREA)
-        below = np.asarray(to_picture(image)).astype(np.float32)
-        mixed = below * (1 - layer[..., 3:].astype(np.float32) / 255) + layer[..., :3]
-        return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
+        picture = np.array(to_picture(image))
+        for rows in strips(len(picture)):
+            above = layer[rows]
+            mixed = picture[rows] * (1 - above[..., 3:].astype(np.float32) / 255) + above[..., :3]
+            picture[rows] = np.clip(mixed, 0, 255).round()
+        return Image.fromarray(picture)
 
 
 def _direction(vector: np.ndarray) -> np.ndarray:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ..geometry.camera import project
 from ..geometry.se3 import transform
+from ..io.files import atomic_write
 from ..types import Detections, Frame, Instances, ObjectModel, PoseEstimates
 from .canvas import (
     AXES,
@@ -31,6 +35,7 @@ from .canvas import (
     point_box,
     probability_color,
     rescaled,
+    strips,
     to_picture,
     write_tags,
 )
@@ -59,8 +64,9 @@ def draw(
         labels: whether name, probability (raw scores without a percent sign) and distance stand beside each object.
 
     Returns:
-        an RGB picture of the frame's size; axes are x red, y green, z blue.
+        an RGB picture of the frame's size, but of at most `LARGEST` pixels; axes are x red, y green, z blue.
     """
+    frame, poses = _reduced(frame, poses)
     by_id = models_by_id(models)
     canvas = Canvas(frame.camera.size)
     width = canvas.line_width
@@ -90,9 +96,23 @@ def draw(
     return picture
 
 
+LARGEST = 16_000_000  # pixels of an overlay, which is to be looked at: a larger one would take gigabytes
 OPACITY = 0.55  # of the rendered models; what lies under them still shows
 TINT = 0.25  # share of the pose's colour in them
 CREASE_DEG = 25.0  # edges are drawn where the surface turns by more from one pixel to the next
+
+
+def _reduced(frame: Frame, poses: PoseEstimates | Instances) -> tuple[Frame, PoseEstimates | Instances]:
+    """A frame of at most `LARGEST` pixels, and poses whose boxes are in it."""
+    height, width = frame.camera.size
+    if height * width <= LARGEST:
+        return frame, poses
+    scale = (LARGEST / (height * width)) ** 0.5
+    size = (int(height * scale), int(width * scale))
+    image = torch.cat([F.interpolate(c[None, None].cpu().float(), size, mode="area")[0] for c in frame.image])
+    if poses.boxes is not None:
+        poses = replace(poses, boxes=poses.boxes * poses.boxes.new_tensor([size[1] / width, size[0] / height] * 2))
+    return Frame(image, frame.camera.resized(size), path=frame.path), poses
 
 
 def _color(poses: PoseEstimates | Instances, i: int) -> Color:
@@ -117,7 +137,7 @@ def _rendered_over(
     """The photo under the rendered models, (3, H, W); of two models the nearer one is seen."""
     from ..render.scene import render_scene
 
-    image = frame.image.detach().cpu().float().clamp(0, 1)
+    image = frame.image.detach().cpu().float()
     rows = [i for i in range(len(poses)) if int(poses.labels[i]) in by_id and bool(torch.isfinite(poses.cam_from_obj[i]).all())]
     if not rows:
         return image
@@ -126,9 +146,13 @@ def _rendered_over(
     scene = render_scene(shown, poses.cam_from_obj[rows].cpu().float(), K, frame.camera.size)
     tint = torch.tensor([colors[i] for i in rows]).float().T / 255
     whose = scene.index.clamp_min(0)
-    look = (1 - TINT) * scene.image + TINT * tint[:, whose] * scene.image.amax(0).clamp_min(0.3)
-    look = torch.where(_creases(scene.depth, scene.index, K), look * 0.35, look)
-    return torch.where(scene.index >= 0, (1 - OPACITY) * image + OPACITY * look, image)
+    creases, image = _creases(scene.depth, scene.index, K), image.clamp(0, 1)
+    for part in strips(len(whose)):
+        model = scene.image[:, part]
+        look = (1 - TINT) * model + TINT * tint[:, whose[part]] * model.amax(0).clamp_min(0.3)
+        look = torch.where(creases[part], look * 0.35, look)
+        image[:, part] = torch.where(scene.index[part] >= 0, (1 - OPACITY) * image[:, part] + OPACITY * look, image[:, part])
+    return image
 
 
 def _creases(depth: Tensor, index: Tensor, K: Tensor) -> Tensor:
@@ -269,3 +293,12 @@ def contact_sheet(
         raise ValueError("a contact sheet needs at least one picture, got none")
     scaled = [rescaled(to_picture(p), width=width) for p in pictures]
     return grid(scaled, captions, columns or math.ceil(math.sqrt(len(scaled))))
+
+
+def save_sheet(path: Path, total: int, picture: Callable[[int], Picture], count: int = 12) -> Path:
+    """Some of `total` pictures, evenly spread, as one JPEG of four columns; `picture(i)` draws the i-th."""
+    chosen_ones = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
+    sheet = contact_sheet([picture(i) for i in chosen_ones], columns=4, width=400)
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, quality=88)
+    return path

@@ -122,7 +122,8 @@ def iou(a, b):
 
 def nms(boxes, scores, which, overlap):
     """Rows that stay, best first: of two of one kind that overlap more, the better one."""
-    order, kept = np.argsort(-scores, kind="stable"), []
+    order = np.argsort(-scores, kind="stable")
+    kept: list[int] = []
     near = (iou(boxes, boxes) > overlap) & (which[:, None] == which)
     for i in order:
         if not near[i, kept].any():
@@ -168,8 +169,8 @@ def detect(run, image, looks=6):
         contents.append(content)
     heat, distances, *_ = run("detector", images=np.stack(shown))
     seen = []
-    for (_, top, left, h, w, mirrored), content, *maps in zip(views, contents, heat, distances):
-        which, boxes, scores = peaks(*maps, content, min(FAINT, LEAST) if looks > 1 else LEAST)
+    for (_, top, left, h, w, mirrored), content, warm, sides in zip(views, contents, heat, distances):
+        which, boxes, scores = peaks(warm, sides, content, min(FAINT, LEAST) if looks > 1 else LEAST)
         boxes = boxes / np.tile([content[1] / w, content[0] / h], 2)
         if mirrored:
             boxes = np.stack([w - boxes[:, 2], boxes[:, 1], w - boxes[:, 0], boxes[:, 3]], -1)
@@ -241,12 +242,12 @@ def solve(points, pixels, K, threshold):
     if not done or inliers is None or len(inliers) < 6:
         return None
     for _ in range(3):
-        fits = np.linalg.norm(cv2.projectPoints(points, r, t, K, None)[0][:, 0] - pixels, axis=1) < threshold
+        fits = np.linalg.norm(cv2.projectPoints(points, r, t, K, None)[0].reshape(-1, 2) - pixels, axis=1) < threshold
         if fits.sum() < 6:
             return None
         r, t = cv2.solvePnPRefineLM(points[fits], pixels[fits], K, None, r, t)
     pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(r)[0], t[:, 0]
+    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(r)[0], t.ravel()
     return (pose, fits) if pose[2, 3] > 0 else None
 
 
@@ -295,7 +296,9 @@ def estimate(run, image, K, numbers, boxes, scores):
         points, pixels, errors = [], [], []
         for squares, said in chosen:
             use = said[i][2] > 0.5
-            points.append(said[i][0][use]), pixels.append(grid(squares[i], h)[use]), errors.append(said[i][1][use])
+            points.append(said[i][0][use])
+            pixels.append(grid(squares[i], h)[use])
+            errors.append(said[i][1][use])
         grain = np.mean([squares[i][2] - squares[i][0] for squares, _ in chosen]) / h
         found = solve(np.concatenate(points), np.concatenate(pixels), K, max(2.0, 3.0 * grain))
         return None if found is None else (found[0], found[1].mean() * (1 - min(np.concatenate(errors).mean(), 1)))

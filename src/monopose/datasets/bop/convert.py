@@ -28,15 +28,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...geometry.rotation import matrix_from_quat_wxyz
+from ...geometry.rotation import matrix_from_quat_wxyz, so3_exp
 from ...io import limits
-from ...io.files import atomic_write, existing_file
+from ...io.files import atomic_folder, atomic_write, existing_file
 from ...io.pickles import read_pickle
 from ...io.records import MM, Array, check_rotations, found, mapping, numbers, rows, text
 from .results import Results, write_results
@@ -69,38 +71,37 @@ def convert_cdpn(folder: str | Path, out: str | Path, models: str | Path) -> dic
     splits = [name for name in SPLITS if (folder / name).is_dir()]
     if not splits:
         raise FileNotFoundError(f"{folder} has none of {', '.join(SPLITS)} ({found(folder)})")
-    partial = _begun(out, models)
-    counts = {}
-    for split in splits:
-        boxes: list[dict[str, Any]] = []
-        name_here = SPLITS[split]
-        counts[name_here] = sum(
-            _scene(folder / split / name, partial / name_here / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
-            for name, obj_id in OBJECTS.items()
-            if (folder / split / name).is_dir()
-        )
-        if not counts[name_here]:
-            raise FileNotFoundError(
-                f"{folder / split} has no NUMBER-color.png in folders such as ape ({found(folder / split)})"
+    with _begun(out, models) as partial:
+        counts = {}
+        for split in splits:
+            boxes: list[dict[str, Any]] = []
+            name_here = SPLITS[split]
+            counts[name_here] = sum(
+                _scene(folder / split / name, partial / name_here / f"{obj_id:06d}", obj_id, split == "imgn", boxes)
+                for name, obj_id in OBJECTS.items()
+                if (folder / split / name).is_dir()
             )
-        if boxes:
-            _write(partial / f"fasterrcnn_{name_here}.json", boxes)
-    partial.rename(out)
+            if not counts[name_here]:
+                raise FileNotFoundError(
+                    f"{folder / split} has no NUMBER-color.png in folders such as ape ({found(folder / split)})"
+                )
+            if boxes:
+                _write(partial / f"fasterrcnn_{name_here}.json", boxes)
     return counts
 
 
-def _begun(out: Path, models: Path) -> Path:
-    """The folder beside `out` that will become it, with camera and models."""
+@contextmanager
+def _begun(out: Path, models: Path) -> Iterator[Path]:
+    """The folder beside `out` that becomes it in the end, with camera and models."""
     if not (models / "models_info.json").is_file():
         raise FileNotFoundError(f"{models} is no BOP models folder ({found(models)}); give that of BOP's lm")
     if out.exists():
         raise ValueError(f"{out} exists; give a new folder, or delete that one")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(models, partial / "models")
-    camera = {"fx": K[0], "fy": K[4], "cx": K[2], "cy": K[5], "width": SIZE[1], "height": SIZE[0], "depth_scale": 1.0}
-    _write(partial / "camera.json", camera)
-    return partial
+    with atomic_folder(out) as partial:
+        shutil.copytree(models, partial / "models")
+        camera = {"fx": K[0], "fy": K[4], "cx": K[2], "cy": K[5], "width": SIZE[1], "height": SIZE[0], "depth_scale": 1.0}
+        _write(partial / "camera.json", camera)
+        yield partial
 
 
 def _scene(source: Path, scene: Path, obj_id: int, synthetic: bool, boxes: list[dict[str, Any]]) -> int:
@@ -192,25 +193,28 @@ def convert_deepim(folder: str | Path, out: str | Path, models: str | Path) -> d
         raise FileNotFoundError(
             f"{folder} has neither LM6d_converted/LM6d_refine nor LM6d_refine_syn nor LINEMOD/fuse_formatted ({found(folder)})"
         )
-    partial = _begun(out, models)
-    counts = {}
-    parts = {"train": (refine, "{}_train.txt"), "test": (refine, "{}_test.txt"), "train_syn": (syn, SYN_LIST)}
-    for split, (place, listed) in parts.items():
-        for name, obj_id in SEQUENCES.items():
-            file = place / "image_set" / "observed" / listed.format(name)
-            if file.is_file():
-                own = f"{obj_id:02d}" if place == refine else name
-                counts[split] = counts.get(split, 0) + _deepim_scene(place, own, name, file, partial / split / f"{obj_id:06d}")
-    if fuse.is_dir():
-        frames = blender_frames(folder / "init_poses" / "pose_conversion" / "blender2bop_RT.npy")
-        counts["train_fuse"] = sum(
-            _fuse_scene(place, obj_id, frames, partial / "train_fuse" / f"{obj_id:06d}")
-            for name, obj_id in SEQUENCES.items()
-            if (place := fuse / ("cam" if name == "camera" else name)).is_dir()
-        )
-    if not any(counts.values()):
-        raise FileNotFoundError(f"{folder} lists no picture; expected LM6d_refine/image_set/observed/ape_train.txt and others")
-    partial.rename(out)
+    with _begun(out, models) as partial:
+        counts: dict[str, int] = {}
+        parts = {"train": (refine, "{}_train.txt"), "test": (refine, "{}_test.txt"), "train_syn": (syn, SYN_LIST)}
+        for split, (place, listed) in parts.items():
+            for name, obj_id in SEQUENCES.items():
+                file = place / "image_set" / "observed" / listed.format(name)
+                if file.is_file():
+                    own = f"{obj_id:02d}" if place == refine else name
+                    counts[split] = counts.get(split, 0) + _deepim_scene(
+                        place, own, name, file, partial / split / f"{obj_id:06d}"
+                    )
+        if fuse.is_dir():
+            frames = blender_frames(folder / "init_poses" / "pose_conversion" / "blender2bop_RT.npy")
+            counts["train_fuse"] = sum(
+                _fuse_scene(place, obj_id, frames, partial / "train_fuse" / f"{obj_id:06d}")
+                for name, obj_id in SEQUENCES.items()
+                if (place := fuse / ("cam" if name == "camera" else name)).is_dir()
+            )
+        if not any(counts.values()):
+            raise FileNotFoundError(
+                f"{folder} lists no picture; expected LM6d_refine/image_set/observed/ape_train.txt and others"
+            )
     return counts
 
 
@@ -298,7 +302,10 @@ def from_blender(pose: Array, bop_from_blender: Array) -> Array:
     return np.hstack([R, pose[:, 3:] - R @ bop_from_blender[:, 3:]])
 
 
-def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frames: str | Path | None = None) -> dict[str, int]:
+def convert_poses(
+    path: str | Path, pictures: str | Path, out: str | Path, frames: str | Path | None = None,
+    noise: tuple[float, float] = (0.0, 0.0), seed: int = 0,
+) -> dict[str, int]:  # fmt: skip
     """Write a BOP result file of initial poses as RNNPose takes them.
 
     Args:
@@ -308,6 +315,9 @@ def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frame
             "rgb_observed_path"), or the folder LM6d_refine, whose lists of test photos say it.
         out: result file, METHOD_DATASET-test.csv.
         frames: blender2bop_RT.npy, for PVNet's poses, which are of Blender's models.
+        noise: deviations of what is added, to see what a refiner makes of worse starts: degrees, about each axis of the camera
+            (of the original: of each Euler angle); metres, across the line of sight, five times that along it.
+        seed: of the noise.
 
     Returns:
         "poses": rows written; "more": poses beyond the pictures, or pictures beyond the poses.
@@ -336,10 +346,21 @@ def convert_poses(path: str | Path, pictures: str | Path, out: str | Path, frame
             poses.append(pose if motions is None else from_blender(pose, _frame(motions, name)))
             check_rotations(poses[-1][None, :, :3], where, "rotation")
             table.append((*key, obj_id))
-    ids, stacked = np.array(table, np.int64).reshape(-1, 3), np.array(poses).reshape(-1, 3, 4)
+    ids, stacked = np.array(table, np.int64).reshape(-1, 3), _disturbed(np.array(poses).reshape(-1, 3, 4), noise, seed)
     none = np.full(len(ids), -1.0)
-    write_results(out, Results(*ids.T, np.ones(len(ids)), stacked[:, :, :3], stacked[:, :, 3], none))
+    write_results(out, Results(ids[:, 0], ids[:, 1], ids[:, 2], np.ones(len(ids)), stacked[:, :, :3], stacked[:, :, 3], none))
     return {"poses": len(ids), "more": more}
+
+
+def _disturbed(poses: Array, noise: tuple[float, float], seed: int) -> Array:
+    if not min(noise) >= 0:
+        raise ValueError(f"noise must be degrees and metres from 0 on, got {noise}")
+    if not any(noise):
+        return poses
+    rng = np.random.default_rng(seed)
+    turn = so3_exp(torch.from_numpy(np.radians(noise[0]) * rng.standard_normal((len(poses), 3)))).numpy()
+    shift = noise[1] * rng.standard_normal((len(poses), 3)) * [1, 1, 5]
+    return np.concatenate([turn @ poses[:, :, :3], poses[:, :, 3:] + shift[..., None]], -1)
 
 
 def _given_pose(value: Any, where: str) -> Array:

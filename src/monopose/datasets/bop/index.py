@@ -16,8 +16,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ...io import records
+from ...io.files import atomic_folder
 from ...io.records import Array, PathLike
 from . import scenes as bop_scenes
 from .scenes import Members, Scene, SceneTruth, scene_of
@@ -89,15 +88,8 @@ def open_split(folder: PathLike, sensor: str = "") -> Split:
     place = _place(folder, sensor)
     about = _about(place)
     if about is None or about["stamp"] != stamp:
-        temporary = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        temporary.mkdir(parents=True)
-        try:
+        with atomic_folder(place, replace=True) as temporary:  # of another process that was faster it is the same
             _write(temporary, folder, sensor, kind, sources, stamp)
-            shutil.rmtree(place, ignore_errors=True)
-            with suppress(OSError):  # another process was faster, with the same
-                temporary.rename(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         about = _about(place)
         if about is None:
             raise ValueError(f"{place} could not be written, or was taken away at the same time; try again")

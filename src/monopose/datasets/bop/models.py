@@ -75,6 +75,9 @@ def _is_identity(motions: Array, diameter: float) -> Array:
     return (off < 1e-3) & (np.abs(motions[:, :3, 3]).max(1, initial=0) < 1e-3 * diameter)
 
 
+SPACING = 0.1  # of the diameter: more is not allowed for, or every motion would be a symmetry of a mesh with few vertices
+
+
 def check_symmetries(points: Array, info: ModelInfo, where: str, tolerance: float = 0.05) -> None:
     """Raise where a mesh does not look as declared: each declared symmetry is tried on its vertices.
 
@@ -99,7 +102,7 @@ def check_symmetries(points: Array, info: ModelInfo, where: str, tolerance: floa
         return
     some = points[:: max(len(points) // 2000, 1)]
     tree = cKDTree(points)
-    spacing = float(tree.query(some, k=2)[0][:, 1].mean())
+    spacing = min(float(tree.query(some, k=2)[0][:, 1].mean()), SPACING * info.diameter)
     for name, motion in turned:
         away = float(tree.query(some @ motion[:3, :3].T + motion[:3, 3])[0].mean())
         if away > tolerance * info.diameter + spacing:

@@ -182,7 +182,11 @@ def _truth(lists: Mapping[int, list[Any]], infos: Mapping[int, list[Any]] | None
     where = [f"{path}, image {i}, object {n}" for i, n, _ in rows]
     details = [infos[i][n] for i, n, _ in rows]
     boxes, visible = (_edges(table(details, key, (4,), where)) for key in ("bbox_obj", "bbox_visib"))
-    return SceneTruth(im_id, ids, gt_id, R, t, boxes, visible, table(details, "visib_fract", (), where))
+    share = table(details, "visib_fract", (), where)
+    if (share > 1 + 1e-6).any():
+        n = int(np.argmax(share))
+        raise ValueError(f"{where[n]}: 'visib_fract' must be a share from 0 to 1, got {share[n]:g}; is it in percent?")
+    return SceneTruth(im_id, ids, gt_id, R, t, boxes, visible, share)
 
 
 def _edges(boxes: Array) -> Array:
@@ -462,7 +466,8 @@ def _width_as_seen(path: Path) -> int:
 
 def _width_of_cameras(scene: Scene) -> int:
     root = scene.folder.parent.parent
-    widths = {int(numbers(read_json(p), "width", (), str(p))) for p in sorted(root.glob("camera*.json"))}
+    files = sorted(root.glob("camera*.json"))
+    widths = {records.image_size(1, float(numbers(read_json(p), "width", (), str(p))), str(p))[1] for p in files}
     if len(widths) != 1:
         raise FileNotFoundError(f"cannot tell the width of the images: no picture in {scene.folder}, no camera.json in {root}")
     return widths.pop()

@@ -33,8 +33,8 @@ def lay_out(points3d, points2d, weights, rows):
 
 @kernel_
 def frames(points3d, points2d, weights, weighted, K, relative, singular, centre, scale, factor, used):
-    """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit, divided by the scale if
-    relative; and used (B, N): which points have weight. The weights are all 1 unless weighted.
+    """`checks.frame`: fill centre (B, 3), scale (B,), factor (B,): what makes the last row of K unit (`checks.scale_of`),
+    divided by the scale if relative; and used (B, N): which points have weight. The weights are all 1 unless weighted.
 
     Returns 2 where a number is not finite or a K no camera (`checks.is_camera`), else 1 where a point has no weight, else 0.
     """
@@ -93,11 +93,16 @@ def frames(points3d, points2d, weights, weighted, K, relative, singular, centre,
         depth = math.sqrt(k20 * k20 + k21 * k21 + k22 * k22)
         inverse = 1.0 / depth if depth > 0.0 else 0.0
         factor[b] = inverse / (unit if relative else 1.0)
+        finite = finite and not (k01 == 0.0 and k02 == 0.0 and k12 == 0.0 and (k20 != 0.0 or k21 != 0.0))  # transposed
+        backwards = k22 < 0.0
         k20, k21, k22 = k20 * inverse, k21 * inverse, k22 * inverse
         d0, d1 = k00 * k20 + k01 * k21 + k02 * k22, k10 * k20 + k11 * k21 + k12 * k22
         k00, k01, k02 = k00 - d0 * k20, k01 - d0 * k21, k02 - d0 * k22
         k10, k11, k12 = k10 - d1 * k20, k11 - d1 * k21, k12 - d1 * k22
-        volume = abs(k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10))
+        volume = k20 * (k01 * k12 - k02 * k11) + k21 * (k02 * k10 - k00 * k12) + k22 * (k00 * k11 - k01 * k10)
+        if backwards and volume < 0.0:
+            factor[b] = -factor[b]
+        volume = abs(volume)
         focal = math.sqrt((k00 * k00 + k01 * k01 + k02 * k02) * (k10 * k10 + k11 * k11 + k12 * k12))
         finite = finite and abs(pixels) < np.inf and spread < np.inf and total < np.inf  # no sum: sums may be reordered
         finite = finite and volume > singular * focal and volume < np.inf  # type: ignore[assignment]

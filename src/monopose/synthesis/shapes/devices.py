@@ -80,11 +80,11 @@ def _laptop(parts: Solids, rng: Generator) -> None:
     edge = rng.uniform(0.006, 0.018)
     frame = _BLACK if rng.random() < 0.7 else case * 0.9
     cover.box((0.004, -y + 0.004, -0.0006), (deep - 0.004, y - 0.004, 0.002), frame)
-    low, high = np.array([edge + 0.008, -y + edge]), np.array([deep - edge, y - edge])
-    cover.box((*low, -0.0012), (*high, 0.002), pick_paint(_SCREENS, rng))
+    near, far = np.array([edge + 0.008, -y + edge]), np.array([deep - edge, y - edge])
+    cover.box((*near, -0.0012), (*far, 0.002), pick_paint(_SCREENS, rng))
     for k in range(int(rng.integers(0, 4))):  # windows on it, and lines in them
         at, size = rng.uniform(0.05, 0.55, 2), rng.uniform(0.2, 0.42, 2)
-        a, b = low + at * (high - low), low + (at + size) * (high - low)
+        a, b = near + at * (far - near), near + (at + size) * (far - near)
         over = -0.0018 - 0.0008 * k
         cover.box((*a, over), (*b, 0.001), pick_paint(_BRIGHT, rng))
         for line in np.linspace(0.15, 0.8, int(rng.integers(3, 7))):

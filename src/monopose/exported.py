@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .io.records import read_json
+
 INDEX = "model.json"  # what an exported folder holds, and how it is used
+
+
+def exported_nets(run: Path, weights: Mapping[str, str], command: str) -> dict[str, OnnxNet]:
+    """The files that were exported from these weights of a run, by name, ready to compute.
+
+    Args:
+        run: the run folder; the files are in its onnx/.
+        weights: name -> digest of each weights file that should have its part there.
+        command: what writes them, for errors.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there; exported from other weights; a part that could not be exported.
+    """
+    folder = run / "onnx"
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"there is no {folder / INDEX}, which --runtime onnx needs; write it: {command}")
+    index = read_json(folder / INDEX)
+    nets = {}
+    for name, digest in weights.items():
+        if index.get("weights", {}).get(name) != digest:
+            raise ValueError(f"{folder} was exported from other weights ({name}); write it again: {command}")
+        if name in index["parts"]:
+            nets[name] = OnnxNet(folder / index["parts"][name]["file"])
+    if not nets:
+        raise ValueError(f"nothing of {', '.join(weights)} is in {folder}: {index['left_out']}")
+    return nets
 
 
 def missing_library(name: str) -> ModuleNotFoundError:
