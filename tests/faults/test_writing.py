@@ -284,7 +284,13 @@ def _writes(node: ast.Call) -> bool:
         return True
     if called in ("os.replace", "os.rename", "shutil.copy", "shutil.copyfile", "shutil.move", "torch.save", "cv2.imwrite"):
         return True
-    return called.endswith((".save", ".export")) and called.split(".")[0] not in ("self", "weights", "job", "found")
+    return called.endswith((".save", ".export")) and called.split(".")[0] not in (
+        "self",
+        "weights",
+        "job",
+        "found",
+        "import_module('",
+    )
 
 
 def _around(path: Path) -> list[str]:
