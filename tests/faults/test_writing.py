@@ -294,14 +294,14 @@ def _writes(node: ast.Call) -> bool:
 
 
 def _around(path: Path) -> list[str]:
-    """Calls that write a file outside of `with atomic_write(...)`."""
+    """Calls that write a file outside of `with atomic_write(...)` or `with atomic_folder(...)`."""
     text = path.read_text(encoding="utf-8")
     if not re.search(r"open\(|write_|save|export\(|os\.re|shutil|VideoWriter", text):
         return []
     tree = ast.parse(text)
     inside: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.With) and any("atomic_write(" in ast.unparse(item) for item in node.items):
+        if isinstance(node, ast.With) and any(re.search(r"atomic_(write|folder)\(", ast.unparse(item)) for item in node.items):
             inside |= set(ast.walk(node))
     calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n not in inside and _writes(n))
     said = (f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}" for node in calls)

@@ -176,7 +176,7 @@ def test_endings_of_pictures(tmp_path):
         read_image(tmp_path / "3.heic")
     for text, message in (
         ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        ("<!DOCTYPE html>", "web page"),
+        ("<!DOCTYPE html>", "a web page"),
     ):
         (tmp_path / "4.png").write_text(text)
         with pytest.raises(ValueError, match=rf"4\.png is not an image that can be read: it is {message}"):
