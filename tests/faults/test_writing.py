@@ -284,18 +284,24 @@ def _writes(node: ast.Call) -> bool:
         return True
     if called in ("os.replace", "os.rename", "shutil.copy", "shutil.copyfile", "shutil.move", "torch.save", "cv2.imwrite"):
         return True
-    return called.endswith((".save", ".export")) and called.split(".")[0] not in ("self", "weights", "job", "found")
+    return called.endswith((".save", ".export")) and called.split(".")[0] not in (
+        "self",
+        "weights",
+        "job",
+        "found",
+        "import_module('",
+    )
 
 
 def _around(path: Path) -> list[str]:
-    """Calls that write a file outside of `with atomic_write(...)`."""
+    """Calls that write a file outside of `with atomic_write(...)` or `with atomic_folder(...)`."""
     text = path.read_text(encoding="utf-8")
     if not re.search(r"open\(|write_|save|export\(|os\.re|shutil|VideoWriter", text):
         return []
     tree = ast.parse(text)
     inside: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.With) and any("atomic_write(" in ast.unparse(item) for item in node.items):
+        if isinstance(node, ast.With) and any(re.search(r"atomic_(write|folder)\(", ast.unparse(item)) for item in node.items):
             inside |= set(ast.walk(node))
     calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n not in inside and _writes(n))
     said = (f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}" for node in calls)

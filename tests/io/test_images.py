@@ -174,6 +174,13 @@ def test_endings_of_pictures(tmp_path):
     assert [name.rsplit("/", 1)[1] for name in names] == ["1.jfif", "2.ppm"]
     with pytest.raises(ValueError, match=r"3\.heic is not an image that can be read: it is a HEIC photo.*export it as JPEG"):
         read_image(tmp_path / "3.heic")
+    for text, message in (
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("<!DOCTYPE html>", "a web page"),
+    ):
+        (tmp_path / "4.png").write_text(text)
+        with pytest.raises(ValueError, match=rf"4\.png is not an image that can be read: it is {message}"):
+            read_image(tmp_path / "4.png")
 
 
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (0, 1)), (180, (1, 1)), (270, (1, 0))])

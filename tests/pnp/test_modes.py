@@ -115,6 +115,18 @@ def test_gravity_turns_the_problem_of_an_upright_camera(seed, length, dtype):
     torch.testing.assert_close(found.covariance[ok], (both @ upright.covariance @ both.mT)[ok], rtol=0.02, atol=1e-7)
 
 
+def test_a_camera_that_hangs_upside_down():
+    """No rotation is the shortest from -Y to Y."""
+    X, x, _ = scene(3, 8, 0.8, 0.3, dof=4)
+    half = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=F64))
+    expected, found = pnp.solve(X, x, K, dof=4), pnp.solve(X, x, K @ half, dof=4, gravity=[0.0, -1.0, 0.0])
+    assert torch.equal(found.converged, expected.converged)
+    assert found.converged.any()
+    turn = se3.from_rt(half, torch.zeros(3, dtype=F64))
+    ok = found.converged
+    torch.testing.assert_close(found.cam_from_obj[ok], (turn @ expected.cam_from_obj)[ok], rtol=0, atol=1e-7)
+
+
 def test_gravity_has_a_gradient_and_serves_every_layer():
     X, x, _ = scene(2, 8, 0.8, 0.3, dof=4)
     tip = rotation.so3_exp(torch.tensor([0.4, 0.1, -0.3], dtype=F64))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..io.files import atomic_folder
 from ..io.records import Array
 from ..types import Camera
 from . import nuscenes
@@ -97,18 +96,10 @@ def _columns(folder: Path, version: str) -> dict[str, Array]:
     place, stamp = _place(tables), _stamp(tables)
     if not _is_of(place, stamp):
         made = _made(folder, version)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        temporary.mkdir()
-        try:
+        with atomic_folder(place, replace=True) as temporary:  # of another process that was faster it is the same
             for name, values in made.items():
                 np.save(temporary / f"{name}.npy", values)
             (temporary / "index.json").write_text(json.dumps({"version": _VERSION, "stamp": stamp}), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            with suppress(OSError):  # another process was faster, with the same
-                temporary.rename(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         if not _is_of(place, stamp):
             raise ValueError(f"{place} could not be written, or was taken away at the same time; try again")
     return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in (*_PICTURES, *_BOXES)}

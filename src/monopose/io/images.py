@@ -104,6 +104,10 @@ def _what_it_is(head: bytes) -> str:
     """What a file that is no picture of a known kind looks like by its first 12 bytes, as the end of a sentence."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return "is a HEIC photo, as iPhones write them; export it as JPEG (on the phone: Camera, Formats, Most Compatible)"
+    if head.startswith(b"version http"):
+        return "is a pointer of Git LFS, not the picture; run git lfs pull where it came from"
+    if head[:1] == b"<":
+        return "is a web page, not a picture; the download failed"
     return f"{f'starts with {head[:8]!r}' if head else 'is empty'}; expected PNG, JPEG, TIFF, WebP, BMP, PPM or GIF"
 
 
