@@ -75,6 +75,18 @@ def test_what_fails_or_is_interrupted_goes_on_there(tmp_path):
     with pytest.raises(ValueError, match="no picture"):
         reproduce.run("linemod", with_all, fails)
     assert asked == ["convert", "targets", "train", "train", "train", "predict"]
+
+
+def test_what_a_network_of_two_steps_says_need_not_be_scored(tmp_path):
+    def fails(words):
+        if words[0] == "evaluate":
+            raise ValueError("nearer than 0.3 mm")
+        return {}
+
+    assert reproduce.run("linemod", given(tmp_path, quick=True), fails).data["not_scored"] == "nearer than 0.3 mm"
+    with_all = given(tmp_path)
+    with pytest.raises(ValueError, match=r"nearer than 0\.3 mm"):
+        reproduce.run("linemod", with_all, fails)
     with pytest.raises(ValueError, match="linemod needs --models"):
         reproduce.run("linemod", with_all._replace(models=None), fails)
 
@@ -108,7 +120,9 @@ def test_linemod_from_end_to_end(tmp_path, capsys):
     writing.write_models(tmp_path / "models", {1: box(obj_id=1)})
     words = ["reproduce", "linemod", "--data", str(tmp_path / "lm"), "--models", str(tmp_path / "models"), "--quick", "--json"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert set(json.loads(capsys.readouterr().out)["rows"]) == {"ADD(-S) 0.1 d (coord-init)"}
+    said = json.loads(capsys.readouterr().out)
+    assert set(said["rows"]) == {"ADD(-S) 0.1 d (coord-init)"} or "epropnp_lm-test.csv" in said["not_scored"]
+    assert (tmp_path / "out/epropnp_lm-test.csv").is_file()
 
 
 @pytest.mark.slow
