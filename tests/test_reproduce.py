@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.test_nocs import _scene, _write
+from datasets import test_nocs
 from monopose import cli, reproduce
+from monopose.datasets import nocs
 from monopose.datasets.bop import results, writing
 from shapes import box
 
@@ -203,8 +204,10 @@ def test_pix3d_from_end_to_end(tmp_path, capsys, monkeypatch):
 def test_real275_from_end_to_end(tmp_path, capsys, monkeypatch):
     """A photo in NOCS's layout of a mug, a bowl and a bottle; one of the categories."""
     monkeypatch.setattr(reproduce, "CATEGORIES", ("mug",))
-    models, poses, scene = _scene()
-    _write(tmp_path / "real_test/scene_1", models, poses, scene)
+    monkeypatch.setattr(test_nocs, "SIZE", (480, 640))  # REAL275's camera
+    monkeypatch.setattr(test_nocs, "CAMERA", nocs.real_camera())
+    models, poses, scene = test_nocs._scene()
+    test_nocs._write(tmp_path / "real_test/scene_1", models, poses, scene)
     words = ["reproduce", "real275", "--data", str(tmp_path), "--quick", "--json", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
