@@ -235,35 +235,24 @@ def _viewpoint(run: Any) -> dict[str, Part | str]:
 
 
 def _road(run: Any) -> dict[str, Part | str]:
-    from .road.network import Output
     from .road.pyramid import Cells
-    from .road.sampler import Dense
 
     config, model = run.config, run.model.eval()
     with torch.no_grad():
         output = model(torch.zeros(1, 3, *config.size))
     names = [name for name, value in zip(Cells._fields, output.cells) if value is not None]
-    shapes = dict(zip(Cells._fields, output.cells))
-    key = tuple(output.dense.key.shape[1:])
-    where, stride = output.lattice, output.dense.stride
+    where = output.lattice
     meaning = {
         "logits": "(batch, L, classes), of: an object of this class has its centre in this cell",
         "centerness": "(batch, L), logits",
         "offsets": "(batch, L, classes or 1, 2), from the cell's centre to the object's reference point, strides",
-        "embedding": "(batch, L, C), of the object, for `objects`",
+        "embedding": "(batch, L, C), of the object, for the closer look",
         "edges": "(batch, L, 4), from the cell's centre to left, top, right, bottom of the box in the picture, strides",
     }
 
     def dense_part(given: Tensor) -> tuple[Tensor, ...]:
         found = model(given)
         return (*(v for v in found.cells if v is not None), found.dense.key, found.dense.value)
-
-    def look(cell: Tensor, labels: Tensor, key_map: Tensor, value_map: Tensor, *cells: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(("offsets", "embedding"), cells))
-        every = Cells(key_map, key_map, given["offsets"], given["embedding"], None)  # it reads these two
-        seen = model.look(Output(every, Dense(key_map, value_map, stride), where), cell, labels)
-        answers = seen.answers
-        return (seen.noc, seen.pixels, seen.weights, seen.lhw, answers.score, answers.velocity, answers.attributes)
 
     about = {
         "classes": list(config.classes), "attributes": list(config.attributes), "focal": config.focal,
@@ -274,32 +263,14 @@ def _road(run: Any) -> dict[str, Part | str]:
         "box3d": Part(
             model, dense_part,
             {"images": ((BATCH, 3, *config.size), f"pictures, {PICTURE}")},
-            {n: meaning[n] for n in names} | {"key": "what `objects` looks at", "value": "what `objects` looks at"},
+            {n: meaning[n] for n in names} | {k: "(batch, C, h, w), what the closer look samples" for k in ("key", "value")},
             about,
         )
     }  # fmt: skip
-    if config.layer == "direct":
-        parts["objects"] = "the layer 'direct' has no points; its cells are exported"
-        return parts
-    cells = where.strides.shape[0]
-    parts["objects"] = Part(
-        model, look,
-        {
-            "cell": ((BATCH, "found"), "int64, rows of the cells in which objects were found"),
-            "labels": ((BATCH, "found"), "int64, their classes"),
-            "box3d_key": ((BATCH, *key), "of box3d"), "box3d_value": ((BATCH, *key), "of box3d"),
-            "box3d_offsets": ((BATCH, cells, *shapes["offsets"].shape[2:]), "of box3d"),
-            "box3d_embedding": ((BATCH, cells, shapes["embedding"].shape[2]), "of box3d"),
-        },
-        {
-            "noc": "(batch, found, N, 3), points in the object's frame, in units of its length, height, width",
-            "pixels": "(batch, found, N, 2), where they lie in the network's picture",
-            "weights": "(batch, found, N, 2), 1 / pixels", "lhw": "(batch, found, 3), length, height, width, metres",
-            "score": "(batch, found), logit of the quality of the box", "velocity": "(batch, found, 2), metres per second",
-            "attributes": "(batch, found, A), logits; the last is none",
-        },
-        {},
-    )  # fmt: skip
+    parts["objects"] = (
+        "the closer look at the cells that found something, and PnP: torch's exporter fixes the number of objects to that of its "
+        "example; the cells and the maps to sample are exported"
+    )
     return parts
 
 
