@@ -36,7 +36,7 @@ PICTURE = "RGB in [0, 1], float32; no further normalisation: the network does it
 class Part(NamedTuple):
     """A function of a network to write: `call(*inputs)` gives tensors, or named tuples of them.
 
-    `inputs` names each with its shape, where "batch" and other words are free, and what it is; `outputs` says what each is, in
+    `inputs` names each with its shape, where "batch" is free, and what it is; `outputs` says what each is, in
     the order in which they come. `about` is what else a user of the file has to know.
     """
 
@@ -263,13 +263,13 @@ def _road(run: Any) -> dict[str, Part | str]:
         "box3d": Part(
             model, dense_part,
             {"images": ((BATCH, 3, *config.size), f"pictures, {PICTURE}")},
-            {n: meaning[n] for n in names} | {k: "(batch, C, h, w), what the closer look samples" for k in ("key", "value")},
+            {n: meaning[n] for n in names} | dict.fromkeys(("key", "value"), "(batch, C, h, w), what the closer look samples"),
             about,
         )
     }  # fmt: skip
     parts["objects"] = (
-        "the closer look at the cells that found something, and PnP: torch's exporter fixes the number of objects to that of its "
-        "example; the cells and the maps to sample are exported"
+        "torch's exporter fixes the number of objects in the closer look at cells to that of its example; the cells and the "
+        "maps that it samples are exported"
     )
     return parts
 
@@ -311,7 +311,7 @@ def _examples(part: Part, batch: int) -> tuple[Tensor, ...]:
     """Inputs of random values; integers are 0, which every index may be."""
     made = []
     for shape, meaning in part.inputs.values():
-        size = [batch if d == BATCH else batch + 2 if isinstance(d, str) else d for d in shape]
+        size = [batch if d == BATCH else int(d) for d in shape]
         made.append(torch.zeros(size, dtype=torch.int64) if meaning.startswith("int64") else torch.rand(size))
     return tuple(made)
 
@@ -319,8 +319,7 @@ def _examples(part: Part, batch: int) -> tuple[Tensor, ...]:
 def _write(part: Part, path: Path) -> float:
     """Write a file and compare it with torch; returns the largest difference. ValueError: says why it is not there."""
     graph = _Graph(part).eval()
-    dims = {d: torch.export.Dim(d) for shape, _ in part.inputs.values() for d in shape if isinstance(d, str)}
-    free = [{i: dims[d] for i, d in enumerate(shape) if isinstance(d, str)} for shape, _ in part.inputs.values()]
+    free = tuple({0: torch.export.Dim(BATCH)} for _ in part.inputs)
     with torch.no_grad():
         graph(*_examples(part, 2))  # what is computed once and kept must not be met by the exporter, whose tensors are empty
     with atomic_write(path) as temporary:
@@ -330,7 +329,7 @@ def _write(part: Part, path: Path) -> float:
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     graph, _examples(part, 2), str(temporary), input_names=list(part.inputs), output_names=list(part.outputs),
-                    dynamic_shapes=(tuple(free),), dynamo=True, external_data=False, verbose=False,
+                    dynamic_shapes=(free,), dynamo=True, external_data=False, verbose=False,
                 )  # fmt: skip
         except Exception as error:  # its kinds are private to the exporter
             first = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), type(error).__name__)
