@@ -550,3 +550,21 @@ def test_readers_may_stop_reading(words):
     finally:
         os.close(write)
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_threads_are_limited_for_every_library(monkeypatch, capsys):
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+        monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OPENCV_FOR_THREADS_NUM", "9")
+    before = torch.get_num_threads()
+    try:
+        assert cli.main(["merge", "nothing_there", "--threads", "1"]) == 1
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["OPENCV_FOR_THREADS_NUM"]) == ("1", "1")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+        for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+            os.environ.pop(f"{name}_NUM_THREADS", None)
+    capsys.readouterr()
+    assert cli.main(["merge", "nothing_there", "--threads", "0"]) == 1
+    assert "--threads must be 1 or more, got 0" in capsys.readouterr().err

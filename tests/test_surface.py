@@ -36,7 +36,7 @@ def test_public_names():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_documented_options_exist(page):
     kinds = [*cli.ALONE.values(), *(kind.options for kinds in cli.KINDS.values() for kind in kinds)]
-    known = {name for kind in kinds for name in _options(kind)} | {"--save", "--help"}
+    known = {name for kind in kinds for name in _options(kind)} | {"--save", "--help", "--from"}
     known |= {name for script in SCRIPTS for name in re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8"))}
     text = page.read_text(encoding="utf-8")
     inline = " ".join(re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))

@@ -338,15 +338,15 @@ def _finder(board: Board) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray
             if ids is not None and len(ids) >= 6:
                 detectors[:] = [chosen]  # all photos are of one board
                 places = np.asarray(chosen[0].getChessboardCorners(), np.float64)[np.ravel(ids)]
-                return places, _refined(grey, corners)
+                return places, np.asarray(corners, np.float64).reshape(-1, 2)  # refined already, and markers are near
         return None
 
     return charuco
 
 
 def _refined(grey: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Corners moved to where the gradients around them agree, (N, 2); it brings the focal length from 0.6 to 0.1 % of its truth
-    in the test."""
+    """Corners of a checkerboard moved to where the gradients around them agree, (N, 2): the focal length of the tests is 0.1 %
+    off with it, 0.6 % without."""
     cv2 = _cv2()
     pixels = np.ascontiguousarray(corners, np.float32).reshape(-1, 1, 2)
     reach = int(np.clip(np.median(_spacing(pixels[:, 0])) / 5, 2, 10))

@@ -36,7 +36,7 @@ PICTURE = "RGB in [0, 1], float32; no further normalisation: the network does it
 class Part(NamedTuple):
     """A function of a network to write: `call(*inputs)` gives tensors, or named tuples of them.
 
-    `inputs` names each with its shape, where "batch" and other words are free, and what it is; `outputs` says what each is, in
+    `inputs` names each with its shape, where "batch" is free, and what it is; `outputs` says what each is, in
     the order in which they come. `about` is what else a user of the file has to know.
     """
 
@@ -235,35 +235,24 @@ def _viewpoint(run: Any) -> dict[str, Part | str]:
 
 
 def _road(run: Any) -> dict[str, Part | str]:
-    from .road.network import Output
     from .road.pyramid import Cells
-    from .road.sampler import Dense
 
     config, model = run.config, run.model.eval()
     with torch.no_grad():
         output = model(torch.zeros(1, 3, *config.size))
     names = [name for name, value in zip(Cells._fields, output.cells) if value is not None]
-    shapes = dict(zip(Cells._fields, output.cells))
-    key = tuple(output.dense.key.shape[1:])
-    where, stride = output.lattice, output.dense.stride
+    where = output.lattice
     meaning = {
         "logits": "(batch, L, classes), of: an object of this class has its centre in this cell",
         "centerness": "(batch, L), logits",
         "offsets": "(batch, L, classes or 1, 2), from the cell's centre to the object's reference point, strides",
-        "embedding": "(batch, L, C), of the object, for `objects`",
+        "embedding": "(batch, L, C), of the object, for the closer look",
         "edges": "(batch, L, 4), from the cell's centre to left, top, right, bottom of the box in the picture, strides",
     }
 
     def dense_part(given: Tensor) -> tuple[Tensor, ...]:
         found = model(given)
         return (*(v for v in found.cells if v is not None), found.dense.key, found.dense.value)
-
-    def look(cell: Tensor, labels: Tensor, key_map: Tensor, value_map: Tensor, *cells: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(("offsets", "embedding"), cells))
-        every = Cells(key_map, key_map, given["offsets"], given["embedding"], None)  # it reads these two
-        seen = model.look(Output(every, Dense(key_map, value_map, stride), where), cell, labels)
-        answers = seen.answers
-        return (seen.noc, seen.pixels, seen.weights, seen.lhw, answers.score, answers.velocity, answers.attributes)
 
     about = {
         "classes": list(config.classes), "attributes": list(config.attributes), "focal": config.focal,
@@ -274,32 +263,14 @@ def _road(run: Any) -> dict[str, Part | str]:
         "box3d": Part(
             model, dense_part,
             {"images": ((BATCH, 3, *config.size), f"pictures, {PICTURE}")},
-            {n: meaning[n] for n in names} | {"key": "what `objects` looks at", "value": "what `objects` looks at"},
+            {n: meaning[n] for n in names} | dict.fromkeys(("key", "value"), "(batch, C, h, w), what the closer look samples"),
             about,
         )
     }  # fmt: skip
-    if config.layer == "direct":
-        parts["objects"] = "the layer 'direct' has no points; its cells are exported"
-        return parts
-    cells = where.strides.shape[0]
-    parts["objects"] = Part(
-        model, look,
-        {
-            "cell": ((BATCH, "found"), "int64, rows of the cells in which objects were found"),
-            "labels": ((BATCH, "found"), "int64, their classes"),
-            "key": ((BATCH, *key), "of box3d"), "value": ((BATCH, *key), "of box3d"),
-            "offsets": ((BATCH, cells, *shapes["offsets"].shape[2:]), "of box3d"),
-            "embedding": ((BATCH, cells, shapes["embedding"].shape[2]), "of box3d"),
-        },
-        {
-            "noc": "(batch, found, N, 3), points in the object's frame, in units of its length, height, width",
-            "pixels": "(batch, found, N, 2), where they lie in the network's picture",
-            "weights": "(batch, found, N, 2), 1 / pixels", "lhw": "(batch, found, 3), length, height, width, metres",
-            "score": "(batch, found), logit of the quality of the box", "velocity": "(batch, found, 2), metres per second",
-            "attributes": "(batch, found, A), logits; the last is none",
-        },
-        {},
-    )  # fmt: skip
+    parts["objects"] = (
+        "torch's exporter fixes the number of objects in the closer look at cells to that of its example; the cells and the "
+        "maps that it samples are exported"
+    )
     return parts
 
 
@@ -340,7 +311,7 @@ def _examples(part: Part, batch: int) -> tuple[Tensor, ...]:
     """Inputs of random values; integers are 0, which every index may be."""
     made = []
     for shape, meaning in part.inputs.values():
-        size = [batch if d == BATCH else batch + 2 if isinstance(d, str) else d for d in shape]
+        size = [batch if d == BATCH else int(d) for d in shape]
         made.append(torch.zeros(size, dtype=torch.int64) if meaning.startswith("int64") else torch.rand(size))
     return tuple(made)
 
@@ -348,8 +319,7 @@ def _examples(part: Part, batch: int) -> tuple[Tensor, ...]:
 def _write(part: Part, path: Path) -> float:
     """Write a file and compare it with torch; returns the largest difference. ValueError: says why it is not there."""
     graph = _Graph(part).eval()
-    dims = {d: torch.export.Dim(d) for shape, _ in part.inputs.values() for d in shape if isinstance(d, str)}
-    free = [{i: dims[d] for i, d in enumerate(shape) if isinstance(d, str)} for shape, _ in part.inputs.values()]
+    free = tuple({0: torch.export.Dim(BATCH)} for _ in part.inputs)
     with torch.no_grad():
         graph(*_examples(part, 2))  # what is computed once and kept must not be met by the exporter, whose tensors are empty
     with atomic_write(path) as temporary:
@@ -359,7 +329,7 @@ def _write(part: Part, path: Path) -> float:
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     graph, _examples(part, 2), str(temporary), input_names=list(part.inputs), output_names=list(part.outputs),
-                    dynamic_shapes=(tuple(free),), dynamo=True, external_data=False, verbose=False,
+                    dynamic_shapes=(free,), dynamo=True, external_data=False, verbose=False,
                 )  # fmt: skip
         except Exception as error:  # its kinds are private to the exporter
             first = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), type(error).__name__)
@@ -374,7 +344,11 @@ def _difference(graph: nn.Module, part: Part, path: Path) -> float:
         given = _examples(part, batch)
         with torch.no_grad():
             wanted = graph(*given)
-        for name, a, b in zip(part.outputs, wanted, net(*given), strict=True):
+        try:
+            said = net(*given)
+        except Exception as error:  # its kinds are private to onnxruntime
+            raise ValueError(f"onnxruntime does not run its file ({' '.join(str(error).split())[:160]})") from error
+        for name, a, b in zip(part.outputs, wanted, said, strict=True):
             away = ((a - b).abs() / a.abs().clamp_min(1)).flatten()
             if a.shape != b.shape or float((~(away <= TOLERANCE)).float().mean()) > RARELY:
                 raise ValueError(f"its file does not say the same as torch: {name} differs by {float(away.max()):.2g}")

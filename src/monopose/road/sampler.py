@@ -83,7 +83,7 @@ class DenseFeatures(nn.Module):
             x = tower(level)
             parts.append(x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
         x = self.norm(self.join(torch.cat(parts, 1))).relu()
-        code = sine_code(size, self.width, x.device, x.dtype).expand(len(x), -1, -1, -1)
+        code = sine_code(size, self.width, x.device, x.dtype).expand(x.shape[0], -1, -1, -1)
         return Dense(self.key(torch.cat([x, code], 1)), self.value(x), stride)
 
 
