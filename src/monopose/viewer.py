@@ -1,6 +1,6 @@
 """`monopose view`: a run's poses of a photo, or the symmetry axes of a mesh, on a page of this machine (monopose[view]).
 
-What stands in the page is made by `scene_of` and `axes_of`, plain values that need no browser; `_show` hands them to viser.
+`scene_of` and `axes_of` make what stands in the page, plain values that need no browser; `_show` hands them to viser.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def _show(server: Any, things: Sequence[Thing]) -> list[Any]:
         elif kind == "points":
             handle = scene.add_point_cloud(path, value.astype(np.float32), color, point_size=0.004 * far, **at)
         else:
-            handle = scene.add_line_segments(path, value[None].astype(np.float32), color, line_width=4.0)
+            ends = value[None].astype(np.float32)
+            handle = scene.add_line_segments(path, ends, color, thickness=4.0, thickness_units="screen")
         handles.append(handle)
     return handles
 
@@ -188,8 +189,7 @@ def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, por
     least = server.gui.add_slider("least probability", 0.0, 1.0, 0.01, pipeline.MIN_PROBABILITY)
     words, stages = server.gui.add_markdown("Choose a photo."), server.gui.add_folder("stages", expand_by_default=False)
     overlay = server.gui.add_image(np.full((2, 2, 3), 255, np.uint8), label="overlay")
-    state: dict[str, Any] = {}
-    shown: dict[str, list[Any]] = {}
+    state, shown = dict[str, Any](), dict[str, list[Any]]()
 
     def clear(name: str) -> None:
         for handle in shown.pop(name, []):
