@@ -93,8 +93,7 @@ def scene_of(
             around = np.block([[axes, place[:3, 3:]], [np.eye(4)[3:]]])
             things.append(Thing("ellipsoid", f"{name}/{SIGMAS:g} sigma", around, color, half, PALE))
     if left_out is not None:
-        for i, place in enumerate(left_out.cam_from_obj.double().cpu().numpy()):
-            label = int(left_out.labels[i])
+        for i, (label, place) in enumerate(zip(left_out.labels.tolist(), left_out.cam_from_obj.double().cpu().numpy())):
             things.append(_object(f"left out/{i + 1} {left_out.name_of(label)}", label, place, models, GREY, False))
     for n, one in enumerate(posteriors):
         name, color, weights = f"posterior {n + 1} {poses.name_of(one.label)}", canvas.object_color(one.label), one.log_weights
