@@ -37,7 +37,8 @@ def test_lower_bounds_are_there_and_safe(check):
 
 
 def test_what_does_not_belong_in_a_wheel(check):
-    good = ["monopose/assets/demo/coordinates.safetensors", "monopose/assets/base/a.safetensors", "monopose/py.typed"]
+    inside = ("assets/demo/coordinates.safetensors", "assets/demo/objects/a.ply", "assets/base/a.safetensors", "py.typed")
+    good = [f"monopose/{name}" for name in inside]
     check["check_files"](good, 40_000_000, "a.whl")
     check["check_files"]([f"monopose-1/src/{name}" for name in good], 1, "a.tar.gz")
     with pytest.raises(ValueError, match=r"50\.0 MB, at most 45"):
@@ -46,7 +47,7 @@ def test_what_does_not_belong_in_a_wheel(check):
         with pytest.raises(ValueError, match=wrong):
             check["check_files"]([*good, wrong], 1, "a.whl")
     with pytest.raises(ValueError, match=r"holds no monopose/py\.typed"):
-        check["check_files"](good[:2], 1, "a.whl")
+        check["check_files"](good[:3], 1, "a.whl")
 
 
 def test_the_image_takes_what_the_build_needs():

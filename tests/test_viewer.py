@@ -150,7 +150,8 @@ def browser():
 def test_the_page_shows_poses_and_takes_a_photo(browser, frame, brick, tmp_path):
     server = viewer.serve_run(_Run(brick), {"fov_deg": 50.0}, "127.0.0.1", 18080, np.full((48, 64, 3), 200, np.uint8))
     try:
-        page = browser.new_page(viewport={"width": 480, "height": 320})
+        page = browser.new_page(viewport={"width": 320, "height": 240})
+        page.set_default_timeout(120_000)
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"http://127.0.0.1:{server.get_port()}")
@@ -172,7 +173,8 @@ def test_the_page_of_a_mesh_writes_what_is_accepted(browser, brick, tmp_path):
     file = tmp_path / "models_info.json"
     server = viewer.serve_mesh(replace(brick, colors=None), file, 3, "127.0.0.1", 18090)
     try:
-        page = browser.new_page(viewport={"width": 480, "height": 320})
+        page = browser.new_page(viewport={"width": 320, "height": 240})
+        page.set_default_timeout(120_000)
         page.goto(f"http://127.0.0.1:{server.get_port()}")
         page.get_by_text("Write models_info.json").dispatch_event("click")
         page.get_by_text("object 3, 3 discrete").wait_for()

@@ -1,6 +1,6 @@
 """`monopose view`: a run's poses of a photo, or the symmetry axes of a mesh, on a page of this machine (monopose[view]).
 
-What stands in the page is made by `scene_of` and `axes_of`, plain values that need no browser; `_show` hands them to viser.
+`scene_of` and `axes_of` make what stands in the page, plain values that need no browser; `_show` hands them to viser.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +52,7 @@ class Thing(NamedTuple):
         color: RGB, 0 to 255.
         value: an `ObjectModel`; the photo (H, W, 3), its vertical field of view in radians and its width / height; points
             (N, 3); half axes (3,); two ends (2, 3).
-        opacity: 1 is solid.
-        shown: whether it is visible at first.
+        opacity, shown: 1 is solid; whether it is visible at first.
     """
 
     kind: str
@@ -94,8 +93,7 @@ def scene_of(
             around = np.block([[axes, place[:3, 3:]], [np.eye(4)[3:]]])
             things.append(Thing("ellipsoid", f"{name}/{SIGMAS:g} sigma", around, color, half, PALE))
     if left_out is not None:
-        for i, place in enumerate(left_out.cam_from_obj.double().cpu().numpy()):
-            label = int(left_out.labels[i])
+        for i, (label, place) in enumerate(zip(left_out.labels.tolist(), left_out.cam_from_obj.double().cpu().numpy())):
             things.append(_object(f"left out/{i + 1} {left_out.name_of(label)}", label, place, models, GREY, False))
     for n, one in enumerate(posteriors):
         name, color, weights = f"posterior {n + 1} {poses.name_of(one.label)}", canvas.object_color(one.label), one.log_weights
@@ -110,7 +108,7 @@ def scene_of(
 def _object(path: str, label: int, pose: Array, models: Mapping[int, ObjectModel], color: Any, found: bool = True) -> Thing:
     """An object at a pose; pale, and hidden at first, where it was not found there."""
     kind, value = ("model", models[label]) if label in models else ("points", np.zeros((1, 3)))
-    return Thing(kind, path, pose, color, value, 1.0 if found else PALE, found)
+    return Thing(kind, path, pose, color, value, 1.0 if found else PALE, shown=found)
 
 
 def ellipsoid(covariance: Array) -> tuple[Array, Array]:
@@ -169,22 +167,20 @@ def _show(server: Any, things: Sequence[Thing]) -> list[Any]:
         elif kind == "points":
             handle = scene.add_point_cloud(path, value.astype(np.float32), color, point_size=0.004 * far, **at)
         else:
-            handle = scene.add_line_segments(path, value[None].astype(np.float32), color, line_width=4.0)
+            ends = value[None].astype(np.float32)
+            handle = scene.add_line_segments(path, ends, color, thickness=4.0, thickness_units="screen")
         handles.append(handle)
     return handles
 
 
 def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, port: int, photo: Any = None) -> Any:
-    """A page that shows what a run finds in a photo, and in those that are uploaded there.
+    """A page (`viser.ViserServer`) that shows what a run finds in a photo, and in those that are uploaded there.
 
     Args:
         run: of known objects.
         options: camera, fov_deg and resize_camera of all photos, as `io.images.as_frame` takes them.
         host, port: where the page is; the next free port if that is taken.
         photo: the first picture; None: only what is uploaded.
-
-    Returns:
-        the `viser.ViserServer`; `sleep_forever()` waits, `stop()` ends it.
     """
     first = None if photo is None else as_frame(photo, **options)
     server, busy = _server(host, port), threading.Lock()
@@ -192,8 +188,7 @@ def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, por
     least = server.gui.add_slider("least probability", 0.0, 1.0, 0.01, pipeline.MIN_PROBABILITY)
     words, stages = server.gui.add_markdown("Choose a photo."), server.gui.add_folder("stages", expand_by_default=False)
     overlay = server.gui.add_image(np.full((2, 2, 3), 255, np.uint8), label="overlay")
-    state: dict[str, Any] = {}
-    shown: dict[str, list[Any]] = {}
+    state, shown = dict[str, Any](), dict[str, list[Any]]()
 
     def clear(name: str) -> None:
         for handle in shown.pop(name, []):
@@ -217,16 +212,17 @@ def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, por
             save_stages(Path(folder), state["frame"], trace, state["poses"], run)
             shown["stages"] = [_picture(server, file) for file in sorted(Path(folder).glob("*.png"))]
 
+    def attempt(name: str, read: Callable[[], Frame]) -> None:
+        with busy:
+            words.content = f"Looking at {_plain(name)} …"
+            try:
+                look(read())
+            except (ValueError, OSError, TypeError) as error:
+                words.content = f"**{_plain(name)}**: {_plain(str(error))}"
+
     @upload.on_upload
     def _(event: Any) -> None:
-        file = event.target.value
-        with busy:
-            words.content = f"Looking at {_plain(file.name)} …"
-            try:
-                with limits.picture(io.BytesIO(file.content), file.name) as picture:
-                    look(as_frame(picture, **options))
-            except (ValueError, OSError, TypeError) as error:
-                words.content = f"**{_plain(file.name)}**: {_plain(str(error))}"
+        attempt(event.target.value.name, lambda: _uploaded(event.target.value, options))
 
     @least.on_update
     def _(event: Any) -> None:
@@ -234,14 +230,18 @@ def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, por
             if state:
                 draw()
 
-    if first is not None:
-        look(first)
+    if first is not None:  # beside whoever opens the page: the first look compiles kernels
+        threading.Thread(target=attempt, args=(first.path or "the photo", lambda: first), daemon=True).start()
     return server
 
 
+def _uploaded(file: Any, options: Mapping[str, Any]) -> Frame:
+    with limits.picture(io.BytesIO(file.content), file.name) as picture:
+        return as_frame(picture, **options)
+
+
 def serve_mesh(model: ObjectModel, file: Path, obj_id: int, host: str, port: int) -> Any:
-    """A page with the symmetry axes of a mesh, to be accepted or refused; a button writes the entry `obj_id` of `file`,
-    models_info.json. Returns the `viser.ViserServer`."""
+    """A page with a mesh's symmetry axes, to be accepted or refused; a button writes the entry `obj_id` of models_info.json."""
     findings = symmetries.propose_symmetries(model).findings
     server = _server(host, port)
     handles = _show(server, axes_of(model, findings))[1:]
