@@ -32,7 +32,7 @@ test-fast: kernels
 # What every worker would compile for itself; in single and in double precision at the same time. Once, then it is on disk.
 kernels: setup
 	@$(BIN)/python -c "import torch; from monopose import pnp; pnp.warm_up(torch.float64)" & \
-	$(BIN)/python -c "from monopose import doctor; doctor.warm_up()"; wait
+	$(BIN)/python -c "from monopose.commands import doctor; doctor.warm_up()"; wait
 
 # Ten times as many broken files as `make test` puts into every reader.
 fuzz: export MONOPOSE_FUZZ = 5000

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from monopose import export, runs
+from monopose import runs
+from monopose.commands import export
 from monopose.exported import OnnxNet
 from monopose.io.images import as_frame
 from monopose.objects import pipeline

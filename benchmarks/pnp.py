@@ -604,9 +604,9 @@ def fit_identity(seconds: float) -> None:
     import torch
 
     print("\nfit-identity, one training step")
-    if importlib.util.find_spec("monopose.fit_identity") is None:
-        return skip("fit-identity, per iteration", "monopose.fit_identity does not exist")
-    from monopose import fit_identity as demo
+    if importlib.util.find_spec("monopose.commands.fit_identity") is None:
+        return skip("fit-identity, per iteration", "monopose.commands.fit_identity does not exist")
+    from monopose.commands import fit_identity as demo
 
     config, generator = demo.Config(), torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import monopose
-from monopose import cli, publish, runs, weights
+from monopose import cli, runs, weights
+from monopose.commands import publish
 from monopose.io import hub
 from monopose.io.files import ASSETS
 

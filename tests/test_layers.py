@@ -17,7 +17,7 @@ STOREYS = (
     "io render nets < exported weights command < mesh pnp contour",
     "datasets < evaluation synthesis < viz detection < training prediction",
     "objects viewpoint category road < tracking",
-    "runs < camera check cluster demo doctor export fit_identity original_weights publish reproduce viewer < cli < __main__",
+    "runs < commands < cli < __main__",
 )
 PLACE = {
     name: (storey, group)
@@ -44,10 +44,10 @@ OWNERS = {  # a library -> the only files that may import it
     "bpy": {"synthesis/blender.py"},
     "mathutils": {"synthesis/blender.py"},
     "pooch": {"datasets/download.py"},
-    "huggingface_hub": {"datasets/download.py", "io/hub.py", "publish.py"},
-    "ray": {"cluster.py"},
+    "huggingface_hub": {"datasets/download.py", "io/hub.py", "commands/publish.py"},
+    "ray": {"commands/cluster.py"},
     "onnxruntime": {"exported.py"},
-    "viser": {"viewer.py"},
+    "viser": {"commands/viewer.py"},
     "requests": set(),
     "urllib": {"datasets/download.py", "io/hub.py"},
 }

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from monopose import demo
+from monopose.commands import demo
 from monopose.datasets.bop import models, scenes
 from monopose.geometry import se3
 from monopose.objects import refinement, refiner, viz

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from monopose import demo, viz
+from monopose import viz
+from monopose.commands import demo
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes
 from monopose.geometry.rotation import so3_exp

@@ -390,7 +390,7 @@ FAMILIES = {  # what they are about, for the same help
 
 
 def _check(args: Check) -> Any:
-    from . import check
+    from .commands import check
 
     if not args.paths:
         raise ValueError("nothing to check; give a mesh file, a BOP folder or a photo")
@@ -400,7 +400,7 @@ def _check(args: Check) -> Any:
 
 
 def _camera(args: MakeCamera) -> Any:
-    from . import camera
+    from .commands import camera
 
     if args.source is not None:
         return camera.convert(args.source, args.out, args.size, args.number)
@@ -410,7 +410,7 @@ def _camera(args: MakeCamera) -> Any:
 
 
 def _fit_identity(args: FitIdentity) -> Any:
-    from . import fit_identity
+    from .commands import fit_identity
 
     config = fit_identity.Config(seed=args.seed)
     return fit_identity.run(args.out, args.steps, config, args.device, args.pictures, progress_bar=not args.json)
@@ -468,7 +468,7 @@ def _targets(args: MakeTargets) -> dict[str, Any]:
 
 
 def _reproduce(args: Reproduce) -> Any:
-    from . import reproduce
+    from .commands import reproduce
 
     if args.data is None:
         return reproduce.plan(args.name)
@@ -483,12 +483,12 @@ def _run(command: str, args: Common) -> Any:
     if cluster is not None and cluster.ray is not None:
         words = without(without(args.words, "--ray", len(cluster.ray)), "--ray-workers", 1)
         family = (runs.family_of(getattr(args, "model", "")) or "objects") if command == "predict" else "objects"
-        run = import_module(".cluster", __package__).run
+        run = import_module(".commands.cluster", __package__).run
         return run(words, do, cluster.ray[0] if cluster.ray else None, cluster.ray_workers, family)
     if isinstance(args, Merge):
         return _merge(args)
     if isinstance(args, Demo):
-        return import_module(".demo", __package__).run(args.out)
+        return import_module(".commands.demo", __package__).run(args.out)
     if isinstance(args, Check):
         return _check(args)
     if isinstance(args, MakeCamera):
@@ -499,9 +499,9 @@ def _run(command: str, args: Common) -> Any:
         download = import_module(".datasets.download", __package__)
         return {"folder": str(download.download(args.name, args.out, args.url, args.parts))}
     if isinstance(args, View):
-        return import_module(".viewer", __package__).view(args, _say)
+        return import_module(".commands.viewer", __package__).view(args, _say)
     if isinstance(args, Push):
-        publish = import_module(".publish", __package__)
+        publish = import_module(".commands.publish", __package__)
         return publish.push(args.run, args.name, licence=args.license, private=args.private)
     if isinstance(args, Convert):
         convert = import_module(".datasets.bop.convert", __package__)
@@ -511,7 +511,7 @@ def _run(command: str, args: Common) -> Any:
         work = convert.convert_cdpn if args.layout == "cdpn" else convert.convert_deepim
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, ConvertWeights):
-        originals = import_module(".original_weights", __package__)
+        originals = import_module(".commands.original_weights", __package__)
         return originals.convert(args.kind, args.file, args.out, args.models)
     if isinstance(args, Reproduce):
         return _reproduce(args)
@@ -520,9 +520,9 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, FitIdentity):
         return _fit_identity(args)
     if isinstance(args, Export):
-        return import_module(".export", __package__).export(args.run, args.out)
+        return import_module(".commands.export", __package__).export(args.run, args.out)
     if isinstance(args, Doctor):
-        doctor = import_module(".doctor", __package__)
+        doctor = import_module(".commands.doctor", __package__)
         report = doctor.examine()
         if args.warm_up and report.ok:
             doctor.warm_up()

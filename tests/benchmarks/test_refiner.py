@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from monopose import demo
+from monopose.commands import demo
 from monopose.datasets.bop import results as bop_results
 from monopose.evaluation import bop as bop_evaluation
 from monopose.evaluation import linemod

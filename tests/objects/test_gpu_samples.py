@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import demo
+from monopose.commands import demo
 from monopose.geometry import camera as camera_ops
 from monopose.objects import gpu_samples, training
 from monopose.objects import samples as object_samples

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from monopose import demo, weights
+from monopose import weights
+from monopose.commands import demo
 from monopose.datasets.bop import models as bop_models
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3

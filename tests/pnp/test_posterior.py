@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monopose import fit_identity, pnp
+from monopose import pnp
+from monopose.commands import fit_identity
 from monopose.geometry import camera, rotation, se3
 from monopose.pnp import amis, kernels, residuals
 from monopose.pnp.prepare import prepare

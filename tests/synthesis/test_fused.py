@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose import demo
+from monopose.commands import demo
 from monopose.geometry import camera as camera_ops
 from monopose.objects import training as train
 from monopose.objects.samples import CropSamples

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, fit_identity, pnp
-from monopose.fit_identity import Config
+from monopose import cli, pnp
+from monopose.commands import fit_identity
+from monopose.commands.fit_identity import Config
 from monopose.geometry import rotation
 
 SMALL = Config(points=16, hidden=64, poses=96, test_poses=16, epochs=4, batch_size=32, lr=3e-3, samples=32)

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import weights
-from .datasets.bop import models as bop_models
-from .datasets.bop.convert import OBJECTS
-from .io import limits
-from .io.files import existing_file
-from .objects import probabilistic
-from .objects.training import keep_objects
-from .road import config as road_config
-from .road.network import Model as RoadModel
+from .. import weights
+from ..datasets.bop import models as bop_models
+from ..datasets.bop.convert import OBJECTS
+from ..io import limits
+from ..io.files import existing_file
+from ..objects import probabilistic
+from ..objects.training import keep_objects
+from ..road import config as road_config
+from ..road.network import Model as RoadModel
 
 LINEMOD = tuple(number for name, number in OBJECTS.items() if name not in ("bowl", "cup"))  # the 13 that are learned
 RESNET = (  # torchvision's names -> those of `nets.backbones`

@@ -13,8 +13,9 @@ from torch import nn
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-from monopose import export, pnp, weights
+from monopose import pnp, weights
 from monopose.cli import main
+from monopose.commands import export
 from monopose.detection import detector, networks
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import rotation, se3

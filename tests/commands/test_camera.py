@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monopose import camera
 from monopose.cli import main
+from monopose.commands import camera
 from monopose.io.cameras import read_camera
 
 SIZE = (640, 480)

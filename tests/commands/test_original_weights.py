@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from monopose import cli, original_weights, weights
+from monopose import cli, weights
+from monopose.commands import original_weights
 from monopose.datasets.bop import writing
 from monopose.objects import probabilistic
 from monopose.road import config as road_config

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monopose import cli, viewer
+from monopose import cli
+from monopose.commands import viewer
 from monopose.geometry import symmetry
 from monopose.mesh.symmetries import SymmetryFinding, group_of
 from monopose.objects.pipeline import Trace
@@ -134,7 +135,9 @@ class _Run:
 @pytest.fixture
 def browser():
     if "MONOPOSE_BROWSER" not in os.environ:
-        pytest.skip("takes a browser that renders in software half a minute: MONOPOSE_BROWSER=1 pytest tests/test_viewer.py")
+        pytest.skip(
+            "takes a browser that renders in software half a minute: MONOPOSE_BROWSER=1 pytest tests/commands/test_viewer.py"
+        )
     pytest.importorskip("viser")
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

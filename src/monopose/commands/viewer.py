@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import runs, viz
-from .datasets.bop import models as bop_models
-from .geometry import rotation
-from .io import limits, records
-from .io.files import sole_writer, write_json
-from .io.images import as_frame
-from .mesh import symmetries
-from .mesh.loading import load_mesh, to_trimesh
-from .mesh.readers import FORMATS
-from .objects import pipeline
-from .objects.viz import save_stages
-from .types import Frame, ObjectModel, PoseEstimates, Symmetries
-from .viz import canvas
-from .viz.posterior import chosen
+from .. import runs, viz
+from ..datasets.bop import models as bop_models
+from ..geometry import rotation
+from ..io import limits, records
+from ..io.files import sole_writer, write_json
+from ..io.images import as_frame
+from ..mesh import symmetries
+from ..mesh.loading import load_mesh, to_trimesh
+from ..mesh.readers import FORMATS
+from ..objects import pipeline
+from ..objects.viz import save_stages
+from ..types import Frame, ObjectModel, PoseEstimates, Symmetries
+from ..viz import canvas
+from ..viz.posterior import chosen
 
 Array = NDArray[Any]
 SAMPLES = 300  # of a posterior that are shown, drawn by their weights

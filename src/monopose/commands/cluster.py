@@ -167,8 +167,8 @@ def write_parquet(poses: str | Path) -> Path:
     Columns: image, label, name, score, cam_from_obj (16 numbers, row by row, metres).
     """
     pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    from .io.files import atomic_write
-    from .io.records import read_json
+    from ..io.files import atomic_write
+    from ..io.records import read_json
 
     rows = [
         {"image": image["image"], **{k: pose[k] for k in ("label", "name", "score")},

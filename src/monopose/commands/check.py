@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .datasets.bop.check import FolderReport, check_bop
-from .datasets.bop.models import models_info_entry
-from .io.files import IMAGE_SUFFIXES, atomic_write
-from .mesh.loading import METRIC_FORMATS, degenerate, length, load_mesh, read_raw
-from .mesh.report import contact_sheet, find_topology, mesh_warnings, rounded_triple, sizes_text
-from .mesh.symmetries import group_size, propose_symmetries
-from .types import Symmetries
+from ..datasets.bop.check import FolderReport, check_bop
+from ..datasets.bop.models import models_info_entry
+from ..io.files import IMAGE_SUFFIXES, atomic_write
+from ..mesh.loading import METRIC_FORMATS, degenerate, length, load_mesh, read_raw
+from ..mesh.report import contact_sheet, find_topology, mesh_warnings, rounded_triple, sizes_text
+from ..mesh.symmetries import group_size, propose_symmetries
+from ..types import Symmetries
 
 __all__ = ["FailedReport", "FolderReport", "MeshReport", "PhotoReport"]
 __all__ += ["check_bop", "check_mesh", "check_paths", "check_photo", "contact_sheet"]
@@ -251,8 +251,8 @@ def check_photo(image: str | Path, camera: str | Path) -> PhotoReport:
     Raises:
         FileNotFoundError, ValueError: a file is missing or cannot be read.
     """
-    from .io.cameras import read_camera
-    from .io.images import read_image
+    from ..io.cameras import read_camera
+    from ..io.images import read_image
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -61,7 +61,7 @@ def ray():
 
 @pytest.mark.parametrize("kind", ["synth", "predict"])
 def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(ray, tmp_path, kind):
-    from monopose import cluster
+    from monopose.commands import cluster
 
     do([kind, str(tmp_path), "--shard", "1/3"])  # left behind by a driver that was killed
     before = len((tmp_path / "done.txt").read_text().split())
@@ -72,7 +72,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(ray, tmp_path, 
 
 
 def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path, monkeypatch):
-    from monopose import cluster
+    from monopose.commands import cluster
 
     monkeypatch.chdir(tmp_path)
     assert cluster.run(["train", str(tmp_path)], do, workers=2) == {"weights": "there"}
@@ -82,7 +82,7 @@ def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path, monkeyp
 
 
 def test_what_goes_wrong_in_a_shard_is_said(ray, tmp_path):
-    from monopose import cluster
+    from monopose.commands import cluster
 
     with pytest.raises(FileNotFoundError, match="nowhere"):
         cluster.run(["synth", str(tmp_path)], lambda words: open("/nowhere/file"), workers=1)  # noqa: SIM115
@@ -100,7 +100,7 @@ def test_workers_are_given_the_command_line_without_the_cluster():
 @pytest.mark.slow
 def test_poses_as_a_table(tmp_path):
     pyarrow = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'monopose[ray]'")
-    from monopose.cluster import write_parquet
+    from monopose.commands.cluster import write_parquet
     from monopose.io.files import write_json
 
     rows = [[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5], [0.0, 0.0, 0.0, 1.0]]

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from monopose.check import check_bop, check_mesh, check_paths, check_photo
+from monopose.commands.check import check_bop, check_mesh, check_paths, check_photo
 from monopose.mesh.loading import load_mesh
 from monopose.mesh.report import contact_sheet
 from monopose.render import render_masks

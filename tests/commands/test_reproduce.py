@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from datasets import test_nocs
-from monopose import cli, reproduce
+from monopose import cli
+from monopose.commands import reproduce
 from monopose.datasets import nocs
 from monopose.datasets.bop import results, writing
 from shapes import box

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import pnp, viz
-from .geometry import rotation, se3
-from .io.files import atomic_write, sole_writer, write_json
+from .. import pnp, viz
+from ..geometry import rotation, se3
+from ..io.files import atomic_write, sole_writer, write_json
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monopose import demo
+from monopose.commands import demo
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes
 from monopose.geometry import rotation, se3

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .io.cameras import ImageWarning, read_camera, write_camera
-from .io.files import IMAGE_SUFFIXES, atomic_write
-from .io.images import Unreadable, iterate_source, read_image
-from .types import Camera
-from .viz import figure
+from ..io.cameras import ImageWarning, read_camera, write_camera
+from ..io.files import IMAGE_SUFFIXES, atomic_write
+from ..io.images import Unreadable, iterate_source, read_image
+from ..types import Camera
+from ..viz import figure
 
 FEWEST, ENOUGH = 4, 10  # photos with the board: without which there is no camera, and from which on it is trusted
 CELLS = 8  # the picture is divided into so many columns and rows to see where corners were

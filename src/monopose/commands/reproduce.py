@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .command import Printer, Result, silent
-from .io import records
-from .io.files import write_json
+from ..command import Printer, Result, silent
+from ..io import records
+from ..io.files import write_json
 
 
 class Given(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from . import viz
-from .datasets.bop import scenes
-from .geometry import rotation, symmetry
-from .io.files import atomic_write
-from .io.poses import frame_record, save_poses
-from .objects import pipeline
-from .types import Instances, ObjectModel, PoseEstimates
+from .. import viz
+from ..datasets.bop import scenes
+from ..geometry import rotation, symmetry
+from ..io.files import atomic_write
+from ..io.poses import frame_record, save_poses
+from ..objects import pipeline
+from ..types import Instances, ObjectModel, PoseEstimates
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def compare(estimated: PoseEstimates, truth: Instances, models: dict[int, Object
 
 
 def _add_or_add_s(pose: torch.Tensor, true: torch.Tensor, model: ObjectModel) -> float:
-    from .evaluation import errors
+    from ..evaluation import errors
 
     points = model.vertices.double().numpy()
     measure = errors.add_s if model.symmetries.any else errors.add

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import __version__, runs, weights
-from .exported import INDEX, OnnxNet, missing_library
-from .io.files import ASSETS, atomic_write, sole_writer, write_json
-from .objects import pipeline as objects
-from .objects import probabilistic
+from .. import __version__, runs, weights
+from ..exported import INDEX, OnnxNet, missing_library
+from ..io.files import ASSETS, atomic_write, sole_writer, write_json
+from ..objects import pipeline as objects
+from ..objects import probabilistic
 
 CONSUMER = ASSETS / "onnx" / "predict.py"
 TOLERANCE = 1e-4  # between torch and onnxruntime, relative to values above 1
@@ -235,7 +235,7 @@ def _viewpoint(run: Any) -> dict[str, Part | str]:
 
 
 def _road(run: Any) -> dict[str, Part | str]:
-    from .road.pyramid import Cells
+    from ..road.pyramid import Cells
 
     config, model = run.config, run.model.eval()
     with torch.no_grad():

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import __version__, weights
-from .io import hub, records
+from .. import __version__, weights
+from ..io import hub, records
 
 _REPORTED = (
     ("right", "{:.0%} of the visible objects right"),

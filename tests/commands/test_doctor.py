@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from monopose import doctor
+from monopose.commands import doctor
 
 VERSIONS = {
     "torch": "2.9.0+cpu",
@@ -59,7 +59,7 @@ def test_unused_gpu():
 
 
 def test_every_dependency_is_examined():
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     assert listed is not None
     assert set(re.findall(r'"([\w-]+)>=', listed[1])) == set(doctor.PACKAGES)

@@ -14,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from .. import __version__
 
 PACKAGES = {  # what is installed -> what is imported
     "torch": "torch",
@@ -227,7 +227,7 @@ def _unused_gpu(torch_version: str) -> Problem:
 
 def warm_up() -> float:
     """Compile, or load from disk, the kernels of the PnP layers and those that a picture of known objects needs: seconds."""
-    from . import pnp, runs
+    from .. import pnp, runs
 
     began = time.perf_counter()
     pnp.warm_up()
@@ -257,7 +257,7 @@ def _memory() -> tuple[float | None, float | None]:
 
 def _cache_problems() -> list[Problem]:
     """Can numba keep its compiled kernels? Otherwise every start compiles for seconds."""
-    own = Path(__file__).parent
+    own = Path(__file__).parents[1]
     places = [os.environ.get("NUMBA_CACHE_DIR"), str(own), str(Path.home()), tempfile.gettempdir()]
     if any(place and os.access(place, os.W_OK) for place in places):
         return []
