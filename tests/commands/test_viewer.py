@@ -135,9 +135,7 @@ class _Run:
 @pytest.fixture
 def browser():
     if "MONOPOSE_BROWSER" not in os.environ:
-        pytest.skip(
-            "takes a browser that renders in software half a minute: MONOPOSE_BROWSER=1 pytest tests/commands/test_viewer.py"
-        )
+        pytest.skip("half a minute of a browser: MONOPOSE_BROWSER=1 pytest tests/commands/test_viewer.py")
     pytest.importorskip("viser")
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
