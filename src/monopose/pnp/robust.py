@@ -19,7 +19,7 @@ from .solve import initial_poses, solve_from
 
 LEAST = 20  # samples that are always drawn: the first pose that many agree with is not yet the best
 NEAR = 1e-6  # times the object's size: the default of z_min
-CROWD = 0.5  # thresholds: inliers that are nearer to each other in the image are one correspondence, often repeated; not a small object
+CROWD = 0.5  # thresholds: inliers that are nearer to each other in the image are one correspondence, often repeated
 ROUNDS = 10  # most times that inliers and pose are computed from each other
 AGAIN = 4  # most times that samples are added because the refined pose has fewer inliers than the best of the samples
 
