@@ -67,7 +67,7 @@ def test_the_help_of_a_run_shows_what_it_heeds(folder, capsys, method, own, fore
             ["train", "detector", "--data", "x", "--categories", "car"],
             "--categories belongs to viewpoint and normals and box3d",
         ),
-        (["train", "category"], "--category mug, bottle, bowl or can"),
+        (["train", "category"], "--category mug, bottle, bowl, can, laptop or camera"),
         (["train", "category", "--category", "sofa"], "no category 'sofa' is made in code"),
         (["train", "category", "--category", "mug", "--unit", "mm"], "--unit belongs to --data DIR"),
         (["train", "category", "--data", "x", "--instances", "9"], "with --data your own are taken"),

@@ -344,6 +344,7 @@ def test_a_vague_network_is_not_sure(monkeypatch):
     assert float(poses.covariance[0, 2, 2].sqrt()) > 0.01
 
 
+@pytest.mark.usefixtures("no_base")
 def test_a_run_saves_loads_predicts_and_is_taken_before_its_coordinates(tmp_path):
     settings = config()
     model = network(settings)

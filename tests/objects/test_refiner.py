@@ -287,7 +287,7 @@ def test_objects_of_a_batch_do_not_meet(tiny, batch):
             alone = forward(model, {k: v[i : i + 1] for k, v in batch.items()})
             for many, one in zip(together, alone, strict=True):
                 torch.testing.assert_close(many.steps[-1].after[i], one.steps[-1].after[0], atol=2e-4, rtol=0)
-                torch.testing.assert_close(many.rendered[i], one.rendered[0], atol=1e-4, rtol=0)
+                torch.testing.assert_close(many.rendered[i], one.rendered[0], atol=1e-3, rtol=0)
     assert float((together[-1].steps[-1].after - batch["start"]).abs().max()) > 1e-2
 
 

@@ -128,26 +128,20 @@ def test_a_camera_is_known_up_to_its_sign(fused, monkeypatch):
 
 @QUICK
 @given(SEEDS, st.sampled_from([6, 4]), st.floats(0, 6.7), st.floats(-3, 3))
-def test_steps_and_mean_poses_do_not_depend_on_the_frame(seed, dof, power, unit):
+def test_mean_poses_do_not_depend_on_the_frame(seed, dof, power, unit):
     """About an origin 1,000 km away a rotation of a millidegree moves the object by metres."""
-    X, x, T = problems(seed, dof=dof, noise=1.0)
+    X, x, _ = problems(seed, dof=dof, noise=1.0)
     unit = 10.0**unit
     shift = 10.0**power * torch.tensor([0.6, -0.48, 0.64], dtype=F64)
-    near = se3.retract(T, torch.tensor([0.01, 0, 0.02, 0, 0.03, 0], dtype=F64))
     other = unit * (X + shift)
 
-    def poses(X, x, w, scale, move):
-        posterior = pnp.sample_posterior(X, x, K, w, dof=dof, samples=32, generator=torch.Generator().manual_seed(0))
-        start = near @ move
-        start = se3.from_rt(start[:, :3, :3], scale * start[:, :3, 3])
-        for pose in (pnp.one_step(posterior.prepared.problems, start, dof, damping=0.1), posterior.mean()):
-            yield se3.transform(pose, X) / scale
+    def mean(X, x, scale):
+        posterior = pnp.sample_posterior(
+            X, x, K, torch.ones_like(x), dof=dof, samples=32, generator=torch.Generator().manual_seed(0)
+        )
+        return se3.transform(posterior.mean(), X) / scale
 
-    w = torch.ones_like(x)
-    here = poses(X, x, w, 1.0, torch.eye(4, dtype=F64))
-    there = poses(other, x, w, unit, se3.from_rt(torch.eye(3, dtype=F64), -shift))
-    for a, b in zip(here, there, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 + 1e-10 * 10.0**power)
+    torch.testing.assert_close(mean(other, x, unit), mean(X, x, 1.0), rtol=0, atol=1e-6 + 1e-10 * 10.0**power)
 
 
 @QUICK

@@ -73,7 +73,6 @@ def compare(problems, poses, digits):
     close(problems.K.mT[:, None] @ by_projection, T[..., :3, :], 10 * digits)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is running")
 def test_this_file_in_tritons_interpreter():
     root = Path(__file__).parents[2]
@@ -250,7 +249,6 @@ def registers_and_stack(folder, kernel, dtype, warps, **constants):
     return tuple(int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", out).groups())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not compiled")
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_compiled_for_sm_90_all_stays_in_registers(dtype, tmp_path):

@@ -3,7 +3,9 @@
 Parameter names are those of the public weight files, so that they load with `strict=True`.
 """
 
+import contextlib
 import itertools
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -186,7 +188,8 @@ class _TorchvisionFeatures(Backbone):
 
     def load_pretrained(self) -> None:
         try:
-            source = nn.ModuleList(self._split(self._build(weights="DEFAULT")))
+            with contextlib.redirect_stdout(sys.stderr):  # torch.hub says there what it downloads
+                source = nn.ModuleList(self._split(self._build(weights="DEFAULT")))
         except Exception as error:  # urllib raises many kinds when there is no network
             raise OSError(
                 f"torchvision could not fetch the ImageNet weights ({error}); train from random weights instead"

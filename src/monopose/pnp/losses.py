@@ -8,7 +8,7 @@ from ..geometry.rotation import full_precision
 from . import checks, kernels, residuals
 from .opaque import opaque
 from .posterior import Posterior
-from .prepare import flat_batch, in_frame
+from .prepare import flat_batch
 from .problems import UNDETERMINED, Problems
 from .solve import free_entries
 
@@ -96,8 +96,7 @@ def derivative_loss(
 def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: float = 0.0) -> Tensor:
     """Poses one Gauss-Newton step further, differentiable through the step: what EPro-PnP puts `derivative_loss` on.
 
-    The step is taken in the frame of the problem's own points, so that neither their origin nor their unit changes it. At a
-    minimum it is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
+    At a minimum the step is zero and its gradient nearly that of the optimum (`solve_implicit`, with the Gauss-Newton Hessian).
     Elsewhere, at a wrong minimum of a network that knows nothing yet, or where the solver did not arrive, it still says how
     the residuals should change for the pose to move to the truth, where the exact gradient of the optimum is zero or wild.
 
@@ -125,12 +124,7 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
             f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}"
         )
     (pose, sound), free = checks.rigid(came), free_entries(dof, came.device)
-    counted = (problems.weights != 0).any(-1, keepdim=True)  # whatever their weight: the step depends a little on the frame
-    points3d = torch.where(counted, problems.points3d, 0.0)
-    frame = checks.frame(points3d, counted.to(points3d))
-    frame = frame._replace(centre=points3d.sum(1) / counted.sum(1).clamp_min(1))
-    own, at = in_frame(problems, frame), frame.inward(pose)
-    r, J = residuals.weighted_residuals(own, at), residuals.jacobian(own, at)[..., free]
+    r, J = residuals.weighted_residuals(problems, pose), residuals.jacobian(problems, pose)[..., free]
     trust = residuals.robust_weight(r.square().sum(-1), problems.delta[..., None], problems.kernel)
     rows = (trust[..., None, None] * J).flatten(-3, -2).mT
     H, g = (rows @ J.flatten(-3, -2)).double(), (rows @ r.flatten(-2)[..., None]).squeeze(-1).double()
@@ -142,5 +136,5 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     factor = torch.where(good[:, None, None], factor, torch.eye(len(free)).to(H))
     step = -torch.cholesky_solve(torch.where(good[:, None], g, torch.zeros_like(g))[..., None], factor).squeeze(-1)
     delta = step.new_zeros(len(step), 6).index_copy(1, free, step)
-    moved = frame.outward(se3.retract(at, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose)))
-    return torch.where(good[:, None, None], moved, torch.where(sound[:, None, None], pose, came))
+    moved = se3.retract(pose, torch.where(good[:, None], delta, torch.zeros_like(delta)).to(pose))
+    return torch.where(sound[:, None, None], moved, came)
