@@ -11,6 +11,7 @@ import torch
 
 from monopose.datasets.bop import index, pictures, scenes, writing
 from monopose.datasets.bop.index import open_split
+from monopose.io.files import INDEX
 from monopose.types import Camera, Frame, Instances
 
 SIZE = (12, 16)
@@ -146,7 +147,7 @@ def test_a_folder_that_cannot_be_written_to(split, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert len(open_split(split)) == 5
-    assert not (split / index.FOLDER).exists()
+    assert not (split / INDEX).exists()
     assert len(list((tmp_path / "cache").rglob("index.json"))) == 1
 
 
@@ -164,6 +165,6 @@ def test_what_is_wrong_with_tars_is_named(split, tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"shard-000000\.tar is not a whole tar"):
         open_split(tmp_path / "cut")
-    assert not list(tmp_path.rglob(f"{index.FOLDER}*"))  # nothing half written
+    assert not list(tmp_path.rglob(f"{INDEX}*"))  # nothing half written
     with pytest.raises(FileNotFoundError, match="no scene folder such as 000001"):
         open_split(tmp_path)

@@ -75,7 +75,7 @@ def card(run: str | Path, name: str, licence: str) -> str:
     title = name.rpartition("/")[2]
     tags = ["6d-pose", "pose-estimation", *(network.method for network in networks)]
     lines = ["---", f"license: {licence}", "library_name: monopose", "tags:", *(f"- {tag}" for tag in tags), "---", ""]
-    lines += [f"# {title}", "", "Poses from one RGB picture with [monopose](https://pypi.org/project/monopose/).", ""]
+    lines += [f"# {title}", "", "Poses from one RGB picture with monopose.", ""]
     lines += ["```python", "import monopose", "", f'model = monopose.load("{name}")']
     lines += ['found = model("photo.jpg", camera="camera.json")', "```", ""]
     lines += _objects(folder, networks)

@@ -194,7 +194,7 @@ TABLES = {
         lambda r: {"ADD(-S) 0.1 d (coord-init)": _percent(r[-1]["add_s"]["0.1"])}, ("models",),
     ),
     "lmo": Table(
-        "LM-O with RNNPose from PVNet's poses, ADD(-S) below 0.1 diameters, percent; published from memory",
+        "LM-O with RNNPose from PVNet's poses, ADD(-S) below 0.1 diameters, percent; published: not yet checked in the paper",
         ("LM-O with train_pbr: monopose download lmo, --data data/lmo",
          "PVNet's poses, --poses pvnet_lmo-test.csv: init_poses, whose link is in RNNPose's doc/prepare_data.md, through "
          "monopose convert poses"),
@@ -222,7 +222,7 @@ TABLES = {
         _pix3d, _viewpoint_rows,
     ),
     "real275": Table(
-        "REAL275 with neural analysis by synthesis, mean of six categories, percent; published second hand",
+        "REAL275 with neural analysis by synthesis, mean of six categories, percent; published: as later papers quote it",
         ("monopose download real275, --data data/real275",
          "VGG-19's ImageNet weights, which torchvision fetches"),
         "six networks of 100,000 steps of 256 pairs: a day each on a GPU of 12 GB; the search takes about two days",

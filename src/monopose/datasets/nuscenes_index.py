@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..io.files import atomic_folder
+from ..io.files import atomic_folder, index_place
 from ..io.records import Array
 from ..types import Camera
 from . import nuscenes
 from .road import CLASSES, RoadFrame, RoadObjects
 
-FOLDER = ".monopose-index"
 _VERSION = 1
 _WORDS = ("path", "name", "sample", "channel", "lidar", "scene")  # of a picture
 _PICTURES = ("K", "size", "ego_from_cam", "global_from_ego", "cam_from_lidar", "timestamp", "first", *_WORDS)
@@ -93,7 +92,7 @@ def _reopened(folder: Path, version: str, chosen: Array) -> Frames:
 
 def _columns(folder: Path, version: str) -> dict[str, Array]:
     tables = folder / version
-    place, stamp = _place(tables), _stamp(tables)
+    place, stamp = index_place(tables), _stamp(tables)
     if not _is_of(place, stamp):
         made = _made(folder, version)
         with atomic_folder(place, replace=True) as temporary:  # of another process that was faster it is the same
@@ -109,13 +108,6 @@ def _is_of(place: Path, stamp: str) -> bool:
     with suppress(OSError, ValueError):
         return json.loads((place / "index.json").read_text(encoding="utf-8")) == {"version": _VERSION, "stamp": stamp}
     return False
-
-
-def _place(tables: Path) -> Path:
-    if os.access(tables, os.W_OK) or not tables.is_dir():
-        return tables / FOLDER
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "monopose" / "index" / hashlib.sha256(str(tables.resolve()).encode()).hexdigest()[:16] / FOLDER
 
 
 def _stamp(tables: Path) -> str:

@@ -89,6 +89,17 @@ def atomic_write(path: str | Path, wait: bool = True) -> Iterator[Path]:
             _sync(path.parent)
 
 
+INDEX = ".monopose-index"  # what is kept of a data set so that it opens at once
+
+
+def index_place(folder: Path, name: str = INDEX) -> Path:
+    """Where the index of a data set's folder lies: in it, or in the user's cache where that cannot be written to."""
+    if os.access(folder, os.W_OK) or not folder.is_dir():
+        return folder / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "monopose" / "index" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16] / name
+
+
 @contextmanager
 def atomic_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """`atomic_write` of a folder: yields an empty one, which gets the name `path` when the body of the `with` is through.

@@ -289,8 +289,13 @@ def _motion(value: Any, where: str) -> Array:
     return motion[:3]
 
 
+def _long(name: str) -> str:
+    """PVNet calls the camera cam."""
+    return "camera" if name == "cam" else name
+
+
 def _frame(frames: dict[str, Array], name: str) -> Array:
-    for known in (name, {"cam": "camera"}.get(name, name)):
+    for known in (name, _long(name)):
         if known in frames:
             return frames[known]
     raise ValueError(f"no motion from Blender's model of {name} is known; there are those of {', '.join(frames)}")
@@ -333,7 +338,7 @@ def convert_poses(
     poses: list[Array] = []
     more = 0
     for name, listed in content.items():
-        obj_id = OBJECTS.get({"cam": "camera"}.get(name, name))
+        obj_id = OBJECTS.get(_long(name))
         if obj_id is None:
             raise ValueError(f"{path}: no object of LINEMOD is called {name!r}; expected {', '.join(SEQUENCES)}")
         own, known = rows(listed, f"{path}: {name}"), keys.get(obj_id)
@@ -396,7 +401,7 @@ def _info_pictures(path: Path) -> dict[int, list[tuple[int, int]]]:
     content = mapping(read_pickle(existing_file(path, "list of pictures"), "a list of pictures", most=MOST_STEPS), str(path))
     listed: dict[int, list[tuple[int, int]]] = {}
     for name, entries in content.items():
-        own = OBJECTS.get({"cam": "camera"}.get(name, name), 0)
+        own = OBJECTS.get(_long(name), 0)
         for n, entry in enumerate(rows(entries, f"{path}: {name}")):
             photo = text(entry, "rgb_observed_path", f"{path}: {name}, entry {n}")
             key = next((of(m, own) for pattern, of in _PATHS if (m := re.fullmatch(pattern, photo))), None)

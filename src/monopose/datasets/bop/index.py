@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 
 from ...io import records
-from ...io.files import atomic_folder
+from ...io.files import INDEX, atomic_folder, index_place
 from ...io.records import Array, PathLike
 from . import scenes as bop_scenes
 from .scenes import Members, Scene, SceneTruth, scene_of
 
-FOLDER = ".monopose-index"
 _VERSION = 1
 _IMAGES: dict[str, tuple[str, tuple[int, ...]]] = {  # columns with a row per image: type and shape of one
     "scene": ("i8", ()), "im_id": ("i8", ()), "K": ("f8", (3, 3)), "depth_unit": ("f8", ()),
@@ -85,7 +84,7 @@ def open_split(folder: PathLike, sensor: str = "") -> Split:
     folder = Path(folder)
     kind, sources = _layout(folder)
     stamp = _stamp(sources, sensor)
-    place = _place(folder, sensor)
+    place = index_place(folder, f"{INDEX}-{sensor}" if sensor else INDEX)
     about = _about(place)
     if about is None or about["stamp"] != stamp:
         with atomic_folder(place, replace=True) as temporary:  # of another process that was faster it is the same
@@ -123,15 +122,6 @@ def _layout(folder: Path) -> tuple[str, list[Path]]:
             return "images", [folder]
     bop_scenes.scenes(folder)  # raises, and says what is there
     raise FileNotFoundError(f"no scene in {folder}")
-
-
-def _place(folder: Path, sensor: str) -> Path:
-    """Where the index lies: in the folder, or in the user's cache where that cannot be written to."""
-    name = f"{FOLDER}-{sensor}" if sensor else FOLDER
-    if os.access(folder, os.W_OK):
-        return folder / name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "monopose" / "index" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16] / name
 
 
 def _stamp(sources: list[Path], sensor: str) -> str:

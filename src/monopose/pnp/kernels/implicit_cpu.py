@@ -55,17 +55,9 @@ def _differentiator(kernel):
         r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
         r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
         r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
-        k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
-            K[0, 0],
-            K[0, 1],
-            K[0, 2],
-            K[1, 0],
-            K[1, 1],
-            K[1, 2],
-            K[2, 0],
-            K[2, 1],
-            K[2, 2],
-        )
+        k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
+        k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
+        k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
         v0, v1, v2, w0, w1, w2 = direction[0], direction[1], direction[2], direction[3], direction[4], direction[5]
         d_delta = 0.0
         d00 = d01 = d02 = d10 = d11 = d12 = d20 = d21 = d22 = 0.0

@@ -239,17 +239,9 @@ def camera_matrix(K, T):
 @kernel_
 def camera_matrices(K, poses, P):
     """Fill P (12, S) with the rows of K [R | t] of every pose (S, 4, 4)."""
-    k00, k01, k02, k10, k11, k12, k20, k21, k22 = (
-        K[0, 0],
-        K[0, 1],
-        K[0, 2],
-        K[1, 0],
-        K[1, 1],
-        K[1, 2],
-        K[2, 0],
-        K[2, 1],
-        K[2, 2],
-    )
+    k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
+    k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
+    k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
     for s in range(poses.shape[0]):
         for j in range(4):
             x, y, z = poses[s, 0, j], poses[s, 1, j], poses[s, 2, j]
