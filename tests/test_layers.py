@@ -30,6 +30,7 @@ OWNERS = {  # a library -> the only files that may import it
     "tyro": {
         "cli.py",
         "command.py",
+        "commands/options.py",
         "objects/options.py",
         "viewpoint/options.py",
         "category/options.py",
@@ -54,7 +55,7 @@ OWNERS = {  # a library -> the only files that may import it
 LIGHT = (
     "cli.py",
     "command.py",
-    *(f"{family}/options.py" for family in ("objects", "viewpoint", "category", "road", "tracking")),
+    *(f"{family}/options.py" for family in ("commands", "objects", "viewpoint", "category", "road", "tracking")),
 )
 LAZY = {
     "cv2",
