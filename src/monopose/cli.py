@@ -482,7 +482,9 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
             raise
         lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
         text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
-        raise UsageError(f"{re.split(' Got errors:| Argument helptext:', text)[0]} (see monopose {command} --help)") from None
+        said = re.split(" Got errors:| Argument helptext:", text)[0]
+        said = re.sub(r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from", r"\1 takes \2, got", said)
+        raise UsageError(f"{said} (see monopose {command} --help)") from None
     try:
         args.check()
     except ValueError as error:
