@@ -483,7 +483,8 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
         lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
         text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
         said = re.split(" Got errors:| Argument helptext:", text)[0]
-        said = re.sub(r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from", r"\1 takes \2, got", said)
+        of_another_kind = r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from"
+        said = re.sub(of_another_kind, r"\1 takes \2, got", said)
         raise UsageError(f"{said} (see monopose {command} --help)") from None
     try:
         args.check()
