@@ -268,6 +268,7 @@ def test_a_broken_file_is_named(run, text):
         pipeline.load(run, "cpu")
 
 
+@pytest.mark.usefixtures("no_base")
 def test_the_pipeline_applies_it(run, monkeypatch):
     def predict(*args, **kwargs):
         poses, traces = fake()(*args, **kwargs)
