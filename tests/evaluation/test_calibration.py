@@ -17,6 +17,7 @@ from monopose.datasets.bop import writing
 from monopose.evaluation import calibration, scores, tables
 from monopose.evaluation.calibration import Isotonic, Logistic
 from monopose.geometry import rotation, se3
+from monopose.io.files import digest_of
 from monopose.objects import calibrate, coordinates, pipeline
 from monopose.objects import calibration as calibration_file
 from monopose.objects.calibration import Calibration
@@ -261,6 +262,36 @@ def test_a_calibration_of_other_weights_is_not_used(run):
         assert calibration_file.read(run, files(run)) is None
 
 
+def test_refined_poses_have_maps_and_a_factor_of_their_own(run):
+    refined = Calibration(None, Logistic(2.0, 1.0), 4.0, {"refiner": "abc"}, looks=6)
+    both = replace(BOTH, refined=refined)
+    pose, score = torch.eye(4).repeat(3, 1, 1), torch.tensor([0.9, 0.4, 0.9])
+    done = torch.tensor([True, True, False])
+    poses = PoseEstimates(torch.tensor([1, 2, 1]), pose, score, torch.eye(6).repeat(3, 1, 1), refined=done)
+    given = both.applied(poses, None)
+    better, plain = refined.boxes(score.numpy()), BOTH.boxes(score.numpy())
+    assert given.scores.tolist() == pytest.approx([better[0], better[1], plain[2]])
+    assert given.covariance[:, 0, 0].tolist() == [4, 4, BOTH.covariance_scale]
+    assert given.calibrated
+    # not asked to refine, or nothing known of refined poses: the maps of unrefined ones; then their covariances stay raw
+    assert both.applied(replace(poses, refined=None), None).scores.tolist() == pytest.approx(plain.tolist())
+    unknown = BOTH.applied(poses, None)
+    assert unknown.scores.tolist() == pytest.approx(plain.tolist())
+    assert unknown.covariance[:, 0, 0].tolist() == [1, 1, BOTH.covariance_scale]
+    # the file brings it back, for this refiner only
+    (run / "refiner.safetensors").write_bytes(b"some refiner")
+    written = replace(stamped(run), refined=replace(refined, weights={"refiner": digest_of(run / "refiner.safetensors")}))
+    written = replace(written, weights={k: v for k, v in written.weights.items() if k != "refiner"})
+    calibration_file.write(run, written)
+    assert calibration_file.read(run, files(run)) == written
+    (run / "refiner.safetensors").write_bytes(b"another one")
+    with pytest.warns(UserWarning, match="made with another refiner.*raw covariances.*monopose calibrate"):
+        assert calibration_file.read(run, files(run)) == replace(written, refined=None)
+    calibration_file.write(run, replace(written, refined=None))
+    with pytest.warns(UserWarning, match="made without refiner"):
+        assert calibration_file.read(run, files(run)) == replace(written, refined=None)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"event": "x", "weights": {}, "detector": {"spline": {}}, "boxes": null}'])
 def test_a_broken_file_is_named(run, text):
     (run / "calibration.json").write_text(text)
@@ -334,6 +365,7 @@ class Believer:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_base")
 def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
     writing.write_camera(run / "camera.json", CAMERA)
     believer = Believer(monkeypatch)
@@ -365,6 +397,35 @@ def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_calibrate_learns_what_refined_poses_are_worth(run, monkeypatch):
+    """The refiner here mends every pose of object 2, half a diameter off or not, and leaves those of others."""
+    writing.write_camera(run / "camera.json", CAMERA)
+    believer = Believer(monkeypatch)
+
+    def refine(network, frame, poses, models):
+        done = poses.labels == 2
+        truth = believer.truth.cam_from_obj[: len(poses)]
+        covariance = torch.diag(torch.tensor([1e-6] * 6)).repeat(len(poses), 1, 1)
+        mended = torch.where(done[:, None, None], truth, poses.cam_from_obj)
+        mended[:, :3, 3] += torch.from_numpy(0.002 * believer.rng.standard_normal((len(poses), 3))).float()
+        return replace(poses, cam_from_obj=mended, covariance=covariance, refined=done)
+
+    monkeypatch.setattr(calibrate.refinement, "predict", refine)
+    report = calibrate.run(run, run / "objects", images=60, progress_bar=False)
+    assert set(report.fits) == {"boxes", "refined boxes"}
+    found = pipeline.load(run, "cpu").calibration  # of the refiner that this run has, without a warning
+    assert found.refined is not None
+    assert found.refined.detector is None
+    at = np.array([0.3, 0.6, 0.9])
+    assert (found.refined.boxes(at) > 0.9).all()
+    assert found.boxes(at) == pytest.approx(at**2, abs=0.17)
+    assert found.refined.covariance_scale > 2 * found.covariance_scale
+    assert "elsewhere, refined" in report.text()
+    assert set(json.loads((run / "calibration.json").read_text())["coverage"]) == {"", "refined"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_base")
 def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monkeypatch):
     """The photos here are rendered: what matters is that they come from a split of the data."""
     data = bop_folder.write_bop(
@@ -387,7 +448,7 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
     assert both.scale == alone.scale
     assert set(both.photos) == {"boxes"}
     assert both.photos["boxes"][1].ece <= both.photos["boxes"][0].ece
-    assert set(both.photo_coverage) == {"before", "after"}
+    assert {state: set(when) for state, when in both.photo_coverage.items()} == {"": {"before", "after"}}
     assert "photos" in both.text()
     json.dumps(both.as_dict()["photos"])
 

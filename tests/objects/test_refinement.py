@@ -89,7 +89,8 @@ def shifting(monkeypatch):
         moved = cam_from_obj.clone()
         moved[good, 0, 3] += 0.001
         error = torch.where(good, 0.1, torch.inf)
-        return refinement.Refined(moved, good, error, [], good.nonzero()[:, 0])
+        covariance = 0.01 * torch.eye(6).repeat(len(good), 1, 1)
+        return refinement.Refined(moved, good, error, covariance, [], good.nonzero()[:, 0])
 
     refine.stop_at = None
     monkeypatch.setattr(refinement, "refine", refine)
@@ -158,7 +159,8 @@ def test_the_smallest_error_wins(run, monkeypatch):
         rows = slice(n, n + len(cam_from_obj))
         moved = cam_from_obj.clone()
         moved[:, 1, 3] += 1
-        return refinement.Refined(moved, done.flatten()[rows], errors.flatten()[rows], [], torch.arange(0))
+        covariance = torch.eye(6) * (2 + torch.arange(n, n + len(moved)))[:, None, None]
+        return refinement.Refined(moved, done.flatten()[rows], errors.flatten()[rows], covariance, [], torch.arange(0))
 
     refine.seen = []
     monkeypatch.setattr(refinement, "refine", refine)
@@ -172,7 +174,7 @@ def test_the_smallest_error_wins(run, monkeypatch):
     assert out.cam_from_obj[:, 0, 3].tolist() == pytest.approx([0, 0.2, 0, 0.1])
     assert out.cam_from_obj[:, 1, 3].tolist() == [1, 1, 0, 0]  # the last start is good as it is
     assert out.refined.tolist() == [True, True, False, False]
-    assert out.covariance is None
+    assert out.covariance[:, 0, 0].tolist() == [2, 2 + 5, 1, 2 + 10]  # the winner's; its own where nothing moved
 
 
 def test_what_nobody_refined_keeps_its_covariance_and_its_digits(run):
@@ -260,8 +262,8 @@ def test_predict_refines_if_the_run_can(whole_run, shifting, monkeypatch, tmp_pa
     assert set(plain.seconds) == {"pnp"}
     assert refined.refined.tolist() == [True, False]
     assert plain.refined is None
-    assert refined.covariance is None
-    assert plain.covariance is not None
+    assert refined.covariance[:, 0, 0].tolist() == pytest.approx([0.01, 1])
+    assert plain.covariance[:, 0, 0].tolist() == [1, 1]
     moved = refined.cam_from_obj[:, :3, 3] - plain.cam_from_obj[:, :3, 3]
     np.testing.assert_allclose(moved.numpy(), [[0.001, 0, 0], [0, 0, 0]], atol=1e-7)
     assert torch.equal(refined.scores, plain.scores)

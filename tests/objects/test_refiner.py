@@ -147,6 +147,18 @@ def test_what_has_no_weight_changes_nothing(tiny):
     assert far(believed, truth)[1] > 1  # the lies are big enough to be noticed
 
 
+def test_without_any_weight_the_covariance_is_infinite(tiny):
+    objects, truth, _ = bundled()
+    now = rendered(objects, truth)
+    step = now.steps[0]
+    weights_of_none = step.weights.clone()
+    weights_of_none[0] = 0
+    found = refiner.covariance(now._replace(steps=[step._replace(weights=weights_of_none)]), objects)
+    assert torch.isinf(found[0]).all()
+    assert torch.isfinite(found[1:]).all()
+    assert (torch.linalg.eigvalsh(found[1:]) > 0).all()
+
+
 def test_without_any_weight_the_pose_stays_with_a_gradient_of_zero(tiny):
     objects, truth, start = bundled()
     now = rendered(objects, start)
@@ -206,6 +218,33 @@ def test_the_origin_of_the_file_does_not_matter(tiny):
     other = refinement.refine(model, picture, K, moved, start @ back, 1, 2)
     torch.testing.assert_close(other.rounds[0].steps[-1].after, one.rounds[0].steps[-1].after, atol=2e-4, rtol=0)
     torch.testing.assert_close(other.cam_from_obj @ there, one.cam_from_obj, atol=3e-4, rtol=0)
+
+
+def test_the_covariance_is_as_large_as_the_guessed_error_whatever_the_origin(tiny):
+    """Points moved by tangents drawn from it are as far away, in the mean, as the network guesses; and the tangent of a file
+    whose origin is elsewhere moves the same points as far."""
+    shift = torch.tensor([0.2, -0.1, 0.3])
+    moved = dataclasses.replace(PLAIN, vertices=PLAIN.vertices + shift)
+    objects = [refiner.prepare_object(m, TINY) for m in (PLAIN, moved)]
+    pose = se3.from_rt(rotation.so3_exp(torch.tensor([[0.3, -0.5, 0.2]])), torch.tensor([[0.02, 0.01, 0.4]])).expand(2, 4, 4)
+    now = rendered(objects, pose)
+    guessed = torch.tensor([0.02, 0.02]).log()
+    now = now._replace(steps=[now.steps[0]._replace(error=guessed)])
+    found = refiner.covariance(now, objects)
+    assert found.dtype == torch.float64
+    files = refiner.from_centres(pose.double(), objects)
+    drawn = torch.randn(4000, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for i, o in enumerate(objects):
+        tangents = 1e-3 * drawn @ torch.linalg.cholesky(found[i]).mT  # small, so that the motion is its tangent
+        points = o.points.double() + o.centre
+        there = se3.transform(se3.retract(files[i].expand(4000, 4, 4), tangents), points)
+        apart = 1e3 * (there - se3.transform(files[i], points)).abs().sum(-1).mean()
+        assert float(apart) == pytest.approx(0.02 * o.model.diameter, rel=0.03)
+    torch.testing.assert_close(found[0, 3:, 3:], found[1, 3:, 3:], rtol=1e-2, atol=1e-9)
+    assert float(found[1, :3, :3].trace()) > 2 * float(found[0, :3, :3].trace())  # its origin is 37 cm away
+    larger = refiner.covariance(now._replace(steps=[now.steps[0]._replace(error=guessed + math.log(3))]), objects)
+    torch.testing.assert_close(larger, 9 * found, rtol=1e-4, atol=0)
+    assert (larger[:, range(3), range(3)][:, 2] > larger[:, range(3), range(3)][:, 0])[0]  # depth is known least
 
 
 @pytest.mark.parametrize("finer", [1, 2, 4])

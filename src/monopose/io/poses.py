@@ -31,7 +31,7 @@ def pose_records(poses: PoseEstimates) -> list[dict[str, Any]]:
         record["cam_from_obj"] = pose.tolist()
         record["quat_xyzw"] = quat_xyzw_from_matrix(pose[:3, :3]).tolist()
         record["translation"] = pose[:3, 3].tolist()
-        if poses.covariance is not None:
+        if poses.covariance is not None and bool(poses.covariance[i].isfinite().all()):
             record["covariance"] = poses.covariance[i].double().tolist()
         if poses.boxes is not None:
             record["box"] = poses.boxes[i].double().tolist()

@@ -25,7 +25,7 @@ from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..synthesis.settings import photo_folder
 from ..types import Detections, Frame, Instances, PoseEstimates
-from . import calibrate, pipeline, training
+from . import calibrate, pipeline, refinement, training
 from . import calibration as calibration_file
 from .judging import judged_by
 
@@ -36,6 +36,7 @@ Array = NDArray[Any]
 
 SEED = 90_210  # of the validation scenes; `monopose synth` draws the same ones for the same seed
 GROSS = 0.5  # of the diameter; poses with a larger MSSD are wrong altogether, and no ellipsoid around them means anything
+REFINED = "refined "  # before the name of where boxes came from: poses that the run's refiner has refined
 VISIBLE = 0.1  # objects that are less visible get no box; a detection of one may still be right
 
 
@@ -71,22 +72,23 @@ class CalibrationReport:
     """What the validation scenes said, and photos if there were some.
 
     Args:
-        fits: "detector" and "boxes" -> the chosen map and how it did on scenes held out.
-        scale: factor on the covariances.
-        coverage: "before" and "after", by factors of other scenes -> level in percent -> share of the true poses inside the
-            ellipsoid, among the estimates whose MSSD is below half the diameter.
+        fits: "detector" and "boxes", and "refined detector" and "refined boxes" of a run with a refiner -> the chosen map and
+            how it did on scenes held out.
+        scale: "" and "refined" -> factor on the covariances.
+        coverage: the same -> "before" and "after", by factors of other scenes -> level in percent -> share of the true poses
+            inside the ellipsoid, among the estimates whose MSSD is below half the diameter.
         file: the calibration.json.
-        photos: "detector" and "boxes" -> (before, after) on photos that nothing was fitted to; empty without photos.
+        photos: as `fits` -> (before, after) on photos that nothing was fitted to; empty without photos.
         photo_coverage: as `coverage`.
         picture: diagrams before and after, or "".
     """
 
     fits: dict[str, calibration.Fit]
-    scale: float
-    coverage: dict[str, dict[str, float]]
+    scale: dict[str, float]
+    coverage: dict[str, dict[str, dict[str, float]]]
     file: str
     photos: dict[str, tuple[calibration.Reliability, calibration.Reliability]]
-    photo_coverage: dict[str, dict[str, float]]
+    photo_coverage: dict[str, dict[str, dict[str, float]]]
     picture: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,31 +108,38 @@ class CalibrationReport:
 
     def text(self) -> str:
         lines = [
-            f"{'':10}  {'boxes from':10}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  "
+            f"{'':10}  {'boxes from':19}  {'estimates':>9}  {'right':>5}  {'mean score':>14}  {'ECE':>14}  "
             f"{'equal counts':>14}  {'Brier':>14}"
         ]
         rows = [("rendered", name, f.before, f.after) for name, f in self.fits.items()]
         rows += [("photos", name, before, after) for name, (before, after) in self.photos.items()]
         for kind, name, b, a in rows:
-            where = "detector" if name == "detector" else "elsewhere"
+            where = _where(name)
             pairs = [(b.score, a.score), (b.ece, a.ece), (b.ace, a.ace), (b.brier, a.brier)]
             numbers = "  ".join(f"{x:.3f} -> {y:.3f}" for x, y in pairs)
-            lines.append(f"{kind:10}  {where:10}  {b.estimates:9d}  {b.right:5.3f}  {numbers}")
+            lines.append(f"{kind:10}  {where:19}  {b.estimates:9d}  {b.right:5.3f}  {numbers}")
         for name, f in self.fits.items():
             losses = ", ".join(f"{kind} {loss:.4f}" for kind, loss in f.log_loss.items())
             lines.append(f"map for {name}: {type(f.map).__name__.lower()} (log-loss on scenes held out: {losses})")
-        for kind, found in (("rendered", self.coverage), ("photos", self.photo_coverage)):
-            if found:
+        for kind, shares in (("rendered", self.coverage), ("photos", self.photo_coverage)):
+            for state, found in shares.items():
                 inside = [
                     f"{level} %: {found['before'][level]:.2f} -> {found['after'][level]:.2f}" for level in found["before"]
                 ]
-                lines.append(f"true poses inside the ellipsoid of {', '.join(inside)} ({kind})")
+                pose = "refined poses" if state else "poses"
+                lines.append(f"true {pose} inside the ellipsoid of {', '.join(inside)} ({kind})")
+        scales = " and that of refined poses ".join(f"times {scale:.4g}" for scale in self.scale.values())
         lines += [
-            f"covariance times {self.scale:.4g}, from estimates with an MSSD below {GROSS:g} of the diameter",
+            f"covariance {scales}, from estimates with an MSSD below {GROSS:g} of the diameter",
             '"after" is measured on scenes that were not fitted to; nothing is fitted to photos',
             f"right: {evaluation_calibration.EVENT}",
         ]
         return "\n".join([*lines, f"written: {self.file}", *([f"diagram: {self.picture}"] if self.picture else [])])
+
+
+def _where(kind: str) -> str:
+    """Where the boxes came from, for people."""
+    return ("detector" if kind.endswith("detector") else "elsewhere") + (", refined" if kind.startswith(REFINED) else "")
 
 
 def run(
@@ -187,13 +196,21 @@ def run(
     if shard is not None and not shard.last:
         return None
     samples = _samples(job.rows())
-    for s in samples.values():
-        if len(s.score) < calibration.FEWEST:
+    for kind, s in list(samples.items()):
+        if len(s.score) >= calibration.FEWEST:
+            continue
+        if not kind.startswith(REFINED):
             raise TooFew(f"{len(s.score)} estimates are too few to calibrate on; render more scenes, or train longer")
+        del samples[kind]  # the refiner holds hardly any pose for better
     fits = {kind: calibration.fit(s.score, s.right, s.scene) for kind, s in samples.items()}
-    squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in samples.values())))
-    scale, after = calibration.fit_covariance_scale(squared, scenes)
-    coverage = {"before": calibration.coverage(squared), "after": after}
+    maps: dict[str, calibration.Map] = {kind: f.map for kind, f in fits.items()}
+    states = {state: [s for kind, s in samples.items() if kind.startswith(REFINED) == bool(state)] for state in ("", "refined")}
+    states = {state: some for state, some in states.items() if some}
+    scale, coverage = {}, {}
+    for state, some in states.items():
+        squared, scenes = (np.concatenate(column) for column in zip(*(_usable(s) for s in some)))
+        scale[state], after = calibration.fit_covariance_scale(squared, scenes)
+        coverage[state] = {"before": calibration.coverage(squared), "after": after}
     notes = {
         "measured": {
             kind: {
@@ -206,8 +223,16 @@ def run(
         "coverage": coverage,
         "scenes": {"images": images, "seed": seed, "backgrounds": len(source.photos), **asdict(source.scene)},
     }  # fmt: skip
-    maps = {kind: f.map for kind, f in fits.items()}
-    found = calibration_file.Calibration(maps.get("detector"), maps["boxes"], scale, digests, notes, pipeline.LOOKS)
+    refined = None
+    if "refined" in states:
+        of_refiner = {"refiner": digests.pop("refiner")}
+        refined = calibration_file.Calibration(
+            maps.get(REFINED + "detector"), maps.get(REFINED + "boxes"), scale["refined"], of_refiner, {}, pipeline.LOOKS
+        )
+    digests.pop("refiner", None)
+    found = calibration_file.Calibration(
+        maps.get("detector"), maps["boxes"], scale[""], digests, notes, pipeline.LOOKS, refined
+    )
     file = calibration_file.write(model.path, found)
     job.remove()
 
@@ -216,9 +241,18 @@ def run(
     if targets is not None:
         keys = _photos(data, targets)
         shots = (_photo(data / split, key) for key in keys)
-        seen = collect(model, shots, objects, seed, len(keys) if progress_bar else None)
-        squared = np.concatenate([_usable(s)[0] for s in seen.values()])
-        photo_coverage = {"before": calibration.coverage(squared), "after": calibration.coverage(squared, scale)}
+        seen = {
+            kind: s
+            for kind, s in collect(model, shots, objects, seed, len(keys) if progress_bar else None).items()
+            if kind in maps
+        }
+        for state in states:
+            rows = [_usable(s)[0] for kind, s in seen.items() if kind.startswith(REFINED) == bool(state)]
+            squared = np.concatenate([np.zeros(0), *rows])
+            photo_coverage[state] = {
+                "before": calibration.coverage(squared),
+                "after": calibration.coverage(squared, scale[state]),
+            }
     on_photos = {
         kind: (calibration.reliability(s.score, s.right), calibration.reliability(maps[kind](s.score), s.right))
         for kind, s in seen.items()
@@ -259,6 +293,8 @@ def with_scenes(
     thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
     estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
     files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
+    if model.refiner is not None:
+        files["refiner"] = pipeline.find_refiner(model.path)
     photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
     source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
     return replace(model, models=model.models or models), source, {i: judged_by(m) for i, m in models.items()}, files
@@ -304,20 +340,27 @@ def collect(
         first: number of the first picture.
 
     Returns:
-        "detector" (if there is one) and "boxes" -> their estimates.
+        "detector" (if there is one) and "boxes" -> their estimates; of a run with a refiner "refined detector" and "refined
+        boxes" -> those of them that it refined.
     """
     from rich.progress import track
 
-    model = replace(model, calibration=None, refiner=None)
-    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in _sources(model)}
+    refiner, model = model.refiner, replace(model, calibration=None, refiner=None)
+    boxes = ["boxes"] if model.detector is None else ["detector", "boxes"]
+    rows: dict[str, list[tuple[float, ...]]] = {
+        kind + name: [] for kind in ([""] if refiner is None else ["", REFINED]) for name in boxes
+    }
     watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
     for n, frame in enumerate(watched, first):
         assert frame.instances is not None
         truth, plain = frame.instances, replace(frame, instances=None)
         given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))
-        for name in rows:
+        for name in boxes:
             poses = model.predict(plain, given if name == "boxes" else None)
             rows[name] += [(n, *row) for row in _judge(poses.to("cpu"), truth, objects)]
+            if refiner is not None:
+                poses = refinement.predict(refiner, plain.to(poses.labels.device), poses, model.models).to("cpu")
+                rows[REFINED + name] += [(n, *row) for row in _judge(poses[poses.refined], truth, objects)]
     return {name: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for name, some in rows.items()}
 
 
@@ -333,10 +376,6 @@ def _samples(tables: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
         for kind, found in table.items():
             rows.setdefault(kind, []).extend(found)
     return {kind: Samples(*np.array(some, np.float64).reshape(-1, 5).T) for kind, some in rows.items()}
-
-
-def _sources(model: pipeline.Pipeline) -> list[str]:
-    return ["boxes"] if model.detector is None else ["detector", "boxes"]
 
 
 def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> Detections:

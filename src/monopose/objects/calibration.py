@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from numpy.typing import NDArray
 
 from ..evaluation.calibration import EVENT, Isotonic, Logistic, Map
@@ -39,6 +40,8 @@ class Calibration:
         covariance_scale: factor on the covariances, > 0.
         weights: method -> digest of the weights file it was fitted for.
         notes: how it was measured, plain JSON values.
+        refined: the same for poses that a refiner has refined; None: their scores are taken for those of unrefined ones, and
+            their covariances stay raw.
     """
 
     detector: Map | None = None
@@ -47,6 +50,7 @@ class Calibration:
     weights: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     looks: int = 1
+    refined: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not (self.covariance_scale > 0 and math.isfinite(self.covariance_scale)):
@@ -60,6 +64,20 @@ class Calibration:
             looks: of the run's detector, from which the boxes came; None: they came from elsewhere. After other looks than this
                 was made with, scores stay raw, with a warning.
         """
+        plain = self._applied(poses, looks)
+        if poses.refined is None or not bool(poses.refined.any()):
+            return plain
+        better = (
+            self.refined._applied(poses, looks) if self.refined is not None else replace(plain, covariance=poses.covariance)
+        )
+        scores, covariance, done = plain.scores, plain.covariance, poses.refined
+        if better.calibrated == plain.calibrated:
+            scores = torch.where(done, better.scores, scores)
+        if covariance is not None and better.covariance is not None:
+            covariance = torch.where(done[:, None, None], better.covariance, covariance)
+        return replace(plain, scores=scores, covariance=covariance)
+
+    def _applied(self, poses: PoseEstimates, looks: int | None) -> PoseEstimates:
         found = self.boxes if looks is None else self.detector
         if found is not None and looks not in (None, self.looks):
             warnings.warn(
@@ -84,12 +102,17 @@ def write(folder: str | Path, calibration: Calibration) -> Path:
         return None if found is None else {names[type(found)]: asdict(found)}
 
     path = Path(folder) / FILE
-    value = {
-        "event": EVENT, "detector": plain(calibration.detector), "boxes": plain(calibration.boxes),
-        "covariance_scale": calibration.covariance_scale, "looks": calibration.looks, "weights": dict(calibration.weights),
-        **calibration.notes,
-    }  # fmt: skip
-    write_json(path, value)
+
+    def fields(found: Calibration) -> dict[str, Any]:
+        return {
+            "detector": plain(found.detector), "boxes": plain(found.boxes), "covariance_scale": found.covariance_scale,
+            "looks": found.looks, "weights": dict(found.weights),
+        }  # fmt: skip
+
+    value = {"event": EVENT, **fields(calibration)}
+    if calibration.refined is not None:
+        value["refined"] = fields(calibration.refined)
+    write_json(path, {**value, **calibration.notes})
     return path
 
 
@@ -98,10 +121,11 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
 
     Args:
         folder: the run folder.
-        files: method -> weights file of the networks in use.
+        files: method -> weights file of the networks in use; with a refiner, if poses are refined by default.
 
     Returns:
-        None if the run has none, or one of other weights: then a warning says so.
+        None if the run has none, or one of other weights: then a warning says so. Of another refiner, it is not for refined
+        poses, with a warning.
 
     Raises:
         ValueError: a file that `write` did not write.
@@ -111,17 +135,15 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
         return None
     try:
         value = records.read_json(path)
-        event, weights = value.pop("event"), dict(value.pop("weights"))
-        detector, boxes = _map(value.pop("detector")), _map(value.pop("boxes"))
-        scale = float(records.numbers(value, "covariance_scale", (), str(path)))
-        looks = records.whole(value.pop("looks", 1), f"{path}: looks", 1)  # older files looked once
-        del value["covariance_scale"]
-        calibration = Calibration(detector, boxes, scale, weights, value, looks)
+        event, better = value.pop("event"), value.pop("refined", None)
+        refined = None if better is None else _fields(better, f"{path}: refined")
+        calibration = replace(_fields(value, str(path)), refined=refined)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a calibration ({error!r}); make it again: monopose calibrate {folder} --data DIR"
         ) from error
-    now = {name: digest_of(file) for name, file in files.items()}
+    now, weights = {name: digest_of(file) for name, file in files.items()}, calibration.weights
+    refiner = now.pop("refiner", None)
     other = sorted(name for name in now.keys() | weights.keys() if now.get(name) != weights.get(name))
     if other or event != EVENT:
         what = f"other weights ({', '.join(other)})" if other else f"another event, {event}"
@@ -130,7 +152,24 @@ def read(folder: str | Path, files: Mapping[str, Path]) -> Calibration | None:
             stacklevel=2,
         )
         return None
+    if refiner is not None and (refined is None or refined.weights.get("refiner") != refiner):
+        how = "without" if refined is None else "with another"
+        warnings.warn(
+            f"{path} was made {how} refiner, so refined poses have the scores that "
+            f"unrefined ones would have, and raw covariances; make it again: monopose calibrate {folder} --data DIR",
+            stacklevel=2,
+        )
+        calibration = replace(calibration, refined=None)
     return calibration
+
+
+def _fields(value: dict[str, Any], where: str) -> Calibration:
+    """What `write` puts there; what is left of `value` are notes."""
+    detector, boxes, weights = _map(value.pop("detector")), _map(value.pop("boxes")), dict(value.pop("weights"))
+    scale = float(records.numbers(value, "covariance_scale", (), where))
+    looks = records.whole(value.pop("looks", 1), f"{where}: looks", 1)  # older files looked once
+    del value["covariance_scale"]
+    return Calibration(detector, boxes, scale, weights, value, looks)
 
 
 def _map(value: Mapping[str, Any] | None) -> Map | None:

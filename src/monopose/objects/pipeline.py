@@ -242,8 +242,7 @@ class Pipeline:
         Returns:
             PoseEstimates, metres, OpenCV camera, best score first; empty if nothing is found, and one pose for each thing that
             the detector has found twice, see `distinct`. `seconds` tells the time of each stage. With a calibration, scores are
-            probabilities that the pose is right, see `calibration`; before refining, which leaves them as they are. A refined
-            pose has no covariance.
+            probabilities that the pose is right, and covariances as large as errors are, see `calibration`.
 
         Raises:
             ValueError: no detector and no boxes; boxes of unknown objects; refining without a refiner, or without the CAD model
@@ -297,12 +296,16 @@ class Pipeline:
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if detections is None:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
-        if self.calibration is not None:
-            poses = self.calibration.applied(poses, looks if detections is None else None)
         if refining:
             assert self.refiner is not None
             poses, refinements = refinement.predict_traced(self.refiner, frame, poses, self.models)
             trace = trace._replace(refinements=refinements)
+        if self.calibration is not None:
+            poses = self.calibration.applied(poses, looks if detections is None else None)
+            order = poses.scores.argsort(descending=True, stable=True)  # refined ones have a map of their own
+            place = order.argsort().tolist()
+            poses = poses[order]
+            trace = trace._replace(refinements=[r._replace(row=place[r.row]) for r in trace.refinements])
         return poses, trace
 
 
@@ -374,6 +377,8 @@ def load(
     names = {i: names[i] for i in estimator.config.obj_ids}
     file = files.get("refiner") or (weights.base("refiner") if known else None)
     better = None if file is None else weights.load_network(file, refiner.Config, refiner.Model)
+    if file is not None and known:
+        used["refiner"] = file
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), better).to(where)
 
 

@@ -19,6 +19,7 @@ from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
 from ..types import Frame, ObjectModel, PoseEstimates
+from . import refiner
 from .refiner import Z_MIN, Iteration, Model, RefinerObject, Step, from_centres, to_centres
 
 TOGETHER = 32  # poses that `predict` refines at once, which bounds the memory
@@ -30,6 +31,7 @@ class Refined(NamedTuple):
     cam_from_obj: Tensor  # (B, 4, 4), metres
     converged: Tensor  # (B,), bool: the pose was refined, and the network holds the result for better than the start
     error: Tensor  # (B,), mean point distance of the result in diameters, as the network guesses it
+    covariance: Tensor  # (B, 6, 6), of the result, metres and radians, see `refiner.covariance`; infinite if not rendered
     rounds: list[Iteration]  # of the objects that could be rendered
     rows: Tensor  # (n,), which objects those are
 
@@ -66,9 +68,10 @@ def refine(
     result = cam_from_obj.clone()
     converged = torch.zeros(len(result), dtype=torch.bool, device=device)
     error = torch.full((len(result),), torch.inf, dtype=result.dtype, device=device)
+    covariance = torch.full((len(result), 6, 6), torch.inf, dtype=result.dtype, device=device)
     rounds: list[Iteration] = []
     if len(rows) == 0:
-        return Refined(result, converged, error, rounds, rows)
+        return Refined(result, converged, error, covariance, rounds, rows)
     shown = images if images.dim() == 3 else images[rows]
     batch = model.gather([objects[i] for i in rows.tolist()], device)
     pose = centred_poses[rows].float()
@@ -83,7 +86,9 @@ def refine(
     result[rows[better]] = from_centres(pose, batch.objects)[better].to(result)  # the others keep theirs to the last bit
     converged[rows] = better
     error[rows] = torch.where(better, now, before).exp().to(error)
-    return Refined(result, converged, error, rounds, rows)
+    kept, moved = (refiner.covariance(r, batch.objects) for r in (rounds[0], rounds[-1]))
+    covariance[rows] = torch.where(better[:, None, None], moved, kept).to(covariance)
+    return Refined(result, converged, error, covariance, rounds, rows)
 
 
 def _in_front(pose: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ def predict(
 
     Returns:
         the poses in the same order. `refined` says which of them were refined, see `refine`; the others are as they came, or
-        as the start that won. The covariance of other poses is not that of these, so it is None as soon as one has moved.
+        as the start that won. The covariance of what moved is `refiner.covariance`; what did not keeps its own, if it has one.
 
     Raises:
         ValueError: there are objects without a model; `hypotheses` does not fit.
@@ -211,7 +216,9 @@ def predict_traced(
     refined = torch.cat([p.cam_from_obj for p in parts]).to(starts).unflatten(0, (count, each))[rows, best]
     converged = torch.cat([p.converged for p in parts]).to(starts.device).unflatten(0, (count, each))[rows, best]
     result = torch.where(converged[:, None, None], refined, starts[rows, best])
-    moved = bool((converged | (best > 0)).any())
+    covariance = torch.cat([p.covariance for p in parts]).to(starts).unflatten(0, (count, each))[rows, best]
+    if poses.covariance is not None:
+        covariance = torch.where((converged | (best > 0))[:, None, None], covariance, poses.covariance.to(covariance))
     seconds = poses.seconds | {"refiner": time.perf_counter() - began}
     traces = []
     for row, hypothesis in enumerate(best.tolist()):
@@ -225,7 +232,6 @@ def predict_traced(
         ends = to_centres(torch.stack([poses.cam_from_obj[row], result[row]]), [mine_alone] * 2)
         shown = mine_alone.model, ends[0], hypothesis, ends[1]
         traces.append(RefinementTrace(row, *shown, bool(converged[row]), guessed, mine))
-    covariance = None if moved else poses.covariance
     return replace(poses, cam_from_obj=result, covariance=covariance, refined=converged, seconds=seconds), traces
 
 

@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import pnp
-from ..geometry import camera, se3, symmetry
+from ..geometry import camera, rotation, se3, symmetry
 from ..geometry import camera as camera_ops
 from ..mesh.loading import albedo, surface_samples
+from ..pnp import residuals
 from ..pnp.problems import Kernel, Problems
 from ..render import maps, scene
 from ..types import ObjectModel
@@ -403,12 +404,7 @@ def _project(points3d: Tensor, pose: Tensor, K: Tensor) -> Tensor:
 def _solve(now: Iteration, target: Tensor, weights: Tensor, pose: Tensor, damping: float) -> Tensor:
     """The pose one Levenberg-Marquardt step closer to the targets, shortened if the distance would change too much; as it was
     where there is no such step."""
-    nothing = pose.new_full((len(pose), 4), math.inf)
-    bounds = torch.cat([-nothing[:, :2], nothing[:, 2:]], 1)
-    problems = Problems(
-        now.coordinates.flatten(1, 2), target.flatten(1, 2), weights.flatten(1, 2), now.K, nothing[:, 0], bounds,
-        Kernel.SQUARES, Z_MIN,
-    )  # fmt: skip
+    problems = _problems(now, target, weights)
     moved = pnp.one_step(problems, pose, damping=damping)
     good = torch.isfinite(moved).flatten(1).all(1)
     step = (moved - pose)[:, :3, 3]
@@ -416,6 +412,55 @@ def _solve(now: Iteration, target: Tensor, weights: Tensor, pose: Tensor, dampin
     share = (room / step[:, 2].detach().abs().clamp_min(1e-9)).clamp_max(1.0)
     shortened = se3.from_rt(moved[:, :3, :3], pose[:, :3, 3] + share[:, None] * step)
     return torch.where(good[:, None, None], shortened, pose)
+
+
+def _problems(now: Iteration, target: Tensor, weights: Tensor) -> Problems:
+    nothing = target.new_full((len(target), 4), math.inf)
+    bounds = torch.cat([-nothing[:, :2], nothing[:, 2:]], 1)
+    return Problems(
+        now.coordinates.flatten(1, 2), target.flatten(1, 2), weights.flatten(1, 2), now.K, nothing[:, 0], bounds,
+        Kernel.SQUARES, Z_MIN,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def covariance(now: Iteration, objects: Sequence[RefinerObject]) -> Tensor:
+    """How far the rendered poses may be from the truth.
+
+    The normal equations of the first step say in which directions a pose is sure, but not how sure: the pixels of a field err
+    together. So the covariance has their shape, and the size with which the mean point distance is expected to be what the
+    network guesses.
+
+    Args:
+        now: a round, as `Model.round` returns it, of B objects.
+        objects: those.
+
+    Returns:
+        of the tangent (v, omega) on the camera side at the poses of the CAD files, (B, 6, 6), float64, metres and radians;
+        infinite where the normal equations fix no pose.
+    """
+    step, pose = now.steps[0], now.start.double()
+    J = residuals.jacobian(_problems(now, step.target, step.weights), now.start).flatten(1, 2).double()
+    H = J.mT @ J
+    size = H.diagonal(dim1=-2, dim2=-1).sqrt()
+    known = torch.isfinite(H).flatten(1).all(1) & (size > 0).all(1) & torch.isfinite(step.error)
+    size = torch.where(known[:, None], size, torch.ones_like(size))
+    eye = torch.eye(6).to(H)
+    factor, failed = torch.linalg.cholesky_ex(
+        torch.where(known[:, None, None], H, eye) / (size[:, :, None] * size[:, None]) + 1e-6 * eye
+    )
+    known &= failed == 0
+    shape = torch.cholesky_inverse(torch.where(known[:, None, None], factor, eye)) / (size[:, :, None] * size[:, None])
+    R = pose[:, :3, :3]
+    arms = torch.stack([o.points for o in objects]).to(pose) @ R.mT  # (B, P, 3), from the centre, camera axes
+    moves = torch.cat([torch.eye(3).to(pose).expand(*arms.shape, 3), -rotation.skew(arms)], -1)  # of points, by the tangent
+    variance = torch.einsum("bpai,bij,bpaj->bpa", moves, shape, moves)
+    expected = math.sqrt(2 / math.pi) * variance.sqrt().sum(-1).mean(-1)  # mean absolute values of a normal distribution
+    diameter = pose.new_tensor([o.model.diameter for o in objects])
+    shape = shape * (step.error.double().exp() * diameter / expected)[:, None, None].square()
+    A = eye.repeat(len(pose), 1, 1)
+    A[:, :3, 3:] = rotation.skew((R @ torch.stack([o.centre for o in objects]).to(pose)[..., None])[..., 0])
+    return torch.where(known[:, None, None], A @ shape @ A.mT, torch.inf)
 
 
 def loss(model: Model, rounds: list[Iteration], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
