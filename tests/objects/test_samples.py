@@ -17,6 +17,7 @@ from monopose.geometry import camera as camera_ops
 from monopose.geometry import se3
 from monopose.objects import coordinates, probabilistic, sources, training
 from monopose.objects import samples as object_samples
+from monopose.render.raster import rasterize
 from monopose.synthesis import bop_folder, scene
 from monopose.synthesis import samples as crop_samples
 from monopose.types import Camera
@@ -178,6 +179,37 @@ def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
             assert abs(float(beyond.mean()) - 0.5) < abs(float(rest.mean()) - 0.5) + 0.3
             assert float(beyond.mean()) > 0.1  # grey as the light allows, not black
     assert seen >= 3
+
+
+def test_a_neighbour_is_put_before_the_object_now_and_then():
+    """Two boxes side by side: in two of five layouts the second one comes before the first and hides some of it."""
+    camera = Camera(camera_ops.K_from_fov(1.0, (96, 128)), (96, 128))
+    things = [box((0.1, 0.1, 0.1)), box((0.06, 0.06, 0.06), obj_id=2)]
+    beside = torch.eye(4).repeat(2, 1, 1)
+    beside[:, :3, 3] = torch.tensor([[0, 0, 0.6], [0.2, 0, 0.6]])
+    layout, rng = scene.Layout(things, beside), np.random.default_rng(0)
+    drawn = [crop_samples.occluded(layout, rng) for _ in range(300)]
+    moved = [d for d in drawn if not torch.equal(d.cam_from_obj, beside)]
+    assert 0.3 < len(moved) / len(drawn) < 0.5
+    hidden, low = [], []
+    for d in moved:
+        assert torch.equal(d.cam_from_obj[0], beside[0])
+        assert torch.equal(d.cam_from_obj[1, :3, :3], beside[1, :3, :3])
+        assert 0.3 < float(d.cam_from_obj[1, 2, 3]) < 0.58
+        faces = [render(m, pose[None], camera)[0] for m, pose in zip(d.models, d.cam_from_obj)]
+        hidden.append(float((faces[0] & faces[1]).sum() / faces[0].sum()))
+        low.append(float(d.cam_from_obj[1, 1, 3]) > 0)
+    assert 0.1 < np.mean(hidden) < 0.4
+    assert np.mean(np.array(hidden) > 0.02) > 0.7
+    assert np.mean(low) > 0.6  # below the middle, as a rule
+    alone = scene.Layout(things[:1], beside[:1])
+    assert all(crop_samples.occluded(alone, rng) is alone for _ in range(20))
+
+
+def render(model, poses, camera):
+    """Silhouettes, (B, H, W), bool."""
+    points = se3.transform(poses, model.vertices)
+    return rasterize(points, model.faces, camera.K, camera.size).face >= 0
 
 
 def test_boxes_contain_what_is_visible(folder):

@@ -32,6 +32,7 @@ from ..synthesis.samples import (
     grey_out,
     jittered_square,
     near_crop,
+    occluded,
 )
 from ..types import ObjectModel
 
@@ -75,7 +76,7 @@ class CropSamples(Dataset):
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
         box = fused.bounds(target, layout.cam_from_obj[0].double().numpy(), source.camera.K.double().numpy())
         square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, *self.jitter)
-        layout = near_crop(layout, crop_K(source.camera.K, square, s), s)
+        layout = near_crop(occluded(layout, rng), crop_K(source.camera.K, square, s), s)
         return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from ..types import Camera, ObjectModel
 from . import scene as synth
 
 HIDDEN = 0.15  # objects of which less is seen than this share are shown without their neighbours
+OCCLUDED = 0.4  # share of crops in which another object is put before the one to learn
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,23 @@ def near_crop(layout: synth.Layout, K: np.ndarray, side: int) -> synth.Layout:
     touches[0] = True
     rows = np.flatnonzero(touches).tolist()
     return synth.Layout([layout.models[r] for r in rows], layout.cam_from_obj[rows])
+
+
+def occluded(layout: synth.Layout, rng: Generator) -> synth.Layout:
+    """Put one of the other objects of a layout between the camera and its first, as a rule below its middle: on a table what is
+    nearer is lower in the picture. In `OCCLUDED` of the layouts that have others."""
+    if rng.random() >= OCCLUDED or len(layout.models) < 2:
+        return layout
+    i = int(rng.integers(1, len(layout.models)))
+    poses, radii = layout.cam_from_obj.clone(), [m.diameter / 2 for m in layout.models]
+    middles = [(pose[:3, :3] @ m.bounds.mean(0) + pose[:3, 3]).double() for m, pose in zip(layout.models, poses, strict=True)]
+    share = float(rng.uniform(0.6, 0.95))  # of the way to the first object
+    angle = rng.normal(math.pi / 2, 1.0) if rng.random() < 0.6 else rng.uniform(0, 2 * math.pi)
+    reach = radii[0] * rng.uniform(0.2, 0.7) + radii[i] / share * rng.uniform(0.1, 0.7)
+    spot = share * (middles[0] + reach * torch.tensor([math.cos(angle), math.sin(angle), 0.0], dtype=torch.float64))
+    if float(spot[2]) > 2 * radii[i]:  # not at the lens
+        poses[i, :3, 3] += (spot - middles[i]).to(poses)
+    return synth.Layout(layout.models, poses)
 
 
 def grey_strip(side: int, rng: Generator) -> np.ndarray:
