@@ -5,9 +5,12 @@
 prints, for each replacement, AR (mean of MSSD and MSPD) and ADD(-S) 0.1 d: what perfect boxes, masks, coordinates, rotations or
 translations would be worth. True masks and coordinates are rendered from the true poses. With `--boxes` it says only how well
 the detector's boxes fit: of each target, the overlap (IoU, amodal) of the best-scored box of its class, and of the best one.
+With `--silhouettes` it says only how well the predicted whole silhouettes fit in true boxes, by the share of the object that is
+seen. `--half 0` and `--half 1` take every second photo.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -15,20 +18,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
 import monopose
+from monopose.contour.align import align
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes as bop_scenes
 from monopose.evaluation import bop as bop_evaluation
+from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.objects import coordinates
 from monopose.objects.bop_pipeline import truth_as_detections
 from monopose.objects.pipeline import Pipeline
 from monopose.render import maps, raster, scene
-from monopose.types import Frame, PoseEstimates
+from monopose.types import Detections, Frame, PoseEstimates
+
+FINE = 4  # samples of a true silhouette along each side of a pixel
 
 Rows = dict[str, list[bop_results.Results]]
 
@@ -45,6 +53,40 @@ def true_maps(found: coordinates.Correspondences, frame: Frame, run: Pipeline, r
     points = model.vertices @ truth.cam_from_obj[row, :3, :3].T + truth.cam_from_obj[row, :3, 3]
     fragments = raster.rasterize(points[None], model.faces, K, (side, side))
     return maps.coordinates(fragments, model.faces, model.vertices)[0], masks[row]
+
+
+def first_looks(
+    run: Pipeline, frame: Frame, detections: Detections
+) -> tuple[list[coordinates.Correspondences], Tensor, Tensor]:
+    """What the network says of the crops of true boxes, and the true whole and visible silhouettes there, (B, h, h)."""
+    truth, config = frame.instances, run.estimator.config
+    assert truth is not None
+    looks = coordinates.correspond(
+        run.estimator, frame.image, detections.labels, box_ops.square(detections.boxes, config.crop_scale)
+    )
+    models, whole, seen = [run.models[int(i)] for i in truth.labels], [], []
+    for look in looks:
+        side, row = FINE * look.mask.shape[-1], int((truth.labels == look.label).nonzero()[0, 0])
+        K = camera_ops.crop_resize_K(frame.camera.K, look.box, (side, side))
+        drawn = scene.render_masks(models, truth.cam_from_obj, K, (side, side))
+        for masks, kept in ((drawn.masks_full, whole), (drawn.masks_visible, seen)):
+            kept.append(F.avg_pool2d(masks[row][None].float(), FINE)[0])
+    return looks, torch.stack(whole), torch.stack(seen)
+
+
+def silhouettes(run: Pipeline, frame: Frame, wanted: set[int]) -> list[tuple[float, float, float]]:
+    """Of each wanted object: the share of it that is seen, and of its predicted silhouette IoU and logarithm of the area over
+    the true one's."""
+    detections = truth_as_detections(frame.instances, wanted)
+    if not len(detections):
+        return []
+    rows = []
+    for look, whole, seen in zip(*first_looks(run, frame, detections), strict=True):
+        found, true = look.amodal > 0.5, whole > 0.5
+        area = max(float(true.sum()), 1.0)
+        iou = float((found & true).sum()) / max(float((found | true).sum()), 1.0)
+        rows.append((float(seen.sum() / whole.sum().clamp_min(1)), iou, math.log(max(float(found.sum()), 1.0) / area)))
+    return rows
 
 
 def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int], wanted: set[int]) -> None:
@@ -64,6 +106,14 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
     keep("true boxes", poses)
 
     keep("+ predicted silhouettes", coordinates.predict(run.estimator, frame, detections, models=run.models))
+    if len(poses):
+        looks, whole, seen = first_looks(run, frame, detections)
+        known = [run.models[i] for i in poses.labels.tolist()]
+        information = coordinates.information(poses.covariance)
+        boxes = torch.stack([f.box for f in looks])
+        rows = [int((detections.labels == label).nonzero()[0, 0]) for label in poses.labels]
+        moved = align(poses.cam_from_obj, whole[rows], seen[rows], frame.image, boxes[rows], frame.camera.K, known, information)
+        keep("+ true silhouettes", replace(poses, cam_from_obj=moved.cam_from_obj))
 
     by_label = {int(i): row for row, i in enumerate(truth.labels)}
     exact = [true_maps(f, frame, run, by_label[f.label]) for f, _ in stages]
@@ -114,6 +164,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a run folder with coordinates.safetensors")
     parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
     parser.add_argument("--boxes", action="store_true", help="only how well the detector's boxes fit")
+    parser.add_argument("--silhouettes", action="store_true", help="only how well predicted silhouettes fit")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="every second photo, from this one on; default: all")
     args = parser.parse_args()
     run = replace(monopose.load(args.model), models=bop_models.read_models(args.data / "models"))
     targets_file = args.targets or args.data / "test_targets_bop19.json"
@@ -124,7 +176,23 @@ def main() -> None:
         wanted.setdefault((s, i), set()).update({o} & known)
     scenes = {s: bop_scenes.open_scene(args.data / "test" / f"{s:06d}") for s, _ in wanted}
     results: Rows = {}
-    keys = list(wanted)
+    keys = sorted(wanted)
+    keys = keys if args.half is None else keys[args.half :: 2]
+    rows = [k in set(keys) for k in zip(targets.scene_id.tolist(), targets.im_id.tolist())]
+    asked = type(targets)(*(None if column is None else column[rows] for column in targets))
+    if args.silhouettes:
+        found = [
+            o
+            for k in keys
+            for o in silhouettes(run, bop_scenes.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
+        ]
+        for low, high in ((0.0, 1.01), (0.95, 1.01), (0.0, 0.95)):
+            some = [o for o in found if low <= o[0] < high]
+            if some:
+                _, iou, area = (statistics.median(column) for column in zip(*some, strict=True))
+                seen_by = f"seen by {low:.0%} to {min(high, 1):.0%}"
+                print(f"{len(some):4d} targets, {seen_by}: median IoU {iou:.3f}, area {math.exp(area) - 1:+.1%}")
+        return
     if args.boxes:
         seen = [
             o
@@ -143,7 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, parts in results.items():
             path = bop_results.write_results(Path(folder) / "limits_lmo-test.csv", parts)
-            report = bop_evaluation.evaluate(path, args.data, targets_file)
+            report = bop_evaluation.evaluate(path, args.data, asked)
             ar = report["ar"]
             print(f"{name:34s}{ar['mean']:8.3f}{ar['mssd']:8.3f}{ar['mspd']:8.3f}{100 * report['add_s']['0.1']:18.1f}")
 

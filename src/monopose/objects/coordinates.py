@@ -430,12 +430,12 @@ def _align(found: list[Correspondences], solved: list[Solved], frame: Frame, mod
     visible, boxes = torch.stack([found[i].mask for i in rows]), torch.stack([found[i].box for i in rows])
     poses, covariance = (torch.stack([getattr(solved[i], name) for i in rows]) for name in ("cam_from_obj", "covariance"))
     chosen = [models[found[i].label] for i in rows]
-    moved = align(poses, whole, visible, frame.image, boxes, frame.camera.K, chosen, _information(covariance)).cam_from_obj
+    moved = align(poses, whole, visible, frame.image, boxes, frame.camera.K, chosen, information(covariance)).cam_from_obj
     for i, pose in zip(rows, moved):
         solved[i] = solved[i]._replace(cam_from_obj=pose)
 
 
-def _information(covariance: Tensor) -> Tensor:
+def information(covariance: Tensor) -> Tensor:
     """Inverses, (B, 6, 6); 0 where a covariance is not finite."""
     known = torch.isfinite(covariance).all((1, 2), keepdim=True)
     eye = torch.eye(6, dtype=torch.float64, device=covariance.device)
