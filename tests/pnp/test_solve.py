@@ -433,3 +433,21 @@ def test_errors_say_what_was_expected(change, message):
     arguments = {"points3d": torch.zeros(10, 3), "points2d": torch.zeros(10, 2), "camera": K.float()} | change
     with pytest.raises(ValueError, match=message):
         pnp.solve(**arguments)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e6])
+def test_what_the_points_fix_is_as_sure_as_they_make_it(factor, fused, monkeypatch):
+    """A line of points leaves the turn about itself open: there the covariance is huge, else the inverse of the information."""
+    if not fused:
+        monkeypatch.setattr(kernels, "backend", lambda device: None)
+    X, x, w, T = spoiled("collinear")
+    s = pnp.solve(X, x, K, weights=factor * w, init=T)
+    assert s.reason[3] == pnp.Reason.DEGENERATE
+    H = residuals.normal_equations(prepare(X, x, K, factor * w).problems, s.cam_from_obj).hessian
+    scale = H.diagonal(dim1=1, dim2=2).sqrt()
+    for i, digits in ((2, 1e-7), (3, 1e-6)):
+        again = H[i] @ s.covariance[i] @ H[i] / (scale[i][:, None] * scale[i])
+        torch.testing.assert_close(again, H[i] / (scale[i][:, None] * scale[i]), rtol=0, atol=digits)
+    most = torch.linalg.eigvalsh(s.covariance)[:, -1]
+    assert 1e5 * most[2] < most[3] < 1e12 * most[2]
