@@ -73,6 +73,7 @@ def compare(problems, poses, digits):
     close(problems.K.mT[:, None] @ by_projection, T[..., :3, :], 10 * digits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is running")
 def test_this_file_in_tritons_interpreter():
     root = Path(__file__).parents[2]
