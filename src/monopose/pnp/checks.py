@@ -107,6 +107,8 @@ def tensor(name: str, value: Any) -> Tensor:
             raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {kind}: {error}") from error
     if found.is_complex() or found.dtype == torch.bool or found.layout != torch.strided:
         raise ValueError(f"{name} must hold real numbers in a dense tensor, got {found.dtype}, {found.layout}")
+    if found.device.type == "meta":
+        raise ValueError(f"{name} is on the device meta, which holds no numbers")
     return found
 
 
