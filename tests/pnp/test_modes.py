@@ -160,7 +160,7 @@ def test_gravity_is_checked():
     assert all(torch.isfinite(v).all() for v in found[:3])
     assert torch.isfinite(pnp.solve_implicit(X, x, K, dof=4, gravity=downs * torch.nan).cam_from_obj).all()
     for length in (1e200, 1e-300):  # whose squares no number holds
-        long = pnp.solve(X[1], x[1], K, dof=4, gravity=length * downs[1])
+        long = pnp.solve(X[1], x[1], K, dof=4, gravity=length * downs[1].double())
         torch.testing.assert_close(long.cam_from_obj, found.cam_from_obj[1])
 
 
