@@ -22,12 +22,12 @@ test: kernels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Without those marked slow, each of which takes seconds: for every small step.
 test-fast: export OMP_NUM_THREADS = 1
 test-fast: kernels
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # What every worker would compile for itself; in single and in double precision at the same time. Once, then it is on disk.
 kernels: setup
@@ -38,7 +38,7 @@ kernels: setup
 fuzz: export MONOPOSE_FUZZ = 5000
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: setup
-	$(BIN)/python -m pytest -n 2 tests/fuzz
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/fuzz
 
 # docs/_build/html/index.html; a warning is an error.
 docs: setup

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the optional shared data beside the checkout, threads, hypothesis without clocks."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,13 +9,20 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
-settings.register_profile("monopose", deadline=None, derandomize=True)  # tests never time anything, and repeat exactly
+# tests never time anything, and repeat exactly
+settings.register_profile("monopose", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("monopose")
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody asks the real hub; nothing answers there
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, set before torch is imported
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it after every few tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

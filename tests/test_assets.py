@@ -52,12 +52,17 @@ def painted(model, n, seed):
     return samples.points, albedo(model, samples)
 
 
+PAINTED: dict[int, tuple] = {}  # by object: a few points of its surface and their colours, many in a tree and theirs
+
+
 def differs(model, obj_from_obj):
     """How a motion changes an object: the largest distance to its own surface over the diameter; share of recoloured points."""
-    points, colors = painted(model, 4000, 0)
-    surface, surface_colors = painted(model, 300_000, 1)
+    if model.obj_id not in PAINTED:
+        surface, surface_colors = painted(model, 300_000, 1)
+        PAINTED[model.obj_id] = (*painted(model, 4000, 0), cKDTree(surface.numpy()), surface_colors)
+    points, colors, tree, surface_colors = PAINTED[model.obj_id]
     moved = points @ obj_from_obj[:3, :3].T + obj_from_obj[:3, 3]
-    distance, index = cKDTree(surface.numpy()).query(moved.numpy())
+    distance, index = tree.query(moved.numpy())
     recoloured = (surface_colors[index] - colors).abs().amax(1) > 0.1
     return float(distance.max()) / model.diameter, float(recoloured.float().mean())
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,26 @@ def _top(name: str) -> str:
 MODULES = {_module(path): path for path in FILES}
 
 
-def _imports(path: Path) -> Iterator[tuple[str, int, bool]]:
+# scope: all tests of a file one after another, so that it is parsed once
+each_file = pytest.mark.parametrize("path", FILES, ids=_name, scope="module")
+
+
+@lru_cache(maxsize=2)
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _imports(path: Path) -> tuple[tuple[str, int, bool], ...]:
+    return tuple(_walk_imports(path))
+
+
+def _walk_imports(path: Path) -> Iterator[tuple[str, int, bool]]:
     """Absolute names of what a file imports, with the line, and whether it happens on importing the file.
 
     What stands under TYPE_CHECKING is left out: it never happens.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     package = ["monopose", *path.relative_to(SOURCE).parent.parts]
     late: set[ast.AST] = set()
     never: set[ast.AST] = set()
@@ -146,7 +161,7 @@ def test_every_file_has_its_storey():
     assert tops <= set(PLACE), f"put {sorted(tops - set(PLACE))} into STOREYS"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_imports_run_downwards(path):
     here = _top(_module(path))
     if here == "__init__":
@@ -176,10 +191,10 @@ def test_no_imports_in_circles():
             visit(module, [])
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_private_names_stay_in_their_file(path):
     local: dict[str, str] = {}
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     for name, line, _ in _imports(path):
         if _own(name) is not None:
             last = name.rpartition(".")[2]
@@ -194,7 +209,7 @@ def test_private_names_stay_in_their_file(path):
             assert not private, f"{_name(path)}:{node.lineno} uses {node.value.id}.{node.attr}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_libraries_have_one_owner(path):
     for name, line, _ in _imports(path):
         owners = OWNERS.get(_top(name))
@@ -203,28 +218,28 @@ def test_libraries_have_one_owner(path):
             assert mine, f"{_name(path)}:{line} imports {name}; only {sorted(owners) or 'nobody'} may"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_heavy_libraries_are_imported_where_they_are_used(path):
     for name, line, on_import in _imports(path):
         if _top(name) in LAZY and _top(name) not in LAZY_EXEMPT.get(_name(path), set()):
             assert not on_import, f"{_name(path)}:{line} imports {_top(name)} at the top; do it in the function that needs it"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_only_the_command_line_prints(path):
     if _name(path) == "cli.py":
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("print", "eval", "exec"), f"{_name(path)}:{node.lineno} calls {node.func.id}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@each_file
 def test_files_of_strangers_run_nothing(path):
     """Nobody unpickles, torch only as data; trimesh and Pillow open no file beside the readers with limits."""
     for name, line, _ in _imports(path):
         assert _top(name) not in ("pickle", "dill", "joblib", "shelve", "marshal"), f"{_name(path)}:{line} imports {name}"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if not isinstance(node, ast.Call):
             continue
         called, place = ast.unparse(node.func), f"{_name(path)}:{node.lineno}"

@@ -13,9 +13,18 @@ from PIL import Image
 from monopose.commands.check import check_bop, check_mesh, check_paths, check_photo
 from monopose.mesh.loading import load_mesh
 from monopose.mesh.report import contact_sheet
+from monopose.mesh.symmetries import SymmetryProposal
 from monopose.render import render_masks
+from monopose.types import Symmetries
 
 BOX = (0.1, 0.06, 0.04)
+
+
+@pytest.fixture
+def no_symmetries(monkeypatch):
+    """Their search takes seconds for every mesh."""
+    none = SymmetryProposal(Symmetries(), [])
+    monkeypatch.setattr("monopose.commands.check.propose_symmetries", lambda model: none)
 
 
 def saved(mesh, path):
@@ -45,8 +54,7 @@ def test_a_box_in_numbers(tmp_path):
     assert "100 x 60 x 40 mm" in report.text()
 
 
-@pytest.mark.slow
-def test_holes_winding_and_pieces_are_counted(tmp_path):
+def test_holes_winding_and_pieces_are_counted(tmp_path, no_symmetries):
     ball = trimesh.creation.box(BOX).subdivide().subdivide()
     top, bottom = int(ball.triangles_center[:, 2].argmax()), int(ball.triangles_center[:, 2].argmin())
     faces = np.delete(ball.faces, [top, bottom], 0)
@@ -87,8 +95,7 @@ def test_the_contact_sheet_shows_the_object_in_its_own_proportions(tmp_path):
     assert ratio == pytest.approx(BOX[0] / BOX[2], rel=0.06)
 
 
-@pytest.mark.slow
-def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
+def test_one_broken_file_hides_nothing_of_the_others(tmp_path, no_symmetries):
     saved(trimesh.creation.box(BOX), tmp_path / "a.stl")
     (tmp_path / "b.ply").write_text("ply\nformat ascii 1.0\nelement vertex 3\n")
     saved(trimesh.creation.box(BOX), tmp_path / "c.ply")
@@ -106,8 +113,7 @@ def test_one_broken_file_hides_nothing_of_the_others(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_check.png", "c_check.png"]
 
 
-@pytest.mark.slow
-def test_a_place_that_cannot_be_written_is_said_beside_the_report(tmp_path):
+def test_a_place_that_cannot_be_written_is_said_beside_the_report(tmp_path, no_symmetries):
     (tmp_path / "out").touch()  # no folder can be made there
     report = check_mesh(saved(trimesh.creation.box([10, 20, 30]), tmp_path / "box.stl"), "mm", out=tmp_path / "out")
     assert report.faces == 12

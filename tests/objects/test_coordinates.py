@@ -5,15 +5,18 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
+from monopose.nets import unet
 from monopose.objects import bins, coordinates
 from monopose.objects.networks import Pix2PoseGenerator
 from monopose.render.scene import render_masks
 from monopose.types import Camera, Detections, Frame, Symmetries
 from shapes import box, half_turn, seen_on_box
+from tiny_networks import TinyBackbone
 
 SMALL = {"backbone": "resnet18", "pretrained": False, "input_size": 64, "output_size": 32, "widths": (16, 16, 16, 16)}
 
@@ -558,7 +561,7 @@ def test_bins_in_half_precision_are_read_as_their_values_in_full():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bins", [0, 16])
-def test_it_learns_one_batch(bins):
+def test_it_learns_one_batch(bins, monkeypatch):
     """Random start, small widths, 64 px: the coordinates of visible pixels come close, by regression and by bins."""
     from monopose.objects import samples as object_samples
     from monopose.synthesis import samples as crop_samples
@@ -569,6 +572,7 @@ def test_it_learns_one_batch(bins):
     placed = synth.SceneConfig(objects=(1, 1), distractors=(0, 0), distance=(0.4, 0.6))
     samples = object_samples.CropSamples(crop_samples.Source(objects, camera, (), placed), 64, 32, greyed_share=0.0, seed=3)
     batch = torch.utils.data.default_collate([samples[i] for i in range(4)])
+    monkeypatch.setattr(unet, "backbone", lambda *_: TinyBackbone((16, 24, 32, 48, 48), nn.BatchNorm2d))
     model = network(*objects.values(), bins=bins).train()
     true = model.normalise(batch["coordinates"], model.index_of(batch["label"]))
     seen = batch["mask_visible"][:, None].expand_as(true)

@@ -423,6 +423,8 @@ def test_losses_and_steps_take_poses_that_half_precision_rounded(seed, dtype, po
     rounded[:, :3, :3] = T[:, :3, :3].bfloat16().to(dtype)
     made = se3.project(rounded)[0]
     torch.testing.assert_close(pnp.one_step(given_.problems, rounded), pnp.one_step(given_.problems, made))
+    half = T.half()
+    assert torch.equal(pnp.one_step(given_.problems, half), pnp.one_step(given_.problems, half.to(dtype)))
     for part, exact in zip(pnp.derivative_loss(rounded, T), pnp.derivative_loss(made, T)):
         torch.testing.assert_close(part, exact)
     scale = 10.0**power
@@ -471,6 +473,8 @@ def test_what_layers_return_is_asked_for():
         (lambda: pnp.monte_carlo_loss(pnp.solve(X, x, K), T), "must be what sample_posterior returns, got a Solution"),
         (lambda: pnp.monte_carlo_loss(posterior, T[:3]), r"broadcasts to \(6, 4, 4\), the problems', got \(3, 4, 4\)"),
         (lambda: pnp.one_step(posterior.prepared, T), "problems must be Problems"),
+        (lambda: pnp.solve(X, x.to(torch.float8_e5m2), K), "points2d must hold real numbers .* got torch.float8_e5m2"),
+        (lambda: pnp.solve(X, x.to("meta"), K), "points2d is on the device meta, which holds no numbers"),
         (lambda: pnp.derivative_loss(T, T[:3]), "do not fit together"),
         (lambda: posterior.resample(0), "count must be an integer >= 1"),
         (lambda: posterior.resample(3, generator=0), "generator must be a torch.Generator"),
@@ -480,6 +484,7 @@ def test_what_layers_return_is_asked_for():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()
+    assert "K is no camera" in pnp.ransac(X[0], x[0], K.mT).reason
     rounded, exact = T[:1, :3, :3].bfloat16(), se3.project(se3.from_rt(T[:1, :3, :3].bfloat16().double(), T[:1, :3, 3]))[0]
     assert torch.equal(posterior.orientation_density(rounded), posterior.orientation_density(exact[:, :3, :3]))
 

@@ -73,6 +73,7 @@ def compare(problems, poses, digits):
     close(problems.K.mT[:, None] @ by_projection, T[..., :3, :], 10 * digits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is running")
 def test_this_file_in_tritons_interpreter():
     root = Path(__file__).parents[2]
@@ -88,6 +89,8 @@ def test_this_file_in_tritons_interpreter():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("robust", ROBUST)
 def test_costs_and_their_gradients(robust, dtype):
+    if INTERPRETED and (ROBUST.index(robust) % 2 == 0) == (dtype == F64):
+        pytest.skip("which kernel and which precision do not touch each other")
     digits = 3e-6 if dtype == torch.float32 else 1e-13
     for bounded, samples in ((True, 3),) if INTERPRETED else ((True, 3), (False, 40)):
         compare(*scene(robust, samples=samples, bounded=bounded, dtype=dtype), digits)
@@ -128,7 +131,7 @@ def test_normal_equations(dtype):
 def test_descent_goes_where_the_reference_goes(robust, dof, trust_region):
     problems, poses = scene(robust, n=12, samples=1, spread=0.05)
     start = poses[:, 0].clone()
-    for iterations in (1, 4):
+    for iterations in (4,) if INTERPRETED else (1, 4):
         got, stopped = cuda.descend(problems, start, dof, iterations, trust_region)
         expected, stopped_reference = descend_reference(problems, start, dof, iterations, trust_region)
         sane = expected[:, 2, 3] > 0.3  # the third hugs the camera: chaotic

@@ -155,7 +155,13 @@ def test_gravity_is_checked():
     with pytest.raises(ValueError, match=r"gravity must be \(\.\.\., 3\)"):
         pnp.solve(X, x, K, dof=4, gravity=torch.ones(2))
     downs = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    assert pnp.solve(X, x, K, dof=4, gravity=downs).reason.tolist() == [Reason.NOT_FINITE, Reason.CONVERGED]
+    found = pnp.solve(X, x, K, dof=4, gravity=downs)
+    assert found.reason.tolist() == [Reason.NOT_FINITE, Reason.CONVERGED]
+    assert all(torch.isfinite(v).all() for v in found[:3])
+    assert torch.isfinite(pnp.solve_implicit(X, x, K, dof=4, gravity=downs * torch.nan).cam_from_obj).all()
+    for length in (1e200, 1e-300):  # whose squares no number holds
+        long = pnp.solve(X[1], x[1], K, dof=4, gravity=length * downs[1].double())
+        torch.testing.assert_close(long.cam_from_obj, found.cam_from_obj[1])
 
 
 # ------------------------------------------------------------------------------------------------------------- distortion

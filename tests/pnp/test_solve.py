@@ -1,5 +1,7 @@
 """pnp.solve: exact recovery, the optimum of other libraries, covariance, and what it does with hopeless input."""
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -118,6 +120,23 @@ def test_gradient_vanishes_at_the_huber_optimum():
     plain = pnp.solve(X, x, K, init=T)
     assert (rotation.angle_between(s.cam_from_obj[:, :3, :3], T[:, :3, :3]).median()
             < 0.3 * rotation.angle_between(plain.cam_from_obj[:, :3, :3], T[:, :3, :3]).median())  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kernel", [pnp.Huber, pnp.Cauchy])
+@pytest.mark.parametrize("delta", [1e7, 1e30, 1e200, math.inf])
+def test_a_threshold_far_above_all_residuals_is_none(delta, kernel, dtype):
+    if dtype == torch.float32 and delta == 1e200:
+        pytest.skip("is infinite there")
+    X, x, T = (v.to(dtype) for v in problems(4, 12, noise=1.0))
+    expected, robust = pnp.solve(X, x, K, init=T), kernel(delta)
+    found = pnp.solve(X, x, K, init=T, robust=robust)
+    assert found.converged.all()
+    digits = 1e-5 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(found.cost, expected.cost, rtol=digits, atol=0)
+    torch.testing.assert_close(found.cam_from_obj, expected.cam_from_obj, rtol=0, atol=1e-6)
+    at_truth, squares = (kernels.pose_costs(prepare(X, x, K, robust=r).problems, T[:, None]) for r in (robust, None))
+    torch.testing.assert_close(at_truth, squares, rtol=10 * digits, atol=0)
 
 
 def test_huber_without_start_survives_some_outliers():
@@ -433,3 +452,21 @@ def test_errors_say_what_was_expected(change, message):
     arguments = {"points3d": torch.zeros(10, 3), "points2d": torch.zeros(10, 2), "camera": K.float()} | change
     with pytest.raises(ValueError, match=message):
         pnp.solve(**arguments)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e6])
+def test_what_the_points_fix_is_as_sure_as_they_make_it(factor, fused, monkeypatch):
+    """A line of points leaves the turn about itself open: there the covariance is huge, else the inverse of the information."""
+    if not fused:
+        monkeypatch.setattr(kernels, "backend", lambda device: None)
+    X, x, w, T = spoiled("collinear")
+    s = pnp.solve(X, x, K, weights=factor * w, init=T)
+    assert s.reason[3] == pnp.Reason.DEGENERATE
+    H = residuals.normal_equations(prepare(X, x, K, factor * w).problems, s.cam_from_obj).hessian
+    scale = H.diagonal(dim1=1, dim2=2).sqrt()
+    for i, digits in ((2, 1e-7), (3, 1e-6)):
+        again = H[i] @ s.covariance[i] @ H[i] / (scale[i][:, None] * scale[i])
+        torch.testing.assert_close(again, H[i] / (scale[i][:, None] * scale[i]), rtol=0, atol=digits)
+    most = torch.linalg.eigvalsh(s.covariance)[:, -1]
+    assert 1e5 * most[2] < most[3] < 1e12 * most[2]

@@ -79,7 +79,7 @@ def read_pickle(path: str | Path, what: str, classes: Collection[str] = (), most
         data = path.read_bytes()
         objects = data.startswith(np.lib.format.MAGIC_PREFIX)
         data = _after_header(data) if objects else data
-        return _plain(_run(data, classes, objects or bool(classes), most), [most], set())
+        return _plain(_run(data, classes, objects or bool(classes), most), [most, most], set())
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         reason = str(error) if type(error) is ValueError else f"it is broken or no pickle ({type(error).__name__}: {error})"
         raise ValueError(f"{path} cannot be read as {what}: {reason}") from None
@@ -252,13 +252,16 @@ def _array(kind: _Type, shape: tuple[Any, ...], data: str | bytes, fortran: bool
 
 
 def _plain(value: Any, left: list[int], seen: set[int], depth: int = 0) -> Any:
-    """The value with its arrays in place; what is named twice counts twice, so that a small file cannot become a large tree."""
+    """The value with its arrays in place; what is named twice counts twice, so that a small file cannot become a large tree.
+
+    `left` is how many values there may still be, and how many there may be at all.
+    """
     if isinstance(value, _Filled) and value.array is not None and id(value) in seen:
         left[0] -= value.array.size
     seen.add(id(value))
     left[0] -= 1
     if left[0] < 0 or depth > DEEPEST:
-        raise ValueError(f"it holds more than {MOST_STEPS:,} values, or is nested more than {DEEPEST} deep")
+        raise ValueError(f"it holds more than {left[1]:,} values, or is nested more than {DEEPEST} deep")
     if isinstance(value, _Object):
         value = value.state
     if isinstance(value, _Filled) and value.items is not None:

@@ -105,8 +105,11 @@ def tensor(name: str, value: Any) -> Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             kind = f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
             raise ValueError(f"{name} must be a torch tensor or what torch.as_tensor accepts, got {kind}: {error}") from error
-    if found.is_complex() or found.dtype == torch.bool or found.layout != torch.strided:
+    tiny = found.is_floating_point() and found.element_size() == 1  # float8 has no arithmetic
+    if tiny or found.is_complex() or found.dtype == torch.bool or found.layout != torch.strided:
         raise ValueError(f"{name} must hold real numbers in a dense tensor, got {found.dtype}, {found.layout}")
+    if found.device.type == "meta":
+        raise ValueError(f"{name} is on the device meta, which holds no numbers")
     return found
 
 

@@ -118,7 +118,7 @@ def one_step(problems: Problems, cam_from_obj: Tensor, dof: int = 6, damping: fl
     if not isinstance(problems, Problems):
         raise ValueError(f"problems must be Problems, as `Posterior.prepared.problems`, got a {type(problems).__name__}")
     damping, dof = checks.number("damping", damping, least=0), checks.degrees_of_freedom(dof)
-    came = checks.poses("cam_from_obj", cam_from_obj).detach()
+    came = checks.poses("cam_from_obj", cam_from_obj).detach().to(problems.K)
     if came.dim() != 3 or len(came) != len(problems.points3d):
         raise ValueError(
             f"cam_from_obj must be ({len(problems.points3d)}, 4, 4), one for each problem, got {tuple(came.shape)}"

@@ -12,6 +12,10 @@ from ..types import Camera
 from . import checks
 from .problems import NEAREST, UNBOUNDED, AdaptiveHuber, Cauchy, Huber, Kernel, Problems, Robust
 
+LARGEST = {
+    torch.float32: 1e15,
+    torch.float64: 1e100,
+}  # thresholds of Cauchy's: far above any residual, and their squares are numbers
 MANY = 1024  # rows of a constant from which it is one row to all: what is kept would be large
 
 
@@ -193,6 +197,8 @@ def prepare(
         delta = constant(math.inf, K.dtype, K.device, size)
     elif fixed is not None:
         delta = flattened(fixed, batch, like=K)
+        if kernel == Kernel.CAUCHY:
+            delta = delta.clamp_max(LARGEST[inside])
         good = delta > 0
         if good.device.type != "cpu" or not bool(good.all()):
             usable = good if usable is None else usable & good

@@ -108,7 +108,8 @@ def ransac(
     )
     samples, reached = np.zeros(size, np.int64), np.zeros(size)
     for b in np.flatnonzero(total < need).tolist():
-        reasons[b] = f"{total[b]} different finite correspondences of {n}, at least {need} are needed"
+        why = "" if total[b] else "; none counts if K is no camera: singular, transposed, of a mirror"
+        reasons[b] = f"{total[b]} different finite correspondences of {n}, at least {need} are needed{why}"
     todo = np.flatnonzero(total >= need)
     for trial in range(AGAIN + 1):
         if not len(todo):

@@ -19,7 +19,8 @@ def turned(
     Args:
         points3d: whose dtype and device count.
         camera, init, dof: of a layer.
-        gravity: (..., 3), downwards, camera frame, any length; zero and NaN have a K of NaN, which no problem converges with.
+        gravity: (..., 3), downwards, camera frame, any length; zero and NaN have a K of NaN, which no problem converges with,
+            and the identity as the way back.
 
     Raises:
         ValueError: if it is not (..., 3), or dof not 4.
@@ -32,6 +33,7 @@ def turned(
     points3d = checks.tensor("points3d", points3d)
     like = points3d.to(torch.promote_types(points3d.dtype, torch.float32))
     g = g.to(like)
+    g = g / g.detach().abs().amax(-1, keepdim=True)  # of any length: its square may be more than a number holds
     g = g / g.norm(dim=-1, keepdim=True)
     over = g[..., 1:2] < 0  # nearly against Y no rotation is the shortest: half a turn about X comes first
     half = torch.diag(g.new_tensor([1.0, -1.0, -1.0]))
@@ -42,7 +44,8 @@ def turned(
     if init is not None:
         init = checks.poses("init", init)
         init = se3.from_rt(upright, torch.zeros_like(upright[..., 0])).to(init).detach() @ init
-    return intrinsics(camera, like) @ upright.mT, init, upright.mT
+    known = torch.isfinite(upright).all(-1, keepdim=True).all(-2, keepdim=True)
+    return intrinsics(camera, like) @ upright.mT, init, torch.where(known, upright, torch.eye(3).to(g)).mT
 
 
 def back(poses: Tensor, R: Tensor) -> Tensor:

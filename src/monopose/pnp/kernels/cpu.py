@@ -33,12 +33,9 @@ def to_numpy(value: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     return np.ascontiguousarray(value.numpy(), None if dtype is None else NUMPY[dtype])
 
 
-def point_arrays(problems: Problems) -> list[np.ndarray]:
-    return [to_numpy(v) for v in problems[:3]]
-
-
-def camera_arrays(problems: Problems, dtype: torch.dtype) -> list[np.ndarray]:
-    return [to_numpy(v, dtype) for v in problems[3:6]]
+def arrays_of(problems: Problems, dtype: torch.dtype | None = torch.float64) -> list[np.ndarray]:
+    """Its six tensors. What takes them in float64 whatever they are is compiled once for both precisions."""
+    return [to_numpy(v, dtype) for v in problems[:6]]
 
 
 @cache
@@ -67,7 +64,7 @@ def costs(problems: Problems, poses: Tensor) -> Tensor:
     """`residuals.pose_costs`: (B, S, 4, 4) -> (B, S)."""
     dtype = problems.points3d.dtype
     out = poses.new_empty(poses.shape[:2], dtype=dtype)
-    arrays = [*point_arrays(problems), *camera_arrays(problems, dtype), to_numpy(poses, dtype), out.numpy()]
+    arrays = [*arrays_of(problems, dtype), to_numpy(poses, dtype), out.numpy()]
     spread(numba_costs.costs, out.numel() * problems.points3d.shape[1], arrays, problems.z_min, int(problems.kernel))
     return out
 
@@ -76,7 +73,7 @@ def point_gradients(problems: Problems, poses: Tensor, upstream: Tensor) -> tupl
     """The gradients of sum(upstream * costs) by points3d, points2d, weights and delta."""
     found = tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in (*problems[:3], problems.delta))
     dtype = problems.points3d.dtype
-    arrays = [*point_arrays(problems), *camera_arrays(problems, dtype), to_numpy(poses, dtype), to_numpy(upstream, dtype)]
+    arrays = [*arrays_of(problems, dtype), to_numpy(poses, dtype), to_numpy(upstream, dtype)]
     arrays += [v.numpy() for v in found]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
     spread(numba_costs.point_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
@@ -89,13 +86,7 @@ def projection_gradients(problems: Problems, poses: Tensor, upstream: Tensor) ->
     """The gradient of sum(upstream * costs) by K [R | t], (B, S, 3, 4)."""
     dtype = problems.points3d.dtype
     out = poses.new_empty((*poses.shape[:2], 3, 4), dtype=dtype)
-    arrays = [
-        *point_arrays(problems),
-        *camera_arrays(problems, dtype),
-        to_numpy(poses, dtype),
-        to_numpy(upstream, dtype),
-        out.numpy(),
-    ]
+    arrays = [*arrays_of(problems, dtype), to_numpy(poses, dtype), to_numpy(upstream, dtype), out.numpy()]
     evaluations = 2 * upstream.numel() * problems.points3d.shape[1]
     spread(numba_costs.projection_gradients, evaluations, arrays, problems.z_min, int(problems.kernel))
     return out
@@ -105,7 +96,7 @@ def normal_equations(problems: Problems, poses: Tensor) -> Normal:
     """`residuals.normal_equations` at one pose each, (B, 4, 4)."""
     size = len(poses)
     found = np.empty((size, 6, 6)), np.empty((size, 6)), np.empty(size)
-    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), to_numpy(poses, torch.float64), *found]
+    arrays = [*arrays_of(problems), to_numpy(poses, torch.float64), *found]
     evaluations = 4 * size * problems.points3d.shape[1]
     spread(numba_solve.normal_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return Normal(*(torch.from_numpy(v).to(poses.dtype) for v in found))
@@ -117,7 +108,7 @@ def descend_all(
     """Descend from every start (B, M, 4, 4): poses in float64, which reached a stationary point, costs; (B, M, ...)."""
     poses = starts.detach().to(torch.float64, copy=True).contiguous()
     cost, stopped = np.empty(poses.shape[:2]), np.empty(poses.shape[:2], np.bool_)
-    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), poses.numpy(), cost, stopped]
+    arrays = [*arrays_of(problems), poses.numpy(), cost, stopped]
     evaluations = 30 * cost.size * problems.points3d.shape[1]
     rest = problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, DIGITS[problems.points3d.dtype]
     spread(numba_solve.descend_batch, evaluations, arrays, *rest)
@@ -144,10 +135,10 @@ def frames(
     return Frame(torch.from_numpy(centre), torch.from_numpy(scale)), torch.from_numpy(factor), torch.from_numpy(used), out
 
 
-def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
+def _frame(frame: Frame | None, problems: Problems, dtype: torch.dtype | None) -> list[np.ndarray]:
     if frame is None:
         frame = Frame(torch.zeros_like(problems.K[:, 0]), torch.ones_like(problems.K[:, 0, 0]))
-    return [to_numpy(v) for v in frame]
+    return [to_numpy(v, dtype) for v in frame]
 
 
 def starts(
@@ -167,7 +158,7 @@ def starts(
     else:
         uniforms = np.empty(shape)
     out = np.empty((size, count, 4, 4))
-    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), *_frame(frame, problems), uniforms, out]
+    arrays = [*arrays_of(problems), *_frame(frame, problems, torch.float64), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
     spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
     return torch.from_numpy(out)
@@ -179,10 +170,11 @@ def solve(
     """Descend from every start (B, M, 4, 4), own ones if alone, and judge the cheapest minimum.
 
     Returns poses, the same in their own frames (float64), covariances, costs, reasons (uint8). The arithmetic is in float64;
-    what goes in and comes out has the precision of the problems.
+    what goes in and comes out has the precision of the problems: to convert a large batch first takes a few per cent of
+    the time.
     """
     size, count = starts.shape[:2]
-    arrays = [*(to_numpy(v) for v in problems[:6]), *_frame(frame, problems), to_numpy(starts, torch.float64)]
+    arrays = [*arrays_of(problems, None), *_frame(frame, problems, None), to_numpy(starts, torch.float64)]
     real = arrays[0].dtype
     shapes: tuple[tuple[tuple[int, ...], Any], ...] = (
         ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),

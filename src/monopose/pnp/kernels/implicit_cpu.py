@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..problems import Problems
-from .cpu import camera_arrays, point_arrays, spread, to_numpy
+from .cpu import arrays_of, spread, to_numpy
 from .numba_costs import CAUCHY, HUBER, SQUARES, in_pixels, kernel_, lay_out, slopes
 from .numba_solve import exact
 
@@ -17,7 +17,7 @@ from .numba_solve import exact
 def hessian(problems: Problems, poses: Tensor) -> Tensor:
     """`implicit.hessian` of flat problems at one pose each, (B, 4, 4) -> (B, 6, 6), float64."""
     found = np.empty((len(poses), 6, 6))
-    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), to_numpy(poses, torch.float64), found]
+    arrays = [*arrays_of(problems), to_numpy(poses, torch.float64), found]
     evaluations = 4 * len(poses) * problems.points3d.shape[1]
     spread(_hessian_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
     return torch.from_numpy(found)
@@ -25,12 +25,11 @@ def hessian(problems: Problems, poses: Tensor) -> Tensor:
 
 def slope_gradients(problems: Problems, poses: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The derivatives of `implicit.slope` at poses (B, 4, 4) along (B, 6) by points3d, points2d, weights, K and delta."""
-    found = tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in problems[:5])
-    arrays = [*point_arrays(problems), *camera_arrays(problems, torch.float64), to_numpy(poses, torch.float64)]
-    arrays += [to_numpy(directions, torch.float64), *(v.numpy() for v in found)]
+    found = [np.empty(v.shape) for v in problems[:5]]
+    arrays = [*arrays_of(problems), to_numpy(poses, torch.float64), to_numpy(directions, torch.float64), *found]
     evaluations = 4 * len(poses) * problems.points3d.shape[1]
     spread(_slope_gradients_batch, evaluations, arrays, problems.z_min, int(problems.kernel))
-    return found  # type: ignore[return-value]
+    return tuple(torch.from_numpy(v).to(problems.K.dtype) for v in found)  # type: ignore[return-value]
 
 
 @kernel_

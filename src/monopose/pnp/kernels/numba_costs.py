@@ -197,6 +197,7 @@ def cauchy_cost(rows, p, delta, bounds, z_min):
     """1/2 delta^2 sum log(1 + s^2 / delta^2) at one pose, p = K [R | t] as 12 numbers.
 
     Logarithms do not vectorise: eight points are multiplied in float64 before one is taken. Ratios are capped at 1e37 for that.
+    What is kept is the product less one: where delta is far above all residuals the one would swallow them.
     """
     X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
     u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
@@ -206,14 +207,15 @@ def cauchy_cost(rows, p, delta, bounds, z_min):
     count = X.shape[0]
     total = 0.0
     for start in range(0, count, 8):
-        product = 1.0
+        more = 0.0
         for i in range(start, min(start + 8, count)):
             ru, rv, _, _, _, _, _, _ = _point(
                 p, X[i], Y[i], Z[i], U[i], V[i], A[i], B[i], u_min, v_min, u_max, v_max, z_min, one
             )
             ratio = (ru * ru + rv * rv) * scale
-            product *= 1.0 + np.float64(cap if ratio > cap else ratio)
-        total += math.log(product)
+            factor = np.float64(cap if ratio > cap else ratio)
+            more += factor + more * factor
+        total += math.log1p(more)
     return 0.5 * np.float64(delta) * np.float64(delta) * total
 
 
