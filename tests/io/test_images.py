@@ -312,6 +312,7 @@ def test_scene_camera(tmp_path):
         ({k: v for k, v in BOP.items() if k != "fy"}, r"camera\.json has no 'fy'; it has fx, cx, cy, width"),
         ({k: v for k, v in BOP.items() if k != "width"}, r"has no 'width'"),
         ({**BOP, "fx": "wide"}, r"'fx' should be 1 number, got 'wide'"),
+        ({**BOP, "dist_coeffs": [-3000, 0, 0, 0]}, r"moves points half way to the corners by .* pixels, which no lens does"),
         ({**BOP, "fx": -600}, r"camera\.json: K needs positive focal lengths in pixels, got fx -600"),
         ({"K": K}, r"does not say how large its images are"),
         ({"K": FLAT[:8], "resolution": [480, 640]}, r"'k' should be 9 numbers"),

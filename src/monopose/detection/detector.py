@@ -86,12 +86,14 @@ def letterbox(images: Tensor, size: tuple[int, int], fill: float = 0.5) -> tuple
     return images, content
 
 
-def _shrunk(images: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
+def _shrunk(images: Tensor, size: tuple[int, int], rows: int = 64) -> Tensor:
     """Another size, low-passed: first the width, so many rows at a time, as copies of a large picture are large. float16
     becomes float32."""
     how: Any = {"mode": "bilinear", "antialias": True, "align_corners": False}
-    strips = (s.float() if s.dtype == torch.float16 else s for s in images.split(rows, -2))
-    narrow = torch.cat([F.interpolate(s, (s.shape[-2], size[1]), **how) for s in strips], -2)
+    kind = torch.float32 if images.dtype == torch.float16 else images.dtype
+    narrow = images.new_empty((*images.shape[:-1], size[1]), dtype=kind)
+    for strip, place in zip(images.split(rows, -2), narrow.split(rows, -2), strict=True):
+        place.copy_(F.interpolate(strip.to(kind), (strip.shape[-2], size[1]), **how))
     return F.interpolate(narrow, size, **how)
 
 
