@@ -3,7 +3,8 @@
     python -m benchmarks.scale                 all of it, some minutes
     python -m benchmarks.scale --processes 1 2 4 --pictures 100 --images 100000
 
-Every process is a command line with --shard, started together; what is timed includes the imports and opening the run.
+Every process is a command line with its share of the pictures, started together; what is timed includes the imports and opening
+the run. Shards would have whole blocks of 25 pictures (20 of predict), which so few pictures cannot fill.
 """
 
 from __future__ import annotations
@@ -35,16 +36,11 @@ OPEN = (
 )
 
 
-def together(words: list[str], processes: int, first: Path, pattern: str) -> dict[str, float]:
-    """Run a command in so many shards at once. Returns seconds, seconds to the first file of that name, MB of the largest."""
+def together(lines: list[list[str]], first: Path, pattern: str) -> dict[str, float]:
+    """Run command lines at once. Returns seconds, seconds to the first file of that name, MB of the largest."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     began, seen, most = time.perf_counter(), 0.0, 0.0
-    running = [
-        psutil.Popen(
-            [sys.executable, "-m", "monopose", *words, "--shard", f"{i}/{processes}"], env=env, stdout=subprocess.DEVNULL
-        )
-        for i in range(1, processes + 1)
-    ]
+    running = [psutil.Popen([sys.executable, "-m", "monopose", *words], env=env, stdout=subprocess.DEVNULL) for words in lines]
     while any(p.poll() is None for p in running):
         if not seen and next(first.rglob(pattern), None) is not None:
             seen = time.perf_counter() - began
@@ -56,7 +52,7 @@ def together(words: list[str], processes: int, first: Path, pattern: str) -> dic
                 pass
         time.sleep(0.1)
     if any(p.returncode for p in running):
-        raise RuntimeError(f"monopose {' '.join(words)} failed")
+        raise RuntimeError(f"monopose {' '.join(lines[0])} failed")
     return {"seconds": time.perf_counter() - began, "first": seen, "mb": most}
 
 
@@ -66,21 +62,22 @@ def size_of(folder: Path) -> int:
 
 def synth(folder: Path, processes: int, pictures: int) -> dict[str, float]:
     out = folder / f"synth{processes}"
-    words = ["synth", str(DEMO / "objects"), "--out", str(out), "--images", str(pictures)]
-    found = together(words, processes, out / "train", "rgb/*.png")
-    return {**found, "kb": size_of(out / "train") / 1024 / pictures}
+    words = ["synth", str(DEMO / "objects"), "--images", str(pictures // processes)]
+    lines = [[*words, "--out", str(out / str(seed)), "--seed", str(seed)] for seed in range(processes)]
+    return {**together(lines, out, "rgb/*.png"), "kb": size_of(out) / 1024 / pictures}
 
 
 def predict(folder: Path, processes: int, pictures: int) -> dict[str, float]:
-    photos, out = folder / "photos", folder / f"predict{processes}"
-    if not photos.is_dir():
-        photos.mkdir()
-        files = sorted((DEMO / "photos/test/000001/rgb").glob("*.jpg"))
-        for i in range(pictures):
+    out, lines = folder / f"predict{processes}", []
+    files = sorted((DEMO / "photos/test/000001/rgb").glob("*.jpg"))
+    for k in range(processes):
+        photos = folder / f"photos{processes}" / str(k)
+        photos.mkdir(parents=True)
+        for i in range(k, pictures, processes):
             shutil.copy(files[i % len(files)], photos / f"{i:06d}.jpg")
-    words = ["predict", str(photos), "--model", "demo", "--camera", str(DEMO / "camera.json"), "--out", str(out)]
-    found = together(words, processes, out, "*_overlay.png")
-    return {**found, "kb": size_of(out) / 1024 / pictures}
+        words = ["predict", str(photos), "--model", "demo", "--camera", str(DEMO / "camera.json")]
+        lines.append([*words, "--out", str(out / str(k))])
+    return {**together(lines, out, "*_overlay.png"), "kb": size_of(out) / 1024 / pictures}
 
 
 def large_split(folder: Path, images: int, objects: int = 5, scene: int = 1000) -> Path:
@@ -119,11 +116,13 @@ def opening(split: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--pictures", type=int, default=100, help="of each run")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--pictures", type=int, default=100, help="of all processes together")
     parser.add_argument("--images", type=int, default=100_000, help="of the large data set")
     parser.add_argument("--only", choices=("synth", "predict", "index"), nargs="+", default=["synth", "predict", "index"])
     args = parser.parse_args()
+    if any(args.pictures % n for n in args.processes):
+        parser.error(f"--pictures must be a multiple of {', '.join(map(str, args.processes))}, so that all have as many")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     with tempfile.TemporaryDirectory() as name:
         for what in (synth, predict):

@@ -88,6 +88,20 @@ def test_what_goes_wrong_in_a_shard_is_said(ray, tmp_path):
         cluster.run(["synth", str(tmp_path)], lambda words: open("/nowhere/file"), workers=1)  # noqa: SIM115
 
 
+def test_a_cluster_that_lets_nobody_in_is_named_with_what_to_do(monkeypatch):
+    from monopose.commands import cluster
+
+    class Closed:
+        is_initialized = staticmethod(lambda: False)
+
+        def init(self, **options):
+            raise ConnectionError(f"Failed to connect to Ray cluster at {options['address']}")
+
+    monkeypatch.setattr(cluster, "_ray", Closed)
+    with pytest.raises(ConnectionError, match=r"at 10\.0\.0\.1:6379; is it running there\?.*RAY_AUTH_MODE=token"):
+        cluster.run(["synth"], do, address="10.0.0.1:6379")
+
+
 def test_workers_are_given_the_command_line_without_the_cluster():
     words = ["predict", "photos", "--ray", "10.0.0.1:6379", "--out", "out", "--ray-workers=3", "--shard", "1/2"]
     plain = without(without(words, "--ray", 1), "--ray-workers", 1)

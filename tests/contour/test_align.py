@@ -106,6 +106,26 @@ def test_hidden_parts_do_not_pull():
     assert errors(found.cam_from_obj, true)[0] < 0.5 * errors(start, true)[0]
 
 
+def test_what_a_mask_only_guesses_is_not_held_against_a_pose():
+    model, true = box(), posed(0)
+    seen = mask_of(true, model)
+    whole = torch.maximum(seen, torch.ones_like(seen).triu(SIDE // 4))  # guessed far beyond the object
+    found = last_step.align(true, whole, seen, picture(true, model), CROP, K, [model])
+    assert found.error[0] < 0.1
+    assert last_step.align(true, whole, whole, picture(true, model), CROP, K, [model]).error[0] > 0.3
+
+
+def test_colours_sharpen_what_is_seen_and_say_nothing_of_what_is_hidden():
+    side = last_step.SIDE
+    whole, seen = torch.full((1, side, side), 0.05).double(), torch.full((1, side, side), 0.05).double()
+    whole[:, 40:120, 40:120], seen[:, 40:120, 40:80] = 0.8, 0.8
+    red, blue = torch.tensor([0.8, 0.2, 0.2])[:, None, None], torch.tensor([0.2, 0.3, 0.7])[:, None, None]
+    shown = torch.where(seen > 0.5, red, blue)[None]  # something blue, as the background, hides the right half
+    found = last_step._foreground(whole, seen, shown)[0]
+    assert found[60:100, 50:70].min() > 0.9
+    np.testing.assert_allclose(found[60:100, 90:110], 0.8, atol=0.1)
+
+
 def test_an_object_of_revolution_is_not_turned_about_its_axis():
     from dataclasses import replace
 

@@ -80,6 +80,14 @@ def test_letterbox_moves_boxes_with_the_picture(original):
     assert torch.allclose(moved / detector._scale(original, content, box), box, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(600, 900), (77, 50), (20, 30)])
+def test_letterbox_in_strips_is_that_of_the_whole(size):
+    image = torch.rand(1, 3, *size)
+    shown, (h, w) = detector.letterbox(image, (96, 128))
+    whole = torch.nn.functional.interpolate(image, (h, w), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(shown[..., :h, :w], whole, atol=1e-5, rtol=0)
+
+
 def test_letterbox_leaves_an_image_of_the_right_size_alone():
     image = torch.rand(2, 3, 96, 128)
     images, content = detector.letterbox(image, (96, 128))
@@ -434,6 +442,9 @@ def test_looks_at_one_thing_agree_on_it(box, looks):
     assert found.scores[0].item() == pytest.approx(torch.tensor(4.0).sigmoid().item(), abs=1e-6)
     true = red_picture(box)[0] > 0
     assert (found.masks[0] & true).sum() / (found.masks[0] | true).sum() > 0.8
+    (bare,) = detector.predict(red_model(), red_picture(box).half(), score_threshold=0.5, looks=looks, masks=False)
+    assert bare.masks is None
+    torch.testing.assert_close((bare.boxes, bare.scores), (found.boxes, found.scores), atol=1e-3, rtol=0)
 
 
 class RedTwoStage(detector.TwoStageNet):

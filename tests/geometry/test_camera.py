@@ -153,6 +153,15 @@ def test_crops_of_pictures_of_any_size_show_the_same(size):
 
 
 @pytest.mark.parametrize("factor", [1, 3, 12])
+def test_crops_of_half_precision_are_computed_in_full(factor):
+    image = torch.rand(3, 30 * factor, 40 * factor, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([[2.5, 1.0, 22.5, 21.0], [-5.0, 0.0, 15.0, 20.0]]) * factor
+    crops = camera.cut(image.half(), box, 20)
+    assert crops.dtype == torch.float32
+    torch.testing.assert_close(crops, camera.cut(image, box, 20), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [1, 3, 12])
 def test_crops_are_grey_outside_of_the_picture(factor):
     side = 40 * factor
     box = torch.tensor([[-0.5, -0.5, 0.5, 0.5], [2.0, 2.0, 3.0, 3.0], [0.0, 0.0, 1.0, 1.0]]) * side

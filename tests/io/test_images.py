@@ -50,6 +50,19 @@ def test_rgb_png_is_exact(tmp_path):
     assert torch.equal((image * 255).round().byte(), torch.from_numpy(array).permute(2, 0, 1))
 
 
+def test_huge_pictures_take_two_bytes_a_value_and_lose_none(tmp_path, monkeypatch):
+    array = np.arange(3 * 256, dtype=np.uint8).reshape(16, 16, 3)
+    lens = Camera(torch.tensor([[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]), (16, 16), torch.tensor([0.1, 0, 0, 0, 0]))
+    as_usual = read_frame(_save(tmp_path / "a.png", array), lens).image
+    monkeypatch.setattr(images, "HUGE", 256)
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == torch.float16
+    assert torch.equal((image * 255).round().byte(), torch.from_numpy(array).permute(2, 0, 1))
+    seen = read_frame(tmp_path / "a.png", lens).image
+    assert seen.dtype == torch.float16
+    torch.testing.assert_close(seen.float(), as_usual, atol=1e-3, rtol=0)
+
+
 def test_grey_and_palette_become_rgb(tmp_path):
     grey = _array()[..., 0]
     image = read_image(_save(tmp_path / "grey.png", grey))
@@ -299,6 +312,7 @@ def test_scene_camera(tmp_path):
         ({k: v for k, v in BOP.items() if k != "fy"}, r"camera\.json has no 'fy'; it has fx, cx, cy, width"),
         ({k: v for k, v in BOP.items() if k != "width"}, r"has no 'width'"),
         ({**BOP, "fx": "wide"}, r"'fx' should be 1 number, got 'wide'"),
+        ({**BOP, "dist_coeffs": [-3000, 0, 0, 0]}, r"moves points half way to the corners by .* pixels, which no lens does"),
         ({**BOP, "fx": -600}, r"camera\.json: K needs positive focal lengths in pixels, got fx -600"),
         ({"K": K}, r"does not say how large its images are"),
         ({"K": FLAT[:8], "resolution": [480, 640]}, r"'k' should be 9 numbers"),

@@ -153,6 +153,15 @@ def test_headers_that_ask_for_the_impossible(tmp_path, old, new, message):
         load_mesh(path, "mm")
 
 
+def test_a_vertex_number_that_is_no_whole_number_is_refused(tmp_path):
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n"
+        "property list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1.5 2\n"
+    )
+    with pytest.raises(ValueError, match=r"a\.ply has a face with vertex number 1\.5, which is no whole number"):
+        read_raw(tmp_path / "a.ply")
+
+
 @pytest.mark.parametrize("suffix", ["obj", "ply", "off"])
 def test_limits_are_asked_before_work_is_done(tmp_path, suffix, monkeypatch):
     path = ell_profile(tmp_path / f"ell.{suffix}")

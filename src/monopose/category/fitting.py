@@ -475,7 +475,7 @@ def predict_traced(
         square = box_ops.square(box, model.config.crop_scale)
         others = (everything - mask.int() > 0) & ~mask
         others = others if hidden is None else others | (hidden & ~mask)
-        image, cut_mask, seen = crop(frame.image, mask, ~others, square, model.config.input_size)
+        image, cut_mask, seen = crop(frame.image.float(), mask, ~others, square, model.config.input_size)
         found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known, square=square[0])
         values = found.view.stacked()
         pose = pose_from_view(view_of(values), K.to(values), square[0].to(values), size)

@@ -36,11 +36,18 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
 
     Raises:
         ImportError: Ray is not installed.
+        ConnectionError: no cluster at that address, or one that asks for a token.
         RuntimeError: a shard failed again and again; what the others did is kept.
     """
     ray = _ray()
     began = not ray.is_initialized()
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    try:
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}; is it running there? Where `ray start` said that token authentication is enabled, set "
+            "RAY_AUTH_MODE=token here, too, with that token"
+        ) from error
     try:
         have = ray.cluster_resources()
         gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 1))
@@ -124,8 +131,9 @@ def _predict(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[s
     context.enable_progress_bars = False
     rows = [{"words": json.dumps(shard)} for shard in _shards(words, workers)]
     done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers), max_restarts=RETRIES,
-        max_task_retries=RETRIES, fn_constructor_args=(do, family, os.getcwd()), **share,
+        _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
+        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
+        fn_constructor_args=(do, family, os.getcwd()), **share,
     )  # fmt: skip
     for _ in track(done.iter_rows(), description="shards", total=len(rows), transient=True):
         pass

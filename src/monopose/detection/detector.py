@@ -80,10 +80,21 @@ def letterbox(images: Tensor, size: tuple[int, int], fill: float = 0.5) -> tuple
     """
     content = _content(tuple(images.shape[-2:]), size)
     if content != tuple(images.shape[-2:]):
-        images = F.interpolate(images, content, mode="bilinear", antialias=True, align_corners=False)
+        images = _shrunk(images, content)
     if content != tuple(size):
         images = F.pad(images, (0, size[1] - content[1], 0, size[0] - content[0]), value=fill)
     return images, content
+
+
+def _shrunk(images: Tensor, size: tuple[int, int], rows: int = 64) -> Tensor:
+    """Another size, low-passed: first the width, so many rows at a time, as copies of a large picture are large. float16
+    becomes float32."""
+    how: Any = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    kind = torch.float32 if images.dtype == torch.float16 else images.dtype
+    narrow = images.new_empty((*images.shape[:-1], size[1]), dtype=kind)
+    for strip, place in zip(images.split(rows, -2), narrow.split(rows, -2), strict=True):
+        place.copy_(F.interpolate(strip.to(kind), (strip.shape[-2], size[1]), **how))
+    return F.interpolate(narrow, size, **how)
 
 
 def _content(original: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
@@ -319,6 +330,7 @@ def predict(
     nms_iou: float = 0.6,
     enlarge: float = 1.0,
     looks: int = 1,
+    masks: bool = True,
 ) -> list[Detections]:
     """Find the known objects.
 
@@ -332,10 +344,11 @@ def predict(
         looks: 1: at the picture; 2: at its mirror image as well; 6: and at four quarters of it, enlarged. Boxes that agree are
             averaged, and a score is the mean over the whole, the mirrored and, where a quarter shows most of the object, the
             enlarged picture.
+        masks: False: without masks, each of which takes a byte per pixel of the picture.
 
     Returns:
         one Detections per image, best score first: object ids; boxes of the whole objects, hidden and cut-off parts included,
-        in pixels of the original image; scores; visible masks (N, H, W).
+        in pixels of the original image; scores; visible masks (N, H, W), or None.
 
     Raises:
         ValueError: not an image; another number of looks.
@@ -353,7 +366,7 @@ def predict(
     model.eval()
     try:
         with torch.inference_mode():
-            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou, looks) for p in pictures]
+            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou, looks, masks) for p in pictures]
     finally:
         model.train(training)
     return [Detections(d.labels, box2d.enlarged(d.boxes, enlarge), d.scores, d.masks) for d in found]
@@ -379,7 +392,9 @@ class _Look(NamedTuple):
     masks: Callable[[Tensor], Tensor]
 
 
-def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int, nms_iou: float, looks: int) -> Detections:
+def _predict_one(
+    model: Model, image: Tensor, score_threshold: float, most: int, nms_iou: float, looks: int, with_masks: bool
+) -> Detections:
     faint = min(FAINT, score_threshold) if looks > 1 else score_threshold
     height, width = image.shape[-2:]
     whole = (0, 0, height, width)
@@ -392,6 +407,8 @@ def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int,
     found = _agreed(seen, (height, width))
     keep = batched_nms(found.boxes, found.scores, found.which, nms_iou)[:most]
     which, boxes, scores, source, row = (v[keep[found.scores[keep] >= score_threshold]] for v in found)
+    if not with_masks:
+        return Detections(model.ids[which], boxes, scores)
     masks = torch.zeros(len(which), height, width, dtype=torch.bool, device=boxes.device)
     for k, look in enumerate(seen):
         mine = source == k
@@ -476,7 +493,9 @@ def _look(
     """One look at a window of the picture, or at its mirror image."""
     top, left, h, w = window
     shown = image[None, :, top : top + h, left : left + w]
-    inputs, content = letterbox((shown.flip(-1) if mirrored else shown).to(model.ids.device), model.config.size)
+    inputs, content = letterbox(shown.to(model.ids.device), model.config.size)
+    if mirrored:
+        inputs = torch.cat([inputs[..., : content[1]].flip(-1), inputs[..., content[1] :]], -1)
     if isinstance(model.net, TwoStageNet):
         found = model.net.detect(model.net(inputs), faint, most, nms_iou)[0]
         which, scores, seen = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
@@ -492,7 +511,8 @@ def _look(
             masks = _instance_masks(maps, which[rows], raw[rows])[None]
             masks = F.interpolate(masks, model.config.size, mode="bilinear", align_corners=False)
             masks = masks[..., : content[0], : content[1]]
-            return F.interpolate(masks, (h, w), mode="bilinear", align_corners=False)[0] > 0.5
+            sized = [F.interpolate(m, (h, w), mode="bilinear", align_corners=False)[0] > 0.5 for m in masks.split(1, 1)]
+            return torch.cat(sized) if sized else torch.zeros(0, h, w, dtype=torch.bool, device=masks.device)
 
     def masks_in_picture(rows: Tensor) -> Tensor:
         masks = masks_as_seen(rows)

@@ -125,7 +125,7 @@ def cut(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     """Crops of an image, low-passed where they shrink, so that thin lines do not alias; grey outside the image.
 
     Args:
-        image: (3, H, W), RGB in [0, 1].
+        image: (3, H, W), RGB in [0, 1]; of float16 only what the crops show is computed in float32.
         boxes: squares, (B, 4), xyxy pixel edges of the image; may leave it.
         side: of the crops, pixels.
 
@@ -149,7 +149,7 @@ COARSE = 9  # width of the low-pass filter from which the picture is first avera
 
 def _smooth(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     shrink = ((boxes[:, 2] - boxes[:, 0]) / side).tolist()
-    if all(f < 1.5 for f in shrink) and image.numel() < LARGE:
+    if all(f < 1.5 for f in shrink) and image.numel() < LARGE and image.dtype != torch.float16:
         return crop_resize(image, boxes, (side, side))
     crops = []
     for box, f in zip(boxes, shrink, strict=True):
@@ -166,6 +166,7 @@ def _smooth(image: Tensor, boxes: Tensor, side: int) -> Tensor:
             # channel by channel: the pooling copies what it is given, which may be most of a large picture
             part = torch.cat([F.avg_pool2d(c[None], block, ceil_mode=True, count_include_pad=False) for c in part])
             shifted, k = shifted / block, 3
+        part = part.float() if part.dtype == torch.float16 else part
         if k > 1:
             part = F.avg_pool2d(part[None], k, 1, k // 2, count_include_pad=False)[0]
         crops.append(crop_resize(part, shifted[None], (side, side)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,7 +46,7 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
             raise ValueError(f"boxes are given for object {what}, but the model knows only {known}")
         warnings.warn(f"{file}: boxes of object {what} are left out; the model knows only {known}", ImageWarning, stacklevel=2)
     for _, label, box, score in rows:
-        if not all(map(math.isfinite, box)) or not (box[2] > box[0] and box[3] > box[1]):
+        if not all(abs(v) < records.HUGE for v in box) or not (box[2] > box[0] and box[3] > box[1]):
             raise ValueError(f"the box {box} of object {label} has no area; {_FORMS}")
         if not 0 <= score <= 1:
             raise ValueError(

@@ -189,6 +189,11 @@ def make_camera(K: Any, size: tuple[int, int], distortion: list[float] | None, w
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     (height, width), cx, cy = size, float(matrix[0, 2]), float(matrix[1, 2])
+    if flat is not None and not (shift := _bend(matrix, size, flat.double().tolist())) <= max(size) / 2:
+        raise ValueError(
+            f"{where}: the distortion {distortion} moves points half way to the corners by {shift:.3g} pixels, which no "
+            "lens does; expected OpenCV's coefficients k1, k2, p1, p2[, k3[, k4, k5, k6]], which have no unit"
+        )
     if not (0 < cx < width and 0 < cy < height):
         warnings.warn(
             f"{Path(where).name}: the principal point ({cx:.1f}, {cy:.1f}) lies outside the {width}x{height} image (width x "
@@ -197,6 +202,19 @@ def make_camera(K: Any, size: tuple[int, int], distortion: list[float] | None, w
             stacklevel=5,
         )
     return camera
+
+
+def _bend(K: np.ndarray, size: tuple[int, int], coefficients: list[float]) -> float:
+    """By how many pixels a lens moves points half way from the principal point to the corners, at most."""
+    k1, k2, p1, p2, k3, k4, k5, k6 = (coefficients + [0.0] * 4)[:8]
+    u, v = np.array([0, 0, size[1], size[1]]), np.array([0, size[0], 0, size[0]])
+    x, y = (u - K[0, 2]) / K[0, 0] / 2, (v - K[1, 2]) / K[1, 1] / 2
+    r2 = x * x + y * y
+    with np.errstate(all="ignore"):
+        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6))) - 1
+        dx = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        dy = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+    return float(np.hypot(K[0, 0] * dx, K[1, 1] * dy).max())
 
 
 def write_camera(path: str | Path, camera: Camera) -> None:

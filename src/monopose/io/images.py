@@ -26,6 +26,7 @@ from .files import IMAGE_SUFFIXES, existing_file
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)  # of a live video
 OPENING, WAITING = 10_000, 5_000  # milliseconds that a live video may take to begin, and until its next picture
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+HUGE = 40_000_000  # pixels; from here on every byte per pixel is felt
 NO_PICTURE_FOR_US = (  # in a folder of pictures
     *VIDEO_SUFFIXES, ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
     ".raw", ".psd", ".exr", ".hdr", ".svg",
@@ -47,9 +48,9 @@ def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
         content: what would be in the file, where it lies elsewhere; `path` then only names it.
 
     Returns:
-        (3, H, W), float32 RGB in [0, 1]. Turned upright by its EXIF tag, transparency laid on middle grey, grey repeated
-        to three channels, 12 and 16 bit scaled by their full range, the first picture of several; each of these, grey apart,
-        with an `ImageWarning`.
+        (3, H, W), float32 RGB in [0, 1]; float16, which holds 8 bit, from `HUGE` pixels on. Turned upright by its EXIF tag,
+        transparency laid on middle grey, grey repeated to three channels, 12 and 16 bit scaled by their full range, the first
+        picture of several; each of these, grey apart, with an `ImageWarning`.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
@@ -67,9 +68,9 @@ def _decoded(path: Path, content: bytes | None = None) -> list[np.ndarray]:
     try:
         with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
             image.load()
-            array = _rgb(_upright(image, path), path)
+            planes = _rgb(_upright(image, path), path)
             _warn_of_more(image, path)
-            return _planes(array)
+            return planes
     except UnidentifiedImageError as error:
         head = (path.read_bytes() if content is None else content)[:12]
         raise Unreadable(f"{path} is not an image that can be read: it {_what_it_is(head)}") from error
@@ -94,7 +95,8 @@ def _planes(array: np.ndarray) -> list[np.ndarray]:
 
 def _from_planes(planes: list[np.ndarray]) -> Tensor:
     """As a tensor in [0, 1]; the list is emptied on the way: of a large photo its copies are larger still."""
-    tensor, whole = torch.empty(3, *planes[0].shape), planes[0].dtype == np.uint8
+    whole = planes[0].dtype == np.uint8
+    tensor = torch.empty(3, *planes[0].shape, dtype=torch.float16 if whole and planes[0].size >= HUGE else torch.float32)
     for channel in (2, 1, 0):
         tensor[channel] = torch.from_numpy(planes.pop())
     return tensor.div_(255) if whole else tensor
@@ -136,8 +138,8 @@ def _upright(image: Image.Image, path: Path) -> Image.Image:
     return turned
 
 
-def _rgb(image: Image.Image, path: Path) -> np.ndarray:
-    """Any Pillow mode -> (H, W, 3), uint8 or float32."""
+def _rgb(image: Image.Image, path: Path) -> list[np.ndarray]:
+    """Any Pillow mode -> three planes (H, W), uint8 or float32."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float32)
         low, high = float(values.min()), float(values.max())
@@ -154,7 +156,7 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
             )
         if not (low >= 0 and high <= scale):
             raise ValueError(f"{path} has values from {low:g} to {high:g}, expected 0 to {scale:g}; save it as 8 bit RGB")
-        return np.repeat((values / scale)[..., None], 3, axis=2)
+        return [values / scale] * 3
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
@@ -166,7 +168,8 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
             )
             rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, (128, 128, 128, 255)), rgba)
         image = rgba
-    return np.array(image.convert("RGB"))
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return [np.array(image.getchannel(channel)) for channel in range(3)]
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
@@ -229,7 +232,7 @@ def as_frame(
             )
         image = read_image(path)
     elif isinstance(source, Image.Image):
-        image = from_array(_rgb(_upright(source, Path("the image")), Path("the image")))
+        image = _from_planes(_rgb(_upright(source, Path("the image")), Path("the image")))
     elif isinstance(source, np.ndarray):
         image = from_array(_checked_array(source))
     else:
@@ -349,9 +352,10 @@ def undistort(image: Tensor, camera: Camera) -> Tensor:
         return image
     import cv2
 
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    flat = cv2.undistort(pixels, camera.K.double().cpu().numpy(), camera.distortion.double().cpu().numpy())
-    return torch.from_numpy(flat).permute(2, 0, 1).contiguous().to(image)
+    K, distortion, flat = camera.K.double().cpu().numpy(), camera.distortion.double().cpu().numpy(), torch.empty_like(image)
+    for seen, shown in zip(image, flat, strict=True):  # one by one: OpenCV's copies of a large picture are larger still
+        shown.copy_(torch.from_numpy(cv2.undistort(seen.cpu().float().numpy(), K, distortion)))
+    return flat
 
 
 def _check_resize(camera: tuple[int, int], image: tuple[int, int], allowed: bool, source: str, name: str) -> None:

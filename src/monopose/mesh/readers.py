@@ -147,6 +147,8 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
         if ply.elements.get("tristrips"):
             raise ValueError(f"{path} holds triangle strips, which are not read; export it with faces")
         return [Part(vertices, np.zeros((0, 3), np.int64), None, None, None, None)], []
+    if len(broken := index.values[index.values != np.floor(index.values)]):
+        raise ValueError(f"{path} has a face with vertex number {broken[0]:g}, which is no whole number; export it again")
     corner = index.values.astype(np.int64)
     if len(corner) and not 0 <= corner.min() <= corner.max() < len(vertices):
         bad = int(np.flatnonzero((corner < 0) | (corner >= len(vertices)))[0])

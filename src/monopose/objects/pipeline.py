@@ -123,14 +123,14 @@ class Pipeline:
             )
         return True
 
-    def detect(self, frame: Frame, score_threshold: float = LEAST_SCORE, looks: int = LOOKS) -> Detections:
+    def detect(self, frame: Frame, score_threshold: float = LEAST_SCORE, looks: int = LOOKS, masks: bool = True) -> Detections:
         """Find the known objects. Raises ValueError if the run has no detector."""
         if self.detector is None:
             raise ValueError(
                 f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
                 f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
             )
-        (found,) = detection.predict(self.detector, [frame.image], score_threshold, looks=looks)
+        (found,) = detection.predict(self.detector, [frame.image], score_threshold, looks=looks, masks=masks)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
 
     def warn_without_models(self) -> None:
@@ -282,7 +282,9 @@ class Pipeline:
         network, refining = self.estimator, self.refines(refine)
         frame = frame.to(network.ids.device)
         started = time.perf_counter()
-        found = (self.detect(frame, score_threshold, looks) if detections is None else detections).to(network.ids.device)
+        found = (self.detect(frame, score_threshold, looks, traced) if detections is None else detections).to(
+            network.ids.device
+        )
         seconds = {} if detections is not None else {"detector": time.perf_counter() - started}
         trace = Trace(found, [], [], [])
         if isinstance(network, probabilistic.Model):

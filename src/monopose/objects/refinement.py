@@ -202,7 +202,8 @@ def predict_traced(
         starts = torch.cat([starts, hypotheses.to(starts)], 1)
     each = starts.shape[1]
     objects = [o for o in (model.cached_object(models[label]) for label in labels) for _ in range(each)]
-    flat, image, K = (v.to(device, torch.float32) for v in (starts.flatten(0, 1), frame.image, frame.camera.K))
+    flat, K = (v.to(device, torch.float32) for v in (starts.flatten(0, 1), frame.camera.K))
+    image = frame.image.to(device)
     parts = [
         refine(model, image, K, objects[i : i + TOGETHER], flat[i : i + TOGETHER], outer, inner)
         for i in range(0, len(flat), TOGETHER)

@@ -131,7 +131,7 @@ class ViewpointRun:
     ) -> tuple[Viewpoints, list[Tensor]]:
         """`predict`, and the crop of each object that the network looked at, (8, S, S)."""
         found = detections if detections is not None else whole_picture(frame)
-        crops = self.crops(frame.image, found.boxes, found.masks, normals)
+        crops = self.crops(frame.image.float(), found.boxes, found.masks, normals)
         return _asked(self.model, crops), list(crops)
 
     def records(self, seen: Viewpoints, boxes: Tensor) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def _reduced(frame: Frame, poses: PoseEstimates | Instances) -> tuple[Frame, Pos
         return frame, poses
     scale = (LARGEST / (height * width)) ** 0.5
     size = (int(height * scale), int(width * scale))
-    image = torch.cat([F.interpolate(c[None, None].cpu().float(), size, mode="area")[0] for c in frame.image])
+    image = torch.cat([F.interpolate(c[None, None].cpu(), size, mode="area")[0].float() for c in frame.image])
     if poses.boxes is not None:
         poses = replace(poses, boxes=poses.boxes * poses.boxes.new_tensor([size[1] / width, size[0] / height] * 2))
     return Frame(image, frame.camera.resized(size), path=frame.path), poses

@@ -173,7 +173,7 @@ def read_results(path: PathLike) -> Results:
         raise FileNotFoundError(f"no result file {path} ({found(path.parent)})")
     lines = records.read_text(path, f"a BOP result file, {_RULE}").splitlines()
     if not lines or lines[0].replace(" ", "") != HEADER:
-        raise ValueError(f"{path}: the first line must be '{HEADER}', got '{lines[0] if lines else ''}'")
+        raise ValueError(f"{path}: the first line must be '{HEADER}', got '{''.join(lines[:1])[:80]}'")
     numbered = [(n, line.split(",")) for n, line in enumerate(lines[1:], 2) if line.strip()]
     places = [f"{path}, line {n}" for n, _ in numbered]
     try:
