@@ -306,7 +306,7 @@ def test_the_pipeline_applies_it(run, monkeypatch):
         return replace(poses, covariance=torch.eye(6).repeat(len(poses), 1, 1)), traces
 
     monkeypatch.setattr(coordinates, "predict_traced", predict)
-    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold, looks: BOXES)
+    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda *_: BOXES)
     frame = pipeline.Frame(torch.rand(3, *CAMERA.size), CAMERA)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

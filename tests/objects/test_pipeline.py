@@ -177,7 +177,7 @@ def test_a_lower_score_finds_more(run, frame):
     class Asked(Exception):
         pass
 
-    def detect(self, frame, score_threshold, looks):
+    def detect(self, frame, score_threshold, looks, masks):
         raise Asked(score_threshold, looks)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -389,7 +389,7 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
     out, options = tmp_path / "mine_tiny-train.csv", {"boxes": tmp_path / "a.json"}
     if changed == "score":
         options = {"score_threshold": 0.5}
-    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda self, frame, score_threshold, looks: BOXES)
+    monkeypatch.setattr(pipeline.Pipeline, "detect", lambda *_: BOXES)
     monkeypatch.setattr(coordinates, "predict_traced", fake(stop_at=21))
     with pytest.raises(KeyboardInterrupt):
         bop_run(pipeline.load(folder, "cpu"), data, out, **options)
