@@ -193,3 +193,24 @@ def test_videos_are_made_tracked_and_scored_by_the_command_line(folder, cache, m
     scores = json.loads(capsys.readouterr().out)
     assert scores["frames"] == 4
     assert scores["auc_add_s"] > 0.5  # contours of so few directions are good for centimetres
+
+
+def test_tracks_for_the_rerun_viewer(folder):
+    """What the file holds, read back: every picture, the mesh, and the pose at every frame that is tracked."""
+    chunk = pytest.importorskip("rerun.chunk", reason="the extra rerun is not installed, or too old to read files back")
+    file = folder / "scene" / "tracks.rrd"
+    commands.track(arguments(folder, rrd=file), lambda _: None)
+    assert [p.name for p in file.parent.iterdir()] == ["tracks.rrd"]
+    rows = [json.loads(line)["tracks"][0] for line in (folder / "out" / "tracks.jsonl").read_text().splitlines()]
+    tables: dict[str, dict] = {}
+    for part in chunk.RrdReader(str(file)).stream():
+        columns = part.to_record_batch().to_pydict()
+        for name, values in columns.items():
+            tables.setdefault(part.entity_path, {}).setdefault(name, []).extend(values)
+    assert len(tables["/camera/0_part/mesh"]["Mesh3D:vertex_positions"][0]) == len(box().vertices)
+    assert sum(v is not None for v in tables["/camera"]["EncodedImage:blob"]) == len(rows) == 4
+    moves = tables["/camera/0_part"]
+    there = {frame: move[0] for frame, move in zip(moves["frame"], moves["Transform3D:translation"]) if move}
+    assert sorted(there) == [0, 1, 2, 3]
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(there[i], np.array(row["cam_from_obj"])[:3, 3], atol=1e-6)

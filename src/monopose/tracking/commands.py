@@ -24,6 +24,7 @@ from ..io.images import is_live, iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
 from . import background, options, recording, smoothing, viz
+from .rerun_file import RerunFile
 from .tracker import Track, Tracker
 
 
@@ -64,7 +65,7 @@ def _tracked(
         camera = args.camera
         frames = iterate_frames(args.source, camera.camera, fov_deg=camera.fov, resize_camera=camera.resize_camera)
     recorder = None if args.record is None else recording.Recorder(args.record, given, tracker.detector is not None)
-    output = _Output(out, tracker, args.smooth, printer, window)
+    output = _Output(out, tracker, args.smooth, printer, window, args.rrd)
     stopped, count, heard, began = False, 0, 0, time.perf_counter()
     failed: Exception | None = None
     try:
@@ -108,7 +109,13 @@ class _Output:
     """All that a run writes; with smoothing, some frames after they came."""
 
     def __init__(
-        self, out: Path, tracker: Tracker, delay: int, printer: Callable[[str], None], window: viz.Window | None
+        self,
+        out: Path,
+        tracker: Tracker,
+        delay: int,
+        printer: Callable[[str], None],
+        window: viz.Window | None,
+        rrd: Path | None,
     ) -> None:
         self.out, self.tracker, self.delay, self.printer, self.window = out, tracker, delay, printer, window
         self.file = out / "tracks.jsonl"
@@ -116,6 +123,7 @@ class _Output:
         self.stream = self.whole.enter_context(open(self.whole.enter_context(atomic_write(self.file)), "w", encoding="utf-8"))  # noqa: SIM115
         self.video = viz.Video(out / "overlay.mp4")
         models = [s.model for s in tracker.states]
+        self.scene = None if rrd is None else RerunFile(rrd, models)
         self.lost = {m.name: 0 for m in models}
         self.before = [True] * len(models)
         self.trajectories: list[list[str]] = [[] for _ in models]
@@ -144,6 +152,8 @@ class _Output:
         if self.window is not None:
             self.window.close()
         self.video.close()
+        if self.scene is not None:
+            self.scene.close()
 
     def _write(self, place: int) -> None:
         name, frame, tracks, seconds = self.waiting[place]
@@ -157,6 +167,8 @@ class _Output:
                 self.trajectories[i].append(tum_line(self.count / viz.FPS, t.cam_from_obj))
         picture = viz.outlined(frame, tracks, [s.views for s in self.tracker.states])
         self.video.add(picture)
+        if self.scene is not None:
+            self.scene.add(self.count, self.count / viz.FPS, frame, tracks)
         if self.window is not None and not self.closed:
             self.closed = not self.window.show(picture)
         self.count += 1

@@ -32,6 +32,8 @@ class Track(Common):
     """Folder for poses, trajectories and the video."""
     record: MaybePath = None
     """Folder to keep the pictures and the detector's answers in, so that the same tracks can be made again."""
+    rrd: MaybePath = None
+    """File for the rerun viewer (.rrd) with pictures, meshes and tracks, to play and scrub; needs the extra rerun."""
     smooth: int = 0
     """Smooth over so many pictures on either side; poses come as many pictures later. 0: as they are found."""
     window: bool = False
