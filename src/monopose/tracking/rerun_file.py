@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..types import Frame, ObjectModel
@@ -50,6 +49,8 @@ class RerunFile:
 
     def add(self, index: int, seconds: float, frame: Frame, tracks: Sequence[Track]) -> None:
         """One frame: its number, its time in the video, the picture and what is tracked in it, by row."""
+        import cv2
+
         rerun, stream = self.rerun, self.stream
         stream.set_time("frame", sequence=index)
         stream.set_time("time", duration=seconds)
