@@ -60,7 +60,8 @@ def answers(monkeypatch, poses=None, converged=True):
         asked.append(cam_from_obj)
         out = cam_from_obj if poses is None else torch.stack([next(given) for _ in cam_from_obj]).to(cam_from_obj)
         said = torch.full((len(out),), converged)
-        return refinement.Refined(out, said, torch.zeros(len(out)), torch.eye(6).repeat(len(out), 1, 1), [], torch.arange(len(out)))
+        covariance = torch.eye(6).repeat(len(out), 1, 1)
+        return refinement.Refined(out, said, torch.zeros(len(out)), covariance, [], torch.arange(len(out)))
 
     monkeypatch.setattr(refinement, "refine", refine)
     return asked
