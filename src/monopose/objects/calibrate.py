@@ -224,12 +224,10 @@ def run(
         "scenes": {"images": images, "seed": seed, "backgrounds": len(source.photos), **asdict(source.scene)},
     }  # fmt: skip
     refined = None
-    if "refined" in states:
+    if "refiner" in digests:
+        maps_of = (maps.get(REFINED + "detector"), maps.get(REFINED + "boxes"))
         of_refiner = {"refiner": digests.pop("refiner")}
-        refined = calibration_file.Calibration(
-            maps.get(REFINED + "detector"), maps.get(REFINED + "boxes"), scale["refined"], of_refiner, {}, pipeline.LOOKS
-        )
-    digests.pop("refiner", None)
+        refined = calibration_file.Calibration(*maps_of, scale.get("refined", 1.0), of_refiner, {}, pipeline.LOOKS)
     found = calibration_file.Calibration(
         maps.get("detector"), maps["boxes"], scale[""], digests, notes, pipeline.LOOKS, refined
     )
