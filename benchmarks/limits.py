@@ -178,7 +178,8 @@ def main() -> None:
     results: Rows = {}
     keys = sorted(wanted)
     keys = keys if args.half is None else keys[args.half :: 2]
-    rows = [k in set(keys) for k in zip(targets.scene_id.tolist(), targets.im_id.tolist())]
+    kept = set(keys)
+    rows = [k in kept for k in zip(targets.scene_id.tolist(), targets.im_id.tolist())]
     asked = type(targets)(*(None if column is None else column[rows] for column in targets))
     if args.silhouettes:
         found = [

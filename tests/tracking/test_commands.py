@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 
 import numpy as np
@@ -214,3 +215,11 @@ def test_tracks_for_the_rerun_viewer(folder):
     assert sorted(there) == [0, 1, 2, 3]
     for i, row in enumerate(rows):
         np.testing.assert_allclose(there[i], np.array(row["cam_from_obj"])[:3, 3], atol=1e-6)
+
+
+def test_without_the_rerun_package_nothing_is_begun(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(ImportError, match=r"pip install 'monopose\[rerun\]'"):
+        commands.track(arguments(folder, rrd=folder / "tracks.rrd"), lambda _: None)
+    assert not (folder / "out").exists()
+    assert not list(folder.glob("*.rrd"))

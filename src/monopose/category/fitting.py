@@ -464,7 +464,7 @@ def predict_traced(
     config, generator = config or FitConfig(), generator or torch.Generator().manual_seed(0)
     known = model.config.size_mean > 0
     size = model.config.size_mean if known else 1.0
-    masks, K = detections.masks.bool(), frame.camera.K.float()
+    masks, K, photo = detections.masks.bool(), frame.camera.K.float(), frame.image.float()
     everything = masks.sum(0)
     rows, poses, spreads, scores, fits = [], [], [], [], []
     for row in range(len(detections)):
@@ -475,7 +475,7 @@ def predict_traced(
         square = box_ops.square(box, model.config.crop_scale)
         others = (everything - mask.int() > 0) & ~mask
         others = others if hidden is None else others | (hidden & ~mask)
-        image, cut_mask, seen = crop(frame.image.float(), mask, ~others, square, model.config.input_size)
+        image, cut_mask, seen = crop(photo, mask, ~others, square, model.config.input_size)
         found = fit(model, image, cut_mask, config, generator, seen)._replace(metric=known, square=square[0])
         values = found.view.stacked()
         pose = pose_from_view(view_of(values), K.to(values), square[0].to(values), size)

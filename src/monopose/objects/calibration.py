@@ -64,20 +64,16 @@ class Calibration:
             looks: of the run's detector, from which the boxes came; None: they came from elsewhere. After other looks than this
                 was made with, scores stay raw, with a warning.
         """
-        plain = self._applied(poses, looks)
-        if poses.refined is None or not bool(poses.refined.any()):
-            return plain
-        better = (
-            self.refined._applied(poses, looks) if self.refined is not None else replace(plain, covariance=poses.covariance)
-        )
-        scores, covariance, done = plain.scores, plain.covariance, poses.refined
-        if better.calibrated == plain.calibrated:
-            scores = torch.where(done, better.scores, scores)
-        if covariance is not None and better.covariance is not None:
-            covariance = torch.where(done[:, None, None], better.covariance, covariance)
-        return replace(plain, scores=scores, covariance=covariance)
-
-    def _applied(self, poses: PoseEstimates, looks: int | None) -> PoseEstimates:
+        done = poses.refined
+        if done is not None and bool(done.any()):
+            of_refined = self.refined or replace(self, covariance_scale=1.0)
+            plain, better = (c.applied(replace(poses, refined=None), looks) for c in (self, of_refined))
+            scores, covariance = plain.scores, plain.covariance
+            if better.calibrated == plain.calibrated:
+                scores = torch.where(done, better.scores, scores)
+            if covariance is not None and better.covariance is not None:
+                covariance = torch.where(done[:, None, None], better.covariance, covariance)
+            return replace(plain, scores=scores, covariance=covariance, refined=done)
         found = self.boxes if looks is None else self.detector
         if found is not None and looks not in (None, self.looks):
             warnings.warn(

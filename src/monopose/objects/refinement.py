@@ -204,6 +204,7 @@ def predict_traced(
     objects = [o for o in (model.cached_object(models[label]) for label in labels) for _ in range(each)]
     flat, K = (v.to(device, torch.float32) for v in (starts.flatten(0, 1), frame.camera.K))
     image = frame.image.to(device)
+    image = image if image.dtype == torch.float16 else image.float()  # a large picture stays as small as it is
     parts = [
         refine(model, image, K, objects[i : i + TOGETHER], flat[i : i + TOGETHER], outer, inner)
         for i in range(0, len(flat), TOGETHER)

@@ -24,7 +24,7 @@ from ..io.images import is_live, iterate_frames
 from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
 from . import background, options, recording, smoothing, viz
-from .rerun_file import RerunFile
+from .rerun_file import RerunFile, package
 from .tracker import Track, Tracker
 
 
@@ -44,6 +44,8 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
             display for a window. Files of what was tracked before are whole.
     """
     replayed = recording.read(args.source) if (Path(args.source) / options.RECORDING).is_file() else None
+    if args.rrd is not None:
+        package()  # before anything is written
     models, detect = _objects(args, replayed is not None)
     window = viz.Window() if args.window else None
     out = Path(args.save)
@@ -119,11 +121,14 @@ class _Output:
     ) -> None:
         self.out, self.tracker, self.delay, self.printer, self.window = out, tracker, delay, printer, window
         self.file = out / "tracks.jsonl"
-        self.whole = ExitStack()  # renames the lines' file at the end
+        self.whole = ExitStack()  # renames the lines' file, and the scene's, at the end
+        models = [s.model for s in tracker.states]
+        self.scene: RerunFile | None = None
+        if rrd is not None:
+            self.scene = RerunFile(self.whole.enter_context(atomic_write(rrd)), models)
+            self.whole.callback(self.scene.close)
         self.stream = self.whole.enter_context(open(self.whole.enter_context(atomic_write(self.file)), "w", encoding="utf-8"))  # noqa: SIM115
         self.video = viz.Video(out / "overlay.mp4")
-        models = [s.model for s in tracker.states]
-        self.scene = None if rrd is None else RerunFile(rrd, models)
         self.lost = {m.name: 0 for m in models}
         self.before = [True] * len(models)
         self.trajectories: list[list[str]] = [[] for _ in models]
@@ -152,8 +157,6 @@ class _Output:
         if self.window is not None:
             self.window.close()
         self.video.close()
-        if self.scene is not None:
-            self.scene.close()
 
     def _write(self, place: int) -> None:
         name, frame, tracks, seconds = self.waiting[place]

@@ -14,8 +14,17 @@ from .tracker import Track
 QUALITY = 85  # of the pictures, JPEG
 
 
+def package() -> Any:
+    """The rerun package. Raises ImportError if it is not installed."""
+    try:
+        import rerun
+    except ImportError as error:
+        raise ImportError("tracks for the rerun viewer need its package: pip install 'monopose[rerun]'") from error
+    return rerun
+
+
 class RerunFile:
-    """Writes frames and poses as they come; the file has its name once it is closed.
+    """Writes frames and poses as they come.
 
     In the viewer: `camera` is the picture with its intrinsics, OpenCV axes; `camera/ROW_NAME` the mesh at its pose, metres,
     while it is tracked; `lost/ROW_NAME` the probability that it is lost.
@@ -29,15 +38,9 @@ class RerunFile:
     """
 
     def __init__(self, path: str | Path, models: Sequence[ObjectModel]) -> None:
-        try:
-            import rerun
-        except ImportError as error:
-            raise ImportError("tracks for the rerun viewer need its package: pip install 'monopose[rerun]'") from error
-        self.rerun, self.path = rerun, Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
+        self.rerun = rerun = package()
         self.stream: Any = rerun.RecordingStream("monopose")
-        self.stream.save(str(self.partial))
+        self.stream.save(str(path))
         self.stream.log("/", rerun.ViewCoordinates.RDF, static=True)
         self.places = [f"{row}_{model.name.replace('/', '_')}" for row, model in enumerate(models)]
         for place, m in zip(self.places, models, strict=True):
@@ -70,4 +73,3 @@ class RerunFile:
     def close(self) -> None:
         self.stream.flush()
         self.stream.disconnect()
-        self.partial.replace(self.path)
