@@ -28,7 +28,7 @@ def main() -> int:
     from .cli import main
 
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
     return code
 
 

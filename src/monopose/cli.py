@@ -3,7 +3,7 @@
 Train, predict, evaluate and synth do different things with different data. Which, is seen first, from the method, the files in
 the run folder or the result file; then the dataclass in the `options.py` of that family says what else may be given.
 
-Results go to standard output, everything else to standard error. Exit code 0: done; 1: an error, said in one line, or a
+Results go to standard output, everything else to standard error. Exit code 0: done; 1: an error, in one line, or a
 check that failed; 2: a wrong command line; 130: interrupted.
 """
 
@@ -353,7 +353,7 @@ def _number(value: Any) -> str:
 
 
 def _say(*lines: str) -> None:
-    """Print. Whoever reads may stop at any time, as `| head` does: the work goes on, and nothing is said of it."""
+    """Print. Whoever reads may stop at any time, as `| head` does: the work goes on without a word."""
     try:
         for line in lines:
             print(line)

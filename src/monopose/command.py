@@ -217,7 +217,7 @@ class Result:
 
     Args:
         data: for programs, in plain values; "stopped" in it says that somebody interrupted the command.
-        words: the same for people, without what was said in between.
+        words: the same for people, without what was printed in between.
     """
 
     data: dict[str, Any]

@@ -342,7 +342,7 @@ def find_file(name: str | Path, method: str, data: str = "--data DIR") -> tuple[
     Args:
         name: a run folder, or the weights file in one.
         method: the file is METHOD.safetensors.
-        data: what `monopose train METHOD` would have to be told, for the error message.
+        data: the options that `monopose train METHOD` would need, for the error message.
 
     Raises:
         FileNotFoundError, ValueError: no such run, no such file in it.

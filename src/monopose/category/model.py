@@ -1,6 +1,6 @@
 """Pose of an object of a known category without its CAD model: a generator of pictures that knows poses, fitted to the photo.
 
-A variational autoencoder whose decoder is told the pose: two views of one object, the code of each has to explain the other.
+A variational autoencoder whose decoder is given the pose: two views of one object, the code of each has to explain the other.
 Out of the plane the learned volume turns; in the plane, in scale and position its picture is moved. `fitting.fit` then looks
 for the pose and the code whose picture looks like the photo; `fitting.predict` does so for the objects of a frame.
 

@@ -64,7 +64,7 @@ class CategoryRun:
         """The objects of the category, with masks. ValueError if the run has no detector."""
         if self.detector is None:
             raise ValueError(
-                f"{self.path} has no detector, so it must be told where the objects are: --mask FILE (white where the object "
+                f"{self.path} has no detector, so it needs to know where the objects are: --mask FILE (white where the object "
                 "is), or --boxes x0,y0,x1,y1"
             )
         device = next(self.detector.parameters()).device

@@ -108,7 +108,7 @@ PUBLISHED = Schedule(
     "Chen et al. 2020, neural analysis by synthesis", 200, batch_size=256,
     fields={"optimizer": "adam", "betas": (0.5, 0.999), "weight_decay": 0.0, "clip": 1e9, "hold": 0.5},
     differs=(
-        "the KL divergence counts, AdaIN's parameters have no ReLU, log-variances no tanh (said to be defects of its code)",
+        "the KL divergence counts, AdaIN's parameters have no ReLU, log-variances no tanh (reported as defects of its code)",
         "shapes and views are ours: how the original's were rendered, and how many, is not published, so give --steps",
     ),
 )  # fmt: skip

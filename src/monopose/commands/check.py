@@ -185,7 +185,7 @@ def check_mesh(path: str | Path, unit: str | None = None, *, out: str | Path | N
             with atomic_write(target) as temporary:
                 sheet.save(temporary)
             picture = str(target)
-        except OSError as error:  # what was found is said all the same
+        except OSError as error:  # what was found is printed all the same
             notes.append(f"no picture could be saved: {error}; name another folder with --out")
     if model.texture is not None:
         appearance = f"texture {model.texture.shape[2]}x{model.texture.shape[1]}"

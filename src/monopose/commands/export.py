@@ -181,20 +181,20 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
     }  # fmt: skip
     if isinstance(estimator, probabilistic.Model):
         unit = "photo" if estimator.config.legacy_weights else "grid"
-        said = {
+        outputs = {
             "coordinates": coordinates,
             "logits": f"(batch, 2, {h}, {h}), of the weights of u and v: their softmax over the pixels x scale",
             "scale": f"(batch, 2), sum of the weights of u and v, 1 / {unit} pixels",
         }
     else:
-        said = {
+        outputs = {
             "coordinates": coordinates,
             "error": f"(batch, {h}, {h}), logit of the expected error of the coordinates, in [0, 1]",
             "visible": f"(batch, {h}, {h}), logit of: the pixel shows the object",
         }
         if estimator.config.amodal_weight > 0 and config.backbone != "pix2pose":
-            said["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
-    parts[kind] = Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, said, about)
+            outputs["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
+    parts[kind] = Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, outputs, about)
     if run.refiner is not None:
         refiner = run.refiner
         parts["refiner_features"] = Part(
@@ -213,11 +213,11 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
 
 def _viewpoint(run: Any) -> dict[str, Part | str]:
     config, model = run.config, run.model
-    said = {"logits": "(batch, 3, 8), of each bin of azimuth, elevation, in-plane rotation"}
+    outputs = {"logits": "(batch, 3, 8), of each bin of azimuth, elevation, in-plane rotation"}
     if config.offsets:
-        said["offsets"] = "(batch, 3, 8), of the angle from the middle of each bin, bin widths"
+        outputs["offsets"] = "(batch, 3, 8), of the angle from the middle of each bin, bin widths"
     if config.halves:
-        said["halves"] = "(batch, 3, 16), logits of half bins, of which `logits` are logarithms of sums"
+        outputs["halves"] = "(batch, 3, 16), logits of half bins, of which `logits` are logarithms of sums"
     channels = "RGB, mask, boundaries, normals (3; (n + 1) / 2)"
     side = config.input_size
     about = {
@@ -228,7 +228,7 @@ def _viewpoint(run: Any) -> dict[str, Part | str]:
         + ("; the answer is the mean of this and of the mirrored crop's, mirrored back" * config.mirror),
     }  # fmt: skip
     inputs = {"images": ((BATCH, model.channels, side, side), f"the first {model.channels} channels of: {channels}; in [0, 1]")}
-    parts: dict[str, Part | str] = {"viewpoint": Part(model, model, inputs, said, about)}
+    parts: dict[str, Part | str] = {"viewpoint": Part(model, model, inputs, outputs, about)}
     if run.normals is not None:
         parts["normals"] = "it runs crop by crop at a size of its own; give normals from elsewhere, or predict with monopose"
     return parts
@@ -345,10 +345,10 @@ def _difference(graph: nn.Module, part: Part, path: Path) -> float:
         with torch.no_grad():
             wanted = graph(*given)
         try:
-            said = net(*given)
+            outputs = net(*given)
         except Exception as error:  # its kinds are private to onnxruntime
             raise ValueError(f"onnxruntime does not run its file ({' '.join(str(error).split())[:160]})") from error
-        for name, a, b in zip(part.outputs, wanted, said, strict=True):
+        for name, a, b in zip(part.outputs, wanted, outputs, strict=True):
             away = ((a - b).abs() / a.abs().clamp_min(1)).flatten()
             if a.shape != b.shape or float((~(away <= TOLERANCE)).float().mean()) > RARELY:
                 raise ValueError(f"its file does not say the same as torch: {name} differs by {float(away.max()):.2g}")

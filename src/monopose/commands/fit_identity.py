@@ -26,7 +26,7 @@ from ..io.files import atomic_write, sole_writer, write_json
 
 ROBUST = pnp.AdaptiveHuber(0.5)
 Z_MIN = 0.1  # metres, as in the original
-FAR = 1000.0  # times the distance of the best pose: that far poses are told apart teaches how far away objects are
+FAR = 1000.0  # times the distance of the best pose: telling far poses apart teaches how far away objects are
 PROPOSALS = 32  # starts tried for further minima: the error of the whole run is that of 64, a step takes a fifth less
 
 

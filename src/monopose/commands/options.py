@@ -177,7 +177,7 @@ class Convert(Common):
 
 @dataclass(kw_only=True)
 class ConvertWeights(Common):
-    """Make weights of the original systems into those of this package. Every name in the file is used, or said to be of no use
+    """Make weights of the original systems into those of this package. Every name in the file is used, or listed as of no use
     here; nothing in it is run."""
 
     kind: Positional[Literal["epropnp-6dof", "epropnp-det", "rnnpose"]]

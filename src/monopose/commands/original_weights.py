@@ -102,7 +102,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = existing_file(path, "weights file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever it meets
+    except Exception as error:  # torch raises errors of any kind
         raise ValueError(
             f"{path} cannot be read as tensors ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a file with code "
             "in it, such as a whole network, is not opened: where you trust it, load it in the original's program and write "

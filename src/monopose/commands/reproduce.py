@@ -271,8 +271,8 @@ def run(name: str, given: Given, do: Callable[[Sequence[str]], Any], say: Printe
             except ValueError as error:
                 if not (given.quick and words[0] == "evaluate"):
                     raise  # of a network that has learned nothing, poses may be none that a protocol takes
-                told = {"table": name, "quick": True, "rows": {}, "not_scored": str(error)}
-                return Result(told, f"{table.title}: every step ran; what so small a network says cannot be scored: {error}")
+                summary = {"table": name, "quick": True, "rows": {}, "not_scored": str(error)}
+                return Result(summary, f"{table.title}: every step ran; what so small a network says cannot be scored: {error}")
             result = result.as_dict() if isinstance(result, Result) else result
             if isinstance(result, Mapping) and result.get("stopped"):
                 return Result({"stopped": True}, f"interrupted; monopose reproduce {name} with the same options goes on")

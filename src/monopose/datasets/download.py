@@ -44,7 +44,8 @@ class Archive:
         url: of a ZIP file.
         holds: a path that is in the data set's folder once the archive is unpacked.
         size: bytes, None where unknown.
-        sha256: hexadecimal, None where unknown: then what came is said and noted, and the ZIP's own checksums are all there is.
+        sha256: hexadecimal, None where unknown: then the hash of what came is
+            printed and kept, and the ZIP's own checksums are all there is.
         hub: whether it lies on the Hugging Face hub, which tells size and SHA-256 of a file when asked.
         part: what it is called where parts are chosen; "": it always comes.
         default: whether it comes where no parts are chosen.

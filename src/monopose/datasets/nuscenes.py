@@ -72,7 +72,7 @@ TABLES = (
     "ego_pose",
 )  # fmt: skip
 MOST_BOXES = 500  # of a sample in a result file
-LONGEST = 1.5  # seconds between two annotations from which a velocity may be told
+LONGEST = 1.5  # seconds between two annotations from which a velocity may be computed
 
 ZUP_FROM_OBJ = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
 """nuScenes' box axes (x forwards, y left, z up) from ours (x forwards, y down, z left)."""

@@ -102,9 +102,7 @@ class RoadFrame:
             ValueError: the data set does not say where the camera or the vehicle was.
         """
         if self.ego_from_cam is None or self.global_from_ego is None:
-            raise ValueError(
-                f"{self.name or self.path}: nobody said where the camera was; global boxes need nuScenes-like data"
-            )
+            raise ValueError(f"{self.name or self.path}: where the camera was is unknown; global boxes need nuScenes-like data")
         return self.global_from_ego @ self.ego_from_cam
 
     def read(self) -> Frame:

@@ -430,7 +430,7 @@ def _scores(
     targets_of: dict[int, int],
     ids: list[int],
 ) -> dict[str, Any]:
-    """AR, AP, ADD(-S), its area and n degrees n cm of some objects together; None where nothing can be said."""
+    """AR, AP, ADD(-S), its area and n degrees n cm of some objects together; None where there is nothing to score."""
     n = sum(targets_of[i] for i in ids)
     hits = {k: sum(per[i] for i in ids if i in per) for k, per in found.items()}
     ar: dict[str, float | None] = {

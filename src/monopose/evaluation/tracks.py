@@ -65,16 +65,16 @@ def summary(tracks: Sequence[Judged], fps: float) -> dict[str, Any]:
         most five frames away; "returns": how often an object comes back after five frames or more, "recovered": share of
         these where it is right and not called lost within a second, "recovery_frames": median and 95th percentile of the frames
         that takes}.
-        None where nothing can be said.
+        None where there is nothing to score.
     """
     there, right, flagged = (np.concatenate([getattr(t, name) for t in tracks]) for name in ("there", "right", "flagged"))
-    told, meant = [], []
+    near, meant = [], []
     waits: list[float] = []
     for t in tracks:
-        told.append(_near(~t.right)[t.flagged])
+        near.append(_near(~t.right)[t.flagged])
         meant.append(_near(t.flagged)[~t.right])
         waits += _waits(t)
-    hits, found = np.concatenate(told), np.concatenate(meant)
+    hits, found = np.concatenate(near), np.concatenate(meant)
     share = lambda values: float(np.mean(values)) if len(values) else None  # noqa: E731
     add = np.concatenate([t.add[t.there] for t in tracks])
     late = np.array(waits)

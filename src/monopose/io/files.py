@@ -133,7 +133,7 @@ def atomic_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def or_warned(what: str) -> Iterator[None]:
-    """Go on with a warning where something cannot be written, for what was found out is to be said all the same."""
+    """Go on with a warning where something cannot be written, for what was found out is printed all the same."""
     try:
         yield
     except OSError as error:

@@ -117,7 +117,7 @@ def fetch(name: Name, renew: bool = False) -> Path:
 
 
 def _check(path: Path, file: Any, name: Name) -> None:
-    """ValueError where a file is not the one that the hub told of; it is removed."""
+    """ValueError where a file is not the one that the hub announced; it is removed."""
     size = path.stat().st_size
     wrong = f"{size:,} bytes, expected {file.size:,}" if file.size not in (None, size) else ""
     if file.lfs is not None and not wrong:

@@ -175,7 +175,7 @@ def _look(
         pbr, named, key = glossy, glossy.get("diffuseTexture"), "diffuseFactor"
     factor = np.ones(3)
     grey = "trimesh" in str(file.json["asset"].get("generator", "")) and pbr.get(key) == [0.4, 0.4, 0.4, 1.0]
-    given = key in pbr and not grey  # that grey is what trimesh writes where nothing was said
+    given = key in pbr and not grey  # that grey is what trimesh writes where nothing was given
     if given:
         linear = records.numbers(pbr, key, (4,), where)[:3].clip(0, 1)
         factor = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -48,7 +48,7 @@ def load_mesh(
 
     Args:
         path: a PLY, OBJ, STL, OFF, GLB or glTF file.
-        unit: of the numbers in the file, "m", "cm", "mm" or "inch". GLB and glTF are in metres unless told otherwise.
+        unit: of the numbers in the file, "m", "cm", "mm" or "inch". GLB and glTF are in metres unless another unit is given.
         obj_id: number of the object in its data set.
         name: what to call it; the file's name by default.
         symmetries: none by default; `propose_symmetries` finds them.

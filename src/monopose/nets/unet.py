@@ -37,7 +37,7 @@ class ClassAwareHead(nn.Module):
 
 
 class UNet(nn.Module):
-    """Backbone of strides 2 to 32, decoder up to stride 2, told at the bottleneck which object to look for.
+    """Backbone of strides 2 to 32, decoder up to stride 2, conditioned at the bottleneck on the object to look for.
 
     Args:
         name: backbone, see `nets.backbones`.
@@ -80,7 +80,7 @@ class UNet(nn.Module):
 
 
 class DeconvNet(nn.Module):
-    """Backbone of stride 32 and three transposed convolutions up to stride 4, told at the bottleneck which object to look for.
+    """Backbone of stride 32 and three transposed convolutions up to stride 4, conditioned on the object to look for.
 
     Args:
         name, classes, outputs, pretrained, frozen: as in `UNet`.

@@ -69,7 +69,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What the validation scenes said, and photos if there were some.
+    """What was measured on the validation scenes, and on photos if there were some.
 
     Args:
         fits: "detector" and "boxes", and "refined detector" and "refined boxes" of a run with a refiner -> the chosen map and

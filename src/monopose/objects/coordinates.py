@@ -130,7 +130,7 @@ def symmetric_targets(model: Model, output: Output, batch: Mapping[str, Tensor])
     """The true coordinates under the symmetry that suits each prediction best: the choice in the transformer loss.
 
     Args:
-        model, output: the network and what it said.
+        model, output: the network and its output.
         batch: "coordinates" (B, 3, h, w) metres, "mask_full", "mask_visible" (B, h, w), "label" (B,).
 
     Returns:
@@ -187,13 +187,13 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
 
 
 def projection_loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
-    """How far PnP on the said coordinates moves the corners of the object's box in the crop: learning through the solver.
+    """How far PnP on the predicted coordinates moves the corners of the object's box in the crop: learning through the solver.
 
     Visible object pixels, a random `PROJECTION_POINTS` of them, are weighted by the mask over the expected error; the pose is
     sought from the true one under the symmetry that suits the coordinates best.
 
     Args:
-        model, output: the network and what it said.
+        model, output: the network and its output.
         batch: "image" (B, 3, s, s), "label" (B,), "mask_visible" (B, h, w), "cam_from_obj" (B, 4, 4) metres, "K" (B, 3, 3)
             of the crop at the size of "image".
 
@@ -318,11 +318,11 @@ def solve(
     Inliers weigh the same: weights from the expected error, or a robust cost over all pixels, were a little worse on photos.
 
     Args:
-        found: what the network said.
+        found: the network's output for one crop.
         camera: of the whole image.
         mask_above: pixels less likely to be visible object are left out.
         seed: of RANSAC.
-        earlier: what it said of another crop of the same object; those correspondences count as well.
+        earlier: its output for another crop of the same object; those correspondences count as well.
 
     Returns:
         a Solved; `inliers` are those of `found`, the score is over everything.

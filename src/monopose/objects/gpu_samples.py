@@ -1,6 +1,6 @@
 """Training crops drawn on the device that learns from them: worker processes only decide, nothing is rendered there.
 
-`CropSpecs` says in numbers what `CropSamples` would draw; `Studio` keeps the meshes on the device and draws a whole batch of
+`CropSpecs` says in numbers what `CropSamples` would draw; `GpuSampler` keeps meshes on the device and draws a whole batch of
 plans there: one rasterisation for all scenes, light, camera. The imperfections of the camera are those of `augment`, applied
 by the workers to an impulse (blur), a colour cube (colours) and a grey picture (noise) instead of to the picture itself; only
 the blocks of JPEG, which need the picture, are missing.
@@ -40,7 +40,7 @@ def model_list(source: Source) -> list[ObjectModel]:
 
 
 class CropSpecs(Dataset):
-    """What `CropSamples` draws, undrawn: a dict of tensors of fixed sizes, which `Studio.draw` makes a batch of.
+    """What `CropSamples` draws, undrawn: a dict of tensors of fixed sizes, which `GpuSampler.draw` makes a batch of.
 
     N is the most objects a scene can have, s the side of the picture. "label" (); "which" (N,) rows of the bank, -1 = none, the
     target first; "cam_from_objs" (N, 4, 4); "cam_from_obj" (4, 4) of the target; "K" of the crop, "box" as in `CropSamples`;

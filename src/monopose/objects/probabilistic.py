@@ -224,7 +224,7 @@ def correspond(
 
     Args:
         model: the network.
-        output: what it said.
+        output: its output.
         index: of the objects, (B,).
         boxes: the crops in the photo, (B, 4), xyxy pixel edges.
         chosen: pixels to take, (B, n), entries of the flattened image; None: all, with the weights that make as much

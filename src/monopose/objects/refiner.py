@@ -5,8 +5,8 @@ step, the field of displacements between the two pictures, and says per pixel wh
 is; descriptors learned on the surface of the model and in the photo say whether both show the same point. After every step one
 Levenberg-Marquardt step moves the pose, and the field starts the next step as what the pose implies: geometry never lets go.
 
-Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them (told
-which of its training objects it sees, if it is one), relative damping, symmetric truths, predicted visibility and two-axis
+Source: Xu et al., RNNPose (CVPR 2022). Different here: any number of objects in one batch, one network for all of them
+(conditioned on the object, if it was trained on it), relative damping, symmetric truths, predicted visibility and two-axis
 confidence in the weights, and a result that is compared with its start.
 """
 
@@ -159,7 +159,7 @@ class Batch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one recurrent step said, and the pose it led to. h x w fine pixels, `finer` per feature cell."""
+    """The outputs of one recurrent step, and the pose it led to. h x w fine pixels, `finer` per feature cell."""
 
     before: Tensor  # (B, 4, 4), the pose whose projection the field corrects
     after: Tensor  # (B, 4, 4)
@@ -201,7 +201,7 @@ class Cells(NamedTuple):
 
 
 class Model(nn.Module):
-    """Config + objects -> network. It takes any object, see `Config.obj_ids`; `models` are those that `forward` will meet."""
+    """Config + objects -> network. It takes any object, see `Config.obj_ids`; `models` are those that `forward` takes."""
 
     def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Model(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(()))  # of the similarity weight
         self.objects = {i: prepare_object(m, config) for i, m in (models or {}).items()}
         self._met: dict[int, tuple[ObjectModel, RefinerObject]] = {}  # objects of `predict`, by the id of the Python object
-        self._kept: dict[int, tuple[ObjectModel, Tensor]] = {}  # what the surface network said about them
+        self._kept: dict[int, tuple[ObjectModel, Tensor]] = {}  # outputs of the surface network for them
         self._kept_for: tuple[object, ...] = ()  # with which weights
 
     def forward(self, images: Tensor, labels: Tensor, K: Tensor, start: Tensor) -> list[Iteration]:
@@ -513,7 +513,7 @@ def loss(model: Model, rounds: list[Iteration], batch: Mapping[str, Tensor]) -> 
 
 
 def _outline_loss(now: Iteration, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of the silhouettes, visible and whole, that the photo is said to show."""
+    """Cross-entropy of the silhouettes, visible and whole, as predicted from the photo."""
     masks = torch.stack([batch["mask_visible"], batch["mask_full"]], 1).to(now.outline)
     boxes = now.boxes * (masks.shape[-1] / batch["image"].shape[-1])
     true = camera_ops.crop_resize(masks, boxes, (now.outline.shape[-2], now.outline.shape[-1]))

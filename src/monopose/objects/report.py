@@ -71,7 +71,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Report:
-    """What the held-out pictures said about a run.
+    """What was measured of a run on held-out pictures.
 
     Args:
         run: its folder.

@@ -92,7 +92,7 @@ _PLANNED_STARTS = Plans(
 )
 
 _NO_FILES = "crops are drawn from the CAD models unless --data names pictures"
-_OURS = "one network for all objects, told which one it sees"
+_OURS = "one network for all objects, conditioned on the object"
 
 
 def _cdpn(epochs: float, *differs: str) -> Schedule:
@@ -421,7 +421,7 @@ def keep_objects(data: Path, out: Path, ids: tuple[int, ...]) -> None:
 
 
 def _needed(source: Path, ids: tuple[int, ...]) -> Iterator[Path]:
-    """The files of a models folder that these objects need: what is said of them, meshes, and textures that lie in it."""
+    """The files of a models folder that these objects need: their metadata, meshes, and textures that lie in it."""
     from ..mesh.appearance import beside
 
     yield from (path for name in ("models_info.json", "names.json") if (path := source / name).is_file())

@@ -1,4 +1,4 @@
-"""The layers as torch.compile and torch.func meet them: one call that is not looked into, and one clear error."""
+"""The layers for torch.compile and torch.func: one call that is not looked into, and one clear error."""
 
 import functools
 import sys

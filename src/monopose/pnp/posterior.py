@@ -177,7 +177,7 @@ def sample_posterior(
         generator: of all random numbers; None is torch's own.
         solver_iterations: most steps to each minimum.
         far: poses more than so many times as far away as the furthest minimum have no density: without a limit the integral
-            would be infinite. To train a network that knows nothing yet, give 1000: that far poses are told apart teaches it
+            would be infinite. To train a network that knows nothing yet, give 1000: telling far poses apart teaches it
             how far away objects are. With infinity samples start from the minima alone and measure what they happen to reach.
         gravity: as in `solve`.
 

@@ -1,4 +1,4 @@
-"""What the network learns by: cells, poses through the layer, and what is said about objects and points."""
+"""What the network learns by: cells, poses through the layer, and the outputs for objects and points."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class ModulatedConv(nn.Module):
 
 
 def deform(net: Backbone, levels: Sequence[int] = (3, 4)) -> None:
-    """Replace the 3 x 3 convolutions of a ResNet's blocks by `ModulatedConv`, at strides 16 and 32 unless said otherwise."""
+    """Replace the 3 x 3 convolutions of a ResNet's blocks by `ModulatedConv`, at strides 16 and 32 by default."""
     for level in levels:
         for part in net.levels()[level]:
             for block in list(part.modules()):

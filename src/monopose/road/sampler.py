@@ -258,7 +258,7 @@ class PixelHead(nn.Module):
 
 
 class ObjectAnswers(NamedTuple):
-    """What is said about an object as a whole.
+    """Outputs for an object as a whole.
 
     size_code (..., 3); score (...,), logit; velocity (..., 2), metres per second; attributes (..., A), logits; log_scale
     (..., 2), log of the sum of the weights of u and v; depth (..., M, 2), place and logit of every mode; direct (..., 5). What

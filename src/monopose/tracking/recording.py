@@ -37,7 +37,7 @@ class Recorder:
 
     Args:
         folder: made; must not hold another one.
-        start: what the tracker is told, by the row of the model.
+        start: poses that the tracker is given, by the row of the model.
         detector: whether it has a detector.
     """
 
@@ -47,8 +47,8 @@ class Recorder:
             raise ValueError(f"{folder} holds a recording already; give another --record folder")
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self.file = open(folder / RECORDING, "w", encoding="utf-8")  # noqa: SIM115
-        told = None if start is None else {str(i): pose.double().tolist() for i, pose in start.items()}
-        self._line({"start": told, "detector": detector})
+        given = None if start is None else {str(i): pose.double().tolist() for i, pose in start.items()}
+        self._line({"start": given, "detector": detector})
         self.count = 0
 
     def frame(self, name: str, frame: Frame) -> Frame:
@@ -63,7 +63,7 @@ class Recorder:
         return replace(frame, image=pixels.float() / 255)
 
     def answer(self, answer: Answer) -> None:
-        """Keep what the detector said, and when."""
+        """Keep what the detector found, and when."""
         poses = [
             {"label": label, "score": score, "cam_from_obj": pose}
             for label, score, pose in zip(
@@ -93,8 +93,8 @@ def read(folder: str | Path) -> Recording:
         rows.append((where, records.mapping(records.parse_json(line, where), where)))
     if not rows or "start" not in rows[0][1]:
         raise ValueError(f"{file} is no recording: its first line must hold the start; record again")
-    told = rows[0][1]["start"]
-    start = None if told is None else {int(i): torch.tensor(pose, dtype=torch.float64) for i, pose in told.items()}
+    given = rows[0][1]["start"]
+    start = None if given is None else {int(i): torch.tensor(pose, dtype=torch.float64) for i, pose in given.items()}
     answers = [_answer(row, where) for where, row in rows if "asked" in row]
     return Recording(bool(rows[0][1].get("detector")), start, _frames(Path(folder), rows), answers)
 

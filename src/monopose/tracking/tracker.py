@@ -183,13 +183,13 @@ class Tracker:
 
         Args:
             frame: the picture and its camera, undistorted.
-            cam_from_obj: poses (4, 4), metres, by the row of the model; None or absent: not told.
+            cam_from_obj: poses (4, 4), metres, by the row of the model; None or absent: not known.
 
         Raises:
             ValueError: a pose is not finite, or behind the camera.
         """
-        told = cam_from_obj if isinstance(cam_from_obj, Mapping) else dict(enumerate(cam_from_obj))
-        for i, pose in told.items():
+        poses = cam_from_obj if isinstance(cam_from_obj, Mapping) else dict(enumerate(cam_from_obj))
+        for i, pose in poses.items():
             if pose is None:
                 continue
             given = torch.as_tensor(pose).double().cpu().numpy()

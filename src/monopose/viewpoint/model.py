@@ -246,7 +246,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     """Three cross-entropies, smooth-L1 of the offsets where there are any; with half bins, cross-entropies of published bins.
 
     Args:
-        model, output: the network and what it said.
+        model, output: the network and its output.
         batch: "angles" (B, 3), radians.
 
     Returns:
@@ -349,7 +349,7 @@ def forward_mirrored(model: Model, image: Tensor) -> Output:
 
 
 def _mirrored(output: Output, bins: Sequence[viewpoints.Bins]) -> Output:
-    """What is said of a picture, as it holds of its mirror image: azimuth and in-plane rotation the other way."""
+    """The output for a picture turned into that for its mirror image: azimuth and in-plane rotation the other way."""
 
     def swapped(values: Tensor, of: Sequence[viewpoints.Bins], sign: float = 1.0) -> Tensor:
         values = values.clone()

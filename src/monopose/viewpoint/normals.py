@@ -159,7 +159,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     """Cosine of the normals inside the object, and cross-entropies of boundaries and mask.
 
     Args:
-        model, output: the network and what it said.
+        model, output: the network and its output.
         batch: see `truth`.
 
     Returns:

@@ -267,7 +267,7 @@ class PhotoCrops(Dataset):
         length: samples per epoch, drawn in passes over the records in random order; None: every record once, in order.
         weights: draw records by these odds instead, (N,).
         seed: same seed, same samples.
-        predictor_name: of a `normals` that is a function, so that its file is told from another's.
+        predictor_name: of a `normals` that is a function, so that its file is not taken for another's.
 
     A sample is a dict: "image" (8, side, side), "angles" (3,) radians, "category" (), int64.
 
@@ -295,7 +295,7 @@ class PhotoCrops(Dataset):
         if unknown:
             raise ValueError(f"records of {', '.join(unknown)}, which is not among the categories {', '.join(self.categories)}")
         if callable(normals) and not predictor_name:
-            raise ValueError("name the predictor of normals (predictor_name=), so that its cache is told from another's")
+            raise ValueError("name the predictor of normals (predictor_name=), so that its cache is not taken for another's")
         if not callable(normals) and normals not in ("oracle", "files", "none"):
             raise ValueError(f"normals must be oracle, files, none or a function, got {normals!r}")
         if edges not in ("classical", "files", "predicted") or (edges == "predicted" and not callable(normals)):

@@ -67,8 +67,8 @@ def figure(image: Image.Image, caption: str = "", photo: bool = False) -> str:
         image.save(buffer, format="PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     source = f"data:image/{'jpeg' if photo else 'png'};base64,{data}"
-    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{escape(caption)}" src="{source}">{said}</figure>'
+    legend = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img alt="{escape(caption)}" src="{source}">{legend}</figure>'
 
 
 def grid(figures: Iterable[str]) -> str:

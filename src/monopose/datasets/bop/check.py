@@ -48,7 +48,7 @@ class FolderReport:
 
 
 class _Notes:
-    """Findings of many files, told once with their number and the first example."""
+    """Findings of many files, each listed once with their number and the first example."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[bool, str], list[str]] = defaultdict(list)
@@ -59,7 +59,7 @@ class _Notes:
     def warn(self, what: str, example: str = "") -> None:
         self.seen[False, what].append(example)
 
-    def told(self, problem: bool) -> list[str]:
+    def lines(self, problem: bool) -> list[str]:
         texts = []
         for (kind, what), examples in self.seen.items():
             if kind == problem:
@@ -127,7 +127,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
         name = path.name.split("_targets")[0]
         typed = {key: ids for split in truths if split.startswith(f"{name}_") for key, ids in truths[split].items()}
         _check_targets(path, truths.get(name, typed), notes)
-    return FolderReport(str(folder), sorted(points), scenes, pictures, objects, notes.told(True), notes.told(False))
+    return FolderReport(str(folder), sorted(points), scenes, pictures, objects, notes.lines(True), notes.lines(False))
 
 
 def _tried(notes: _Notes, read: Any, *arguments: Any) -> Any:
