@@ -284,7 +284,7 @@ def test_results_that_are_none(tmp_path, folder):
     scored = replace(front.objects, scores=torch.ones(1))
     with pytest.raises(ValueError, match="picture sd0f belongs to sample 's0', which is none of the 1 given"):
         nuscenes.to_global([front], [scored], ["s1"])
-    with pytest.raises(ValueError, match="where the camera was is unknown where the camera was"):
+    with pytest.raises(ValueError, match="where the camera was is unknown"):
         nuscenes.to_global([replace(front, ego_from_cam=None)], [scored])
     broken = nuscenes.to_global([front], [replace(scored, cam_from_obj=scored.cam_from_obj * math.nan)])
     with pytest.raises(ValueError, match="centre holds NaN"):
