@@ -1,4 +1,4 @@
-"""Wrong answers that look right: 122,000 random problems of 61 kinds, each with its truth.
+"""Wrong answers that look right: 126,000 random problems of 63 kinds, each with its truth.
 
     python -m benchmarks.pnp_sweep [--quick] [--seed 0] [--only WORDS]
 
@@ -124,6 +124,14 @@ def repeated(s: Set, distinct: int) -> Set:
     return s._replace(X=s.X[:, index], x=s.x[:, index])
 
 
+def crowded(g: torch.Generator, size: int, places: int, n: int, reach: float) -> Set:
+    """Points within about `reach` metres of a few places, each with noise of its own in the picture."""
+    s = repeated(scene(g, size, n, noise=0), places)
+    X = s.X + reach * torch.randn(s.X.shape, generator=g, dtype=F64)
+    x = camera.project(se3.transform(s.true, X), s.K) + 0.5 * torch.randn(s.x.shape, generator=g, dtype=F64)
+    return s._replace(X=X, x=x)
+
+
 def behind(s: Set) -> Set:
     init = s.true.clone()
     init[:, 2, 3] *= -1
@@ -198,6 +206,8 @@ def kinds() -> dict[str, Callable[[torch.Generator, int], Set]]:
         "yaw only, in map coordinates": lambda g, b: moved(scene(g, b, 8, (3, 15), dof=4), utm, 20.0),
         "3 points five times": lambda g, b: repeated(scene(g, b, 15), 3)._replace(hopeless=True),
         "4 points five times": lambda g, b: repeated(scene(g, b, 20), 4),
+        "15 points in 3 places": lambda g, b: crowded(g, b, 3, 15, 1e-5)._replace(hopeless=True),
+        "20 points in 4 places": lambda g, b: crowded(g, b, 4, 20, 1e-5),
         "3 points and a start": lambda g, b: started(scene(g, b, 3), g, 3.0, 0.02),
         "start 20 degrees off": lambda g, b: started(scene(g, b, 12), g),
         "start 20 degrees off, float32": lambda g, b: started(scene(g, b, 12), g)._replace(dtype=F32),

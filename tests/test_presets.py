@@ -66,7 +66,7 @@ def comes_back(tmp_path, name, model, config, labels=()):
     """Saved and loaded it is the same network; what served training alone stays behind."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("discriminator")}
     weights.save(tmp_path / f"{name}.safetensors", state, method=name, config=config, labels=labels)
-    loaded = weights.load_network(tmp_path / f"{name}.safetensors", type(config), type(model))
+    loaded = weights.load_network(tmp_path / f"{name}.safetensors", name, type(config), type(model))
     training = {k: v for k, v in {"pretrained": False, "adversarial_weight": 0.0}.items() if hasattr(config, k)}
     assert loaded.config == dataclasses.replace(config, **training)
     assert loaded.state_dict().keys() == state.keys()

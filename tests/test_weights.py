@@ -1,6 +1,8 @@
+import importlib
 import json
 import os
 from dataclasses import dataclass, field
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -143,11 +145,40 @@ def _wide(config: Wide) -> nn.Module:
 )
 def test_configurations_that_ask_for_another_network(tmp_path, config, message):
     path = weights.save(tmp_path / "a.safetensors", _wide(Wide()).state_dict(), method="m", config=Wide())
-    assert weights.load_network(path, Wide, _wide)(torch.ones(1, 8)).shape == (1, 8)
+    assert weights.load_network(path, "m", Wide, _wide)(torch.ones(1, 8)).shape == (1, 8)
     header = {"method": "m", "config": json.dumps(config), "labels": "[]"}
     path.write_bytes(as_bytes(_wide(Wide()).state_dict(), metadata=header))
     with pytest.raises(ValueError, match=message):
-        weights.load_network(path, Wide, _wide)
+        weights.load_network(path, "m", Wide, _wide)
+
+
+def test_weights_of_another_method_are_refused(tmp_path):
+    path = weights.save(tmp_path / "a.safetensors", _wide(Wide()).state_dict(), method="box3d", config=Wide())
+    assert weights.read(path, "box3d").method == weights.read(path).method == "box3d"
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors holds the weights of the method 'box3d', expected those of 'category'"
+    ):
+        weights.load_network(path, "category", Wide, _wide)
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "beside"),
+    [
+        ("objects", "coordinates", None), ("objects", "probabilistic", None), ("objects", "detector", "coordinates"),
+        ("objects", "refiner", "coordinates"), ("category", "category", None), ("road", "box3d", None),
+        ("viewpoint", "viewpoint", None),
+    ],
+)  # fmt: skip
+def test_no_run_takes_weights_of_another_method(tmp_path, monkeypatch, family, file, beside):
+    """Files as a slip with `cp` leaves them. What stands beside them is not what is tried here."""
+    for name, method in ((file, "normals"), (beside, beside)):
+        if name is not None:
+            weights.save(tmp_path / f"{name}.safetensors", {"a": torch.zeros(1)}, method=method, config={})
+    load = weights.load_network
+    monkeypatch.setattr(weights, "load_network", lambda path, *rest: load(path, *rest) if path.stem == file else MagicMock())
+    module = importlib.import_module(f"monopose.{family}.pipeline")
+    with pytest.raises(ValueError, match=rf"{file}\.safetensors holds .* 'normals', expected those of '{file}'"):
+        module.load(tmp_path)
 
 
 @pytest.mark.parametrize("labels", ["[1.5]", "{", "7", "[" * 100_000])

@@ -115,12 +115,17 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     return value.half() if half and large and value.abs().max() < _LARGEST_HALF else value
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, method: str | None = None) -> Checkpoint:
     """Read a weights file.
+
+    Args:
+        path: the file.
+        method: whose weights they have to be; None takes any.
 
     Raises:
         FileNotFoundError: nothing there; names similar files.
-        ValueError: not a safetensors file, cut off, or written by another program; more parameters than the limit; NaN.
+        ValueError: not a safetensors file, cut off, or written by another program; of another method; more parameters than the
+            limit; NaN.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -128,6 +133,11 @@ def read(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
+            if method is not None and header.get("method", method) != method:
+                raise ValueError(
+                    f"{path} holds the weights of the method {header['method']!r:.60}, expected those of {method!r}; was the "
+                    f"file renamed, or copied over another? monopose train {method} makes one"
+                )
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
             limits.check("MONOPOSE_MAX_PARAMETERS", sum(math.prod(shape) for shape in shapes), str(path))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -209,14 +219,14 @@ class _Bounded(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def load_network(path: str | Path, config_class: type, model_class: Callable[[Any], nn.Module]) -> Any:
-    """The network of a weights file, ready to predict: built from the file's own configuration, in evaluation mode.
+def load_network(path: str | Path, method: str, config_class: type, model_class: Callable[[Any], nn.Module]) -> Any:
+    """The network of a method's weights file, ready to predict: built from the file's own configuration, in evaluation mode.
 
     Raises:
-        FileNotFoundError, ValueError: see `read` and `load_into`; the configuration asks for another network than the file
-            holds, or for none that there is.
+        FileNotFoundError, ValueError: see `read` and `load_into`; the file is of another method; the configuration asks for
+            another network than the file holds, or for none that there is.
     """
-    checkpoint = read(path)
+    checkpoint = read(path, method)
     training = {"pretrained": False, "adversarial_weight": 0.0}  # what only served the start and the training of a network
     config: Any = build_config(config_class, checkpoint.config, str(path))
     config = replace(config, **{k: v for k, v in training.items() if hasattr(config, k)})

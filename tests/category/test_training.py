@@ -26,7 +26,7 @@ def run(out, config=FEW, **more):
 
 def test_a_run_writes_a_network_that_loads_and_goes_on(tmp_path):
     file = run(tmp_path)
-    network = weights.load_network(file, model.Config, model.Model)
+    network = weights.load_network(file, "category", model.Config, model.Model)
     assert network.config == tiny()
     assert weights.read(file).notes["features"] == "none"
     shown = network.synthesise(torch.zeros(1, 5), torch.zeros(1, 2))

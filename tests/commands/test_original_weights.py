@@ -86,7 +86,9 @@ def test_a_converted_network_is_the_original(cdpn, models, tmp_path, capsys):
     assert said["used"] == len(cdpn) - 1
     assert list(said["ignored"].values()) == [1]  # of the head of translations
     assert (tmp_path / "run/objects/models_info.json").is_file()
-    model = weights.load_network(tmp_path / "run/probabilistic.safetensors", probabilistic.Config, probabilistic.Model)
+    model = weights.load_network(
+        tmp_path / "run/probabilistic.safetensors", "probabilistic", probabilistic.Config, probabilistic.Model
+    )
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         maps, scale = published(cdpn, images)

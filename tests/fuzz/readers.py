@@ -335,7 +335,7 @@ def _weights(folder: Path) -> None:
 def _read_weights(folder: Path) -> Any:
     file = folder / "w.safetensors"
     read = weights.read(file)
-    return read.state, read.config, read.labels, dict(weights.load_network(file, Config, Network).state_dict())
+    return read.state, read.config, read.labels, dict(weights.load_network(file, "toy", Config, Network).state_dict())
 
 
 CALIBRATION = calibration.Calibration(None, None, 1.5, {}, {}, 1)

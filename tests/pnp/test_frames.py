@@ -199,6 +199,24 @@ def test_repeated_points_are_no_more_points(seed, distinct, times):
     assert distinct == 3 or not started.converged.any()
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("places", "reach", "told"), [(3, 1e-5, 0), (4, 1e-5, 1), (3, 5e-2, 1)])
+def test_points_that_noise_does_not_tell_apart_are_no_more_points(places, reach, told, fused, monkeypatch):
+    """Fifteen points in three places have the four poses of three points, however little they differ: which, noise says."""
+    if not fused:
+        monkeypatch.setattr(kernels, "backend", lambda device: None)
+    X, _, T = problems(1, n=places, batch=6)
+    g = torch.Generator().manual_seed(0)
+    X = X.repeat(1, 5, 1) + reach * torch.randn(6, 5 * places, 3, generator=g, dtype=F64)
+    exact = camera.project(se3.transform(T, X), K)
+    x = exact + 0.5 * torch.randn(exact.shape, generator=g, dtype=F64)
+    for scale in (1.0, 1e-3):  # weights known up to a factor
+        found = pnp.solve(X, x, K, torch.full(X.shape[:2], scale, dtype=F64))
+        assert (found.reason == (Reason.CONVERGED if told else Reason.TOO_FEW_POINTS)).all()
+    assert pnp.ransac(X, x, K).success.all() == bool(told)
+    assert pnp.solve(X, exact, K).converged.all()  # without noise they differ
+
+
 def test_a_point_of_no_weight_to_speak_of_is_no_fourth_point():
     X, x, _ = problems(0, n=4)
     w = torch.ones(4, dtype=F64)

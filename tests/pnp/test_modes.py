@@ -158,6 +158,13 @@ def test_gravity_is_checked():
     found = pnp.solve(X, x, K, dof=4, gravity=downs)
     assert found.reason.tolist() == [Reason.NOT_FINITE, Reason.CONVERGED]
     assert all(torch.isfinite(v).all() for v in found[:3])
+    downs = torch.tensor([[torch.nan, 1, 0], [0, 1, 0]], dtype=F64, requires_grad=True)
+    x = x.clone().requires_grad_()
+    pnp.solve_implicit(X, x, K, dof=4, gravity=downs).cam_from_obj.sum().backward()
+    for gradient in (downs.grad, x.grad):
+        assert not gradient[0].any()
+        assert torch.isfinite(gradient).all()
+        assert gradient[1].any()
     assert torch.isfinite(pnp.solve_implicit(X, x, K, dof=4, gravity=downs * torch.nan).cam_from_obj).all()
     for length in (1e200, 1e-300):  # whose squares no number holds
         long = pnp.solve(X[1], x[1], K, dof=4, gravity=length * downs[1].double())

@@ -76,6 +76,11 @@ def test_without_its_checkpoint_a_training_goes_on_from_the_weights(tmp_path):
     (tmp_path / "tiny.json").unlink()
     with pytest.raises(ValueError, match=r"tiny\.safetensors belongs to a run with another configuration"):
         learn(tmp_path, Config(width=3), steps=7)
+    weights.save(file, after.state, method="other", config=after.config)
+    with pytest.raises(
+        ValueError, match=r"tiny\.safetensors holds the weights of the method 'other', expected those of 'tiny'"
+    ):
+        learn(tmp_path, steps=7)
 
 
 def test_ctrl_c_saves_says_so_and_the_next_one_works(tmp_path):

@@ -186,4 +186,4 @@ def test_a_refiner_of_no_object_learns_from_all_and_starts_from_coordinates(tmp_
     made = weights.read(out)
     assert made.config["obj_ids"] == []
     assert made.labels == (1, 2, 3)
-    assert weights.load_network(out, refiner.Config, refiner.Model).config == config
+    assert weights.load_network(out, "refiner", refiner.Config, refiner.Model).config == config

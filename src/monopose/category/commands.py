@@ -48,7 +48,7 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
         shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds, config=config,
         progress_bar=not args.json, method_config=own,
     )  # fmt: skip
-    model = weights.load_network(file, category.Config, Model)
+    model = weights.load_network(file, "category", category.Config, Model)
     return progress.result(file) | {"pictures": str(save_report(model, file.parent / "pictures", shapes))}
 
 

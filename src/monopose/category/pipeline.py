@@ -115,8 +115,10 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
     """
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "category", "--category mug")
-    model, files = weights.load_network(file, category.Config, Model).to(where), weights.weights_in(folder)
-    detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
+    model, files = weights.load_network(file, "category", category.Config, Model).to(where), weights.weights_in(folder)
+    detector = None
+    if "detector" in files:
+        detector = weights.load_network(files["detector"], "detector", detection.Config, detection.Model)
     trained = weights.noted(file)
     return CategoryRun(model, folder, None if detector is None else detector.to(where), trained)
 

@@ -39,19 +39,22 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
     file = Path(given[0]) if len(given) == 1 and not re.match(r"^(\d+:)?[-\d.]+,", given[0]) else None
     rows = [(None, *_parse(text, labels)) for text in given] if file is None else _read_file(file, names or {})
     unknown = sorted({label for _, label, *_ in rows} - set(labels))
+    numbered = [(n, row) for n, row in enumerate(rows) if row[1] in set(labels)]
     if unknown:
         known, what = ", ".join(str(v) for v in labels), ", ".join(map(str, unknown))
-        rows = [row for row in rows if row[1] in set(labels)]
-        if file is None or not rows:
-            raise ValueError(f"boxes are given for object {what}, but the model knows only {known}")
+        if file is None or not numbered:
+            place = "" if file is None else f"{file}: "
+            raise ValueError(f"{place}boxes are given for object {what}, but the model knows only {known}")
         warnings.warn(f"{file}: boxes of object {what} are left out; the model knows only {known}", ImageWarning, stacklevel=2)
-    for _, label, box, score in rows:
+    for n, (_, label, box, score) in numbered:
+        place = "" if file is None else f"{file}, entry {n}: "
         if not all(abs(v) < records.HUGE for v in box) or not (box[2] > box[0] and box[3] > box[1]):
-            raise ValueError(f"the box {box} of object {label} has no area; {_FORMS}")
+            raise ValueError(f"{place}the box {box} of object {label} has no area; {_FORMS}")
         if not 0 <= score <= 1:
             raise ValueError(
-                f"the score of a box must lie between 0 and 1, got {score:g} for object {label}; divide percent by 100"
+                f"{place}the score of a box must lie between 0 and 1, got {score:g} for object {label}; divide percent by 100"
             )
+    rows = [row for _, row in numbered]
     pictures = sorted({str(row[0]) for row in rows if row[0] is not None})
 
     def of_picture(name: str) -> Detections:

@@ -365,8 +365,10 @@ def load(
         if where.type != "cpu":
             raise ValueError(f"--runtime onnx computes on the CPU, got the device {where}; give one of them")
         nets = exported_nets(folder, {k: digest_of(file) for k, file in used.items()}, f"monopose export {name}")
-    estimator: Any = weights.load_network(files[kind], *ESTIMATORS[kind])
-    detector = weights.load_network(files["detector"], detection.Config, detection.Model) if "detector" in files else None
+    estimator: Any = weights.load_network(files[kind], kind, *ESTIMATORS[kind])
+    detector = None
+    if "detector" in files:
+        detector = weights.load_network(files["detector"], "detector", detection.Config, detection.Model)
     estimator.exported = nets.get(kind)
     if detector is not None and "detector" in nets:
         detector.net = nets["detector"]
@@ -378,7 +380,7 @@ def load(
         names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
     file = files.get("refiner") or (weights.base("refiner") if known else None)
-    better = None if file is None else weights.load_network(file, refiner.Config, refiner.Model)
+    better = None if file is None else weights.load_network(file, "refiner", refiner.Config, refiner.Model)
     if file is not None and known:
         used["refiner"] = file
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), better).to(where)
@@ -391,7 +393,7 @@ def load_refiner(name: str | Path, device: torch.device | str | None = None) -> 
         FileNotFoundError, ValueError: no refiner, a truncated or foreign file; no such device.
     """
     where = choose_device(device)
-    network: refiner.Model = weights.load_network(find_refiner(name), refiner.Config, refiner.Model)
+    network: refiner.Model = weights.load_network(find_refiner(name), "refiner", refiner.Config, refiner.Model)
     return network.to(where)
 
 

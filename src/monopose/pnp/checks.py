@@ -16,6 +16,7 @@ from torch import Tensor
 from ..geometry import rotation, se3
 
 DISTINCT = 1e-5  # of the largest distance: points nearer to each other count as one
+BLUR = 2.0  # standard deviations of the mean of all residuals: so do those whose pixels are nearer
 COUNTED = 1e-8  # of the largest weight: less does not count
 SINGULAR = 1e-6  # a K whose volume, relative to its rows, is below this is no camera
 

@@ -176,8 +176,18 @@ def _along_tangent(pose: Tensor, upstream: Tensor) -> Tensor:
 
 def _newton_step(H: Tensor, gradient: Tensor, dof: int, pose: Tensor) -> Tensor:
     """-H^-1 gradient over the free entries, (B, 6); zero where H is not positive definite."""
-    free, Q = free_entries(dof, H.device), along_ray(H, pose.detach())  # a point of huge weight would hide the depth
-    H, gradient = (Q.mT @ H @ Q)[:, free[:, None], free], (Q.mT @ gradient[..., None]).squeeze(-1)[:, free]
+    step, determined = _scaled_step(H, gradient, dof)
+    if H.device.type == "cpu" and bool(determined.all()):
+        return step
+    Q = along_ray(H, pose.detach())  # a point of huge weight would hide the depth
+    other, _ = _scaled_step(Q.mT @ H @ Q, (Q.mT @ gradient[..., None]).squeeze(-1), dof)
+    return torch.where(determined[:, None], step, (Q @ other[..., None]).squeeze(-1))
+
+
+def _scaled_step(H: Tensor, gradient: Tensor, dof: int) -> tuple[Tensor, Tensor]:
+    """-H^-1 gradient over the free entries, (B, 6), zero where H is not positive definite; and where it is, (B,)."""
+    free = free_entries(dof, H.device)
+    H, gradient = H[:, free[:, None], free], gradient[:, free]
     diagonal = H.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 1e-300, diagonal, torch.ones_like(diagonal)).rsqrt()
     H = H * scale[:, :, None] * scale[:, None, :]  # metres and radians become comparable
@@ -187,4 +197,4 @@ def _newton_step(H: Tensor, gradient: Tensor, dof: int, pose: Tensor) -> Tensor:
     H = torch.where(determined[:, None, None], H, eye)
     step = torch.linalg.solve_ex(H, -(gradient * scale)[..., None]).result.squeeze(-1) * scale
     step = torch.where(determined[:, None], step, torch.zeros_like(step))
-    return (Q @ step.new_zeros(len(step), 6).index_copy(1, free, step)[..., None]).squeeze(-1)
+    return step.new_zeros(len(step), 6).index_copy(1, free, step), determined

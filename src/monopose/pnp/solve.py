@@ -365,20 +365,27 @@ def along_ray(A: Tensor, pose: Tensor) -> Tensor:
     return Q
 
 
-def distinct_points(points3d: Tensor, weights: Tensor, most: int) -> Tensor:
-    """How many different points (B, N, 3) have weight (B, N, 2), counted up to `most`, far ones first: (B,)."""
+def distinct_points(points3d: Tensor, weights: Tensor, most: int, blur: Tensor | None = None) -> Tensor:
+    """How many different points (B, N, 3) have weight (B, N, 2), counted up to `most`, far ones first: (B,).
+
+    Different is what is further away than `DISTINCT` of the largest distance; where blur (B,) is positive, what is further
+    away, times its weight, than that.
+    """
     if points3d.shape[1] == 0:
         return torch.zeros(len(points3d), dtype=torch.long, device=points3d.device)
     weight = weights.abs().sum(-1)
     counted = weight > checks.COUNTED * weight.amax(1, keepdim=True)
     away = torch.where(counted, torch.inf, 0.0).to(points3d)
     last, least = weight.argmax(1, keepdim=True), torch.zeros_like(away[:, :1])
+    blurred = torch.zeros_like(least, dtype=torch.bool) if blur is None else (blur > 0)[:, None]
+    size = torch.where(blurred, 0.5 * weight, torch.ones_like(weight))
     found = counted.any(1).long()
     growing = found[:, None] > 0
     for k in range(1, most):
-        away = torch.minimum(away, (points3d - points3d.take_along_dim(last[..., None], 1)).abs().amax(-1))
+        away = torch.minimum(away, size * (points3d - points3d.take_along_dim(last[..., None], 1)).abs().amax(-1))
         far, last = away.max(1, keepdim=True)
         least = checks.DISTINCT * far if k == 1 else least
+        least = least if blur is None else torch.where(blurred, blur[:, None], least)
         growing = growing & (far > least)
         found = found + growing[:, 0]
     return found
@@ -414,7 +421,12 @@ def judge(
     depth = (se3.transform(pose, problems.points3d) * problems.K[:, None, 2]).sum(-1)
     in_front = ((depth > problems.z_min) | ~used).all(1)
     enough = distinct_points(problems.points3d, problems.weights, needed) >= needed
+    focal = torch.linalg.det(problems.K).abs() / checks.scale_of(problems.K).abs() ** 3  # squared
+    blur = checks.BLUR * (noise * away / (count.clamp_min(1) * focal)).sqrt().nan_to_num(0.0)
     reason = torch.where(minimum, int(Reason.CONVERGED), int(Reason.ITERATIONS))
+    if alone:
+        told_apart = distinct_points(problems.points3d, problems.weights, needed, blur) >= needed
+        reason = torch.where(minimum & ~told_apart, int(Reason.TOO_FEW_POINTS), reason)
     for good, why in (
         (determined & certain, Reason.DEGENERATE),
         (determined | enough, Reason.TOO_FEW_POINTS),

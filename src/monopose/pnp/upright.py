@@ -1,5 +1,6 @@
 """Gravity that is not the camera's Y axis: problems of four degrees of freedom are solved in a camera that stands upright."""
 
+import math
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def turned(
     points3d = checks.tensor("points3d", points3d)
     like = points3d.to(torch.promote_types(points3d.dtype, torch.float32))
     g = g.to(like)
+    known = (torch.isfinite(g).all(-1) & (g != 0).any(-1))[..., None]
+    g = torch.where(known, g, g.new_tensor([0.0, 1.0, 0.0]))  # whose derivatives are finite
     g = g / g.detach().abs().amax(-1, keepdim=True)  # of any length: its square may be more than a number holds
     g = g / g.norm(dim=-1, keepdim=True)
     over = g[..., 1:2] < 0  # nearly against Y no rotation is the shortest: half a turn about X comes first
@@ -44,8 +47,8 @@ def turned(
     if init is not None:
         init = checks.poses("init", init)
         init = se3.from_rt(upright, torch.zeros_like(upright[..., 0])).to(init).detach() @ init
-    known = torch.isfinite(upright).all(-1, keepdim=True).all(-2, keepdim=True)
-    return intrinsics(camera, like) @ upright.mT, init, torch.where(known, upright, torch.eye(3).to(g)).mT
+    K = intrinsics(camera, like) @ upright.mT
+    return torch.where(known[..., None], K, math.nan), init, upright.mT
 
 
 def back(poses: Tensor, R: Tensor) -> Tensor:

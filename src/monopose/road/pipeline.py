@@ -79,7 +79,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> BoxRun:
     """
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "box3d")
-    model = weights.load_network(file, road_config.Config, network.Model)
+    model = weights.load_network(file, "box3d", road_config.Config, network.Model)
     return BoxRun(model.to(where), folder, weights.noted(file))
 
 

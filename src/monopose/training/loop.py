@@ -451,7 +451,7 @@ def fit(
             first, spent, start = state.get("first", 0), state["spent"], int(state["global_step"])
             seen = state.get("seen")
         elif file.is_file():
-            first, spent = _go_on_from(model, file)
+            first, spent = _go_on_from(model, name, file)
         elif init_weights is not None:
             init_weights(model)
         learner = _Learner(recipe, model.to(memory_format=torch.channels_last), config, batch_transform)
@@ -474,7 +474,7 @@ def fit(
             _remember(out / f"{name}.json", method_config, data)
             if on_start is not None:
                 on_start()
-        if file.is_file() and weights.read(file).notes.get("steps") == str(steps) and is_finished(config, steps, spent):
+        if file.is_file() and weights.read(file, name).notes.get("steps") == str(steps) and is_finished(config, steps, spent):
             return file
         world, rank = trainer.world_size, trainer.global_rank
         a_step = config.batch_size * config.accumulate * world
@@ -518,13 +518,13 @@ def is_finished(config: TrainConfig, steps: int, seconds: float) -> bool:
     return steps >= config.steps or (config.minutes is not None and seconds >= 0.99 * 60 * config.minutes)
 
 
-def _go_on_from(model: nn.Module, file: Path) -> tuple[int, float]:
+def _go_on_from(model: nn.Module, method: str, file: Path) -> tuple[int, float]:
     """Fill a network from the weights of a training whose checkpoint is gone; returns its steps and seconds.
 
     Raises:
-        ValueError: the weights are of another configuration.
+        ValueError: the weights are of another method or configuration.
     """
-    saved = weights.read(file)
+    saved = weights.read(file, method)
     config: Any = model.config
     if weights.build_config(type(config), saved.config) != config:
         raise ValueError(f"{file} belongs to a run with another configuration; choose another --out or delete {file.parent}")

@@ -156,7 +156,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Viewpoin
     """
     where = weights.choose_device(device)
     folder, file = weights.find_file(name, "viewpoint")
-    model = weights.load_network(file, viewpoint.Config, viewpoint.Model)
+    model = weights.load_network(file, "viewpoint", viewpoint.Config, viewpoint.Model)
     trained = weights.noted(file)
     run = ViewpointRun(model, folder, trained)
     beside = folder if (folder / "normals.safetensors").is_file() or not run.learned_from_network else Path(trained["normals"])
@@ -170,7 +170,7 @@ def _normals_of(folder: Path) -> samples.Predictor | None:
         return None
     from . import normals as normals_method
 
-    return normals_method.predictor(weights.load_network(file, normals_method.Config, normals_method.Model))
+    return normals_method.predictor(weights.load_network(file, "normals", normals_method.Config, normals_method.Model))
 
 
 def _asked(model: viewpoint.Model, crops: Tensor) -> Viewpoints:

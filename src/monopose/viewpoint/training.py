@@ -205,7 +205,7 @@ def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "pred
     if normals in ("oracle", "files", "none"):
         return normals, "files" if normals == "files" else "classical", ""
     file = weights.find_run(normals) / "normals.safetensors"
-    network = weights.load_network(file, normals_method.Config, normals_method.Model)
+    network = weights.load_network(file, "normals", normals_method.Config, normals_method.Model)
     return normals_method.predictor(network), "predicted", str(file.resolve())
 
 

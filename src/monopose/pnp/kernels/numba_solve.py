@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ...geometry.se3 import NEARLY_RIGID
-from ..checks import COUNTED, DISTINCT, Reason
+from ..checks import BLUR, COUNTED, DISTINCT, Reason
 from ..problems import FLAT, FLATTEST, INITIAL_RADIUS, PATIENCE, RADIUS_GROWTH, TOLERANCE, UNCERTAIN, UNDETERMINED
 from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, in_pixels, inline, kernel_, slopes
 
@@ -721,7 +721,7 @@ def _in_view(rows, T, K, z_min):
 
 
 @kernel_
-def distinct(rows, most):
+def distinct(rows, most, blur):
     """`solve.distinct_points` of one problem: how many different points have weight, counted up to `most`."""
     top, first = 0.0, 0
     for i in range(rows.shape[1]):
@@ -730,17 +730,18 @@ def distinct(rows, most):
             top, first = weight, i
     if not top > 0.0:
         return 0
-    away, least, found = np.empty(rows.shape[1]), 0.0, 1
+    away, least, found = np.empty(rows.shape[1]), blur, 1
     for i in range(rows.shape[1]):
         away[i] = np.inf if abs(rows[5, i]) + abs(rows[6, i]) > COUNTED * top else 0.0
     while found < most:
         far = 0
         for i in range(rows.shape[1]):
             d = max(abs(rows[0, i] - rows[0, first]), abs(rows[1, i] - rows[1, first]), abs(rows[2, i] - rows[2, first]))
+            d *= 0.5 * (abs(rows[5, i]) + abs(rows[6, i])) if blur > 0.0 else 1.0
             away[i] = min(away[i], d)
             if away[i] > away[far]:
                 far = i
-        if found == 1:
+        if found == 1 and blur == 0.0:
             least = DISTINCT * away[far]
         if not away[far] > least:
             break
@@ -930,15 +931,21 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
     away = T[0, 3] ** 2 + T[1, 3] ** 2 + T[2, 3] ** 2
     if not math.isfinite(cost):
         return NOT_FINITE
-    if used < needed or (alone and distinct(rows, needed) < needed):
+    if used < needed or (alone and distinct(rows, needed, 0.0) < needed):
         return TOO_FEW_POINTS
     if not in_front:
         return BEHIND_THE_CAMERA
     if not determined:
-        return DEGENERATE if distinct(rows, needed) >= needed else TOO_FEW_POINTS
+        return DEGENERATE if distinct(rows, needed, 0.0) >= needed else TOO_FEW_POINTS
     if not (noise * turn < UNCERTAIN and noise * move < UNCERTAIN * away):
         return DEGENERATE
-    return CONVERGED if minimum else ITERATIONS
+    if not minimum:
+        return ITERATIONS
+    size = K[2, 0] ** 2 + K[2, 1] ** 2 + K[2, 2] ** 2
+    volume = K[0, 0] * (K[1, 1] * K[2, 2] - K[1, 2] * K[2, 1]) - K[0, 1] * (K[1, 0] * K[2, 2] - K[1, 2] * K[2, 0])
+    volume = abs(volume + K[0, 2] * (K[1, 0] * K[2, 1] - K[1, 1] * K[2, 0]))
+    blur = BLUR * math.sqrt(noise * away / used * size * math.sqrt(size) / volume)  # volume / size^1.5 is fx fy
+    return TOO_FEW_POINTS if alone and distinct(rows, needed, blur) < needed else CONVERGED
 
 
 @inline
