@@ -291,7 +291,7 @@ def _run(command: str, args: Common) -> Any:
         return report
     if isinstance(args, tracking.Track):
         done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
-        return Result(done, f"{done['frames']} pictures: {done['tracks']}")
+        return Result(done, "\n".join(f"{name}: lost in {n} of {done['frames']} pictures" for name, n in done["lost"].items()))
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
     return work(args, silent if args.json else _say) if command in ("predict", "train") else work(args)

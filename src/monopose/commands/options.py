@@ -100,13 +100,16 @@ class Push(Common):
 
 @dataclass(kw_only=True)
 class View(Common):
-    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; or the symmetry axes of a
-    mesh, to be accepted or refused (pip install 'monopose[view]')."""
+    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; its tracks of a video or
+    a live camera; or the symmetry axes of a mesh, to be accepted or refused (pip install 'monopose[view]')."""
 
     source: Positional[str]
     """A run of known objects, or a mesh file."""
-    photo: Positional[MaybePath] = None
-    """The first photo; others are uploaded in the page."""
+    photo: Positional[Annotated[str | None, arg(metavar="PHOTO|VIDEO")]] = None
+    """The first photo, others are uploaded in the page; or a video, folder of pictures, camera number or address of a live
+    video, which is tracked, to be played and scrubbed while it comes."""
+    tracks: MaybePath = None
+    """tracks.jsonl of `monopose track`, to be shown with its video in place of new tracks."""
     camera: CameraOptions = field(default_factory=CameraOptions)
     models: MaybePath = None
     """Folder with the CAD models, for a run that comes without."""
