@@ -11,8 +11,6 @@ import trimesh
 
 import monopose
 from monopose.cli import main
-from monopose.tracking.background import Inline
-from monopose.tracking.tracker import Tracker
 
 MINUTES = 120  # tests: 0.05
 FRAMES = 60  # tests: 3
@@ -65,10 +63,7 @@ SOURCE, CAMERA = "video/test/000000/rgb", "video/test/000000/scene_camera.json"
 # looks again once a second, in between its outline is followed. A track says when it is lost; act on nothing else.
 
 # %%
-model = monopose.load("runs/angle")
-detector = Inline(lambda frame: model.predict(frame, looks=1, refine=False))  # background.Background(…) for a live camera
-tracker = Tracker(list(model.models.values()), detector, cache="contours")
-
+tracker = monopose.Tracker(monopose.load("runs/angle"), cache="contours")
 for name, frame in monopose.iterate_frames(SOURCE, CAMERA):
     for track in tracker.step(frame):
         place = "lost" if track.lost else [round(metres, 3) for metres in track.cam_from_obj[:3, 3].tolist()]

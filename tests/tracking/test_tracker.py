@@ -1,6 +1,7 @@
 """Following objects: on the object, through occlusion by another tracked one, lost and found again, and out of the picture."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -195,7 +196,8 @@ def test_a_round_object_does_not_spin(cache, backdrop):
     )  # fmt: skip
     turned = pose() @ se3.from_rt(se3.exp(torch.tensor([0.0, 0, 0, 0, 0, 1.3]))[:3, :3], torch.zeros(3))
     found = PoseEstimates(torch.ones(1, dtype=torch.int64), turned[None], torch.ones(1))
-    tracker = Tracker([model], lambda seen: found, cache=cache, views=VIEWS)
+    run = SimpleNamespace(models={1: model}, detector=True, predict=lambda seen, looks, refine: found)
+    tracker = Tracker(run, cache=cache, views=VIEWS)
     tracker.start(frame([model], [pose()], backdrop), [pose()])
     for _ in range(4):
         (track,) = tracker.step(frame([model], [pose()], backdrop))

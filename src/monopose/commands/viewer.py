@@ -35,9 +35,8 @@ from ..objects import pipeline
 from ..objects.viz import save_stages
 from ..tracking import film
 from ..tracking.background import Background
-from ..tracking.commands import detect_of
 from ..tracking.options import SAVE as CONTOURS
-from ..tracking.tracker import Track, Tracker
+from ..tracking.tracker import Track, Tracker, detect_of
 from ..tracking.viz import FPS
 from ..types import Frame, ObjectModel, PoseEstimates, Symmetries
 from ..viz import canvas

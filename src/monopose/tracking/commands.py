@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,7 @@ from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
 from . import background, options, recording, smoothing, viz
 from .rerun_file import RerunFile, package
-from .tracker import Track, Tracker
-
-if TYPE_CHECKING:
-    from ..objects.pipeline import Pipeline
+from .tracker import Track, Tracker, detect_of
 
 
 def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]:
@@ -303,11 +300,6 @@ def _objects(args: options.Track, replayed: bool) -> tuple[list[ObjectModel], ba
     if run.detector is None and args.start is None and not replayed:
         raise ValueError(f"{run.path} has no detector.safetensors, so it cannot find the start; give --start pose.json")
     return list(run.models.values()), None if run.detector is None else detect_of(run)
-
-
-def detect_of(run: Pipeline) -> background.Detect:
-    """How a run looks at a frame of a video: once, without the refiner, which takes longer than a frame lasts."""
-    return lambda frame: run.predict(frame, looks=1, refine=False)
 
 
 def _detector(
