@@ -146,6 +146,7 @@ def test_units_are_in_the_help(capsys):
         (["predict", "a.png", "--model", "x", "--limit", "-1"], "--limit must be 0 or more, got -1"),
         (["predict", "a.png", "--model", "x", "--lokks", "2"], "did you mean --looks?"),
         (["doctor", "--fov", "3"], "--fov"),
+        (["view", "demo", "--port", "99999"], "--port is a number from 0 to 65535, got 99999"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_code_2(argv, message, capsys):

@@ -147,9 +147,9 @@ ratio = (error.square() / variance).median(0).values.tolist()
 print("squared error over variance, x y z:", *(f"{value:.2f}" for value in ratio))
 
 # %% [markdown]
-# Run as it stands, a minute and a half of one CPU core, this says 5.6 mm and 4.9 degrees for points only, 3.1 mm and 3.8 degrees
-# with the pose loss, and ratios of 0.46, 0.67 and 0.47: the covariance is nearly as wide as the errors are. With 600 pictures in
-# place of 3000 it overfits, and is too sure of itself: 5.2 mm, ratios above 1.
+# Run as it stands, a minute and a half of one CPU core, this says 5.6 mm and 4.9 degrees for points only, 3.1 mm and 3.8
+# degrees with the pose loss, and ratios of 0.46, 0.67 and 0.47: the covariance is nearly as wide as the errors are. With 600
+# pictures in place of 3000, and half the steps, it overfits, and is too sure of itself: 5.2 mm, ratios above 1.
 #
 # `docs/pnp.md` has the formulas, `solve_implicit` for losses on one best pose, and the policy for bad input;
 # `examples/pnp_layer_in_your_network.py` the same in 30 lines. Dense networks use it in the same way: thousands of points
