@@ -142,9 +142,11 @@ def test_units_are_in_the_help(capsys):
         (["predict", "a.png"], "give --model RUN"),
         (["predict", "a.png", "--model", "x", "--fov", "wide"], "--fov takes FLOAT, got ['wide']"),
         (["camera", "photos", "--checkerboard", "9"], "--checkerboard takes INT INT, got ['9']"),
-        (["predict", "a.png", "--model", "x", "--looks", "3"], "Expected one of"),
+        (["predict", "a.png", "--model", "x", "--looks", "3"], "error: --looks takes '1', '2', '6', got '3' (see"),
+        (["predict", "a.png", "--model", "x", "--limit", "-1"], "--limit must be 0 or more, got -1"),
         (["predict", "a.png", "--model", "x", "--lokks", "2"], "did you mean --looks?"),
         (["doctor", "--fov", "3"], "--fov"),
+        (["view", "demo", "--port", "99999"], "--port is a number from 0 to 65535, got 99999"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_code_2(argv, message, capsys):

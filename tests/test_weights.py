@@ -208,7 +208,7 @@ def test_find_run(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no trained run .*prat.*holds the folders part.*monopose train"):
         weights.find_run(tmp_path / "runs" / "prat")
     (tmp_path / "runs" / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no weights .*only nothing"):
+    with pytest.raises(ValueError, match=r"holds no weights .*nothing at all"):
         weights.find_run(tmp_path / "runs" / "empty")
     toys = tmp_path / "assets" / "toys"
     weights.save(toys / "coordinates.safetensors", {}, method="coordinates", config={})

@@ -22,6 +22,7 @@ _NAMES = {  # public name -> module that owns it
     "read_frame": "io.images",
     "iterate_frames": "io.images",
     "read_camera": "io.cameras",
+    "Tracker": "tracking.tracker",
 }
 _MODULES = ("pnp", "viz", "geometry", "render", "evaluation", "mesh", "datasets")
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .mesh.loading import load_mesh
     from .prediction import Prediction
     from .runs import load, sample
+    from .tracking.tracker import Tracker
     from .types import Camera, Detections, Frame, Instances, ObjectModel, PoseEstimates
 
 

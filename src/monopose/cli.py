@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import json
 import math
@@ -290,7 +291,7 @@ def _run(command: str, args: Common) -> Any:
         return report
     if isinstance(args, tracking.Track):
         done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
-        return Result(done, f"{done['frames']} pictures: {done['tracks']}")
+        return Result(done, "\n".join(f"{name}: lost in {n} of {done['frames']} pictures" for name, n in done["lost"].items()))
     family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
     return work(args, silent if args.json else _say) if command in ("predict", "train") else work(args)
@@ -398,6 +399,8 @@ def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch is imported: threads that wait leave the core to others
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what it warns of, we say ourselves: no such camera, no whole video
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         args = parse(argv or ["--help"])
     except (ValueError, OSError) as error:  # OSError: a result file that cannot be read
@@ -480,17 +483,34 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
         if not stop.code:
             _say()  # the help that tyro has printed
             raise
-        lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()]
-        text = " ".join(line for line in lines[1:] if line and not line.startswith(("For full helptext", "monopose ")))
+        lines = [line.strip("│|╭╮╰╯─ ") for line in box.getvalue().splitlines()]
+        lines = [line for line in lines if line.strip("-+")]  # without the rules of a box
+        text = " ".join(line for line in lines[1:] if not line.startswith(("For full helptext", "monopose ")))
         said = re.split(" Got errors:| Argument helptext:", text)[0]
         of_another_kind = r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from"
         said = re.sub(of_another_kind, r"\1 takes \2, got", said)
+        said = re.sub(
+            r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)(, 'None')?\)\.",
+            r"\2 takes \3, got '\1'",
+            said,
+        )
         raise UsageError(f"{said} (see monopose {command} --help)") from None
     try:
+        _refuse_negative(args)
         args.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
     return args
+
+
+def _refuse_negative(options: Any) -> None:
+    """ValueError where a whole number is below 0: all of them count something."""
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if is_dataclass(value):
+            _refuse_negative(value)
+        elif type(value) is int and value < 0:
+            raise ValueError(f"--{f.name.replace('_', '-')} must be 0 or more, got {value}")
 
 
 def _kind_of(command: str, words: list[str]) -> Kind | str:
@@ -610,6 +630,16 @@ def _choices(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"choose one of {', '.join(known)}"
 
 
+ON_DISK = {  # what to do where the operating system refuses
+    errno.EACCES: "; name a place that you may write to, or read from",
+    errno.EPERM: "; name a place that you may write to, or read from",
+    errno.EROFS: "; name a place that can be written to",
+    errno.EEXIST: "; name a folder, or a place where nothing is",
+    errno.ENOTDIR: "; what is named as a folder is a file",
+    errno.EISDIR: "; a file is wanted, not a folder",
+    errno.ENOENT: "; nothing is there, and nothing can be made there",
+}
+
 # ---------------------------------------------------------------------------------------------------------------- help
 
 
@@ -655,8 +685,10 @@ def _print_help(text: str) -> NoReturn:
 
 def _message(error: Exception) -> str:
     """One line that says what happened; unexpected kinds of error ask for the traceback."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
-    text = " ".join(str(text).split())
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}{ON_DISK.get(error.errno or 0, '')}" if error.filename else error.strerror
+    text = " ".join(text.split())
     if is_disk_full(error) and "disk is full" not in text:
         return f"the disk is full, or a quota is ({text}); free some space or write elsewhere"
     if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError)):

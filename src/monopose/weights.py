@@ -13,6 +13,7 @@ so a network can be built and filled from its file alone.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import types
@@ -265,7 +266,9 @@ def build_config(config_class: type[_T], values: Mapping[str, Any], where: str =
     unknown = sorted(set(values) - set(names))
     if unknown:
         owner = f"{config_class.__module__}.{config_class.__name__}"
-        raise ValueError(f"{where} has unknown fields {', '.join(unknown)}; {owner} has {', '.join(names)}")
+        near = [n for name in unknown for n in difflib.get_close_matches(name, names, 1, 0.7)]
+        meant = f"did you mean {' or '.join(near)}? " * bool(near)
+        raise ValueError(f"{where} has unknown fields {', '.join(unknown)}; {meant}{owner} has {', '.join(names)}")
     hints = typing.get_type_hints(config_class)
     return config_class(**{name: _typed(hints[name], value, f"{where}, field {name}") for name, value in values.items()})
 
@@ -331,7 +334,8 @@ def find_run(name: str | Path) -> Path:
         inside = sorted(p.name for p in path.iterdir())
         unfinished = any(p.suffix == ".ckpt" for p in path.rglob("*.ckpt"))
         hint = "its training has not finished: run the same train command again" if unfinished else "did the training finish?"
-        raise ValueError(f"{path} holds no weights (*.safetensors), only {_shortened(inside) or 'nothing'}; {hint}")
+        holds = f"only {_shortened(inside)}" if inside else "nothing at all"
+        raise ValueError(f"{path} holds no weights (*.safetensors), {holds}; {hint}")
     return path
 
 
@@ -376,7 +380,7 @@ def choose_device(name: torch.device | str | None) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise ValueError(
-            f"device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); this machine has {have}"
-        ) from error
+        why = str(error).splitlines()[0].partition(". ")[0]
+        why = "expected cpu, cuda or cuda:NUMBER" if why.startswith("Expected one of") else why
+        raise ValueError(f"device {str(name)!r} cannot be used ({why}); this machine has {have}") from error
     return device

@@ -13,9 +13,12 @@ from PIL import Image
 
 from monopose import cli
 from monopose.commands import viewer
+from monopose.contour import points
 from monopose.geometry import symmetry
 from monopose.mesh.symmetries import SymmetryFinding, group_of
 from monopose.objects.pipeline import Trace
+from monopose.tracking import film
+from monopose.tracking.tracker import Track
 from monopose.types import Camera, Detections, Frame, PoseEstimates, Symmetries
 from shapes import box
 
@@ -164,6 +167,32 @@ def test_the_page_shows_poses_and_takes_a_photo(browser, frame, brick, tmp_path)
         (tmp_path / "broken.png").write_bytes(b"no picture")
         page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
         page.get_by_text("cannot identify").wait_for()
+        assert problems == []
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_the_page_of_a_video_plays_stops_and_goes_back(browser, frame, brick):
+    def steps():
+        for i in range(6):
+            pose = found(0.5 + 0.01 * i).cam_from_obj[0]
+            yield f"picture {i}", frame, [Track(1, "brick", pose, torch.eye(6), 0.1, False, ())]
+
+    views = [points.views_of(brick, views=60)]
+    server = viewer.serve_film(film.Film(steps(), views), [brick], False, "127.0.0.1", 18100)
+    try:
+        page = browser.new_page(viewport={"width": 1000, "height": 700})
+        page.set_default_timeout(120_000)
+        problems = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.get_port()}")
+        page.get_by_text("ended after 6 pictures").wait_for()
+        page.get_by_text("0.000, 0.000, 0.550").wait_for()
+        slider = page.get_by_role("slider").first
+        slider.focus()
+        slider.press("ArrowLeft")
+        page.get_by_text("0.000, 0.000, 0.540").wait_for()
         assert problems == []
     finally:
         server.stop()

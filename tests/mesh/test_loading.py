@@ -242,7 +242,7 @@ def test_units_are_asked_for_with_the_size_in_each(tmp_path):
         ValueError, match=r"PLY does not say its unit.* 100 m if in m, 1 m if in cm, 100 mm if in mm, 2.54 m if in"
     ):
         load_mesh(tmp_path / "gear.ply")
-    with pytest.raises(ValueError, match=r"load_mesh\('gear\.ply', unit=\"mm\"\) \(--unit mm\)"):
+    with pytest.raises(ValueError, match=r"--unit mm; in Python load_mesh\('gear\.ply', unit=\"mm\"\)"):
         load_mesh(tmp_path / "gear.ply")
     with pytest.raises(ValueError, match=r"unknown unit 'millimeter'; known: m, cm, mm, inch"):
         load_mesh(tmp_path / "gear.ply", "millimeter")

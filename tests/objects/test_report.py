@@ -133,7 +133,8 @@ def test_the_report_counts_what_became_of_every_object_and_makes_one_page(run, t
     assert min(found["outcomes"].values()) >= 1
     assert found["targets"] == len(answers.expected)
     assert found["right"] == found["outcomes"]["right"] / found["targets"]
-    assert found["verdict"].startswith(f"right in {progress.share_text(found['right'])} held-out renderings, ")
+    share = progress.share_text(found["right"], found["targets"])
+    assert found["verdict"].startswith(f"right in {share} held-out renderings, ")
     assert found["verdict"].endswith("still improving: another 2 hours is worth it")
     assert found["by_object"]["box2"]["right"] == 1
     assert found["by_object"]["box5"]["right"] == 0

@@ -290,6 +290,25 @@ def test_every_loss_reaches_the_network(layer):
         assert parts["object_head.answers.weight"].grad is None  # sizes learn from sizes
 
 
+def test_depth_is_learned_at_every_lidar_point_of_a_picture():
+    """Also where no object is; a point that is nearer than what is said costs more than one that is right."""
+    model = network(**FULL)
+    batch = batch_of([nothing(), nothing()])
+    output = model(batch["image"])
+    pixels = torch.tensor([[20.0, 30.0], [50.0, 40.0], [90.0, 20.0]])
+    with torch.no_grad():
+        answers = model.depth_head(output.dense, pixels.expand(2, -1, -1))
+    best = answers[0, :, :, 1].argmax(-1)
+    said = (15 * answers[0, torch.arange(3), best, 0] + 15) * float((K[0, 0] + K[1, 1]) / 2) / model.config.focal
+
+    def loss(*depths):
+        lidar = [camera_ops.unproject(pixels[: len(depth)], depth, K) for depth in depths]
+        return float(road_losses.loss(model, output, batch | {"lidar": lidar})["depth"].detach())
+
+    assert loss(said, said) < loss(said, said + 30) < loss(said + 30, said + 30)
+    assert loss(said, said[:0]) == pytest.approx(loss(said, said), rel=0.2)  # the mean over points, not over pictures
+
+
 def test_every_object_counts_alike_when_drawn_by_centreness():
     owner = torch.tensor([4, 4, 4, 4, 4, 9])  # five cells see one object, one the other
     central = torch.tensor([0.9, 0.5, 0.4, 0.2, 0.1, 0.3])

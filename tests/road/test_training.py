@@ -473,7 +473,7 @@ def test_coordinates_learn_from_lidar_and_nothing_is_silent(road, tmp_path):
     model = road_network.Model(config).train()
     losses = training.RECIPE.loss(model, model(batch["image"]), batch)
     assert float(losses["coordinates"].detach()) > 0
-    with pytest.raises(ValueError, match=r"has no LiDAR points to learn coordinates from.*--set coordinate_weight=0"):
+    with pytest.raises(ValueError, match=r"has no LiDAR points to learn from.*--set coordinate_weight=0"):
         training.train(road, tmp_path / "run", method_config=config, progress_bar=False)
 
 

@@ -125,6 +125,9 @@ def test_the_verdict_is_a_sentence():
     )
     assert progress.verdict(lines_of([0.5] * 6, **figures)).endswith("no longer improving: more training alone buys little")
     assert progress.verdict(lines_of([0.5] * 2, **figures)).endswith("too short to say what more training would buy")
+    assert progress.figures_text({"of": 24, "right": 0.0, "mm": 1474.2, "deg": 158.3}) == (
+        "right in 0 of 24 held-out renderings, 1470 mm and 160 degrees in the median"
+    )
     best = progress.verdict(lines_of([0.5] * 6, right=0.98, before=0.5))
     assert best == "right in 98 of 100 held-out renderings (before: 5 of 10); more training buys little"
     detector = progress.verdict(lines_of([0.5] * 6, found=0.8, false=0.25))

@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..io.bars import watched
+
 Do = Callable[[list[str]], Any]  # runs a command line and returns its result; raises what went wrong
 RETRIES = 5  # of a shard whose worker was lost, or whose disk was full
 SHARDS_PER_WORKER = 4  # so that a slow or lost worker holds up little
@@ -85,11 +87,9 @@ def _shards(words: Sequence[str], workers: int) -> list[list[str]]:
 
 def _tasks(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float]) -> None:
     """Every shard as a task of its own, done again where its worker was lost or its disk was full."""
-    from rich.progress import track
-
     task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError], **share)(_work)
     waiting = [task.remote(do, shard, os.getcwd()) for shard in _shards(words, workers)]
-    for _ in track(range(len(waiting)), description="shards", transient=True):
+    for _ in watched(range(len(waiting)), "shards", len(waiting)):
         (done,), waiting = ray.wait(waiting, num_returns=1)
         try:
             ray.get(done)
@@ -124,8 +124,6 @@ class _Holder:
 
 def _predict(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float], family: str) -> None:
     """Every shard as a row of a data set that actors go through."""
-    from rich.progress import track
-
     data = import_module("ray.data")
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -135,7 +133,7 @@ def _predict(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[s
         ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
         fn_constructor_args=(do, family, os.getcwd()), **share,
     )  # fmt: skip
-    for _ in track(done.iter_rows(), description="shards", total=len(rows), transient=True):
+    for _ in watched(done.iter_rows(), "shards", len(rows)):
         pass
 
 

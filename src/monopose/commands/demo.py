@@ -12,6 +12,7 @@ import torch
 from .. import viz
 from ..datasets.bop import scenes
 from ..geometry import rotation, symmetry
+from ..io.bars import watched
 from ..io.files import atomic_write
 from ..io.poses import frame_record, save_poses
 from ..objects import pipeline
@@ -110,8 +111,6 @@ def run(out: str | Path = "out/demo") -> DemoReport:
     Args:
         out: folder for `overlay.png` (all pictures), one overlay per picture, and `poses.json`.
     """
-    from rich.progress import track
-
     out = Path(out)
     model = pipeline.load(folder())
     model.warm_up()
@@ -119,7 +118,7 @@ def run(out: str | Path = "out/demo") -> DemoReport:
     rows: list[Row] = []
     records, pictures, overlays = [], [], []
     totals: dict[str, float] = {}
-    for im_id in track(scene.im_ids.tolist(), description="pictures", transient=True):
+    for im_id in watched(scene.im_ids.tolist(), "pictures", len(scene.im_ids)):
         frame = scenes.read_frame(scene, im_id)
         assert frame.instances is not None
         found = model(frame)

@@ -73,7 +73,7 @@ class MakeCamera(Common):
 class Download(Common):
     """Fetch a public data set: resumed, checked, unpacked whole or not at all."""
 
-    name: Positional[str]
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
     """Its name: pix3d, lm, lmo, ycbv, tless, real275, camera25. Or org/name of a run on the Hugging Face hub, anew."""
     parts: tuple[str, ...] = ()
     """Which parts of a BOP set: models, test, test_all, train_pbr (a wrong name lists them all). By default models and test."""
@@ -90,7 +90,7 @@ class Push(Common):
 
     run: Positional[Path]
     """Run folder: weights, objects/, calibration; nothing else of it is copied."""
-    name: Positional[str]
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
     """Repository, org/name; made if it is not there."""
     license: str
     """Of weights and CAD models, as the hub calls it: apache-2.0, cc-by-nc-4.0, other."""
@@ -100,13 +100,16 @@ class Push(Common):
 
 @dataclass(kw_only=True)
 class View(Common):
-    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; or the symmetry axes of a
-    mesh, to be accepted or refused (pip install 'monopose[view]')."""
+    """A page on this machine: a run's poses of a photo in 3D, with other hypotheses and every stage; its tracks of a video or
+    a live camera; or the symmetry axes of a mesh, to be accepted or refused (pip install 'monopose[view]')."""
 
-    source: Positional[str]
+    source: Positional[Annotated[str, arg(metavar="RUN|MESH")]]
     """A run of known objects, or a mesh file."""
-    photo: Positional[MaybePath] = None
-    """The first photo; others are uploaded in the page."""
+    photo: Positional[Annotated[str | None, arg(metavar="PHOTO|VIDEO")]] = None
+    """The first photo, others are uploaded in the page; or a video, folder of pictures, camera number or address of a live
+    video, which is tracked, to be played and scrubbed while it comes."""
+    tracks: MaybePath = None
+    """tracks.jsonl of `monopose track`, to be shown with its video in place of new tracks."""
     camera: CameraOptions = field(default_factory=CameraOptions)
     models: MaybePath = None
     """Folder with the CAD models, for a run that comes without."""
@@ -120,6 +123,10 @@ class View(Common):
     """Address to listen at; others than this machine's let everybody in who reaches it."""
     port: int = 8080
     """Port; the next free one if it is taken."""
+
+    def check(self) -> None:
+        if self.port > 65535:
+            raise ValueError(f"--port is a number from 0 to 65535, got {self.port}")
 
 
 @dataclass(kw_only=True)
@@ -211,7 +218,7 @@ class Export(Common):
     """Write the networks of a run as ONNX, with what goes in and comes out of them, and a program that needs neither torch nor
     monopose (pip install 'monopose[onnx]')."""
 
-    run: Positional[str]
+    run: Positional[Annotated[str, arg(metavar="RUN")]]
     """Run folder, or the name of bundled weights."""
     out: MaybePath = None
     """Folder for the files; RUN/onnx by default."""

@@ -12,7 +12,8 @@ import math
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +22,22 @@ import torch
 from numpy.typing import NDArray
 
 from .. import runs, viz
+from ..contour import points
 from ..datasets.bop import models as bop_models
 from ..geometry import rotation
 from ..io import limits, records
 from ..io.files import sole_writer, write_json
-from ..io.images import as_frame
+from ..io.images import as_frame, is_live, is_video, iterate_frames
 from ..mesh import symmetries
 from ..mesh.loading import load_mesh, to_trimesh
 from ..mesh.readers import FORMATS
 from ..objects import pipeline
 from ..objects.viz import save_stages
+from ..tracking import film
+from ..tracking.background import Background
+from ..tracking.options import SAVE as CONTOURS
+from ..tracking.tracker import Track, Tracker, detect_of
+from ..tracking.viz import FPS
 from ..types import Frame, ObjectModel, PoseEstimates, Symmetries
 from ..viz import canvas
 from ..viz.posterior import chosen
@@ -147,14 +154,15 @@ def _server(host: str, port: int) -> Any:
     return server
 
 
-def _show(server: Any, things: Sequence[Thing]) -> list[Any]:
-    """Put things into the page; returns their handles."""
+def _show(server: Any, things: Sequence[Thing], far: float = 0.0) -> list[Any]:
+    """Put things into the page, `far` metres away from each other or as far as they are; returns their handles."""
     scene, handles = server.scene, []
-    far = max(float(np.linalg.norm(thing.pose[:3, 3])) for thing in things) or 1.0
+    far = far or max(float(np.linalg.norm(thing.pose[:3, 3])) for thing in things) or 1.0
     for kind, path, pose, color, value, opacity, shown in things:
         wxyz = rotation.quat_wxyz_from_matrix(torch.from_numpy(pose[:3, :3])).numpy()
         at: dict[str, Any] = {"wxyz": wxyz, "position": pose[:3, 3], "visible": shown}
         if kind == "frustum":
+            _look(server, (-0.5 * far, -0.6 * far, -0.5 * far), (0.0, 0.0, 0.6 * far))
             handle = scene.add_camera_frustum(path, value[1], value[2], scale=0.2 * far, image=value[0], color=color)
         elif kind == "model" and opacity == 1 and (value.colors is not None or value.texture is not None):
             handle = scene.add_mesh_trimesh(path, to_trimesh(value), **at)
@@ -171,6 +179,11 @@ def _show(server: Any, things: Sequence[Thing]) -> list[Any]:
             handle = scene.add_line_segments(path, ends, color, thickness=4.0, thickness_units="screen")
         handles.append(handle)
     return handles
+
+
+def _look(server: Any, position: Sequence[float], at: Sequence[float]) -> None:
+    """From where the page looks at the scene until somebody moves it, metres."""
+    server.initial_camera.look_at, server.initial_camera.position = at, position
 
 
 def serve_run(run: pipeline.Pipeline, options: Mapping[str, Any], host: str, port: int, photo: Any = None) -> Any:
@@ -245,6 +258,8 @@ def serve_mesh(model: ObjectModel, file: Path, obj_id: int, host: str, port: int
     findings = symmetries.propose_symmetries(model).findings
     server = _server(host, port)
     handles = _show(server, axes_of(model, findings))[1:]
+    middle, away = model.bounds.double().mean(0).cpu().numpy(), 1.1 * model.diameter
+    _look(server, middle + away * np.array([0.6, -0.5, -0.8]), middle)
     server.gui.add_markdown("About which axes does the object look the same?" if findings else "No symmetry was found.")
     boxes = [server.gui.add_checkbox(f"{n + 1}: {found}", found.accepted) for n, found in enumerate(findings)]
     button, words = server.gui.add_button("Write models_info.json"), server.gui.add_markdown("")
@@ -261,6 +276,74 @@ def serve_mesh(model: ObjectModel, file: Path, obj_id: int, host: str, port: int
             words.content = _plain(str(error))
 
     return server
+
+
+def serve_film(shown: film.Film, models: Sequence[ObjectModel], live: bool, host: str, port: int) -> Any:
+    """A page that plays a film while it is taken, stops at any picture of it, and shows the objects there in 3D.
+
+    Args:
+        shown: not started yet.
+        models: what is tracked in it, by row.
+        live: show the newest picture at first, not one after the other.
+        host, port: as for `serve_run`.
+    """
+    server = _server(host, port)
+    play, newest = server.gui.add_checkbox("play", True), server.gui.add_checkbox("jump to the newest", live)
+    place = server.gui.add_slider("picture", 0, 1, 1, 0)
+    words, overlay = server.gui.add_markdown("…"), server.gui.add_image(np.full((2, 2, 3), 255, np.uint8), label="outlines")
+    paths = [f"{row + 1} {model.name}" for row, model in enumerate(models)]
+    things = [Thing("model", name, np.eye(4), canvas.object_color(m.obj_id), m, shown=False) for name, m in zip(paths, models)]
+    handles, camera, busy = _show(server, things), list[Any](), threading.Lock()
+
+    def show(index: int) -> None:
+        with busy:
+            moment = shown.at(index)
+            picture = overlay.image = moment.picture()
+            if not camera:
+                view = picture, 2 * math.atan(moment.size[0] / (2 * moment.focal)), moment.size[1] / moment.size[0]
+                far = 5 * max(model.diameter for model in models)
+                camera.extend(_show(server, [Thing("frustum", "camera", np.eye(4), (40, 40, 46), view)], far))
+            camera[0].image = picture
+            for handle, track in zip(handles, moment.tracks):
+                handle.visible = not track.lost
+                handle.wxyz = rotation.quat_wxyz_from_matrix(track.cam_from_obj[:3, :3]).numpy()
+                handle.position = track.cam_from_obj[:3, 3].numpy()
+            words.content = f"{_plain(moment.name)}\n\n{_tracks_table(moment.tracks)}\n\n{_plain(shown.ended)}"
+
+    @place.on_update
+    def _(event: Any) -> None:
+        if event.client is not None:  # somebody moved it
+            play.value = newest.value = False
+            show(int(place.value))
+
+    def run() -> None:
+        shown.start()
+        index, said = -1, ""
+        while not shown.closed.wait(1 / FPS):
+            if shown.last < shown.first:
+                words.content = _plain(shown.ended) or "Waiting for the first picture …"
+                continue
+            place.min, place.max = shown.first, max(shown.last, shown.first + 1)
+            if not play.value:
+                index = int(place.value)
+                continue
+            new = shown.last if newest.value and not shown.ended else max(index + 1, shown.first)
+            if (new <= shown.last and new != index) or shown.ended != said:
+                index, said = min(new, shown.last), shown.ended
+                place.value = index
+                show(index)
+
+    threading.Thread(target=run, daemon=True).start()
+    return server
+
+
+def _tracks_table(tracks: Sequence[Track]) -> str:
+    rows = [
+        f"| {_plain(t.name)} | {_plain(', '.join(t.reasons)) if t.lost else f'{1 - t.probability_lost:.2f}'} | "
+        f"{'' if t.lost else ', '.join(f'{v:.3f}' for v in t.cam_from_obj[:3, 3].tolist())} |"
+        for t in tracks
+    ]
+    return "| | probability | x, y, z in m |\n|---|---|---|\n" + "\n".join(rows)
 
 
 def _table(poses: PoseEstimates) -> str:
@@ -283,7 +366,7 @@ def _picture(server: Any, file: Path) -> Any:
 
 def view(args: Any, say: Any) -> None:
     """Serve the page of `monopose view` until Ctrl-C."""
-    source, camera = Path(args.source), args.camera
+    source, camera, playing = Path(args.source), args.camera, None
     if source.is_file() and source.suffix.lower() in FORMATS:
         number, file = re.fullmatch(r"obj_(\d+)", source.stem), args.out or source.with_name("models_info.json")
         server = serve_mesh(load_mesh(source, args.unit), file, int(number[1]) if number else 1, args.host, args.port)
@@ -294,6 +377,31 @@ def view(args: Any, say: Any) -> None:
         if not isinstance(run, pipeline.Pipeline):
             raise ValueError(f"{args.source} is a {runs.family_of(args.source)} run; monopose view shows runs of known objects")
         options = {"camera": camera.camera, "fov_deg": camera.fov, "resize_camera": camera.resize_camera}
-        server = serve_run(run, options, args.host, args.port, args.photo)
+        if args.photo is not None and (args.tracks is not None or is_video(args.photo)):
+            playing = _film(run, args, iterate_frames(args.photo, **options), say)
+            server = serve_film(playing, list(run.models.values()), is_live(args.photo), args.host, args.port)
+        else:
+            server = serve_run(run, options, args.host, args.port, args.photo)
     say(f"http://{server.get_host()}:{server.get_port()}    (Ctrl-C ends it)")
-    server.sleep_forever()
+    try:
+        server.sleep_forever()
+    finally:
+        if playing is not None:
+            playing.close()
+
+
+def _film(run: pipeline.Pipeline, args: Any, frames: Iterator[tuple[str, Frame]], say: Callable[[str], None]) -> film.Film:
+    """What the page of a video plays: tracks that there are, or those of a tracker."""
+    models = list(run.models.values())
+    if not models:
+        raise ValueError(f"{run.path} has no folder objects/ with the CAD models, whose outlines are followed; give --models")
+    if args.tracks is None and run.detector is None:
+        raise ValueError(f"{run.path} has no detector.safetensors to find objects; track from a start, then give --tracks")
+    frames = chain([next(frames)], frames)  # before the contours, which take their time
+    steps = None if args.tracks is None else film.read(args.tracks, models, frames)
+    say(f"contours of {len(models)} object{'s' * (len(models) != 1)}; made once, then read from {CONTOURS}")
+    if steps is not None:
+        return film.Film(steps, [points.views_of(model, CONTOURS) for model in models])
+    detect = detect_of(run)
+    tracker = Tracker(models, Background(detect) if is_live(args.photo) else detect, CONTOURS)
+    return film.Film(film.tracked(tracker, frames), [s.views for s in tracker.states])

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import __version__
+from ..io.bars import console
 from ..io.files import sole_writer, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -200,9 +201,7 @@ def _fetch_and_unpack(archive: Archive, folder: Path) -> None:
 
 
 def _say(message: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    console().print(message, markup=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ fetching

@@ -422,6 +422,12 @@ def is_url(source: str | Path | int) -> bool:
     return isinstance(source, str) and URL.match(source) is not None
 
 
+def is_video(source: str | Path | int) -> bool:
+    """Whether pictures of a source follow each other in time: a live one, a video file, or a folder."""
+    path = Path(str(source))
+    return is_live(source) or path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES
+
+
 def is_live(source: str | Path | int) -> bool:
     """Whether a source is a camera or the address of a live video, whose pictures come as time passes."""
     return isinstance(source, int) or is_url(source) or re.fullmatch(r"\d+", str(source)) is not None

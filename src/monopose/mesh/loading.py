@@ -136,7 +136,7 @@ def _scale(path: Path, name: str, unit: str | None, longest: float) -> float:
         readings = ", ".join(f"{length(s)} if in {u}" for u, s in sizes.items())
         raise ValueError(
             f"{path.name}: the format {path.suffix[1:].upper()} does not say its unit; the longest side is "
-            f"{readings}. Pass the right one, e.g. {call} {flag}"
+            f"{readings}. Say which, as in --unit {plausible[0] if plausible else 'mm'}; in Python {call}"
         )
     size = sizes[used]
     if SHORTEST <= size <= LONGEST:

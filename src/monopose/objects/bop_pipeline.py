@@ -22,6 +22,7 @@ from ..datasets.bop import scenes as bop_scenes
 from ..detection import LEAST_SCORE
 from ..geometry import rotation, se3
 from ..io import shards
+from ..io.bars import Bar
 from ..io.files import digest_of, list_unreadable, sole_writer
 from ..io.images import Unreadable
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
@@ -332,12 +333,8 @@ def _every_image(
 
     Of pictures that cannot be read the reason is kept, unless `strict`.
     """
-    from rich.progress import Progress
-
     counts = {} if counts is None else counts
-    with Progress(transient=True) as progress:
-        total = sum(len(job.pieces(b)) for b in job.mine())
-        task = progress.add_task("images", total=total, completed=job.skipped())
+    with Bar("pictures", sum(len(job.pieces(b)) for b in job.mine()), job.skipped()) as bar:
         for block, pieces in job.todo():
             rows: list[Any] = []
             for i in pieces:
@@ -349,7 +346,7 @@ def _every_image(
                     if strict:
                         raise
                     rows.append(str(error))
-                progress.advance(task)
+                bar.advance()
             job.save(block, rows)
 
 

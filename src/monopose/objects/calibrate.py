@@ -18,6 +18,7 @@ from ..evaluation import calibration
 from ..evaluation import calibration as evaluation_calibration
 from ..evaluation.bop import Object
 from ..io import shards
+from ..io.bars import Bar, watched
 from ..io.files import atomic_write, digest_of
 from ..mesh.loading import simplified
 from ..synthesis import bop_folder
@@ -190,9 +191,11 @@ def run(
     about |= {"diameters": {i: m.diameter for i, m in source.models.items()}, "K": source.camera.K.tolist()}
     tens = [range(n, min(n + 10, images)) for n in range(0, images, 10)]
     job = shards.Job(model.path / shards.FOLDER / "calibrate", about | {"images": images}, len(tens), 1, shard)
-    for n, _ in job.todo():
-        drawn, total = (frames[i][0] for i in tens[n]), len(tens[n]) if progress_bar else None
-        job.save(n, [_tables(collect(model, drawn, objects, seed, total, tens[n][0]))])
+    total = sum(len(tens[n]) for n in job.mine())
+    with Bar("pictures", total, min(10 * job.skipped(), total), progress_bar) as bar:
+        for n, _ in job.todo():
+            job.save(n, [_tables(collect(model, (frames[i][0] for i in tens[n]), objects, seed, tens[n][0]))])
+            bar.advance(len(tens[n]))
     if shard is not None and not shard.last:
         return None
     samples = _samples(job.rows())
@@ -238,12 +241,8 @@ def run(
     photo_coverage = {}
     if targets is not None:
         keys = _photos(data, targets)
-        shots = (_photo(data / split, key) for key in keys)
-        seen = {
-            kind: s
-            for kind, s in collect(model, shots, objects, seed, len(keys) if progress_bar else None).items()
-            if kind in maps
-        }
+        shots = watched((_photo(data / split, key) for key in keys), "photos", len(keys), progress_bar)
+        seen = {kind: s for kind, s in collect(model, shots, objects, seed).items() if kind in maps}
         for state in states:
             rows = [_usable(s)[0] for kind, s in seen.items() if kind.startswith(REFINED) == bool(state)]
             squared = np.concatenate([np.zeros(0), *rows])
@@ -324,9 +323,8 @@ def _scene(files: Mapping[str, Path], data: Path, ids: tuple[int, ...]) -> synth
 
 
 def collect(
-    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, total: int | None = None,
-    first: int = 0,
-) -> dict[str, Samples]:  # fmt: skip
+    model: pipeline.Pipeline, frames: Iterable[Frame], objects: Mapping[int, Object], seed: int, first: int = 0
+) -> dict[str, Samples]:
     """Predict on pictures with known poses, in boxes of the run's detector if it has one and in jittered true boxes.
 
     Args:
@@ -334,22 +332,18 @@ def collect(
         frames: the pictures.
         objects: by which errors are measured.
         seed: of the jitter.
-        total: how many frames there are, to show a bar; None shows none.
         first: number of the first picture.
 
     Returns:
         "detector" (if there is one) and "boxes" -> their estimates; of a run with a refiner "refined detector" and "refined
         boxes" -> those of them that it refined.
     """
-    from rich.progress import track
-
     refiner, model = model.refiner, replace(model, calibration=None, refiner=None)
     boxes = ["boxes"] if model.detector is None else ["detector", "boxes"]
     rows: dict[str, list[tuple[float, ...]]] = {
         kind + name: [] for kind in ([""] if refiner is None else ["", REFINED]) for name in boxes
     }
-    watched = track(frames, description="pictures", total=total, transient=True, disable=total is None)
-    for n, frame in enumerate(watched, first):
+    for n, frame in enumerate(frames, first):
         assert frame.instances is not None
         truth, plain = frame.instances, replace(frame, instances=None)
         given = _jittered(truth, set(objects), np.random.default_rng((seed, n, 6)))

@@ -20,6 +20,7 @@ from ..evaluation import calibration
 from ..evaluation.bop import Object
 from ..geometry import boxes as box_ops
 from ..io import records
+from ..io.bars import watched
 from ..io.files import atomic_write, or_warned, write_json
 from ..synthesis import blender, bop_folder
 from ..training import progress
@@ -111,7 +112,8 @@ class Report:
 
     def verdict(self) -> str:
         """How good it is, and whether more training is worth it, in one sentence."""
-        line = {"right": self.share} | ({"mm": self.median("mm"), "deg": self.median("deg")} if self.found_half else {})
+        medians = {"mm": self.median("mm"), "deg": self.median("deg")} if self.found_half else {}
+        line = {"of": len(self.targets), "right": self.share, **medians}
         ahead = [progress.outlook([*lines[:-1], {**lines[-1], **line}]) for lines in self.curves.values() if lines]
         better = next((text for text in ahead if text.startswith("still")), ahead[0] if ahead else "")
         return progress.figures_text(line) + (f"; {better}" if better else "")
@@ -197,8 +199,6 @@ def run(
         FileNotFoundError, ValueError: no such run; no data, or no CAD model of an object that the run knows; fewer than one
             scene.
     """
-    from rich.progress import track
-
     images = usual_images() if images is None else images
     if images < 1:
         raise ValueError(f"a report needs at least one picture, got {images}")
@@ -214,8 +214,7 @@ def run(
     scores, right = [], []
 
     def shown() -> Iterator[tuple[int, Frame]]:
-        numbers = track(range(images), "pictures", transient=True, disable=not progress_bar, console=_console())
-        yield from ((n, frames[n][0]) for n in numbers)
+        yield from ((n, frames[n][0]) for n in watched(range(images), "pictures", images, progress_bar))
 
     kept: dict[int, PoseEstimates] = {}
     for n, frame in shown():
@@ -246,12 +245,6 @@ def run(
 def usual_images() -> int:
     """How many scenes a report takes."""
     return TRACED_IMAGES if blender.is_there() else IMAGES
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def data_of(folder: Path) -> Path:

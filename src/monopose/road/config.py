@@ -67,7 +67,7 @@ class Config:
     auxiliary: Literal["sigma", "v1", "v2"] = "sigma"  # deviations of the reprojection: one for all, in metres; or as published
     roi: int = 28  # side of the grid on which the auxiliary losses look at an object, points
     lidar_points: int = 64  # surface points of an object that the coordinate loss looks at, at most
-    depth_modes: int = 0  # of the auxiliary distribution of depth
+    depth_modes: int = 0  # of the auxiliary distribution of depth at LiDAR points; 0: none
     focal: float = 1260.0  # pixels; depths are predicted for a camera of this focal length
     reference_scale: float = 0.2  # 1 / pixels, before the smooth L1 of reference points
     box_weight: float = 0.0  # of the generalised IoU of 2D boxes

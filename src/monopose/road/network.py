@@ -71,7 +71,7 @@ class Model(nn.Module):
             nn.init.zeros_(self.stretch.weight)
             nn.init.zeros_(self.stretch.bias)
         scale = None if direct else c.initial_scale
-        self.object_head = sampler.ObjectHead(c.channels, c.object_hidden, len(c.attributes) + 1, scale, c.depth_modes)
+        self.object_head = sampler.ObjectHead(c.channels, c.object_hidden, len(c.attributes) + 1, scale)
         self.pixel_head = None
         if self.uses_projection and c.auxiliary != "sigma":
             self.pixel_head = sampler.PixelHead(c.channels // c.heads, c.heads)
@@ -80,6 +80,7 @@ class Model(nn.Module):
         if c.coordinate_mixture and not direct:
             self.coordinate_sigma = nn.Parameter(torch.full((3,), math.log(0.2)))
         if c.depth_modes:
+            self.depth_head = sampler.DepthHead(c.channels, c.depth_modes)
             self.depth_sigma = nn.Parameter(torch.full((1,), math.log(0.3)))
         table = [SIZES.get(name.lower(), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))) for name in c.classes]
         self.register_buffer("means", torch.tensor(c.size_means or [m for m, _ in table]), persistent=False)

@@ -261,8 +261,7 @@ class ObjectAnswers(NamedTuple):
     """Outputs for an object as a whole.
 
     size_code (..., 3); score (...,), logit; velocity (..., 2), metres per second; attributes (..., A), logits; log_scale
-    (..., 2), log of the sum of the weights of u and v; depth (..., M, 2), place and logit of every mode; direct (..., 5). What
-    was not asked for has no entries.
+    (..., 2), log of the sum of the weights of u and v; direct (..., 5). What was not asked for has no entries.
     """
 
     size_code: Tensor
@@ -270,7 +269,6 @@ class ObjectAnswers(NamedTuple):
     velocity: Tensor
     attributes: Tensor
     log_scale: Tensor
-    depth: Tensor
     direct: Tensor
 
 
@@ -282,27 +280,20 @@ class ObjectHead(nn.Module):
         hidden: of the layers.
         attributes: A.
         initial_scale: log of the sum of the weights before training; None: no weights are asked for, but `direct`.
-        depth_modes: M, 0 for none.
     """
 
-    def __init__(self, width: int, hidden: int, attributes: int, initial_scale: float | None, depth_modes: int) -> None:
+    def __init__(self, width: int, hidden: int, attributes: int, initial_scale: float | None) -> None:
         super().__init__()
         self.splits = [3, 1, 2, attributes]
-        self.modes = depth_modes
         self.body = _layers(width, hidden)
         self.answers = nn.Linear(hidden, sum(self.splits))
-        self.scale = self.direct = self.depth = None
+        self.scale = self.direct = None
         if initial_scale is None:
             self.direct = nn.Linear(hidden, 5)
         else:
             self.scale = nn.Linear(width, 2)
             nn.init.zeros_(self.scale.weight)
             nn.init.constant_(self.scale.bias, initial_scale)
-        if depth_modes:
-            last = nn.Linear(hidden, 2 * depth_modes)
-            self.depth = nn.Sequential(*_layers(width, hidden), last)
-            with torch.no_grad():  # modes that start apart
-                last.bias[:depth_modes] = torch.linspace(-0.5, 1.5, depth_modes)
 
     def forward(self, objects: Tensor) -> ObjectAnswers:
         """(..., C) -> answers."""
@@ -311,8 +302,30 @@ class ObjectHead(nn.Module):
         none = size[..., :0]
         scale = none if self.scale is None else self.scale(objects).float().clamp(-20, 20)
         direct = none if self.direct is None else self.direct(x).float()
-        depth = none[..., None] if self.depth is None else self.depth(objects).float().unflatten(-1, (2, self.modes)).mT
-        return ObjectAnswers(size, score[..., 0], velocity, attributes, scale, depth, direct)
+        return ObjectAnswers(size, score[..., 0], velocity, attributes, scale, direct)
+
+
+class DepthHead(nn.Module):
+    """How far what a pixel shows is, as a mixture, told from the values of all heads there.
+
+    Args:
+        width: channels of the value, and of the two hidden layers.
+        modes: M.
+    """
+
+    def __init__(self, width: int, modes: int) -> None:
+        super().__init__()
+        self.modes = modes
+        last = nn.Linear(width, 2 * modes)
+        self.answers = nn.Sequential(*_layers(width, width), last)
+        with torch.no_grad():  # modes that start apart, and alike
+            last.bias[:modes] = torch.linspace(-0.5, 1.5, modes)
+            last.weight[modes:] = last.bias[modes:] = 0
+
+    def forward(self, dense: Dense, pixels: Tensor) -> Tensor:
+        """Pixels (B, P, 2) -> place and logit of every mode, (B, P, M, 2)."""
+        values = sample(dense.value, pixels[:, None, None], dense.stride)[:, 0, 0]
+        return self.answers(values).float().unflatten(-1, (2, self.modes)).mT
 
 
 def _layers(width: int, hidden: int) -> nn.Sequential:

@@ -74,9 +74,8 @@ def _published(v2: bool, trainval: bool) -> Schedule:
         drops=(9, 11) if v2 else (10, 11), fields={"backbone_rate": 1.0, "warmup": 0.0},
         differs=(
             *other,
-            "one deviation per head in the auxiliary losses, not one per pixel and head, and boxes that overlap are not "
-            "normalised together",
-            "v2's loss of depth looks at the middle of each object, not at all LiDAR points of the picture",
+            "the auxiliary losses look at points of a grid in each box, where the original averages cells and resamples them "
+            "from box to box; objects are drawn from each picture, not from the batch",
         ),
     )  # fmt: skip
 
@@ -101,11 +100,14 @@ def described(data: str | Path, preset: str | None, config: road_config.Config, 
 
 
 def check_lidar(config: road_config.Config, frames: Sequence[RoadFrame], where: str) -> None:
-    """ValueError where coordinates are to be learned from LiDAR points, and the data have none."""
-    if config.coordinate_weight > 0 and not any(f.lidar for f in frames):
+    """ValueError where coordinates or depths are to be learned from LiDAR points, and the data have none."""
+    without = {"coordinate_weight": config.coordinate_weight, "depth_modes": config.depth_modes}
+    asked = [name for name, value in without.items() if value > 0]
+    if asked and not any(f.lidar for f in frames):
+        values = " and ".join(f"{name} is {without[name]:g}" for name in asked)
         raise ValueError(
-            f"coordinate_weight is {config.coordinate_weight:g}, and {where} has no LiDAR points to learn coordinates from, as "
-            "nuScenes' tables name (samples/LIDAR_TOP); --set coordinate_weight=0 learns without"
+            f"{values}, and {where} has no LiDAR points to learn from, as nuScenes' tables name (samples/LIDAR_TOP); "
+            f"--set {' '.join(f'{name}=0' for name in asked)} learns without"
         )
 
 
@@ -154,7 +156,7 @@ def train(
     out, config = Path(out), config or TrainConfig()
     method_config = method_config or make_config(data)
     notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
-    lidar = method_config.coordinate_weight > 0
+    lidar = method_config.coordinate_weight > 0 or method_config.depth_modes > 0
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
         check_lidar(method_config, (), str(data))

@@ -19,6 +19,7 @@ from ..datasets.bop import models as bop_models
 from ..datasets.bop import scenes, writing
 from ..geometry.boxes import from_masks
 from ..io import records, shards
+from ..io.bars import Bar
 from ..io.files import sole_writer, write_json
 from ..types import Camera, Frame, Instances, ObjectModel
 from . import samples
@@ -94,8 +95,6 @@ def write_bop(
         ValueError: no model, or two with one id; a split name that BOP's file names cannot hold; pictures that are already
             there were made of other models, or otherwise.
     """
-    from rich.progress import Progress
-
     ids = [m.obj_id for m in models]
     if not models or len(set(ids)) < len(ids) or min(ids) < 1:
         raise ValueError(f"write_bop needs models with distinct obj_id >= 1, got {ids}")
@@ -124,11 +123,10 @@ def write_bop(
         writing.write_models(out / "models_eval", known)
         writing.write_camera(out / "camera.json", camera)
         names = {m.obj_id: m.name for m in models}
-        with Progress(transient=True) as progress:
-            if job is None:
-                _append(source, out / split, images, seed, workers, names, progress)
-            else:
-                _share(job, source, out / split, seed, workers, progress)
+        if job is None:
+            _append(source, out / split, images, seed, workers, names)
+        else:
+            _share(job, source, out / split, seed, workers)
         if share:
             return out
         if job is not None:
@@ -149,39 +147,37 @@ def _loader(source: samples.Source, numbers: Sequence[int], seed: int, workers: 
     return DataLoader(Frames(source, numbers, seed), batch_size=None, num_workers=workers, worker_init_fn=one_thread)
 
 
-def _append(
-    source: samples.Source, split: Path, images: int, seed: int, workers: int, names: Mapping[int, str], progress: Any
-) -> None:
+def _append(source: samples.Source, split: Path, images: int, seed: int, workers: int, names: Mapping[int, str]) -> None:
     """Make the pictures that are missing, scene after scene."""
     folders = [split / f"{s:06d}" for s in range(-(-images // _SCENE))]
     done = sum(writing.count_images(f) for f in folders)
-    task = progress.add_task("pictures", total=images, completed=done)
-    for n, folder in enumerate(folders):
-        last = min((n + 1) * _SCENE, images)
-        first = n * _SCENE + writing.count_images(folder)
-        if first >= last:
-            continue
-        chunk: list[tuple[Frame, torch.Tensor]] = []
-        for i, item in enumerate(_loader(source, range(first, last), seed, workers), first + 1):
-            chunk.append(item)
-            if len(chunk) == _CHUNK or i == last:
-                writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
-                chunk = []
-            progress.advance(task)
+    with Bar("pictures", images, done) as bar:
+        for n, folder in enumerate(folders):
+            last = min((n + 1) * _SCENE, images)
+            first = n * _SCENE + writing.count_images(folder)
+            if first >= last:
+                continue
+            chunk: list[tuple[Frame, torch.Tensor]] = []
+            for i, item in enumerate(_loader(source, range(first, last), seed, workers), first + 1):
+                chunk.append(item)
+                if len(chunk) == _CHUNK or i == last:
+                    writing.append_frames(folder, [f for f, _ in chunk], [m for _, m in chunk], categories=names)
+                    chunk = []
+                bar.advance()
 
 
-def _share(job: shards.Job, source: samples.Source, split: Path, seed: int, workers: int, progress: Any) -> None:
+def _share(job: shards.Job, source: samples.Source, split: Path, seed: int, workers: int) -> None:
     """Make the pictures of a shard, whose entries wait in the job's blocks; those that scenes list are there already."""
     listed = {s: writing.count_images(split / f"{s:06d}") for s in range(-(-job.count // _SCENE))}
     todo = [(b, p) for b, p in job.todo() if p[-1] % _SCENE >= listed[p[-1] // _SCENE]]
-    task = progress.add_task("pictures", total=sum(len(p) for _, p in todo))
     drawn = iter(_loader(source, [i for _, pieces in todo for i in pieces], seed, workers)) if todo else iter(())
-    for block, pieces in todo:
-        rows = []
-        for i in pieces:
-            rows.append(writing.write_frame(split / f"{i // _SCENE:06d}", i % _SCENE, *next(drawn)))
-            progress.advance(task)
-        job.save(block, rows)
+    with Bar("pictures", sum(len(p) for _, p in todo)) as bar:
+        for block, pieces in todo:
+            rows = []
+            for i in pieces:
+                rows.append(writing.write_frame(split / f"{i // _SCENE:06d}", i % _SCENE, *next(drawn)))
+                bar.advance()
+            job.save(block, rows)
 
 
 def _add_all(job: shards.Job, split: Path, names: Mapping[int, str]) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets import pix3d
 from ..geometry import se3, viewpoints
 from ..geometry.camera import project
+from ..io.bars import Bar
 from ..io.files import atomic_write, sole_writer
 from ..io.records import read_json
 from ..types import ObjectModel
@@ -276,8 +277,6 @@ def write_pix3d(
         ValueError: no shape, no picture, two shapes with one name or a name that no folder can have; pictures that are
             already there were made otherwise.
     """
-    from rich.progress import Progress
-
     pairs = _checked(models, images, size)
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
@@ -298,8 +297,7 @@ def write_pix3d(
         numbers = _numbers([c for c, _ in pairs], images)
         todo = Pictures([m for _, m in pairs], size, photos, views, seed, len(entries), total)
         loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
-        with Progress(transient=True) as progress:
-            task = progress.add_task("pictures", total=total, completed=len(entries))
+        with Bar("pictures", total, len(entries)) as bar:
             for picture in loader if len(todo) else ():
                 i = len(entries)
                 category, model = pairs[i % len(pairs)]
@@ -309,7 +307,7 @@ def write_pix3d(
                 entries.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
                 if len(entries) % _CHUNK == 0 or len(entries) == total:
                     _write_entries(file, entries)
-                progress.advance(task)
+                bar.advance()
         return out
 
 

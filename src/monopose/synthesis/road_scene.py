@@ -24,6 +24,7 @@ from ..datasets import kitti
 from ..datasets.road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 from ..geometry import boxes3d, se3
 from ..geometry.camera import crop_resize_K
+from ..io.bars import Bar
 from ..io.files import atomic_write, sole_writer, write_json
 from ..io.records import read_json
 from ..render.scene import render_masks
@@ -239,8 +240,6 @@ def write_road(
     Raises:
         ValueError: settings that cannot be; pictures that are already there were made otherwise.
     """
-    from rich.progress import Progress
-
     if images < 1:
         raise ValueError(f"images must be at least 1, got {images}")
     check_config(config)
@@ -255,11 +254,10 @@ def write_road(
         loader = DataLoader(
             pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
         )  # fmt: skip
-        with Progress(transient=True) as progress:
-            task = progress.add_task("pictures", total=images, completed=images - len(todo))
+        with Bar("pictures", images, images - len(todo)) as bar:
             for picture in loader if todo else ():
                 _write(out, picture)
-                progress.advance(task)
+                bar.advance()
         meta = {"categories": {c: k for k, c in enumerate(CLASSES)}, "dataset": "synthetic roads"}
         write_json(out / "infos.json", {
             "metainfo": meta, "data_list": [read_json(out / "infos" / f"{i:06d}.json") for i in range(images)],

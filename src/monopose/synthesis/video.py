@@ -20,6 +20,7 @@ from ..datasets.bop import scenes, writing
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import rotation, se3
+from ..io.bars import Bar
 from ..io.files import write_json
 from ..render.maps import Lights
 from ..render.scene import render_masks, render_scene
@@ -314,8 +315,6 @@ def write_bop(
     Raises:
         ValueError: no model, or two with one id; more objects together than there are; videos that are already there.
     """
-    from rich.progress import Progress
-
     out, camera, config = Path(out), camera or synth.default_camera(), config or VideoConfig()
     known: Mapping[int, ObjectModel] = {m.obj_id: m for m in models}
     if not models or len(known) < len(models) or min(known) < 1:
@@ -331,8 +330,7 @@ def write_bop(
     writing.write_models(out / "models_eval", known)
     writing.write_camera(out / "camera.json", camera)
     names = {m.obj_id: m.name for m in models}
-    with Progress(transient=True) as progress:
-        task = progress.add_task("frames", total=videos * frames)
+    with Bar("frames", videos * frames) as bar:
         for v in range(videos):
             shown = [models[(v * together + k) % len(models)] for k in range(together)]
             film = plan(shown, camera, frames, config, photos, seed + v)
@@ -340,7 +338,7 @@ def write_bop(
             for start in range(0, frames, CHUNK):
                 drawn = [draw(film, i) for i in range(start, min(start + CHUNK, frames))]
                 writing.append_frames(folder, [f for f, _ in drawn], [m for _, m in drawn], categories=names)
-                progress.advance(task, len(drawn))
+                bar.advance(len(drawn))
     write_json(out / split / "video.json", asdict(config) | {"frames": frames, "together": together, "seed": seed})
     writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
     return out

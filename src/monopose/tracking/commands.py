@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..mesh.loading import load_mesh
 from ..types import Frame, ObjectModel
 from . import background, options, recording, smoothing, viz
 from .rerun_file import RerunFile, package
-from .tracker import Track, Tracker
+from .tracker import Track, Tracker, detect_of
 
 
 def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]:
@@ -48,24 +49,32 @@ def track(args: options.Track, printer: Callable[[str], None]) -> dict[str, Any]
         package()  # before anything is written
     models, detect = _objects(args, replayed is not None)
     window = viz.Window() if args.window else None
+    given, frames = _begun(args, models, replayed)  # before the contours, which take their time
     out = Path(args.save)
     printer(f"contours of {len(models)} object{'s' * (len(models) != 1)}; made once, then read from {args.cache or out}")
     with sole_writer(out, "track"):
-        return _tracked(args, printer, models, detect, replayed, window)
+        return _tracked(args, printer, models, detect, replayed, window, given, frames)
+
+
+def _begun(
+    args: options.Track, models: Sequence[ObjectModel], replayed: recording.Recording | None
+) -> tuple[dict[int, Tensor] | None, Iterator[tuple[str, Frame]]]:
+    """The poses of the first picture, if they are told, and the pictures, the first of which has been read."""
+    if replayed is not None:
+        return replayed.start, replayed.frames
+    given = None if args.start is None else read_start(args.start, models)
+    camera = args.camera
+    frames = iterate_frames(args.source, camera.camera, fov_deg=camera.fov, resize_camera=camera.resize_camera)
+    return given, chain([next(frames)], frames)
 
 
 def _tracked(
     args: options.Track, printer: Callable[[str], None], models: Sequence[ObjectModel], detect: background.Detect | None,
-    replayed: recording.Recording | None, window: viz.Window | None,
+    replayed: recording.Recording | None, window: viz.Window | None, given: dict[int, Tensor] | None,
+    frames: Iterator[tuple[str, Frame]],
 ) -> dict[str, Any]:  # fmt: skip
     out = Path(args.save)
     tracker = Tracker(models, _detector(args, detect, replayed), args.cache or out)
-    if replayed is not None:
-        given, frames = replayed.start, replayed.frames
-    else:
-        given = None if args.start is None else read_start(args.start, models)
-        camera = args.camera
-        frames = iterate_frames(args.source, camera.camera, fov_deg=camera.fov, resize_camera=camera.resize_camera)
     recorder = None if args.record is None else recording.Recorder(args.record, given, tracker.detector is not None)
     output = _Output(out, tracker, args.smooth, printer, window, args.rrd)
     stopped, count, heard, began = False, 0, 0, time.perf_counter()
@@ -288,10 +297,9 @@ def _objects(args: options.Track, replayed: bool) -> tuple[list[ObjectModel], ba
     run = pipeline.load(args.model, args.device)
     if not run.models:
         raise ValueError(f"{run.path} has no folder objects/ with the CAD models, whose outlines are followed; copy it there")
-    detect = run.predict if run.detector is not None else None
-    if detect is None and args.start is None and not replayed:
+    if run.detector is None and args.start is None and not replayed:
         raise ValueError(f"{run.path} has no detector.safetensors, so it cannot find the start; give --start pose.json")
-    return list(run.models.values()), None if detect is None else lambda frame: run.predict(frame, looks=1, refine=False)
+    return list(run.models.values()), None if run.detector is None else detect_of(run)
 
 
 def _detector(

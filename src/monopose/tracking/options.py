@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ..command import CameraOptions, Common, Device, MaybeFloat, MaybeInt, MaybeName, MaybePath, Unit
 
 RECORDING = "recording.jsonl"  # in a folder of --record
+SAVE = Path("out/track")
 
 
 @dataclass(kw_only=True)
@@ -28,7 +29,7 @@ class Track(Common):
     """Unit of the numbers in the mesh files."""
     start: MaybePath = None
     """JSON file with the poses of the first picture: cam_from_obj of every object, metres; or BOP's scene_gt.json."""
-    save: Path = Path("out/track")
+    save: Path = SAVE
     """Folder for poses, trajectories and the video."""
     record: MaybePath = None
     """Folder to keep the pictures and the detector's answers in, so that the same tracks can be made again."""

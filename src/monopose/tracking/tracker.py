@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from ..mesh.loading import simplified
 from ..render.raster import rasterize
 from ..types import Frame, ObjectModel, PoseEstimates
 from . import background, features
+
+if TYPE_CHECKING:
+    from ..objects.pipeline import Pipeline
 
 Array = np.ndarray
 SIDE = 256  # pixels of a crop
@@ -139,8 +142,9 @@ class Tracker:
     """Follow objects through a video.
 
     Args:
-        models: the objects, one track each; the same model twice gives two tracks.
-        detect: picture -> poses, such as `Pipeline.predict`; or one of `tracking.background`, which says when it looks and
+        models: the objects, one track each, the same model twice gives two tracks; or a run of known objects, whose
+            detector then finds them.
+        detect: picture -> poses, such as `detect_of`; or one of `tracking.background`, which says when it looks and
             when its answer comes. It looks at one frame in `EVERY`, and more often while something is lost: it finds what is
             new or lost, and checks what is tracked. None: a lost object is only looked for around where it was last seen.
         cache: folder for the contours of the models, which take some seconds each to make; None: they are made anew.
@@ -151,13 +155,16 @@ class Tracker:
 
     def __init__(
         self,
-        models: Sequence[ObjectModel],
+        models: Sequence[ObjectModel] | Pipeline,
         detect: background.Detect | background.Detector | None = None,
         cache: str | Path | None = None,
         views: int = points.VIEWS,
     ) -> None:
+        if not isinstance(models, Sequence):
+            detect = detect_of(models) if detect is None and models.detector is not None else detect
+            models = list(models.models.values())
         if not models:
-            raise ValueError("no models; a tracker needs at least one object to follow")
+            raise ValueError("no models; a tracker needs at least one object to follow, with its CAD model")
         self.detector = background.Inline(detect) if callable(detect) else detect
         self.states = [
             _State(
@@ -253,6 +260,11 @@ class Tracker:
                 _recover(s, frame, answer.poses, taken, path)
             elif pose is not None:
                 _check(s, pose, frame, answer.poses, path)
+
+
+def detect_of(run: Pipeline) -> background.Detect:
+    """How a run looks at a frame of a video: once, without the refiner, which takes longer than a frame lasts."""
+    return lambda frame: run.predict(frame, looks=1, refine=False)
 
 
 def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:

@@ -62,6 +62,13 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0  # between checkpoints
     evaluate_minutes: float = 2.0  # at least between measurements on held-out samples, which take 2 % of the time at most
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be {least} or more, got {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr must be above 0 and finite, got {self.lr:g}")
+
 
 BatchTransform = Callable[[torch.device], Callable[[dict[str, Any]], dict[str, Any]]]
 Measure = Callable[[Any], dict[str, float]]  # the network, in evaluation mode -> what was measured, see `training.progress`

@@ -12,12 +12,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..io.bars import console
 from ..io.files import atomic_write
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FILE = "progress.jsonl"
 LEAST_GAIN = 0.03  # of the error, from the middle of a training to its end, below which it does not improve
@@ -70,22 +68,27 @@ def improving(lines: Sequence[Line]) -> bool | None:
     return sum(end) < sum(middle) - LEAST_GAIN * abs(sum(middle))
 
 
-def share_text(share: float) -> str:
-    """7 of 10; of 100 where tenths would say all or nothing."""
-    base = 10 if 0.05 <= share < 0.95 else 100
+def share_text(share: float, of: int = 100) -> str:
+    """7 of 10; of all that were looked at, 100 at most, where tenths would say all or nothing."""
+    base = 10 if 0.05 <= share < 0.95 else max(min(of, 100), 1)
     return f"{round(base * share)} of {base}"
+
+
+def _short(value: float, digits: int) -> str:
+    """So many digits, and zeros where it is longer: 120, not 1.2e+02."""
+    return f"{float(f'{value:.{digits}g}'):.9g}"
 
 
 def figures_text(line: Line) -> str:
     """What was measured, in words."""
-    parts = []
+    parts, of = [], line.get("of") or 100
     if "right" in line:
-        before = f" (before: {share_text(line['before'])})" if "before" in line else ""
-        parts.append(f"right in {share_text(line['right'])} held-out renderings{before}")
+        before = f" (before: {share_text(line['before'], of)})" if "before" in line else ""
+        parts.append(f"right in {share_text(line['right'], of)} held-out renderings{before}")
     if line.get("mm") is not None:
-        parts.append(f"{line['mm']:.3g} mm and {line['deg']:.2g} degrees in the median")
+        parts.append(f"{_short(line['mm'], 3)} mm and {_short(line['deg'], 2)} degrees in the median")
     if "found" in line:
-        parts.append(f"finds {share_text(line['found'])} objects in held-out renderings")
+        parts.append(f"finds {share_text(line['found'], of)} objects in held-out renderings")
     if "false" in line:
         parts.append(f"{line['false']:.2g} false boxes a picture")
     return ", ".join(parts) if parts else f"loss {line['loss']:.4g}" if "loss" in line else "no loss was finite"
@@ -139,13 +142,7 @@ def _hours(hours: float) -> str:
 
 def announce(words: str, shown: bool) -> None:
     """Say what comes next, on standard error."""
-    _console(shown).print(words, markup=False)
-
-
-def _console(shown: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=not shown, highlight=False, soft_wrap=True)
+    console(shown).print(words, markup=False)
 
 
 class Bar:
@@ -159,7 +156,7 @@ class Bar:
     def __init__(self, name: str, shown: bool) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        self.console = _console(shown)
+        self.console = console(shown)
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[words]}")
         moving = shown and self.console.is_terminal
         self.progress = Progress(*columns, console=self.console, refresh_per_second=2, transient=True, disable=not moving)

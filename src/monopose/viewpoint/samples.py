@@ -28,6 +28,7 @@ from ..datasets import pix3d
 from ..geometry import boxes as box_ops
 from ..geometry import camera, se3, viewpoints
 from ..geometry import camera as camera_ops
+from ..io.bars import watched
 from ..io.files import existing_file
 from ..render import maps
 from ..render.raster import rasterize
@@ -385,14 +386,13 @@ class PhotoCrops(Dataset):
 
     def _decode(self) -> None:
         """Cut the crops that are not there; photos of one CAD model follow each other, so that it is read once."""
-        from rich.progress import track
 
         def make() -> dict[str, np.ndarray]:
             return {"crop": (self._crop(self.records[row], broken) * 255).round().clamp(0, 255).byte().numpy()}
 
         missing = np.flatnonzero(~self.kept.rows["there"]).tolist()
         broken: dict[str, str] = {}
-        for row in track(sorted(missing, key=lambda n: self.records[n].shape), "photos", transient=True, disable=not missing):
+        for row in watched(sorted(missing, key=lambda n: self.records[n].shape), "photos", len(missing)):
             self.kept.row(row, make)
         if broken:
             path, why = next(iter(broken.items()))
