@@ -522,20 +522,6 @@ def test_bin_loss_is_least_at_the_truth():
     assert gradient.abs().max() < 1e-5
 
 
-def test_bin_loss_counts_coarse_places_too():
-    """Eight bins: also as four and two, each the cross-entropy of the sums of neighbouring probabilities and shares."""
-    logits = torch.randn(2, 3, 8, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    target = torch.rand(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2.4 - 1.2
-    centres = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None, None]
-    shares = (1 - (target.clamp(-1, 1)[:, :, None] - centres).abs() * 3.5).clamp_min(0)
-    expected = torch.zeros(2, 2, 2, dtype=torch.float64)
-    for weight, joined in ((1, 1), (bins.COARSER[0], 2), (bins.COARSER[1], 4)):
-        p, truth = (x.unflatten(2, (-1, joined)).sum(3) for x in (logits.softmax(2), shares))
-        expected = expected - weight * (truth * p.log()).sum(2).mean(1)
-    torch.testing.assert_close(bins.cross_entropy(logits, target), expected)
-    assert torch.autograd.gradcheck(lambda x: bins.cross_entropy(x, target), logits)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bins_are_read_and_learned_as_written_out(channels_last):

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from .. import compiled
 
-COARSER = (0.5, 0.7, 1.0, 1.0)  # weights of half, a quarter ... as many bins, where all of them count 1
-
 
 def bin_centres(bins: int, like: Tensor) -> Tensor:
     """Normalised coordinates that the bins stand for, (bins,), from -1 to 1."""
@@ -64,11 +62,7 @@ def decode(bins: Tensor, reach: int = 2) -> Tensor:
 
 
 def cross_entropy(bins: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-    """Of each pixel's three coordinates, the truth shared between the two nearest bins; coarsely as well as finely.
-
-    Where the number of bins is even, neighbours are also joined two by two, again and again, and the cross-entropy of each of
-    these coarser distributions is added with its weight of `COARSER`. Which half of the object a pixel lies on is learned
-    before its place to a thirtieth, as with codes whose first digits count most (Su et al., ZebraPose, CVPR 2022).
+    """Of each pixel's three coordinates, the truth shared between the two nearest bins.
 
     Args:
         bins: logits, (B, 3, bins, h, w); half precision becomes float32.
@@ -87,16 +81,6 @@ def cross_entropy(bins: Tensor, target: Tensor, where: Tensor | None = None) -> 
     low = place.floor().long().clamp_max(count - 2)[..., None]
     share = place[..., None] - low
     log = (rows.float() if rows.dtype == torch.bfloat16 else rows).log_softmax(-1)
-    cost = _expected(log, low, low + 1, share)
-    for level, weight in enumerate(COARSER, 1):
-        if log.shape[-1] % 2 or log.shape[-1] < 4:
-            break
-        log = torch.logaddexp(log[..., 0::2], log[..., 1::2])
-        cost = cost + weight * _expected(log, low >> level, (low + 1) >> level, share)
-    cost = -cost.squeeze(-1).mean(-1)
+    near = log.gather(-1, low) * (1 - share) + log.gather(-1, low + 1) * share
+    cost = -near.squeeze(-1).mean(-1)
     return cost.new_zeros(where.numel()).index_copy(0, pixels, cost).view_as(where)
-
-
-def _expected(log: Tensor, low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """Log-probability of the truth, `share` of which lies in bin `high` and the rest in `low`: (n, 3, bins) -> (n, 3, 1)."""
-    return log.gather(-1, low) * (1 - share) + log.gather(-1, high) * share
