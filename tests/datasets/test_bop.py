@@ -105,6 +105,7 @@ def test_models_info_is_in_metres(tmp_path):
         ({"diameter": 0.1}, r"'diameter' must be millimetres, got 0\.1; were metres written\? Multiply by 1000"),
         ({"diameter": "big"}, r"'diameter' must be numbers, got 'big'"),
         ({"diameter": 100, "symmetries_discrete": [[1, 2]]}, r"'symmetries_discrete'\[0\] must be 16 finite numbers"),
+        ({"diameter": 100, "symmetries_continous": []}, "the key 'symmetries_continous' is not read; expected 'symmetries_d"),
         ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 1]}]}, r"symmetries_continuous: key 'offset' is missing"),
         ({"diameter": 100, "symmetries_continuous": [{"axis": [0, 0, 0], "offset": [0, 0, 0]}]}, r"'axis' must not be zero"),
     ],
@@ -338,6 +339,7 @@ def edit(path, change):
             lambda c: c.update({"0": {"cam_model": {"projection_model_type": "CameraModelType.FISHEYE624"}}}),
             r"image 0: has 'cam_model' \(CameraModelType\.FISHEYE624\) instead of 'cam_K'; only pinhole",
         ),
+        ("scene_camera", lambda c: c["0"].update(dist=[-0.3, 0.1, 0, 0]), r"image 0: 'dist' says that the lens distorts"),
         (
             "scene_camera",
             lambda c: c["0"].update(cam_K=[1, 2]),
@@ -465,6 +467,10 @@ def test_targets_in_both_forms(tmp_path, generator):
     assert images.im_id.tolist() == [0, 1]
     (tmp_path / "t.json").write_text('[{"scene_id": 1, "im_id": 2, "obj_id": 3}]')
     with pytest.raises(ValueError, match=r"t\.json, entry 0: key 'inst_count' is missing"):
+        scenes.read_targets(tmp_path / "t.json")
+    row = '{"scene_id": 1, "im_id": 2, "obj_id": 3, "inst_count": 1}'
+    (tmp_path / "t.json").write_text(f"[{row}, {row.replace('3', '4')}, {row}]")
+    with pytest.raises(ValueError, match=r"t\.json, entry 2: this object of this image is there before"):
         scenes.read_targets(tmp_path / "t.json")
 
 
@@ -604,6 +610,17 @@ def test_detections_survive_a_round_trip(tmp_path, generator):
     assert results.detections_of(results.read_detections(path)[4, 9]).masks is None
 
 
+def test_detections_without_area_are_left_out_with_a_warning(tmp_path):
+    path = tmp_path / "boxes.json"
+    row = {"scene_id": 1, "image_id": 2, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}
+    path.write_text(json.dumps([{**row, "bbox": [1, 2, -3, 4]}, row, {**row, "bbox": [1, 2, 3, 0]}]))
+    with pytest.warns(UserWarning, match=r"2 of 3 detections have no area and are left out \(first: .*boxes\.json, entry 0: "):
+        assert results.read_detections(path) == {(1, 2): [row]}
+    masks = [{"counts": [0, n * n], "size": [n, n]} for n in (2, 3)]
+    with pytest.raises(ValueError, match=r"scene 1, image 2, segmentation: .* have the sizes \(2, 2\), \(3, 3\)"):
+        results.detections_of([{**row, "segmentation": mask} for mask in masks], masks=True)
+
+
 def test_detection_messages(tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text("{}")
@@ -617,3 +634,28 @@ def test_detection_messages(tmp_path):
         results.read_detections(path)
     with pytest.raises(ValueError, match=r"'counts' must sum to height x width = 12, got 11; is 'size' \[h, w\]\?"):
         results.mask_from_rle({"counts": [5, 6], "size": [3, 4]})
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "message"),
+    [
+        (0, (48, 64), None), (0, (480, 640), "must sum to height x width = 307200, got 3072"), (0, (8, 8), "must sum to"),
+        (-3, (48, 64), "must sum to"), (-1, (48, 64), "cut short"), ("", (48, 64), "got 0"),
+        ("hello world", (48, 64), "not COCO"),
+        ("é~", (48, 64), "not COCO"), ("\0\0", (48, 64), "not COCO"), ("oooooooo0", (48, 64), "more than 2"),
+    ],
+)  # fmt: skip
+def test_packed_run_lengths_fill_the_picture_or_are_refused(counts, size, message):
+    """pycocotools fills what is missing with whatever was in memory."""
+    from pycocotools import mask as coco_mask
+
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 10:30] = True
+    if isinstance(counts, int):
+        packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        counts = packed[:counts] if counts else packed
+    if message is None:
+        np.testing.assert_array_equal(results.mask_from_rle({"counts": counts, "size": list(size)}), mask)
+    else:
+        with pytest.raises(ValueError, match=message):
+            results.mask_from_rle({"counts": counts, "size": list(size)})

@@ -74,6 +74,16 @@ def test_gradients_of_exp_and_log(size):
     torch.testing.assert_close(J, torch.eye(3, dtype=F64), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_gradient_of_log_at_half_a_turn_is_that_of_one_side(dtype):
+    R = torch.diag(torch.tensor([1.0, -1, -1], dtype=dtype)).expand(2, 3, 3)
+    turns = so3.skew(torch.eye(3, dtype=dtype)) @ R[0]  # of a small turn about each axis, before R
+    J = torch.autograd.functional.jacobian(lambda R: so3.so3_log(R).sum(0), R)
+    half = math.pi / 2
+    expected = torch.tensor([[1.0, 0, 0], [0, 0, half], [0, -half, 0]], dtype=dtype)
+    torch.testing.assert_close(torch.einsum("ibjk,ajk->bia", J, turns), expected.expand(2, 3, 3), rtol=1e-5, atol=1e-6)
+
+
 def test_gradient_of_exp_at_zero_is_the_skew_matrix():
     J = torch.autograd.functional.jacobian(so3.so3_exp, torch.zeros(3))
     torch.testing.assert_close(J.permute(2, 0, 1), so3.skew(torch.eye(3)))

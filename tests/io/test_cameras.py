@@ -86,6 +86,24 @@ def test_keys_that_are_not_read_are_named(tmp_path):
         read_camera(write(tmp_path, {**BASE, "unit": "mm"}))
 
 
+@pytest.mark.parametrize("key", ["dist_coef", "radial_distortion", "Distortion_Params", "lens_dist"])
+def test_distortion_under_a_name_that_is_not_read_is_refused(tmp_path, key):
+    with pytest.raises(
+        ValueError, match=rf"camera\.json has the key '{key.lower()}', which is not read; write .* 'distortion'"
+    ):
+        read_camera(write(tmp_path, {**BASE, key: {"a": [[0.0, -0.3]]}}))
+    with pytest.warns(ImageWarning, match="are not read"):  # a lens that does not distort
+        read_camera(write(tmp_path, {**BASE, key: [0, 0.0], "distance": 3}))
+
+
+@pytest.mark.parametrize("lens", [{"dist_coeffs": BROWN}, {"k1": 0.1}, {"distortion": {"k1": 0.1}}])
+def test_the_distortion_of_a_scenes_camera_is_not_lost(tmp_path, lens):
+    entry = {"cam_K": K, "depth_scale": 1.0}
+    with pytest.raises(ValueError, match=r"image 7: '.*' says that the lens distorts; .*: undistort the images"):
+        read_camera(write(tmp_path, {"7": {**entry, **lens}}), size=(480, 640))
+    read_camera(write(tmp_path, {"7": {**entry, "k1": 0, "cam_model": None}}), size=(480, 640))
+
+
 @pytest.mark.parametrize("head", ["", "%YAML:1.0\n---\n"])
 def test_opencv_yaml(tmp_path, head):
     text = f"""{head}image_width: 640

@@ -92,6 +92,14 @@ def test_killed_while_writing_keeps_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "link.json").symlink_to("gone.json")
+    with pytest.raises(
+        FileNotFoundError, match=r"no camera file at .*link\.json: it is a link to gone\.json, which is not there"
+    ):
+        existing_file(tmp_path / "link.json", "camera file")
+
+
 def test_missing_file_names_what_is_alike(tmp_path):
     (tmp_path / "camera.json").touch()
     (tmp_path / "other.txt").touch()

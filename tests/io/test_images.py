@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import struct
 import warnings
 
@@ -642,3 +643,25 @@ def test_a_frame_has_its_camera():
         as_frame(as_frame(_array(), ROWS), ROWS)
     with pytest.raises(ValueError, match="give one of them"):
         as_frame(_array(), ROWS, fov_deg=60)
+
+
+def test_what_only_looks_like_a_picture_in_a_folder_stops_nothing(tmp_path):
+    """A link to nothing, a folder, a picture that is gone when its turn comes: each is for the caller to name and go on."""
+    Image.new("RGB", (32, 24)).save(tmp_path / "b.png")
+    shutil.copy(tmp_path / "b.png", tmp_path / "d.png")
+    (tmp_path / "a.png").symlink_to("gone.png")
+    (tmp_path / "c.png").mkdir()
+    listed = list(images.listed_frames(tmp_path, fov_deg=60))
+    (tmp_path / "d.png").unlink()
+    said = {}
+    for name, read in listed:
+        try:
+            said[name] = tuple(read().image.shape)
+        except images.Unreadable as error:
+            said[name] = str(error)
+    assert said["b"] == (3, 24, 32)
+    assert "a.png: it is a link to gone.png, which is not there" in said["a"]
+    assert "c.png" in said["c"]
+    assert "d.png" in said["d"]
+    with pytest.raises(FileNotFoundError):  # asked for by name it is a mistake
+        images.read_frame(tmp_path / "d.png", fov_deg=60)

@@ -398,3 +398,41 @@ def test_gltf_says_what_it_lacks(tmp_path):
     circle = {"nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}
     with pytest.raises(ValueError, match="nested in a circle"):
         load_mesh(gltf(tmp_path / "e.gltf", TRIANGLE, extra=circle))
+
+
+PLY = """ply
+format ascii 1.0
+element vertex 3
+property float x
+property float y
+property float z
+property uchar r
+property uchar g
+property uchar b
+element face 1
+property list uchar int vertex_indices
+end_header
+0 0 0 255 0 0
+9 0 0 255 0 0
+0 9 0 255 0 0
+3 0 1 2
+"""
+
+
+def test_a_ply_has_the_rows_that_its_header_counts_and_colours_by_any_name(tmp_path):
+    path = tmp_path / "a.ply"
+    path.write_text(PLY)
+    assert load_mesh(path, "mm").colors[0].tolist() == [1, 0, 0]
+    path.write_text(PLY + "3 0 2 1\n")
+    with pytest.raises(ValueError, match=r"a\.ply, line 17: 1 rows more than its header counts"):
+        load_mesh(path, "mm")
+
+
+@pytest.mark.parametrize("colour", [" 255 0 0 255", ""])
+def test_colours_of_an_off_are_missed_aloud(tmp_path, colour):
+    path = tmp_path / "a.off"
+    path.write_text(f"COFF\n3 1 0\n0 0 0{colour}\n9 0 0{colour}\n0 9 0{colour}\n3 0 1 2\n")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        load_mesh(path, "mm")
+    assert ["colours of an OFF file are not read" in str(w.message) for w in heard] == [True] * bool(colour)

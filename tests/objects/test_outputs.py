@@ -143,11 +143,33 @@ def test_boxes_of_other_objects_are_left_out_with_a_warning(tmp_path):
         ({"bbox": "here"}, "'bbox' must be numbers"),
         ({"category_id": 1.5}, "category_id must be a whole number"),
         ({"category_id": None}, "category_id must be a whole number"),
+        ({"bbox": [0.1, 0.2, 0.3, 0.4]}, r"entry 0: the box .* looks divided by the size of the picture"),
     ],
 )
 def test_odd_entries_are_named(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
         read_boxes(write_rows(tmp_path, row), [5])
+
+
+def test_boxes_belong_to_the_picture_that_their_file_names(tmp_path):
+    assert len(read_boxes(write_rows(tmp_path, {"image_id": "3"}), [5])("000003.png")) == 1
+    path = write_rows(tmp_path, {"image_id": None, "file_name": "x/a.png"})
+    assert len(read_boxes(path, [5])("a.png")) == 1
+    with pytest.warns(UserWarning, match="none for b"):
+        assert len(read_boxes(path, [5])("b.png")) == 0
+    coco = {
+        "images": [{"id": 3, "file_name": "C:\\data\\a.png"}],
+        "annotations": [{"image_id": 3, "category_id": 5, "bbox": [1, 2, 3, 4]}],
+    }
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps(coco))
+    assert len(read_boxes([str(file)], [5])("a.png")) == 1
+    file.write_text(json.dumps(coco | {"annotations": [{**coco["annotations"][0], "image_id": 4}]}))
+    with pytest.raises(ValueError, match=r"coco\.json, entry 0: image_id 4 is not the id of any of the file's 'images'"):
+        read_boxes([str(file)], [5])
+    file.write_text(json.dumps(coco | {"images": coco["images"] * 2}))
+    with pytest.raises(ValueError, match=r"coco\.json, images entry 1: the id 3 is there twice"):
+        read_boxes([str(file)], [5])
 
 
 def test_a_picture_among_the_boxes_is_named():

@@ -278,3 +278,18 @@ def test_one_step_that_cannot_be_taken_stays_and_has_no_gradient():
     assert (weights.grad[:2] == 0).all()
     yaw = pnp.one_step(given.problems, truth, dof=4)
     torch.testing.assert_close(yaw[:, 1, :3], truth[:, 1, :3])  # the camera's Y axis stays
+
+
+@pytest.mark.parametrize("batch", [2, 1])
+def test_symmetries_of_other_problems_are_refused(batch):
+    X, x, w, T = problems(batch, 8, 1.0)
+    posterior = pnp.sample_posterior(X, x, K, w, samples=64, generator=generator())
+    of_each = torch.eye(4, dtype=F64).repeat(3, 2, 1, 1)
+    message = "batch dimensions|symmetries of each problem must be"
+    with pytest.raises(ValueError, match=message):
+        pnp.monte_carlo_loss(posterior, T, of_each)
+    with pytest.raises(ValueError, match=message):
+        pnp.derivative_loss(T, T, symmetries=of_each)
+    expected = pnp.monte_carlo_loss(posterior, T)
+    for right in (of_each[0], of_each[:1], of_each[:batch]):
+        torch.testing.assert_close(pnp.monte_carlo_loss(posterior, T, right), expected)

@@ -65,17 +65,17 @@ def so3_log(R: Tensor) -> Tensor:
         R: (..., 3, 3).
 
     Returns:
-        (..., 3), radians. Differentiable everywhere but at exactly pi.
+        (..., 3), radians. Differentiable; at exactly pi, where the axis may turn about, with the derivative of one side.
     """
     quat = quat_wxyz_from_matrix(R)
     w, v = quat[..., :1], quat[..., 1:]
-    v = torch.where(w < 0, -v, v)
-    w = w.abs()
+    w, v = torch.where(w < 0, -w, w), torch.where(w < 0, -v, v)
     square = (v * v).sum(-1, keepdim=True)
     near = square < 1e-8
     s = torch.where(near, torch.ones_like(square), square).sqrt()
     # 2 atan2(s, w) / s, with its series for small s (w is then near 1)
-    factor = torch.where(near, 2 / w * (1 - square / (3 * w * w)), 2 * torch.atan2(s, w) / s)
+    about_one = torch.where(near, w, torch.ones_like(w))
+    factor = torch.where(near, 2 / about_one * (1 - square / (3 * about_one * about_one)), 2 * torch.atan2(s, w) / s)
     return factor * v
 
 

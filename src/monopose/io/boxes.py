@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
         place = "" if file is None else f"{file}, entry {n}: "
         if not all(abs(v) < records.HUGE for v in box) or not (box[2] > box[0] and box[3] > box[1]):
             raise ValueError(f"{place}the box {box} of object {label} has no area; {_FORMS}")
+        if max(box) <= 1.5 and any(v % 1 for v in box):
+            raise ValueError(f"{place}the box {box} of object {label} looks divided by the size of the picture; {_FORMS}")
         if not 0 <= score <= 1:
             raise ValueError(
                 f"{place}the score of a box must lie between 0 and 1, got {score:g} for object {label}; divide percent by 100"
@@ -110,7 +112,9 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
             number = records.value(image, "id", where)
             if isinstance(number, bool) or not isinstance(number, (int, str)):
                 raise ValueError(f"{where}: id must be a number or text, got {number!r:.80}")
-            pictures[number] = Path(records.text(image, "file_name", where)).stem
+            if number in pictures:
+                raise ValueError(f"{where}: the id {number!r} is there twice; whose boxes are meant?")
+            pictures[number] = _stem(records.text(image, "file_name", where))
         content = content.get("annotations")
     if not isinstance(content, list):
         raise ValueError(f"{path} holds no list of boxes; {_FORMS}")
@@ -134,12 +138,24 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
                     raise ValueError(f"{where}: image_id must be a number or text, got {image!r:.80}")
                 score = float(records.numbers(entry, "score", (), where)) if "score" in entry else 1.0
                 label = records.whole(records.value(entry, "category_id", where), f"{where}: category_id")
-                known = image in pictures if isinstance(image, (int, str)) else False
-                rows.append((pictures[image] if known else image, label, [x, y, x + w, y + h], score))
+                if pictures:
+                    if image not in pictures:
+                        raise ValueError(f"{where}: image_id {image!r} is not the id of any of the file's 'images'")
+                    image = pictures[image]
+                elif image is None and "file_name" in entry:
+                    image = _stem(records.text(entry, "file_name", where))
+                elif isinstance(image, str) and image.isascii() and image.isdigit():
+                    image = int(image)
+                rows.append((image, label, [x, y, x + w, y + h], score))
         except ValueError as error:
             place = "" if str(path) in str(error) else f"{where}: "
             raise ValueError(f"{place}{error}; {_FORMS}") from error
     return rows
+
+
+def _stem(name: str) -> str:
+    """Of a path as any system writes it."""
+    return PurePosixPath(name.replace("\\", "/")).stem
 
 
 def _object_id(label: Any, ids: dict[str, int]) -> int:

@@ -104,6 +104,8 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
     if where is None:
         raise ValueError(f"{path} does not say how large its images are (width and height); give size=(height, width)")
     ignored = sorted(set(lower) - KNOWN)
+    if (unread := records.lens_key(lower, KNOWN)) is not None:
+        raise ValueError(f"{path} has the key {unread!r}, which is not read; write the coefficients as {DISTORTION[0]!r}")
     if ignored:
         warnings.warn(f"{path.name}: the key(s) {', '.join(ignored[:6])} are not read", ImageWarning, stacklevel=4)
     return _region(lower, K, where, _distortion(lower, path), path)
@@ -293,6 +295,7 @@ def _scene_camera(content: Mapping[str, Any], im_id: int | None, size: tuple[int
         )
     if size is None:
         raise ValueError(f"{path} does not say how large its images are; give size=(height, width)")
+    records.refuse_lens(entry, f"{path}, image {im_id}")
     return make_camera(camera_numbers(entry, "cam_K", 9, path), size, None, f"{path}, image {im_id}")
 
 

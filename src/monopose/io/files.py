@@ -289,6 +289,8 @@ def existing_file(path: str | Path, what: str) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"expected one {what}, got the folder {path} ({_listing(path)}); name a file in it")
     folder = path.parent
+    if path.is_symlink():
+        raise FileNotFoundError(f"no {what} at {path}: it is a link to {os.readlink(path)}, which is not there")
     if not folder.is_dir():
         while not folder.is_dir() and folder != folder.parent:
             folder = folder.parent

@@ -465,7 +465,11 @@ def listed_frames(
     pictures = iterate_source(source) if paths is None else ((str(p), None) for p in paths)
 
     def read(name: str, image: Tensor | None) -> Frame:
-        return _frame(read_image(name) if image is None else image, known, fov_deg, resize_camera, name)
+        try:
+            image = read_image(name) if image is None else image
+        except OSError as error:  # of a folder: a link to nothing, a folder with a picture's name, one that is gone by now
+            raise Unreadable(str(error)) from error
+        return _frame(image, known, fov_deg, resize_camera, name)
 
     return ((Path(n).name if whole else Path(n).stem, partial(read, n, image)) for n, image in pictures)
 

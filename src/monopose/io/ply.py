@@ -132,6 +132,10 @@ def _ascii(path: Path, data: bytes, start: int, layout: list[_Element]) -> dict[
             last = numbered[-1][0] if numbered else first - 1
             raise _cut(path, element, f", the file ends after {len(rows)} of them at line {last}")
         elements[element.name] = _ascii_rows(path, element, rows, numbered[-1][0] if numbered else 0)
+    if at < len(numbered):
+        raise ValueError(
+            f"{path}, line {numbered[at][0]}: {len(numbered) - at} rows more than its header counts; export it again"
+        )
     return elements
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,32 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
     return K
 
 
+LENS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "d", "coeffs")
+
+
+def lens_key(record: Any, but: Iterable[str] = ()) -> str | None:
+    """The first key of a record with coefficients of a lens that are not 0; `but`: keys that do not count, in small letters."""
+    for key, content in record.items() if isinstance(record, dict) else ():
+        name = str(key).lower()
+        if name not in but and (name in LENS or ("dist" in name and "distan" not in name)) and _some_not_zero(content):
+            return str(key)
+    return None
+
+
+def _some_not_zero(content: Any) -> bool:
+    if isinstance(content, (list, tuple, dict)):
+        return any(map(_some_not_zero, content.values() if isinstance(content, dict) else content))
+    return isinstance(content, (int, float)) and not isinstance(content, bool) and content != 0
+
+
+def refuse_lens(record: Any, where: str) -> None:
+    """Raise where a camera that is read as a pinhole says that its lens distorts."""
+    if (key := lens_key(record)) is not None:
+        raise ValueError(
+            f"{where}: {key!r} says that the lens distorts; only pinhole cameras are read here: undistort the images"
+        )
+
+
 def table(records: list[Any], key: str, shape: tuple[int, ...], where: list[str]) -> Array:
     """`numbers` of many records at once, (N, *shape): one numpy call when all is well, the exact culprit when not."""
     try:
@@ -345,6 +372,9 @@ def symmetries(record: Any, where: str) -> tuple[Array, Array, Array]:
         motions (S, 4, 4), unit axes (A, 3), a point on each (A, 3); lengths in the file's unit.
     """
     record = mapping(record, where)
+    for key in record:
+        if "symm" in key.lower() and key not in ("symmetries_discrete", "symmetries_continuous"):
+            raise ValueError(f"{where}: the key {key!r} is not read; expected 'symmetries_discrete' or 'symmetries_continuous'")
     discrete = rigid_motions(record.get("symmetries_discrete", []), where, "symmetries_discrete")
     place = f"{where}, symmetries_continuous"
     lines = rows(record.get("symmetries_continuous", []), place)

@@ -45,7 +45,8 @@ def read_parts(path: Path) -> tuple[list[Part], list[Note]]:
         return read_gltf(path)
     data = path.read_bytes()
     if suffix == ".off":
-        return [_read_off(path, data)], []
+        part, coloured = _read_off(path, data)
+        return [part], [Note(f"{path.name}: the colours of an OFF file are not read; export it as PLY")] if coloured else []
     return [_read_stl(path, data)], []
 
 
@@ -81,8 +82,8 @@ def _read_stl(path: Path, data: bytes) -> Part:
     return Part(corners, np.arange(len(corners)).reshape(-1, 3), None, None, None, None)
 
 
-def _read_off(path: Path, data: bytes) -> Part:
-    """OFF: counts, places, polygons; colours of faces are not read. Source: Geomview manual, sec. 4.2."""
+def _read_off(path: Path, data: bytes) -> tuple[Part, bool]:
+    """OFF: counts, places, polygons; and whether it has colours, which are not read. Source: Geomview manual, sec. 4.2."""
     rows = [(n, w) for n, line in enumerate(decoded(data).splitlines(), 1) if (w := line.split("#")[0].split())]
     if not rows or not rows[0][1][0].endswith("OFF"):
         raise ValueError(f"{path} is not an OFF file: it must start with 'OFF'; is the file whole?")
@@ -114,7 +115,10 @@ def _read_off(path: Path, data: bytes) -> Part:
             ) from None
     place = np.array(points, np.float64).reshape(-1, 3)
     corner = np.array(corners, np.int64)
-    return Part(place, corner[triangulated(place[corner], np.array(counts, np.int64))[0]], None, None, None, None)
+    coloured = any(
+        len(words) > (int(words[0]) + 1 if n >= vertices else 3) for n, (_, words) in enumerate(rows[1 : 1 + vertices + faces])
+    )
+    return Part(place, corner[triangulated(place[corner], np.array(counts, np.int64))[0]], None, None, None, None), coloured
 
 
 def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
@@ -129,7 +133,7 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
         return np.stack([element[n].astype(ply.types[of][n]).astype(np.float64) for n in names], 1)  # type: ignore[no-any-return]
 
     def colors(element: dict[str, Any], of: str) -> np.ndarray | None:
-        for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue")):
+        for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")):
             values = columns(element, of, *names)
             if values is not None:
                 kind = ply.types[of][names[0]]

@@ -43,7 +43,7 @@ def monte_carlo_loss(posterior: Posterior, cam_from_obj_true: Tensor, symmetries
     truth, rigid = checks.rigid(truth)
     finite = rigid.all(1)
     if symmetries is not None:
-        truth = truth @ checks.group(symmetries, truth)
+        truth = truth @ _group(symmetries, truth, truth.shape[:-3])
     cost = kernels.pose_costs(given.problems, truth).amin(1)
     good = posterior.converged & (finite & torch.isfinite(cost)).reshape(given.batch)
     loss = cost.to(given.dtype).reshape(given.batch) + posterior.log_evidence
@@ -75,10 +75,10 @@ def derivative_loss(
     beta = checks.number("beta", beta, above=0)
     pose, good = checks.rigid(checks.poses("cam_from_obj", cam_from_obj))
     truth, true = checks.rigid(checks.poses("cam_from_obj_true", cam_from_obj_true))
-    flat_batch(good.shape, true.shape)
+    batch = flat_batch(good.shape, true.shape)
     pose, truth, good = pose[..., None, :, :], truth[..., None, :, :], good & true
     if symmetries is not None:
-        truth = truth @ checks.group(symmetries, truth)
+        truth = truth @ _group(symmetries, truth, batch)
     square = (pose[..., :3, 3] - truth[..., :3, 3]).square().sum(-1)
     far = square > beta * beta
     length = torch.where(far, square, torch.ones_like(square)).sqrt()
@@ -89,6 +89,16 @@ def derivative_loss(
     translation, turn = torch.broadcast_tensors(translation, turn)
     found = (torch.where(good, v.gather(-1, best).squeeze(-1), 0.0) for v in (translation, turn))
     return next(found), next(found)
+
+
+def _group(symmetries: Tensor, like: Tensor, batch: torch.Size) -> Tensor:
+    """`checks.group`, for problems of this batch."""
+    made = checks.group(symmetries, like)
+    if made.dim() == 4 and flat_batch(batch, made.shape[:1]) != batch:
+        raise ValueError(
+            f"symmetries of each problem must be (B, G, 4, 4) for the batch {tuple(batch)}, got {tuple(made.shape)}"
+        )
+    return made
 
 
 @opaque

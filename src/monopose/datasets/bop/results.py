@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -179,6 +180,8 @@ def read_results(path: PathLike) -> Results:
     try:
         columns = list(zip(*(fields for _, fields in numbered), strict=True)) or [()] * 7
         scene, im, obj = (np.array([int(x) for x in c], np.int64) for c in columns[:3])
+        if any("_" in x for c in columns for x in c):
+            raise ValueError  # Python reads 1_0 as 10
         score, time = (np.array(columns[k], np.float64).reshape(-1) for k in (3, 6))
         R = np.array([c.split() for c in columns[4]], np.float64).reshape(-1, 3, 3)
         t = np.array([[_metres(x) for x in c.split()] for c in columns[5]], np.float64).reshape(-1, 3)
@@ -266,22 +269,35 @@ def rle_from_mask(mask: Any) -> dict[str, Any]:
 
 def mask_from_rle(segmentation: dict[str, Any], where: str = "segmentation") -> Array:
     """The mask (H, W), bool, of run lengths in either spelling: a list of numbers or COCO's compressed string."""
-    from pycocotools import mask as coco_mask
-
     counts = value(segmentation, "counts", where)
     h, w = _mask_size(segmentation, where)
-    if isinstance(counts, list):
-        runs = np.array([records.whole(n, f"{where}: 'counts'", 0, h * w) for n in counts], np.int64)
+    if isinstance(counts, (list, str, bytes)):
+        if isinstance(counts, list):
+            runs = np.array([records.whole(n, f"{where}: 'counts'", 0, h * w) for n in counts], np.int64)
+        else:
+            runs = _unpacked(counts.encode() if isinstance(counts, str) else counts, where)
         if runs.sum() != h * w or (runs < 0).any():
             raise ValueError(f"{where}: 'counts' must sum to height x width = {h * w}, got {runs.sum()}; is 'size' [h, w]?")
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
-    if not isinstance(counts, (str, bytes)):
-        raise ValueError(f"{where}: 'counts' must be run lengths or COCO's string of them, got {counts!r:.80}")
-    counts = counts.encode() if isinstance(counts, str) else counts
-    try:
-        return coco_mask.decode({"counts": counts, "size": [h, w]}).astype(bool)
-    except ValueError as error:
-        raise ValueError(f"{where}: 'counts' is not a valid compressed run-length string for {h} x {w} ({error})") from None
+    raise ValueError(f"{where}: 'counts' must be run lengths or COCO's string of them, got {counts!r:.80}")
+
+
+def _unpacked(packed: bytes, where: str) -> Array:
+    """The run lengths in COCO's string: five bits a character, the sixth says that more follow; from the fourth run on as the
+    difference from the run before the last. (pycocotools leaves what a short string does not reach as the memory was.)"""
+    bits = np.frombuffer(packed, np.uint8).astype(np.int64) - 48
+    last = (bits & 32) == 0
+    if len(bits) and not (((bits >= 0) & (bits < 64)).all() and last[-1]):
+        raise ValueError(f"{where}: 'counts' is not COCO's string of run lengths, or cut short")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+    place = np.arange(len(bits)) - np.repeat(starts[: len(ends)], np.diff(ends, prepend=-1))
+    if len(bits) and place.max() > 6:
+        raise ValueError(f"{where}: 'counts' holds a run of more than 2^31 pixels")
+    runs = np.add.reduceat((bits & 31) << (5 * place), starts) if len(bits) else np.zeros(0, np.int64)
+    runs -= np.where(bits[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs
 
 
 def _mask_size(segmentation: dict[str, Any], where: str) -> tuple[int, int]:
@@ -300,6 +316,7 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
     if not isinstance(rows, list):
         raise ValueError(f"{path} must be a list of detections, got {type(rows).__name__}")
     images: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    flat: list[str] = []
     for n, row in enumerate(rows):
         where = f"{path}, entry {n}"
         scene_id, im_id, _ = (whole(value(row, k, where), f"{where}: {k}") for k in ("scene_id", "image_id", "category_id"))
@@ -308,7 +325,12 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
             numbers(row, "time", (), where)
         if not 0 <= float(numbers(row, "score", (), where)) <= 1:
             raise ValueError(f"{where}: 'score' must be a probability, 0 to 1, got {row['score']:g}; divide percent by 100")
-        images.setdefault((scene_id, im_id), []).append(row)
+        if row["bbox"][2] > 0 and row["bbox"][3] > 0:
+            images.setdefault((scene_id, im_id), []).append(row)
+        else:
+            flat.append(f"{where}: {row['bbox']}")
+    if flat:
+        warnings.warn(f"{len(flat)} of {len(rows)} detections have no area and are left out (first: {flat[0]})", stacklevel=2)
     for found_here in images.values():
         found_here.sort(key=lambda row: -row["score"])
     return images
@@ -325,7 +347,10 @@ def detections_of(rows: Sequence[dict[str, Any]], masks: bool = False) -> Detect
     decoded = None
     if masks and rows:
         where = f"scene {rows[0].get('scene_id')}, image {rows[0].get('image_id')}, segmentation"
-        decoded = torch.from_numpy(np.stack([mask_from_rle(value(r, "segmentation", where), where) for r in rows]))
+        each = [mask_from_rle(value(r, "segmentation", where), where) for r in rows]
+        if len(sizes := sorted({mask.shape for mask in each})) > 1:
+            raise ValueError(f"{where}: the masks of one picture have the sizes {', '.join(map(str, sizes))}, (height, width)")
+        decoded = torch.from_numpy(np.stack(each))
     labels = torch.tensor([int(r["category_id"]) for r in rows], dtype=torch.int64)
     return Detections(labels, boxes, torch.tensor([float(r["score"]) for r in rows]), decoded)
 

@@ -133,6 +133,7 @@ def scene_of(
     im_ids = np.array(sorted(cameras), np.int64)
     entries, where = [cameras[i] for i in im_ids], [f"{path}, image {i}" for i in im_ids]
     for record, place in zip(entries, where):
+        records.refuse_lens(record, place)
         if isinstance(record, dict) and "cam_K" not in record and "cam_model" in record:
             kind = (record["cam_model"] or {}).get("projection_model_type", "unknown") if record["cam_model"] else "unknown"
             raise ValueError(
@@ -326,6 +327,7 @@ def read_camera(path: PathLike) -> Camera:
     from ...types import Camera
 
     raw = read_json(path)
+    records.refuse_lens(raw, str(path))
     fx, fy, cx, cy = (float(numbers(raw, key, (), str(path))) for key in ("fx", "fy", "cx", "cy"))
     size = image_size(value(raw, "height", str(path)), value(raw, "width", str(path)), str(path))
     K = intrinsics([fx, 0, cx, 0, fy, cy, 0, 0, 1], str(path), size)
@@ -499,7 +501,12 @@ def read_targets(path: PathLike) -> Targets:
     scene_id, im_id = (whole_numbers(rows, key, where) for key in ("scene_id", "im_id"))
     if "obj_id" not in rows[0]:
         return Targets(scene_id, im_id, None, None)
-    return Targets(scene_id, im_id, whole_numbers(rows, "obj_id", where), whole_numbers(rows, "inst_count", where))
+    obj_id = whole_numbers(rows, "obj_id", where)
+    _, first = np.unique(np.stack([scene_id, im_id, obj_id]), axis=1, return_index=True)
+    if len(first) < len(rows):
+        again = where[int(np.setdiff1d(np.arange(len(rows)), first)[0])]
+        raise ValueError(f"{again}: this object of this image is there before; give it once, with its inst_count")
+    return Targets(scene_id, im_id, obj_id, whole_numbers(rows, "inst_count", where))
 
 
 def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
