@@ -142,7 +142,7 @@ def test_units_are_in_the_help(capsys):
         (["predict", "a.png"], "give --model RUN"),
         (["predict", "a.png", "--model", "x", "--fov", "wide"], "--fov takes FLOAT, got ['wide']"),
         (["camera", "photos", "--checkerboard", "9"], "--checkerboard takes INT INT, got ['9']"),
-        (["predict", "a.png", "--model", "x", "--looks", "3"], "error: --looks takes '1', '2', '6', got '3' (see"),
+        (["predict", "a.png", "--model", "x", "--looks", "3"], "error: --looks takes 1 or 2 or 6, got '3' (see"),
         (["predict", "a.png", "--model", "x", "--limit", "-1"], "--limit must be 0 or more, got -1"),
         (["predict", "a.png", "--model", "x", "--lokks", "2"], "did you mean --looks?"),
         (["doctor", "--fov", "3"], "--fov"),

@@ -489,11 +489,8 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
         said = re.split(" Got errors:| Argument helptext:", text)[0]
         of_another_kind = r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from"
         said = re.sub(of_another_kind, r"\1 takes \2, got", said)
-        said = re.sub(
-            r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)(, 'None')?\)\.",
-            r"\2 takes \3, got '\1'",
-            said,
-        )
+        of_these = r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)\)\."
+        said = re.sub(of_these, lambda m: f"{m[2]} takes {_one_of(m[3])}, got {m[1]!r}", said)
         raise UsageError(f"{said} (see monopose {command} --help)") from None
     try:
         _refuse_negative(args)
@@ -501,6 +498,11 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
     except ValueError as error:
         raise UsageError(str(error)) from None
     return args
+
+
+def _one_of(choices: str) -> str:
+    """tyro's list of choices, in an order that does not change, without the word for none of them."""
+    return " or ".join(sorted(set(re.findall(r"'(.*?)'", choices)) - {"None"}))
 
 
 def _refuse_negative(options: Any) -> None:
