@@ -101,6 +101,16 @@ def test_every_command_has_help(words, capsys):
     assert "--json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words", [["view"], ["track"], ["predict", "--model", "demo"], ["train", "all"], ["train", "viewpoint"]]
+)
+def test_help_does_not_speak_of_none(words, capsys):
+    _help(*words)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for noise in ("(default: None)", "(default: False)", "(default: )"):
+        assert noise not in text
+
+
 def _help(*words):
     with pytest.raises(SystemExit) as stop:
         _run(*words, "--help")
