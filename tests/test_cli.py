@@ -101,6 +101,16 @@ def test_every_command_has_help(words, capsys):
     assert "--json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words", [["view"], ["track"], ["predict", "--model", "demo"], ["train", "all"], ["train", "viewpoint"]]
+)
+def test_help_does_not_speak_of_none(words, capsys):
+    _help(*words)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for noise in ("(default: None)", "(default: False)", "(default: )"):
+        assert noise not in text
+
+
 def _help(*words):
     with pytest.raises(SystemExit) as stop:
         _run(*words, "--help")
@@ -142,7 +152,7 @@ def test_units_are_in_the_help(capsys):
         (["predict", "a.png"], "give --model RUN"),
         (["predict", "a.png", "--model", "x", "--fov", "wide"], "--fov takes FLOAT, got ['wide']"),
         (["camera", "photos", "--checkerboard", "9"], "--checkerboard takes INT INT, got ['9']"),
-        (["predict", "a.png", "--model", "x", "--looks", "3"], "error: --looks takes '1', '2', '6', got '3' (see"),
+        (["predict", "a.png", "--model", "x", "--looks", "3"], "error: --looks takes 1 or 2 or 6, got '3' (see"),
         (["predict", "a.png", "--model", "x", "--limit", "-1"], "--limit must be 0 or more, got -1"),
         (["predict", "a.png", "--model", "x", "--lokks", "2"], "did you mean --looks?"),
         (["doctor", "--fov", "3"], "--fov"),

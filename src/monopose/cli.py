@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -126,7 +127,7 @@ COMMANDS = {  # name -> what it does
     "export": "write a run's networks as ONNX, and a program that needs neither torch nor monopose",
     "merge": "put together what shards (--shard I/N) have done",
     "download": "fetch a public data set",
-    "view": "a page with a run's poses in 3D, or with a mesh's symmetry axes to accept",
+    "view": "a page with a run's poses in 3D, with its tracks of a video, or with a mesh's symmetry axes to accept",
     "push": "put a run on the Hugging Face hub, with a model card",
     "convert": "make a BOP folder of another layout",
     "convert-weights": "take over the weights of the original systems",
@@ -489,11 +490,8 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
         said = re.split(" Got errors:| Argument helptext:", text)[0]
         of_another_kind = r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from"
         said = re.sub(of_another_kind, r"\1 takes \2, got", said)
-        said = re.sub(
-            r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)(, 'None')?\)\.",
-            r"\2 takes \3, got '\1'",
-            said,
-        )
+        of_these = r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)\)\."
+        said = re.sub(of_these, lambda m: f"{m[2]} takes {_one_of(m[3])}, got {m[1]!r}", said)
         raise UsageError(f"{said} (see monopose {command} --help)") from None
     try:
         _refuse_negative(args)
@@ -501,6 +499,11 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
     except ValueError as error:
         raise UsageError(str(error)) from None
     return args
+
+
+def _one_of(choices: str) -> str:
+    """tyro's list of choices, in an order that does not change, without the word for none of them."""
+    return " or ".join(sorted(set(re.findall(r"'(.*?)'", choices)) - {"None"}))
 
 
 def _refuse_negative(options: Any) -> None:
@@ -651,6 +654,7 @@ def _overview() -> str:
         shown = [f"  {name:{width}}  {COMMANDS[name]}" for name in names if name in COMMANDS]
         lines += [f"{title}:", *shown, ""] if shown else []
     families = max(map(len, FAMILIES.values()))
+    lines.append("what for:")
     for family, title in FAMILIES.items():
         examples = [
             f"train {' | '.join(kind.methods)}" if kind.methods else kind.example.split(" --model")[0]
@@ -658,10 +662,11 @@ def _overview() -> str:
             for kind in kinds
             if kind.family == family
         ]
-        lines.append(f"  {title:{families}}  {', '.join(dict.fromkeys(examples))}")
+        words = ", ".join(dict.fromkeys(examples))
+        lines += textwrap.wrap(f"  {title:{families}}  {words}", 120, subsequent_indent=" " * (families + 4))
     return "\n".join([
         "usage: monopose COMMAND [OPTIONS]", "", "6DoF poses of objects from one RGB picture.", "",
-        *lines[: -len(FAMILIES)], "what for:", *lines[-len(FAMILIES) :], "",
+        *lines, "",
         "monopose COMMAND --help shows the options; those of synth, train, predict and evaluate depend on what for.",
         "Units: metres and degrees on this command line; poses are in metres, in the OpenCV camera frame (x right, y down,",
         "z forward); meshes without a unit need --unit.",

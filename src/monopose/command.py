@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from .types import Detections, Frame
 
-MaybePath = Annotated[Path | None, arg(metavar="PATH")]
-MaybeFloat = Annotated[float | None, arg(metavar="FLOAT")]
-MaybeName = Annotated[str | None, arg(metavar="NAME")]
-MaybeInt = Annotated[int | None, arg(metavar="INT")]
-Unit = Annotated[Literal["m", "cm", "mm", "inch"] | None, arg(metavar="{m,cm,mm,inch}")]
-Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")]
+# their help says what None means, and does not add "(default: None)"
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeName = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+MaybeInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Unit = Annotated[Literal["m", "cm", "mm", "inch"] | None, arg(metavar="{m,cm,mm,inch}", help_behavior_hint="")]
+Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:N", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 # ------------------------------------------------------------------------------------------------------ groups of options
 
@@ -40,9 +42,9 @@ Device = Annotated[str | None, arg(metavar="cpu|cuda|cuda:N")]
 class Common:
     """What every command takes."""
 
-    json: bool = False
+    json: Flag = False
     """Print the result as JSON, for programs."""
-    debug: bool = False
+    debug: Flag = False
     """Show the traceback of an error."""
     threads: MaybeInt = None
     """Threads to compute with, at most; by default one for each core. Fewer are faster where others compute, too."""
@@ -66,10 +68,10 @@ class CameraOptions:
     """The camera of the pictures of a SOURCE."""
 
     camera: MaybePath = None
-    """Camera file: BOP JSON, MegaPose JSON, ROS camera_info YAML, BOP scene_camera.json."""
+    """Camera file: what `monopose camera` writes, or BOP's, MegaPose's, ROS', OpenCV's, Kalibr's, COLMAP's, cam_K.txt."""
     fov: MaybeFloat = None
     """Instead of a camera file: horizontal field of view, degrees."""
-    resize_camera: bool = False
+    resize_camera: Flag = False
     """The pictures are resized whole pictures of the camera: scale its K to them."""
 
     @property
@@ -81,13 +83,13 @@ class CameraOptions:
 class OutputOptions:
     """What is computed where, and where it goes."""
 
-    out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH")] = None
+    out: Annotated[Path | None, arg(aliases=("--save",), metavar="PATH", help_behavior_hint="")] = None
     """Folder for pictures and results, out/predict by default; for a whole data set the result file."""
     limit: MaybeInt = None
     """Stop after this many pictures."""
     device: Device = None
     """Where the networks run; by default on the GPU if there is one."""
-    strict: bool = False
+    strict: Flag = False
     """Stop at a picture that cannot be read. By default those among several are counted, listed in OUT/unreadable.txt, and left
     out."""
 
@@ -100,7 +102,7 @@ class OutputOptions:
 class RayOptions:
     """The work on a cluster (pip install 'monopose[ray]')."""
 
-    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None
     """Let a Ray cluster do it: the one at ADDRESS or in RAY_ADDRESS, else one of this machine alone. Put it last."""
     ray_workers: MaybeInt = None
     """Processes on the cluster; by default one per GPU, else one per CPU."""
@@ -116,7 +118,7 @@ class RayOptions:
 class ShardOptions(RayOptions):
     """One of many processes that share the work through a folder, or a cluster that does it all."""
 
-    shard: Annotated[str | None, arg(metavar="I/N")] = None
+    shard: Annotated[str | None, arg(metavar="I/N", help_behavior_hint="")] = None
     """Do only share I of N, from 1/N to N/N; what is complete is skipped. monopose merge OUT puts all together."""
 
 
@@ -136,7 +138,7 @@ class TrainingOptions:
     """Processes that draw samples."""
     accumulate: int = 1
     """Batches whose gradients are added up for one step."""
-    compile: bool = False
+    compile: Flag = False
     """Compile the network (torch.compile): minutes of start, then faster steps on GPUs."""
     seed: int = 0
     """Of all randomness."""
@@ -150,7 +152,7 @@ class TrainCommand(Common):
     """Run folder, shared by the methods of one run; runs/NAME OF THE DATA by default."""
     backgrounds: MaybePath = None
     """Folder of photos to put behind what is drawn; procedural ones otherwise."""
-    set: tuple[str, ...] = ()
+    set: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Fields of the method's configuration, as NAME=VALUE with a JSON value: --set input_size=96 'backbone="resnet18"'."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
 

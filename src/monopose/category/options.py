@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ..command import (
     CameraOptions,
     Common,
+    Flag,
     MaybeInt,
     MaybeName,
     MaybePath,
@@ -35,14 +36,14 @@ class Train(TrainCommand):
 
     method: Positional[Literal["category"]]
     """What to train."""
-    data: Annotated[Path | None, arg(metavar="DIR")] = None
+    data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Your CAD models: mesh files of one category, +Z up and fronts towards -Y; or folders of them named by category, or a BOP
     models folder. None: shapes made in code."""
     category: MaybeName = None
     """What to learn: mug, bottle, bowl, can, laptop or camera; with --data the name of yours, by default that of the folder."""
     out: MaybePath = None
     """Run folder; runs/category_NAME by default."""
-    symmetric: bool = False
+    symmetric: Flag = False
     """With --data: any rotation about +Z leaves the objects as they are. Of what is made in code it is known."""
     unit: Unit = None
     """With --data: unit of the numbers in the mesh files; needed for all but GLB, glTF and BOP folders."""
@@ -75,11 +76,11 @@ class ObjectOptions:
 
     mask: MaybePath = None
     """Picture of the objects' masks: white where the only one is, or a number for each."""
-    boxes: tuple[str, ...] = ()
+    boxes: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Boxes around them, x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file: what is inside is cut out by colour."""
     score: float = LEAST_SCORE
     """Least score of the run's own detector, from 0 to 1, which is taken where there is neither mask nor box."""
-    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
+    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H", help_behavior_hint="")] = None
     """Width, depth and height of the objects in metres; by default what is usual in the category."""
 
 
@@ -98,18 +99,19 @@ class Predict(Common):
     """Poses of a category's objects in masks or boxes, by fitting a generator of pictures; metres where size and camera are
     known."""
 
-    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE", help_behavior_hint="")] = None
     """Image, folder of images, video, or camera number. Not with --nocs."""
     model: str
     """Run folder."""
     search: Literal["default", "published", "quick"] = "default"
     """How to search for the pose; published: 32 starts, 50 steps each."""
     features: Annotated[
-        Literal["efficientnet_lite0", "vgg19", "demo", "pyramid"] | None, arg(metavar="{efficientnet_lite0,vgg19,demo,pyramid}")
+        Literal["efficientnet_lite0", "vgg19", "demo", "pyramid"] | None,
+        arg(metavar="{efficientnet_lite0,vgg19,demo,pyramid}", help_behavior_hint=""),
     ] = None
     """In which pictures are compared: efficientnet_lite0 by default, vgg19 for the published search; an error where their
     weights are not there. demo: those of the bundled network."""
-    debug: bool = False
+    debug: Flag = False
     """Save the stages of every fit as pictures in OUT/debug, and show the traceback of an error."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)

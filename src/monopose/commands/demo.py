@@ -112,6 +112,7 @@ def run(out: str | Path = "out/demo") -> DemoReport:
         out: folder for `overlay.png` (all pictures), one overlay per picture, and `poses.json`.
     """
     out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)  # an error now, not after the work
     model = pipeline.load(folder())
     model.warm_up()
     scene = scenes.open_scene(folder() / "photos" / "test" / "000001")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, Device, MaybeInt, MaybePath, Unit, check_share
+from ..command import CameraOptions, Common, Device, Flag, MaybeInt, MaybeName, MaybePath, Unit, check_share
 
 
 @dataclass(kw_only=True)
@@ -40,15 +40,15 @@ class MakeCamera(Common):
 
     photos: Positional[tuple[str, ...]] = ()
     """Photos of the board, folders of them, a video, or the number of a live camera (Ctrl-C ends)."""
-    checkerboard: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS")] = None
+    checkerboard: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS", help_behavior_hint="")] = None
     """It is a checkerboard with so many inner corners."""
-    charuco: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS")] = None
+    charuco: Annotated[tuple[int, int] | None, arg(metavar="COLUMNS ROWS", help_behavior_hint="")] = None
     """It is a ChArUco board with so many squares; which markers it has is seen."""
     marker: float = 0.75
     """Side of a marker / side of a square, of a ChArUco board."""
-    source: Annotated[Path | None, arg(name="from", metavar="FILE")] = None
+    source: Annotated[Path | None, arg(name="from", metavar="FILE", help_behavior_hint="")] = None
     """Instead of photos, a camera file: BOP, MegaPose, ROS, OpenCV, COLMAP cameras.txt, Kalibr camchain, cam_K.txt."""
-    size: Annotated[tuple[int, int] | None, arg(metavar="WIDTH HEIGHT")] = None
+    size: Annotated[tuple[int, int] | None, arg(metavar="WIDTH HEIGHT", help_behavior_hint="")] = None
     """Of the pictures, pixels, where the file of --from does not tell it."""
     number: MaybeInt = None
     """Which camera or picture, where the file of --from holds several."""
@@ -75,11 +75,11 @@ class Download(Common):
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """Its name: pix3d, lm, lmo, ycbv, tless, real275, camera25. Or org/name of a run on the Hugging Face hub, anew."""
-    parts: tuple[str, ...] = ()
+    parts: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Which parts of a BOP set: models, test, test_all, train_pbr (a wrong name lists them all). By default models and test."""
     out: Path = Path("data")
     """Folder to make the data set's folder in."""
-    url: str | None = None
+    url: MaybeName = None
     """Fetch from elsewhere: address of the ZIP file, or of the folder with the ZIP files."""
 
 
@@ -94,7 +94,7 @@ class Push(Common):
     """Repository, org/name; made if it is not there."""
     license: str
     """Of weights and CAD models, as the hub calls it: apache-2.0, cc-by-nc-4.0, other."""
-    private: bool = False
+    private: Flag = False
     """Make the repository private."""
 
 
@@ -105,7 +105,7 @@ class View(Common):
 
     source: Positional[Annotated[str, arg(metavar="RUN|MESH")]]
     """A run of known objects, or a mesh file."""
-    photo: Positional[Annotated[str | None, arg(metavar="PHOTO|VIDEO")]] = None
+    photo: Positional[Annotated[str | None, arg(metavar="PHOTO|VIDEO", help_behavior_hint="")]] = None
     """The first photo, others are uploaded in the page; or a video, folder of pictures, camera number or address of a live
     video, which is tracked, to be played and scrubbed while it comes."""
     tracks: MaybePath = None
@@ -170,7 +170,7 @@ class Convert(Common):
     """Of which pictures the poses are: the original's .info file, or LM6d_refine."""
     frames: MaybePath = None
     """blender2bop_RT.npy, for PVNet's poses."""
-    noise: Annotated[tuple[float, float] | None, arg(metavar="DEG M")] = None
+    noise: Annotated[tuple[float, float] | None, arg(metavar="DEG M", help_behavior_hint="")] = None
     """Make the poses worse: standard deviations in degrees and metres, five times as many metres along the line of sight."""
     out: Path
     """BOP folder to make; of poses the result file METHOD_DATASET-test.csv."""
@@ -244,7 +244,7 @@ class Reproduce(Common):
     """For linemod: the original's weights (.pth), in place of training."""
     backgrounds: MaybePath = None
     """Folder of photos to put behind objects in training."""
-    quick: bool = False
+    quick: Flag = False
     """Small networks and two steps each: does the whole way work with these data?"""
 
 
@@ -252,5 +252,5 @@ class Reproduce(Common):
 class Doctor(Common):
     """Versions, accelerators, cores, memory and disk, and what is wrong with them."""
 
-    warm_up: bool = False
+    warm_up: Flag = False
     """Compile the kernels now, so that nothing waits for them later; for images of containers."""

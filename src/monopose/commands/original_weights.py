@@ -103,8 +103,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of any kind
+        why = str(error).splitlines()[0].partition(". ")[0][:200]
         raise ValueError(
-            f"{path} cannot be read as tensors ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a file with code "
+            f"{path} cannot be read as tensors ({type(error).__name__}: {why}); a file with code "
             "in it, such as a whole network, is not opened: where you trust it, load it in the original's program and write "
             "torch.save({'state_dict': model.state_dict()}, FILE)"
         ) from error

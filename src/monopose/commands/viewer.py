@@ -162,7 +162,7 @@ def _show(server: Any, things: Sequence[Thing], far: float = 0.0) -> list[Any]:
         wxyz = rotation.quat_wxyz_from_matrix(torch.from_numpy(pose[:3, :3])).numpy()
         at: dict[str, Any] = {"wxyz": wxyz, "position": pose[:3, 3], "visible": shown}
         if kind == "frustum":
-            _look(server, (-0.5 * far, -0.6 * far, -0.5 * far), (0.0, 0.0, 0.6 * far))
+            _look(server, (-far, -0.5 * far, 0.1 * far), (0.0, 0.0, 0.55 * far))
             handle = scene.add_camera_frustum(path, value[1], value[2], scale=0.2 * far, image=value[0], color=color)
         elif kind == "model" and opacity == 1 and (value.colors is not None or value.texture is not None):
             handle = scene.add_mesh_trimesh(path, to_trimesh(value), **at)

@@ -12,6 +12,7 @@ from ..command import (
     CameraOptions,
     Common,
     Device,
+    Flag,
     MaybeFloat,
     MaybeInt,
     MaybeName,
@@ -34,11 +35,11 @@ from .sources import parse
 class SceneOptions:
     """How rendered objects stand before the camera."""
 
-    upright: bool = False
+    upright: Flag = False
     """The objects always stand with +Z up, on a table seen from around and above: much easier to learn."""
     elevation_deg: tuple[float, float] = (-10.0, 90.0)
     """Lowest and highest camera elevation above the table, degrees."""
-    distance: tuple[float, float] | None = None
+    distance: Annotated[tuple[float, float] | None, arg(help_behavior_hint="")] = None
     """Nearest and farthest object, metres; fitted to objects and camera by default."""
 
 
@@ -60,7 +61,7 @@ class Synth(Common):
     """Unit of the numbers in the mesh files; needed for all but GLB and glTF."""
     camera: MaybePath = None
     """Camera file (BOP or MegaPose JSON, ROS YAML); otherwise 640x480 pixels with 60 degrees of view."""
-    propose_symmetries: bool = False
+    propose_symmetries: Flag = False
     """Take the symmetries that `monopose check` proposes for mesh files; look at them there first. Without it those already in
     OUT/models/models_info.json stay."""
     split: str = "train"
@@ -85,11 +86,11 @@ class Train(TrainCommand):
     """BOP folder with models/ (and camera.json), or a models folder: its objects are drawn on the fly; or a split of one, as
     lmo/train_pbr, whose pictures are read; or several of both, each as often as its weight says: lmo:1 lmo/train_pbr:3.
     SPLIT@LIST takes the pictures that a text file lists, one SCENE/IMAGE a line. Where masks are missing they are rendered."""
-    init: Annotated[str | None, arg(metavar="base|none|PATH")] = None
+    init: Annotated[str | None, arg(metavar="base|none|PATH", help_behavior_hint="")] = None
     """What to start from: base, the weights of many objects that come with monopose; none, ImageNet alone; or the weights file
     of another run, of other objects perhaps. By default the base, if there is one that fits the method and its configuration.
     What belongs to single objects starts as the mean over those of the file."""
-    objects: tuple[int, ...] = ()
+    objects: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Object ids to learn; all by default."""
     split: MaybeName = None
     """Learn from the pictures of this split of the data (train, train_pbr), as --data DIR/SPLIT does."""
@@ -98,7 +99,7 @@ class Train(TrainCommand):
     basic, reg, coord-init, long (v1), v2, no-model (v2), coords (where three of them start); small, large. refiner: medium
     (default), small, published. detector: small (default), maskrcnn. Published ones bring optimiser, rate, schedule, batch,
     crops and length; options come before that, and what differs from the paper is printed."""
-    render: Literal["workers", "device"] | None = None
+    render: Annotated[Literal["workers", "device"] | None, arg(help_behavior_hint="")] = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""
     scene: SceneOptions = field(default_factory=SceneOptions)
@@ -133,7 +134,7 @@ class TrainAll(Common):
     """Run folder; runs/NAME OF THE DATA by default."""
     minutes: float = 120.0
     """Wall-clock budget of all of it in minutes, pauses not counted."""
-    objects: tuple[int, ...] = ()
+    objects: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Object ids to learn; all by default."""
     backgrounds: MaybePath = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
@@ -141,7 +142,7 @@ class TrainAll(Common):
     """Of a mesh file: unit of its numbers; needed for all but GLB and glTF."""
     camera: MaybePath = None
     """With a mesh file: camera file; otherwise 640x480 pixels with 60 degrees of view."""
-    propose_symmetries: bool = False
+    propose_symmetries: Flag = False
     """Of a mesh file: take the symmetries that `monopose check` proposes; look at them there first."""
     workers: MaybeInt = None
     """Processes that draw samples; one by default, on a GPU one per core."""
@@ -214,7 +215,7 @@ class Calibrate(Common):
 class DetectorOptions:
     """How objects are found."""
 
-    boxes: tuple[str, ...] = ()
+    boxes: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Boxes in place of the detector: x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file."""
     score: float = LEAST_SCORE
     """Least score of the detector, from 0 to 1. Lower finds more and takes longer, which AP rewards."""
@@ -231,7 +232,7 @@ class BopOptions:
     """BOP data set to run on."""
     targets: MaybePath = None
     """Its targets file; test_targets_bop19.json by default."""
-    true_boxes: bool = False
+    true_boxes: Flag = False
     """The true amodal boxes in place of the detector, an oracle for tables."""
 
 
@@ -239,14 +240,14 @@ class BopOptions:
 class Predict(Common):
     """Poses of known objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
 
-    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE", help_behavior_hint="")] = None
     """Image, folder of images, video, or camera number. Not with --bop."""
     model: str
     """Run folder, or the name of bundled weights."""
-    refine: bool = False
+    refine: Flag = False
     """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner,
     or the base has one and the run has the CAD models."""
-    no_refine: bool = False
+    no_refine: Flag = False
     """Leave the poses unrefined."""
     min_probability: MaybeFloat = None
     """Least probability that a pose is right, from 0 to 1, of what is shown and written: 0.1 by default, for a calibrated run.
@@ -255,10 +256,10 @@ class Predict(Common):
     """Folder with the CAD models, for a run that comes without."""
     runtime: Literal["torch", "onnx"] = "torch"
     """onnx: onnxruntime computes detector and estimator on the CPU, from what monopose export MODEL has written."""
-    posterior: bool = False
+    posterior: Flag = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
     SOURCE."""
-    debug: bool = False
+    debug: Flag = False
     """Save every stage as a picture in OUT/debug, and show the traceback of an error."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)
@@ -317,7 +318,7 @@ class Refine(Common):
     """Steps per rendering; as trained by default."""
     device: Device = None
     """Where the network runs; by default on the GPU if there is one."""
-    debug: bool = False
+    debug: Flag = False
     """Save the iterations of every object as pictures in the folder debug beside OUT, and show the traceback of an error."""
 
 
@@ -335,9 +336,9 @@ class Evaluate(Common):
     protocol: Literal["bop", "classic"] = "bop"
     """classic: the best estimate of each object that is known to be there; ADD(-S) by BOP's and by LINEMOD's diameters, n
     degrees n cm, 2D projection in pixels, AUC."""
-    vsd: bool = False
+    vsd: Flag = False
     """VSD too; needs depth pictures and takes minutes. Not with the classic protocol."""
-    flip_eggbox: bool = False
+    flip_eggbox: Flag = False
     """Classic protocol on LINEMOD: turn the eggbox by 180 degrees where its rotation is off by more than 90, as the code of
     CDPN and EPro-PnP does."""
     sharing: ShardOptions = field(default_factory=ShardOptions)

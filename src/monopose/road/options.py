@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, MaybeName, MaybePath, OutputOptions, TrainCommand, check_share, refuse
+from ..command import CameraOptions, Common, Flag, MaybeName, MaybePath, OutputOptions, TrainCommand, check_share, refuse
 
 
 def is_road_data(source: str | Path) -> bool:
@@ -26,7 +26,7 @@ class Synth(Common):
     """Make pictures of roads from vehicles, people and street furniture made in code, with boxes in 3D: in KITTI's layout and
     with an infos.json in nuScenes' axes."""
 
-    road: bool = False
+    road: Flag = False
     """Chooses this kind of data set."""
     out: Path
     """Folder to make."""
@@ -59,7 +59,7 @@ class Train(TrainCommand):
     split: MaybePath = None
     """File of names, one per line: pictures (KITTI's ImageSets/train.txt) or scenes of nuScenes; or an official part of
     nuScenes: train, val, trainval, test, mini_train, mini_val. All by default."""
-    categories: tuple[str, ...] = ()
+    categories: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Classes to learn, e.g. car pedestrian; all by default."""
     preset: MaybeName = None
     """Ready configuration: small (default); as published basic, no_reproj, coord_regr, v1b_220312, v1b, v2,
@@ -80,7 +80,7 @@ class Predict(Common):
     weights; distributions of headings; where the network sees centres."""
     score: float = 0.2
     """Least score of what is drawn, from 0 to 1; files hold more."""
-    flip: bool = False
+    flip: Flag = False
     """Look at the mirrored picture too, and let both decide together. Takes twice as long."""
     split: MaybePath = None
     """With a data set: file of names, one per line, or an official part of nuScenes, as for training; all by default."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, Device, MaybeFloat, MaybeInt, MaybeName, MaybePath, Unit
+from ..command import CameraOptions, Common, Device, Flag, MaybeFloat, MaybeInt, MaybeName, MaybePath, Unit
 
 RECORDING = "recording.jsonl"  # in a folder of --record
 SAVE = Path("out/track")
@@ -23,7 +23,7 @@ class Track(Common):
     then tracked again with the same result."""
     model: MaybeName = None
     """Run folder or bundled weights: finds the objects, and finds them again when they are lost."""
-    mesh: tuple[Path, ...] = ()
+    mesh: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = ()
     """Mesh files, or one BOP models folder, in place of a run; then --start is needed."""
     unit: Unit = None
     """Unit of the numbers in the mesh files."""
@@ -37,9 +37,9 @@ class Track(Common):
     """File for the rerun viewer (.rrd) with pictures, meshes and tracks, to play and scrub; needs the extra rerun."""
     smooth: int = 0
     """Smooth over so many pictures on either side; poses come as many pictures later. 0: as they are found."""
-    window: bool = False
+    window: Flag = False
     """Show the tracks as they come; needs a display, and an OpenCV with windows. Q ends it."""
-    background: bool = False
+    background: Flag = False
     """The detector looks in the background at files too, as it does at cameras: faster, but not the same every time."""
     limit: MaybeInt = None
     """Stop after this many pictures."""
@@ -83,7 +83,7 @@ class Synth(Common):
     """Make videos of CAD models with true poses: a BOP folder in which every video is a scene. The camera and the objects move,
     a hand comes in front, lamps change."""
 
-    video: bool = False
+    video: Flag = False
     """Chooses this kind of data set."""
     models: Positional[tuple[Path, ...]]
     """Mesh files, or one BOP models folder (which brings unit and symmetries)."""

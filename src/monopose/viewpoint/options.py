@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ..command import (
     CameraOptions,
     Common,
+    Flag,
     MaybeFloat,
     MaybeName,
     MaybePath,
@@ -26,7 +27,7 @@ from ..command import (
 class Synth(Common):
     """Make a data set in Pix3D's layout, for viewpoints: one object in each picture, with its mask and aligned model."""
 
-    pix3d: bool = False
+    pix3d: Flag = False
     """Chooses this kind of data set."""
     models: Positional[tuple[Path, ...]] = ()
     """Mesh files with +Z up and their front towards -Y, or folders of them named by category; none: furniture made in code."""
@@ -57,7 +58,7 @@ class TrainNormals(TrainCommand):
     """What to train."""
     data: Annotated[Path, arg(metavar="DIR")]
     """Folder in Pix3D's layout, BOP folder with models/, or the word furniture: shapes made in code."""
-    categories: tuple[str, ...] = ()
+    categories: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Categories to learn; all by default."""
     preset: MaybeName = None
     """Ready configuration: small (default), large."""
@@ -72,7 +73,7 @@ class Train(TrainCommand):
     """What to train."""
     data: Annotated[Path, arg(metavar="DIR")]
     """Folder in Pix3D's layout, BOP folder with models/, or the word furniture: shapes made in code."""
-    categories: tuple[str, ...] = ()
+    categories: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Categories to learn; all by default."""
     preset: MaybeName = None
     """Ready configuration: modern (default); as published combined, separate."""
@@ -81,9 +82,10 @@ class Train(TrainCommand):
     by: Annotated[str, arg(metavar="image|shape|FILE")] = "image"
     """What is left out for validation: a tenth of the photos, or of the CAD models with all their photos; or the published
     experiment's train_test_sp.pickle, of which no code is run."""
-    inputs: Annotated[Literal["rgb", "mask", "boundaries", "normals"] | None, arg(metavar="{rgb,mask,boundaries,normals}")] = (
-        None
-    )
+    inputs: Annotated[
+        Literal["rgb", "mask", "boundaries", "normals"] | None,
+        arg(metavar="{rgb,mask,boundaries,normals}", help_behavior_hint=""),
+    ] = None
     """The last input it sees, those before it come with it; normals by default."""
     normals: str = "oracle"
     """Where normals of photos come from: oracle (rendered from the aligned CAD model), files (DATA/normals, and the boundaries
@@ -94,12 +96,12 @@ class Train(TrainCommand):
 class ObjectOptions:
     """Where objects are in the pictures of a SOURCE, and how large they are."""
 
-    boxes: tuple[str, ...] = ()
+    boxes: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Boxes around them: x0,y0,x1,y1 in pixels, or one COCO, BOP or MegaPose JSON file. Without box and mask an object fills
     the picture."""
     mask: MaybePath = None
     """Picture of the object's mask, white where it is; its box is taken where none is given."""
-    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H")] = None
+    size_m: Annotated[tuple[float, float, float] | None, arg(metavar="W D H", help_behavior_hint="")] = None
     """Width, depth and height of the object in metres; with a camera they give poses."""
     mesh: MaybePath = None
     """CAD model in place of --size-m; +Z up, front towards -Y. Its silhouette is drawn."""
@@ -113,11 +115,13 @@ class Pix3dOptions:
 
     pix3d: MaybePath = None
     """The data set's folder."""
-    by: Annotated[str | None, arg(metavar="image|shape|all|FILE")] = None
+    by: Annotated[str | None, arg(metavar="image|shape|all|FILE", help_behavior_hint="")] = None
     """Whose validation part to run on; by default that which the training left out. all: every picture."""
-    corrupt: Annotated[str | None, arg(metavar="KIND:STRENGTH")] = None
+    corrupt: Annotated[str | None, arg(metavar="KIND:STRENGTH", help_behavior_hint="")] = None
     """Make the masks worse: dilate, erode, shift, holes or drop, and how much, e.g. dilate:0.1."""
-    normals: Annotated[Literal["oracle", "files", "predicted"] | None, arg(metavar="{oracle,files,predicted}")] = None
+    normals: Annotated[
+        Literal["oracle", "files", "predicted"] | None, arg(metavar="{oracle,files,predicted}", help_behavior_hint="")
+    ] = None
     """Where normals come from; by default as in training."""
 
 
@@ -126,11 +130,11 @@ class Predict(Common):
     """Viewpoints of objects in boxes or masks: azimuth, elevation and in-plane rotation in degrees; with a camera and the
     object's size poses too, in metres."""
 
-    source: Annotated[Positional[str | None], arg(metavar="SOURCE")] = None
+    source: Annotated[Positional[str | None], arg(metavar="SOURCE", help_behavior_hint="")] = None
     """Image, folder of images, video, or camera number. Not with --pix3d."""
     model: str
     """Run folder."""
-    debug: bool = False
+    debug: Flag = False
     """Save what the network saw as pictures in OUT/debug, and show the traceback of an error."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)
@@ -160,5 +164,5 @@ class Evaluate(Common):
     """The folder with pix3d.json."""
     out: MaybePath = None
     """Folder for pictures: confusion matrices, the worst mistakes."""
-    bins: Annotated[Literal["published", "centred"] | None, arg(metavar="{published,centred}")] = None
+    bins: Annotated[Literal["published", "centred"] | None, arg(metavar="{published,centred}", help_behavior_hint="")] = None
     """Judge the angles in these bins; by default in those of the predictions."""
