@@ -181,7 +181,7 @@ def _show(server: Any, things: Sequence[Thing], far: float = 0.0) -> list[Any]:
     return handles
 
 
-def _look(server: Any, position: Sequence[float], at: Sequence[float]) -> None:
+def _look(server: Any, position: Any, at: Any) -> None:
     """From where the page looks at the scene until somebody moves it, metres."""
     server.initial_camera.look_at, server.initial_camera.position = at, position
 
