@@ -312,13 +312,13 @@ def serve_film(shown: film.Film, models: Sequence[ObjectModel], live: bool, host
 
     @place.on_update
     def _(event: Any) -> None:
-        if event.client is not None:  # somebody moved it
+        if event.client is not None and shown.last >= shown.first:  # somebody moved it, and there is a picture
             play.value = newest.value = False
             show(int(place.value))
 
     def run() -> None:
         shown.start()
-        index, said = -1, ""
+        index, ended = -1, ""
         while not shown.closed.wait(1 / FPS):
             if shown.last < shown.first:
                 words.content = _plain(shown.ended) or "Waiting for the first picture …"
@@ -328,8 +328,8 @@ def serve_film(shown: film.Film, models: Sequence[ObjectModel], live: bool, host
                 index = int(place.value)
                 continue
             new = shown.last if newest.value and not shown.ended else max(index + 1, shown.first)
-            if (new <= shown.last and new != index) or shown.ended != said:
-                index, said = min(new, shown.last), shown.ended
+            if (new <= shown.last and new != index) or shown.ended != ended:
+                index, ended = min(new, shown.last), shown.ended
                 place.value = index
                 show(index)
 

@@ -37,7 +37,7 @@ class Bar:
         self.console = console(shown)
         self.progress = Progress(console=self.console, transient=True, disable=not (shown and self.console.is_terminal))
         self.task = self.progress.add_task(words, total=total, completed=done)
-        self.began = self.said = time.monotonic()
+        self.began = self.last = time.monotonic()
 
     def __enter__(self) -> Bar:
         self.progress.start()
@@ -50,8 +50,8 @@ class Bar:
         self.done += count
         self.progress.advance(self.task, count)
         now = time.monotonic()
-        if self.progress.disable and now - self.said > EVERY_S and self.done < self.total:
-            self.said = now
+        if self.progress.disable and now - self.last > EVERY_S and self.done < self.total:
+            self.last = now
             left = (now - self.began) * (self.total - self.done) / (60 * (self.done - self.earlier))
             self.console.print(f"{self.words}: {self.done} of {self.total}, about {max(left, 1):.0f} min left", markup=False)
 

@@ -425,8 +425,8 @@ def judge(
     blur = checks.BLUR * (noise * away / (count.clamp_min(1) * focal)).sqrt().nan_to_num(0.0)
     reason = torch.where(minimum, int(Reason.CONVERGED), int(Reason.ITERATIONS))
     if alone:
-        told_apart = distinct_points(problems.points3d, problems.weights, needed, blur) >= needed
-        reason = torch.where(minimum & ~told_apart, int(Reason.TOO_FEW_POINTS), reason)
+        separate = distinct_points(problems.points3d, problems.weights, needed, blur) >= needed
+        reason = torch.where(minimum & ~separate, int(Reason.TOO_FEW_POINTS), reason)
     for good, why in (
         (determined & certain, Reason.DEGENERATE),
         (determined | enough, Reason.TOO_FEW_POINTS),

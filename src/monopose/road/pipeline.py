@@ -162,7 +162,7 @@ def _kept(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects], thresho
     ego_from_global = torch.linalg.inv(frames[0].global_from_ego)  # type: ignore[arg-type]
     for frame, objects in zip(frames, estimates, strict=True):
         if objects.scores is None:
-            raise ValueError(f"estimates for picture {frame.name} have no scores; so they cannot be ranked")
+            raise ValueError(f"estimates for picture {frame.name} have no scores, so they cannot be ranked")
         pose = ego_from_global @ frame.global_from_cam @ objects.cam_from_obj.detach().double().cpu()
         above.append(boxes3d.bev(pose, objects.sizes.detach().double().cpu(), boxes3d.EGO_GROUND))
         labels.append(objects.labels.cpu())

@@ -306,7 +306,7 @@ class ObjectHead(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """How far what a pixel shows is, as a mixture, told from the values of all heads there.
+    """How far what a pixel shows is, as a mixture, from the values of all heads there.
 
     Args:
         width: channels of the value, and of the two hidden layers.
