@@ -46,8 +46,9 @@ def cases(shared) -> Path:
 HERE = {
     "pnp": {
         "01_origin_far_from_points", "03_repeated_points", "04_init_no_rotation", "05_converged_flips_with_iterations",
-        "07_covariance_prior_has_units", "09_ransac_success_without_confidence", "11_torch_compile", "13_ransac_options",
-        "15_options_unchecked", "16_pix3d_mask_of_other_size", "18_flat_posterior", "20_K_not_upper_triangular",
+        "07_covariance_prior_has_units", "11_torch_compile", "13_ransac_options", "15_options_unchecked",
+        "16_pix3d_mask_of_other_size", "18_flat_posterior", "20_K_not_upper_triangular",
+        "09_ransac_success_without_confidence",  # 300 scenes of 500 points, 20 s: tests/pnp/test_robust.py has fewer
         "10_read_only_install",  # compiles for a minute: tests/pnp/test_where.py has a short one
     },
     "objects": {
@@ -74,7 +75,6 @@ def test_every_case_is_tried_here(cases):
     "name",
     [
         "01_origin_far_from_points", "03_repeated_points", "04_init_no_rotation", "07_covariance_prior_has_units",
-        pytest.param("09_ransac_success_without_confidence", marks=pytest.mark.slow),
         pytest.param("11_torch_compile", marks=pytest.mark.slow), "13_ransac_options", "15_options_unchecked",
         pytest.param("18_flat_posterior", marks=pytest.mark.slow), "20_K_not_upper_triangular",
     ],
@@ -86,6 +86,8 @@ def test_scripts_of_the_pnp_layers_find_nothing(cases, name, monkeypatch, capsys
     for module in ("_c", "common"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()  # what earlier tests compiled is not counted
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings():
@@ -255,8 +257,7 @@ def test_boxes_say_what_does_not_fit(cases, capsys):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("Leq.stl", "1 discrete"), ("cube_inside.stl", "23 discrete"), ("gear37.stl", "73 discrete"),
-        ("gear40.stl", "79 discrete"), ("gear48.stl", "95 discrete"),
+        ("Leq.stl", "1 discrete"), ("cube_inside.stl", "23 discrete"), ("gear48.stl", "95 discrete"),
     ],
 )  # fmt: skip
 def test_the_symmetries_that_a_camera_sees_are_proposed(cases, name, expected):

@@ -433,8 +433,8 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
     )
     plain = calibrate.collect
 
-    def answers(model, frames, objects, seed, total=None, first=0):
-        found = plain(model, frames, objects, seed, total, first)
+    def answers(model, frames, objects, seed, first=0):
+        found = plain(model, frames, objects, seed, first)
         n = 40
         some = calibrate.Samples(
             *(np.resize(column, n) if len(column) else np.zeros(n) for column in found["boxes"].__dict__.values())
@@ -456,7 +456,7 @@ def test_calibrate_reports_on_photos_without_fitting_to_them(run, tmp_path, monk
 def test_shards_of_a_calibration(run, monkeypatch, tmp_path, capsys):
     """Answers that depend on the pictures alone: shared by two processes, they give the same file."""
 
-    def answers(model, frames, objects, seed, total=None, first=0):
+    def answers(model, frames, objects, seed, first=0):
         scene = np.repeat(first + np.arange(sum(1 for _ in frames)), 8)
         rng = np.random.default_rng(first)
         score = rng.uniform(0.05, 0.95, len(scene))

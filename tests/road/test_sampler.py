@@ -141,10 +141,9 @@ def test_heads_that_do_not_divide_the_width_are_named():
 
 def test_object_answers_hold_what_was_asked_for():
     x = torch.randn(2, 3, 16)
-    points = deformable.ObjectHead(16, 8, 9, 2.0, 4)(x)
-    assert tuple(points.depth.shape) == (2, 3, 4, 2)
+    points = deformable.ObjectHead(16, 8, 9, 2.0)(x)
     assert tuple(points.direct.shape) == (2, 3, 0)
     torch.testing.assert_close(points.log_scale, torch.full((2, 3, 2), 2.0))
-    direct = deformable.ObjectHead(16, 8, 9, None, 0)(x)
+    direct = deformable.ObjectHead(16, 8, 9, None)(x)
     assert tuple(direct.direct.shape) == (2, 3, 5)
-    assert direct.log_scale.numel() == direct.depth.numel() == 0
+    assert direct.log_scale.numel() == 0

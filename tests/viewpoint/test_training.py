@@ -42,7 +42,7 @@ def rates(monkeypatch):
 
 def test_photos_in_the_layout_of_pix3d_train_a_network_that_loads(photos, tmp_path):
     file = run(photos, tmp_path)
-    network = weights.load_network(file, "normals", model.Config, model.Model)
+    network = weights.load_network(file, "viewpoint", model.Config, model.Model)
     assert network.config == SMALL
     assert not network.training
     assert weights.read(file).notes["steps"] == "3"
