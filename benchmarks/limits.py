@@ -31,6 +31,7 @@ from monopose.evaluation import bop as bop_evaluation
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.objects import coordinates
+from monopose.objects import silhouettes as outlines
 from monopose.objects.bop_pipeline import truth_as_detections
 from monopose.objects.pipeline import Pipeline
 from monopose.render import maps, raster, scene
@@ -105,7 +106,10 @@ def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int]
     poses, stages = coordinates.predict_traced(run.estimator, frame, detections)
     keep("true boxes", poses)
 
-    keep("+ predicted silhouettes", coordinates.predict(run.estimator, frame, detections, models=run.models))
+    contoured = coordinates.predict(run.estimator, frame, detections, models=run.models)
+    keep("+ predicted silhouettes", contoured)
+    if run.silhouettes is not None:
+        keep("+ silhouettes beside the drawn pose", outlines.predict(run.silhouettes, frame, contoured, run.models))
     if len(poses):
         looks, whole, seen = first_looks(run, frame, detections)
         known = [run.models[i] for i in poses.labels.tolist()]

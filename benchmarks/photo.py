@@ -34,7 +34,7 @@ from monopose.objects.bop_pipeline import truth_as_detections
 from monopose.types import Camera, Detections
 
 SIZES = ((640, 480), (1920, 1440), (4000, 3000), (8160, 6120))  # width, height; the last has 50 megapixels
-STAGES = ("detector", "coordinates", "pnp", "silhouettes", "refiner")
+STAGES = ("detector", "coordinates", "pnp", "contours", "silhouettes", "refiner")
 
 
 def crops() -> None:

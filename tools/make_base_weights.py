@@ -3,8 +3,8 @@
     python tools/make_base_weights.py runs/base src/monopose/assets/base
 
 Backbone and decoder stay; where every object has rows of its own only their mean stays, from which a new object starts.
-What the networks knew of single meshes (places, sizes) goes. Large tensors are stored as float16. A class-agnostic
-refiner, trained with `--set obj_ids=[]`, has nothing to drop.
+What the networks knew of single meshes (places, sizes) goes. Large tensors are stored as float16. Refiner and silhouettes
+know no object (`--set obj_ids=[]`) and have nothing to drop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from monopose import weights
 from monopose.training import warm_start
 
-METHODS = ("coordinates", "detector", "refiner")
+METHODS = ("coordinates", "detector", "refiner", "silhouettes")
 _MESHES = ("centre", "scale", "corners")  # buffers of `objects.networks.ObjectGeometry`, a row for each object
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for method, file in files.items():
         checkpoint = weights.read(file)
-        config = checkpoint.config | {"obj_ids": [] if method == "refiner" else [0]}
+        config = checkpoint.config | {"obj_ids": [] if method in ("refiner", "silhouettes") else [0]}
         notes = checkpoint.notes | {"objects": str(len(checkpoint.labels))}
         made = weights.save(
             args.out / f"{method}.safetensors", stripped(checkpoint), method=method, config=config, notes=notes, half=True

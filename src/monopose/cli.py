@@ -52,7 +52,7 @@ class Kind(NamedTuple):
     methods: tuple[str, ...] = ()  # of training
 
 
-LEARN_CAD = ("coordinates", "probabilistic", "refiner", "detector")
+LEARN_CAD = ("coordinates", "probabilistic", "refiner", "silhouettes", "detector")
 KINDS = {
     "synth": (
         Kind("objects", objects.Synth, "BOP folders", "a BOP folder from CAD models", "synth part.stl"),

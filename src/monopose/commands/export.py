@@ -24,7 +24,7 @@ from .. import __version__, runs, weights
 from ..exported import INDEX, OnnxNet, missing_library
 from ..io.files import ASSETS, atomic_write, sole_writer, write_json
 from ..objects import pipeline as objects
-from ..objects import probabilistic
+from ..objects import probabilistic, silhouettes
 
 CONSUMER = ASSETS / "onnx" / "predict.py"
 TOLERANCE = 1e-4  # between torch and onnxruntime, relative to values above 1
@@ -195,6 +195,19 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
         if estimator.config.amodal_weight > 0 and config.backbone != "pix2pose":
             outputs["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
     parts[kind] = Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, outputs, about)
+    if run.silhouettes is not None:
+        side = run.silhouettes.config.input_size
+        parts["silhouettes"] = Part(
+            run.silhouettes, run.silhouettes,
+            {"images": ((BATCH, 3, side, side), f"square crops around the object where its pose has it, {PICTURE}"),
+             "drawn": ((BATCH, 5, side, side), "the CAD model drawn there: silhouette, depth behind its middle in radii, RGB "
+                       "under a headlight; 0 beside it")},
+            {"amodal": f"(batch, {side // 2}, {side // 2}), logit of: the object is there, seen or hidden",
+             "visible": f"(batch, {side // 2}, {side // 2}), logit of: the pixel shows the object",
+             "change": f"(batch, 6), by how much the pose is off, in units of {list(silhouettes.MOVES)}: across the line of "
+             "sight in diameters (2), logarithm of the distance, rotation vector"},
+            {"crop_scale": run.silhouettes.config.crop_scale},
+        )  # fmt: skip
     if run.refiner is not None:
         refiner = run.refiner
         parts["refiner_features"] = Part(

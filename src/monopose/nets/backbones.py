@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,16 @@ class _InvertedResidual(nn.Module):
         return x + y if self.skip else y
 
 
+def _joined(x: Tensor, added: Sequence[Tensor | None], level: int) -> Tensor:
+    more = added[level] if level < len(added) else None
+    return x if more is None else x + more
+
+
 class Backbone(nn.Module):
-    """Five levels, strides 2 to 32, of which the first `frozen` neither learn nor update their batch statistics."""
+    """Five levels, strides 2 to 32, of which the first `frozen` neither learn nor update their batch statistics.
+
+    `forward` takes images (B, 3, H, W) and what is added to the outputs of the levels before the next ones see them.
+    """
 
     channels: tuple[int, ...]
     frozen = 0
@@ -138,12 +146,13 @@ class EfficientNetLite0(Backbone):
             first = last + 1
         return [[self._conv_stem, self._bn0, *parts[0]], *parts[1:]]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, added: Sequence[Tensor | None] = ()) -> list[Tensor]:
         x = F.relu6(self._bn0(self._conv_stem((images * 255 - 127) / 128)))
-        features = []
+        features: list[Tensor] = []
         for i, block in enumerate(self._blocks):
             x = block(x)
             if i in self._TAPS:
+                x = _joined(x, added, len(features))
                 features.append(x)
         return features
 
@@ -179,10 +188,10 @@ class _TorchvisionFeatures(Backbone):
     def levels(self) -> list[list[nn.Module]]:
         return [[stage] for stage in self.stages]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, added: Sequence[Tensor | None] = ()) -> list[Tensor]:
         x, features = (images - self.mean) / self.std, []
-        for stage in self.stages:
-            x = stage(x)
+        for level, stage in enumerate(self.stages):
+            x = _joined(stage(x), added, level)
             features.append(x)
         return features
 

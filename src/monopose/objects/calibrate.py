@@ -290,8 +290,10 @@ def with_scenes(
     thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
     estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
     files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
-    if model.refiner is not None:
-        files["refiner"] = pipeline.find_refiner(model.path)
+    for method, network in (("silhouettes", model.silhouettes), ("refiner", model.refiner)):
+        file = weights.weights_in(model.path).get(method) or weights.base(method)
+        if network is not None and file is not None:
+            files[method] = file
     photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
     source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
     return replace(model, models=model.models or models), source, {i: judged_by(m) for i, m in models.items()}, files

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,8 +20,8 @@ from ..detection import LEAST_SCORE, detector
 from ..evaluation.bop import Object
 from ..evaluation.calibration import LIMIT
 from ..geometry import boxes as box_ops
-from ..types import Camera, Detections, Frame, ObjectModel
-from . import coordinates, judging, probabilistic, refinement, refiner
+from ..types import Camera, Detections, Frame, ObjectModel, PoseEstimates
+from . import coordinates, judging, probabilistic, refinement, refiner, silhouettes
 
 SEED = 77_077  # of the held-out samples; apart from those of training, calibration and report
 CROPS, PICTURES = 64, 24
@@ -55,6 +56,8 @@ def measure(
         return lambda model: _detection(model, drawn())
     if method == "refiner":
         return lambda model: _refinement(model, drawn(), models, objects())
+    if method == "silhouettes":
+        return lambda model: _outlines(model, drawn(), models, objects())
     scale = config.crop_scale
     return lambda model: _poses([_pose(model, s, scale, models) for s in drawn()], drawn(), objects())
 
@@ -106,6 +109,26 @@ def _refinement(
     ]
     before = _poses(list(starts.cpu()), samples, objects)["right"]
     return _poses(list(torch.cat(ends).cpu()), samples, objects) | {"before": before}
+
+
+def _outlines(
+    model: silhouettes.Model,
+    samples: Sequence[Mapping[str, Tensor]],
+    models: Mapping[int, ObjectModel],
+    objects: Mapping[int, Object],
+) -> dict[str, float]:
+    device, ends, overlaps = next(model.parameters()).device, [], []
+    for sample in samples:
+        image, start = sample["image"].to(device), sample["start"][None]
+        frame = Frame(image, Camera(sample["K"], (image.shape[-1],) * 2))
+        label = sample["label"][None]
+        poses = PoseEstimates(label, start, torch.ones(1), None, None)
+        ends.append(silhouettes.predict(model, frame, poses, models).cam_from_obj[0].cpu())
+        seen = model(image[None], sample["drawn"][None].to(device)).amodal[0].sigmoid().cpu()
+        true = F.adaptive_avg_pool2d(sample["mask_full"][None].float(), seen.shape)[0]
+        overlaps.append(float(torch.minimum(seen, true).sum() / torch.maximum(seen, true).sum().clamp_min(1e-6)))
+    before = _poses([s["start"] for s in samples], samples, objects)["right"]
+    return _poses(ends, samples, objects) | {"before": before, "iou": round(float(np.median(overlaps)), 4)}
 
 
 def _detection(model: detector.Model, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

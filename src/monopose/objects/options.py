@@ -80,7 +80,7 @@ class Train(TrainCommand):
     A run that predicts needs coordinates or probabilistic (EPro-PnP, best started from coordinates with --init), and a detector
     unless boxes are given to it."""
 
-    method: Positional[Literal["coordinates", "probabilistic", "refiner", "detector"]]
+    method: Positional[Literal["coordinates", "probabilistic", "refiner", "silhouettes", "detector"]]
     """What to train."""
     data: Annotated[tuple[str, ...], arg(metavar="DIR[:WEIGHT] ...")]
     """BOP folder with models/ (and camera.json), or a models folder: its objects are drawn on the fly; or a split of one, as
@@ -97,8 +97,8 @@ class Train(TrainCommand):
     preset: MaybeName = None
     """Ready configuration. coordinates: unet (default), pix2pose (as published). probabilistic: unet (default); as published
     basic, reg, coord-init, long (v1), v2, no-model (v2), coords (where three of them start); small, large. refiner: medium
-    (default), small, published. detector: small (default), maskrcnn. Published ones bring optimiser, rate, schedule, batch,
-    crops and length; options come before that, and what differs from the paper is printed."""
+    (default), small, published. silhouettes: unet. detector: small (default), maskrcnn. Published ones bring optimiser, rate,
+    schedule, batch, crops and length; options come before that, and what differs from the paper is printed."""
     render: Annotated[Literal["workers", "device"] | None, arg(help_behavior_hint="")] = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""

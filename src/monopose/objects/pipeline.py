@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +29,7 @@ from ..prediction import Prediction
 from ..types import Detections, Dropped, Frame, ObjectModel, PoseEstimates
 from ..weights import choose_device
 from . import calibration as calibration_file
-from . import coordinates, probabilistic, refinement, refiner
+from . import coordinates, probabilistic, refinement, refiner, silhouettes
 from .viz import save_stages
 
 # what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
@@ -50,6 +50,7 @@ class Trace(NamedTuple):
         correspondences: of each detection with their solution, of a run that estimates by coordinates; else [].
         posteriors: the distribution of each detection's pose, of a probabilistic run; else [].
         refinements: of each object that was refined.
+        outlines: of each object whose contour was moved to an outline that `objects.silhouettes` sees.
         solved: object ids of all poses that were found, also of those that are not among the results, (n,).
     """
 
@@ -57,6 +58,7 @@ class Trace(NamedTuple):
     correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
     posteriors: list[probabilistic.ObjectPosterior]
     refinements: list[refinement.RefinementTrace]
+    outlines: Sequence[silhouettes.OutlineTrace] = ()
     solved: Tensor = torch.zeros(0, dtype=torch.int64)
 
 
@@ -73,6 +75,8 @@ class Pipeline:
         calibration: what scores and covariances mean; None leaves them raw.
         refiner: makes poses better by rendering the CAD models and comparing, or None. One that is trained on many objects
             refines those of any run.
+        silhouettes: sees where the outline of an object truly is, or None. One network serves the objects of any run that has
+            CAD models.
     """
 
     estimator: coordinates.Model | probabilistic.Model
@@ -82,9 +86,10 @@ class Pipeline:
     path: Path
     calibration: calibration_file.Calibration | None = None
     refiner: refiner.Model | None = None
+    silhouettes: silhouettes.Model | None = None
 
     def __repr__(self) -> str:
-        parts = [k for k in ("detector", "calibration", "refiner") if getattr(self, k) is not None]
+        parts = [k for k in ("detector", "calibration", "silhouettes", "refiner") if getattr(self, k) is not None]
         without = "" if self.models else ", no CAD models"
         known = ", ".join(self.names.values())
         method = type(self.estimator).__module__.rpartition(".")[2]
@@ -94,7 +99,9 @@ class Pipeline:
         """The same run on another device. Modules move in place."""
         detector = None if self.detector is None else self.detector.to(device)
         better = None if self.refiner is None else self.refiner.to(device)
-        return replace(self, estimator=self.estimator.to(device), detector=detector, refiner=better)
+        outlines = None if self.silhouettes is None else self.silhouettes.to(device)
+        moved = self.estimator.to(device)
+        return replace(self, estimator=moved, detector=detector, refiner=better, silhouettes=outlines)
 
     def warm_up(self) -> None:
         """Compile what PnP of this run needs, or load it from disk, so that no picture has to wait for it."""
@@ -298,6 +305,9 @@ class Pipeline:
         poses = replace(poses[poses.scores.argsort(descending=True)], names=self.names, seconds=seconds | poses.seconds)
         if detections is None:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
+        if self.silhouettes is not None and self.models:
+            poses, outlines = silhouettes.predict_traced(self.silhouettes, frame, poses, self.models)
+            trace = trace._replace(outlines=outlines)
         if refining:
             assert self.refiner is not None
             poses, refinements = refinement.predict_traced(self.refiner, frame, poses, self.models)
@@ -307,7 +317,10 @@ class Pipeline:
             order = poses.scores.argsort(descending=True, stable=True)  # refined ones have a map of their own
             place = order.argsort().tolist()
             poses = poses[order]
-            trace = trace._replace(refinements=[r._replace(row=place[r.row]) for r in trace.refinements])
+            trace = trace._replace(
+                refinements=[r._replace(row=place[r.row]) for r in trace.refinements],
+                outlines=[o._replace(row=place[o.row]) for o in trace.outlines],
+            )
         return poses, trace
 
 
@@ -338,12 +351,12 @@ def load(
     Args:
         name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
             probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
-            A detector and a refiner in the folder come along; without a refiner that of the base, if monopose comes with one
-            and the folder has the CAD models.
+            A detector, silhouettes and a refiner in the folder come along; without one of the last two that of the base, if
+            monopose comes with one and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models (a BOP models folder); None: objects/ in the run folder.
         runtime: "onnx": onnxruntime computes detector and estimator, on the CPU, from what `monopose export` wrote to onnx/ in
-            the run folder. The refiner stays torch's.
+            the run folder. Silhouettes and refiner stay torch's.
 
     Raises:
         FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
@@ -379,11 +392,13 @@ def load(
     if (folder / "names.json").is_file():
         names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
-    file = files.get("refiner") or (weights.base("refiner") if known else None)
-    better = None if file is None else weights.load_network(file, "refiner", refiner.Config, refiner.Model)
-    if file is not None and known:
-        used["refiner"] = file
-    return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), better).to(where)
+    more = {}
+    for method, module in (("silhouettes", silhouettes), ("refiner", refiner)):
+        file = files.get(method) or (weights.base(method) if known else None)
+        more[method] = None if file is None else weights.load_network(file, method, module.Config, module.Model)
+        if file is not None and known:
+            used[method] = file
+    return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), **more).to(where)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..datasets.bop import pictures
-from ..geometry import se3
+from ..geometry import se3, symmetry
 from ..synthesis import augment, fused
 from ..synthesis import scene as synth
 from ..synthesis.samples import (
@@ -35,6 +35,7 @@ from ..synthesis.samples import (
     occluded,
 )
 from ..types import ObjectModel
+from . import silhouettes
 
 
 class CropSamples(Dataset):
@@ -74,10 +75,15 @@ class CropSamples(Dataset):
         source, s = self.source, self.input_size
         target = source.models[self.ids[int(rng.integers(len(self.ids)))]]
         layout = synth.random_layout(list(source.models.values()), source.camera, source.scene, rng, target, source.others)
-        box = fused.bounds(target, layout.cam_from_obj[0].double().numpy(), source.camera.K.double().numpy())
+        around = self.around(i, target, layout.cam_from_obj[0])
+        box = fused.bounds(target, around.double().numpy(), source.camera.K.double().numpy())
         square = jittered_square(torch.from_numpy(box).float(), self.crop_scale, rng, *self.jitter)
         layout = near_crop(occluded(layout, rng), crop_K(source.camera.K, square, s), s)
         return target, layout, square, synth.random_appearance(len(layout.models), rng), rng
+
+    def around(self, i: int, model: ObjectModel, pose: Tensor) -> Tensor:
+        """The pose, (4, 4), whose box sample i is cut around: the true one."""
+        return pose
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         source, s = self.source, self.input_size
@@ -152,6 +158,49 @@ class PerturbedPoseSamples(Dataset):
         about = sample["cam_from_obj"] @ centre
         sds = math.radians(self.rotation_deg) * turn, self.shift * model.diameter * move
         return sample | {"start": se3.perturbed(about, *sds, generator=generator) @ se3.inverse(centre)}
+
+
+class PriorCropSamples(CropSamples):
+    """Crops around where a wrong pose has the object, beside what it promises, for `objects.silhouettes`.
+
+    Args:
+        source, length, seed: as in `CropSamples`.
+        config: of the network.
+
+    Masks are as large as the picture. Adds "start" (4, 4), "drawn" (5, s, s), see `fused.prior`, and "change" (6,), what leads
+    from the start to the true pose that is nearest of those that look alike; "cam_from_obj" is that one.
+    """
+
+    def __init__(self, source: Source, config: silhouettes.Config, length: int = 100_000, seed: int = 0) -> None:
+        super().__init__(
+            source, config.input_size, config.input_size, config.crop_scale, 0.0, length, seed, shift=0.02, zoom=0.05
+        )
+        self.config = config
+        self.groups = {i: symmetry.transforms(m.symmetries, 36) for i, m in source.models.items()}
+
+    def around(self, i: int, model: ObjectModel, pose: Tensor) -> Tensor:
+        rng, c = np.random.default_rng((self.seed, i, 6)), self.config
+        turn, shift, depth = rng.uniform(0, 1, 3) ** 1.5
+        z = float(se3.transform(pose, model.bounds.mean(0)[None])[0, 2])
+        by = np.concatenate([
+            rng.normal(0, 1, 2) * shift * c.noise_shift, [rng.normal() * depth * c.noise_depth],
+            rng.normal(0, 1, 3) * turn * math.radians(c.noise_deg),
+        ])  # fmt: skip
+        by[2] = max(by[2], math.log(min(1.0, (0.6 * model.diameter + 0.02) / z)))  # not at the lens
+        return silhouettes.changed(pose, torch.from_numpy(by).float(), model.bounds.mean(0), model.diameter)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        sample = super().__getitem__(i)
+        model = self.source.models[int(sample["label"])]
+        start = self.around(i, model, sample["cam_from_obj"])
+        group, corners = self.groups[model.obj_id], model.corners
+        true = symmetry.nearest(sample["cam_from_obj"], start, group, corners)
+        del sample["coordinates"]
+        drawn = fused.prior(model, start.double().numpy(), sample["K"].double().numpy(), self.input_size)
+        return sample | {
+            "start": start, "cam_from_obj": true, "drawn": torch.from_numpy(drawn),
+            "change": silhouettes.change(start, true, model.bounds.mean(0), model.diameter),
+        }  # fmt: skip
 
 
 class BopCropSamples(Dataset):

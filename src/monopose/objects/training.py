@@ -30,7 +30,7 @@ from ..training.loop import Recipe, TrainConfig
 from ..training.setup import Schedule, configure, described_preset, train_config
 from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
-from . import coordinates, heldout, probabilistic, refiner
+from . import coordinates, heldout, probabilistic, refiner, silhouettes
 from . import samples as object_samples
 from .gpu_samples import CropSpecs, GpuSampler
 from .sources import DataSource, models_root, parse
@@ -83,6 +83,12 @@ def _bop_windows(c: Any, source: crop_samples.Source, data: DataSource, length: 
         listed=data.listed,
     )  # fmt: skip
     return _started(c, windows, source, seed)
+
+
+def _no_pictures(c: Any, source: crop_samples.Source, data: DataSource, length: int, seed: int) -> Dataset:
+    raise ValueError(
+        f"silhouettes are learned from renderings only; {data.folder} holds pictures: give CAD models (--data DIR)"
+    )
 
 
 _PLANNED_CROPS = Plans(lambda c, source, n, seed: CropSpecs(_crops(c, source, n, seed)), lambda c: c.output_size)
@@ -163,6 +169,13 @@ METHODS: dict[str, Method] = {
         recipe=Recipe(("image", "label", "K", "start"), refiner.loss, lr=lambda c: 5e-4, half_on_cpu=True),
         plans=_PLANNED_STARTS,
         schedules={"published": RNNPOSE_SCHEDULE},
+    ),
+    "silhouettes": Method(
+        presets={"unet": lambda ids: silhouettes.Config(obj_ids=ids)},
+        model=lambda config, models: silhouettes.Model(config),
+        samples=lambda c, source, n, seed: object_samples.PriorCropSamples(source, c, n, seed),
+        pictures=_no_pictures,
+        recipe=Recipe(("image", "drawn"), silhouettes.loss, half_on_cpu=True),
     ),
     "detector": Method(
         presets={"small": detector.small, "maskrcnn": detector.maskrcnn},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .probabilistic import ObjectPosterior
     from .refinement import RefinementTrace
     from .refiner import Iteration
+    from .silhouettes import OutlineTrace
 
 START: canvas_module.Color = (255, 255, 255)
 NOW: canvas_module.Color = (255, 150, 40)
@@ -227,7 +228,7 @@ def save_stages(
     run: Pipeline,
 ) -> None:
     """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
-    coordinates and weights; per object how it was refined; overlay."""
+    coordinates and weights; per object its outline, and how it was refined; overlay."""
     folder.mkdir(parents=True, exist_ok=True)
     models = run.models
 
@@ -256,8 +257,20 @@ def save_stages(
         ]  # fmt: skip
         captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
         save(f"2_object_{posterior.label}_{posterior.detection}.png", viz.side_by_side(pictures, captions))
+    for outline in trace.outlines:
+        save(f"2_object_{outline.model.obj_id}_{outline.row}_outline.png", outline_strip(frame, outline))
     save_refinement(folder, frame, trace.refinements)
     save("3_poses.png", viz.draw(frame, poses, models))
+
+
+def outline_strip(frame: Frame, outline: OutlineTrace) -> Image.Image:
+    """How one pose came to its outline: what the network saw, its masks, and the contours of the pose before and after."""
+    side = outline.crop.shape[-1]
+    K = camera_ops.crop_resize_K(frame.camera.K.cpu(), outline.box.cpu(), (side, side))
+    ends = _contours(outline.crop, outline.model, [outline.before, outline.after], Camera(K, (side, side)), 2 * side)
+    masks = (viz.value_image(mask, 0, 1) for mask in (outline.amodal, outline.visible))
+    captions = ["crop", "drawn at the pose", "whole outline", "visible mask", "contour before (white), after"]
+    return viz.side_by_side([outline.crop, outline.drawn[2:], *masks, ends], captions)
 
 
 def save_overlay(path: str | Path, frame: Frame, poses: PoseEstimates, models: Mapping[int, ObjectModel]) -> Path:

@@ -25,6 +25,7 @@ NEAR = 0.01  # nothing closer is drawn, metres
 _PLAIN, _COLOURS, _TEXTURE = 0, 1, 2
 _NONE2, _NONE3 = np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
 _NO_TEXTURE = np.zeros((3, 0, 0), np.float32)
+_HEADLIGHT = (np.full(3, 0.35, np.float32), np.array([[0.0, 0.0, -1.0]], np.float32), np.full((1, 3), 0.65, np.float32))
 
 
 class Drawn(NamedTuple):
@@ -280,6 +281,29 @@ def target(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> tu
     out = np.zeros((3, side, side), np.float32)
     _coordinates(_array(model.vertices, _NONE3), _array(model.faces, _NONE3), pose, K, *buffers[:2], out)
     return out, buffers[0] >= 0
+
+
+def prior(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> np.ndarray:
+    """What a pose promises, for networks that compare it with a photo: (5, side, side) float32, 0 beside the object.
+
+    Channels: silhouette (1); depth behind the object's middle, in radii; RGB under a headlight.
+    """
+    buffers = _buffers((side, side))
+    _put(model, pose, K, 0, buffers)
+    owner, face, inverse_depth, _ = buffers
+    image = np.zeros((side, side, 3), np.float32)
+    textured = model.texture is not None and model.uv is not None
+    surface = _TEXTURE if textured else _PLAIN if model.colors is None else _COLOURS
+    _shade(
+        _array(model.vertices, _NONE3), _array(model.normals, _NONE3), _array(model.colors, _NONE3),
+        _array(model.uv if textured else None, _NONE2), _array(model.texture if textured else None, _NO_TEXTURE), surface,
+        _array(model.faces, _NONE3), pose, K, 0, False, owner, face, *_HEADLIGHT, 0.0, 1.0, image,
+        np.empty((0, 0, 3), np.float32),
+    )  # fmt: skip
+    seen = owner >= 0
+    middle = float(pose[2, :3] @ model.bounds.mean(0).double().numpy() + pose[2, 3])
+    depth = np.where(seen, 1 / np.maximum(inverse_depth, 1e-6) - middle, 0) / (model.diameter / 2)
+    return np.concatenate([seen[None], depth.clip(-2, 2)[None], image.transpose(2, 0, 1)]).astype(np.float32)
 
 
 def owners(models: Sequence[ObjectModel], poses: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
