@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from .. import __version__, runs, weights
 from ..exported import INDEX, OnnxNet, missing_library
 from ..io.files import ASSETS, atomic_write, sole_writer, write_json
+from ..objects import coordinates, probabilistic, search, silhouettes
 from ..objects import pipeline as objects
-from ..objects import probabilistic, silhouettes
 
 CONSUMER = ASSETS / "onnx" / "predict.py"
 TOLERANCE = 1e-4  # between torch and onnxruntime, relative to values above 1
@@ -166,7 +166,42 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
                 "upper left corner, the rest filled with 0.5",
             },
         )  # fmt: skip
-    kind = "probabilistic" if isinstance(estimator, probabilistic.Model) else "coordinates"
+    if isinstance(estimator, search.Model):
+        parts["search"] = (
+            "poses are searched for by drawing the CAD models, which is no graph; silhouettes, its network, is exported"
+        )
+    else:
+        parts["probabilistic" if isinstance(estimator, probabilistic.Model) else "coordinates"] = _estimator(estimator)
+    if run.silhouettes is not None:
+        side = run.silhouettes.config.input_size
+        parts["silhouettes"] = Part(
+            run.silhouettes, run.silhouettes,
+            {"images": ((BATCH, 3, side, side), f"square crops around the object where its pose has it, {PICTURE}"),
+             "drawn": ((BATCH, 5, side, side), "the CAD model drawn there: silhouette, depth behind its middle in radii, RGB "
+                       "under a headlight; 0 beside it")},
+            {"amodal": f"(batch, {side // 2}, {side // 2}), logit of: the object is there, seen or hidden",
+             "visible": f"(batch, {side // 2}, {side // 2}), logit of: the pixel shows the object",
+             "field": f"(batch, 3, {side // 2}, {side // 2}), where a drawn pixel has gone: x and y in units of "
+             f"{silhouettes.UNIT:g} pixels of that map, logarithm of the deviation of both in these units"},
+            {"crop_scale": run.silhouettes.config.crop_scale},
+        )  # fmt: skip
+    if run.refiner is not None:
+        refiner = run.refiner
+        parts["refiner_features"] = Part(
+            refiner.features, refiner.features,
+            {"images": ((BATCH, 3, refiner.config.crop_size, refiner.config.crop_size), f"square crops, {PICTURE}"),
+             "index": ((BATCH,), f"int64, position in {list(refiner.config.obj_ids)}, -1 for other objects")},
+            {"features": f"(batch, {refiner.config.features}, s / 4, s / 4), of mean square 1 at every place"},
+            {"preprocessing": "the object rendered at a pose, and the photo cut around it: both go through this network"},
+        )  # fmt: skip
+        parts["refiner"] = (
+            "between its steps it renders the CAD model and solves for the pose, which is no graph; refiner_features, its "
+            "largest network, is exported"
+        )
+    return parts
+
+
+def _estimator(estimator: coordinates.Model | probabilistic.Model) -> Part:
     config, classes = estimator.config, len(estimator.config.obj_ids)
     side, h = config.input_size, config.output_size
     inputs = {
@@ -194,34 +229,7 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
         }
         if estimator.config.amodal_weight > 0 and config.backbone != "pix2pose":
             outputs["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
-    parts[kind] = Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, outputs, about)
-    if run.silhouettes is not None:
-        side = run.silhouettes.config.input_size
-        parts["silhouettes"] = Part(
-            run.silhouettes, run.silhouettes,
-            {"images": ((BATCH, 3, side, side), f"square crops around the object where its pose has it, {PICTURE}"),
-             "drawn": ((BATCH, 5, side, side), "the CAD model drawn there: silhouette, depth behind its middle in radii, RGB "
-                       "under a headlight; 0 beside it")},
-            {"amodal": f"(batch, {side // 2}, {side // 2}), logit of: the object is there, seen or hidden",
-             "visible": f"(batch, {side // 2}, {side // 2}), logit of: the pixel shows the object",
-             "change": f"(batch, 6), by how much the pose is off, in units of {list(silhouettes.MOVES)}: across the line of "
-             "sight in diameters (2), logarithm of the distance, rotation vector"},
-            {"crop_scale": run.silhouettes.config.crop_scale},
-        )  # fmt: skip
-    if run.refiner is not None:
-        refiner = run.refiner
-        parts["refiner_features"] = Part(
-            refiner.features, refiner.features,
-            {"images": ((BATCH, 3, refiner.config.crop_size, refiner.config.crop_size), f"square crops, {PICTURE}"),
-             "index": ((BATCH,), f"int64, position in {list(refiner.config.obj_ids)}, -1 for other objects")},
-            {"features": f"(batch, {refiner.config.features}, s / 4, s / 4), of mean square 1 at every place"},
-            {"preprocessing": "the object rendered at a pose, and the photo cut around it: both go through this network"},
-        )  # fmt: skip
-        parts["refiner"] = (
-            "between its steps it renders the CAD model and solves for the pose, which is no graph; refiner_features, its "
-            "largest network, is exported"
-        )
-    return parts
+    return Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, outputs, about)
 
 
 def _viewpoint(run: Any) -> dict[str, Part | str]:

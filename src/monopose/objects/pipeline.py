@@ -29,7 +29,7 @@ from ..prediction import Prediction
 from ..types import Detections, Dropped, Frame, ObjectModel, PoseEstimates
 from ..weights import choose_device
 from . import calibration as calibration_file
-from . import coordinates, probabilistic, refinement, refiner, silhouettes
+from . import coordinates, probabilistic, refinement, refiner, search, silhouettes
 from .viz import save_stages
 
 # what can estimate poses, by its file in a run folder: Config and Model; the first that is there is taken
@@ -67,7 +67,7 @@ class Pipeline:
     """A trained run, ready to predict.
 
     Args:
-        estimator: finds the pose of a detected object.
+        estimator: finds the pose of a detected object; `search.Model` for objects that no network was trained on.
         detector: finds objects, or None: then boxes must be given.
         models: object id -> CAD model, for pictures; may be empty, the networks carry what poses need.
         names: object id -> name.
@@ -79,7 +79,7 @@ class Pipeline:
             CAD models.
     """
 
-    estimator: coordinates.Model | probabilistic.Model
+    estimator: coordinates.Model | probabilistic.Model | search.Model
     detector: detection.Model | None
     models: Mapping[int, ObjectModel]
     names: dict[int, str]
@@ -107,6 +107,8 @@ class Pipeline:
         """Compile what PnP of this run needs, or load it from disk, so that no picture has to wait for it."""
         if isinstance(self.estimator, probabilistic.Model):
             pnp.warm_up(device=self.estimator.ids.device, layers=("posterior",))
+        elif isinstance(self.estimator, search.Model):
+            pnp.warm_up()
         else:
             pnp.warm_up(layers=("ransac",))
 
@@ -298,6 +300,8 @@ class Pipeline:
             samples = None if traced else network.config.samples  # pictures need more
             poses, posteriors = probabilistic.predict_traced(network, frame, found, samples=samples)
             trace = trace._replace(posteriors=posteriors)
+        elif isinstance(network, search.Model):
+            poses = search.predict(network, frame, found)
         else:
             poses, correspondences = coordinates.predict_traced(network, frame, found, models=self.models)
             trace = trace._replace(correspondences=correspondences)
@@ -351,6 +355,7 @@ def load(
     Args:
         name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
             probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
+            Without any of them, or for a folder of CAD models alone, the poses are searched for, see `objects.search`.
             A detector, silhouettes and a refiner in the folder come along; without one of the last two that of the base, if
             monopose comes with one and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
@@ -359,18 +364,21 @@ def load(
             the run folder. Silhouettes and refiner stay torch's.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors in it, a
-            truncated or foreign file; no such device; its onnx/ is not there, or of other weights.
+        FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors nor CAD models
+            in it, a truncated or foreign file; no such device; its onnx/ is not there, or of other weights.
     """
     where = choose_device("cpu" if runtime == "onnx" and device is None else device)
-    folder = weights.find_run(name)
+    untrained = cad_folder(name)
+    folder = Path(name) if untrained is not None else weights.find_run(name)
     files = weights.weights_in(folder)
     named = Path(name).stem if Path(name).is_file() else None
     kind = next((k for k in ([named] if named in ESTIMATORS else ESTIMATORS) if k in files), None)
-    if kind is None:
+    objects = Path(models) if models is not None else untrained or folder / "objects"
+    outlines = files.get("silhouettes") or weights.base("silhouettes")
+    if kind is None and (outlines is None or not objects.is_dir()):
         raise ValueError(
             f"{folder} has no coordinates.safetensors or probabilistic.safetensors, which estimates the poses; it holds "
-            f"{', '.join(files)}. Train it: monopose train coordinates --data DIR --out {folder}"
+            f"{', '.join(files) or 'no weights'}. Train it: monopose train coordinates --data DIR --out {folder}"
         )
     used = {k: files[k] for k in (kind, "detector") if k in files}
     nets = {}
@@ -378,27 +386,39 @@ def load(
         if where.type != "cpu":
             raise ValueError(f"--runtime onnx computes on the CPU, got the device {where}; give one of them")
         nets = exported_nets(folder, {k: digest_of(file) for k, file in used.items()}, f"monopose export {name}")
-    estimator: Any = weights.load_network(files[kind], kind, *ESTIMATORS[kind])
+    estimator: Any = None if kind is None else weights.load_network(files[kind], kind, *ESTIMATORS[kind])
     detector = None
     if "detector" in files:
         detector = weights.load_network(files["detector"], "detector", detection.Config, detection.Model)
-    estimator.exported = nets.get(kind)
     if detector is not None and "detector" in nets:
         detector.net = nets["detector"]
-    objects = folder / "objects" if models is None else Path(models)
-    ids = None if models is None else sorted(estimator.config.obj_ids)
+    ids = None if models is None or estimator is None else sorted(estimator.config.obj_ids)
     known = bop_models.read_models(objects, ids) if models is not None or objects.is_dir() else {}
-    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in known.items()}
-    if (folder / "names.json").is_file():
-        names |= bop_models.read_names(folder / "names.json")
-    names = {i: names[i] for i in estimator.config.obj_ids}
-    more = {}
+    more: dict[str, Any] = {}
     for method, module in (("silhouettes", silhouettes), ("refiner", refiner)):
         file = files.get(method) or (weights.base(method) if known else None)
         more[method] = None if file is None else weights.load_network(file, method, module.Config, module.Model)
         if file is not None and known:
             used[method] = file
+    if kind is None:
+        estimator = search.Model(search.Config(tuple(sorted(known))), known, more["silhouettes"])
+    else:
+        estimator.exported = nets.get(kind)
+    names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in known.items()}
+    if (folder / "names.json").is_file():
+        names |= bop_models.read_names(folder / "names.json")
+    names = {i: names[i] for i in estimator.config.obj_ids}
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), **more).to(where)
+
+
+def cad_folder(name: str | Path) -> Path | None:
+    """Where the CAD models (models_info.json and meshes) of a folder without weights are, such as a data set's; None if `name`
+    is no such folder."""
+    path = Path(name)
+    if not path.is_dir() or weights.weights_in(path):
+        return None
+    places = (path, path / "models", path / "objects")
+    return next((place for place in places if (place / "models_info.json").is_file()), None)
 
 
 def load_refiner(name: str | Path, device: torch.device | str | None = None) -> refiner.Model:

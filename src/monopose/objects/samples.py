@@ -167,8 +167,8 @@ class PriorCropSamples(CropSamples):
         source, length, seed: as in `CropSamples`.
         config: of the network.
 
-    Masks are as large as the picture. Adds "start" (4, 4), "drawn" (5, s, s), see `fused.prior`, and "change" (6,), what leads
-    from the start to the true pose that is nearest of those that look alike; "cam_from_obj" is that one.
+    Masks are as large as the picture. Adds "start" (4, 4), "drawn" (5, s, s), see `fused.prior`, "field" (2, s / 2, s / 2) and
+    "shown" (s / 2, s / 2), see `silhouettes.field`. Of true poses that look alike "cam_from_obj" is the nearest to the start.
     """
 
     def __init__(self, source: Source, config: silhouettes.Config, length: int = 100_000, seed: int = 0) -> None:
@@ -182,9 +182,13 @@ class PriorCropSamples(CropSamples):
         rng, c = np.random.default_rng((self.seed, i, 6)), self.config
         turn, shift, depth = rng.uniform(0, 1, 3) ** 1.5
         z = float(se3.transform(pose, model.bounds.mean(0)[None])[0, 2])
+        turned = rng.normal(0, 1, 3) * turn * math.radians(c.noise_deg)
+        kind = rng.random()
+        if kind < c.far_share + c.any_share:
+            largest = math.radians(c.far_deg) if kind < c.far_share else math.pi
+            turned *= rng.uniform(0, largest) / max(float(np.linalg.norm(turned)), 1e-12)
         by = np.concatenate([
-            rng.normal(0, 1, 2) * shift * c.noise_shift, [rng.normal() * depth * c.noise_depth],
-            rng.normal(0, 1, 3) * turn * math.radians(c.noise_deg),
+            rng.normal(0, 1, 2) * shift * c.noise_shift, [rng.normal() * depth * c.noise_depth], turned
         ])  # fmt: skip
         by[2] = max(by[2], math.log(min(1.0, (0.6 * model.diameter + 0.02) / z)))  # not at the lens
         return silhouettes.changed(pose, torch.from_numpy(by).float(), model.bounds.mean(0), model.diameter)
@@ -196,10 +200,12 @@ class PriorCropSamples(CropSamples):
         group, corners = self.groups[model.obj_id], model.corners
         true = symmetry.nearest(sample["cam_from_obj"], start, group, corners)
         del sample["coordinates"]
+        coarse = self.input_size // 2
+        moves, shown = silhouettes.field(model, start, true, crop_K(self.source.camera.K, sample["box"], coarse), coarse)
         drawn = fused.prior(model, start.double().numpy(), sample["K"].double().numpy(), self.input_size)
         return sample | {
             "start": start, "cam_from_obj": true, "drawn": torch.from_numpy(drawn),
-            "change": silhouettes.change(start, true, model.bounds.mean(0), model.diameter),
+            "field": moves, "shown": shown,
         }  # fmt: skip
 
 

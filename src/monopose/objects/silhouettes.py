@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import pnp
 from ..contour.align import align
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
@@ -29,7 +30,10 @@ from ..types import Frame, ObjectModel, PoseEstimates
 from .coordinates import information
 
 CHANNELS = 5  # of a drawn prior: silhouette, relative depth, colours under a headlight
-MOVES = (0.1, 0.1, 0.1, 0.2, 0.2, 0.2)  # what counts as one unit of `Output.change` in the loss
+UNIT = 4.0  # outline pixels in a unit of `Output.field`
+SHARPEST, BLUNTEST = -4.0, 3.0  # limits of its logarithm of the deviation
+HUBER = 2.0  # deviations beyond which its pixels count linearly
+DOUBT = 100.0  # pixels of one object err together: the information of the field's pose is divided by this
 EDGE = 4.0  # pixels near the outline, drawn or true, weigh this much more
 ROUNDS = 2  # drawn, looked at and moved
 TOGETHER = 32  # poses that go through the network at once
@@ -48,7 +52,10 @@ class Config:
     noise_deg: float = 14.0  # largest standard deviation of the training poses about each axis, degrees
     noise_shift: float = 0.08  # largest deviation across the line of sight, diameters
     noise_depth: float = 0.12  # largest deviation of the distance, natural logarithm
-    change_weight: float = 0.1  # weight of the loss of the pose's change
+    far_share: float = 0.25  # share of training poses that are turned by any angle up to `far_deg`
+    far_deg: float = 45.0  # degrees
+    any_share: float = 0.15  # share of training poses with any rotation, of which the network has to say that it is unsure
+    field_weight: float = 0.1  # weight of the loss of the displacements
 
 
 class Output(NamedTuple):
@@ -56,7 +63,7 @@ class Output(NamedTuple):
 
     amodal: Tensor  # (B, h, w), logit of being a pixel of the object, seen or hidden
     visible: Tensor  # (B, h, w), logit of being a visible pixel of it
-    change: Tensor  # (B, 6), see `change`, in units of `MOVES`
+    field: Tensor  # (B, 3, h, w), where a drawn pixel has gone: x and y in `UNIT`, logarithm of the deviation of both
 
 
 class Model(nn.Module):
@@ -87,11 +94,7 @@ class Model(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
         self.head = nn.Conv2d(inputs, 2, 1)
-        cells = (config.input_size // 32) ** 2
-        self.change = nn.Sequential(
-            nn.Conv2d(skips[-1], 48, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48 * cells, 128), nn.ReLU(inplace=True),
-            nn.Linear(128, 6),
-        )  # fmt: skip
+        self.field = nn.Conv2d(inputs, 3, 1)
 
     def forward(self, images: Tensor, drawn: Tensor) -> Output:
         """(B, 3, s, s) RGB in [0, 1] and the priors (B, 5, s, s), see `synthesis.fused.prior` -> `Output`."""
@@ -106,29 +109,21 @@ class Model(nn.Module):
         for stage, skip in zip(self.stages, reversed(beside), strict=True):
             x = stage(torch.cat([enlarged(x, skip.shape[-2:]), skip], 1))
         amodal, visible = self.head(x).unbind(1)
-        return Output(amodal, visible, self.change(deepest))
-
-
-def change(start: Tensor, true: Tensor, centre: Tensor, diameter: float | Tensor) -> Tensor:
-    """What leads from one pose to another: places across the line of sight, distance, rotation.
-
-    Args:
-        start, true: (..., 4, 4), metres.
-        centre: middle of the object, (..., 3), metres, object frame.
-        diameter: metres.
-
-    Returns:
-        (..., 6): x / z and y / z of the middle by which it moves, in apparent diameters; logarithm of the distances' ratio;
-        rotation vector in the camera frame, radians. Source: Labbe et al., CosyPose (ECCV 2020), eq. 2.
-    """
-    a, b = (se3.transform(pose, centre[..., None, :])[..., 0, :] for pose in (start, true))
-    across = (b[..., :2] / b[..., 2:] - a[..., :2] / a[..., 2:]) * a[..., 2:] / diameter
-    turn = rotation.so3_log(true[..., :3, :3] @ start[..., :3, :3].mT)
-    return torch.cat([across, (b[..., 2:] / a[..., 2:]).log(), turn], -1)
+        return Output(amodal, visible, self.field(x))
 
 
 def changed(start: Tensor, by: Tensor, centre: Tensor, diameter: float | Tensor) -> Tensor:
-    """Inverse of `change`: the pose that it leads to. (..., 4, 4), (..., 6) -> (..., 4, 4)."""
+    """A pose moved and turned as it looks from the camera.
+
+    Args:
+        start: (..., 4, 4), metres.
+        by: (..., 6): x / z and y / z of the middle by which it moves, in apparent diameters; logarithm of the distances' ratio;
+            rotation vector in the camera frame, radians.
+        centre: middle of the object, (..., 3), metres, object frame.
+        diameter: metres.
+
+    Source: Labbe et al., CosyPose (ECCV 2020), eq. 2.
+    """
     a = se3.transform(start, centre[..., None, :])[..., 0, :]
     z = a[..., 2:] * by[..., 2:3].exp()
     middle = torch.cat([(a[..., :2] / a[..., 2:] + by[..., :2] * diameter / a[..., 2:]) * z, z], -1)
@@ -136,17 +131,35 @@ def changed(start: Tensor, by: Tensor, centre: Tensor, diameter: float | Tensor)
     return se3.from_rt(R, middle - (R @ centre[..., None])[..., 0])
 
 
+def field(model: ObjectModel, start: Tensor, true: Tensor, K: np.ndarray, side: int) -> tuple[Tensor, Tensor]:
+    """Where the surface points that one pose draws lie under another one.
+
+    Args:
+        model: the object.
+        start, true: (4, 4), metres.
+        K: of the crop at `side` pixels, (3, 3).
+
+    Returns:
+        displacements (2, side, side), pixels, 0 beside the drawn object; where it is drawn, (side, side), bool.
+    """
+    points, shown = (torch.from_numpy(v) for v in fused.target(model, start.double().numpy(), K, side))
+    seen = camera_ops.project(se3.transform(true, points.flatten(1).mT), torch.from_numpy(K).float())
+    moved = seen.mT.unflatten(1, (side, side)) - camera_ops.pixel_grid((side, side)).permute(2, 0, 1)
+    return torch.where(shown, moved, torch.zeros_like(moved)), shown
+
+
 def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How wrong the outlines are, most of all near the edge, and how wrong the pose's change.
+    """How wrong the masks are, the outline most of all near its edge, and how wrong the displacements.
 
     Args:
         model: the network.
         output: its answer to batch["image"] and batch["drawn"].
-        batch: "mask_full" and "mask_visible" (B, s, s), "drawn" (B, 5, s, s), "change" (B, 6), see `change`.
+        batch: "mask_full" and "mask_visible" (B, s, s), "drawn" (B, 5, s, s), "field" (B, 2, h, w) and "shown" (B, h, w), see
+            `field`.
 
     Returns:
         scalar tensors by name; their sum is the loss. Masks are shares of the pixels' area, so that edges are exact to less
-        than a pixel.
+        than a pixel. Displacements have a Laplace distribution whose deviation the network says, too.
     """
     size = (output.amodal.shape[-2], output.amodal.shape[-1])
     full, visible, prior = (
@@ -157,8 +170,11 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
     weight = weight / weight.mean((1, 2), keepdim=True)
     amodal = F.binary_cross_entropy_with_logits(output.amodal, full, weight)
     seen = F.binary_cross_entropy_with_logits(output.visible, visible)
-    wrong = (output.change - batch["change"] / output.change.new_tensor(MOVES)).abs()
-    return {"amodal": amodal, "visible": 0.5 * seen, "change": model.config.change_weight * wrong.mean()}
+    wrong = (output.field[:, :2] - batch["field"] / UNIT).abs().sum(1)
+    spread = output.field[:, 2].clamp(SHARPEST, BLUNTEST)
+    shown = batch["shown"].float()
+    unlikely = ((wrong * (-spread).exp() + 2 * spread) * shown).sum() / shown.sum().clamp_min(1)
+    return {"amodal": amodal, "visible": 0.5 * seen, "field": model.config.field_weight * unlikely}
 
 
 def _edge(masks: Tensor) -> Tensor:
@@ -217,13 +233,12 @@ def predict_traced(
     for first in range(0, len(rows), TOGETHER):
         some = rows[first : first + TOGETHER]
         chosen = [models[int(poses.labels[i])].to("cpu") for i in some]
-        known = None if poses.covariance is None else information(poses.covariance[some])
         for _ in range(rounds):
             before = current[some]
             seen = look(model, frame.image, frame.camera.K, before, chosen)
             masks = seen.output.amodal.sigmoid(), seen.output.visible.sigmoid()
-            starts = torch.stack([before, proposed(seen.output, before, chosen)], 1)
-            moved = align(starts, *masks, frame.image, seen.boxes, frame.camera.K, chosen, known)
+            start, known = solved(seen, frame.camera.K, before, chosen)
+            moved = align(start, *masks, frame.image, seen.boxes, frame.camera.K, chosen, known)
             current[some] = moved.cam_from_obj
         shown = before, current[some], seen.boxes, seen.crops, seen.drawn, *masks
         traces += [OutlineTrace(row, m, *values) for row, m, *values in zip(some, chosen, *shown, strict=True)]
@@ -263,8 +278,46 @@ def look(model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence
     return Look(model(crops.contiguous(memory_format=torch.channels_last), prior), boxes, crops, prior)
 
 
-def proposed(output: Output, poses: Tensor, models: Sequence[ObjectModel]) -> Tensor:
-    """The poses that the network's own guess of the change leads to, (B, 4, 4)."""
-    centre = torch.stack([m.bounds.mean(0) for m in models]).to(poses)
-    diameter = poses.new_tensor([[m.diameter] for m in models])
-    return changed(poses, output.change.to(poses) * poses.new_tensor(MOVES), centre, diameter)
+def solved(seen: Look, K: Tensor, poses: Tensor, models: Sequence[ObjectModel]) -> tuple[Tensor, Tensor]:
+    """The poses that the displacements lead to: PnP over the drawn pixels where the photo shows them.
+
+    Args:
+        seen: what the network saw of the objects, and its answer.
+        K: of the picture, (3, 3), pixels.
+        poses: where they were drawn, (B, 4, 4), metres.
+        models: the CAD models, B of them.
+
+    Returns:
+        (B, 4, 4), those that came where PnP does not converge; information of the tangent (v, omega), (B, 6, 6).
+    """
+    out = seen.output
+    side = out.field.shape[-1]
+    Ks = camera_ops.crop_resize_K(K.double().cpu(), seen.boxes.double().cpu(), (side, side))
+    targets = [fused.target(m, p, k, side) for m, p, k in zip(models, poses.double().cpu().numpy(), Ks.numpy(), strict=True)]
+    points, shown = (torch.from_numpy(np.stack(v)) for v in zip(*targets, strict=True))
+    moves = out.field.double().cpu()
+    places = camera_ops.pixel_grid((side, side)).double() + UNIT * moves[:, :2].permute(0, 2, 3, 1)
+    weights = shown / (UNIT * moves[:, 2].clamp(SHARPEST, BLUNTEST).exp())
+    starts = poses.double().cpu()
+    found = pnp.solve(
+        points.double().flatten(2).mT, places.flatten(1, 2), Ks, weights.flatten(1), init=starts, robust=pnp.Huber(HUBER)
+    )
+    good = found.converged[:, None, None]
+    moved = torch.where(good, found.cam_from_obj, starts).to(poses)
+    return moved, (information(found.covariance) * good / DOUBT).to(poses)
+
+
+def agreement(seen: Look) -> tuple[Tensor, Tensor]:
+    """How well drawn objects agree with the photo.
+
+    Returns:
+        (B,): overlap of the drawn silhouette with the outline (IoU) + share of it that the photo shows, 0 to 2; (B,): mean
+        logarithm of the deviation of the displacements, in `UNIT`.
+    """
+    out = seen.output
+    prior = F.adaptive_avg_pool2d(seen.drawn[:, :1], (out.field.shape[-2], out.field.shape[-1]))[:, 0]
+    area = prior.sum((1, 2)).clamp_min(1e-6)
+    whole, visible = out.amodal.sigmoid(), out.visible.sigmoid()
+    overlap = torch.minimum(whole, prior).sum((1, 2)) / torch.maximum(whole, prior).sum((1, 2)).clamp_min(1e-6)
+    doubt = (out.field[:, 2].clamp(SHARPEST, BLUNTEST) * prior).sum((1, 2)) / area
+    return overlap + (visible * prior).sum((1, 2)) / area, doubt

@@ -1,0 +1,149 @@
+"""Poses of objects that no network was trained on: the CAD model is drawn from all around where a box has it, and the network
+of the silhouettes, which has never seen it either, says which drawing is like the photo and by how much it is off.
+
+Source: the idea of Labbe et al., MegaPose (CoRL 2022): classify many coarse hypotheses, refine the best; here both are one
+network, see `objects.silhouettes`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import boxes as box_ops
+from ..geometry import camera as camera_ops
+from ..geometry import se3
+from ..geometry.viewpoints import fibonacci_sphere, look_at
+from ..mesh.loading import simplified
+from ..types import Detections, Frame, ObjectModel, PoseEstimates
+from . import silhouettes
+from .networks import ObjectGeometry
+
+FACES = 3000  # of the meshes that are drawn
+TOGETHER = 48  # drawings that go through the network at once
+DOUBT = 0.5  # of the mean logarithm of the displacements' deviation, beside overlaps, in how like the photo a drawing is
+FITS = 4  # times that an object is moved until its box is the given one
+POINTS = 500  # of a mesh, whose box that is
+
+
+@dataclass(frozen=True)
+class Config:
+    obj_ids: tuple[int, ...] = ()  # the objects, BOP numbers
+    views: int = 72  # directions from which an object is looked at
+    turns: int = 6  # about the line of sight, for each of them
+    kept: int = 12  # drawings most like the photo, whose poses are made better
+    rounds: int = 3  # times that they are, the better half each time
+
+
+class Model(ObjectGeometry):
+    """Config + objects + the network of the silhouettes. Nothing of it is trained on the objects."""
+
+    def __init__(self, config: Config, models: Mapping[int, ObjectModel], network: silhouettes.Model) -> None:
+        super().__init__(config.obj_ids, models, 1)
+        self.config, self.network = config, network
+        self.meshes = {i: simplified(models[i], FACES) for i in config.obj_ids}
+
+
+def rotations(views: int, turns: int) -> Tensor:
+    """Evenly spread rotations of an object, (views * turns, 3, 3)."""
+    angles = torch.arange(turns) * (2 * math.pi / turns)
+    return look_at(fibonacci_sphere(views)[:, None].expand(-1, turns, -1), angles).flatten(0, 1)
+
+
+def placed(R: Tensor, model: ObjectModel, box: Tensor, K: Tensor) -> Tensor:
+    """The poses in which an object fills a box in the picture.
+
+    Args:
+        R: rotations as the object looks in the middle of the box (allocentric), (B, 3, 3).
+        model: the object.
+        box: (4,), xyxy pixel edges.
+        K: (3, 3), pixels.
+
+    Returns:
+        (B, 4, 4), metres: the box around the drawn object has the middle and the area of the given one.
+    """
+    step = max(len(model.vertices) // POINTS, 1)
+    points = model.vertices[::step].to(R)
+    middle = model.bounds.mean(0).to(R)
+    size = (box[2:] - box[:2]).clamp_min(1).to(R)
+    aim = ((box[:2] + box[2:]) / 2 - 0.5).to(R).expand(len(R), 2)
+    z = R.new_full((len(R), 1), float(K[0, 0] * model.diameter / size.amax()))
+    inverse = torch.linalg.inv(K.to(R))
+    wanted, poses = aim, R.new_zeros(len(R), 4, 4)
+    for _ in range(FITS):
+        ray = torch.cat([aim, torch.ones_like(aim[:, :1])], 1) @ inverse.mT
+        poses = se3.egocentric_from_allocentric(se3.from_rt(R, ray * z))
+        poses[:, :3, 3] -= (poses[:, :3, :3] @ middle[:, None])[..., 0]
+        seen = box_ops.from_points(camera_ops.project(se3.transform(poses, points), K.to(R), 1e-3))
+        aim = aim + wanted - ((seen[:, :2] + seen[:, 2:]) / 2 - 0.5)
+        z = z * ((seen[:, 2:] - seen[:, :2]).prod(1, keepdim=True) / size.prod()).sqrt().clamp(0.2, 5)
+    return poses
+
+
+def predict(
+    model: Model, frame: Frame, detections: Detections, models: Mapping[int, ObjectModel] | None = None
+) -> PoseEstimates:
+    """Poses of objects in boxes.
+
+    Args:
+        model: the objects.
+        frame: one picture, undistorted.
+        detections: boxes around whole objects, labels, scores.
+        models: not used; the network has them.
+
+    Returns:
+        PoseEstimates in the order of `detections`; score = detection score x how well the drawn object fits. About five seconds
+        of a core for each box.
+
+    Raises:
+        ValueError: for an object id the model does not know.
+    """
+    started = time.perf_counter()
+    model.index_of(detections.labels)
+    poses, covariances, scores = [], [], []
+    for label, box in zip(detections.labels.tolist(), detections.boxes, strict=True):
+        pose, known, score = best(model.config, model.network, frame, box.cpu(), model.meshes[label])
+        poses.append(pose)
+        covariances.append(torch.linalg.inv(known.double() + 1e-9 * torch.eye(6, dtype=torch.float64)).float())
+        scores.append(score)
+    device, none = detections.boxes.device, detections.boxes.new_zeros(0)
+    return PoseEstimates(
+        detections.labels,
+        torch.stack(poses).to(device) if poses else none.reshape(0, 4, 4),
+        detections.scores * (torch.stack(scores).to(detections.scores) if scores else none),
+        torch.stack(covariances).to(device) if poses else none.reshape(0, 6, 6),
+        detections.boxes, seconds={"search": time.perf_counter() - started},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def best(
+    config: Config, network: silhouettes.Model, frame: Frame, box: Tensor, model: ObjectModel
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The pose of an object in a box: (4, 4), its information (6, 6) and a score (), in [0, 1]."""
+    K = frame.camera.K.cpu().float()
+    poses = placed(rotations(config.views, config.turns), model, box, K)
+    known = torch.zeros(len(poses), 6, 6)
+    kept = config.kept
+    for _ in range(config.rounds):
+        parts = [_likeness(network, frame, K, poses[i : i + TOGETHER], model) for i in range(0, len(poses), TOGETHER)]
+        chosen = poses[torch.cat(parts).argsort(descending=True, stable=True)[:kept]]
+        same = [model] * len(chosen)
+        seen = silhouettes.look(network, frame.image, K, chosen, same)
+        poses, known = (v.cpu() for v in silhouettes.solved(seen, K, chosen, same))
+        kept = max(kept // 2, 2)
+    seen = silhouettes.look(network, frame.image, K, poses, [model] * len(poses))
+    fits, doubt = (v.cpu() for v in silhouettes.agreement(seen))
+    i = int((fits - DOUBT * doubt).argmax())
+    return poses[i], known[i], (fits[i] / 2).square()
+
+
+def _likeness(network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel) -> Tensor:
+    """How like the photo an object is that is drawn at poses (B, 4, 4): (B,)."""
+    fits, doubt = silhouettes.agreement(silhouettes.look(network, frame.image, K, poses, [model] * len(poses)))
+    return (fits - DOUBT * doubt).cpu()

@@ -1,0 +1,84 @@
+"""Poses without training: where objects are placed in boxes, and that the drawing most like the photo is found."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from monopose.geometry import boxes as box_ops
+from monopose.geometry import camera as camera_ops
+from monopose.geometry import rotation, se3
+from monopose.objects import search, silhouettes
+from monopose.render.raster import rasterize
+from monopose.types import Camera, Detections, Frame
+from shapes import box
+
+CAMERA = Camera(torch.tensor([[500.0, 0, 160], [0, 500, 120], [0, 0, 1]]), (240, 320))
+CONFIG = silhouettes.Config(pretrained=False, frozen_levels=0, widths=(16, 16, 8, 8), drawn=(8, 8, 8))
+
+
+def test_rotations_leave_no_gap() -> None:
+    """Any rotation has one of them near it, and no two are the same."""
+    R = search.rotations(72, 6)
+    some = rotation.random_rotations(200, generator=torch.Generator().manual_seed(0))
+    angles = torch.rad2deg(rotation.angle_between(some[:, None], R[None]).amin(1))
+    assert float(angles.max()) < 45
+    assert float(angles.median()) < 25
+    between = rotation.angle_between(R[:, None], R[None]) + 9 * torch.eye(len(R))
+    assert float(between.min()) > math.radians(10)
+
+
+@pytest.mark.parametrize("middle", [(160.0, 120.0), (60.0, 200.0)])
+def test_a_placed_object_fills_its_box(middle: tuple[float, float]) -> None:
+    model = box((0.06, 0.04, 0.1), centre=(0.02, 0.3, -0.1))
+    given = torch.tensor([middle[0] - 30, middle[1] - 20, middle[0] + 30, middle[1] + 20])
+    poses = search.placed(search.rotations(20, 3), model, given, CAMERA.K)
+    seen = box_ops.from_points(camera_ops.project(se3.transform(poses, model.corners), CAMERA.K))
+    assert torch.allclose((seen[:, :2] + seen[:, 2:]) / 2, (given[:2] + given[2:]).expand(60, 2) / 2, atol=1)
+    area = (seen[:, 2:] - seen[:, :2]).prod(1)
+    assert torch.allclose(area, torch.tensor(60.0 * 40).expand(60), rtol=0.05)
+    assert torch.allclose(poses[:, :3, :3] @ poses[:, :3, :3].mT, torch.eye(3).expand(60, 3, 3), atol=1e-5)
+
+
+class _Sees(nn.Module):
+    """A network that is right where an object is white before black, and the surer, the better the drawing fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config, self.anchor = CONFIG, nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: torch.Tensor, drawn: torch.Tensor) -> silhouettes.Output:
+        whole, prior = (nn.functional.adaptive_avg_pool2d(m[:, 0], 64) for m in (images, drawn))
+        logits = whole.clamp(1e-3, 1 - 1e-3).logit()
+        doubt = (whole - prior).abs().mean((1, 2))[:, None, None, None].expand(-1, 1, 64, 64)
+        return silhouettes.Output(logits, logits, torch.cat([torch.zeros(len(images), 2, 64, 64), doubt], 1))
+
+
+def _frame(model, pose: torch.Tensor) -> Frame:
+    fragments = rasterize(se3.transform(pose, model.vertices)[None], model.faces, CAMERA.K, CAMERA.size)
+    return Frame((fragments.face >= 0).float().expand(3, -1, -1).clone(), CAMERA)
+
+
+def test_the_view_most_like_the_photo_is_found() -> None:
+    model = box((0.03, 0.05, 0.12))
+    true = se3.from_rt(rotation.so3_exp(torch.tensor([0.9, -0.4, 0.6])), torch.tensor([0.03, -0.02, 0.45]))
+    frame = _frame(model, true)
+    corners = camera_ops.project(se3.transform(true, model.corners), CAMERA.K)
+    boxes = box_ops.from_points(corners)[None]
+    engine = search.Model(search.Config((1,)), {1: model}, _Sees())
+    poses = search.predict(engine, frame, Detections(torch.tensor([1]), boxes, torch.tensor([0.8])))
+    drawn = _frame(model, poses.cam_from_obj[0]).image[0]
+    overlap = (drawn * frame.image[0]).sum() / torch.maximum(drawn, frame.image[0]).sum()
+    assert float(overlap) > 0.7
+    assert 0 < float(poses.scores[0]) < 0.8
+
+
+def test_no_boxes_no_poses_and_unknown_objects_are_refused() -> None:
+    model = box()
+    engine = search.Model(search.Config((1,)), {1: model}, _Sees())
+    frame = Frame(torch.zeros(3, *CAMERA.size), CAMERA)
+    nothing = Detections(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0))
+    assert len(search.predict(engine, frame, nothing)) == 0
+    with pytest.raises(ValueError, match="7"):
+        search.predict(engine, frame, Detections(torch.tensor([7]), torch.tensor([[10.0, 10, 50, 50]]), torch.ones(1)))
