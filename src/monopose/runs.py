@@ -37,15 +37,18 @@ def load(
     *,
     models: str | Path | None = None,
     revision: str | None = None,
+    unit: str | None = None,
 ) -> Any:
     """Open a trained run, ready to look at pictures: `run("photo.jpg", camera="camera.json")`, `run.predict(frame)`.
 
     Args:
         name: a run folder, a weights file in one, the name of bundled weights ("demo"), or "org/name" of the Hugging Face hub:
-            fetched once, then taken from the cache without asking. A folder that is here goes before the hub.
+            fetched once, then taken from the cache without asking. A folder that is here goes before the hub. Or a mesh file,
+            or a folder of CAD models: nothing is trained then, and poses are searched for in boxes (`detections=`).
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models, as BOP data sets have, for a run of known objects that comes without.
         revision: branch, tag or commit of a run of the hub; "org/name@revision" says the same.
+        unit: of the numbers in a mesh file, "m", "cm", "mm" or "inch".
 
     Returns:
         `objects.pipeline.Pipeline` (poses of known CAD objects), `viewpoint.pipeline.ViewpointRun` (viewpoints),
@@ -63,7 +66,7 @@ def load(
         if models is not None:
             raise ValueError(f"{name} is a {family} run, which uses no CAD models; leave out models=")
         return module.load(name, device)
-    run = module.load(name, device, models)
+    run = module.load(name, device, models, unit=unit)
     run.warn_without_models()
     return run
 

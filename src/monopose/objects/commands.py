@@ -132,13 +132,14 @@ def report(args: Report) -> Result:
 
 def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
     """Poses in pictures, or in a whole BOP split."""
-    from . import bop_pipeline, pipeline, probabilistic
+    from . import bop_pipeline, pipeline, probabilistic, search
 
-    run = pipeline.load(args.model, args.output.device, args.models, args.runtime)
+    run = pipeline.load(args.model, args.output.device, args.models, args.runtime, args.unit)
     if args.posterior and not isinstance(run.estimator, probabilistic.Model):
+        way = "search, which has" if isinstance(run.estimator, search.Model) else "coordinates, which have"
         raise ValueError(
-            f"{run.path} estimates poses by coordinates, which have no distribution; train one that has: "
-            f"monopose train probabilistic --data DIR --out {run.path}"
+            f"{run.path} estimates poses by {way} no distribution; train one that has: monopose train probabilistic --data DIR "
+            f"--out {run.path if run.path.is_dir() else 'RUN'}"
         )
     how: dict[str, Any] = {"score_threshold": args.detector.score, "looks": args.detector.looks}
     how |= {"refine": args.refine} if args.refine or args.no_refine else {}
@@ -159,12 +160,14 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
 def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Printer) -> Result:
     from .. import weights
     from ..io.boxes import read_boxes
+    from ..io.files import digest_of
     from ..io.poses import UNITS, frame_record, pose_records, poses_of, save_poses
     from . import viz
 
     boxes = read_boxes(args.detector.boxes, sorted(run.names), run.names) if args.detector.boxes else None
     out = args.output.folder
     settings = {**how, "boxes": args.detector.boxes, "weights": weights.digests(run.path), "camera": asdict(args.camera)}
+    settings |= {"mesh": digest_of(run.path)} if run.path.is_file() else {}
     settings["min_probability"] = args.min_probability
     run.warn_without_models()
 

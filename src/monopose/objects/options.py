@@ -243,8 +243,10 @@ class Predict(Common):
     source: Annotated[Positional[str | None], arg(metavar="SOURCE", help_behavior_hint="")] = None
     """Image, folder of images, video, or camera number. Not with --bop."""
     model: str
-    """Run folder, or the name of bundled weights. A folder of CAD models, such as a data set's, needs no training: with --boxes
-    their poses are searched for, some seconds each."""
+    """Run folder, or the name of bundled weights. A mesh file, or a folder of CAD models such as a data set's, needs no
+    training: with --boxes their poses are searched for, some seconds each."""
+    unit: Unit = None
+    """Unit of the numbers in a mesh file."""
     refine: Flag = False
     """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner,
     or the base has one and the run has the CAD models."""

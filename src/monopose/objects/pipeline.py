@@ -24,6 +24,8 @@ from ..geometry import camera as camera_ops
 from ..geometry import plausible, se3
 from ..io.files import digest_of
 from ..io.images import as_frame
+from ..mesh.loading import load_mesh
+from ..mesh.readers import FORMATS
 from ..pnp.problems import Z_MIN
 from ..prediction import Prediction
 from ..types import Detections, Dropped, Frame, ObjectModel, PoseEstimates
@@ -123,7 +125,7 @@ class Pipeline:
         if self.refiner is None:
             raise ValueError(
                 f"{self.path} has no refiner.safetensors, so it cannot refine poses; train one, or copy "
-                f"one of the same objects there: monopose train refiner --data DIR --out {self.path}"
+                f"one of the same objects there: monopose train refiner --data DIR --out {_run_of(self.path)}"
             )
         if not self.models:
             raise ValueError(
@@ -137,7 +139,7 @@ class Pipeline:
         if self.detector is None:
             raise ValueError(
                 f"{self.path} has no detector.safetensors, so it cannot find objects; give boxes (--boxes x0,y0,x1,y1 or a "
-                f"JSON file), or train one: monopose train detector --data DIR --out {self.path}"
+                f"JSON file), or train one: monopose train detector --data DIR --out {_run_of(self.path)}"
             )
         (found,) = detection.predict(self.detector, [frame.image], score_threshold, looks=looks, masks=masks)
         return found[(found.labels[:, None] == self.estimator.ids).any(1)]  # it may know more objects than the estimator
@@ -328,6 +330,10 @@ class Pipeline:
         return poses, trace
 
 
+def _run_of(path: Path) -> str:
+    return "RUN" if path.is_file() else str(path)
+
+
 def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
     """Poses without those of an object that look as a better one of it does: a detector sees one thing as two now and then.
 
@@ -349,24 +355,31 @@ def load(
     device: torch.device | str | None = None,
     models: str | Path | None = None,
     runtime: Literal["torch", "onnx"] = "torch",
+    unit: str | None = None,
 ) -> Pipeline:
-    """Open a trained run.
+    """Open a trained run, or CAD models that need no training.
 
     Args:
         name: a run folder, or the name of bundled weights. Where the folder holds both networks that estimate poses,
             probabilistic.safetensors is taken, which is made from the other one; a weights file in it is taken by its name.
-            Without any of them, or for a folder of CAD models alone, the poses are searched for, see `objects.search`.
+            Without any of them, for a folder of CAD models alone, or for a mesh file, the poses are searched for in boxes, see
+            `objects.search`.
             A detector, silhouettes and a refiner in the folder come along; without one of the last two that of the base, if
             monopose comes with one and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models (a BOP models folder); None: objects/ in the run folder.
         runtime: "onnx": onnxruntime computes detector and estimator, on the CPU, from what `monopose export` wrote to onnx/ in
             the run folder. Silhouettes and refiner stay torch's.
+        unit: of the numbers in a mesh file, "m", "cm", "mm" or "inch".
 
     Raises:
         FileNotFoundError, ValueError: no such run, neither coordinates.safetensors nor probabilistic.safetensors nor CAD models
             in it, a truncated or foreign file; no such device; its onnx/ is not there, or of other weights.
     """
+    if Path(name).suffix.lower() in FORMATS and Path(name).is_file():
+        return of_meshes({1: load_mesh(name, unit, obj_id=1)}, Path(name), device)
+    if unit is not None:
+        raise ValueError(f"a unit belongs to a mesh file; {name} is none, and the models of a folder are in millimetres")
     where = choose_device("cpu" if runtime == "onnx" and device is None else device)
     untrained = cad_folder(name)
     folder = Path(name) if untrained is not None else weights.find_run(name)
@@ -409,6 +422,25 @@ def load(
         names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), **more).to(where)
+
+
+def of_meshes(models: Mapping[int, ObjectModel], path: Path, device: torch.device | str | None = None) -> Pipeline:
+    """CAD models as a run that needs no training: boxes come from elsewhere, poses are searched for there.
+
+    Args:
+        models: by object id.
+        path: what to call the run.
+        device: where to run; None: CUDA if there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError: no network comes with this monopose.
+    """
+    estimator = search.engine(models)
+    names = {i: m.name for i, m in models.items()}
+    file = weights.base("refiner")
+    better = None if file is None else weights.load_network(file, "refiner", refiner.Config, refiner.Model)
+    run = Pipeline(estimator, None, models, names, path, refiner=better, silhouettes=estimator.network)
+    return run.to(choose_device(device))
 
 
 def cad_folder(name: str | Path) -> Path | None:

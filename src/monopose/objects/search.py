@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import weights
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
@@ -47,6 +48,27 @@ class Model(ObjectGeometry):
         super().__init__(config.obj_ids, models, 1)
         self.config, self.network = config, network
         self.meshes = {i: simplified(models[i], FACES) for i in config.obj_ids}
+
+
+def engine(models: Mapping[int, ObjectModel], device: torch.device | str | None = None) -> Model:
+    """What searches for these objects, with the network that comes with monopose.
+
+    Raises:
+        FileNotFoundError: none comes with this monopose.
+    """
+    file = weights.base("silhouettes")
+    if file is None:
+        raise FileNotFoundError(
+            f"no base weights of silhouettes come with this monopose, which the search needs ({weights.BASE})"
+        )
+    network = weights.load_network(file, "silhouettes", silhouettes.Config, silhouettes.Model)
+    return Model(Config(tuple(sorted(models))), models, network).to(weights.choose_device(device))
+
+
+def found(model: Model, frame: Frame, detections: Detections) -> PoseEstimates:
+    """`predict`, and then the contours brought to the outlines: the poses as a run would give them."""
+    poses = predict(model, frame.to(model.ids.device), detections.to(model.ids.device))
+    return silhouettes.predict(model.network, frame, poses, model.meshes)
 
 
 def rotations(views: int, turns: int) -> Tensor:

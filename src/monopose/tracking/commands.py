@@ -20,10 +20,11 @@ from ..command import Result, Unit
 from ..datasets.bop import models as bop_models
 from ..geometry import rotation
 from ..io import records
+from ..io.boxes import read_boxes
 from ..io.files import atomic_write, existing_file, sole_writer
 from ..io.images import is_live, iterate_frames
 from ..mesh.loading import load_mesh
-from ..types import Frame, ObjectModel
+from ..types import Detections, Frame, ObjectModel
 from . import background, options, recording, smoothing, viz
 from .rerun_file import RerunFile, package
 from .tracker import Track, Tracker, detect_of
@@ -63,9 +64,25 @@ def _begun(
     if replayed is not None:
         return replayed.start, replayed.frames
     given = None if args.start is None else read_start(args.start, models)
+    boxes = read_boxes(args.boxes, [m.obj_id for m in models], {m.obj_id: m.name for m in models}) if args.boxes else None
     camera = args.camera
     frames = iterate_frames(args.source, camera.camera, fov_deg=camera.fov, resize_camera=camera.resize_camera)
-    return given, chain([next(frames)], frames)
+    first = next(frames)
+    if boxes is not None:
+        given = searched(first[1], boxes(first[0]), models, args.device)
+    return given, chain([first], frames)
+
+
+def searched(
+    frame: Frame, boxes: Detections, models: Sequence[ObjectModel], device: torch.device | str | None = None
+) -> dict[int, Tensor]:
+    """Poses of objects in boxes, without training, by the row of the model; of several boxes of an object the likeliest."""
+    from ..objects import search
+
+    found = search.found(search.engine({m.obj_id: m for m in models}, device), frame, boxes)
+    rows = {m.obj_id: i for i, m in enumerate(models)}
+    order = found.scores.argsort().tolist()
+    return {rows[int(found.labels[k])]: found.cam_from_obj[k].double().cpu() for k in order}
 
 
 def _tracked(
@@ -297,8 +314,11 @@ def _objects(args: options.Track, replayed: bool) -> tuple[list[ObjectModel], ba
     run = pipeline.load(args.model, args.device)
     if not run.models:
         raise ValueError(f"{run.path} has no folder objects/ with the CAD models, whose outlines are followed; copy it there")
-    if run.detector is None and args.start is None and not replayed:
-        raise ValueError(f"{run.path} has no detector.safetensors, so it cannot find the start; give --start pose.json")
+    if run.detector is None and args.start is None and not args.boxes and not replayed:
+        raise ValueError(
+            f"{run.path} has no detector.safetensors, so it cannot find the start; give --boxes x0,y0,x1,y1 there, or --start "
+            "pose.json"
+        )
     return list(run.models.values()), None if run.detector is None else detect_of(run)
 
 

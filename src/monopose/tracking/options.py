@@ -24,11 +24,14 @@ class Track(Common):
     model: MaybeName = None
     """Run folder or bundled weights: finds the objects, and finds them again when they are lost."""
     mesh: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = ()
-    """Mesh files, or one BOP models folder, in place of a run; then --start is needed."""
+    """Mesh files, or one BOP models folder, in place of a run; then --start or --boxes is needed."""
     unit: Unit = None
     """Unit of the numbers in the mesh files."""
     start: MaybePath = None
     """JSON file with the poses of the first picture: cam_from_obj of every object, metres; or BOP's scene_gt.json."""
+    boxes: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
+    """In place of --start: a box around every object in the first picture, x0,y0,x1,y1 or ID:x0,y0,x1,y1 in pixels. The poses
+    are searched for there, some seconds each; nothing is trained."""
     save: Path = SAVE
     """Folder for poses, trajectories and the video."""
     record: MaybePath = None
@@ -54,8 +57,16 @@ class Track(Common):
             raise ValueError("give either a run (--model) or mesh files (--mesh), to say what is to be followed")
         if self.smooth < 0:
             raise ValueError(f"--smooth is a number of pictures, 0 or more, got {self.smooth}")
-        if self.mesh and self.start is None and not (Path(self.source) / RECORDING).is_file():
-            raise ValueError("mesh files need a start: --start pose.json, cam_from_obj of every object in the first picture")
+        recorded = (Path(self.source) / RECORDING).is_file()
+        if self.start is not None and self.boxes:
+            raise ValueError("--start and --boxes both say where the objects are in the first picture; give one of them")
+        if self.boxes and recorded:
+            raise ValueError(f"{self.source} is a recording, which has its start; leave out --boxes")
+        if self.mesh and self.start is None and not self.boxes and not recorded:
+            raise ValueError(
+                "mesh files need a start: --boxes x0,y0,x1,y1 around every object in the first picture, or --start pose.json, "
+                "its cam_from_obj there"
+            )
 
 
 @dataclass(kw_only=True)
