@@ -34,7 +34,7 @@ class _Run:
         self.calls, self.bop_calls, self.device = [], [], "unknown"
         run = pipelines.Pipeline(None, None, {5: _model()}, {5: "can"}, Path("run"))
 
-        def load(name, device, models=None, runtime="torch"):
+        def load(name, device, models=None, runtime="torch", unit=None):
             self.device = device
             return run
 

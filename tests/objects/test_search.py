@@ -1,16 +1,24 @@
 """Poses without training: where objects are placed in boxes, and that the drawing most like the photo is found."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import box_iou
 
+import monopose
+from monopose.commands import demo
+from monopose.datasets.bop import scenes
+from monopose.datasets.bop.models import read_models
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
 from monopose.geometry import rotation, se3
 from monopose.objects import search, silhouettes
 from monopose.render.raster import rasterize
+from monopose.tracking import commands, options
 from monopose.types import Camera, Detections, Frame
 from shapes import box
 
@@ -82,3 +90,61 @@ def test_no_boxes_no_poses_and_unknown_objects_are_refused() -> None:
     assert len(search.predict(engine, frame, nothing)) == 0
     with pytest.raises(ValueError, match="7"):
         search.predict(engine, frame, Detections(torch.tensor([7]), torch.tensor([[10.0, 10, 50, 50]]), torch.ones(1)))
+
+
+OBJECTS = demo.folder() / "objects"
+MESH = OBJECTS / "obj_000004.ply"
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A demo picture and the true box of its bottle."""
+    scene = scenes.open_scene(demo.folder() / "photos" / "test" / "000001")
+    frame = scenes.read_frame(scene, int(scene.im_ids[0]), masks=False, depth=False)
+    truth = frame.instances
+    row = int((truth.labels == 4).nonzero()[0, 0])
+    return frame, truth.boxes[row : row + 1]
+
+
+def _quick(run):
+    run.estimator.config = replace(run.estimator.config, views=10, turns=2, kept=4, rounds=1)
+    return run
+
+
+def test_a_mesh_file_is_a_run_that_needs_boxes(picture) -> None:
+    frame, given = picture
+    run = _quick(monopose.load(MESH, unit="mm"))
+    poses = run.predict(frame, Detections(torch.tensor([1]), given, torch.ones(1)), refine=False)
+    assert poses.names == {1: run.names[1]}
+    corners = camera_ops.project(se3.transform(poses.cam_from_obj[0], run.models[1].corners), frame.camera.K)
+    assert float(box_iou(box_ops.from_points(corners)[None], given)) > 0.4
+    with pytest.raises(ValueError, match="--boxes"):
+        run.predict(frame)
+
+
+def test_a_mesh_file_needs_its_unit_and_a_run_has_none() -> None:
+    with pytest.raises(ValueError, match="unit"):
+        monopose.load(MESH)
+    with pytest.raises(ValueError, match="a unit belongs to a mesh file"):
+        monopose.load("demo", unit="mm")
+
+
+def test_a_folder_of_cad_models_is_a_run(picture) -> None:
+    frame, given = picture
+    run = _quick(monopose.load(OBJECTS))
+    assert sorted(run.names) == [1, 2, 3, 4, 5]
+    found = run(frame, detections=Detections(torch.tensor([4]), given, torch.ones(1)), refine=False)
+    assert set(found.poses.labels.tolist()) <= {4}
+
+
+def test_a_video_is_followed_from_a_box(picture, monkeypatch) -> None:
+    monkeypatch.setattr(search, "Config", partial(search.Config, views=10, turns=2, kept=4, rounds=1))
+    frame, given = picture
+    model = read_models(OBJECTS, [4])[4]
+    found = commands.searched(frame, Detections(torch.tensor([4]), given, torch.ones(1)), [model], "cpu")
+    assert list(found) == [0]
+    assert found[0].shape == (4, 4)
+    with pytest.raises(ValueError, match="--boxes"):
+        options.Track(source="video.mp4", mesh=(MESH,), unit="mm").check()
+    with pytest.raises(ValueError, match="give one of them"):
+        options.Track(source="video.mp4", mesh=(MESH,), unit="mm", boxes=("1,1,9,9",), start=MESH).check()
