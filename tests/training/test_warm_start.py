@@ -159,13 +159,16 @@ def test_a_run_without_a_refiner_takes_that_of_the_base(tmp_path, monkeypatch):
 
     many = replace(refiner.small(()), pretrained=False, surface_points=64, surface_width=16)
     stored(folder / "refiner.safetensors", refiner.Model(many), (), "refiner")
-    assert pipeline.load(run, "cpu").refines()
+    opened = pipeline.load(run, "cpu")
+    assert not opened.refines()  # that of the base has to be asked for
+    assert opened.refines(True)
     assert pipeline.load_refiner(run, "cpu").config == pipeline.load_refiner("base", "cpu").config == many
     (run / "objects/obj_000001.ply").unlink()
     (run / "objects/models_info.json").unlink()
     (run / "objects/names.json").unlink()
     (run / "objects").rmdir()
-    assert not pipeline.load(run, "cpu").refines()  # nothing to render
+    with pytest.raises(ValueError, match=r"no folder objects/|has no refiner"):  # nothing to render
+        pipeline.load(run, "cpu").refines(True)
     with pytest.raises(FileNotFoundError, match="no trained run 'base'"):  # it has no objects of its own to look for
         pipeline.load("base", "cpu")
 

@@ -290,9 +290,9 @@ def with_scenes(
     thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
     estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
     files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
-    for method, network in (("silhouettes", model.silhouettes), ("refiner", model.refiner)):
+    for method, used in (("silhouettes", model.silhouettes is not None), ("refiner", model.refines())):
         file = weights.weights_in(model.path).get(method) or weights.base(method)
-        if network is not None and file is not None:
+        if used and file is not None:
             files[method] = file
     photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
     source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
@@ -340,7 +340,7 @@ def collect(
         "detector" (if there is one) and "boxes" -> their estimates; of a run with a refiner "refined detector" and "refined
         boxes" -> those of them that it refined.
     """
-    refiner, model = model.refiner, replace(model, calibration=None, refiner=None)
+    refiner, model = model.refiner if model.refines() else None, replace(model, calibration=None, refiner=None)
     boxes = ["boxes"] if model.detector is None else ["detector", "boxes"]
     rows: dict[str, list[tuple[float, ...]]] = {
         kind + name: [] for kind in ([""] if refiner is None else ["", REFINED]) for name in boxes

@@ -248,8 +248,8 @@ class Predict(Common):
     unit: Unit = None
     """Unit of the numbers in a mesh file."""
     refine: Flag = False
-    """Refine the poses in the end, or stop if that cannot be done. By default they are refined if the run has a refiner,
-    or the base has one and the run has the CAD models."""
+    """Refine the poses in the end, by the run's refiner or that of the base, or stop if that cannot be done. By default they
+    are refined if the run has a refiner."""
     no_refine: Flag = False
     """Leave the poses unrefined."""
     min_probability: MaybeFloat = None

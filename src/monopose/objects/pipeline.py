@@ -77,6 +77,7 @@ class Pipeline:
         calibration: what scores and covariances mean; None leaves them raw.
         refiner: makes poses better by rendering the CAD models and comparing, or None. One that is trained on many objects
             refines those of any run.
+        own_refiner: whether it belongs to the run, and so refines unless told not to; that of the base has to be asked for.
         silhouettes: sees where the outline of an object truly is, or None. One network serves the objects of any run that has
             CAD models.
     """
@@ -88,6 +89,7 @@ class Pipeline:
     path: Path
     calibration: calibration_file.Calibration | None = None
     refiner: refiner.Model | None = None
+    own_refiner: bool = True
     silhouettes: silhouettes.Model | None = None
 
     def __repr__(self) -> str:
@@ -115,12 +117,12 @@ class Pipeline:
             pnp.warm_up(layers=("ransac",))
 
     def refines(self, requested: bool | None = None) -> bool:
-        """Whether poses will be refined: as requested, and if nothing is requested, if the run has a refiner.
+        """Whether poses will be refined: as requested, and if nothing is requested, if the run has a refiner of its own.
 
         Raises:
             ValueError: they should be, but there is no refiner, or no CAD model to render.
         """
-        if not (self.refiner is not None if requested is None else requested):
+        if not (self.refiner is not None and self.own_refiner if requested is None else requested):
             return False
         if self.refiner is None:
             raise ValueError(
@@ -247,7 +249,7 @@ class Pipeline:
             detections: boxes from elsewhere; None: from the run's detector.
             debug: folder in which every stage is saved as a picture.
             score_threshold: least score of what the run's detector finds.
-            refine: whether the run's refiner gets the poses in the end; None: if the run has one.
+            refine: whether a refiner gets the poses in the end, the run's or that of the base; None: if the run has one.
             looks: how often the run's detector looks at the picture, see `detector.predict`.
 
         Returns:
@@ -313,21 +315,26 @@ class Pipeline:
             poses = distinct(poses, network.corners[network.index_of(poses.labels)], frame.camera.K)
         if self.silhouettes is not None and self.models:
             poses, outlines = silhouettes.predict_traced(self.silhouettes, frame, poses, self.models)
-            trace = trace._replace(outlines=outlines)
+            poses, place = _best_first(poses)
+            trace = trace._replace(outlines=[o._replace(row=place[o.row]) for o in outlines])
         if refining:
             assert self.refiner is not None
             poses, refinements = refinement.predict_traced(self.refiner, frame, poses, self.models)
             trace = trace._replace(refinements=refinements)
         if self.calibration is not None:
             poses = self.calibration.applied(poses, looks if detections is None else None)
-            order = poses.scores.argsort(descending=True, stable=True)  # refined ones have a map of their own
-            place = order.argsort().tolist()
-            poses = poses[order]
+            poses, place = _best_first(poses)  # refined ones have a map of their own
             trace = trace._replace(
                 refinements=[r._replace(row=place[r.row]) for r in trace.refinements],
                 outlines=[o._replace(row=place[o.row]) for o in trace.outlines],
             )
         return poses, trace
+
+
+def _best_first(poses: PoseEstimates) -> tuple[PoseEstimates, list[int]]:
+    """Poses by their scores, and the new row of each."""
+    order = poses.scores.argsort(descending=True, stable=True)
+    return poses[order], order.argsort().tolist()
 
 
 def _run_of(path: Path) -> str:
@@ -411,7 +418,7 @@ def load(
     for method, module in (("silhouettes", silhouettes), ("refiner", refiner)):
         file = files.get(method) or (weights.base(method) if known else None)
         more[method] = None if file is None else weights.load_network(file, method, module.Config, module.Model)
-        if file is not None and known:
+        if file is not None and known and (method != "refiner" or method in files):
             used[method] = file
     if kind is None:
         estimator = search.Model(search.Config(tuple(sorted(known))), known, more["silhouettes"])
@@ -421,6 +428,7 @@ def load(
     if (folder / "names.json").is_file():
         names |= bop_models.read_names(folder / "names.json")
     names = {i: names[i] for i in estimator.config.obj_ids}
+    more["own_refiner"] = "refiner" in files
     return Pipeline(estimator, detector, known, names, folder, calibration_file.read(folder, used), **more).to(where)
 
 
@@ -439,7 +447,7 @@ def of_meshes(models: Mapping[int, ObjectModel], path: Path, device: torch.devic
     names = {i: m.name for i, m in models.items()}
     file = weights.base("refiner")
     better = None if file is None else weights.load_network(file, "refiner", refiner.Config, refiner.Model)
-    run = Pipeline(estimator, None, models, names, path, refiner=better, silhouettes=estimator.network)
+    run = Pipeline(estimator, None, models, names, path, None, better, False, estimator.network)
     return run.to(choose_device(device))
 
 

@@ -119,7 +119,7 @@ def predict(
         models: not used; the network has them.
 
     Returns:
-        PoseEstimates in the order of `detections`; score = detection score x how well the drawn object fits. About five seconds
+        PoseEstimates in the order of `detections`; score = detection score x how like the photo it is. About fifteen seconds
         of a core for each box.
 
     Raises:
@@ -162,7 +162,7 @@ def best(
     seen = silhouettes.look(network, frame.image, K, poses, [model] * len(poses))
     fits, doubt = (v.cpu() for v in silhouettes.agreement(seen))
     i = int((fits - DOUBT * doubt).argmax())
-    return poses[i], known[i], (fits[i] / 2).square()
+    return poses[i], known[i], silhouettes.likeness(seen).cpu()[i]
 
 
 def _likeness(network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel) -> Tensor:

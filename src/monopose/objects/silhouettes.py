@@ -33,6 +33,7 @@ CHANNELS = 5  # of a drawn prior: silhouette, relative depth, colours under a he
 UNIT = 4.0  # outline pixels in a unit of `Output.field`
 SHARPEST, BLUNTEST = -4.0, 3.0  # limits of its logarithm of the deviation
 HUBER = 2.0  # deviations beyond which its pixels count linearly
+USUAL = -2.0  # mean logarithm of the deviation at good poses
 DOUBT = 100.0  # pixels of one object err together: the information of the field's pose is divided by this
 EDGE = 4.0  # pixels near the outline, drawn or true, weigh this much more
 ROUNDS = 2  # drawn, looked at and moved
@@ -212,12 +213,14 @@ def predict(
     Args:
         model: in eval mode.
         frame: one picture, undistorted.
-        poses: roughly right ones of objects in it.
+        poses: roughly right ones of objects in it. What their covariance knows is kept, see `contour.align`; without one, what
+            the displacements know.
         models: CAD models by object id; a pose without one stays.
         rounds: how often it is drawn, looked at and moved.
 
     Returns:
-        the same estimates, moved where an outline fits better than before.
+        the same estimates, moved where an outline fits better than before, their scores times how like the photo they are, see
+        `likeness`.
     """
     return predict_traced(model, frame, poses, models, rounds)[0]
 
@@ -229,21 +232,24 @@ def predict_traced(
     """`predict`, and how every pose with a CAD model came to its outline."""
     started = time.perf_counter()
     rows = [i for i, label in enumerate(poses.labels.tolist()) if label in models and _drawable(poses.cam_from_obj[i])]
-    current, traces = poses.cam_from_obj.clone(), []
+    current, scores, traces = poses.cam_from_obj.clone(), poses.scores.clone(), []
     for first in range(0, len(rows), TOGETHER):
         some = rows[first : first + TOGETHER]
         chosen = [models[int(poses.labels[i])].to("cpu") for i in some]
+        known = None if poses.covariance is None else information(poses.covariance[some])
         for _ in range(rounds):
             before = current[some]
             seen = look(model, frame.image, frame.camera.K, before, chosen)
+            if known is None:
+                known = solved(seen, frame.camera.K, before, chosen)[1]
             masks = seen.output.amodal.sigmoid(), seen.output.visible.sigmoid()
-            start, known = solved(seen, frame.camera.K, before, chosen)
-            moved = align(start, *masks, frame.image, seen.boxes, frame.camera.K, chosen, known)
+            moved = align(before, *masks, frame.image, seen.boxes, frame.camera.K, chosen, known)
             current[some] = moved.cam_from_obj
+        scores[some] *= likeness(seen).to(scores)
         shown = before, current[some], seen.boxes, seen.crops, seen.drawn, *masks
         traces += [OutlineTrace(row, m, *values) for row, m, *values in zip(some, chosen, *shown, strict=True)]
     seconds = poses.seconds | {"silhouettes": time.perf_counter() - started}
-    return replace(poses, cam_from_obj=current, seconds=seconds), traces
+    return replace(poses, cam_from_obj=current, scores=scores, seconds=seconds), traces
 
 
 def _drawable(pose: Tensor) -> bool:
@@ -305,6 +311,13 @@ def solved(seen: Look, K: Tensor, poses: Tensor, models: Sequence[ObjectModel]) 
     good = found.converged[:, None, None]
     moved = torch.where(good, found.cam_from_obj, starts).to(poses)
     return moved, (information(found.covariance) * good / DOUBT).to(poses)
+
+
+def likeness(seen: Look) -> Tensor:
+    """How like the photo drawn objects are, (B,), in [0, 1]: the mean of overlap and visible share, squared, and less by what
+    the deviation of the displacements is above that of good poses."""
+    fits, doubt = agreement(seen)
+    return (fits / 2).square() * (USUAL - doubt).clamp_max(0).exp()
 
 
 def agreement(seen: Look) -> tuple[Tensor, Tensor]:
