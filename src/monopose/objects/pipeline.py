@@ -416,9 +416,10 @@ def load(
     known = bop_models.read_models(objects, ids) if models is not None or objects.is_dir() else {}
     more: dict[str, Any] = {}
     for method, module in (("silhouettes", silhouettes), ("refiner", refiner)):
-        file = files.get(method) or (weights.base(method) if known else None)
+        of_base = weights.base(method) if known or method == "silhouettes" else None  # a data set may bring the CAD models
+        file = files.get(method) or of_base
         more[method] = None if file is None else weights.load_network(file, method, module.Config, module.Model)
-        if file is not None and known and (method != "refiner" or method in files):
+        if file is not None and (method == "silhouettes" or (known and method in files)):
             used[method] = file
     if kind is None:
         estimator = search.Model(search.Config(tuple(sorted(known))), known, more["silhouettes"])
