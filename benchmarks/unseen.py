@@ -12,7 +12,8 @@ Printed for each: the median error in millimetres and degrees (nearest of the eq
 without a pose counts as infinitely wrong) and the share of pictures whose mean vertex distance is below a tenth of the
 diameter. Minutes are wall clock on a machine that does nothing else; the steps taken stand beside them. Finished rows are
 lines of OUT/results.jsonl, and a run that was stopped goes on. `--table` prints what is done. `--steps` counts steps instead
-of minutes, of the coordinate network; the detector takes a third of them.
+of minutes, of the coordinate network; the detector takes a third of them. `--untrained` trains nothing: the poses are searched
+for in the true boxes.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ def measured(run: pipeline.Pipeline, better: refiner.Model | None, data: Path, s
             first = poses.cam_from_obj[0].double().numpy() if len(poses) else None
             rows.setdefault(name, []).append(judged(first, truth, model, group))
 
-        for name, boxes in (("true boxes", truth_as_detections(frame.instances, {number})), ("own detector", None)):
+        boxes_from = {"true boxes": truth_as_detections(frame.instances, {number}), "own detector": None}
+        if run.detector is None:
+            del boxes_from["own detector"]
+        for name, boxes in boxes_from.items():
             poses = run.predict(frame, boxes, refine=False)[:1]  # the best one: there is one object in a picture
             keep(name, poses)
             if better is not None:
@@ -146,6 +150,7 @@ def main() -> None:
     parser.add_argument("--backgrounds", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--untrained", action="store_true", help="search for the poses, without any training")
     parser.add_argument("--table", action="store_true", help="print what is done and stop")
     args = parser.parse_args()
     file, unit = args.out / "results.jsonl", "steps" if args.steps else "min"
@@ -155,7 +160,13 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         asked = args.refiner or ("base" if weights.base("refiner") is not None else None)
         better = None if asked is None else pipeline.load_refiner(asked, "cpu")
-        for budget in args.steps or args.minutes:
+        if args.untrained and not any(r["start"] == "untrained" for r in done):
+            scores = measured(pipeline.load(args.data, "cpu"), None, args.data, args.split)
+            done.append({"start": "untrained", "budget": 0, "unit": unit, "steps": "0", "scores": scores})
+            with file.open("a") as lines:
+                lines.write(json.dumps(done[-1]) + "\n")
+            print(table(done[-1:]), flush=True)
+        for budget in () if args.untrained else args.steps or args.minutes:
             for start in args.starts:
                 name = Path(start).name
                 if any((r["start"], r["budget"], r["unit"]) == (name, budget, unit) for r in done):
