@@ -217,9 +217,11 @@ def test_poses_that_cannot_be_drawn_stay_as_they_are() -> None:
     true = _pose([0.5, -0.3, 0.2], [0.01, 0.0, 0.4])
     behind, broken = true.clone(), true.clone()
     behind[2, 3] = -0.4
+    near, tiny = true.clone(), true.clone()
+    near[2, 3], tiny[2, 3] = 0.02, 4000.0  # the camera is inside the object; it is a hundredth of a pixel wide
     broken[0, 0] = math.nan
-    poses = PoseEstimates(torch.tensor([1, 1]), torch.stack([behind, broken]), torch.ones(2), None, None)
+    poses = PoseEstimates(torch.tensor([1, 1, 1, 1]), torch.stack([behind, broken, near, tiny]), torch.ones(4), None, None)
     network, frame = _Knowing(), _white_on_black(model, true)
     moved = silhouettes.predict(network, frame, poses, {1: model})
     assert torch.equal(moved.cam_from_obj.nan_to_num(9), poses.cam_from_obj.nan_to_num(9))
-    assert len(silhouettes.predict(network, frame, poses[torch.zeros(2, dtype=torch.bool)], {1: model})) == 0
+    assert len(silhouettes.predict(network, frame, poses[torch.zeros(4, dtype=torch.bool)], {1: model})) == 0

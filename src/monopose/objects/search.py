@@ -107,16 +107,13 @@ def placed(R: Tensor, model: ObjectModel, box: Tensor, K: Tensor) -> Tensor:
     return poses
 
 
-def predict(
-    model: Model, frame: Frame, detections: Detections, models: Mapping[int, ObjectModel] | None = None
-) -> PoseEstimates:
+def predict(model: Model, frame: Frame, detections: Detections) -> PoseEstimates:
     """Poses of objects in boxes.
 
     Args:
         model: the objects.
         frame: one picture, undistorted.
         detections: boxes around whole objects, labels, scores.
-        models: not used; the network has them.
 
     Returns:
         PoseEstimates in the order of `detections`; score = detection score x how like the photo it is. About fifteen seconds

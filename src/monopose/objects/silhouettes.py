@@ -26,7 +26,7 @@ from ..geometry import rotation, se3
 from ..nets.backbones import backbone
 from ..nets.unet import conv_norm, enlarged
 from ..synthesis import fused
-from ..types import Frame, ObjectModel, PoseEstimates
+from ..types import Camera, Frame, ObjectModel, PoseEstimates
 from .coordinates import information
 
 CHANNELS = 5  # of a drawn prior: silhouette, relative depth, colours under a headlight
@@ -37,6 +37,8 @@ USUAL = -2.0  # mean logarithm of the deviation at good poses
 DOUBT = 100.0  # pixels of one object err together: the information of the field's pose is divided by this
 EDGE = 4.0  # pixels near the outline, drawn or true, weigh this much more
 ROUNDS = 2  # drawn, looked at and moved
+NEAREST = 0.05  # diameters: an object of which a corner is nearer to the camera is not drawn
+SMALLEST, LARGEST = 2.0, 50.0  # pixels, and sizes of the picture: other objects are not looked at
 TOGETHER = 32  # poses that go through the network at once
 
 
@@ -215,7 +217,7 @@ def predict(
         frame: one picture, undistorted.
         poses: roughly right ones of objects in it. What their covariance knows is kept, see `contour.align`; without one, what
             the displacements know.
-        models: CAD models by object id; a pose without one stays.
+        models: CAD models by object id; a pose without one stays, and one at or behind the camera.
         rounds: how often it is drawn, looked at and moved.
 
     Returns:
@@ -231,11 +233,12 @@ def predict_traced(
 ) -> tuple[PoseEstimates, list[OutlineTrace]]:
     """`predict`, and how every pose with a CAD model came to its outline."""
     started = time.perf_counter()
-    rows = [i for i, label in enumerate(poses.labels.tolist()) if label in models and _drawable(poses.cam_from_obj[i])]
+    labels = poses.labels.tolist()
+    rows = [i for i, n in enumerate(labels) if n in models and _drawable(poses.cam_from_obj[i], models[n], frame.camera)]
     current, scores, traces = poses.cam_from_obj.clone(), poses.scores.clone(), []
     for first in range(0, len(rows), TOGETHER):
         some = rows[first : first + TOGETHER]
-        chosen = [models[int(poses.labels[i])].to("cpu") for i in some]
+        chosen = [models[labels[i]].to("cpu") for i in some]
         known = None if poses.covariance is None else information(poses.covariance[some])
         for _ in range(rounds):
             before = current[some]
@@ -252,8 +255,13 @@ def predict_traced(
     return replace(poses, cam_from_obj=current, scores=scores, seconds=seconds), traces
 
 
-def _drawable(pose: Tensor) -> bool:
-    return bool(torch.isfinite(pose).all() & (pose[2, 3] > 1e-3))
+def _drawable(pose: Tensor, model: ObjectModel, camera: Camera) -> bool:
+    """Whether an object lies before the camera and has a size in the picture that a crop can show."""
+    corners = se3.transform(pose.double().cpu(), model.corners.double().cpu())
+    if not bool(torch.isfinite(pose).all()) or float(corners[:, 2].min()) < NEAREST * model.diameter:
+        return False
+    low, high = camera_ops.project(corners, camera.K.double().cpu()).aminmax(dim=0)
+    return SMALLEST < float((high - low).max()) < LARGEST * max(camera.size)
 
 
 class Look(NamedTuple):
@@ -279,7 +287,7 @@ def look(model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence
     intrinsics = K.double().cpu()
     seen = [fused.bounds(m, p, intrinsics.numpy()) for m, p in zip(models, poses.double().cpu().numpy(), strict=True)]
     boxes = box_ops.square(torch.from_numpy(np.stack(seen)).float(), model.config.crop_scale).to(image.device)
-    crops = camera_ops.cut(image, boxes, side).to(device)
+    crops = camera_ops.cut(image, boxes, side).to(device, torch.float32)
     prior = drawn(models, poses, camera_ops.crop_resize_K(intrinsics, boxes.double().cpu(), (side, side)), side).to(device)
     return Look(model(crops.contiguous(memory_format=torch.channels_last), prior), boxes, crops, prior)
 
