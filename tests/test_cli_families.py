@@ -61,7 +61,7 @@ def test_the_help_of_a_run_shows_what_it_heeds(folder, capsys, method, own, fore
         (["train", "normals", "--data", "x", "--by", "shape"], "--by belongs to viewpoint, not to normals"),
         (
             ["train", "viewpoint", "--data", "x", "--init", "y"],
-            "--init belongs to coordinates, probabilistic, refiner, detector",
+            "--init belongs to coordinates, probabilistic, refiner, silhouettes, detector",
         ),
         (
             ["train", "detector", "--data", "x", "--categories", "car"],

@@ -1,6 +1,7 @@
 """Scores as probabilities: closed forms, forecasters that are right or too sure, the file beside the weights, the pipeline."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, chi2
 
 from evaluation.test_bop import EYE, make_dataset, results, shifted, targets
-from monopose import cli, viz
+from monopose import cli, viz, weights
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import writing
 from monopose.evaluation import calibration, scores, tables
@@ -233,7 +234,9 @@ def run(tmp_path):
 
 
 def files(run):
-    return {p.stem: p for p in run.glob("*.safetensors")}
+    """The networks in use: those of the run, and the silhouettes of the base."""
+    base = weights.base("silhouettes")
+    return ({} if base is None else {"silhouettes": base}) | {p.stem: p for p in run.glob("*.safetensors")}
 
 
 def stamped(run):
@@ -400,6 +403,7 @@ def test_calibrate_learns_what_scores_mean(run, tmp_path, monkeypatch, capsys):
 def test_calibrate_learns_what_refined_poses_are_worth(run, monkeypatch):
     """The refiner here mends every pose of object 2, half a diameter off or not, and leaves those of others."""
     writing.write_camera(run / "camera.json", CAMERA)
+    shutil.copyfile(weights.base("refiner"), run / "refiner.safetensors")
     believer = Believer(monkeypatch)
 
     def refine(network, frame, poses, models):

@@ -52,16 +52,16 @@ class Trace(NamedTuple):
         correspondences: of each detection with their solution, of a run that estimates by coordinates; else [].
         posteriors: the distribution of each detection's pose, of a probabilistic run; else [].
         refinements: of each object that was refined.
-        outlines: of each object whose contour was moved to an outline that `objects.silhouettes` sees.
         solved: object ids of all poses that were found, also of those that are not among the results, (n,).
+        outlines: of each object whose contour was moved to an outline that `objects.silhouettes` sees.
     """
 
     detections: Detections
     correspondences: list[tuple[coordinates.Correspondences, coordinates.Solved]]
     posteriors: list[probabilistic.ObjectPosterior]
     refinements: list[refinement.RefinementTrace]
-    outlines: Sequence[silhouettes.OutlineTrace] = ()
     solved: Tensor = torch.zeros(0, dtype=torch.int64)
+    outlines: Sequence[silhouettes.OutlineTrace] = ()
 
 
 @dataclass(frozen=True, repr=False)
