@@ -208,10 +208,10 @@ class Pipeline:
             least = MIN_PROBABILITY if poses.calibrated else 0.0
         if not poses.calibrated and len(poses) and min_probability != 0:
             done = "nothing is left out by them" if min_probability is None else f"{least:g} is compared with raw scores"
+            untrained = isinstance(self.estimator, search.Model)  # for which nothing can be calibrated
+            how = "" if untrained else f"; make them probabilities: monopose calibrate {self.path} --data DIR"
             warnings.warn(
-                f"the scores of {self.path} are not calibrated, so they are no probabilities, and {done}; make them "
-                f"probabilities: monopose calibrate {self.path} --data DIR",
-                stacklevel=3,
+                f"the scores of {self.path} are not calibrated, so they are no probabilities, and {done}{how}", stacklevel=3
             )
         why = [plausible.REASONS[i] for i in self._why_not(poses, frame).tolist()]
         kind = "probability" if poses.calibrated else "score"
