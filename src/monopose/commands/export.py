@@ -172,7 +172,7 @@ def _objects(run: objects.Pipeline) -> dict[str, Part | str]:
         )
     else:
         parts["probabilistic" if isinstance(estimator, probabilistic.Model) else "coordinates"] = _estimator(estimator)
-    if run.silhouettes is not None:
+    if run.silhouettes is not None and run.models:
         side = run.silhouettes.config.input_size
         parts["silhouettes"] = Part(
             run.silhouettes, run.silhouettes,
