@@ -144,6 +144,10 @@ def test_a_video_is_followed_from_a_box(picture, monkeypatch) -> None:
     found = commands.searched(frame, Detections(torch.tensor([4]), given, torch.ones(1)), [model], "cpu")
     assert list(found) == [0]
     assert found[0].shape == (4, 4)
+    with pytest.raises(ValueError, match="no box in the first picture"):
+        commands.searched(
+            frame, Detections(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0)), [model], "cpu"
+        )
     with pytest.raises(ValueError, match="--boxes"):
         options.Track(source="video.mp4", mesh=(MESH,), unit="mm").check()
     with pytest.raises(ValueError, match="give one of them"):

@@ -65,7 +65,7 @@ def engine(models: Mapping[int, ObjectModel], device: torch.device | str | None 
     return Model(Config(tuple(sorted(models))), models, network).to(weights.choose_device(device))
 
 
-def found(model: Model, frame: Frame, detections: Detections) -> PoseEstimates:
+def predict_aligned(model: Model, frame: Frame, detections: Detections) -> PoseEstimates:
     """`predict`, and then the contours brought to the outlines: the poses as a run would give them."""
     poses = predict(model, frame.to(model.ids.device), detections.to(model.ids.device))
     return silhouettes.predict(model.network, frame, poses, model.meshes)

@@ -72,7 +72,7 @@ class Output(NamedTuple):
 class Model(nn.Module):
     """Config -> network."""
 
-    def __init__(self, config: Config, models: Mapping[int, ObjectModel] | None = None) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         if config.input_size % 32:
             raise ValueError(f"input_size must be a multiple of 32, got {config.input_size}")

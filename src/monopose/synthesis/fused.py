@@ -257,6 +257,16 @@ def _array(values, empty: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-
     return empty if values is None else np.ascontiguousarray(values.numpy())
 
 
+def _surface(model: ObjectModel) -> tuple[np.ndarray | int, ...]:
+    """The first arguments of `_shade`: points, normals, colours, uv, texture, which of them colours the surface, faces."""
+    textured = model.texture is not None and model.uv is not None
+    return (
+        _array(model.vertices, _NONE3), _array(model.normals, _NONE3), _array(model.colors, _NONE3),
+        _array(model.uv if textured else None, _NONE2), _array(model.texture if textured else None, _NO_TEXTURE),
+        _TEXTURE if textured else _PLAIN if model.colors is None else _COLOURS, _array(model.faces, _NONE3),
+    )  # fmt: skip
+
+
 def _buffers(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     owner, face, stamp = np.full((3, *size), -1, np.int32)
     return owner, face, np.zeros(size, np.float32), stamp
@@ -292,14 +302,7 @@ def prior(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> np.
     _put(model, pose, K, 0, buffers)
     owner, face, inverse_depth, _ = buffers
     image = np.zeros((side, side, 3), np.float32)
-    textured = model.texture is not None and model.uv is not None
-    surface = _TEXTURE if textured else _PLAIN if model.colors is None else _COLOURS
-    _shade(
-        _array(model.vertices, _NONE3), _array(model.normals, _NONE3), _array(model.colors, _NONE3),
-        _array(model.uv if textured else None, _NONE2), _array(model.texture if textured else None, _NO_TEXTURE), surface,
-        _array(model.faces, _NONE3), pose, K, 0, False, owner, face, *_HEADLIGHT, 0.0, 1.0, image,
-        np.empty((0, 0, 3), np.float32),
-    )  # fmt: skip
+    _shade(*_surface(model), pose, K, 0, False, owner, face, *_HEADLIGHT, 0.0, 1.0, image, np.empty((0, 0, 3), np.float32))
     seen = owner >= 0
     middle = float(pose[2, :3] @ model.bounds.mean(0).double().numpy() + pose[2, 3])
     depth = np.where(seen, 1 / np.maximum(inverse_depth, 1e-6) - middle, 0) / (model.diameter / 2)
@@ -345,14 +348,11 @@ def render(
     for i, model in enumerate(layout.models):
         if not seen[i]:
             continue
-        textured = model.texture is not None and model.uv is not None
-        surface = _TEXTURE if textured else _PLAIN if model.colors is None else _COLOURS
-        unpainted = surface == _PLAIN
+        surface = _surface(model)
+        unpainted = surface[5] == _PLAIN
         coordinates = np.empty((*size, 3), np.float32) if unpainted else np.empty((0, 0, 3), np.float32)
         _shade(
-            _array(model.vertices, _NONE3), _array(model.normals, _NONE3), _array(model.colors, _NONE3),
-            _array(model.uv if textured else None, _NONE2), _array(model.texture if textured else None, _NO_TEXTURE), surface,
-            _array(model.faces, _NONE3), poses[i], K, i, look.flat, owner, face, lights.ambient.numpy(), directions,
+            *surface, poses[i], K, i, look.flat, owner, face, lights.ambient.numpy(), directions,
             lights.direction_colors.numpy(), float(look.specular[i]), float(look.shininess[i]), image, coordinates,
         )  # fmt: skip
         if unpainted:

@@ -76,10 +76,16 @@ def _begun(
 def searched(
     frame: Frame, boxes: Detections, models: Sequence[ObjectModel], device: torch.device | str | None = None
 ) -> dict[int, Tensor]:
-    """Poses of objects in boxes, without training, by the row of the model; of several boxes of an object the likeliest."""
+    """Poses of objects in boxes, without training, by the row of the model; of several boxes of an object the likeliest.
+
+    Raises:
+        ValueError: no box in this picture.
+    """
     from ..objects import search
 
-    found = search.found(search.engine({m.obj_id: m for m in models}, device), frame, boxes)
+    if not len(boxes):
+        raise ValueError("--boxes has no box in the first picture, where the tracks begin; give one around every object there")
+    found = search.predict_aligned(search.engine({m.obj_id: m for m in models}, device), frame, boxes)
     rows = {m.obj_id: i for i, m in enumerate(models)}
     order = found.scores.argsort().tolist()
     return {rows[int(found.labels[k])]: found.cam_from_obj[k].double().cpu() for k in order}
