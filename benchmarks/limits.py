@@ -6,7 +6,9 @@ prints, for each replacement, AR (mean of MSSD and MSPD) and ADD(-S) 0.1 d: what
 translations would be worth. True masks and coordinates are rendered from the true poses. With `--boxes` it says only how well
 the detector's boxes fit: of each target, the overlap (IoU, amodal) of the best-scored box of its class, and of the best one.
 With `--silhouettes` it says only how well the predicted whole silhouettes fit in true boxes, by the share of the object that is
-seen. `--half 0` and `--half 1` take every second photo.
+seen. With `--annotation` it says only by how much the photo disagrees with the true poses themselves: the network of the
+silhouettes starts from each of them and goes where it sees the outline; pictures with exact truth show its own error.
+`--half 0` and `--half 1` take every second photo.
 """
 
 import argparse
@@ -24,12 +26,12 @@ from torchvision.ops import box_iou
 
 import monopose
 from monopose.contour.align import align
-from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes as bop_scenes
 from monopose.evaluation import bop as bop_evaluation
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import camera as camera_ops
+from monopose.geometry import rotation, se3
 from monopose.objects import coordinates
 from monopose.objects import silhouettes as outlines
 from monopose.objects.bop_pipeline import truth_as_detections
@@ -37,6 +39,7 @@ from monopose.objects.pipeline import Pipeline
 from monopose.render import maps, raster, scene
 from monopose.types import Detections, Frame, PoseEstimates
 
+WHOLE = 0.95  # visible share of an object whose annotation is looked at
 FINE = 4  # samples of a true silhouette along each side of a pixel
 
 Rows = dict[str, list[bop_results.Results]]
@@ -88,6 +91,30 @@ def silhouettes(run: Pipeline, frame: Frame, wanted: set[int]) -> list[tuple[flo
         iou = float((found & true).sum()) / max(float((found | true).sum()), 1.0)
         rows.append((float(seen.sum() / whole.sum().clamp_min(1)), iou, math.log(max(float(found.sum()), 1.0) / area)))
     return rows
+
+
+def disagreement(run: Pipeline, frame: Frame, wanted: set[int]) -> list[tuple[int, float, float, float, float]]:
+    """Of each wanted object of which more than `WHOLE` is seen: its id, and by how much the pose that the outline leads to
+    differs from the true one: middle to the right and down, pixels; distance, per cent; rotation, degrees."""
+    truth = frame.instances
+    assert truth is not None
+    assert run.silhouettes is not None
+    whole = truth.visibility if truth.visibility is not None else torch.ones(len(truth))
+    rows = [i for i, label in enumerate(truth.labels.tolist()) if label in wanted and whole[i] > WHOLE]
+    if not rows:
+        return []
+    true = truth.cam_from_obj[rows]
+    moved = outlines.predict(
+        run.silhouettes, frame, PoseEstimates(truth.labels[rows], true, torch.ones(len(rows))), run.models
+    ).cam_from_obj
+    found = []
+    for label, before, after in zip(truth.labels[rows].tolist(), true, moved, strict=True):
+        middle = run.models[label].bounds.mean(0)[None]
+        a, b = se3.transform(before, middle), se3.transform(after, middle)
+        shift = (camera_ops.project(b, frame.camera.K) - camera_ops.project(a, frame.camera.K))[0].tolist()
+        turned = rotation.angle_between(before[:3, :3], after[:3, :3])
+        found.append((label, *shift, 100 * (float(b[0, 2] / a[0, 2]) - 1), math.degrees(float(turned))))
+    return found
 
 
 def substituted(run: Pipeline, frame: Frame, seconds: Rows, key: tuple[int, int], wanted: set[int]) -> None:
@@ -169,9 +196,11 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, help="targets file; default: test_targets_bop19.json")
     parser.add_argument("--boxes", action="store_true", help="only how well the detector's boxes fit")
     parser.add_argument("--silhouettes", action="store_true", help="only how well predicted silhouettes fit")
+    parser.add_argument("--annotation", action="store_true", help="only how far the true poses are from what the photo shows")
     parser.add_argument("--half", type=int, choices=(0, 1), help="every second photo, from this one on; default: all")
     args = parser.parse_args()
-    run = replace(monopose.load(args.model), models=bop_models.read_models(args.data / "models"))
+    models = args.data / "models"
+    run = monopose.load(args.model, models=models if models.is_dir() else None)
     targets_file = args.targets or args.data / "test_targets_bop19.json"
     targets = bop_scenes.read_targets(targets_file)
     wanted: dict[tuple[int, int], set[int]] = {}
@@ -185,12 +214,20 @@ def main() -> None:
     kept = set(keys)
     rows = [k in kept for k in zip(targets.scene_id.tolist(), targets.im_id.tolist())]
     asked = type(targets)(*(None if column is None else column[rows] for column in targets))
+    frames = ((bop_scenes.read_frame(scenes[s], i, masks=False, depth=False), wanted[s, i]) for s, i in keys)
+    if args.annotation:
+        differences = [d for frame, asked_for in frames for d in disagreement(run, frame, asked_for)]
+        for label in sorted({d[0] for d in differences}):
+            some = list(zip(*(d[1:] for d in differences if d[0] == label), strict=True))
+            x, y, z, turn = (statistics.median(column) for column in some)
+            size = statistics.median(math.hypot(a, b) for a, b in zip(some[0], some[1], strict=True))
+            print(
+                f"object {label:3d}, {len(some[0]):3d} times: median shift {x:+.1f} {y:+.1f} px (length {size:.1f}), distance "
+                f"{z:+.1f} %, rotation {turn:.1f} degrees"
+            )
+        return
     if args.silhouettes:
-        found = [
-            o
-            for k in keys
-            for o in silhouettes(run, bop_scenes.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
-        ]
+        found = [o for frame, asked_for in frames for o in silhouettes(run, frame, asked_for)]
         for low, high in ((0.0, 1.01), (0.95, 1.01), (0.0, 0.95)):
             some = [o for o in found if low <= o[0] < high]
             if some:
@@ -199,11 +236,7 @@ def main() -> None:
                 print(f"{len(some):4d} targets, {seen_by}: median IoU {iou:.3f}, area {math.exp(area) - 1:+.1%}")
         return
     if args.boxes:
-        seen = [
-            o
-            for k in keys
-            for o in overlaps(run, bop_scenes.read_frame(scenes[k[0]], k[1], masks=False, depth=False), wanted[k])
-        ]
+        seen = [o for frame, asked_for in frames for o in overlaps(run, frame, asked_for)]
         for name, values in zip(("best-scored box", "best box"), zip(*seen, strict=True), strict=True):
             shares = ", ".join(f"{100 * sum(v > t for v in values) / len(values):.0f} % over {t}" for t in (0.5, 0.75))
             print(f"{len(values)} targets, {name}: IoU {shares}; median {statistics.median(values):.2f}")
