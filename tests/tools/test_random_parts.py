@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from monopose.mesh.loading import merged
-from monopose.synthesis.shapes import parts
+from tools import random_parts as parts
 
 pytest.importorskip("manifold3d")
 
