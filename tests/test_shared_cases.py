@@ -20,7 +20,7 @@ from PIL import Image
 
 from monopose import cli, pnp, weights
 from monopose.commands import check
-from monopose.datasets import coco, pix3d
+from monopose.datasets import pix3d
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes
 from monopose.geometry import camera as cameras
@@ -283,7 +283,6 @@ def test_equal_scores_keep_the_order_of_the_file(cases, name, expected, capsys):
         ("bomb.yaml", read_camera, "alias"),
         ("deep.json", read_camera, "nested"),
         ("deep.json", lambda path: read_boxes([str(path)], [1]), "nested"),
-        ("deep.json", coco.read_coco, "nested"),
         ("huge_faces_ascii.ply", read_raw, "MONOPOSE_MAX_FACES|cut"),
         ("list_vertex.ply", read_raw, "face|list"),
         ("negative.ply", read_raw, "-1"),

@@ -48,21 +48,20 @@ class OnnxNet(nn.Module):
 
     Args:
         path: the file.
-        threads: that onnxruntime uses; None: as many as torch.
 
     Raises:
         ModuleNotFoundError: onnxruntime is not installed.
         ValueError: no file that it reads.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
         try:
             import onnxruntime
         except ImportError:
             raise missing_library("onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the core to others
         options.log_severity_level = 3
         try:

@@ -247,8 +247,8 @@ def load_network(path: str | Path, method: str, config_class: type, model_class:
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _shortened(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def build_config(config_class: type[_T], values: Mapping[str, Any], where: str = "the configuration") -> _T:

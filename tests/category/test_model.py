@@ -129,8 +129,9 @@ def test_views_mean_what_the_data_means_by_them():
     drawn = (-(pixels - torch.tensor([44.0, 26.0])).square().sum(-1) / 18).exp().clamp(1e-6, 1 - 1e-6)
     model.generator.forward = lambda *_: drawn.logit().expand(1, 4, 64, 64)
     made = model.synthesise(torch.zeros(1, 7), view[None]).alpha
-    theta = view_ops.warp(view_ops.view_of(view), 0.8)
-    grid = F.affine_grid(theta[None], [1, 1, 64, 64], align_corners=False)
+    c, s = 0.8 / 1.1 * math.cos(0.4), 0.8 / 1.1 * math.sin(0.4)
+    turn, shift = torch.tensor([[c, s], [-s, c]]), torch.tensor([[0.2], [-0.1]])
+    grid = F.affine_grid(torch.cat([turn, -turn @ shift], 1)[None], [1, 1, 64, 64], align_corners=False)
     assert torch.allclose(made, F.grid_sample(drawn[None, None], grid, align_corners=False)[:, 0], atol=1e-5)
     assert float(made.max()) > 0.9
 

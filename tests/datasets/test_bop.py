@@ -596,13 +596,15 @@ def test_run_lengths_in_both_spellings(mask):
         np.testing.assert_array_equal(results.mask_from_rle({"counts": counts, "size": list(mask.shape)}), mask)
 
 
-def test_detections_survive_a_round_trip(tmp_path, generator):
+def test_detections_are_read_as_they_were_written(tmp_path, generator):
     frame, full = make_frame(generator, 2)
     made = Detections(torch.tensor([2, 1]), frame.instances.boxes, torch.tensor([0.5, 0.75]), full)
-    path = results.write_detections(tmp_path / "boxes.json", results.detection_rows(made, 4, 9, seconds=0.5))
-    entries = json.loads(path.read_text())
-    assert entries[0]["bbox"] == [5, 10, 10, 10]
-    assert entries[0]["time"] == 0.5
+    path = tmp_path / "boxes.json"
+    rows = []
+    for label, (x0, y0, x1, y1), score, mask in zip(made.labels, made.boxes.tolist(), made.scores, made.masks, strict=True):
+        row = {"scene_id": 4, "image_id": 9, "category_id": int(label), "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        rows.append(row | {"score": float(score), "segmentation": results.rle_from_mask(mask.numpy())})
+    path.write_text(json.dumps(rows))
     back = results.detections_of(results.read_detections(path)[4, 9], masks=True)
     assert torch.equal(back.labels, torch.tensor([1, 2]))  # best first
     assert torch.equal(back.boxes, made.boxes.flip(0))

@@ -265,13 +265,6 @@ def test_areas_under_the_curve_by_hand():
     assert 0 <= scores.auc_voc(many) - scores.auc_step(many) < 1 / 5000
 
 
-def test_recalls():
-    assert scores.recall([0.1, 0.2, np.inf], [0.11, 0.2, 1]) == pytest.approx(1 / 3)  # strictly below
-    assert scores.recall([], 1) == 0
-    turned, moved = np.radians([4.9, 4.9, 5.1]), [0.049, 0.051, 0.01]
-    assert scores.recall_rotation_translation(turned, moved, 5, 0.05) == pytest.approx(1 / 3)
-
-
 @pytest.mark.slow
 def test_published_ycb_video_areas(shared_data):
     """PoseCNN 53.7 / 75.9 and with ICP 79.3 / 93.0 (ADD / ADD-S, percent): all poses for ADD, every 40th for ADD-S."""

@@ -19,7 +19,7 @@ from torch import nn
 from datasets import test_kitti, test_nuscenes
 from monopose import weights
 from monopose.category.pipeline import read_masks
-from monopose.datasets import coco, kitti, nocs, nuscenes, pix3d
+from monopose.datasets import kitti, nocs, nuscenes, pix3d
 from monopose.datasets.bop import models, pictures, results, scenes, writing
 from monopose.evaluation import kitti as kitti_evaluation
 from monopose.evaluation import viewpoint
@@ -394,7 +394,6 @@ READERS = {
                      lambda f: results.read_counts(f / "m_d-test.csv")),
     "detections": Reader("datasets.bop.results.read_detections", _json("d.json", [{**DETECTION, "segmentation": RLE}]),
                          _read_detections, called="scene 1, image 2"),
-    "coco": Reader("datasets.coco.read_coco", _json("c.json", COCO), lambda f: coco.read_coco(f / "c.json")),
     "kitti.calibration": Reader("datasets.kitti.read_calibration", _text("k.txt", test_kitti.CALIB),
                                 lambda f: kitti.read_calibration(f / "k.txt")),
     "kitti.labels": Reader("datasets.kitti.read_labels", _text("l.txt", f"{test_kitti.CAR}\n{test_kitti.NOTHING}\n"),

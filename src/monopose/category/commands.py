@@ -13,15 +13,17 @@ from .. import weights
 from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture, silent
 from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, PoseEstimates
+from ..viz.canvas import save_gif
 from . import fitting, viz
 from . import model as category
 from .fitting import Fit, FitConfig
 from .model import Model
 from .options import Predict, Train
-from .pipeline import CategoryRun, as_detections, cut_out, draw_overlay, load, pose_record, predict_nocs, read_masks, save_gif
+from .pipeline import CategoryRun, as_detections, cut_out, draw_overlay, load, pose_record, predict_nocs, read_masks
 from .samples import CategoryViews, ViewConfig
 from .training import Shapes
 
+GIF_STEP_MS = 120
 SEARCHES: dict[str, Callable[[], FitConfig]] = {"default": FitConfig, "published": fitting.published, "quick": fitting.quick}
 
 # --------------------------------------------------------------------------------------------------------------- training
@@ -68,10 +70,10 @@ def save_report(model: Model, folder: Path, shapes: Shapes) -> Path:
     with torch.no_grad():
         codes = model.encode(torch.stack([d["image"][0] for d in drawn]), torch.stack([d["visible"][0] for d in drawn]).float())
     means = codes[0].mean
-    save_gif(folder / "azimuth.gif", viz.azimuth_sweep(model, means[:3]))
-    save_gif(folder / "elevation.gif", viz.elevation_sweep(model, means[:3]))
+    save_gif(folder / "azimuth.gif", viz.azimuth_sweep(model, means[:3]), GIF_STEP_MS)
+    save_gif(folder / "elevation.gif", viz.elevation_sweep(model, means[:3]), GIF_STEP_MS)
     if len(means) > 1:
-        save_gif(folder / "interpolation.gif", viz.interpolation(model, means))
+        save_gif(folder / "interpolation.gif", viz.interpolation(model, means), GIF_STEP_MS)
     return folder
 
 
@@ -171,7 +173,7 @@ def _save_fit(
 ) -> None:  # fmt: skip
     """The fitting as a GIF; with debug its stages, and the fitted object from all sides."""
     assert fit.seen is not None
-    save_gif(out / f"{name}_fitting.gif", viz.fitting_animation(model, fit), rest=12)
+    save_gif(out / f"{name}_fitting.gif", viz.fitting_animation(model, fit), GIF_STEP_MS, rest=12)
     if not debug:
         return
     folder = out / "debug"
@@ -181,5 +183,5 @@ def _save_fit(
     shown = viz.crop_of(draw_overlay(model, frame, one, [fit]), fit.square)
     save_picture(folder / f"{name}_stages.png", viz.stages(model, fit, shown))
     code = fit.views.codes[fit.chosen][None]
-    save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code))
-    save_gif(folder / f"{name}_elevation.gif", viz.elevation_sweep(model, code))
+    save_gif(folder / f"{name}_azimuth.gif", viz.azimuth_sweep(model, code), GIF_STEP_MS)
+    save_gif(folder / f"{name}_elevation.gif", viz.elevation_sweep(model, code), GIF_STEP_MS)

@@ -29,7 +29,6 @@ from ..geometry.rotation import full_precision
 from . import perceptual
 from .networks import Encoder, Generator, warp
 
-CATEGORIES = ("mug", "bottle", "bowl", "can")
 SYMMETRIC = ("bottle", "bowl", "can")  # about +Z
 VIEW = 6  # azimuth, elevation, in-plane rotation, shift right, shift down, scale
 

@@ -148,22 +148,20 @@ def rotate_volume(volume: Tensor, b_from_a: Tensor) -> Tensor:
 
 
 @full_precision
-def warp(images: Tensor, motion: Tensor, size: int | None = None) -> Tensor:
+def warp(images: Tensor, motion: Tensor) -> Tensor:
     """Turn, scale and shift pictures: what lay at q then lies at scale Rot(in-plane) q + (tx, ty). Outside is 0.
 
     Args:
         images: (B, C, S, S).
         motion: (B, 4): in-plane rotation, radians, positive clockwise; scale; tx, ty, half sides of the picture.
-        size: side of the result, pixels; None: S.
 
     Returns:
-        (B, C, size, size), sampled bilinearly. Differentiable in both.
+        (B, C, S, S), sampled bilinearly. Differentiable in both.
     """
     inplane, scale, tx, ty = motion.unbind(1)
     c, s = inplane.cos() / scale, inplane.sin() / scale
     theta = torch.stack([c, s, -(c * tx + s * ty), -s, c, s * tx - c * ty], -1).unflatten(1, (2, 3))
-    side = size or images.shape[-1]
-    grid = F.affine_grid(theta, [len(images), 1, side, side], align_corners=False)
+    grid = F.affine_grid(theta, [len(images), 1, *images.shape[2:]], align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

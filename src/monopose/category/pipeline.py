@@ -22,7 +22,7 @@ from ..detection import detector as detection
 from ..evaluation import nocs as scoring
 from ..geometry import boxes as box_ops
 from ..io import limits
-from ..io.files import atomic_write, existing_file, write_json
+from ..io.files import existing_file, write_json
 from ..io.images import as_frame
 from ..prediction import Prediction
 from ..types import Camera, Detections, Frame, PoseEstimates
@@ -32,7 +32,6 @@ from .fitting import Fit, FitConfig
 from .model import Model
 
 FILE = "category.safetensors"
-GIF_STEP_MS = 120
 MOST_VALUES = 64  # of a mask file: with more it is a photo of a mask, smooth or compressed
 
 
@@ -121,15 +120,6 @@ def load(name: str | Path, device: torch.device | str | None = None) -> Category
         detector = weights.load_network(files["detector"], "detector", detection.Config, detection.Model)
     trained = weights.noted(file)
     return CategoryRun(model, folder, None if detector is None else detector.to(where), trained)
-
-
-def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int = GIF_STEP_MS, rest: int = 1) -> Path:
-    """Pictures one after the other, for ever; the last is shown `rest` times as long."""
-    first, *others = pictures
-    with atomic_write(path) as temporary:
-        pause = [step_ms] * len(others) + [rest * step_ms]
-        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
-    return path
 
 
 def pose_record(model: Model, fit: Fit, camera_known: bool = True) -> dict[str, Any]:

@@ -45,9 +45,6 @@ from ..training.cache import Cache, fingerprint
 from ..types import ObjectModel
 from .view import size_of, view_parameters
 
-"""`scale` of the original's training pictures: focal length 70 of 64 pixels, the object as far away as its diagonal is long.
-The original's own scale s, which shrinks what it enlarges, is PUBLISHED_SCALE / `scale`."""
-
 STUDIO = Lights(
     torch.full((3,), 0.55), torch.nn.functional.normalize(torch.tensor([[-0.4, -0.7, -0.6]]), dim=-1), torch.full((1, 3), 0.55)
 )
@@ -214,25 +211,24 @@ def instance(category: str, seed: int) -> ObjectModel:
     return (devices if category in devices.CATEGORIES else tableware).shape(category, seed)
 
 
-def cut_out(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int, fine: int = 2) -> Tensor:
+def cut_out(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> Tensor:
     """An object alone, in the light of `STUDIO`: colour times alpha, and alpha.
 
     Args:
         cam_from_obj: (B, 4, 4), metres.
         K: of the crops, (B, 3, 3), pixels.
-        side: of the crops, pixels.
-        fine: squared, the number of samples per pixel.
+        side: of the crops, pixels, each of which is the mean of four samples.
 
     Returns:
         (B, 4, side, side), in [0, 1].
     """
     n = len(cam_from_obj)
     whole = K.new_tensor([0.0, 0.0, side, side])
-    large = camera_ops.crop_resize_K(K, whole, (fine * side, fine * side))
+    large = camera_ops.crop_resize_K(K, whole, (2 * side, 2 * side))
     models = [model] * n
-    drawn = views.draw(models, views.side_by_side(models), cam_from_obj, large, (fine * side,) * 2, STUDIO, background=0.0)
+    drawn = views.draw(models, views.side_by_side(models), cam_from_obj, large, (2 * side, 2 * side), STUDIO, background=0.0)
     alpha = (drawn.fragments.face >= 0)[:, None].to(drawn.image)
-    return F.avg_pool2d(torch.cat([drawn.image, alpha], 1), fine)
+    return F.avg_pool2d(torch.cat([drawn.image, alpha], 1), 2)
 
 
 def handle_share(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> Tensor:

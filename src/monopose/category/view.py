@@ -11,8 +11,6 @@ from ..geometry import camera as camera_ops
 from ..geometry import se3, viewpoints
 from ..types import ObjectModel
 
-PUBLISHED_SCALE = 70 / 64
-
 
 class View(NamedTuple):
     """How a square crop shows an object, see above."""
@@ -65,23 +63,6 @@ def pose_from_view(view: View, K: Tensor, box: Tensor, size: Tensor | float) -> 
     t = camera_ops.unproject(pixel[..., None, :], depth[..., None], K)[..., 0, :]
     R = viewpoints.rotation_of(torch.stack([view.azimuth, view.elevation, view.inplane], -1))
     return se3.egocentric_from_allocentric(se3.from_rt(R, t))
-
-
-def warp(view: View, scale: float | Tensor = 1.0) -> Tensor:
-    """How to sample a generator's own picture, upright and centred, so that it appears in the crop as the view says.
-
-    Args:
-        view: its in-plane rotation, shift and scale.
-        scale: `View.scale` of the generator's own picture.
-
-    Returns:
-        theta of `torch.nn.functional.affine_grid(theta, …, align_corners=False)`, (..., 2, 3). Exact for an object that is
-        small against its distance.
-    """
-    c, s = view.inplane.cos(), view.inplane.sin()
-    zoom = (scale / view.scale)[..., None, None]
-    back = zoom * torch.stack([torch.stack([c, s], -1), torch.stack([-s, c], -1)], -2)
-    return torch.cat([back, -back @ view.shift[..., None]], -1)
 
 
 def _focal(K: Tensor) -> Tensor:

@@ -207,10 +207,10 @@ def stages(
     return viz.side_by_side(pictures, names, height)
 
 
-def crop_of(picture: Image.Image, square: Tensor, side: int = 240) -> Image.Image:
-    """Part of a drawn overlay. square: (4,), xyxy on pixel edges."""
+def crop_of(picture: Image.Image, square: Tensor) -> Image.Image:
+    """Part of a drawn overlay, 240 pixels wide and high. square: (4,), xyxy on pixel edges."""
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
-    return viz.to_picture(camera.cut(pixels, square[None].float(), side)[0])
+    return viz.to_picture(camera.cut(pixels, square[None].float(), 240)[0])
 
 
 def draw_overlay(

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..command import save_picture
 from ..io.cameras import ImageWarning, read_camera, write_camera
-from ..io.files import IMAGE_SUFFIXES, atomic_write
+from ..io.files import IMAGE_SUFFIXES
 from ..io.images import Unreadable, iterate_source, read_image
 from ..types import Camera
 from ..viz import figure
@@ -172,12 +173,7 @@ def calibrate(
     sigma = [float(v) for v in np.ravel(sigmas)[:2]]
     write_camera(out, camera)
     drawn = {"coverage": _coverage(seen, size, cells), "residuals": _residuals(pixels, expected, size, float(rms))}
-    pictures = []
-    for name, picture in drawn.items():
-        path = out.with_name(f"{out.stem}_{name}.png")
-        with atomic_write(path) as temporary:
-            picture.save(temporary, format="PNG")
-        pictures.append(str(path))
+    pictures = [str(save_picture(out.with_name(f"{out.stem}_{name}.png"), picture)) for name, picture in drawn.items()]
     return CalibrationReport(
         str(out), float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), camera.distortion.tolist(),  # type: ignore[union-attr]
         list(size), float(rms), sigma, rows, without, float(cells.mean()), tilt, pictures,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from .. import viz
+from ..command import save_picture
 from ..datasets.bop import scenes
 from ..geometry import rotation, symmetry
 from ..io.bars import watched
-from ..io.files import atomic_write
 from ..io.poses import frame_record, save_poses
 from ..objects import pipeline
 from ..types import Instances, ObjectModel, PoseEstimates
@@ -130,7 +130,5 @@ def run(out: str | Path = "out/demo") -> DemoReport:
         records.append(frame_record(f"{im_id:06d}", frame, poses))
         overlays.append(str(found.save(out / f"{im_id:06d}_overlay.png")))
         pictures.append(found.picture())
-    sheet = out / "overlay.png"
-    with atomic_write(sheet) as temporary:
-        viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")
+    sheet = save_picture(out / "overlay.png", viz.contact_sheet(pictures, columns=3, width=480))
     return DemoReport(rows, totals, overlays, str(sheet), str(save_poses(out, records)))

@@ -28,7 +28,6 @@ PACKAGES = {  # what is installed -> what is imported
     "trimesh": "trimesh",
     "fast-simplification": "fast_simplification",
     "pillow": "PIL",
-    "pycocotools": "pycocotools",
     "pyyaml": "yaml",
     "huggingface_hub": "huggingface_hub",
     "pooch": "pooch",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import pnp, viz
+from ..command import save_picture
 from ..geometry import rotation, se3
 from ..io.files import atomic_write, sole_writer, write_json
 
@@ -248,9 +249,7 @@ def draw(model: Model, seven: Tensor, solution: pnp.Solution | None, path: str |
         viz.orientation_density(posterior.samples, posterior.log_weights, modes, truth, covariance),
         viz.translation_scatter(posterior.samples, posterior.log_weights, truth, posterior.mode, covariance),
     ]
-    with atomic_write(path) as temporary:
-        viz.contact_sheet(rows, columns=1, width=1000).save(temporary, format="PNG")
-    return Path(path)
+    return save_picture(Path(path), viz.contact_sheet(rows, columns=1, width=1000))
 
 
 def _follow(averaged: Model, model: Model, keep: float) -> None:

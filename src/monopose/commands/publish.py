@@ -16,7 +16,7 @@ _REPORTED = (
 )
 
 
-def push(run: str | Path, name: str, *, licence: str, private: bool = False, message: str = "") -> dict[str, Any]:
+def push(run: str | Path, name: str, *, licence: str, private: bool = False) -> dict[str, Any]:
     """Copy what a run needs to the hub, in one commit; makes the repository if it is not there.
 
     Args:
@@ -24,7 +24,6 @@ def push(run: str | Path, name: str, *, licence: str, private: bool = False, mes
         name: "org/name" of the repository.
         licence: of weights and CAD models, an identifier of the hub: "apache-2.0", "cc-by-nc-4.0", "other".
         private: make the repository private. One that is there stays what it is.
-        message: of the commit.
 
     Returns:
         "url", "files" that are there now, "commit".
@@ -45,7 +44,7 @@ def push(run: str | Path, name: str, *, licence: str, private: bool = False, mes
     content.append(CommitOperationAdd("README.md", card(folder, name, licence).encode()))
     api = HfApi(endpoint=hub.ENDPOINT)
     hub.asked(lambda: api.create_repo(name, private=private, exist_ok=True), repo)
-    words = message or f"monopose {__version__}: {', '.join(weights.weights_in(folder))}"
+    words = f"monopose {__version__}: {', '.join(weights.weights_in(folder))}"
     done = hub.asked(lambda: api.create_commit(name, content, commit_message=words), repo)
     return {"url": f"{api.endpoint}/{name}", "files": [*files, "README.md"], "commit": done.oid}
 

@@ -2,7 +2,7 @@
 
 Two networks behind one `Config`: a one-stage net that trains on a CPU (`small`) and torchvision's Mask R-CNN (`maskrcnn`).
 Boxes are what they are here, not enlarged: whoever crops an object enlarges its box, once. Boxes that come from elsewhere
-need no detector: `datasets.bop.scenes` and `datasets.coco` read them as the same `Detections`.
+need no detector: `datasets.bop.results` reads them as the same `Detections`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,18 +55,17 @@ class Reliability(NamedTuple):
         return self._asdict() | {"bins": rows}
 
 
-def wilson(hits: ArrayLike, count: ArrayLike, z: float = 1.959964) -> tuple[Array, Array]:
-    """Bounds of a share of which `hits` of `count` were seen; 0 and 1 where nothing was.
+def wilson(hits: ArrayLike, count: ArrayLike) -> tuple[Array, Array]:
+    """Bounds (95 %) of a share of which `hits` of `count` were seen; 0 and 1 where nothing was.
 
     Args:
         hits, count: any shapes that broadcast.
-        z: quantile of the normal distribution; 1.96 for 95 %.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927.
     """
     k, n = np.broadcast_arrays(np.asarray(hits, np.float64), np.asarray(count, np.float64))
     seen = np.maximum(n, 1)
-    p = k / seen
+    p, z = k / seen, 1.959964
     middle = (p + z**2 / (2 * seen)) / (1 + z**2 / seen)
     half = z / (1 + z**2 / seen) * np.sqrt(p * (1 - p) / seen + z**2 / (4 * seen**2))
     return np.where(n > 0, np.clip(middle - half, 0, p), 0.0), np.where(n > 0, np.clip(middle + half, p, 1), 1.0)
@@ -115,10 +113,10 @@ def reliability(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Reliab
 
 def log_loss(probabilities: ArrayLike, right: ArrayLike) -> float:
     """Mean of -log of the probability given to what happened, nats; probabilities are kept 1e-6 away from 0 and 1."""
-    return float(_surprise(np.asarray(probabilities, np.float64), np.asarray(right, bool)).mean())
+    return float(_negative_log(np.asarray(probabilities, np.float64), np.asarray(right, bool)).mean())
 
 
-def _surprise(p: Array, right: Array) -> Array:
+def _negative_log(p: Array, right: Array) -> Array:
     p = np.clip(p, 1e-6, 1 - 1e-6)
     return -np.log(np.where(right, p, 1 - p))  # type: ignore[no-any-return]
 
@@ -208,7 +206,7 @@ def fit(scores: ArrayLike, right: ArrayLike, groups: ArrayLike) -> Fit:
                 out[inside] = function(s[known], y[known])(s[inside])
         held[name] = out
     losses = {name: log_loss(p, y) for name, p in held.items()}
-    gain = np.bincount(scene, _surprise(held["logistic"], y) - _surprise(held["isotonic"], y))
+    gain = np.bincount(scene, _negative_log(held["logistic"], y) - _negative_log(held["isotonic"], y))
     bends = gain.sum() > np.sqrt((gain**2).sum() - gain.sum() ** 2 / len(gain))
     best = "isotonic" if bends else "logistic"
     chosen: Map = fit_isotonic(s, y) if bends else fit_logistic(s, y)
@@ -254,13 +252,12 @@ def mahalanobis(cam_from_obj_est: ArrayLike, cam_from_obj_true: ArrayLike, covar
     return float((np.linalg.solve(root, step.T) ** 2).sum(0).min())
 
 
-def coverage(squared: ArrayLike, scale: float = 1.0, levels: Sequence[float] = LEVELS) -> dict[str, float]:
+def coverage(squared: ArrayLike, scale: float = 1.0) -> dict[str, float]:
     """Share of true poses inside the ellipsoids of the covariance times `scale`.
 
     Args:
         squared: of `mahalanobis`, (N,); nan is left out.
         scale: factor on the covariance.
-        levels: what each ellipsoid should hold.
 
     Returns:
         level in percent -> share, e.g. {"50": 0.48}; nan for N = 0.
@@ -269,7 +266,7 @@ def coverage(squared: ArrayLike, scale: float = 1.0, levels: Sequence[float] = L
 
     d = np.asarray(squared, np.float64)
     d = d[~np.isnan(d)] / scale
-    return {f"{100 * p:g}": float((d < chi2.ppf(p, 6)).mean()) if len(d) else float("nan") for p in levels}
+    return {f"{100 * p:g}": float((d < chi2.ppf(p, 6)).mean()) if len(d) else float("nan") for p in LEVELS}
 
 
 def fit_covariance_scale(squared: ArrayLike, groups: ArrayLike) -> tuple[float, dict[str, float]]:
@@ -328,16 +325,13 @@ def of_results(
     results: records.PathLike | bop_results.Results,
     data_dir: records.PathLike,
     targets: records.PathLike | bop_results.Targets | None = None,
-    *,
-    split: str | None = None,
-    models: str = "models_eval",
 ) -> tuple[Array, Array]:
     """Scores of the estimates in the target images, (N,), and which are right: MSSD below 0.1 of the diameter, (N,), bool.
 
-    The arguments are those of `protocol.evaluate`. An estimate is right if any true object of its class is near enough;
+    The arguments are those of `bop.evaluate`. An estimate is right if any true object of its class is near enough;
     without one in the image it is wrong.
     """
-    data = open_data(results, data_dir, targets, split=split, models=models)
+    data = open_data(results, data_dir, targets)
     wanted = {*zip(data.wanted.scene_id.tolist(), data.wanted.im_id.tolist())}
     true: dict[tuple[int, int, int], list[int]] = {}
     for row, key in enumerate(zip(data.truth.scene_id.tolist(), data.truth.im_id.tolist(), data.truth.obj_id.tolist())):

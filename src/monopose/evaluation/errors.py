@@ -357,11 +357,11 @@ def _pixel_distances(P: Array, Q: Array, x: Array) -> Array:
     return squares
 
 
-def _spread_points(points: Array, count: int = _PROBES) -> Array:
-    """Points far from each other, by farthest-point sampling, (<= count, 3)."""
+def _spread_points(points: Array) -> Array:
+    """Points far from each other, by farthest-point sampling, (<= _PROBES, 3)."""
     chosen = [int(np.linalg.norm(points - points.mean(0), axis=1).argmax())]
     distance = np.full(len(points), np.inf)
-    while len(chosen) < min(count, len(points)):
+    while len(chosen) < min(_PROBES, len(points)):
         distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(-1))
         chosen.append(int(distance.argmax()))
     return points[chosen]

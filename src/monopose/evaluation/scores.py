@@ -10,28 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 
-def recall(errors: ArrayLike, threshold: ArrayLike) -> float:
-    """Share of errors strictly below the threshold, in [0, 1]; missing estimates count as inf; 0 without any.
-
-    Args:
-        errors: one per instance, (N,).
-        threshold: a number, or one per instance (N,), e.g. 0.1 times the diameters.
-    """
-    errors = _without_nan(errors)
-    return float((errors < threshold).mean()) if errors.size else 0.0
-
-
-def recall_rotation_translation(rotation: ArrayLike, translation: ArrayLike, degrees: float, metres: float) -> float:
-    """Share of poses with both errors below their thresholds: "5 degrees 5 cm" is `(..., 5, 0.05)`.
-
-    Args:
-        rotation: (N,), radians, plain (no symmetries).
-        translation: (N,), metres.
-    """
-    good = (np.degrees(np.asarray(rotation, np.float64)) < degrees) & (np.asarray(translation, np.float64) < metres)
-    return float(good.mean()) if good.size else 0.0
-
-
 def average_precision(correct: ArrayLike, n_true: int) -> float:
     """Area under the precision-recall curve, sampled at the 101 recalls 0, 0.01 ... 1.
 

@@ -35,11 +35,6 @@ def bins_of(angles: Tensor, bins: Sequence[Bins]) -> Tensor:
     return torch.stack([b.index(angles[..., k]) for k, b in enumerate(bins)], -1)
 
 
-def centres_of(index: Tensor, bins: Sequence[Bins]) -> Tensor:
-    """The middles of bins as angles, wrapped. (..., 3), int -> (..., 3), radians, float64."""
-    return viewpoints.wrapped(torch.stack([b.centre(index[..., k].double()) for k, b in enumerate(bins)], -1))
-
-
 def neighbours(bins: Bins) -> Tensor:
     """Which bins are the same or lie side by side, (count, count), bool; all the way round where the bins go so far."""
     index = torch.arange(bins.count)

@@ -312,7 +312,7 @@ def _within(cam_from_obj: Tensor, lhw: Tensor, start: Tensor, step: Tensor) -> t
     return torch.minimum(one, other).amax(-1), torch.maximum(one, other).amin(-1)
 
 
-def thickness(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, pixels: Tensor, near: float = 0.1) -> tuple[Tensor, Tensor]:
+def thickness(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays through pixels enter and leave boxes.
 
     Args:
@@ -320,10 +320,9 @@ def thickness(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, pixels: Tensor, near
         lhw: (N, 3), metres.
         K: (3, 3) or (N, 3, 3), pixels.
         pixels: (N, P, 2).
-        near: metres.
 
     Returns:
-        depth z of entry and exit, (N, P), metres, at least `near`; exit <= entry where a ray misses.
+        depth z of entry and exit, (N, P), metres, at least 0.1; exit <= entry where a ray misses.
     """
     rays = camera.unproject(pixels, torch.ones_like(pixels[..., 0]), K)
     R = cam_from_obj[:, :3, :3]
@@ -331,7 +330,7 @@ def thickness(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, pixels: Tensor, near
     direction = torch.where(direction.abs() < 1e-9, torch.full_like(direction, 1e-9), direction)
     half = lhw[:, None] / 2
     one, other = (-half - origin) / direction, (half - origin) / direction
-    return torch.minimum(one, other).amax(-1).clamp_min(near), torch.maximum(one, other).amin(-1).clamp_min(near)
+    return torch.minimum(one, other).amax(-1).clamp_min(0.1), torch.maximum(one, other).amin(-1).clamp_min(0.1)
 
 
 def grid_in(boxes: Tensor, side: int) -> Tensor:
@@ -342,7 +341,7 @@ def grid_in(boxes: Tensor, side: int) -> Tensor:
     return boxes[:, None, :2] + grid * (boxes[:, None, 2:] - boxes[:, None, :2]) - 0.5
 
 
-def volume_centres(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, boxes: Tensor, side: int = 32) -> Tensor:
+def volume_centres(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, boxes: Tensor) -> Tensor:
     """The middle of what a picture shows of boxes: the mean of pixels, weighted by how much of the box lies behind each.
 
     Args:
@@ -350,14 +349,13 @@ def volume_centres(cam_from_obj: Tensor, lhw: Tensor, K: Tensor, boxes: Tensor, 
         lhw: (N, 3), metres.
         K: (3, 3), pixels.
         boxes: what the picture shows of each, (N, 4), xyxy pixel edges, of `project` with the picture's size.
-        side: of the grid of rays in each box; the error is about a hundredth of a box of 4 rays, less of more.
 
     Returns:
         (N, 2), pixels, centres at integers; the middle of a 2D box that no ray hits.
 
     Source: EPro-PnP-Det's reference points, which are rastered; here the rays follow the box, however small.
     """
-    pixels = grid_in(boxes, side)
+    pixels = grid_in(boxes, 32)  # rays in each row and column
     enter, leave = thickness(cam_from_obj, lhw, K, pixels)
     weight = (leave - enter).clamp_min(0)[..., None]
     total = weight.sum(1)

@@ -97,7 +97,7 @@ def propose_symmetries(model: ObjectModel, tolerance: float = 0.015, samples: in
     candidates = _candidates(surface)
     found: list[_Found] = []
     for n, (axis, folds) in enumerate(candidates):
-        if _said(axis, found):
+        if _follows(axis, found):
             continue
         new = surface.best_fold(axis, folds, tolerance, near=n < 7)
         if new is None:
@@ -317,7 +317,7 @@ class _Surface:
                     miss = _Found(fold, here, point, deviation, self._color(fold, here, point), "nearly")
         return miss
 
-    def many_folds(self, axis: np.ndarray, most: int = 8) -> list[int]:
+    def many_folds(self, axis: np.ndarray) -> list[int]:
         """Folds above 36 that the surface may have about an axis through its centre, highest first.
 
         n equal teeth make the angles of the surface periodic: their Fourier coefficient n stands out of the noise of the
@@ -336,7 +336,7 @@ class _Surface:
         for i in range(len(orders)):  # powers by multiplication: exp would take ten times as long
             wave = wave * turn
             strength[i] = max(abs(wave[ring].sum()) / math.sqrt(max(len(ring), 1)) for ring in rings)
-        best = np.argsort(-strength)[:most]
+        best = np.argsort(-strength)[:8]
         return sorted((int(orders[i]) for i in best if strength[i] > 4), reverse=True)  # noise: 4 once in 10^7
 
     def _turns(self, fold: int) -> list[float]:
@@ -442,7 +442,7 @@ def _kept(found: list[_Found], new: _Found) -> list[_Found]:
     return [*found, new]
 
 
-def _said(axis: np.ndarray, found: list[_Found]) -> bool:
+def _follows(axis: np.ndarray, found: list[_Found]) -> bool:
     """Whether this half turn follows from a continuous axis and another half turn across it, both accepted."""
     good = [f for f in found if f.verdict in ("geometry", "geometry and colour")]
     return any(r.fold == 0 and f.fold and abs(r.axis @ f.axis) < 0.1 and abs(r.axis @ axis) < 0.1 for r in good for f in good)
@@ -452,7 +452,7 @@ def _consistent(found: list[_Found], surface: _Surface) -> list[_Found]:
     """Drop what a continuous axis already says: of all half turns across it one is enough."""
     rounds = [f for f in found if f.fold == 0 and f.verdict != "nearly"]
     if len(rounds) >= 2:
-        return _orthogonal(rounds, surface)
+        return _orthogonal(rounds)
     if len(rounds) == 1:
         axis = rounds[0].axis
         across = [f for f in found if f.fold and abs(f.axis @ axis) < 0.1]
@@ -463,7 +463,7 @@ def _consistent(found: list[_Found], surface: _Surface) -> list[_Found]:
     return found
 
 
-def _orthogonal(rounds: list[_Found], surface: _Surface) -> list[_Found]:
+def _orthogonal(rounds: list[_Found]) -> list[_Found]:
     """Two perpendicular axes through one centre: a sphere."""
     first, second = rounds[0], rounds[1]
     direction = second.axis - (second.axis @ first.axis) * first.axis
@@ -523,11 +523,12 @@ def _common_point(findings: list[_Found], box_center: np.ndarray) -> np.ndarray:
     return np.linalg.solve(P, q)
 
 
-def _closure(generators: list[np.ndarray], most: int = 2 * MOST_FOLDS) -> list[np.ndarray]:
+def _closure(generators: list[np.ndarray]) -> list[np.ndarray]:
     """The finite group of rotations made by the generators, without the identity; the cyclic parts if it is no group."""
     elements = [np.eye(3)]
     smallest = min((math.acos(float(np.clip((np.trace(G) - 1) / 2, -1, 1))) for G in generators), default=math.pi)
     apart = min(0.1, smallest / 2)  # two elements are the same if nearer than this, radians
+    most = 2 * MOST_FOLDS
     for R in elements:  # grows while it is walked
         for G in generators:
             new = G @ R

@@ -262,18 +262,18 @@ class SurfaceNet(nn.Module):
         return F.normalize(self.descriptor(x), dim=-1), self.context(x)
 
 
-def circle_loss(
-    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.1, optimum: float = 1.4, scale: float = 16.0
-) -> Tensor:
+MARGIN = 0.1  # distance below which a positive is good enough; descriptors of unit length are 0 to 2 apart
+OPTIMUM = 1.4  # distance beyond which a negative is good enough
+LOGITS = 16.0  # their scale
+
+
+def circle_loss(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Metric loss over pairs of descriptors of unit length: positives near, negatives far, the worst pairs weigh most.
 
     Args:
         similarity: scalar products of the pairs, (..., n, m).
         positive: which pairs show the same point, (..., n, m), bool.
         negative: which show different points.
-        margin: distance below which a positive is good enough; descriptors of unit length are 0 to 2 apart.
-        optimum: distance beyond which a negative is good enough.
-        scale: of the logits.
 
     Returns:
         scalar, the mean over the rows that have a positive and a negative and that over the columns, averaged; 0 if none has.
@@ -283,8 +283,8 @@ def circle_loss(
     leaves those out.
     """
     distance = (2 - 2 * similarity).clamp_min(1e-6).sqrt()
-    pull = ((distance - margin).clamp_min(0).detach() * (distance - margin)) * scale
-    push = ((optimum - distance).clamp_min(0).detach() * (optimum - distance)) * scale
+    pull = ((distance - MARGIN).clamp_min(0).detach() * (distance - MARGIN)) * LOGITS
+    push = ((OPTIMUM - distance).clamp_min(0).detach() * (OPTIMUM - distance)) * LOGITS
     losses = []
     for dim in (-1, -2):
         near = torch.where(positive, pull, torch.zeros_like(pull))
@@ -293,7 +293,7 @@ def circle_loss(
         if not bool(counts.any()):
             continue
         near, far = (torch.logsumexp(v.movedim(dim, -1)[counts], -1) for v in (near, far))
-        losses.append(F.softplus(near + far).mean() / scale)
+        losses.append(F.softplus(near + far).mean() / LOGITS)
     return torch.stack(losses).mean() if losses else similarity.sum() * 0
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .. import viz
+from ..command import save_picture
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
@@ -229,14 +230,8 @@ def save_stages(
 ) -> None:
     """Every stage as a picture: detections; per object crop, coordinates, mask, expected error and inliers, or crop,
     coordinates and weights; per object its outline, and how it was refined; overlay."""
-    folder.mkdir(parents=True, exist_ok=True)
     models = run.models
-
-    def save(name: str, picture) -> None:  # type: ignore[no-untyped-def]
-        with atomic_write(folder / name) as temporary:
-            picture.save(temporary, format="PNG")
-
-    save("1_detections.png", viz.draw_detections(frame.image, trace.detections, run.names))
+    save_picture(folder / "1_detections.png", viz.draw_detections(frame.image, trace.detections, run.names))
     for found, solved in trace.correspondences:
         bounds = models[found.label].bounds if found.label in models else None
         mask = found.mask > 0.5
@@ -245,7 +240,7 @@ def save_stages(
             viz.value_image(found.error, 0, 0.5), viz.coordinate_image(found.coordinates, solved.inliers, bounds),
         ]  # fmt: skip
         captions = ["crop", "coordinates", "visible mask", "expected error (0-0.5)", f"inliers, score {solved.score:.2f}"]
-        save(f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
+        save_picture(folder / f"2_object_{found.label}_{found.detection}.png", viz.side_by_side(pictures, captions))
     for posterior in trace.posteriors:
         bounds = models[posterior.label].bounds if posterior.label in models else None
         size = posterior.weights.norm(dim=-1)
@@ -256,11 +251,11 @@ def save_stages(
             viz.value_image(posterior.weights[..., 0], 0), viz.value_image(posterior.weights[..., 1], 0),
         ]  # fmt: skip
         captions = ["crop", "coordinates", "those that count", "weights of u", "weights of v"]
-        save(f"2_object_{posterior.label}_{posterior.detection}.png", viz.side_by_side(pictures, captions))
+        save_picture(folder / f"2_object_{posterior.label}_{posterior.detection}.png", viz.side_by_side(pictures, captions))
     for outline in trace.outlines:
-        save(f"2_object_{outline.model.obj_id}_{outline.row}_outline.png", outline_strip(frame, outline))
+        save_picture(folder / f"2_object_{outline.model.obj_id}_{outline.row}_outline.png", outline_strip(frame, outline))
     save_refinement(folder, frame, trace.refinements)
-    save("3_poses.png", viz.draw(frame, poses, models))
+    save_picture(folder / "3_poses.png", viz.draw(frame, poses, models))
 
 
 def outline_strip(frame: Frame, outline: OutlineTrace) -> Image.Image:
@@ -297,28 +292,19 @@ def save_posteriors(
             viz.orientation_density(posterior.samples, posterior.log_weights, posterior.modes, covariance=covariance),
             viz.translation_scatter(posterior.samples, posterior.log_weights, mode=mode, covariance=covariance),
         ]
-        paths.append(Path(folder) / f"object_{posterior.label}_{posterior.detection}.png")
-        with atomic_write(paths[-1]) as temporary:
-            viz.contact_sheet(pictures, columns=1, width=1000).save(temporary, format="PNG")
+        path = Path(folder) / f"object_{posterior.label}_{posterior.detection}.png"
+        paths.append(save_picture(path, viz.contact_sheet(pictures, columns=1, width=1000)))
     return paths
 
 
 def save_refinement(folder: str | Path, frame: Frame, traces: Sequence[RefinementTrace]) -> list[Path]:
     """How every object of a picture was refined: the iterations with what they saw, 2_object_ID_ROW_refined.png, and their
     contours one after the other in a GIF beside it."""
-    if not traces:
-        return []
-
     paths = []
     for trace in traces:
         path = Path(folder) / f"2_object_{trace.model.obj_id}_{trace.row}_refined.png"
-        with atomic_write(path) as temporary:
-            strip(frame, trace).save(temporary, format="PNG")
-        with atomic_write(path.with_suffix(".gif")) as temporary:
-            first, *others = animation(frame, trace)
-            pause = [GIF_STEP_MS] * len(others) + [4 * GIF_STEP_MS]
-            first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
-        paths += [path, path.with_suffix(".gif")]
+        paths.append(save_picture(path, strip(frame, trace)))
+        paths.append(canvas_module.save_gif(path.with_suffix(".gif"), animation(frame, trace), GIF_STEP_MS, rest=4))
     return paths
 
 

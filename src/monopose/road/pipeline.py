@@ -131,16 +131,16 @@ def predict_frames(
     return fused(frames, found)
 
 
-def fused(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects], threshold: float = GROUND_NMS) -> list[RoadObjects]:
+def fused(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects]) -> list[RoadObjects]:
     """Non-maximum suppression across the cameras of each moment, from above in the vehicle's frame.
 
     Args:
         frames: pictures; those of the same `sample` belong together if their places are known. Others stay as they are.
         estimates: of each, with scores.
-        threshold: of two boxes of a class that overlap more, the better one stays.
 
     Returns:
-        the estimates of each picture that stay, in their order.
+        the estimates of each picture that stay, in their order: of two boxes of a class that overlap more than `GROUND_NMS` the
+        better one.
     """
     groups: dict[str, list[int]] = {}
     for k, frame in enumerate(frames):
@@ -150,13 +150,13 @@ def fused(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects], thresho
     for members in groups.values():
         if len(members) < 2:
             continue
-        kept = _kept([frames[k] for k in members], [estimates[k] for k in members], threshold)
+        kept = _kept([frames[k] for k in members], [estimates[k] for k in members])
         for k, rows in zip(members, kept, strict=True):
             result[k] = estimates[k][rows]
     return result
 
 
-def _kept(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects], threshold: float) -> list[Tensor]:
+def _kept(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects]) -> list[Tensor]:
     """Masks of the estimates of each picture of one moment that stay."""
     above, labels, scores = [], [], []
     ego_from_global = torch.linalg.inv(frames[0].global_from_ego)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def _kept(frames: Sequence[RoadFrame], estimates: Sequence[RoadObjects], thresho
     stays = torch.zeros(len(every), dtype=torch.bool)
     for k in label.unique():
         rows = (label == k).nonzero()[:, 0]
-        stays[rows[boxes3d.bev_nms(every[rows], score[rows], threshold)]] = True
+        stays[rows[boxes3d.bev_nms(every[rows], score[rows], GROUND_NMS)]] = True
     return list(stays.split([len(e) for e in estimates]))
 
 

@@ -51,9 +51,9 @@ class ModulatedConv(nn.Module):
         )  # fmt: skip
 
 
-def deform(net: Backbone, levels: Sequence[int] = (3, 4)) -> None:
-    """Replace the 3 x 3 convolutions of a ResNet's blocks by `ModulatedConv`, at strides 16 and 32 by default."""
-    for level in levels:
+def deform(net: Backbone) -> None:
+    """Replace the 3 x 3 convolutions of a ResNet's blocks by `ModulatedConv`, at strides 16 and 32."""
+    for level in (3, 4):
         for part in net.levels()[level]:
             for block in list(part.modules()):
                 conv = getattr(block, "conv2", None)
@@ -179,9 +179,9 @@ def lattice(shapes: Sequence[tuple[int, int]], strides: Sequence[int], ranges: S
     return Lattice(*(torch.cat(v) for v in zip(*parts, strict=True)))
 
 
-def _tower(width: int, depth: int, groups: int) -> nn.Sequential:
+def _tower(width: int, groups: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for _ in range(depth):
+    for _ in range(2):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
@@ -195,13 +195,12 @@ class CentreHead(nn.Module):
         levels: how many it is applied to; each has a factor of its own on its offsets.
         class_offsets: one reference point per class instead of one for all.
         boxes: predict 2D boxes too.
-        depth: convolutions of each of the two towers.
     """
 
-    def __init__(self, classes: int, width: int, levels: int, class_offsets: bool, boxes: bool, depth: int = 2) -> None:
+    def __init__(self, classes: int, width: int, levels: int, class_offsets: bool, boxes: bool) -> None:
         super().__init__()
         groups = min(32, width // 4)
-        self.of_class, self.of_place = _tower(width, depth, groups), _tower(width, depth, groups)
+        self.of_class, self.of_place = _tower(width, groups), _tower(width, groups)
         self.logits = nn.Conv2d(width, classes, 3, padding=1)
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
         self.offsets = nn.Conv2d(width, 2 * (classes if class_offsets else 1), 3, padding=1)
@@ -228,9 +227,9 @@ class CentreHead(nn.Module):
         return Cells(logits, centerness[..., 0], offsets.unflatten(-1, (-1, 2)), embedding, edges)
 
 
-def centerness_target(away: Tensor, strides: Tensor, sharpness: float = 2.5) -> Tensor:
+def centerness_target(away: Tensor, strides: Tensor) -> Tensor:
     """exp(-2.5 d), d the distance from the reference point in diagonals of a cell. (..., 2) pixels, (...,) pixels -> (...,)."""
-    return torch.exp(-sharpness * away.norm(dim=-1) / (math.sqrt(2) * strides))
+    return torch.exp(-2.5 * away.norm(dim=-1) / (math.sqrt(2) * strides))
 
 
 class Assignment(NamedTuple):
@@ -239,14 +238,13 @@ class Assignment(NamedTuple):
     owner: Tensor
 
 
-def assign(cells: Lattice, boxes: Tensor, centres: Tensor, radius: float = 1.5) -> Assignment:
-    """Give cells their objects: those near the reference point, in the box, on the level whose range the box is in.
+def assign(cells: Lattice, boxes: Tensor, centres: Tensor) -> Assignment:
+    """Give cells their objects: those within 1.5 strides of the reference point, in the box, on the level of the box's range.
 
     Args:
         cells: L of them.
         boxes: 2D boxes, (N, 4), xyxy pixel edges.
         centres: reference points, (N, 2), pixels.
-        radius: half the side of the square around the reference point, strides.
 
     Returns:
         of several objects a cell takes the one whose reference point is nearest.
@@ -260,7 +258,7 @@ def assign(cells: Lattice, boxes: Tensor, centres: Tensor, radius: float = 1.5) 
     away = here - centres[None]
     reach = edges.amax(-1)
     good = edges.amin(-1) > 0
-    good &= away.abs().amax(-1) <= radius * cells.strides[:, None]
+    good &= away.abs().amax(-1) <= 1.5 * cells.strides[:, None]
     good &= (reach > cells.lows[:, None]) & (reach <= cells.highs[:, None])
     distance = torch.where(good, away.norm(dim=-1), math.inf)
     nearest, owner = distance.min(1)

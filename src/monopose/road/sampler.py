@@ -214,23 +214,19 @@ class PointHead(nn.Module):
         """(..., H, P, D), (..., H, D) -> what the points are known by, (..., H P, D)."""
         return (features + SMALL * query[..., None, :]).flatten(-3, -2)
 
-    def forward(self, tokens: Tensor, places: Tensor, memory: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
         """Answers of H heads at P points each.
 
         Args:
             tokens: (..., H P, D).
             places: relative to the object's reference point, in strides, (..., H P, 2).
-            memory: tokens of the points that are attended to, (..., M, D); None: these.
-            known: places of those, (..., M, 2).
 
         Returns:
             (..., H, P, 5): the place on the object in units of its size, in about [-0.5, 0.5], and two weight logits.
         """
-        if memory is None or known is None:
-            memory, known = tokens, places
-        queries, offered = tokens + self.place(places.to(tokens)), memory + self.place(known.to(memory))
+        placed = tokens + self.place(places.to(tokens))
         attended = F.scaled_dot_product_attention(
-            self.attend["query"](queries), self.attend["key"](offered), self.attend["value"](memory)
+            self.attend["query"](placed), self.attend["key"](placed), self.attend["value"](tokens)
         )
         x = self.norm1(tokens + self.attend["out"](attended))
         x = self.norm2(x + self.feed(x)).unflatten(-2, (self.heads, -1))

@@ -321,10 +321,10 @@ def _rectangle(ax: Axes, objects: Seen, i: int, fill: tuple[float, ...] | None, 
             ax.plot(*np.stack([centre, centre + velocity]).T, "--", color=ink, linewidth=1, zorder=order)
 
 
-def _cloud(ax: Axes, samples: Tensor, log_weights: Tensor | None, color: tuple[float, ...], most: int = 200) -> None:
+def _cloud(ax: Axes, samples: Tensor, log_weights: Tensor | None, color: tuple[float, ...]) -> None:
     """Samples of one pose: dots with ticks, as many at a place as there is probability."""
     try:
-        picked = chosen(log_weights, len(samples), min(most, 4 * len(samples)))
+        picked = chosen(log_weights, len(samples), min(200, 4 * len(samples)))
     except ValueError:  # no sample has a weight: nothing is known
         return
     values = to_array(samples[picked])

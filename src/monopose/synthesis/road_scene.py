@@ -119,17 +119,17 @@ def _ego_from_cam(street: Street) -> Tensor:
     return se3.from_rt(R, torch.tensor([0.0, 0.0, street.height], dtype=torch.float64))
 
 
-def truncated(model: ObjectModel, cam_from_obj: Tensor, camera: Camera, side: int = 96) -> float:
+def truncated(model: ObjectModel, cam_from_obj: Tensor, camera: Camera) -> float:
     """Which share of an object's silhouette lies beyond the edges of the picture, measured on a rendering of it alone.
 
     Args:
         model: the object.
         cam_from_obj: (4, 4), metres.
         camera: of the picture.
-        side: longest side of the rendering, pixels; the answer is about as fine as 1 / side.
 
     Returns:
-        in [0, 1]; 1 where nothing is in the picture. What lies further out than three pictures around it does not count.
+        in [0, 1], to about a hundredth; 1 where nothing is in the picture. What lies further out than three pictures around it
+        does not count.
     """
     height, width = camera.size
     lhw = model.bounds[1] - model.bounds[0]
@@ -145,7 +145,7 @@ def truncated(model: ObjectModel, cam_from_obj: Tensor, camera: Camera, side: in
     x1, y1 = float(np.clip(x1, -wide, width + wide)), float(np.clip(y1, -high, height + high))
     if x1 - x0 < 1e-6 or y1 - y0 < 1e-6:
         return 1.0
-    scale = min(1.0, side / max(x1 - x0, y1 - y0))
+    scale = min(1.0, 96 / max(x1 - x0, y1 - y0))
     size = (max(1, math.ceil((y1 - y0) * scale)), max(1, math.ceil((x1 - x0) * scale)))
     moved = crop_resize_K(K, K.new_tensor([x0, y0, x1, y1]), size)
     mask = render_masks([model], cam_from_obj[None].float(), moved.float(), size, near=0.1).masks_full[0]

@@ -265,8 +265,9 @@ def _hand(length: float) -> ObjectModel:
     )  # fmt: skip
 
 
-def _capsule(a: np.ndarray, b: np.ndarray, radius: float, n: int = 14, rows: int = 10) -> tuple[np.ndarray, ...]:
+def _capsule(a: np.ndarray, b: np.ndarray, radius: float) -> tuple[np.ndarray, ...]:
     """A cylinder with round ends from a to b: vertices, normals, faces."""
+    n, rows = 14, 10
     axis = (b - a) / np.linalg.norm(b - a)
     side = np.cross(axis, [0, 0, 1.0])
     side /= np.linalg.norm(side)

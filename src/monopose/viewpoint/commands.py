@@ -224,8 +224,8 @@ def _save_pictures(out: Path, predictions: str | Path, data: str | Path, report:
     return [save_picture(out / f"{name}.png", picture) for name, picture in sheets.items()]
 
 
-def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list[viz_viewpoint.Mistake]:
-    """The pictures whose rotation is off most."""
+def _mistakes(predictions: str | Path, data: str | Path) -> list[viz_viewpoint.Mistake]:
+    """The twenty pictures whose rotation is off most."""
     given, known = scoring.read_predictions(predictions), pix3d.read_symmetries(data)
     records = {r.image: r for r in pix3d.read(data, categories=sorted({c for c in given.categories if c}))}
     rows = []
@@ -236,7 +236,7 @@ def _mistakes(predictions: str | Path, data: str | Path, most: int = 20) -> list
     rows.sort(key=lambda row: -row[0])
     return [
         viz_viewpoint.Mistake(pix3d.read_picture(record)[0], record.box, angles, record.angles, off, record.name)
-        for off, record, angles in rows[:most]
+        for off, record, angles in rows[:20]
     ]
 
 

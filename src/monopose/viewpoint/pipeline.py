@@ -299,7 +299,7 @@ def box_corners(size: Sequence[float]) -> Tensor:
     return torch.cartesian_prod(*(torch.stack([-h, h]) for h in half))
 
 
-def fill_boxes(angles: Tensor, boxes: Tensor, K: Tensor, points: Tensor, steps: int = 60) -> Tensor:
+def fill_boxes(angles: Tensor, boxes: Tensor, K: Tensor, points: Tensor) -> Tensor:
     """Where objects of known viewpoint and shape stand, if their projections fill given boxes.
 
     The projected points' box gets the centre of the given one, and its area. Position and distance are corrected in turn, from
@@ -310,7 +310,6 @@ def fill_boxes(angles: Tensor, boxes: Tensor, K: Tensor, points: Tensor, steps: 
         boxes: (N, 4), xyxy on pixel edges.
         K: (3, 3), pixels.
         points: (P, 3), object frame.
-        steps: most corrections.
 
     Returns:
         cam_from_obj, (N, 4, 4), float64, in the unit of the points.
@@ -340,7 +339,7 @@ def fill_boxes(angles: Tensor, boxes: Tensor, K: Tensor, points: Tensor, steps: 
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
     ray = torch.cat([centre, torch.ones_like(centre[:, :1])], -1) @ torch.linalg.inv(K).T
     t = torch.nn.functional.normalize(ray, dim=-1) * torch.maximum(distance, 1.05 * front)[:, None]
-    for _ in range(steps):
+    for _ in range(60):
         pose = se3.egocentric_from_allocentric(se3.from_rt(R, t))
         pixels = camera_ops.project(se3.transform(pose, points), K, z_min=1e-3 * float(extent.max()))
         low, high = pixels.amin(1), pixels.amax(1)

@@ -484,7 +484,6 @@ class RenderedCrops(Dataset):
         categories: classes in the order of their numbers; (): those of `models`, sorted.
         photos: backgrounds, (H, W, 3), uint8; patterns without any.
         elevation_deg: lowest and highest, degrees; azimuths are all alike.
-        inplane_deg: standard deviation, degrees.
         scale: side of the crop / longer side of the box, jittered.
         length: samples per epoch.
         seed: same seed, same samples.
@@ -495,7 +494,7 @@ class RenderedCrops(Dataset):
 
     def __init__(
         self, models: Mapping[str, Sequence[ObjectModel]], side: int, *, categories: Sequence[str] = (),
-        photos: Sequence[np.ndarray] = (), elevation_deg: tuple[float, float] = (-10.0, 60.0), inplane_deg: float = 6.0,
+        photos: Sequence[np.ndarray] = (), elevation_deg: tuple[float, float] = (-10.0, 60.0),
         scale: float = CROP_SCALE, length: int = 100_000, seed: int = 0,
     ) -> None:  # fmt: skip
         self.models = {name: list(found) for name, found in sorted(models.items()) if len(found)}
@@ -509,7 +508,6 @@ class RenderedCrops(Dataset):
             raise ValueError(f"elevations must be growing and between -90 and 90 degrees, got {elevation_deg}")
         self.side, self.photos, self.scale, self.length, self.seed = side, photos, scale, length, seed
         self.elevation = math.radians(elevation_deg[0]), math.radians(elevation_deg[1])
-        self.inplane = math.radians(inplane_deg)
 
     def __len__(self) -> int:
         return self.length
@@ -545,7 +543,7 @@ class RenderedCrops(Dataset):
 
     def _pose(self, model: ObjectModel, rng: Generator) -> Tensor:
         """A camera around the object, which it may see at the side of its photo, (4, 4)."""
-        drawn = [rng.uniform(0, 2 * math.pi), rng.uniform(*self.elevation), rng.normal(0, self.inplane)]
+        drawn = [rng.uniform(0, 2 * math.pi), rng.uniform(*self.elevation), rng.normal(0, math.radians(6.0))]
         ray = torch.tensor([math.tan(rng.uniform(-0.35, 0.35)), math.tan(rng.uniform(-0.2, 0.2)), 1.0])
         middle = ray / ray.norm() * model.diameter * float(rng.uniform(1.2, 4.0))
         allocentric = se3.from_rt(viewpoints.rotation_of(torch.tensor(drawn, dtype=torch.float32)), middle)

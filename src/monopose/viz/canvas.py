@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..geometry.camera import project
 from ..geometry.se3 import transform
+from ..io.files import atomic_write
 from ..types import Camera, Instances, ObjectModel, PoseEstimates
 
 Models = Mapping[int, ObjectModel] | Iterable[ObjectModel] | None
@@ -42,9 +44,9 @@ def to_picture(image: Picture) -> Image.Image:
     return Image.fromarray(image).convert("RGB")
 
 
-def strips(height: int, rows: int = 256) -> list[slice]:
-    """Rows of a picture, some at a time: floating-point copies of a whole photo would take gigabytes."""
-    return [slice(top, top + rows) for top in range(0, height, rows)]
+def strips(height: int) -> list[slice]:
+    """Rows of a picture, 256 at a time: floating-point copies of a whole photo would take gigabytes."""
+    return [slice(top, top + 256) for top in range(0, height, 256)]
 
 
 def object_color(obj_id: int) -> Color:
@@ -293,12 +295,12 @@ def rescaled(picture: Image.Image, width: int = 0, height: int = 0) -> Image.Ima
     )
 
 
-def grid(pictures: Sequence[Image.Image], captions: Sequence[str] | None, columns: int, gap: int = 6) -> Image.Image:
+def grid(pictures: Sequence[Image.Image], captions: Sequence[str] | None, columns: int) -> Image.Image:
     """Pictures left to right, top to bottom on white; a column is as wide as its widest, a row as high as its highest."""
     if captions is not None and len(captions) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures need as many captions, got {len(captions)}")
     font = load_font(14)
-    strip = 0 if captions is None else 22
+    gap, strip = 6, 0 if captions is None else 22
     rows = [range(i, min(i + columns, len(pictures))) for i in range(0, len(pictures), columns)]
     widths = [max(pictures[i].width for i in range(c, len(pictures), columns)) for c in range(min(columns, len(pictures)))]
     heights = [max(pictures[i].height for i in row) + strip for row in rows]
@@ -314,6 +316,15 @@ def grid(pictures: Sequence[Image.Image], captions: Sequence[str] | None, column
             x += width + gap
         y += height + gap
     return sheet
+
+
+def save_gif(path: Path, pictures: Sequence[Image.Image], step_ms: int, rest: int = 1) -> Path:
+    """Pictures one after the other, for ever; the last is shown `rest` times as long. Whole or not at all."""
+    first, *others = pictures
+    with atomic_write(path) as temporary:
+        pause = [step_ms] * len(others) + [rest * step_ms]
+        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=pause, loop=0)
+    return path
 
 
 def _fitted(text: str, width: float, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -252,9 +252,9 @@ def _distinct(R: np.ndarray) -> np.ndarray:
     return np.array(kept).reshape(-1, 3, 3)
 
 
-def _heaviest(R: np.ndarray, p: np.ndarray, most: int = 512) -> int:
+def _heaviest(R: np.ndarray, p: np.ndarray) -> int:
     """The sample with most probability around it."""
-    tried = np.argsort(-p, kind="stable")[:most]
+    tried = np.argsort(-p, kind="stable")[:512]
     flat = R.reshape(-1, 9)
     cosine = (flat[tried] @ flat.T - 1) / 2
     return int(tried[(np.exp((cosine - 1) / (1 - math.cos(2 * CLUSTER))) @ p).argmax()])
@@ -280,10 +280,10 @@ def _extent(t: np.ndarray, p: np.ndarray, extra: Sequence[np.ndarray]) -> tuple[
     return middle - 0.62 * size, middle + 0.62 * size
 
 
-def _spans(a: Span, b: Span, aspect: float, most: float = 4.0) -> tuple[Span, Span, bool]:
-    """The two ranges of a panel `aspect` times as high as wide, widened to one scale unless one is `most` times the other."""
+def _spans(a: Span, b: Span, aspect: float) -> tuple[Span, Span, bool]:
+    """The two ranges of a panel `aspect` times as high as wide, widened to one scale unless one is four times the other."""
     scale = (a[1] - a[0], (b[1] - b[0]) / aspect)
-    if max(scale) > most * min(scale):
+    if max(scale) > 4 * min(scale):
         return a, b, False
     half, middle = max(scale) / 2, ((a[0] + a[1]) / 2, (b[0] + b[1]) / 2)
     return (middle[0] - half, middle[0] + half), (middle[1] - half * aspect, middle[1] + half * aspect), True

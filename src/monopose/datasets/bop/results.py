@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -353,27 +353,6 @@ def detections_of(rows: Sequence[dict[str, Any]], masks: bool = False) -> Detect
         decoded = torch.from_numpy(np.stack(each))
     labels = torch.tensor([int(r["category_id"]) for r in rows], dtype=torch.int64)
     return Detections(labels, boxes, torch.tensor([float(r["score"]) for r in rows]), decoded)
-
-
-def detection_rows(detections: Detections, scene_id: int, im_id: int, seconds: float = -1.0) -> list[dict[str, Any]]:
-    """One image's `Detections` as entries of a BOP JSON file: box [x, y, w, h], uncompressed run lengths."""
-    rows = []
-    for i in range(len(detections)):
-        x0, y0, x1, y1 = (float(v) for v in detections.boxes[i])
-        row: dict[str, Any] = {"scene_id": scene_id, "image_id": im_id, "category_id": int(detections.labels[i])}
-        row |= {"score": float(detections.scores[i]), "bbox": [x0, y0, x1 - x0, y1 - y0], "time": seconds}
-        if detections.masks is not None:
-            row["segmentation"] = rle_from_mask(detections.masks[i].cpu().numpy())
-        rows.append(row)
-    return rows
-
-
-def write_detections(path: PathLike, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write the entries of `detection_rows` as one JSON list, whole or not at all."""
-    path = Path(path)
-    with atomic_write(path) as temporary:
-        temporary.write_text("[" + ",\n".join(json.dumps(row) for row in rows) + "]\n", encoding="utf-8")
-    return path
 
 
 # ------------------------------------------------------------------------------------------------------------- targets

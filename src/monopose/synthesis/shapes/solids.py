@@ -105,7 +105,7 @@ class Profile:
         return Part(vertices, np.concatenate(faces), normals, uv)
 
 
-def tube(path: Array, wide: Array, thick: Array, sides: int = 12, square: float = 1.0) -> Part:
+def tube(path: Array, wide: Array, thick: Array, square: float) -> Part:
     """A tube around a path in the plane y = 0, with flat ends.
 
     Args:
@@ -113,6 +113,7 @@ def tube(path: Array, wide: Array, thick: Array, sides: int = 12, square: float 
         wide, thick: half widths along y and in the plane, (P,).
         square: 1 for an elliptic cross-section, less for a more rectangular one.
     """
+    sides = 12
     tangent = np.gradient(path, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     across = np.stack([tangent[:, 1], -tangent[:, 0]], -1)  # in the plane, to the right of the path

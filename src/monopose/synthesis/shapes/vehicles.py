@@ -175,9 +175,9 @@ def _pair(parts: Solids, x: tuple[float, float], y: tuple[float, float], z: tupl
         block(parts, (s * x[0], y[0], z[0]), (s * x[1], y[1], z[1]), paint)
 
 
-def _ring(parts: Solids, y: float, radius: float, thick: float, wide: float, paint: Three, sides: int = 16) -> None:
+def _ring(parts: Solids, y: float, radius: float, thick: float, wide: float, paint: Three) -> None:
     """A bicycle's tyre, standing on z = 0, its axle along X."""
-    angle = np.arange(sides + 1) * 2 * math.pi / sides
+    angle = np.arange(17) * 2 * math.pi / 16
     for a, b in pairwise(angle):
         section = []
         for t in (a, b):
