@@ -27,7 +27,7 @@ PLACE = {
     for name in names.split()
 }
 OWNERS = {  # a library -> the only files that may import it
-    "trimesh": {"mesh/", "synthesis/shapes/"},
+    "trimesh": {"mesh/"},
     "tyro": {
         "cli.py",
         "command.py",

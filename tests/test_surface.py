@@ -35,8 +35,11 @@ def test_public_names():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_documented_options_exist(page):
-    kinds = [*cli.ALONE.values(), *(kind.options for kinds in cli.KINDS.values() for kind in kinds)]
-    known = {name for kind in kinds for name in _options(kind)} | {"--save", "--help", "--from"}
+    options = [
+        *(c.options for c in cli.COMMANDS.values() if c.options is not None),
+        *(task.options for tasks in cli.TASKS.values() for task in tasks),
+    ]
+    known = {name for each in options for name in _options(each)} | {"--save", "--help", "--from"}
     known |= {name for script in SCRIPTS for name in re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8"))}
     text = page.read_text(encoding="utf-8")
     inline = " ".join(re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))

@@ -41,7 +41,7 @@ from .tracking import options as tracking
 from .viewpoint import options as viewpoint
 
 
-class Kind(NamedTuple):
+class Task(NamedTuple):
     """One thing that a command can do, with options of its own."""
 
     family: str
@@ -53,37 +53,37 @@ class Kind(NamedTuple):
 
 
 LEARN_CAD = ("coordinates", "probabilistic", "refiner", "silhouettes", "detector")
-KINDS = {
+TASKS = {
     "synth": (
-        Kind("objects", objects.Synth, "BOP folders", "a BOP folder from CAD models", "synth part.stl"),
-        Kind("viewpoint", viewpoint.Synth, "--pix3d", "for viewpoints, in Pix3D's layout", "synth --pix3d"),
-        Kind("road", road.Synth, "--road", "roads with boxes in 3D", "synth --road"),
-        Kind("tracking", tracking.Synth, "--video", "videos of CAD models with true poses", "synth --video part.stl"),
+        Task("objects", objects.Synth, "BOP folders", "a BOP folder from CAD models", "synth part.stl"),
+        Task("viewpoint", viewpoint.Synth, "--pix3d", "for viewpoints, in Pix3D's layout", "synth --pix3d"),
+        Task("road", road.Synth, "--road", "roads with boxes in 3D", "synth --road"),
+        Task("tracking", tracking.Synth, "--video", "videos of CAD models with true poses", "synth --video part.stl"),
     ),
     "train": (
-        Kind("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
+        Task("objects", objects.Train, ", ".join(LEARN_CAD), "and the others that learn known CAD models: "
              + ", ".join(LEARN_CAD[1:]), "train coordinates", LEARN_CAD),
-        Kind("objects", objects.TrainAll, "all", "what a run for known CAD models needs, one after the other", "train all",
+        Task("objects", objects.TrainAll, "all", "what a run for known CAD models needs, one after the other", "train all",
              ("all",)),
-        Kind("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
+        Task("viewpoint", viewpoint.Train, "viewpoint", "azimuth, elevation and in-plane rotation", "train viewpoint",
              ("viewpoint",)),
-        Kind("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
-        Kind("category", category.Train, "category", "pose and shape without a CAD model", "train category", ("category",)),
-        Kind("road", road.Train, "box3d", "boxes in 3D of what is on a road", "train box3d", ("box3d",)),
+        Task("viewpoint", viewpoint.TrainNormals, "normals", "an input of viewpoint networks", "train normals", ("normals",)),
+        Task("category", category.Train, "category", "pose and shape without a CAD model", "train category", ("category",)),
+        Task("road", road.Train, "box3d", "boxes in 3D of what is on a road", "train box3d", ("box3d",)),
     ),
     "predict": (
-        Kind("objects", objects.Predict, "runs that know CAD models", "poses of known objects: coordinates, probabilistic",
+        Task("objects", objects.Predict, "runs that know CAD models", "poses of known objects: coordinates, probabilistic",
              "predict --model demo"),
-        Kind("viewpoint", viewpoint.Predict, "viewpoint runs", "viewpoints: viewpoint", "predict --model RUN"),
-        Kind("category", category.Predict, "category runs", "poses of a category: category", "predict --model RUN"),
-        Kind("road", road.Predict, "box3d runs", "boxes in 3D: box3d", "predict --model RUN"),
+        Task("viewpoint", viewpoint.Predict, "viewpoint runs", "viewpoints: viewpoint", "predict --model RUN"),
+        Task("category", category.Predict, "category runs", "poses of a category: category", "predict --model RUN"),
+        Task("road", road.Predict, "box3d runs", "boxes in 3D: box3d", "predict --model RUN"),
     ),
     "evaluate": (
-        Kind("objects", objects.Evaluate, "BOP result files", "METHOD_DATASET-SPLIT.csv", "evaluate results.csv"),
-        Kind("viewpoint", viewpoint.Evaluate, "viewpoints", "predictions.json", "evaluate predictions.json"),
-        Kind("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
+        Task("objects", objects.Evaluate, "BOP result files", "METHOD_DATASET-SPLIT.csv", "evaluate results.csv"),
+        Task("viewpoint", viewpoint.Evaluate, "viewpoints", "predictions.json", "evaluate predictions.json"),
+        Task("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
              "evaluate results_nusc.json"),
-        Kind("tracking", tracking.Evaluate, "tracks of a video", "tracks.jsonl", "evaluate tracks.jsonl"),
+        Task("tracking", tracking.Evaluate, "tracks of a video", "tracks.jsonl", "evaluate tracks.jsonl"),
     ),
 }  # fmt: skip
 USAGE = {  # of commands that do several things, and what decides which
@@ -92,55 +92,42 @@ USAGE = {  # of commands that do several things, and what decides which
     "predict": ("predict SOURCE --model RUN [OPTIONS]", "The options depend on what the run in its folder has weights of"),
     "evaluate": ("evaluate RESULTS --data DIR [OPTIONS]", "The options depend on the RESULTS"),
 }
-ALONE: dict[str, type[Common]] = {
-    "demo": own.Demo,
-    "check": own.Check,
-    "camera": own.MakeCamera,
-    "calibrate": objects.Calibrate,
-    "report": objects.Report,
-    "refine": objects.Refine,
-    "track": tracking.Track,
-    "merge": own.Merge,
-    "export": own.Export,
-    "download": own.Download,
-    "push": own.Push,
-    "view": own.View,
-    "convert": own.Convert,
-    "convert-weights": own.ConvertWeights,
-    "targets": own.MakeTargets,
-    "fit-identity": own.FitIdentity,
-    "reproduce": own.Reproduce,
-    "doctor": own.Doctor,
-}
-COMMANDS = {  # name -> what it does
-    "demo": "poses in bundled pictures, offline, beside the true ones",
-    "check": "look at a mesh, a BOP folder, or a photo and its camera",
-    "camera": "make a camera file from photos of a board, or of another program's",
-    "synth": "render training pictures from CAD models, or from shapes made in code",
-    "train": "train a method; goes on where it stopped",
-    "calibrate": "learn what a run's scores mean",
-    "report": "is a run good enough? One page with figures, pictures and what to try",
-    "predict": "poses, viewpoints or boxes in pictures, or in a whole data set",
-    "refine": "refine the poses of a BOP result file",
-    "track": "follow known objects through a video by their outlines",
-    "evaluate": "score results by the data set's protocol",
-    "export": "write a run's networks as ONNX, and a program that needs neither torch nor monopose",
-    "merge": "put together what shards (--shard I/N) have done",
-    "download": "fetch a public data set",
-    "view": "a page with a run's poses in 3D, with its tracks of a video, or with a mesh's symmetry axes to accept",
-    "push": "put a run on the Hugging Face hub, with a model card",
-    "convert": "make a BOP folder of another layout",
-    "convert-weights": "take over the weights of the original systems",
-    "targets": "write the targets file of a BOP split",
-    "fit-identity": "the EPro-PnP demonstration",
-    "reproduce": "a table of the papers: what it needs, its steps, its numbers beside ours",
-    "doctor": "versions, accelerators, memory, disk, and what is wrong with them",
-}
 
-GROUPS = {  # how `monopose --help` shows them; what stands in none is shown last
-    "look": ("demo", "check", "camera", "doctor", "view"),
-    "make pictures, learn": ("synth", "train", "calibrate", "report", "download"),
-    "poses": ("predict", "merge", "track", "refine", "evaluate", "export", "push"),
+
+class Command(NamedTuple):
+    """A command: its group in `monopose --help`, what it does, its options; None: they depend on the task, see `TASKS`."""
+
+    group: str
+    title: str
+    options: type[Common] | None = None
+
+
+LOOK, LEARN, POSES, MORE = "look", "make pictures, learn", "poses", "more"
+COMMANDS = {
+    "demo": Command(LOOK, "poses in bundled pictures, offline, beside the true ones", own.Demo),
+    "check": Command(LOOK, "look at a mesh, a BOP folder, or a photo and its camera", own.Check),
+    "camera": Command(LOOK, "make a camera file from photos of a board, or of another program's", own.MakeCamera),
+    "doctor": Command(LOOK, "versions, accelerators, memory, disk, and what is wrong with them", own.Doctor),
+    "view": Command(
+        LOOK, "a page with a run's poses in 3D, with its tracks of a video, or with a mesh's symmetry axes to accept", own.View
+    ),
+    "synth": Command(LEARN, "render training pictures from CAD models, or from shapes made in code"),
+    "train": Command(LEARN, "train a method; goes on where it stopped"),
+    "calibrate": Command(LEARN, "learn what a run's scores mean", objects.Calibrate),
+    "report": Command(LEARN, "is a run good enough? One page with figures, pictures and what to try", objects.Report),
+    "download": Command(LEARN, "fetch a public data set", own.Download),
+    "predict": Command(POSES, "poses, viewpoints or boxes in pictures, or in a whole data set"),
+    "merge": Command(POSES, "put together what shards (--shard I/N) have done", own.Merge),
+    "track": Command(POSES, "follow known objects through a video by their outlines", tracking.Track),
+    "refine": Command(POSES, "refine the poses of a BOP result file", objects.Refine),
+    "evaluate": Command(POSES, "score results by the data set's protocol"),
+    "export": Command(POSES, "write a run's networks as ONNX, and a program that needs neither torch nor monopose", own.Export),
+    "push": Command(POSES, "put a run on the Hugging Face hub, with a model card", own.Push),
+    "convert": Command(MORE, "make a BOP folder of another layout", own.Convert),
+    "convert-weights": Command(MORE, "take over the weights of the original systems", own.ConvertWeights),
+    "targets": Command(MORE, "write the targets file of a BOP split", own.MakeTargets),
+    "fit-identity": Command(MORE, "the EPro-PnP demonstration", own.FitIdentity),
+    "reproduce": Command(MORE, "a table of the papers: what it needs, its steps, its numbers beside ours", own.Reproduce),
 }
 FAMILIES = {  # what they are about, for the same help
     "objects": "known objects, by their CAD models",
@@ -293,7 +280,7 @@ def _run(command: str, args: Common) -> Any:
     if isinstance(args, tracking.Track):
         done = import_module(".tracking.commands", __package__).track(args, silent if args.json else _say)
         return Result(done, "\n".join(f"{name}: lost in {n} of {done['frames']} pictures" for name, n in done["lost"].items()))
-    family = next((kind.family for kind in KINDS.get(command, ()) if kind.options is type(args)), "objects")
+    family = next((task.family for task in TASKS.get(command, ()) if task.options is type(args)), "objects")
     work = getattr(import_module(f".{family}.commands", __package__), command)
     return work(args, silent if args.json else _say) if command in ("predict", "train") else work(args)
 
@@ -456,25 +443,26 @@ def parse(argv: Sequence[str]) -> Any:
         _print_help(_overview())
     if command not in COMMANDS:
         raise UsageError(f"no command {command!r}; {_choices(command, COMMANDS)}; see monopose --help")
-    if command in ALONE:
-        _refuse_unknown(command, Kind("", ALONE[command], "", "", ""), words)
-        return _parse(command, ALONE[command], words)
-    kind = _kind_of(command, words)
-    if isinstance(kind, str):
+    own_options = COMMANDS[command].options
+    if own_options is not None:
+        _refuse_unknown(command, Task("", own_options, "", "", ""), words)
+        return _parse(command, own_options, words)
+    task = _task_of(command, words)
+    if isinstance(task, str):
         if "--help" in words or "-h" in words:
             _print_help(_overview_of(command))
-        raise UsageError(f"{kind}; see monopose {command} --help")
-    _refuse_unknown(command, kind, words)
-    return _parse(command, kind.options, words)
+        raise UsageError(f"{task}; see monopose {command} --help")
+    _refuse_unknown(command, task, words)
+    return _parse(command, task.options, words)
 
 
-def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
+def _parse(command: str, options: type[Common], words: list[str]) -> Common:
     """Let tyro read the words; its boxes of several lines become one line."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
             args: Common = tyro.cli(
-                kind, prog=f"monopose {command}", args=words,
+                options, prog=f"monopose {command}", args=words,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )  # fmt: skip
     except BrokenPipeError:  # whoever reads the help has stopped
@@ -487,12 +475,12 @@ def _parse(command: str, kind: type[Common], words: list[str]) -> Common:
         lines = [line.strip("│|╭╮╰╯─ ") for line in box.getvalue().splitlines()]
         lines = [line for line in lines if line.strip("-+")]  # without the rules of a box
         text = " ".join(line for line in lines[1:] if not line.startswith(("For full helptext", "monopose ")))
-        said = re.split(" Got errors:| Argument helptext:", text)[0]
+        message = re.split(" Got errors:| Argument helptext:", text)[0]
         of_another_kind = r"Error parsing (\S+): no type matching {None}\|{?(.*?)}? could be instantiated from"
-        said = re.sub(of_another_kind, r"\1 takes \2, got", said)
+        message = re.sub(of_another_kind, r"\1 takes \2, got", message)
         of_these = r"invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?)\)\."
-        said = re.sub(of_these, lambda m: f"{m[2]} takes {_one_of(m[3])}, got {m[1]!r}", said)
-        raise UsageError(f"{said} (see monopose {command} --help)") from None
+        message = re.sub(of_these, lambda m: f"{m[2]} takes {_one_of(m[3])}, got {m[1]!r}", message)
+        raise UsageError(f"{message} (see monopose {command} --help)") from None
     try:
         _refuse_negative(args)
         args.check()
@@ -516,10 +504,10 @@ def _refuse_negative(options: Any) -> None:
             raise ValueError(f"--{f.name.replace('_', '-')} must be 0 or more, got {value}")
 
 
-def _kind_of(command: str, words: list[str]) -> Kind | str:
+def _task_of(command: str, words: list[str]) -> Task | str:
     """What a command line is about, or what it lacks to say so."""
-    kinds = KINDS[command]
-    first = next(iter(_positionals(kinds, words)), None)
+    tasks = TASKS[command]
+    first = next(iter(_positionals(tasks, words)), None)
     if command == "synth":
         chosen = {"--pix3d": "viewpoint", "--road": "road", "--video": "tracking"}
         named = [word for word in chosen if word in words]
@@ -540,13 +528,13 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
     elif first is None:
         return "no METHOD; say what to train" if command == "train" else "no RESULTS; give the file or folder to score"
     elif command == "train":
-        methods = {method: kind for kind in kinds for method in kind.methods}
+        methods = {method: task for task in tasks for method in task.methods}
         if first not in methods:
             raise UsageError(f"no method {first!r} to train; {_choices(first, methods)}")
         return methods[first]
     else:
         family = _family_of_results(Path(first))
-    return next(kind for kind in kinds if kind.family == family)
+    return next(task for task in tasks if task.family == family)
 
 
 def _family_of_results(path: Path) -> str:
@@ -566,10 +554,10 @@ def _family_of_results(path: Path) -> str:
     return "road" if isinstance(content, dict) and "results" in content else "viewpoint"
 
 
-def _options_of(kind: type) -> Iterator[tuple[str, int | None]]:
+def _options_of(options: type) -> Iterator[tuple[str, int | None]]:
     """The options of a dataclass, with how many words follow each: None, as many as there are."""
-    hints = get_type_hints(kind, include_extras=True)
-    for f in fields(kind):
+    hints = get_type_hints(options, include_extras=True)
+    for f in fields(options):
         hint, notes = hints[f.name], list(getattr(hints[f.name], "__metadata__", ()))
         bare = get_args(hint)[0] if notes else hint
         if is_dataclass(bare):
@@ -591,9 +579,9 @@ def _name_of(word: str) -> str:
     return "--" + word.partition("=")[0][2:].replace("_", "-")
 
 
-def _positionals(kinds: Sequence[Kind], words: Sequence[str]) -> Iterator[str]:
+def _positionals(tasks: Sequence[Task], words: Sequence[str]) -> Iterator[str]:
     """The words that belong to no option."""
-    counts = {name: count for kind in kinds for name, count in _options_of(kind.options)}
+    counts = {name: count for task in tasks for name, count in _options_of(task.options)}
     skip: int | None = 0
     for word in words:
         if word.startswith("--"):
@@ -611,20 +599,20 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _refuse_unknown(command: str, kind: Kind, words: Sequence[str]) -> None:
+def _refuse_unknown(command: str, task: Task, words: Sequence[str]) -> None:
     """UsageError where an option is given that this kind of work does not have; says which has it."""
-    have = {name for name, _ in _options_of(kind.options)} | {"--help"}
+    have = {name for name, _ in _options_of(task.options)} | {"--help"}
     for word in words:
         name = _name_of(word)
         if not word.startswith("--") or name in have:
             continue
-        owners = [other.short for other in KINDS.get(command, ()) if name in {n for n, _ in _options_of(other.options)}]
-        here = _value_of("--model", words) if command == "predict" else kind.short
+        owners = [other.short for other in TASKS.get(command, ()) if name in {n for n, _ in _options_of(other.options)}]
+        here = _value_of("--model", words) if command == "predict" else task.short
         if owners:
             raise UsageError(f"{name} belongs to {' and '.join(owners)}, not to {here}")
         near = difflib.get_close_matches(name, have, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; see monopose {command} --help"
-        raise UsageError(f"{name} is no option of monopose {command}{' for ' * bool(kind.short)}{kind.short}{hint}")
+        raise UsageError(f"{name} is no option of monopose {command}{' for ' * bool(task.short)}{task.short}{hint}")
 
 
 def _choices(word: str, known: Iterable[str]) -> str:
@@ -648,19 +636,18 @@ ON_DISK = {  # what to do where the operating system refuses
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    grouped = {name for names in GROUPS.values() for name in names}
     lines = []
-    for title, names in [*GROUPS.items(), ("more", tuple(name for name in COMMANDS if name not in grouped))]:
-        shown = [f"  {name:{width}}  {COMMANDS[name]}" for name in names if name in COMMANDS]
-        lines += [f"{title}:", *shown, ""] if shown else []
+    for group in (LOOK, LEARN, POSES, MORE):
+        shown = [f"  {name:{width}}  {command.title}" for name, command in COMMANDS.items() if command.group == group]
+        lines += [f"{group}:", *shown, ""]
     families = max(map(len, FAMILIES.values()))
     lines.append("what for:")
     for family, title in FAMILIES.items():
         examples = [
-            f"train {' | '.join(kind.methods)}" if kind.methods else kind.example.split(" --model")[0]
-            for kinds in KINDS.values()
-            for kind in kinds
-            if kind.family == family
+            f"train {' | '.join(task.methods)}" if task.methods else task.example.split(" --model")[0]
+            for tasks in TASKS.values()
+            for task in tasks
+            if task.family == family
         ]
         words = ", ".join(dict.fromkeys(examples))
         lines += textwrap.wrap(f"  {title:{families}}  {words}", 120, subsequent_indent=" " * (families + 4))
@@ -674,11 +661,11 @@ def _overview() -> str:
 
 
 def _overview_of(command: str) -> str:
-    usage, choice = USAGE[command]
-    width = max(len(kind.example) for kind in KINDS[command])
-    lines = [f"  monopose {kind.example:{width}} --help   {kind.title}" for kind in KINDS[command]]
+    (usage, choice), title = USAGE[command], COMMANDS[command].title
+    width = max(len(task.example) for task in TASKS[command])
+    lines = [f"  monopose {task.example:{width}} --help   {task.title}" for task in TASKS[command]]
     return "\n".join([
-        f"usage: monopose {usage}", "", f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}.", "", f"{choice}:", *lines, "",
+        f"usage: monopose {usage}", "", f"{title[0].upper()}{title[1:]}.", "", f"{choice}:", *lines, "",
         "--json prints the result for programs, --debug shows the traceback of an error.",
     ])  # fmt: skip
 

@@ -24,9 +24,9 @@ def test_the_object_is_drawn_where_its_mask_is(monkeypatch):
     camera, model = Camera(K, (96, 128)), box(obj_id=2)
     pose = torch.eye(4)[None]
     pose[0, :3, 3] = torch.tensor([0.03, -0.02, 0.4])
-    paper = np.full((96, 128, 3), (0, 255, 0), np.uint8)
-    picture = blender.render(synth.Layout([model], pose), camera, paper, np.random.default_rng(0)).astype(int)
-    shown = np.abs(picture - paper).sum(-1) > 60
+    background = np.full((96, 128, 3), (0, 255, 0), np.uint8)
+    picture = blender.render(synth.Layout([model], pose), camera, background, np.random.default_rng(0)).astype(int)
+    shown = np.abs(picture - background).sum(-1) > 60
     mask = render_masks([model], pose, camera.K, camera.size).masks_full[0].numpy()
     assert (shown & mask).sum() / (shown | mask).sum() > 0.8  # Blender's filter is wider than a pixel
     there, here = (np.argwhere(m).mean(0) for m in (mask, shown))

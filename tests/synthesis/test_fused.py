@@ -39,12 +39,12 @@ def test_pictures_are_those_of_the_readable_renderer(crops):
         _, layout, square, look, rng = crops.staged(i)
         look = look._replace(flat=i % 5 == 0, specular=[0.5 * (i % 2)] * len(look.specular))
         K = camera_ops.crop_resize_K(camera.K, square, (SIDE, SIDE))
-        paper, native = augment.procedural_background((SIDE, SIDE), rng), float(square[2] - square[0])
+        background, native = augment.procedural_background((SIDE, SIDE), rng), float(square[2] - square[0])
         state = rng.bit_generator.state
-        expected, scene = synth.render(layout, look, K, (SIDE, SIDE), paper, native, rng)
+        expected, scene = synth.render(layout, look, K, (SIDE, SIDE), background, native, rng)
         after = rng.random()
         rng.bit_generator.state = state
-        picture, found = fused.render(layout, look, K.double().numpy(), (SIDE, SIDE), paper, native, rng)
+        picture, found = fused.render(layout, look, K.double().numpy(), (SIDE, SIDE), background, native, rng)
         assert rng.random() == after  # what is drawn later is the same, too
         assert picture.shape == expected.shape
         assert picture.dtype == np.uint8
@@ -98,10 +98,10 @@ def test_points_that_are_not_finite_are_refused(crops):
 
 
 def test_nothing_to_draw_is_the_background(crops):
-    paper = np.full((8, 8, 3), 200, np.uint8)
+    background = np.full((8, 8, 3), 200, np.uint8)
     nothing = synth.Layout([], torch.zeros(0, 4, 4))
     rng = np.random.default_rng(0)
-    picture, found = fused.render(nothing, synth.random_appearance(0, rng), np.eye(3), (8, 8), paper, 8.0, rng)
+    picture, found = fused.render(nothing, synth.random_appearance(0, rng), np.eye(3), (8, 8), background, 8.0, rng)
     assert (found.owner == -1).all()
     assert found.visibility.shape == (0,)
     assert picture.max() <= 255

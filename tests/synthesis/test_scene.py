@@ -161,12 +161,12 @@ def test_distractors_are_closed_solids_that_nobody_knows():
 
 def test_render_draws_objects_on_the_background():
     layout = synth.random_layout(OBJECTS, CAMERA, replace(CONFIG, objects=(3, 3)), rng(1))
-    paper = np.full((96, 128, 3), 255, np.uint8)
+    background = np.full((96, 128, 3), 255, np.uint8)
     pictures = []
     for _ in range(2):
         draw = rng(5)
         look = synth.random_appearance(len(layout.models), draw)
-        pictures.append(synth.render(layout, look, CAMERA.K, (96, 128), paper, 128.0, draw))
+        pictures.append(synth.render(layout, look, CAMERA.K, (96, 128), background, 128.0, draw))
     (a, scene), (b, _) = pictures
     assert np.array_equal(a, b)
     assert a.shape == (96, 128, 3)

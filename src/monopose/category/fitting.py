@@ -415,15 +415,15 @@ def rotation_distance(R_a: Tensor, R_b: Tensor, symmetric: bool = False) -> Tens
 
 
 @torch.no_grad()
-def picture(model: Model, moment: FitStep, row: int | None = None) -> Picture:
+def picture(model: Model, step: FitStep, row: int | None = None) -> Picture:
     """What a step of a fit looked like, for animations.
 
     Args:
-        moment: of `Fit.history`.
+        step: of `Fit.history`.
         row: of the starts that ran then; None: the one with the least loss.
     """
-    best = int(moment.losses.argmin()) if row is None else row
-    return model.synthesise(moment.views.codes[best : best + 1], moment.views.values[best : best + 1])
+    best = int(step.losses.argmin()) if row is None else row
+    return model.synthesise(step.views.codes[best : best + 1], step.views.values[best : best + 1])
 
 
 def predict(

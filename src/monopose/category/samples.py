@@ -129,9 +129,9 @@ class CategoryViews(Dataset):
     def _picture(self, model: ObjectModel, pose: Tensor, K: Tensor, shot: _Shot, rng: Generator) -> tuple[Tensor, Tensor]:
         size = (self.side, self.side)
         native = float(shot.box[2] - shot.box[0])
-        paper = synth.background(self.photos, size, rng)
+        background = synth.background(self.photos, size, rng)
         layout = synth.Layout([model], pose[None])
-        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, size, paper, native, rng)
+        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, size, background, native, rng)
         visible = scene.masks_visible[0].numpy()
         if rng.random() < self.config.covered:
             hidden, covered = augment.patches(picture, rng, synth.background(self.photos, size, rng))

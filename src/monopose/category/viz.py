@@ -131,8 +131,8 @@ def fitting_animation(model: Model, found: Fit, every: int = 1) -> list[Image.Im
     cut = viz.to_picture(_enlarged(image * mask + GROUND * (1 - mask), TILE))
     best, pictures = _best_so_far(found.history), []
     for step in shown:
-        moment, row = best[step]
-        now = viz.to_picture(_enlarged(fitting.picture(model, moment, row).over(GROUND)[0], TILE))
+        fit_step, row = best[step]
+        now = viz.to_picture(_enlarged(fitting.picture(model, fit_step, row).over(GROUND)[0], TILE))
         sheet = Image.new("RGB", (3 * TILE + 392, TILE), "white")
         for k, part in enumerate((seen, cut, now)):
             sheet.paste(part, (k * TILE, 0))
@@ -150,11 +150,11 @@ def _best_so_far(history: Sequence[FitStep]) -> list[tuple[FitStep, int]]:
     """At every step, the step and the start at which the loss was least until then."""
     kept: list[tuple[FitStep, int]] = []
     least = math.inf
-    for moment in history:
-        row = int(moment.losses.argmin())
-        if float(moment.losses[row]) < least or not kept:
-            least = float(moment.losses[row])
-            kept.append((moment, row))
+    for fit_step in history:
+        row = int(fit_step.losses.argmin())
+        if float(fit_step.losses[row]) < least or not kept:
+            least = float(fit_step.losses[row])
+            kept.append((fit_step, row))
         else:
             kept.append(kept[-1])
     return kept
@@ -166,19 +166,19 @@ def losses(history: Sequence[FitStep], until: int) -> Image.Image:
     everything = torch.cat([m.losses for m in history]).cpu().numpy()
     low, high = float(everything.min()), float(np.quantile(everything, 0.9))
     pad, last = 0.05 * max(high - low, 1e-9), max(len(history) - 1, 1)
-    courses: dict[int, list[tuple[int, float]]] = {}
-    for step, moment in enumerate(history[: until + 1]):
-        for start, loss in zip(moment.starts.tolist(), moment.losses.clamp(max=high).tolist(), strict=True):
-            courses.setdefault(start, []).append((step, loss))
+    curves: dict[int, list[tuple[int, float]]] = {}
+    for step, fit_step in enumerate(history[: until + 1]):
+        for start, loss in zip(fit_step.starts.tolist(), fit_step.losses.clamp(max=high).tolist(), strict=True):
+            curves.setdefault(start, []).append((step, loss))
     best = [min(float(m.losses.min()), high) for m in history[: until + 1]]
 
     fig = figure.new(392, TILE)
     ax = fig.add_axes((0.17, 0.19, 0.8, 0.7))
-    for course in courses.values():
-        ax.plot(*zip(*course), color=figure.GREY, linewidth=0.7)
+    for curve in curves.values():
+        ax.plot(*zip(*curve), color=figure.GREY, linewidth=0.7)
     ax.plot(best, color=figure.BLUE, linewidth=2.2, marker="o", markevery=[until])
     ax.set(xlim=(0, 1.03 * last), ylim=(low - pad, high + pad), xlabel="step", ylabel="loss")
-    ax.set_title(f"{len(courses)} starts, step {until} of {last}")
+    ax.set_title(f"{len(curves)} starts, step {until} of {last}")
     return figure.to_image(fig)
 
 

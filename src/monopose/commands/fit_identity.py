@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .. import pnp, viz
 from ..command import save_picture
 from ..geometry import rotation, se3
+from ..io.bars import Bar
 from ..io.files import atomic_write, sole_writer, write_json
 
 ROBUST = pnp.AdaptiveHuber(0.5)
@@ -196,7 +197,7 @@ def run(
         first = done
         batches = math.ceil(config.poses / config.batch_size)
         try:
-            with _Bar(steps, done, progress_bar and done < steps) as bar:
+            with Bar("steps", steps, done, progress_bar and done < steps) as bar:
                 while done < steps:
                     epoch, k = divmod(done, batches)
                     order = torch.randperm(config.poses, generator=_seeded(config.seed, 0, epoch))
@@ -213,7 +214,8 @@ def run(
                     done += 1
                     _follow(averaged, model, min(config.average, done / (done + 9)))
                     history.append([float(v.detach()) for v in found.values()])
-                    bar.step(history)
+                    bar.advance()
+                    bar.progress.update(bar.task, description=_described(history))
                     if time.monotonic() - saved > checkpoint_seconds:
                         save()
                         saved = time.monotonic()
@@ -304,30 +306,8 @@ def _same_setting(file: Path, before: dict[str, Any], config: Config) -> None:
         raise ValueError(f"{file} was begun with {'; '.join(other)}; go on with those or give another folder")
 
 
-class _Bar:
-    """Steps, time left and the mean of the last losses, on standard error."""
-
-    def __init__(self, steps: int, done: int, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-        )  # fmt: skip
-        self.progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
-        self.task = self.progress.add_task("", total=steps, completed=done)
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def step(self, history: list[list[float]]) -> None:
-        recent = history[-16:]
-        monte_carlo, translation, turn = (sum(row[k] for row in recent) / len(recent) for k in range(3))
-        text = (
-            f"loss {monte_carlo + translation + turn:.2f} = Monte Carlo {monte_carlo:.2f} + t {translation:.3f} + R {turn:.3f}"
-        )
-        self.progress.update(self.task, advance=1, description=text)
+def _described(history: list[list[float]]) -> str:
+    """The means of the last losses."""
+    recent = history[-16:]
+    monte_carlo, translation, turn = (sum(row[k] for row in recent) / len(recent) for k in range(3))
+    return f"loss {monte_carlo + translation + turn:.2f} = Monte Carlo {monte_carlo:.2f} + t {translation:.3f} + R {turn:.3f}"

@@ -43,10 +43,10 @@ class SceneSamples(Dataset):
         camera = source.camera.resized(size)
         layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng, others=source.others)
         look = synth.random_appearance(len(layout.models), rng)
-        paper = synth.background(source.photos, size, rng)
+        background = synth.background(source.photos, size, rng)
         native = float(max(source.camera.size[1], size[1]))
         K = camera.K.double().numpy()
-        picture, scene = fused.render(layout, look, K, size, paper, native, rng)
+        picture, scene = fused.render(layout, look, K, size, background, native, rng)
         picture = synth.camera_effects(picture, 1.0, rng, source.scene.colours)
         seen = np.bincount(scene.owner.ravel() + 1, minlength=len(layout.models) + 1)[1:]
         rows = [r for r, model in enumerate(layout.models) if model.obj_id >= 0 and seen[r] > 16]

@@ -77,7 +77,7 @@ def evaluate(
         {"ar": {"mssd", "mspd", "vsd", "mean"}, "ap": {"mssd", "mspd", "mean"}, "add_s": {"0.02", "0.05", "0.1"},
         "auc_add_s": {"voc", "step"}, "deg_cm": {"2", "5", "10"}, "per_object": {"1": the same and "targets"},
         "targets": number of instances to find, "about": ...}; `table.text` prints it.
-        Fractions in [0, 1]. "vsd" is None unless asked for; the mean is then that of the other two, and "about" says so.
+        Fractions in [0, 1]. "vsd" is None unless targets for; the mean is then that of the other two, and "about" says so.
         "add_s" is the recall of ADD(-S): ADD-S for objects with symmetries, ADD for the others, shares of the diameter.
         "auc_add_s" is the area under its accuracy curve up to 0.1 m, by `scores.auc_voc` and `scores.auc_step`; "deg_cm" the
         share of instances whose rotation is off by less than n degrees and whose position by less than n cm. The rotation
@@ -212,12 +212,12 @@ def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]
         )
     elsewhere = sum(image not in images for image in estimated)
     if wanted.obj_id is not None:
-        asked = {*zip(wanted.scene_id.tolist(), wanted.im_id.tolist(), wanted.obj_id.tolist())}
+        targets = {*zip(wanted.scene_id.tolist(), wanted.im_id.tolist(), wanted.obj_id.tolist())}
         found = [*zip(*(c.tolist() for c in rows[:3]))]
-        missing = asked - set(found)
+        missing = targets - set(found)
         if missing and not empty:
-            doubts.append(f"{len(missing)} of {len(asked)} targets have no estimate")
-        elsewhere = sum(row not in asked for row in found)
+            doubts.append(f"{len(missing)} of {len(targets)} targets have no estimate")
+        elsewhere = sum(row not in targets for row in found)
     if elsewhere:
         doubts.append(f"{elsewhere} of {len(estimated)} estimates are of no target and do not count for AR")
     numbers = np.column_stack([rows.scene_id, rows.im_id, rows.obj_id, rows.R.reshape(-1, 9), rows.t])

@@ -60,9 +60,9 @@ class CropSpecs(Dataset):
         target, layout, square, look, rng = crops.staged(i)
         spare = self.most - len(layout.models)
         pixel = s / float(square[2] - square[0])
-        paper, fill = (synth.background(crops.backgrounds, (s, s), rng) for _ in range(2))
+        background, fill = (synth.background(crops.backgrounds, (s, s), rng) for _ in range(2))
         nothing = np.zeros((s, s), bool)
-        covered = augment.patches(paper, rng, fill)[1] if rng.random() < 0.35 else nothing
+        covered = augment.patches(background, rng, fill)[1] if rng.random() < 0.35 else nothing
         strip = grey_strip(s, rng) if rng.random() < 0.3 else nothing
         greyed = rng.random() < crops.greyed_share
         reach, spots = grey_spots(s, rng)
@@ -84,10 +84,10 @@ class CropSpecs(Dataset):
             "shininess": _padded(look.shininess, self.most),
             "gains": _padded(look.gains, self.most),
             "flat": torch.tensor(look.flat),
-            "paper": torch.from_numpy(paper.copy()),
+            "background": torch.from_numpy(background.copy()),
             "fill": torch.from_numpy(fill.copy()),
             "light_on_objects": torch.from_numpy(augment.light_field((s, s), rng)[..., 0]).float(),
-            "light_on_paper": torch.from_numpy(0.5 + 0.5 * augment.light_field((s, s), rng)[..., 0]).float(),
+            "light_on_background": torch.from_numpy(0.5 + 0.5 * augment.light_field((s, s), rng)[..., 0]).float(),
             "spread": torch.from_numpy(_point_spread(pixel, rng)),
             "covered": torch.from_numpy(covered),
             "colours": torch.from_numpy(augment.photometric(_COLOURS, rng, crops.source.scene.colours)).view(
@@ -181,7 +181,7 @@ class GpuSampler:
 
     def _rendered(self, plans: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The objects before nothing: RGB (B, s, s, 3), which of them is seen, -1 = none, and where the target is."""
-        side = plans["paper"].shape[1]
+        side = plans["background"].shape[1]
         scenes = self._scenes(plans["which"])
         pose = plans["cam_from_objs"].gather(1, scenes.owner[..., None, None].expand(-1, -1, 4, 4))  # (B, V, 4, 4)
         points = (pose[..., :3, :3] @ self.points[scenes.source][..., None])[..., 0] + pose[..., :3, 3]
@@ -302,8 +302,8 @@ def _of_target(seen: Fragments, scenes: _Scenes) -> Tensor:
 def _photographed(plans: dict[str, Tensor], image: Tensor, owner: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """What the camera makes of the scene: (B, 3, s, s) RGB in [0, 1], and the target's mask as far as it is not covered."""
     objects, fill = owner >= 0, plans["fill"].float() / 255
-    paper = plans["paper"].float() / 255 * plans["light_on_paper"][..., None]
-    image = torch.where(objects[..., None], image * plans["light_on_objects"][..., None], paper).clamp(0, 1)
+    background = plans["background"].float() / 255 * plans["light_on_background"][..., None]
+    image = torch.where(objects[..., None], image * plans["light_on_objects"][..., None], background).clamp(0, 1)
     image = _spread(image.permute(0, 3, 1, 2), plans["spread"]).clamp(0, 1)
     seen = visible.flatten(1).sum(1)
     left = (visible & ~plans["covered"]).flatten(1).sum(1)
@@ -348,7 +348,7 @@ def _grown(masks: Tensor, reach: Tensor) -> Tensor:
 _PLAN = frozenset(
     (
         "which", "painting", "cam_from_objs", "K_out", "ambient", "directions", "direction_colors", "specular", "shininess",
-        "gains", "flat", "paper", "fill", "light_on_objects", "light_on_paper", "spread", "covered", "colours", "grain",
-        "strip", "greyed", "reach", "spots",
+        "gains", "flat", "background", "fill", "light_on_objects", "light_on_background", "spread", "covered", "colours",
+        "grain", "strip", "greyed", "reach", "spots",
     )
 )  # fmt: skip  # what a batch is drawn from and does not keep

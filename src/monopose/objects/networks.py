@@ -74,7 +74,7 @@ class ObjectGeometry(nn.Module):
         right.
 
         Args:
-            said: predicted coordinates, normalised, (B, 3, h, w).
+            predicted: predicted coordinates, normalised, (B, 3, h, w).
             metres: true coordinates, metres, (B, 3, h, w).
             weight: of the pixels in the choice, 0 outside the object, (B, h, w).
             index: of the objects, (B,).

@@ -424,7 +424,7 @@ def predict_traced(
 def _look(
     model: Model, frame: Frame, labels: Tensor, index: Tensor, boxes: Tensor, samples: int, seconds: dict[str, float]
 ) -> _Look:
-    """Cut the squares `boxes` out of a photo and believe what they show; adds to `seconds`."""
+    """Cut the squares `boxes` out of a photo and estimate the poses in them; adds to `seconds`."""
     started, sides = time.perf_counter(), (model.config.output_size, model.config.output_size)
     shown = camera_ops.cut(frame.image, boxes, model.config.input_size)
     given = correspond(model, model(shown, labels), index, boxes)

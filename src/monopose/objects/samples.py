@@ -90,11 +90,11 @@ class CropSamples(Dataset):
         target, layout, square, look, rng = self.staged(i)
         pose, native = layout.cam_from_obj[0], float(square[2] - square[0])
         K = crop_K(source.camera.K, square, s)
-        paper = synth.background(self.backgrounds, (s, s), rng)
-        picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
+        background = synth.background(self.backgrounds, (s, s), rng)
+        picture, scene = fused.render(layout, look, K, (s, s), background, native, rng)
         if scene.visibility[0] < HIDDEN:  # hidden: show it without its neighbours
             layout = synth.Layout(layout.models[:1], layout.cam_from_obj[:1])
-            picture, scene = fused.render(layout, look, K, (s, s), paper, native, rng)
+            picture, scene = fused.render(layout, look, K, (s, s), background, native, rng)
         visible = scene.owner == 0
         if rng.random() < 0.35:
             covered_picture, covered = augment.patches(picture, rng, synth.background(self.backgrounds, (s, s), rng))

@@ -102,12 +102,12 @@ def described(data: str | Path, preset: str | None, config: road_config.Config, 
 def check_lidar(config: road_config.Config, frames: Sequence[RoadFrame], where: str) -> None:
     """ValueError where coordinates or depths are to be learned from LiDAR points, and the data have none."""
     without = {"coordinate_weight": config.coordinate_weight, "depth_modes": config.depth_modes}
-    asked = [name for name, value in without.items() if value > 0]
-    if asked and not any(f.lidar for f in frames):
-        values = " and ".join(f"{name} is {without[name]:g}" for name in asked)
+    weighted = [name for name, value in without.items() if value > 0]
+    if weighted and not any(f.lidar for f in frames):
+        values = " and ".join(f"{name} is {without[name]:g}" for name in weighted)
         raise ValueError(
             f"{values}, and {where} has no LiDAR points to learn from, as nuScenes' tables name (samples/LIDAR_TOP); "
-            f"--set {' '.join(f'{name}=0' for name in asked)} learns without"
+            f"--set {' '.join(f'{name}=0' for name in weighted)} learns without"
         )
 
 

@@ -41,8 +41,8 @@ class PathTraced(bop_folder.Frames):
             list(self.source.models.values()), frame.camera, self.source.scene, np.random.default_rng((self.seed, number, 2))
         )
         rng = np.random.default_rng((self.seed, number, 8))
-        paper = synth.background(self.source.photos, frame.camera.size, rng)
-        picture = augment.noise(render(layout, frame.camera, paper, rng), rng, 1.0)
+        background = synth.background(self.source.photos, frame.camera.size, rng)
+        picture = augment.noise(render(layout, frame.camera, background, rng), rng, 1.0)
         return replace(frame, image=torch.from_numpy(picture).permute(2, 0, 1).float() / 255), masks
 
 

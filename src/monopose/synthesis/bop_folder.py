@@ -45,8 +45,8 @@ class Frames(Dataset):
         camera, source = self.source.camera, self.source
         layout = synth.random_layout(list(source.models.values()), camera, source.scene, rng)
         look = synth.random_appearance(len(layout.models), rng)
-        paper = synth.background(source.photos, camera.size, rng)
-        picture, scene = synth.render(layout, look, camera.K, camera.size, paper, float(camera.size[1]), rng)
+        background = synth.background(source.photos, camera.size, rng)
+        picture, scene = synth.render(layout, look, camera.K, camera.size, background, float(camera.size[1]), rng)
         picture = synth.camera_effects(picture, 1.0, rng, source.scene.colours)
         rows = [r for r, m in enumerate(layout.models) if m.obj_id >= 0]
         boxes = [samples.amodal_box(layout.models[r], layout.cam_from_obj[r], camera.K) for r in rows]

@@ -203,10 +203,10 @@ def _shade(
 
 
 @compiled.kernel(boundscheck=False)
-def _compose(image, owner, gains, light, edge, paper_light, paper_edge, background, picture):
+def _compose(image, owner, gains, light, edge, background_light, background_edge, background, picture):
     """Objects in their paint and uneven light before a background in another: uint8, not rounded.
 
-    `edge` and `paper_edge` are (cos, sin, offset, factor): what lies beyond a line of the square [-1, 1] is that much darker.
+    `edge` and `background_edge` are (cos, sin, offset, factor): what lies beyond a line of the square [-1, 1] is darker by it.
     """
     height, width = owner.shape
     for y in range(height):
@@ -219,9 +219,9 @@ def _compose(image, owner, gains, light, edge, paper_light, paper_edge, backgrou
                 for c in range(3):
                     picture[y, x, c] = np.uint8(min(max(image[y, x, c] * gains[which, c] * value, 0.0), 1.0) * 255)
             else:
-                value = paper_light[y, x]
-                if not paper_edge[0] * u + paper_edge[1] * v > paper_edge[2]:
-                    value *= paper_edge[3]
+                value = background_light[y, x]
+                if not background_edge[0] * u + background_edge[1] * v > background_edge[2]:
+                    value *= background_edge[3]
                 value = 0.5 + 0.5 * value
                 for c in range(3):
                     picture[y, x, c] = np.uint8(min(max(background[y, x, c] / 255 * value, 0.0), 1.0) * 255)
@@ -359,10 +359,10 @@ def render(
             here = owner == i
             image[here] *= augment.paint(coordinates[here], model.diameter, rng) / GREY
     light, edge = _light_field(size, rng)
-    paper_light, paper_edge = _light_field(size, rng)
+    background_light, background_edge = _light_field(size, rng)
     picture = np.empty((*size, 3), np.uint8)
     gains = look.gains if len(look.gains) else np.ones((1, 3), np.float32)
-    _compose(image, owner, gains, light, edge, paper_light, paper_edge, np.ascontiguousarray(background), picture)
+    _compose(image, owner, gains, light, edge, background_light, background_edge, np.ascontiguousarray(background), picture)
     picture = augment.resolution(picture, native)
     picture = augment.blur(picture, rng, max(size[1] / native, 0.5))
     return picture, Drawn(owner, seen / np.maximum(covered, 1))

@@ -200,8 +200,8 @@ def _attempt(
         models, poses = [*models, floor], [*poses, pose]
     layout = synth.Layout(models, torch.stack(poses).float())
     look = synth.random_appearance(len(models), rng)
-    paper = synth.background(photos, size, rng)
-    image, scene = synth.render(layout, look, K, size, paper, float(width), rng)
+    background = synth.background(photos, size, rng)
+    image, scene = synth.render(layout, look, K, size, background, float(width), rng)
     image = synth.camera_effects(image, 1.0, rng)
     visible = float(scene.visibility[0])
     mask = scene.masks_visible[0].numpy()

@@ -82,10 +82,10 @@ def draw(config: RoadConfig, photos: Sequence[np.ndarray], rng: Generator, name:
     beside, their_lhw = poses_of(others, street)
     sky = random_sky(config.size, float(camera.K[1, 2]), photos, rng)
     everything, sizes = torch.cat([poses, beside]), torch.cat([lhw, their_lhw])
-    paper = paint_street(street, config.size, sky, boxes3d.bev(everything, sizes), sizes[:, 1], rng)
+    background = paint_street(street, config.size, sky, boxes3d.bev(everything, sizes), sizes[:, 1], rng)
     layout = synth.Layout([t.model for t in (*things, *others)], everything.float())
     look = synth.random_appearance(max(len(layout.models), 1), rng)  # an empty road has none to look at
-    image, scene = synth.render(layout, look, camera.K.float(), config.size, paper, float(config.size[1]), rng)
+    image, scene = synth.render(layout, look, camera.K.float(), config.size, background, float(config.size[1]), rng)
     image = synth.camera_effects(image, 1.0, rng)
 
     n = len(things)

@@ -478,7 +478,7 @@ def fit(
             shown = _Progress(name, out, config, measure, progress_bar)
             trainer = _trainer(out, name, config, export, shown, first + start, takes_turns, recipe.half_on_cpu)
         if trainer.is_global_zero:
-            _remember(out / f"{name}.json", method_config, data)
+            _save_config(out / f"{name}.json", method_config, data)
             if on_start is not None:
                 on_start()
         if file.is_file() and weights.read(file, name).notes.get("steps") == str(steps) and is_finished(config, steps, spent):
@@ -642,12 +642,12 @@ def _last_checkpoint(out: Path, method: str) -> Path | None:
     return last
 
 
-def _remember(path: Path, method_config: Any, data: Path) -> None:
-    if path.is_file() and _remembered(path, type(method_config)) != method_config:
+def _save_config(path: Path, method_config: Any, data: Path) -> None:
+    if path.is_file() and _saved_config(path, type(method_config)) != method_config:
         raise ValueError(f"{path} belongs to a run with another configuration; choose another --out or delete {path.parent}")
     write_json(path, {"config": asdict(method_config), "data": str(data)})
 
 
-def _remembered(path: Path, config_class: type) -> Any:
+def _saved_config(path: Path, config_class: type) -> Any:
     """The configuration a run was started with; what it does not name, as its version did not know it, is the default."""
     return weights.build_config(config_class, value(read_json(path), "config", str(path)), str(path))

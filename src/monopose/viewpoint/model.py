@@ -255,7 +255,7 @@ def loss(model: Model, output: Output, batch: Mapping[str, Tensor]) -> dict[str,
         of a network learn apart, these are sums over the parts.
     """
     if output.branch_outputs:
-        each = [loss(model, opinion, batch) for opinion in output.branch_outputs]
+        each = [loss(model, branch, batch) for branch in output.branch_outputs]
         return {name: torch.stack([part[name] for part in each]).sum() for name in each[0]}
     angles = batch["angles"].to(output.logits.dtype)
     wanted = targets(model.config, angles)

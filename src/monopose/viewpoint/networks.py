@@ -161,7 +161,7 @@ class ApartNet(nn.Module):
     Input in [0, 1].
     """
 
-    COLOURS = 0.4  # weight of the backbone's opinion in the mean
+    COLOURS = 0.4  # weight of the backbone's answer in the mean
 
     def __init__(
         self, channels: int, outputs: int, backbone: str = "efficientnet_lite0", pretrained: bool = True, hidden: int = 256,

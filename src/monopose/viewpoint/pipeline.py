@@ -132,7 +132,7 @@ class ViewpointRun:
         """`predict`, and the crop of each object that the network looked at, (8, S, S)."""
         found = detections if detections is not None else whole_picture(frame)
         crops = self.crops(frame.image.float(), found.boxes, found.masks, normals)
-        return _asked(self.model, crops), list(crops)
+        return _of_crops(self.model, crops), list(crops)
 
     def records(self, seen: Viewpoints, boxes: Tensor) -> list[dict[str, Any]]:
         """One dict of plain numbers per viewpoint, as files have them."""
@@ -173,7 +173,7 @@ def _normals_of(folder: Path) -> samples.Predictor | None:
     return normals_method.predictor(weights.load_network(file, "normals", normals_method.Config, normals_method.Model))
 
 
-def _asked(model: viewpoint.Model, crops: Tensor) -> Viewpoints:
+def _of_crops(model: viewpoint.Model, crops: Tensor) -> Viewpoints:
     """What the network says of crops (N, 8, S, S), which may be none; on the CPU."""
     device = next(model.parameters()).device
     if not len(crops):
@@ -223,13 +223,13 @@ def predict_records(
             scale=run.config.crop_scale, seed=first, predictor_name=str(run.path),
         )  # fmt: skip
         for batch in torch.arange(len(rows)).split(BATCH):
-            parts.append(_asked(run.model, torch.stack([crops[k]["image"] for k in batch.tolist()])))
+            parts.append(_of_crops(run.model, torch.stack([crops[k]["image"] for k in batch.tolist()])))
     back = torch.tensor(order).argsort()
     return Viewpoints(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
 
 
-def normals_of(run: ViewpointRun, asked: str | None = None) -> Literal["oracle", "files", "predicted", "none"]:
-    """Where the normals of a data set's photos come from: as asked, else as in the run's training, else from its own network,
+def normals_of(run: ViewpointRun, source: str | None = None) -> Literal["oracle", "files", "predicted", "none"]:
+    """Where the normals of a data set's photos come from: `source`, else as in the run's training, else from its own network,
     else from the oracle; "none" for a network that does not look at them.
 
     Raises:
@@ -239,7 +239,7 @@ def normals_of(run: ViewpointRun, asked: str | None = None) -> Literal["oracle",
         return "none"
     if not run.sees("normals") and not run.learned_from_network:  # boundaries may lie beside normals that were made by hand
         return "files" if run.trained.get("normals") == "files" else "none"
-    found = asked or ("predicted" if run.learned_from_network or run.normals is not None else None)
+    found = source or ("predicted" if run.learned_from_network or run.normals is not None else None)
     kind: Any = found or run.trained.get("normals", "oracle")
     if kind == "predicted" and run.normals is None:
         raise ValueError(f"{run.path} has no normals.safetensors to predict normals with; put one there, or take the oracle")

@@ -523,9 +523,9 @@ class RenderedCrops(Dataset):
         square = jittered_square(amodal_box(model, pose, wide), self.scale, rng, PhotoCrops.SHIFT, PhotoCrops.ZOOM)
         K = camera_ops.crop_resize_K(wide, square, (s, s))
         native = s * float(np.exp(rng.uniform(-0.2, 1.2)))  # pixels that the photo has there
-        paper = synth.background(self.photos, (s, s), rng)
+        background = synth.background(self.photos, (s, s), rng)
         layout = synth.Layout([model], pose[None])
-        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, (s, s), paper, native, rng)
+        picture, scene = synth.render(layout, synth.random_appearance(1, rng), K, (s, s), background, native, rng)
         visible = scene.masks_visible[0].numpy()
         if rng.random() < 0.25:
             hidden, covered = camera_defects.patches(picture, rng, synth.background(self.photos, (s, s), rng))

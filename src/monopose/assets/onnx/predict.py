@@ -251,12 +251,12 @@ def solve(points, pixels, K, threshold):
     return (pose, fits) if pose[2, 3] > 0 else None
 
 
-def second_look(run, number, said, box, pose, K):
+def second_look(run, number, output, box, pose, K):
     """The square to look at again, and which pixels of its crop to keep: what the first look took for the object."""
     part = run.parts["coordinates"]
     side, h, scale = part["inputs"]["images"]["shape"][2], part["output_size"], part["crop_scale"]
     row = np.arange(side) * h // side
-    mask = cv2.dilate(said[2].astype(np.float32), np.ones((5, 5), np.uint8))[row][:, row] > 0.3
+    mask = cv2.dilate(output[2].astype(np.float32), np.ones((5, 5), np.uint8))[row][:, row] > 0.3
     if not mask.any():
         return box, None
     old = box[2] - box[0]
@@ -266,7 +266,7 @@ def second_look(run, number, said, box, pose, K):
         if not np.isfinite(new).all() or not 0.5 * old < new[2] - new[0] < 2 * old:
             return box, mask
     else:
-        pixels = grid(box, h)[said[2] > 0.5]
+        pixels = grid(box, h)[output[2] > 0.5]
         if len(pixels) < 6:
             return box, mask
         new = square(np.concatenate([pixels.min(0), pixels.max(0)]) + 0.5, scale)
@@ -294,19 +294,19 @@ def estimate(run, image, K, numbers, boxes, scores):
     def solved(i, chosen):
         """The pose that some looks agree on, and its score: share of inliers x how sure the network is."""
         points, pixels, errors = [], [], []
-        for squares, said in chosen:
-            use = said[i][2] > 0.5
-            points.append(said[i][0][use])
+        for squares, output in chosen:
+            use = output[i][2] > 0.5
+            points.append(output[i][0][use])
             pixels.append(grid(squares[i], h)[use])
-            errors.append(said[i][1][use])
+            errors.append(output[i][1][use])
         grain = np.mean([squares[i][2] - squares[i][0] for squares, _ in chosen]) / h
         found = solve(np.concatenate(points), np.concatenate(pixels), K, max(2.0, 3.0 * grain))
         return None if found is None else (found[0], found[1].mean() * (1 - min(np.concatenate(errors).mean(), 1)))
 
     poses = [solved(i, views) for i in range(len(numbers))]
     again = [
-        second_look(run, n, said, box, None if p is None else p[0], K)
-        for n, said, box, p in zip(numbers, views[0][1], first, poses)
+        second_look(run, n, output, box, None if p is None else p[0], K)
+        for n, output, box, p in zip(numbers, views[0][1], first, poses)
     ]
     squares = [square for square, _ in again]
     views.insert(0, (squares, look(run, image, numbers, squares, [mask for _, mask in again])))

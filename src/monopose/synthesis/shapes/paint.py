@@ -36,7 +36,7 @@ def pick(palette: Sequence[Three], rng: Generator) -> Array:
 
 
 def apart(palette: Sequence[Three], other: Array, rng: Generator) -> Array:
-    """A colour that can be told from another one."""
+    """A colour that differs clearly from another one."""
     for _ in range(12):
         color = pick(palette, rng)
         if np.abs(color - other).max() > 0.3:
