@@ -36,6 +36,7 @@ score of their class alone, times the quality that the network predicts, times t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -132,6 +133,35 @@ def configured(out: Path, settings: Settings, **changes: Any) -> road_config.Con
 MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder said about pictures
 
 
+def with_frozen_encoder(model: network.Model, memory: dict[bytes, tuple[torch.Tensor, ...]] = MEMORY) -> network.Model:
+    """The model, whose encoder learns no more and looks at every picture once.
+
+    Args:
+        model: is changed.
+        memory: filled with maps of the strides that the pyramid takes, in half precision, by the picture's content.
+    """
+    encoder, look, used = model.encoder, model.encoder.forward, model.pyramid.used
+    encoder.requires_grad_(False)
+
+    @torch.no_grad()
+    def recall(images: torch.Tensor) -> list[torch.Tensor]:
+        keys = [hashlib.blake2b(image.contiguous().cpu().numpy().tobytes()).digest() for image in images]
+        new = [i for i, key in enumerate(keys) if key not in memory]
+        if new:
+            training = encoder.training
+            encoder.eval()
+            seen = look(images[new])
+            encoder.train(training)
+            memory.update({keys[i]: tuple(seen[level][k].half().cpu() for level in used) for k, i in enumerate(new)})
+        maps = [images.new_zeros(0)] * 5
+        for k, level in enumerate(used):
+            maps[level] = torch.stack([memory[key][k] for key in keys]).to(images)
+        return maps
+
+    encoder.forward = recall  # type: ignore[method-assign]
+    return model
+
+
 def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     """Train one network -> its run folder, processor seconds of this call."""
     init = start(out, settings) if settings.start else None
@@ -140,7 +170,7 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     began = time.process_time()
     training.train(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
-        augmented=init is None, memory=MEMORY if init else None,
+        augmented=init is None, adapt=with_frozen_encoder if init else None,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
     )  # fmt: skip
     return run.folder(out, settings), time.process_time() - began

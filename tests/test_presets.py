@@ -182,14 +182,14 @@ def test_options_come_before_the_preset_and_epochs_stay():
 def test_what_differs_from_the_paper_is_said():
     changed = objects_training.make_config("probabilistic", (1,), "coord-init", {"input_size": 128, "output_size": 32})
     plan = objects_training.make_training("probabilistic", (1,), "coord-init", batch_size=8)
-    said = "\n".join(objects_training.described("probabilistic", (1,), "coord-init", changed, plan))
+    said = "\n".join(objects_training.describe("probabilistic", (1,), "coord-init", changed, plan))
     assert "rmsprop, batches of 8, 23600 steps" in said
     assert "input_size 128 (published 256)" in said
     assert "batch_size 8 (published 32)" in said
     assert "--init FILE of a run with --preset coords" in said
-    started = objects_training.described("probabilistic", (1,), "coord-init", changed, plan, started=True)
+    started = objects_training.describe("probabilistic", (1,), "coord-init", changed, plan, started=True)
     assert not any("--preset coords" in line for line in started)
-    assert objects_training.described("probabilistic", (1,), "unet", changed, plan) == []
+    assert objects_training.describe("probabilistic", (1,), "unet", changed, plan) == []
 
 
 def test_the_other_published_trainings():

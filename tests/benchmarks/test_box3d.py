@@ -10,6 +10,8 @@ import torch
 
 from benchmarks import box3d as bench
 from monopose.datasets import kitti
+from monopose.road import config as road_config
+from monopose.road import network
 from monopose.synthesis import road_scene
 
 
@@ -26,6 +28,26 @@ def placed(**changes):
 def scores(nds, ap):
     errors = dict.fromkeys(bench.scoring.ERRORS, 0.5)
     return {"nds": nds, "map": ap, "errors": errors, "classes": {c: {"ap": ap} for c in bench.CLASSES}}
+
+
+def test_an_encoder_that_does_not_learn_looks_once(monkeypatch):
+    """What is kept is its output; pictures it does not know are looked at."""
+    torch.manual_seed(0)
+    tiny = {"height": 64, "width": 160, "channels": 16, "pretrained": False, "dense_widths": (16, 8), "hidden": 16}
+    model = network.Model(road_config.small(("car", "pedestrian"), **tiny)).eval()
+    images, memory, looked = torch.rand(3, 3, 64, 160), {}, []
+    expected, look = model(images), model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda x: (looked.append(len(x)), look(x))[1])
+    model = bench.with_frozen_encoder(model, memory).train()
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(p.requires_grad for p in model.head.parameters())
+    for rows in ([0, 1], [1, 0], [2, 1]):
+        got = model(images[rows])
+        torch.testing.assert_close(got.cells.logits, expected.cells.logits[rows], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(got.dense.value, expected.dense.value[rows], atol=2e-2, rtol=2e-2)
+    assert looked == [2, 1]
+    assert model.encoder.training
+    assert len(memory) == 3
 
 
 def test_the_table_has_means_and_ranges():

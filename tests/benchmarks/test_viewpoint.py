@@ -9,6 +9,7 @@ import torch
 from benchmarks import viewpoint as bench
 from monopose.evaluation import viewpoint as scoring
 from monopose.geometry import viewpoints
+from monopose.synthesis.shapes import furniture
 from monopose.viewpoint import model
 
 SETTINGS = bench.Settings("rendered", ("chair", "table"), shapes=2, images=3, size=(96, 128), epochs=1)
@@ -19,6 +20,17 @@ def data(tmp_path_factory):
     out = tmp_path_factory.mktemp("table")
     folder = bench.rendered(out / "data", SETTINGS, None, 0)
     return bench.Data(out, SETTINGS, folder)
+
+
+def test_mirror_symmetry_is_seen_in_the_mesh():
+    shapes = {c: [furniture.shape(c, k) for k in range(8)] for c in ("bed", "chair", "desk", "sofa", "table")}
+    assert all(bench.mirror_symmetric(m) for m in [*shapes["chair"], *shapes["bed"], *shapes["table"]])
+    for category in ("desk", "sofa"):
+        answers = {bench.mirror_symmetric(m) for m in shapes[category]}
+        assert answers == {True, False}, category
+    for sofa in shapes["sofa"]:  # a chaise makes it deeper, on one side only
+        deep = float(sofa.bounds[1, 1] - sofa.bounds[0, 1]) > 1.2
+        assert bench.mirror_symmetric(sofa) != deep, sofa.name
 
 
 # ------------------------------------------------------------------------------------------------------------------- bins

@@ -66,7 +66,7 @@ def test_objects_look_as_the_renderer_draws_them(source, crops, studio):
     plans = gpu_samples.CropSpecs(crops)
     compared = 0
     for i in range(12):
-        _, layout, square, look, _ = crops.staged(i)
+        _, layout, square, look, _ = crops.sample_scene(i)
         image, owner, visible = studio._rendered(collated(plans, [i]))
         K = camera_ops.crop_resize_K(source.camera.K, square, (SIDE, SIDE))
         scene = render_scene(

@@ -415,9 +415,10 @@ def test_limit_boxes_and_debug(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates, "predict_traced", fake(calls := []))
     targets = scenes.read_targets(data / "train_targets_bop19.json")
     obj_id = int(targets.obj_id[0])
-    rows = bop_results.detection_rows(
-        dataclasses.replace(BOXES, labels=torch.tensor([obj_id, obj_id])), 0, int(targets.im_id[0])
-    )
+    rows: list[dict] = []
+    for (x0, y0, x1, y1), score in zip(BOXES.boxes.tolist(), BOXES.scores.tolist(), strict=True):
+        row = {"scene_id": 0, "image_id": int(targets.im_id[0]), "category_id": obj_id, "score": score}
+        rows.append({**row, "bbox": [x0, y0, x1 - x0, y1 - y0]})
     rows.append({**rows[0], "category_id": 77})  # an object the run does not know
     (tmp_path / "boxes.json").write_text(json.dumps(rows))
     out = bop_run(

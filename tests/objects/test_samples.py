@@ -161,7 +161,7 @@ def test_crops_that_leave_a_written_photo_are_grey_there(tmp_path):
 
     model = OBJECTS[0]
     pose = se3.from_rt(torch.eye(3), torch.tensor([-0.16, 0.0, 0.4]))  # at the left border
-    _, full = crop_samples.crop_target(model, pose, CAMERA.K, 160)
+    full = rasterize(se3.transform(pose, model.vertices)[None], model.faces, CAMERA.K, (160, 160)).face[0] >= 0
     mask = full[:120]
     instances = Instances(torch.tensor([2]), pose[None], masks=mask[None], visibility=torch.tensor([1.0]))
     frame = Frame(torch.full((3, 120, 160), 0.9), CAMERA, None, instances)

@@ -154,25 +154,6 @@ def test_a_run_that_learned_no_poses_brings_none(road, tmp_path):
         assert [k for k in changed if k.startswith(training.OF_POSES)] == []
 
 
-def test_an_encoder_that_does_not_learn_looks_once(road, monkeypatch):
-    """What is remembered is what it would say; pictures it does not know are looked at."""
-    torch.manual_seed(0)
-    model = road_network.Model(training.make_config(road, changes=TINY)).eval()
-    images, memory, looked = torch.rand(3, 3, *SIZE), {}, []
-    expected, look = model(images), model.encoder.forward
-    monkeypatch.setattr(model.encoder, "forward", lambda x: (looked.append(len(x)), look(x))[1])
-    model = training.with_frozen_encoder(model, memory).train()
-    assert not any(p.requires_grad for p in model.encoder.parameters())
-    assert all(p.requires_grad for p in model.head.parameters())
-    for rows in ([0, 1], [1, 0], [2, 1]):
-        got = model(images[rows])
-        torch.testing.assert_close(got.cells.logits, expected.cells.logits[rows], atol=2e-3, rtol=2e-3)
-        torch.testing.assert_close(got.dense.value, expected.dense.value[rows], atol=2e-2, rtol=2e-2)
-    assert looked == [2, 1]
-    assert model.encoder.training
-    assert len(memory) == 3
-
-
 WORKER = """
 import json
 import sys

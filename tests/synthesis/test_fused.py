@@ -8,11 +8,14 @@ import torch
 
 from monopose.commands import demo
 from monopose.geometry import camera as camera_ops
+from monopose.geometry import se3
 from monopose.objects import training as train
 from monopose.objects.samples import CropSamples
+from monopose.render import maps
+from monopose.render.raster import rasterize
 from monopose.synthesis import augment, fused
 from monopose.synthesis import scene as synth
-from monopose.synthesis.samples import Source, amodal_box, crop_target
+from monopose.synthesis.samples import Source, amodal_box
 
 SIDE, OUT = 96, 48
 
@@ -36,7 +39,7 @@ def surfaces(model):
 def test_pictures_are_those_of_the_readable_renderer(crops):
     camera, drawn, apart, kinds = crops.source.camera, 0, 0, set()
     for i in range(30):
-        _, layout, square, look, rng = crops.staged(i)
+        _, layout, square, look, rng = crops.sample_scene(i)
         look = look._replace(flat=i % 5 == 0, specular=[0.5 * (i % 2)] * len(look.specular))
         K = camera_ops.crop_resize_K(camera.K, square, (SIDE, SIDE))
         background, native = augment.procedural_background((SIDE, SIDE), rng), float(square[2] - square[0])
@@ -57,10 +60,17 @@ def test_pictures_are_those_of_the_readable_renderer(crops):
     assert kinds == {"texture", "colours", "plain"}
 
 
+def crop_target(model, cam_from_obj, K, side):
+    """True object coordinates (3, side, side) of a square crop as if nothing hid the object, and its silhouette, plainly."""
+    points = se3.transform(cam_from_obj, model.vertices)[None]
+    fragments = rasterize(points, model.faces, K, (side, side))
+    return maps.coordinates(fragments, model.faces, model.vertices)[0].permute(2, 0, 1), fragments.face[0] >= 0
+
+
 def test_targets_and_boxes_are_those_of_the_readable_code(crops):
     camera = crops.source.camera
     for i in range(20):
-        model, layout, square, _, _ = crops.staged(i)
+        model, layout, square, _, _ = crops.sample_scene(i)
         pose = layout.cam_from_obj[0]
         K = camera_ops.crop_resize_K(camera.K, square, (OUT, OUT))
         expected, silhouette = crop_target(model, pose, K, OUT)

@@ -44,7 +44,7 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
         symmetric = args.symmetric or all(bool((m.symmetries.axes[:, 2].abs() > 0.99).any()) for m in shapes.models)
     own = training.make_config(shapes, args.preset, args.changes(), symmetric)
     config = training.make_training(args.preset, **args.budget())
-    for line in training.described(shapes, args.preset, own, config):
+    for line in training.describe(shapes, args.preset, own, config):
         say(line)
     file = training.train(
         shapes, args.run_folder(f"category_{shapes.category}"), backgrounds=args.backgrounds, config=config,

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from ..datasets.bop import models as bop_models
 from ..mesh.loading import load_mesh
+from ..mesh.readers import FORMATS
 from ..synthesis import scene
 from ..synthesis.shapes import devices, tableware
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import Schedule, configure, described_preset, train_config
+from ..training.setup import Schedule, configure, describe_preset, train_config
 from ..types import ObjectModel
 from . import model, view
 from . import samples as category_views
@@ -31,7 +32,6 @@ INSTANCES = 400  # that it learns from: seeds 0 to 399; those from 400 on are fo
 VIEWS = 24  # of each that are kept
 MEASURED = 100  # of them, from which the sizes of the category are known
 SHOWN = 5  # shapes that were not learned from, in pictures of what was
-MESHES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
 
 
 class Shapes(NamedTuple):
@@ -73,7 +73,7 @@ def read_shapes(data: str | Path, category: str | None = None, unit: str | None 
     if (folder / "models_info.json").is_file():
         models = list(bop_models.read_models(folder).values())
     else:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in MESHES)
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in FORMATS)
         models = [load_mesh(path, unit, obj_id=i, name=path.stem) for i, path in enumerate(files)]
     if not models:
         inside = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
@@ -119,13 +119,13 @@ def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
     return train_config(PUBLISHED if preset == "published" else None, given, ema=EMA)
 
 
-def described(shapes: Shapes, preset: str | None, config: model.Config, training: TrainConfig) -> list[str]:
+def describe(shapes: Shapes, preset: str | None, config: model.Config, training: TrainConfig) -> list[str]:
     """What the published preset does and where it differs from its paper, line by line; [] for others."""
     if preset != "published":
         return []
     original = model.published(shapes.category)
     known = {k: getattr(config, k) for k in ("size_mean", "size_spread", "symmetric")}
-    return described_preset(preset, PUBLISHED, replace(original, **known), config, training, make_training(preset))
+    return describe_preset(preset, PUBLISHED, replace(original, **known), config, training, make_training(preset))
 
 
 def _models(shapes: Shapes, places: Sequence[int]) -> list[ObjectModel]:

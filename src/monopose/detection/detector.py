@@ -317,6 +317,7 @@ def _two_stage_targets(model: Model, batch: Mapping[str, Any]) -> list[dict[str,
 
 LOOKS = (1, 2, 6)  # how often `predict` can look at a picture
 QUARTER = 2 / 3  # side of an enlarged quarter / side of the picture: they overlap
+NMS_IOU = 0.6  # of two boxes of one class that overlap more, the better one stays
 FAINT = 0.01  # boxes with smaller scores have no vote, unless even these are asked for
 AGREE = 0.5  # overlap (IoU) from which boxes of one class in different looks are about the same object
 WHOLE = 0.75  # share of a box in the picture that a look must show for its silence to count
@@ -327,8 +328,6 @@ def predict(
     images: Frame | Tensor | Sequence[Frame | Tensor],
     score_threshold: float = LEAST_SCORE,
     max_detections: int = 100,
-    nms_iou: float = 0.6,
-    enlarge: float = 1.0,
     looks: int = 1,
     masks: bool = True,
 ) -> list[Detections]:
@@ -339,8 +338,6 @@ def predict(
         images: a frame, an image (3, H, W), RGB in [0, 1], or several of them, of any sizes.
         score_threshold: detections below it are left out.
         max_detections: per image, the best ones.
-        nms_iou: of two boxes of one class that overlap more, the better one stays.
-        enlarge: both sides of every box times this. Leave it at 1 if the next stage enlarges: `objects.coordinates` does.
         looks: 1: at the picture; 2: at its mirror image as well; 6: and at four quarters of it, enlarged. Boxes that agree are
             averaged, and a score is the mean over the whole, the mirrored and, where a quarter shows most of the object, the
             enlarged picture.
@@ -366,10 +363,9 @@ def predict(
     model.eval()
     try:
         with torch.inference_mode():
-            found = [_predict_one(model, p, score_threshold, max_detections, nms_iou, looks, masks) for p in pictures]
+            return [_predict_one(model, p, score_threshold, max_detections, looks, masks) for p in pictures]
     finally:
         model.train(training)
-    return [Detections(d.labels, box2d.enlarged(d.boxes, enlarge), d.scores, d.masks) for d in found]
 
 
 class _Look(NamedTuple):
@@ -392,20 +388,18 @@ class _Look(NamedTuple):
     masks: Callable[[Tensor], Tensor]
 
 
-def _predict_one(
-    model: Model, image: Tensor, score_threshold: float, most: int, nms_iou: float, looks: int, with_masks: bool
-) -> Detections:
+def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int, looks: int, with_masks: bool) -> Detections:
     faint = min(FAINT, score_threshold) if looks > 1 else score_threshold
     height, width = image.shape[-2:]
     whole = (0, 0, height, width)
-    seen = [_look(model, image, 0, whole, faint, most, nms_iou)]
+    seen = [_look(model, image, 0, whole, faint, most)]
     if looks > 1:
-        seen.append(_look(model, image, 1, whole, faint, most, nms_iou, mirrored=True))
+        seen.append(_look(model, image, 1, whole, faint, most, mirrored=True))
     if looks > 2:
         h, w = max(round(QUARTER * height), 1), max(round(QUARTER * width), 1)
-        seen += [_look(model, image, 2, (y, x, h, w), faint, most, nms_iou) for y in (0, height - h) for x in (0, width - w)]
+        seen += [_look(model, image, 2, (y, x, h, w), faint, most) for y in (0, height - h) for x in (0, width - w)]
     found = _agreed(seen, (height, width))
-    keep = batched_nms(found.boxes, found.scores, found.which, nms_iou)[:most]
+    keep = batched_nms(found.boxes, found.scores, found.which, NMS_IOU)[:most]
     which, boxes, scores, source, row = (v[keep[found.scores[keep] >= score_threshold]] for v in found)
     if not with_masks:
         return Detections(model.ids[which], boxes, scores)
@@ -487,7 +481,7 @@ def _shown(boxes: Tensor, windows: Sequence[tuple[int, int, int, int]], size: tu
 
 
 def _look(
-    model: Model, image: Tensor, view: int, window: tuple[int, int, int, int], faint: float, most: int, nms_iou: float,
+    model: Model, image: Tensor, view: int, window: tuple[int, int, int, int], faint: float, most: int,
     mirrored: bool = False,
 ) -> _Look:  # fmt: skip
     """One look at a window of the picture, or at its mirror image."""
@@ -497,14 +491,14 @@ def _look(
     if mirrored:
         inputs = torch.cat([inputs[..., : content[1]].flip(-1), inputs[..., content[1] :]], -1)
     if isinstance(model.net, TwoStageNet):
-        found = model.net.detect(model.net(inputs), faint, most, nms_iou)[0]
+        found = model.net.detect(model.net(inputs), faint, most, NMS_IOU)[0]
         which, scores, seen = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
 
         def masks_as_seen(rows: Tensor) -> Tensor:
             return (paste_masks_in_image(found["masks"][rows], seen[rows], (h, w))[:, 0] > 0.5).reshape(-1, h, w)
     else:
         maps = Maps(*(m[0].float() for m in model.net(inputs)))
-        which, raw, scores = _peaks(maps, content, faint, most, nms_iou)
+        which, raw, scores = _peaks(maps, content, faint, most)
         seen = raw / _scale((h, w), content, raw)
 
         def masks_as_seen(rows: Tensor) -> Tensor:
@@ -523,9 +517,7 @@ def _look(
     return _Look(view, window, which, placed + placed.new_tensor([left, top, left, top]), scores, masks_in_picture)
 
 
-def _peaks(
-    maps: Maps, content: tuple[int, int], score_threshold: float, max_detections: int, nms_iou: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _peaks(maps: Maps, content: tuple[int, int], score_threshold: float, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
     """Class indices (N,), boxes (N, 4) in input pixels and scores (N,), best first; `maps` of one image."""
     heat = maps.heat.sigmoid()
     _, h, w = heat.shape
@@ -536,7 +528,7 @@ def _peaks(
     flat, scores = flat[scores >= max(score_threshold, 0.0)], scores[scores >= max(score_threshold, 0.0)]
     index, row, column = flat // (h * w), flat // w % h, flat % w
     boxes = decode(maps.distances[index, :, row, column], torch.stack([column, row], -1))
-    keep = batched_nms(boxes, scores, index, nms_iou)[:max_detections]
+    keep = batched_nms(boxes, scores, index, NMS_IOU)[:max_detections]
     return index[keep], boxes[keep], scores[keep]
 
 

@@ -1,4 +1,4 @@
-"""Averages over many poses: recall, average precision, areas under curves."""
+"""Averages over many poses: average precision, areas under curves."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def train(args: Train | TrainAll, say: Printer = silent) -> dict[str, str] | Res
         own = training.make_config(args.method, ids, args.preset, args.changes())
         config = training.make_training(args.method, ids, args.preset, **args.budget())
         started = args.init not in (None, "none", "base")
-        for line in training.described(args.method, ids, args.preset, own, config, started):
+        for line in training.describe(args.method, ids, args.preset, own, config, started):
             say(line)
     scene = training.scene_config(root, args.objects, **asdict(args.scene))
     file = training.train(

@@ -57,7 +57,7 @@ class CropSpecs(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         crops, s = self.crops, self.crops.input_size
-        target, layout, square, look, rng = crops.staged(i)
+        target, layout, square, look, rng = crops.sample_scene(i)
         spare = self.most - len(layout.models)
         pixel = s / float(square[2] - square[0])
         background, fill = (synth.background(crops.backgrounds, (s, s), rng) for _ in range(2))

@@ -69,7 +69,7 @@ class CropSamples(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def staged(self, i: int) -> tuple[ObjectModel, synth.Layout, Tensor, synth.Appearance, Generator]:
+    def sample_scene(self, i: int) -> tuple[ObjectModel, synth.Layout, Tensor, synth.Appearance, Generator]:
         """What sample i shows, before it is drawn: its object (the layout's first), the crop (4,) in the photo, the look."""
         rng = np.random.default_rng((self.seed, i))
         source, s = self.source, self.input_size
@@ -87,7 +87,7 @@ class CropSamples(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         source, s = self.source, self.input_size
-        target, layout, square, look, rng = self.staged(i)
+        target, layout, square, look, rng = self.sample_scene(i)
         pose, native = layout.cam_from_obj[0], float(square[2] - square[0])
         K = crop_K(source.camera.K, square, s)
         background = synth.background(self.backgrounds, (s, s), rng)

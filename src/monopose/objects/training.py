@@ -27,7 +27,7 @@ from ..synthesis import samples as crop_samples
 from ..synthesis import scene as synth
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import Schedule, configure, described_preset, train_config
+from ..training.setup import Schedule, configure, describe_preset, train_config
 from ..training.warm_start import OtherNetwork, start_from
 from ..types import Camera, ObjectModel
 from . import coordinates, heldout, probabilistic, refiner, silhouettes
@@ -251,7 +251,7 @@ def make_training(method: str, obj_ids: tuple[int, ...], preset: str | None = No
     return train_config(schedule, given, objects=len(obj_ids))
 
 
-def described(
+def describe(
     method: str, obj_ids: tuple[int, ...], preset: str | None, config: Any, training: TrainConfig, started: bool = False
 ) -> list[str]:
     """What a published preset does and where it differs from its paper, line by line; () for others.
@@ -266,7 +266,7 @@ def described(
         return []
     schedule = replace(schedule, differs=tuple(d for d in schedule.differs if not (started and d == _FROM_COORDINATES)))
     plan, original = make_training(method, obj_ids, preset), make_config(method, obj_ids, preset)
-    return described_preset(preset, schedule, original, config, training, plan)
+    return describe_preset(preset, schedule, original, config, training, plan)
 
 
 def scene_config(

@@ -345,7 +345,7 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
 
     own = training.make_config(args.data, args.preset, args.categories, args.changes())
     config = training.make_training(args.preset, **args.budget())
-    for line in training.described(args.data, args.preset, own, config):
+    for line in training.describe(args.data, args.preset, own, config):
         say(line)
     file = training.train(
         args.data, args.run_folder(args.data), names=_names(args.split, args.data), init=args.init,

@@ -111,13 +111,12 @@ def sample(maps: Tensor, pixels: Tensor, stride: int) -> Tensor:
 class Samples(NamedTuple):
     """What the objects see. B images, R objects, H heads, P points, D channels per head.
 
-    pixels (B, R, H, P, 2), of the image; features (B, R, H, P, D), the values there; attention (B, R, H, P), logits; inside
+    pixels (B, R, H, P, 2), of the image; features (B, R, H, P, D), the values there; inside
     (B, R, H, P), bool: in the image; query (B, R, H, D); objects (B, R, C), the embedding after a look around.
     """
 
     pixels: Tensor
     features: Tensor
-    attention: Tensor
     inside: Tensor
     query: Tensor
     objects: Tensor
@@ -175,7 +174,7 @@ class DeformableSampler(nn.Module):
         inside = ((pixels >= -0.5) & (pixels <= edge)).all(-1)
         seen = (attention.softmax(-1)[..., None] * features).sum(-2).flatten(-2)
         x = self.norm1(embedding + self.out(seen))
-        return Samples(pixels, features, attention, inside, query, self.norm2(x + self.feed(x)))
+        return Samples(pixels, features, inside, query, self.norm2(x + self.feed(x)))
 
     def at(self, query: Tensor, pixels: Tensor, dense: Dense) -> tuple[Tensor, Tensor]:
         """Values (B, R, H, P, D) and attention logits (B, R, H, P) of queries (B, R, H, D) at pixels (B, R, H, P, 2)."""

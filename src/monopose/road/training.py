@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import weights
@@ -22,7 +19,7 @@ from ..synthesis import scene as synth
 from ..synthesis.road_scene import RoadConfig
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import Schedule, configure, described_preset, train_config
+from ..training.setup import Schedule, configure, describe_preset, train_config
 from ..training.warm_start import Rows, copy_fitting
 from . import config as road_config
 from . import losses, network
@@ -90,13 +87,13 @@ def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
     return train_config(SCHEDULES.get(preset or ""), given)
 
 
-def described(data: str | Path, preset: str | None, config: road_config.Config, training: TrainConfig) -> list[str]:
+def describe(data: str | Path, preset: str | None, config: road_config.Config, training: TrainConfig) -> list[str]:
     """What a published preset does and where it differs from the original, line by line; [] for others."""
     if preset is None or preset not in SCHEDULES:
         return []
     own = {k: getattr(config, k) for k in ("size_means", "size_stds")}
     original = road_config.PRESETS[preset](config.classes, **own)
-    return described_preset(preset, SCHEDULES[preset], original, config, training, make_training(preset))
+    return describe_preset(preset, SCHEDULES[preset], original, config, training, make_training(preset))
 
 
 def check_lidar(config: road_config.Config, frames: Sequence[RoadFrame], where: str) -> None:
@@ -127,7 +124,7 @@ def train(
     backgrounds: str | Path | None = None,
     config: TrainConfig | None = None,
     method_config: road_config.Config | None = None,
-    memory: dict[bytes, tuple[Tensor, ...]] | None = None,
+    adapt: Callable[[network.Model], network.Model] | None = None,
     progress_bar: bool = True,
 ) -> Path:
     """Train a network that finds boxes in 3D; goes on where an earlier, killed run in `out` stopped.
@@ -142,8 +139,7 @@ def train(
         backgrounds: folder of photos to put behind drawn roads; None: skies and patterns.
         config: budget and optimiser.
         method_config: see `make_config`; None: the small network.
-        memory: a dict; the encoder learns no more then, and what it says about pictures is kept there, for this run and others
-            from the same `init`. An eighth of a megabyte for each of 352 x 128 pixels, so leave out `augmented`.
+        adapt: changes the network before it learns, e.g. so that its encoder stays as it is.
         progress_bar: show one.
 
     Returns:
@@ -155,7 +151,7 @@ def train(
     """
     out, config = Path(out), config or TrainConfig()
     method_config = method_config or make_config(data)
-    notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": memory is None}
+    notes: dict[str, Any] = {"augmented": augmented, "encoder_learns": adapt is None}
     lidar = method_config.coordinate_weight > 0 or method_config.depth_modes > 0
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
@@ -177,42 +173,13 @@ def train(
 
     def make() -> network.Model:
         model = network.Model(method_config)
-        return model if memory is None else with_frozen_encoder(model, memory)
+        return model if adapt is None else adapt(model)
 
     return loop.fit(
         "box3d", RECIPE, method_config, make, samples, out, config, data=Path(data),
         notes={"data": json.dumps(notes)}, progress_bar=progress_bar,
         init_weights=None if init is None else lambda model: start_from(model, init),
     )  # fmt: skip
-
-
-def with_frozen_encoder(model: network.Model, memory: dict[bytes, tuple[Tensor, ...]]) -> network.Model:
-    """The model, whose encoder learns no more and looks at every picture once.
-
-    Args:
-        model: is changed.
-        memory: filled with maps of the strides that the pyramid takes, in half precision, by the picture's content.
-    """
-    encoder, look, used = model.encoder, model.encoder.forward, model.pyramid.used
-    encoder.requires_grad_(False)
-
-    @torch.no_grad()
-    def recall(images: Tensor) -> list[Tensor]:
-        keys = [hashlib.blake2b(image.contiguous().cpu().numpy().tobytes()).digest() for image in images]
-        new = [i for i, key in enumerate(keys) if key not in memory]
-        if new:
-            training = encoder.training
-            encoder.eval()
-            seen = look(images[new])
-            encoder.train(training)
-            memory.update({keys[i]: tuple(seen[level][k].half().cpu() for level in used) for k, i in enumerate(new)})
-        maps = [images.new_zeros(0)] * 5
-        for k, level in enumerate(used):
-            maps[level] = torch.stack([memory[key][k] for key in keys]).to(images)
-        return maps
-
-    encoder.forward = recall  # type: ignore[method-assign]
-    return model
 
 
 def start_from(model: Any, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""`synth.render` and `dataset.crop_target` in one pass over the pixels, for training pictures drawn by the thousand on a CPU.
+"""`scene.render`, and the targets of crops, in one pass over the pixels, for training pictures drawn by the thousand on a CPU.
 
 What they draw is what the readable code draws, from the same random numbers, up to rounding; a picture of 96 pixels is small
 enough for tensor overhead to cost more than the arithmetic. Everything here is numpy and numba.
@@ -280,12 +280,13 @@ def _put(model: ObjectModel, pose: np.ndarray, K: np.ndarray, which: int, buffer
 
 
 def bounds(model: ObjectModel, pose: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """`dataset.amodal_box` in numpy: the box around the whole silhouette, (4,), xyxy pixel edges."""
+    """`samples.amodal_box` in numpy: the box around the whole silhouette, (4,), xyxy pixel edges."""
     return np.array(_pixel_bounds(_array(model.vertices, _NONE3), pose, K, 1e-6)) + 0.5
 
 
 def target(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """`dataset.crop_target` in numpy: coordinates (3, side, side) float32, metres, and silhouette (side, side) bool."""
+    """True object coordinates of a square crop as if nothing hid the object: (3, side, side) float32, metres, 0 outside, and
+    the silhouette, (side, side), bool."""
     buffers = _buffers((side, side))
     _put(model, pose, K, 0, buffers)
     out = np.zeros((3, side, side), np.float32)

@@ -16,8 +16,6 @@ from torch import Tensor
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import se3
-from ..render import maps
-from ..render.raster import rasterize
 from ..types import Camera, ObjectModel
 from . import scene as synth
 
@@ -34,17 +32,6 @@ class Source:
     photos: Sequence[np.ndarray] = ()  # backgrounds, (H, W, 3) uint8
     scene: synth.SceneConfig = field(default_factory=synth.SceneConfig)
     others: Sequence[ObjectModel] = ()  # models that are not learned but may stand in the way, obj_id -1
-
-
-def crop_target(model: ObjectModel, cam_from_obj: Tensor, K: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """True object coordinates of a square crop as if nothing hid the object.
-
-    Returns:
-        coordinates (3, side, side), metres, object frame, 0 outside; silhouette (side, side), bool.
-    """
-    points = se3.transform(cam_from_obj, model.vertices)[None]
-    fragments = rasterize(points, model.faces, K, (side, side))
-    return maps.coordinates(fragments, model.faces, model.vertices)[0].permute(2, 0, 1), fragments.face[0] >= 0
 
 
 def amodal_box(model: ObjectModel, cam_from_obj: Tensor, K: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def train_config(
     return TrainConfig(**{**default, **own, **given})
 
 
-def described_preset(
+def describe_preset(
     preset: str, schedule: Schedule, original: Any, config: Any, training: TrainConfig, plan: TrainConfig
 ) -> list[str]:  # fmt: skip
     """What a published preset does, and where it is not the paper's, line by line.

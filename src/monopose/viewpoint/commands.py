@@ -265,10 +265,11 @@ def _save_samples(out: Path) -> Path:
 
 def _read_meshes(meshes: Sequence[Path], unit: str | None, category: str) -> dict[str, list[ObjectModel]]:
     from ..mesh.loading import load_mesh
+    from ..mesh.readers import FORMATS
 
     files: dict[str, list[Path]] = {}
     for path in meshes:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")) \
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS) \
             if path.is_dir() else [path]  # fmt: skip
         if not inside:
             raise ValueError(f"{path} holds no mesh files (PLY, OBJ, STL, OFF, GLB)")
@@ -291,7 +292,7 @@ def train(args: Train | TrainNormals, say: Printer = silent) -> dict[str, str]:
         return progress.result(file)
     changes |= {"inputs": args.inputs} if args.inputs else {}
     own = training.make_config(args.data, args.preset, args.categories, changes)
-    for line in training.described(args.data, args.preset, own, config):
+    for line in training.describe(args.data, args.preset, own, config):
         say(line)
     file = training.train(
         args.data, out, by=args.by, normals=args.normals, epochs=args.epochs, method_config=own, **shared

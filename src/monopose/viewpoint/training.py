@@ -23,7 +23,7 @@ from ..synthesis import scene
 from ..synthesis.shapes import furniture
 from ..training import loop
 from ..training.loop import Recipe, TrainConfig
-from ..training.setup import Schedule, configure, described_preset, train_config
+from ..training.setup import Schedule, configure, describe_preset, train_config
 from ..types import ObjectModel
 from . import model as viewpoint
 from . import normals as normals_method
@@ -34,19 +34,14 @@ FURNITURE = "furniture"  # in place of a data folder: the shapes of data/furnitu
 SHAPES = 40  # of them per category
 
 
-def _made_here(data: str | Path) -> bool:
+def _is_synthetic(data: str | Path) -> bool:
     """Whether the word furniture was given, and no folder of that name."""
     return str(data) == FURNITURE and not Path(data).is_dir()
 
 
-def is_photos(data: str | Path) -> bool:
-    """Whether a folder is in Pix3D's layout."""
-    return pix3d.is_here(data)
-
-
 def read_models(data: str | Path) -> dict[str, list[ObjectModel]]:
     """CAD models by category, +Z up, front towards -Y: of a BOP folder, where every object is a category, or furniture."""
-    if _made_here(data):
+    if _is_synthetic(data):
         return {c: [furniture.shape(c, seed) for seed in range(SHAPES)] for c in furniture.CATEGORIES}
     if not Path(data).is_dir():
         raise FileNotFoundError(
@@ -85,13 +80,13 @@ def make_training(preset: str | None = None, **given: Any) -> TrainConfig:
     return train_config(PUBLISHED if preset in ("combined", "separate") else None, given)
 
 
-def described(data: str | Path, preset: str | None, config: viewpoint.Config, training: TrainConfig) -> list[str]:
+def describe(data: str | Path, preset: str | None, config: viewpoint.Config, training: TrainConfig) -> list[str]:
     """What a published preset does and where it differs from the original, line by line; [] for others."""
     if preset not in ("combined", "separate"):
         return []
     given = {"inputs": config.inputs}
     original = make_config(data, preset, config.categories, given)
-    return described_preset(preset, PUBLISHED, original, config, training, make_training(preset))
+    return describe_preset(preset, PUBLISHED, original, config, training, make_training(preset))
 
 
 def make_normals_config(preset: str | None = None, changes: Mapping[str, Any] | None = None) -> normals_method.Config:
@@ -139,7 +134,7 @@ def train(
     """
     data, out, config = Path(data), Path(out), config or TrainConfig()
     method_config = method_config or make_config(data)
-    learned = {"split_by": by, "share": share, "normals": normals} if is_photos(data) else {"split_by": None}
+    learned = {"split_by": by, "share": share, "normals": normals} if pix3d.is_here(data) else {"split_by": None}
     notes = {"data": json.dumps(learned)}
     recipe = Recipe(
         ("image",), viewpoint.loss, lr=viewpoint.published_lr,
@@ -147,9 +142,9 @@ def train(
         decay=lambda c: None if c.net == "modern" else 0.0,  # the published networks learn by Adam
     )  # fmt: skip
     side, scale = method_config.input_size, method_config.crop_scale
-    if is_photos(data):
-        varied = method_config.net == "modern" if augment is None else augment
-        crops = _crops(data, out, method_config.categories, by, share, side, scale, normals, varied)
+    if pix3d.is_here(data):
+        augmented = method_config.net == "modern" if augment is None else augment
+        crops = _crops(data, out, method_config.categories, by, share, side, scale, normals, augmented)
         if epochs is not None or (config.steps == TrainConfig.steps and config.minutes is None):
             passes = epochs if epochs is not None else method_config.epochs
             config = replace(config, steps=math.ceil(passes * len(crops) / config.batch_size))
@@ -190,7 +185,7 @@ def train_normals(
     method_config = method_config or normals_method.Config()
     chosen = tuple(categories) or _categories(data)
     side, scale = method_config.input_size, method_config.crop_scale
-    if is_photos(data):
+    if pix3d.is_here(data):
         samples = _endless(_crops(data, out, chosen, "image", 0.1, side, scale, "oracle", augment=True))
     else:
         samples = _rendered(data, chosen, side, scale, backgrounds)
@@ -249,8 +244,8 @@ def _rendered(
 
 
 def _categories(data: str | Path) -> tuple[str, ...]:
-    if _made_here(data):
+    if _is_synthetic(data):
         return tuple(furniture.CATEGORIES)
-    if is_photos(data):
+    if pix3d.is_here(data):
         return tuple(sorted({r.category for r in pix3d.read(data)}))
     return tuple(sorted(read_models(data)))

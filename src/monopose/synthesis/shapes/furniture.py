@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ...mesh.loading import surface_samples
 from ...types import ObjectModel, Symmetries
 from .solids import Array, Solids, as_model, check, pick_paint
 
@@ -52,26 +51,6 @@ def shape(category: str, seed: int) -> ObjectModel:
     vertices, faces, normals, colors = parts.joined()
     vertices -= (vertices.min(0) + vertices.max(0)) / 2
     return as_model(seed, f"{category}_{seed:02d}", vertices, faces, normals, colors, symmetries=_about_z(turns))
-
-
-def mirror_symmetric(model: ObjectModel, tolerance: float = 0.02) -> bool:
-    """Whether a shape is its own mirror image in X, so that a flipped picture of it shows the same object.
-
-    The mirrored vertices are looked up among the vertices and 20,000 points of the surface; 1 % of them may be missing. Colours
-    do not count.
-
-    Args:
-        model: any model; the mirror stands in the middle of its box.
-        tolerance: how far a mirrored vertex may lie from the surface, share of the diameter.
-    """
-    from scipy.spatial import cKDTree
-
-    samples = surface_samples(model, 20_000, torch.Generator().manual_seed(0)).points
-    points = torch.cat([model.vertices, samples])
-    middle = model.bounds[:, 0].mean()
-    mirror = points * points.new_tensor([-1.0, 1.0, 1.0]) + torch.stack([2 * middle, middle * 0, middle * 0])
-    gaps, _ = cKDTree(points.numpy()).query(mirror.numpy())
-    return bool((gaps > tolerance * model.diameter).mean() < 0.01)
 
 
 def _about_z(turns: int) -> Symmetries:
