@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from ..io.cameras import ImageWarning, read_camera, write_camera
-from ..io.files import IMAGE_SUFFIXES, atomic_write
-from ..io.images import Unreadable, iterate_source, read_image
+from ..io.files import IMAGE_SUFFIXES, Unreadable, atomic_write
+from ..io.images import iterate_source, read_image
 from ..types import Camera
 from ..viz import figure
 
