@@ -77,7 +77,7 @@ def ray():
         pytest.skip("starts a Ray cluster, half a minute on a machine with nothing else to do; set MONOPOSE_TEST_RAY=1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = pytest.importorskip("ray", reason="needs Ray: pip install 'monopose[ray]'")
-    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    found.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     found.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield found
     found.shutdown()
@@ -141,11 +141,11 @@ def test_a_killed_driver_loses_nothing(ray, tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_cluster; from ray import cloudpickle\n"
         "cloudpickle.register_pickle_by_value(test_cluster)\n"
-        "from monopose.commands import cluster; cluster.run(['synth', sys.argv[2]], test_cluster.do, workers=2)"
+        "from monopose.commands import cluster; cluster.run(['synth', sys.argv[2]], test_cluster.do, sys.argv[3], workers=2)"
     )
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")}
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
-    driver = subprocess.Popen(words, env=env, start_new_session=True)
+    address = ray.get_runtime_context().gcs_address
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), address]
+    driver = subprocess.Popen(words, env={"RAY_AUTH_MODE": "token", **os.environ})
     blocks, until = tmp_path / ".partial/test", time.monotonic() + 240
     while len(list(blocks.glob("0*.json"))) < 3:
         assert driver.poll() is None, "the driver has ended by itself"
@@ -206,6 +206,9 @@ def test_a_cluster_that_lets_nobody_in_is_named_with_what_to_do(monkeypatch):
     monkeypatch.setattr(cluster, "_ray", Closed)
     with pytest.raises(ConnectionError, match=r"at 10\.0\.0\.1:6379; is it running there\?.*RAY_AUTH_MODE=token"):
         cluster.run(["synth"], do, address="10.0.0.1:6379")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConnectionError, match="at local"):  # not at one that was started here and has died
+        cluster.run(["synth"], do)
 
 
 def test_workers_are_given_the_command_line_without_the_cluster():

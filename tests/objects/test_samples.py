@@ -472,7 +472,7 @@ def test_samples_are_the_same_whatever_the_number_of_workers(packed, tmp_path):
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
     assert len(plain) == 3
-    assert {line.split(" cannot")[0][-7:] for line in listing.read_text().splitlines()} <= {"002.rgb", "003.rgb"}
+    assert {line.split(" is broken")[0][-7:] for line in listing.read_text().splitlines()} <= {"002.rgb", "003.rgb"}
     for i in range(40):
         whole[i]
     assert len(listing.read_text().splitlines()) == 2
@@ -491,7 +491,7 @@ def test_a_run_learns_from_drawn_and_read_pictures_at_once(folder, packed, tmp_p
     how = {"method_config": config, "config": replace(few, steps=8), "init": "none", "progress_bar": False}
     with pytest.warns(UserWarning, match=r"2 pictures cannot be read and were left out; listed in .*coordinates.unreadable"):
         training.train("coordinates", packed / "train", tmp_path / "packed", **how)
-    with pytest.raises(ValueError, match=r"shard-00000.\.tar:.*cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"shard-00000.\.tar:.*rgb is broken or cut off"):
         training.train("coordinates", packed / "train", tmp_path / "strict", strict=True, **how)
 
 

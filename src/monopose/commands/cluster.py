@@ -47,7 +47,8 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
     ray = _ray()
     began = not ray.is_initialized()
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        known = address or os.environ.get("RAY_ADDRESS") or "local"  # not whichever `ray start` left on this machine
+        ray.init(address=known, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         raise ConnectionError(
             f"{error}; is it running there? Where `ray start` said that token authentication is enabled, set "
@@ -157,8 +158,7 @@ def _predicted(
     data.DataContext.get_current().enable_progress_bars = False
     done = data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs)).map_batches(
         _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
-        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
-        fn_constructor_args=(do, family), **share,
+        fn_constructor_args=(do, family), max_restarts=RETRIES, max_task_retries=RETRIES, **share,
     )  # fmt: skip
     for row in done.iter_rows():
         if row["report"].startswith("!"):
