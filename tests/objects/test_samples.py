@@ -467,7 +467,7 @@ def test_samples_are_the_same_whatever_the_number_of_workers(packed, tmp_path):
     mixed = object_samples.MixedSamples([object_samples.CropSamples(SOURCE, 48, 24, length=12), whole], [1, 3])
     plain, *others = (
         [torch.cat([batch[key].flatten() for key in ("image", "label", "cam_from_obj")]) for batch in loader]
-        for loader in (DataLoader(mixed, 4, num_workers=n) for n in (0, 1, 3))
+        for loader in (DataLoader(mixed, 4, num_workers=n) for n in (0, 1, 2))
     )
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))

@@ -158,7 +158,8 @@ def _predicted(
     data.DataContext.get_current().enable_progress_bars = False
     done = data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs)).map_batches(
         _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
-        fn_constructor_args=(do, family), max_restarts=RETRIES, max_task_retries=RETRIES, **share,
+        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
+        fn_constructor_args=(do, family), **share,
     )  # fmt: skip
     for row in done.iter_rows():
         if row["report"].startswith("!"):
