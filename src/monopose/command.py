@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from .io import shards
-from .io.files import IMAGE_SUFFIXES, atomic_write, list_unreadable, sole_writer
+from .io.files import IMAGE_SUFFIXES, Unreadable, atomic_write, list_unreadable, sole_writer
+from .io.packed import packed_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -196,8 +197,8 @@ def check_source(source: str | None, data: Path | None, name: str, boxes: Sequen
 def check_shared(sharing: ShardOptions, source: str | None) -> None:
     """ValueError if shards are asked for of a source whose pictures cannot be listed."""
     shared = sharing.shard is not None or sharing.ray is not None
-    if shared and source is not None and not Path(source).is_dir():
-        raise ValueError(f"--shard and --ray need a folder of pictures as SOURCE, got {source}")
+    if shared and source is not None and not Path(source).is_dir() and not packed_files(source):
+        raise ValueError(f"--shard and --ray need a folder of pictures, a tar or a Parquet file as SOURCE, got {source}")
 
 
 def check_share(value: float | None, name: str) -> None:
@@ -278,8 +279,6 @@ def predict_pictures(
     Raises:
         OSError: another process writes into the folder.
     """
-    from .io.images import Unreadable
-
     records: list[dict[str, Any]] = []
     unreadable: list[str] = []
     stopped, saved = False, time.monotonic()

@@ -1,18 +1,17 @@
 """Large splits: the index says what the JSON files say, in all three layouts, and is made once."""
 
-import json
 import os
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 
 from monopose.datasets.bop import index, pictures, scenes, writing
-from monopose.datasets.bop.index import open_split
+from monopose.datasets.bop.index import open_scenes, open_split
 from monopose.io.files import INDEX
 from monopose.types import Camera, Frame, Instances
+from packed import images_of, pack
 
 SIZE = (12, 16)
 CAMERA = Camera(torch.tensor([[20.0, 0, 7.5], [0, 20, 5.5], [0, 0, 1]]), SIZE)
@@ -38,38 +37,8 @@ def split(tmp_path):
     return tmp_path / "set/train"
 
 
-def images_of(split):
-    """SCENE_IMAGE.KIND -> bytes, as bop_toolkit packs a split of scene folders."""
-    files = {}
-    for folder in sorted(split.glob("0*")):
-        content = {n: json.loads((folder / f"scene_{n}.json").read_text()) for n in ("camera", "gt", "gt_info")}
-        for im in content["camera"]:
-            key = f"{folder.name}_{int(im):06d}"
-            files |= {f"{key}.{n}.json": json.dumps(part[im]).encode() for n, part in content.items()}
-            files[f"{key}.rgb.png"] = (folder / "rgb" / f"{int(im):06d}.png").read_bytes()
-            files[f"{key}.depth.png"] = (folder / "depth" / f"{int(im):06d}.png").read_bytes()
-            instances = scenes.read_instances(scenes.open_scene(folder), int(im))
-            runs = {n: writing.rle_from_mask(m.numpy()) for n, m in enumerate(instances.masks if len(instances) else ())}
-            files[f"{key}.mask_visib.json"] = json.dumps(runs).encode()
-    return files
-
-
 def numbers(opened):
     return [(s.scene_id, i) for s in opened.scenes for i in s.im_ids.tolist()]
-
-
-def pack(folder, files):
-    """Two tars, images in no order, so that scene 1 lies in both."""
-    folder.mkdir(parents=True)
-    keys = sorted({name.split(".")[0] for name in files}, reverse=True)
-    for n in range(2):
-        with tarfile.open(folder / f"shard-{n:06d}.tar", "w") as tar:
-            for name in (name for key in keys[n::2] for name in files if name.startswith(key)):
-                info = tarfile.TarInfo(name)
-                info.size = len(files[name])
-                import io
-
-                tar.addfile(info, io.BytesIO(files[name]))
 
 
 @pytest.mark.parametrize("layout", ["scenes", "images", "tars"])
@@ -84,6 +53,12 @@ def test_every_layout_reads_as_scene_folders_do(split, tmp_path, layout):
         folder = tmp_path / "packed"
         pack(folder, images_of(split))
     opened = open_split(folder)
+    some = open_scenes(folder, [7, 1, 7])
+    assert list(some) == [7, 1]
+    assert some[7].truth.t.tolist() == opened.scenes[1].truth.t.tolist()
+    assert scenes.image_widths(some[1], [2, 0]).tolist() == [SIZE[1]] * 2
+    with pytest.raises(FileNotFoundError, match="no scene"):
+        open_scenes(folder, [1, 2])
     assert [s.scene_id for s in opened.scenes] == [1, 7]
     assert numbers(opened) == [(1, 0), (1, 1), (1, 2), (7, 0), (7, 1)]
     assert len(opened) == 5

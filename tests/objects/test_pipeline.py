@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from monopose import weights
 from monopose.datasets.bop import results as bop_results
 from monopose.datasets.bop import scenes, writing
 from monopose.detection import detector
+from monopose.evaluation.bop import evaluate
 from monopose.geometry import camera as camera_ops
 from monopose.io import shards
-from monopose.io.images import Unreadable
+from monopose.io.files import Unreadable
 from monopose.objects import bop_pipeline, coordinates, pipeline
 from monopose.synthesis import bop_folder
 from monopose.synthesis import scene as synth
 from monopose.types import Camera, Detections, Frame, PoseEstimates
+from packed import images_of, pack
 from shapes import box
 
 pytestmark = pytest.mark.usefixtures("no_base")
@@ -315,6 +318,23 @@ def test_true_boxes_of_a_whole_split(run, data, tmp_path, monkeypatch):
         corner = truth.boxes[truth.labels == int(results.obj_id[row])][0, :2]
         np.testing.assert_allclose(results.t[row, :2] * 1000, corner.numpy(), atol=1e-3)
     assert not (tmp_path / ".partial").exists()
+
+
+def test_a_split_in_tars_gives_what_its_folders_give(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(coordinates, "predict_traced", fake())
+    model, packed = pipeline.load(run, "cpu"), tmp_path / "packed"
+    pack(packed / "train", images_of(data / "train"))
+    (packed / "models").symlink_to(data / "models")
+    name = "train_targets_bop19.json"
+    (packed / name).write_text((data / name).read_text())
+    files = [bop_run(model, d, tmp_path / f"{n}_tiny-train.csv", true_boxes=True) for n, d in enumerate((data, packed))]
+    assert files[0].read_text() == files[1].read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = [evaluate(f, d, d / name) for f, d in zip(files, (data, packed))]
+    about = [s.pop("about") for s in scores]
+    assert scores[0] == scores[1]
+    assert about[0]["images"] == about[1]["images"] == 23
 
 
 def test_an_interrupted_run_goes_on(run, data, tmp_path, monkeypatch):

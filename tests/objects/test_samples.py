@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from monopose import cli, weights
 from monopose.datasets.bop import pictures
@@ -21,6 +22,7 @@ from monopose.render.raster import rasterize
 from monopose.synthesis import bop_folder, scene
 from monopose.synthesis import samples as crop_samples
 from monopose.types import Camera
+from packed import images_of, pack
 from shapes import box
 
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (120, 160)), (120, 160))
@@ -430,6 +432,9 @@ def test_sources_are_read_from_words(folder, tmp_path):
     assert [(s.folder, s.weight, s.read) for s in found] == [(folder, 1, False), (train, 3, True), (train, 0.5, True)]
     assert found[2].listed == listed
     assert sources.models_root(found) == folder
+    pack(tmp_path / "packed", images_of(train))
+    (packed,) = sources.parse([tmp_path / "packed"])
+    assert packed.read
     assert sources.models_root(found[1:]) == folder.resolve()
     assert sources.parse([folder], "train") == sources.parse([train])
     for words, message in (
@@ -442,7 +447,38 @@ def test_sources_are_read_from_words(folder, tmp_path):
             sources.parse(words)
 
 
-def test_a_run_learns_from_drawn_and_read_pictures_at_once(folder, tmp_path):
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory):
+    """The split in tars, beside the models; two of its eight pictures are broken."""
+    root = tmp_path_factory.mktemp("packed")
+    files = images_of(folder / "train")
+    broken = [name for name in files if name.endswith(".rgb.png")][2:4]
+    pack(root / "train", files | {name: files[name][:90] for name in broken})
+    (root / "models").symlink_to(folder / "models")
+    (root / "camera.json").symlink_to(folder / "camera.json")
+    return root
+
+
+def test_samples_are_the_same_whatever_the_number_of_workers(packed, tmp_path):
+    """A mixture of what is drawn and what is read from tars, two of whose pictures are broken."""
+    listing = tmp_path / "unreadable.txt"
+    read = object_samples.BopCropSamples(SOURCE.models, packed / "train", 48, 24, length=12)
+    whole = object_samples.ReadableSamples(read, listing)
+    mixed = object_samples.MixedSamples([object_samples.CropSamples(SOURCE, 48, 24, length=12), whole], [1, 3])
+    plain, *others = (
+        [torch.cat([batch[key].flatten() for key in ("image", "label", "cam_from_obj")]) for batch in loader]
+        for loader in (DataLoader(mixed, 4, num_workers=n) for n in (0, 1, 2))
+    )
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    assert len(plain) == 3
+    assert {line.split(" is broken")[0][-7:] for line in listing.read_text().splitlines()} <= {"002.rgb", "003.rgb"}
+    for i in range(40):
+        whole[i]
+    assert len(listing.read_text().splitlines()) == 2
+
+
+def test_a_run_learns_from_drawn_and_read_pictures_at_once(folder, packed, tmp_path):
     few = training.TrainConfig(steps=2, batch_size=2, workers=0)
     config = coordinates.Config((2, 5), pretrained=False, frozen_levels=0, input_size=64, output_size=32, widths=(8, 8, 8, 8))
     out = training.train(
@@ -451,6 +487,12 @@ def test_a_run_learns_from_drawn_and_read_pictures_at_once(folder, tmp_path):
     )  # fmt: skip
     notes = weights.read(out).notes
     assert [weight for _, weight in json.loads(notes["data"])] == [1, 3]
+    assert not list((tmp_path / "run").glob("*.unreadable.txt"))
+    how = {"method_config": config, "config": replace(few, steps=8), "init": "none", "progress_bar": False}
+    with pytest.warns(UserWarning, match=r"2 pictures cannot be read and were left out; listed in .*coordinates.unreadable"):
+        training.train("coordinates", packed / "train", tmp_path / "packed", **how)
+    with pytest.raises(ValueError, match=r"shard-00000.\.tar:.*rgb is broken or cut off"):
+        training.train("coordinates", packed / "train", tmp_path / "strict", strict=True, **how)
 
 
 def test_what_pictures_cannot_heed_is_refused(folder):

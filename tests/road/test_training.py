@@ -350,6 +350,13 @@ def test_pictures_with_one_camera(run, road, tmp_path, capsys):
             assert min(row["size"]) > 0
             assert set(row["spread"]) == {"across", "along", "yaw"}
             assert all(v >= 0 and math.isfinite(v) for v in row["spread"].values())
+    shared = ("predict", pictures, "--model", run, "--camera", camera, "--out", tmp_path / "s", "--limit", "2", "--shard")
+    assert called(capsys, *shared, "1/2")[0] == called(capsys, *shared, "2/2")[0] == 0
+    assert called(capsys, "merge", tmp_path / "s")[0] == 0
+    there, whole = ({p.relative_to(o): p.read_bytes() for p in o.rglob("*.*")} for o in (tmp_path / "s", tmp_path / "o"))
+    assert {name: content.replace(b"/s/", b"/o/") for name, content in there.items()} == whole
+    code, said = called(capsys, "predict", road, "--model", run, "--shard", "1/2")
+    assert (code, "--shard and --ray go with pictures" in said.err) == (2, True)
     code, said = called(capsys, "predict", pictures, "--model", run, "--out", tmp_path / "o")
     assert (code, "give --camera K.json" in said.err) == (2, True)
     camera.write_text(json.dumps({"fx": 130, "fy": 130, "cx": 79.5, "cy": 30, "width": 320, "height": 128}))

@@ -13,6 +13,7 @@ from monopose.datasets import pix3d
 from monopose.geometry import se3, viewpoints
 from monopose.geometry.boxes import from_masks
 from monopose.geometry.camera import project
+from monopose.io.shards import MERGE, Shard
 from monopose.render.scene import render_masks
 from monopose.synthesis import pix3d_folder
 from monopose.synthesis.shapes import furniture
@@ -162,6 +163,15 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(models, folder, tmp_path,
     monkeypatch.setattr(pix3d_folder, "draw", lambda *args: (made.append(1), draw(*args))[1])
     pix3d_folder.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0)
     assert len(made) == 36 - 14
+    assert _files(tmp_path) == _files(folder)
+
+
+def test_shards_give_the_same_files(models, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pix3d_folder, "_CHUNK", 20)
+    for index in (3, 1, 2):
+        pix3d_folder.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0, shard=Shard(index, 3))
+        assert not (tmp_path / "pix3d.json").exists()
+    pix3d_folder.write_pix3d(tmp_path, models, images=12, size=SIZE, seed=3, workers=0, shard=MERGE)
     assert _files(tmp_path) == _files(folder)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from monopose.datasets import kitti, nuscenes
 from monopose.datasets.road import ATTRIBUTES, ATTRIBUTES_OF, CLASSES
 from monopose.geometry import boxes3d
+from monopose.io.shards import MERGE, Shard
 from monopose.render.scene import render_masks
 from monopose.road import commands
 from monopose.road.options import Synth
@@ -182,7 +183,7 @@ def test_samples_and_batches():
         assert float(s["image"].max()) <= 1
 
 
-def test_a_folder_reads_back_and_goes_on(tmp_path):
+def test_a_folder_reads_back_and_goes_on(tmp_path, monkeypatch):
     config = RoadConfig(size=(64, 224), shapes=2, objects=(2, 6))
     out = road_scene.write_road(tmp_path / "road", images=3, config=config, seed=4, workers=0)
     frames = kitti.read(out)
@@ -218,6 +219,15 @@ def test_a_folder_reads_back_and_goes_on(tmp_path):
     assert (out / "image_2" / "000000.png").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="was started with seed 4, now it is 5"):
         road_scene.write_road(out, images=3, config=config, seed=5, workers=0)
+    monkeypatch.setattr(road_scene, "_BLOCK", 2)
+    shared, again = tmp_path / "shared", {"images": 3, "config": config, "seed": 4, "workers": 0}
+    road_scene.write_road(shared, shard=Shard(2, 2), **again)
+    with pytest.raises(ValueError, match=r"2 of 3 are missing in .*: 0 to 1\); run --shard 1/2 again"):
+        road_scene.write_road(shared, shard=MERGE, **again)
+    road_scene.write_road(shared, shard=Shard(1, 2), **again)
+    road_scene.write_road(shared, shard=MERGE, **again)
+    there, whole = ({p.relative_to(o): p.read_bytes() for p in o.rglob("*.*")} for o in (shared, out))
+    assert there == whole
     (tmp_path / "other" / "image_2").mkdir(parents=True)
     (tmp_path / "other" / "image_2" / "000000.png").write_bytes(b"")
     with pytest.raises(ValueError, match="holds files that were not made here"):

@@ -27,6 +27,7 @@ def killed(data, i):
     return draw(data, i)
 
 test_processes.tiny_training.Numbers.__getitem__ = killed
+test_processes.note_averages(sys.argv[2] + "_averages")
 test_processes.learn(sys.argv[2], batch_size=2)
 """
 
@@ -39,6 +40,20 @@ class Plain(tiny_training.Net):
 
 def without_chance(patch=setattr):
     patch(tiny_training, "Net", Plain)
+
+
+def note_averages(folder):
+    """Let every process keep its averaged weights after each step."""
+    averaging, averages = loop.lightning_callbacks.WeightAveraging, {}
+    update = averaging.on_train_batch_end
+
+    def noted(self, trainer, module, *rest):
+        update(self, trainer, module, *rest)
+        averages[module.steps] = {k: v.clone() for k, v in self._average_model.module.model.state_dict().items()}
+        Path(folder).mkdir(exist_ok=True)
+        torch.save(averages, Path(folder) / f"{trainer.global_rank}.pt")
+
+    averaging.on_train_batch_end = noted
 
 
 def learn(out, **changes):
@@ -85,8 +100,28 @@ def test_two_processes_learn_as_one_and_a_killed_one_ends_both(whole, tmp_path):
     there = state_of(out)
     assert (there["global_step"], there["seen"]) == (3, 12)
     assert not list(out.rglob(".*"))  # no lock, nothing half written
+    first, second = (torch.load(f"{out}_averages/{rank}.pt", weights_only=True) for rank in range(2))
+    assert sorted(first) == sorted(second) == [1, 2, 3]
+    for step, averaged in first.items():
+        assert all(torch.equal(value, second[step][name]) for name, value in averaged.items())
     learn(out, batch_size=4)
     same(state_of(out), whole)
+
+
+@pytest.mark.parametrize(("cuda", "half"), [(False, False), (True, False), (True, True)])
+def test_what_many_gpus_do(monkeypatch, tmp_path, cuda, half):
+    """Twelve processes on three machines as SLURM starts them: DDP, batch norm and precision as the hardware has them."""
+    for name, number in (("SLURM_NTASKS", "12"), ("SLURM_NTASKS_PER_NODE", "4")):
+        monkeypatch.setenv(name, number)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: half)
+    monkeypatch.setattr(loop.L, "Trainer", lambda **options: options)
+    monkeypatch.setattr(loop, "_ema", lambda decay: None)
+    config = loop.TrainConfig(steps=1)
+    found = loop._trainer(tmp_path, "tiny", config, lambda state: None, None, 0, takes_turns=False, half_on_cpu=False)
+    assert (found["devices"], found["num_nodes"], found["strategy"]) == (4, 3, "ddp")
+    assert found["sync_batchnorm"] is cuda
+    assert found["precision"] == ("bf16-mixed" if half else "32-true")
 
 
 def test_gradients_of_several_batches_are_added_up(whole, tmp_path):

@@ -229,6 +229,13 @@ def test_camera_and_size_make_poses(data, photo, tmp_path, capsys):
     angles = pix3d.angles_of(found).rad2deg()
     assert float(angles[1]) == pytest.approx(row["elevation_deg"], abs=0.01)
     assert 0.3 < float(found[2, 3]) < 30
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / image.name).symlink_to(image)
+    words_of_all = ("predict", tmp_path / "photos", *words[:-1], tmp_path / "all", "--size-m", 0.6, 0.5, 0.3)
+    assert _run(*words_of_all, "--shard", "1/1") == _run("merge", tmp_path / "all") == 0
+    (shared,) = json.loads((tmp_path / "all" / "viewpoints.json").read_text())["images"]
+    assert shared["objects"] == [row]
+    assert json.loads((tmp_path / "all" / "poses.json").read_text())["images"][0]["poses"] == [pose]
     mesh = data / "model" / "thing" / "low" / "model.obj"
     assert _run("predict", image, *words, "--mesh", mesh, "--unit", "m", "--debug") == 0
     assert (tmp_path / "out" / "debug" / f"{image.stem}_0.png").is_file()

@@ -120,8 +120,8 @@ class Predict(Common):
     sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
-        if self.share(self.sharing) is not None and self.nocs.nocs is not None:
-            raise ValueError("--shard goes with a SOURCE, not with --nocs")
+        if (self.share(self.sharing) is not None or self.sharing.ray is not None) and self.nocs.nocs is not None:
+            raise ValueError("--shard and --ray go with a SOURCE, not with --nocs")
         check_source(self.source, self.nocs.nocs, "nocs")
         check_shared(self.sharing, self.source)
         check_share(self.objects.score, "score")

@@ -21,8 +21,8 @@ from PIL import Image
 
 from ..command import save_picture
 from ..io.cameras import ImageWarning, read_camera, write_camera
-from ..io.files import IMAGE_SUFFIXES
-from ..io.images import Unreadable, iterate_source, read_image
+from ..io.files import IMAGE_SUFFIXES, Unreadable
+from ..io.images import iterate_source, read_image
 from ..types import Camera
 from ..viz import figure
 

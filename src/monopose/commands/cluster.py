@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import Any
 from ..io.bars import watched
 
 Do = Callable[[list[str]], Any]  # runs a command line and returns its result; raises what went wrong
-RETRIES = 5  # of a shard whose worker was lost, or whose disk was full
+RETRIES = 5  # of a shard whose worker was lost, whose disk was full, or that did not see a file
+PAUSE = 5.0  # seconds that a worker where that happened takes nothing further, twice as many each time: others do
 SHARDS_PER_WORKER = 4  # so that a slow or lost worker holds up little
 
 
@@ -39,12 +42,13 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
     Raises:
         ImportError: Ray is not installed.
         ConnectionError: no cluster at that address, or one that asks for a token.
-        RuntimeError: a shard failed again and again; what the others did is kept.
+        OSError, RuntimeError: a shard failed again and again, or all at once; what others did is kept.
     """
     ray = _ray()
     began = not ray.is_initialized()
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        known = address or os.environ.get("RAY_ADDRESS") or "local"  # not whichever `ray start` left on this machine
+        ray.init(address=known, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         raise ConnectionError(
             f"{error}; is it running there? Where `ray start` said that token authentication is enabled, set "
@@ -57,16 +61,17 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
         share: dict[str, float] = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": max(1, cpus // workers)}
         if words[0] == "train":
             return _train(ray, words, do, workers, bool(gpus))
-        if words[0] == "predict":
-            _predict(ray, words, do, workers, share, family)
-        else:
-            _tasks(ray, words, do, workers, share)
+        _all_shards(ray, words, do, workers, share, family)
     finally:
         if began:
             ray.shutdown()
     result = do([*words, "--shard", "merge"])
-    if words[0] == "predict" and (file := _poses(result)) is not None:
-        write_parquet(file)
+    if words[0] == "predict":
+        from .parquet import write_parquet
+
+        data = getattr(result, "data", result if isinstance(result, dict) else {})
+        for file in filter(None, (data.get("poses"), data.get("results"))):
+            write_parquet(file)
     return result
 
 
@@ -80,61 +85,86 @@ def _ray() -> Any:
         raise ImportError("--ray needs Ray: pip install 'monopose[ray]'") from error
 
 
-def _shards(words: Sequence[str], workers: int) -> list[list[str]]:
+def _all_shards(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float], family: str) -> None:
+    """Every shard; those whose worker had no room, or did not see a file, once more, for as long as others get on."""
     count = SHARDS_PER_WORKER * workers
-    return [[*words, "--shard", f"{i}/{count}"] for i in range(1, count + 1)]
+    left = [[*words, "--shard", f"{i}/{count}"] for i in range(1, count + 1)]
+    done_by = _predicted if words[0] == "predict" else _tasks
+    for attempt in range(RETRIES + 1):
+        jobs = [json.dumps({"words": shard, "folder": os.getcwd(), "pause": PAUSE * 2**attempt}) for shard in left]
+        reports = dict(watched(done_by(ray, jobs, do, workers, share, family), "shards", len(jobs)))
+        failed = [job for job in jobs if reports[job]]
+        if not failed:
+            return
+        if attempt == RETRIES or (attempt == 0 and len(failed) == len(jobs)):
+            raise OSError(f"{reports[failed[0]]}; the same command goes on with {len(failed)} of {count} shards")
+        left = [json.loads(job)["words"] for job in failed]
 
 
-def _tasks(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float]) -> None:
-    """Every shard as a task of its own, done again where its worker was lost or its disk was full."""
-    task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError], **share)(_work)
-    waiting = [task.remote(do, shard, os.getcwd()) for shard in _shards(words, workers)]
-    for _ in watched(range(len(waiting)), "shards", len(waiting)):
-        (done,), waiting = ray.wait(waiting, num_returns=1)
+def _tasks(
+    ray: Any, jobs: list[str], do: Do, workers: int, share: dict[str, float], family: str
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Every shard as a task of its own, done again where its worker was lost. Yields the job, and what was in its way."""
+    task = ray.remote(max_retries=RETRIES, **share)(_work)
+    waiting = {task.remote(do, job): job for job in jobs}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
         try:
-            ray.get(done)
+            yield waiting.pop(done), ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"a shard was lost {RETRIES + 1} times ({error}); the same command goes on") from error
 
 
-def _work(do: Do, words: list[str], folder: str) -> None:
-    """In a worker: one command line, in the folder of the driver."""
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"this worker does not see {folder}; all need the same file system")
-    os.chdir(folder)
-    do(words)
+def _work(do: Do, job: str) -> str:
+    """In a worker: one command line, in the folder of the driver. Returns what others may not meet, or ""."""
+    known = json.loads(job)
+    try:
+        if not Path(known["folder"]).is_dir():
+            raise FileNotFoundError(f"this worker does not see {known['folder']}; all need the same file system")
+        os.chdir(known["folder"])
+        do(known["words"])
+    except OSError as error:
+        time.sleep(known["pause"])
+        return f"worker on {socket.gethostname()}: {error}"
+    return ""
 
 
 class _Holder:
     """An actor that runs shard after shard and holds the networks in between."""
 
-    def __init__(self, do: Do, family: str, folder: str) -> None:
-        self.do, self.folder = do, folder
+    def __init__(self, do: Do, family: str) -> None:
+        self.do = do
         if family:
             pipeline: Any = import_module(f"monopose.{family}.pipeline")
             pipeline.load = lru_cache(maxsize=1)(pipeline.load)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for words in batch["words"]:
-            _work(self.do, json.loads(words), self.folder)
-        return batch
+        return {"job": batch["job"], "report": [self.report(job) for job in batch["job"]]}
+
+    def report(self, job: str) -> str:
+        try:
+            return _work(self.do, job)
+        except Exception as error:  # said by the driver, which Ray would give a page of its own
+            return f"!{error}"
 
 
-def _predict(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float], family: str) -> None:
-    """Every shard as a row of a data set that actors go through."""
+def _predicted(
+    ray: Any, jobs: list[str], do: Do, workers: int, share: dict[str, float], family: str
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Every shard as a row of a data set that actors go through. Yields as `_tasks` does."""
     data = import_module("ray.data")
-    context = data.DataContext.get_current()
-    context.enable_progress_bars = False
-    rows = [{"words": json.dumps(shard)} for shard in _shards(words, workers)]
-    done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    data.DataContext.get_current().enable_progress_bars = False
+    done = data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs)).map_batches(
         _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
         ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
-        fn_constructor_args=(do, family, os.getcwd()), **share,
+        fn_constructor_args=(do, family), **share,
     )  # fmt: skip
-    for _ in watched(done.iter_rows(), "shards", len(rows)):
-        pass
+    for row in done.iter_rows():
+        if row["report"].startswith("!"):
+            raise ValueError(row["report"][1:])
+        yield row["job"], row["report"]
 
 
 def _train(ray: Any, words: Sequence[str], do: Do, workers: int, gpu: bool) -> Any:
@@ -155,35 +185,5 @@ def _train(ray: Any, words: Sequence[str], do: Do, workers: int, gpu: bool) -> A
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    _work(config["do"], [*config["words"], "--json"], config["folder"])
-
-
-# --------------------------------------------------------------------------------------------------------------- Parquet
-
-
-def _poses(result: Any) -> Path | None:
-    """The poses.json of a prediction of pictures."""
-    data = getattr(result, "data", {})
-    return Path(data["poses"]) if data.get("poses") else None
-
-
-def write_parquet(poses: str | Path) -> Path:
-    """The poses of a poses.json as a table beside it, poses.parquet: a row per pose.
-
-    Columns: image, label, name, score, cam_from_obj (16 numbers, row by row, metres).
-    """
-    pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    from ..io.files import atomic_write
-    from ..io.records import read_json
-
-    rows = [
-        {"image": image["image"], **{k: pose[k] for k in ("label", "name", "score")},
-         "cam_from_obj": [float(v) for line in pose["cam_from_obj"] for v in line]}
-        for image in read_json(poses)["images"] for pose in image["poses"]
-    ]  # fmt: skip
-    kinds = [("image", pyarrow.string()), ("label", pyarrow.int64()), ("name", pyarrow.string()), ("score", pyarrow.float64())]
-    schema = pyarrow.schema([*kinds, ("cam_from_obj", pyarrow.list_(pyarrow.float64(), 16))])
-    path = Path(poses).with_suffix(".parquet")
-    with atomic_write(path) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
-    return path
+    os.chdir(config["folder"])
+    config["do"]([*config["words"], "--json"])

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.bop import index as bop_index
 from ..datasets.bop import models as bop_models
 from ..datasets.bop import results as bop_results
 from ..datasets.bop import scenes as bop_scenes
-from ..datasets.bop import scenes as scenes_module
 from ..io import records, shards
 from ..io.files import digest_of
 from . import errors, scores
@@ -337,17 +337,17 @@ def _vsd(
     from ..render.raster import rasterize
 
     models = bop_models.read_models(model_folder, objects)
-    bop_scenes: dict[int, scenes_module.Scene] = {}
+    scenes = bop_index.open_scenes(
+        split, {int(truth.scene_id[g.true[0]]) for g in groups if len(g.est) and len(g.true)}, sensor
+    )
     out = []
     key, depth = None, None
     for g in groups:
         values = np.ones((len(g.est), len(g.true), len(VSD_TAUS)))
         if values.size:
             scene_id, im_id = int(truth.scene_id[g.true[0]]), int(truth.im_id[g.true[0]])
-            if scene_id not in bop_scenes:
-                bop_scenes[scene_id] = scenes_module.open_scene(split / f"{scene_id:06d}", sensor)
             if key != (scene_id, im_id):
-                key, depth = (scene_id, im_id), scenes_module.read_depth(bop_scenes[scene_id], im_id)
+                key, depth = (scene_id, im_id), bop_scenes.read_depth(scenes[scene_id], im_id)
             assert depth is not None
             K = truth.K[g.true[0]]
             model = models[g.obj_id]
@@ -548,8 +548,7 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
 def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_width: int | None) -> TargetTruth:
     """True objects of the images that the targets name."""
     parts = []
-    for scene_id in dict.fromkeys(wanted.scene_id.tolist()):
-        scene = bop_scenes.open_scene(folder / f"{scene_id:06d}", sensor)
+    for scene_id, scene in bop_index.open_scenes(folder, wanted.scene_id.tolist(), sensor).items():
         if scene.truth is None:
             raise FileNotFoundError(f"no scene_gt.json in {scene.folder}; the truth of this split is not public")
         im_ids = np.unique(wanted.im_id[wanted.scene_id == scene_id])

@@ -262,6 +262,10 @@ def digest_of(path: str | Path, digits: int = 16) -> str:
     return state.hexdigest()[:digits]
 
 
+class Unreadable(ValueError):
+    """A file that is no picture, or a broken one. Among many pictures it is skipped."""
+
+
 def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
     """List what could not be read, a line each; takes an earlier list away where there is nothing to say."""
     if not reasons:
@@ -270,6 +274,14 @@ def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
     with atomic_write(path) as temporary:
         temporary.write_text("".join(" ".join(reason.split()) + "\n" for reason in reasons), encoding="utf-8")
     return True
+
+
+def note_unreadable(path: str | Path, reason: str) -> None:
+    """Add a line to such a list, unless it is there; many processes may do so at once."""
+    line, path = " ".join(reason.split()) + "\n", Path(path)
+    if not path.is_file() or line not in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
 
 
 def existing_file(path: str | Path, what: str) -> Path:

@@ -21,7 +21,8 @@ from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame
 from . import limits
 from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, width_by_height
-from .files import IMAGE_SUFFIXES, existing_file
+from .files import IMAGE_SUFFIXES, Unreadable, existing_file
+from .packed import Packed, packed_files, packed_pictures
 
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)  # of a live video
 OPENING, WAITING = 10_000, 5_000  # milliseconds that a live video may take to begin, and until its next picture
@@ -34,10 +35,6 @@ NO_PICTURE_FOR_US = (  # in a folder of pictures
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
-
-
-class Unreadable(ValueError):
-    """A file that is no picture, or a broken one. Among many pictures it is skipped."""
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
@@ -456,9 +453,14 @@ def listed_frames(
     fov_deg: float | None = None,
     resize_camera: bool = False,
 ) -> Iterator[tuple[str, Callable[[], Frame]]]:
-    """As `iterate_frames`, with functions that give the frames; pictures of a folder are read when theirs is called."""
+    """As `iterate_frames`, with functions that give the frames; pictures of a folder are read when theirs is called.
+
+    A folder without pictures may hold tars (web data sets) or Parquet files with them, see `packed`.
+    """
     alone = fov_deg is None and isinstance(camera, (str, Path))
     known = parse_camera(camera) if alone else camera  # type: ignore[arg-type]
+    if not isinstance(source, int) and (files := packed_files(source)):
+        return ((p.name, partial(_packed_frame, p, known, fov_deg, resize_camera)) for p in packed_pictures(files))
     paths = _images_in(Path(source)) if not isinstance(source, int) and Path(source).is_dir() else None
     stems = [p.stem.casefold() for p in paths or ()]
     whole = len(set(stems)) < len(stems)  # two pictures differ in their suffix alone
@@ -472,6 +474,12 @@ def listed_frames(
         return _frame(image, known, fov_deg, resize_camera, name)
 
     return ((Path(n).name if whole else Path(n).stem, partial(read, n, image)) for n, image in pictures)
+
+
+def _packed_frame(
+    packed: Packed, camera: Camera | CameraFile | str | Path | None, fov_deg: float | None, resize_camera: bool
+) -> Frame:
+    return _frame(read_image(packed.place, packed.read()), camera, fov_deg, resize_camera, packed.place)
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from .files import Unreadable
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -94,8 +96,8 @@ def imdecode(content: bytes, where: str, flags: int) -> Any:
         flags: OpenCV's, `cv2.IMREAD_...`.
 
     Raises:
-        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`; a PNG whose parts are longer than the file, for which
-            OpenCV would take memory.
+        ValueError: more pixels than `MONOPOSE_MAX_MEGAPIXELS`; as Unreadable, a PNG whose parts are longer than the file, for
+            which OpenCV would take memory.
     """
     import cv2
     import numpy as np
@@ -108,7 +110,7 @@ def imdecode(content: bytes, where: str, flags: int) -> Any:
     while png and len(head := content[at : at + 8]) == 8:
         length, left = int.from_bytes(head[:4], "big") + 4, len(content) - at - 8
         if length > left:
-            raise ValueError(f"{where} is broken or cut off: a part of it says {length} bytes, {left} are left")
+            raise Unreadable(f"{where} is broken or cut off: a part of it says {length} bytes, {left} are left")
         at, png = at + 8 + length, head[4:] != b"IEND"
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 

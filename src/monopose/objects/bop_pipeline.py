@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import weights
+from ..datasets.bop import index as bop_index
 from ..datasets.bop import models as bop_models
 from ..datasets.bop import results as bop_results
 from ..datasets.bop import scenes as bop_scenes
@@ -23,8 +24,7 @@ from ..detection import LEAST_SCORE
 from ..geometry import rotation, se3
 from ..io import shards
 from ..io.bars import Bar
-from ..io.files import digest_of, list_unreadable, sole_writer
-from ..io.images import Unreadable
+from ..io.files import Unreadable, digest_of, list_unreadable, sole_writer
 from ..types import Detections, Instances, ObjectModel, PoseEstimates
 from . import pipeline, refinement
 from .viz import save_stages
@@ -94,7 +94,7 @@ def predict_bop(
         wanted.setdefault(key, set()).update(ids)
     given = None if boxes is None else bop_results.read_detections(boxes)
     keys = list(wanted)[:limit]
-    scenes = {s: bop_scenes.open_scene(split / f"{s:06d}") for s in {k[0] for k in keys}}
+    scenes = bop_index.open_scenes(split, sorted({k[0] for k in keys}))
     if not run.models and (data / "models").is_dir():
         run = replace(run, models=bop_models.read_models(data / "models", tuple(sorted(known))))
     refining = run.refines(refine)

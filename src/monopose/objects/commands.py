@@ -85,7 +85,7 @@ def train(args: Train | TrainAll, say: Printer = silent) -> dict[str, str] | Res
     file = training.train(
         args.method, args.data, args.run_folder(root), obj_ids=args.objects, split=args.split, init=args.init,
         backgrounds=args.backgrounds, scene=scene, config=config, method_config=own,
-        render=args.render, progress_bar=not args.json,
+        render=args.render, strict=args.strict, progress_bar=not args.json,
     )  # fmt: skip
     return progress.result(file)
 

@@ -102,6 +102,9 @@ class Train(TrainCommand):
     render: Annotated[Literal["workers", "device"] | None, arg(help_behavior_hint="")] = None
     """Where crops of known objects are drawn: by the workers, or by the GPU that learns from them, which is the default where
     there is one."""
+    strict: Flag = False
+    """Stop at a picture of a split that cannot be read. By default others come in its place, and it is listed in
+    OUT/METHOD.unreadable.txt."""
     scene: SceneOptions = field(default_factory=SceneOptions)
 
     cluster: RayOptions = field(default_factory=RayOptions)
@@ -241,7 +244,8 @@ class Predict(Common):
     """Poses of known objects in pictures, or in a whole BOP split; metres, OpenCV camera axes (x right, y down, z forward)."""
 
     source: Annotated[Positional[str | None], arg(metavar="SOURCE", help_behavior_hint="")] = None
-    """Image, folder of images, video, or camera number. Not with --bop."""
+    """Image, folder of images, video, or camera number; also tars (web data sets) or Parquet files with images. Not with
+    --bop."""
     model: str
     """Run folder, or the name of bundled weights. A mesh file, or a folder of CAD models such as a data set's, needs no
     training: with --boxes their poses are searched for, some seconds each."""
@@ -350,8 +354,8 @@ class Evaluate(Common):
     here (PNG)."""
 
     def check(self) -> None:
-        if self.share(self.sharing) is not None and not self.vsd:
-            raise ValueError("--shard goes with --vsd, whose depth pictures take minutes; the rest takes seconds")
+        if (self.share(self.sharing) is not None or self.sharing.ray is not None) and not self.vsd:
+            raise ValueError("--shard and --ray go with --vsd, whose depth pictures take minutes; the rest takes seconds")
         if self.protocol == "classic" and self.vsd:
             raise ValueError("--vsd belongs to BOP's protocol, not to --protocol classic")
         if self.protocol == "bop" and self.flip_eggbox:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from ..datasets.bop import pictures
 from ..geometry import se3, symmetry
+from ..io.files import Unreadable, note_unreadable
 from ..synthesis import augment, fused
 from ..synthesis import scene as synth
 from ..synthesis.samples import (
@@ -298,6 +299,33 @@ def cut(picture: np.ndarray, square: Tensor, side: int, outside: int) -> np.ndar
     ])  # fmt: skip
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(part, move, (side, side), flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,) * 4)
+
+
+class ReadableSamples(Dataset):
+    """Samples of pictures on the disk: where one cannot be read, the next that can comes in its place, and it is listed.
+
+    Args:
+        samples: drawn from (seed, index), whatever the index.
+        listing: text file, to which a line is added for every picture that cannot be read.
+    """
+
+    def __init__(self, samples: Dataset, listing: Path) -> None:
+        self.samples, self.listing = samples, listing
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        for further in range(TRIES):
+            try:
+                return self.samples[i + (further << 40)]  # type: ignore[no-any-return]
+            except Unreadable as error:
+                note_unreadable(self.listing, str(error))
+                reason = error
+        raise Unreadable(f"{TRIES} pictures in a row cannot be read, see {self.listing}; the last: {reason}")
+
+
+TRIES = 100  # broken pictures in a row that a training bears
 
 
 class MixedSamples(Dataset):

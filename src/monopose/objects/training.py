@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -298,6 +299,7 @@ def train(
     method_config: Any = None,
     faces: int = 12_000,
     render: Literal["workers", "device"] | None = None,
+    strict: bool = False,
     progress_bar: bool = True,
 ) -> Path:
     """Train a method on CAD models; goes on where an earlier, killed run in `out` stopped.
@@ -317,6 +319,8 @@ def train(
         method_config: the method's Config; None: its default for these objects.
         faces: meshes with more triangles are thinned to this for training; poses refer to the original.
         render: where crops are drawn: by the worker processes, or on the device that learns; None: there if it is a GPU.
+        strict: stop at a picture of a split that cannot be read. Otherwise others come in its place, and it is listed in
+            out/METHOD.unreadable.txt.
         progress_bar: show one.
 
     Returns:
@@ -344,7 +348,9 @@ def train(
     scene = scene or scene_config(data, obj_ids)
     source = crop_samples.Source(models, camera, synth.read_backgrounds(backgrounds), scene, others)
     read = any(s.read for s in from_what)
-    make_samples = functools.partial(_mixed, entry, from_what) if read or len(from_what) > 1 else entry.samples
+    listing = out / f"{method}.unreadable.txt"
+    mixed = functools.partial(_mixed, entry, from_what, None if strict else listing)
+    make_samples = mixed if read or len(from_what) > 1 else entry.samples
     shown = heldout.plain(method_config)
     measure = heldout.measure(method, method_config, models, lambda length, seed: entry.samples(shown, source, length, seed))
     plans = entry.plans if make_samples is entry.samples else None
@@ -371,13 +377,21 @@ def train(
                 raise
             notes["init"] = "none"  # the base is of another configuration
 
-    return loop.fit(
+    def on_start() -> None:
+        listing.unlink(missing_ok=True)
+        keep_objects(data, out, ids)
+
+    file = loop.fit(
         method, entry.recipe, method_config, lambda: entry.model(method_config, models),
         lambda length, seed: make_samples(method_config, source, length, seed), out, config,
         data=data, labels=ids, notes=notes, init_weights=init_weights,
-        on_start=lambda: keep_objects(data, out, ids), batch_transform=batch_transform, measure=measure,
+        on_start=on_start, batch_transform=batch_transform, measure=measure,
         progress_bar=progress_bar,
     )  # fmt: skip
+    if listing.is_file():
+        count = len(set(listing.read_text(encoding="utf-8").splitlines()))
+        warnings.warn(f"{count} pictures cannot be read and were left out; listed in {listing}", stacklevel=2)
+    return file
 
 
 def _start(method: str, init: str | Path | None) -> Path | None:
@@ -406,12 +420,17 @@ def _noted_start(file: Path) -> str:
 
 
 def _mixed(
-    entry: Method, from_what: Sequence[DataSource], config: Any, source: crop_samples.Source, length: int, seed: int
+    entry: Method, from_what: Sequence[DataSource], listing: Path | None, config: Any, source: crop_samples.Source, length: int,
+    seed: int,
 ) -> Dataset:  # fmt: skip
-    parts = [
-        entry.pictures(config, source, data, length, seed) if data.read else entry.samples(config, source, length, seed)
-        for data in from_what
-    ]
+    """Samples of all sources; those whose picture cannot be read are passed over and listed, if there is a `listing`."""
+    parts: list[Dataset] = []
+    for data in from_what:
+        if data.read:
+            read = entry.pictures(config, source, data, length, seed)
+            parts.append(read if listing is None else object_samples.ReadableSamples(read, listing))
+        else:
+            parts.append(entry.samples(config, source, length, seed))
     return object_samples.MixedSamples(parts, [data.weight for data in from_what], seed) if len(parts) > 1 else parts[0]
 
 

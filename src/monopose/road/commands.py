@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from .. import viz
-from ..command import Printer, Result, frames, predict_pictures, save_picture, silent
+from .. import viz, weights
+from ..command import Printer, Result, frames, predict_pictures, save_picture, shard_result, silent
 from ..datasets import kitti, nuscenes
 from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
@@ -145,24 +147,34 @@ def _names(file: str | Path | None, data: str | Path) -> Sequence[str]:
 
 def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
     """Views, boxes.json and kitti/NAME.txt in OUT."""
-    out = args.output.folder
-    lines: dict[str, kitti.Labels] = {}
-    seconds: list[dict[str, float]] = []
+    out, number = args.output.folder, itertools.count(1)
 
     def one(name: str, picture: Frame) -> tuple[dict[str, Any], list[str]]:
         began = time.perf_counter()
         found = run.predict(picture, Options(flip=args.flip))
-        seconds.append({**found.seconds, "all": time.perf_counter() - began})
+        seconds = {**found.seconds, "all": time.perf_counter() - began}
         frame = RoadFrame(picture.path, picture.camera.to(torch.float64), run.classes, None, torch.zeros(0, 4), name)
-        lines[name] = pipeline.kitti_labels(frame, pipeline.objects_of(found, run.classes, run.classes))
+        labels = pipeline.kitti_labels(frame, pipeline.objects_of(found, run.classes, run.classes))
         files = _save_views(run, args.views, out, name, picture, found, args.score)
         row = {"image": picture.path or name, "views": files, "objects": records(run, found)}
-        return row, _lines(row, len(seconds))
+        scores = None if labels.scores is None else labels.scores.tolist()
+        kept = {"_name": name, "_kitti": [labels.types, labels.values.tolist(), scores], "_seconds": seconds}
+        return row | kept, _lines(row, next(number))
 
     def save(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**_written(out, rows, lines, None), "seconds": _mean(seconds)}
+        lines = {row["_name"]: _labels(*row["_kitti"]) for row in rows}
+        shown = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
+        return {**_written(out, shown, lines, None), "seconds": _mean([row["_seconds"] for row in rows])}
 
-    return predict_pictures(frames(args.source, args.camera), one, save, _summary, args.output, say)
+    settings = {"weights": weights.digests(run.path), "camera": asdict(args.camera), "flip": args.flip, "score": args.score}
+    pictures, shard = frames(args.source, args.camera), args.share(args.sharing)
+    return predict_pictures(pictures, one, save, _summary, args.output, say, shard, settings | {"views": args.views})
+
+
+def _labels(types: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float] | None) -> kitti.Labels:
+    """KITTI's lines of plain values."""
+    table = np.array(values, np.float64).reshape(len(types), kitti.COLUMNS)
+    return kitti.Labels(tuple(types), table, None if scores is None else np.array(scores, np.float64))
 
 
 def predict_data(
@@ -354,14 +366,18 @@ def train(args: Train, say: Printer = silent) -> dict[str, str]:
     return progress.result(file)
 
 
-def synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str] | Result:
     """Make pictures of roads from shapes made in code."""
     from ..synthesis import road_scene
 
+    shard = args.share(args.sharing)
     out = road_scene.write_road(
         args.out, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
         config=road_scene.RoadConfig(size=args.size, first_shape=args.first_shape, shapes=args.shapes), workers=args.workers,
+        shard=shard,
     )  # fmt: skip
+    if shard is not None and not shard.last:
+        return shard_result(shard, out)
     return {"out": str(out), "sheet": str(_save_samples(out))}
 
 

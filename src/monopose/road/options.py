@@ -8,7 +8,19 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, Flag, MaybeName, MaybePath, OutputOptions, TrainCommand, check_share, refuse
+from ..command import (
+    CameraOptions,
+    Common,
+    Flag,
+    MaybeName,
+    MaybePath,
+    OutputOptions,
+    ShardOptions,
+    TrainCommand,
+    check_share,
+    check_shared,
+    refuse,
+)
 
 
 def is_road_data(source: str | Path) -> bool:
@@ -44,6 +56,10 @@ class Synth(Common):
     """The same seed gives the same pictures."""
     workers: int = 2
     """Processes that render."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -86,12 +102,17 @@ class Predict(Common):
     """With a data set: file of names, one per line, or an official part of nuScenes, as for training; all by default."""
     output: OutputOptions = field(default_factory=OutputOptions)
     camera: CameraOptions = field(default_factory=CameraOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
         check_share(self.score, "score")
+        shared = self.share(self.sharing) is not None or self.sharing.ray is not None
         if is_road_data(self.source):
+            if shared:
+                raise ValueError(f"--shard and --ray go with pictures; {self.source} is a data set, whose cameras see together")
             refuse(self.camera, f"goes with pictures; {self.source} is a data set that knows its cameras")
             return
+        check_shared(self.sharing, self.source)
         if self.split is not None:
             raise ValueError(f"--split names pictures or scenes of a data set; {self.source} is none")
         if not self.camera.known:

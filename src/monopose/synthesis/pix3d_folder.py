@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets import pix3d
 from ..geometry import se3, viewpoints
 from ..geometry.camera import project
+from ..io import shards
 from ..io.bars import Bar
 from ..io.files import atomic_write, sole_writer
 from ..io.records import read_json
@@ -257,6 +259,7 @@ def write_pix3d(
     views: ViewRanges = ViewRanges(),
     seed: int = 0,
     workers: int = 2,
+    shard: shards.Shard | None = None,
 ) -> Path:
     """Write a data set in Pix3D's layout, which `pix3d.read` reads.
 
@@ -269,6 +272,7 @@ def write_pix3d(
         views: where cameras stand.
         seed: same seed, same pictures, whatever the number of workers.
         workers: processes that render; 0: this one.
+        shard: only the pictures of this one; pix3d.json is written by `shards.MERGE`, when all have been there.
 
     Returns:
         `out`.
@@ -282,7 +286,12 @@ def write_pix3d(
     photos = synth.read_backgrounds(backgrounds)
     shapes = {f"{c}/{m.name}": _digest(m) for c, m in pairs}
     settings = {"seed": seed, "size": list(size), "backgrounds": photo_folder(backgrounds), "shapes": shapes}
-    with sole_writer(out, "synth"):
+    total, job = images * len(pairs), None
+    if shard is not None:
+        about = {**settings, **asdict(views)}
+        job = shards.Job(out / shards.FOLDER / "pix3d", about, total, _CHUNK, shard)
+    share = shard is not None and not shard.last
+    with nullcontext() if share else sole_writer(out, "synth"):
         note(out, {**settings, **asdict(views)}, made=(out / "pix3d.json").is_file())
         for category, model in pairs:
             path = out / _model_path(category, model)
@@ -291,23 +300,35 @@ def write_pix3d(
         pix3d.write_symmetries(out, {f"{c}/{m.name}/model": m for c, m in pairs})
         file = out / "pix3d.json"
         entries: list[dict[str, Any]] = read_json(file) if file.is_file() else []
-        total = images * len(pairs)
         if len(entries) > total:
             raise ValueError(f"{out} holds {len(entries)} pictures, more than the {total} asked for; choose another folder")
         numbers = _numbers([c for c, _ in pairs], images)
-        todo = Pictures([m for _, m in pairs], size, photos, views, seed, len(entries), total)
-        loader = DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=one_thread)
-        with Bar("pictures", total, len(entries)) as bar:
-            for picture in loader if len(todo) else ():
-                i = len(entries)
-                category, model = pairs[i % len(pairs)]
-                paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
-                save_png(out / paths["img"], picture.image)
-                save_png(out / paths["mask"], picture.mask)
-                entries.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
-                if len(entries) % _CHUNK == 0 or len(entries) == total:
+        chunks = [(0, range(n, min(n + _CHUNK, total))) for n in range(len(entries), total, _CHUNK)]
+        chunks = chunks if job is None else list(job.todo())
+        todo = [i for _, pieces in chunks for i in pieces]
+        pictures = Pictures([m for _, m in pairs], size, photos, views, seed, 0, total)
+        loader = DataLoader(
+            pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
+        )  # fmt: skip
+        drawn = iter(loader) if todo else iter(())
+        with Bar("pictures", len(entries) + len(todo), len(entries)) as bar:
+            for block, pieces in chunks:
+                made = []
+                for i in pieces:
+                    (category, model), picture = pairs[i % len(pairs)], next(drawn)
+                    paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
+                    save_png(out / paths["img"], picture.image)
+                    save_png(out / paths["mask"], picture.mask)
+                    made.append({**paths, "category": category, "model": _model_path(category, model), **picture.entry})
+                    bar.advance()
+                if job is None:
+                    entries += made
                     _write_entries(file, entries)
-                bar.advance()
+                else:
+                    job.save(block, made)
+        if job is not None and not share:
+            _write_entries(file, list(job.rows()))
+            job.remove()
         return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ..datasets import kitti
 from ..datasets.road import ATTRIBUTES, CLASSES, RoadFrame, RoadObjects
 from ..geometry import boxes3d, se3
 from ..geometry.camera import crop_resize_K
+from ..io import shards
 from ..io.bars import Bar
 from ..io.files import atomic_write, sole_writer, write_json
 from ..io.records import read_json
@@ -219,6 +221,7 @@ def write_road(
     backgrounds: str | Path | None = None,
     seed: int = 0,
     workers: int = 2,
+    shard: shards.Shard | None = None,
 ) -> Path:
     """Write a folder in KITTI's object format, which `kitti.read` reads, and beside it an `infos.json` in nuScenes' axes with
     speeds and attributes, which KITTI has no place for; a killed run goes on where it stopped.
@@ -233,6 +236,7 @@ def write_road(
         backgrounds: folder of photos; None: skies and procedural backgrounds.
         seed: same seed, same pictures, whatever the number of workers.
         workers: processes that render; 0: this one.
+        shard: only the pictures of this one; infos.json is written by `shards.MERGE`, when all have been there.
 
     Returns:
         `out`.
@@ -246,23 +250,40 @@ def write_road(
     out = Path(out)
     photos = synth.read_backgrounds(backgrounds)
     settings = {"seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(config)}
-    with sole_writer(out, "synth"):
-        note(out, settings, made=(out / "synth.json").is_file() or any(out.glob("*/*")))
+    job = None if shard is None else shards.Job(out / shards.FOLDER / "road", settings, images, _BLOCK, shard)
+    share = shard is not None and not shard.last
+    with nullcontext() if share else sole_writer(out, "synth"):
+        note(out, settings, made=(out / "synth.json").is_file() or any(out.glob("[!.]*/*")))
         done = {p.stem for p in out.glob("infos/*.json")}  # written last
-        todo = [i for i in range(images) if f"{i:06d}" not in done]
+        blocks = [(0, range(images))] if job is None else list(job.todo())
+        todo = [i for _, pieces in blocks for i in pieces if f"{i:06d}" not in done]
         pictures = RoadPictures(config, photos, seed, 0, images)
         loader = DataLoader(
             pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
         )  # fmt: skip
-        with Bar("pictures", images, images - len(todo)) as bar:
-            for picture in loader if todo else ():
-                _write(out, picture)
-                bar.advance()
+        total, drawn = sum(len(pieces) for _, pieces in blocks), iter(loader) if todo else iter(())
+        with Bar("pictures", total, total - len(todo)) as bar:
+            for block, pieces in blocks:
+                for i in pieces:
+                    if f"{i:06d}" not in done:
+                        _write(out, next(drawn))
+                        bar.advance()
+                if job is not None:
+                    job.save(block, list(pieces))
+        if share:
+            return out
+        if job is not None:
+            job.require(range(images))
         meta = {"categories": {c: k for k, c in enumerate(CLASSES)}, "dataset": "synthetic roads"}
         write_json(out / "infos.json", {
             "metainfo": meta, "data_list": [read_json(out / "infos" / f"{i:06d}.json") for i in range(images)],
         })  # fmt: skip
+        if job is not None:
+            job.remove()
         return out
+
+
+_BLOCK = 25  # pictures of a shard in a row
 
 
 def _write(out: Path, picture: RoadPicture) -> None:

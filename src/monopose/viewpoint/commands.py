@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .. import viz
+from .. import viz, weights
 from ..command import (
     DRAWN_FOV,
     Printer,
@@ -20,6 +20,7 @@ from ..command import (
     frames,
     predict_pictures,
     save_picture,
+    shard_result,
     silent,
 )
 from ..datasets import pix3d
@@ -60,33 +61,35 @@ def _predict_pictures(args: Predict, run: ViewpointRun, say: Printer) -> Result:
     points = model.vertices if model is not None else points
     find = boxes_of_anything(given.boxes) if given.boxes else None
     outline = None if given.mask is None else _read_mask(given.mask)
-    posed: list[dict[str, Any]] = []
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:
         found = _objects(find, frame, name, outline)
         seen, crops = run.predict_traced(frame, found)
-        pose = None
+        pose, posed = None, None
         if points is not None:
             label, called = (model.obj_id, model.name) if model is not None else (1, "object")
             pose = pipeline.poses(seen, found.boxes, frame.camera, points, label, called)
             if args.camera.known:
-                posed.append(frame_record(name, frame, pose))
+                posed = frame_record(name, frame, pose)
         overlay = save_picture(out / f"{name}_overlay.png", _overlay(frame, found.boxes, seen, pose, model))
         if args.debug:
             _save_debug(out / "debug", name, run, crops, seen)
         record = {"image": frame.path or name, "overlay": str(overlay), "objects": run.records(seen, found.boxes)}
-        return record, _lines(record)
+        return record | {"_posed": posed}, _lines(record)
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:
         file = out / "viewpoints.json"
-        write_json(file, {"units": UNITS, "bins": run.config.bins, "images": records})
+        shown = [{k: v for k, v in record.items() if k != "_posed"} for record in records]
+        write_json(file, {"units": UNITS, "bins": run.config.bins, "images": shown})
+        posed = [record["_posed"] for record in records if record["_posed"] is not None]
         return {"viewpoints": str(file), "poses": str(save_poses(out, posed)) if posed else None}
 
     def summary(data: dict[str, Any]) -> str:
         return ", ".join(f"{name}: {data[name]}" for name in ("viewpoints", "poses") if data[name])
 
-    pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    return predict_pictures(pictures, one, save, summary, args.output, say)
+    pictures, shard = frames(args.source or "", args.camera, DRAWN_FOV), args.share(args.sharing)
+    settings = {"weights": weights.digests(run.path), "objects": asdict(given), "camera": asdict(args.camera)}
+    return predict_pictures(pictures, one, save, summary, args.output, say, shard, settings)
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
@@ -240,15 +243,18 @@ def _mistakes(predictions: str | Path, data: str | Path) -> list[viz_viewpoint.M
     ]
 
 
-def synth(args: Synth) -> dict[str, str]:
+def synth(args: Synth) -> dict[str, str] | Result:
     """Make a data set in Pix3D's layout of furniture made in code, or of CAD models; a killed run goes on."""
     from ..synthesis import pix3d_folder
 
     models = _read_meshes(args.models, args.unit, args.category) if args.models else pix3d_folder.furniture_models(args.shapes)
+    shard = args.share(args.sharing)
     out = pix3d_folder.write_pix3d(
         args.out, models, images=args.images, backgrounds=args.backgrounds, seed=args.seed,
-        workers=args.workers,
+        workers=args.workers, shard=shard,
     )  # fmt: skip
+    if shard is not None and not shard.last:
+        return shard_result(shard, out)
     return {"out": str(out), "sheet": str(_save_samples(out))}
 
 

@@ -16,8 +16,10 @@ from ..command import (
     MaybeName,
     MaybePath,
     OutputOptions,
+    ShardOptions,
     TrainCommand,
     Unit,
+    check_shared,
     check_source,
     refuse,
 )
@@ -47,6 +49,10 @@ class Synth(Common):
     """Category of single mesh files."""
     workers: int = 2
     """Processes that render."""
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)
@@ -140,9 +146,13 @@ class Predict(Common):
     camera: CameraOptions = field(default_factory=CameraOptions)
     objects: ObjectOptions = field(default_factory=ObjectOptions)
     pix3d: Pix3dOptions = field(default_factory=Pix3dOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
 
     def check(self) -> None:
+        if (self.share(self.sharing) is not None or self.sharing.ray is not None) and self.pix3d.pix3d is not None:
+            raise ValueError("--shard and --ray go with a SOURCE, not with --pix3d")
         check_source(self.source, self.pix3d.pix3d, "pix3d")
+        check_shared(self.sharing, self.source)
         if self.pix3d.pix3d is None:
             refuse(self.pix3d, "does not go with a SOURCE; it belongs to --pix3d DIR")
         else:

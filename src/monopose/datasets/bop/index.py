@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import numpy as np
 
 from ...io import records
 from ...io.files import INDEX, atomic_folder, index_place
+from ...io.packed import read_member, tar_members
 from ...io.records import Array, PathLike
 from . import scenes as bop_scenes
 from .scenes import Members, Scene, SceneTruth, scene_of
@@ -98,6 +97,21 @@ def open_split(folder: PathLike, sensor: str = "") -> Split:
         file = place / f"{name}.bin"
         columns[name] = np.memmap(file, kind_of, "r", shape=(rows, *shape)) if rows else np.zeros((0, *shape), kind_of)
     return Split(folder, sensor, about, columns)
+
+
+def open_scenes(split: PathLike, wanted: Iterable[int], sensor: str = "") -> dict[int, Scene]:
+    """Scenes of a split folder by number; of scene folders only theirs are read, other layouts are opened through the index.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder, scene; naming file, image and key of what is wrong.
+    """
+    split, numbers = Path(split), list(dict.fromkeys(wanted))
+    if not split.is_dir() or split.name.isdigit() or _layout(split)[0] == "scenes":
+        return {n: bop_scenes.open_scene(split / f"{n:06d}", sensor) for n in numbers}
+    there = {scene.scene_id: scene for scene in open_split(split, sensor).scenes}
+    if missing := [n for n in numbers if n not in there]:
+        raise FileNotFoundError(f"no scene {missing[0]} in {split} (it holds {', '.join(map(str, list(there)[:6]))})")
+    return {n: there[n] for n in numbers}
 
 
 def _about(place: Path) -> dict[str, Any] | None:
@@ -213,27 +227,16 @@ def _image(images: Images, match: re.Match[str]) -> dict[str, Any]:
 
 def _tar_images(path: Path, number: int) -> Images:
     images: Images = {}
-    try:
-        with open(path, "rb") as file:
-            file.seek(-512, os.SEEK_END)
-            if any(file.read()):
-                raise tarfile.ReadError("its end is missing")
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if (match := _MEMBER.fullmatch(Path(info.name).name)) is None or not info.isfile():
-                    continue
-                image = images.setdefault(int(match[1]), {}).setdefault(
-                    int(match[2]), {"places": np.full((3, 3), -1, np.int64)}
-                )
-                end = match[3]
-                if end in ("camera.json", "gt.json", "gt_info.json"):
-                    content = tar.extractfile(info).read().decode()  # type: ignore[union-attr]
-                    image[end.removesuffix(".json")] = records.parse_json(content, f"{path}:{info.name}")
-                for k, ends in enumerate(bop_scenes.KINDS.values()):
-                    if end in ends:
-                        image["places"][k] = number, info.offset_data, info.size
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path} is not a whole tar without compression ({error}); fetch it again") from error
+    for name, offset, size in tar_members(path):
+        if (match := _MEMBER.fullmatch(Path(name).name)) is None:
+            continue
+        image, end = _image(images, match), match[3]
+        if end in ("camera.json", "gt.json", "gt_info.json"):
+            content = read_member(path, name, offset, size).decode()
+            image[end.removesuffix(".json")] = records.parse_json(content, f"{path}:{name}")
+        for k, ends in enumerate(bop_scenes.KINDS.values()):
+            if end in ends:
+                image["places"][k] = number, offset, size
     return images
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ...io import limits
-from ...io.files import existing_file
+from ...io.files import Unreadable, existing_file
 from ...io.records import Array, PathLike, read_text
 from . import scenes
 from .index import Split, open_split
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
     rows: Array
 
     def pixels(self) -> Array:
-        """(H, W, 3) RGB, uint8. Raises ValueError for a file that is no picture, FileNotFoundError where none is."""
+        """(H, W, 3) RGB, uint8. Raises Unreadable for a file that is no picture, or none."""
         if self.scene.members is None:
             file = scenes.picture_file(self.scene, self.im_id)
             name, content = ("", None) if file is None else (str(file), file.read_bytes())
@@ -37,10 +37,10 @@ class Picture(NamedTuple):
             found = scenes.member(self.scene, self.im_id, "rgb")
             name, content = ("", None) if found is None else found
         if content is None:
-            raise FileNotFoundError(f"no picture {self.im_id} in {self.scene.folder}")
+            raise Unreadable(f"no picture {self.im_id} in {self.scene.folder}")
         pixels = limits.imdecode(content, name, cv2.IMREAD_COLOR)
         if pixels is None:
-            raise ValueError(f"{name} cannot be read as a picture; was it cut short while written?")
+            raise Unreadable(f"{name} cannot be read as a picture; was it cut short while written?")
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
     def masks(self, size: Sequence[int], objects: Sequence[int] | None = None) -> list[Array] | None:
@@ -168,10 +168,11 @@ def read_list(path: PathLike) -> set[tuple[int | None, int]]:
 
 
 def read_mask(path: Path) -> Array:
-    """(H, W), bool. Raises ValueError for a mask that is missing or no picture."""
+    """(H, W), bool. Raises Unreadable for a mask that is missing or no picture."""
     mask = limits.imread(path, cv2.IMREAD_UNCHANGED)
     if mask is None:
-        raise ValueError(f"{path} is missing or cannot be read as a mask; without the folder masks are rendered from the poses")
+        text = f"{path} is missing or cannot be read as a mask; without the folder masks are rendered from the poses"
+        raise Unreadable(text)
     return (mask if mask.ndim == 2 else mask[..., 0]) > 0
 
 

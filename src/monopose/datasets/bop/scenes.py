@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...io import limits, records
+from ...io.packed import read_member
 from ...io.records import (
     MM,
     Array,
@@ -283,12 +284,7 @@ def member(scene: Scene, im_id: int, kind: str) -> tuple[str, bytes] | None:
     tar, offset, size = places[_row(scene, im_id), list(KINDS).index(kind)].tolist()
     if size < 0:
         return None
-    with open(tars[tar], "rb") as file:
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) < size:
-        raise ValueError(f"{tars[tar]} ends before {key}.{kind}; is it cut off, or was it changed while it was read?")
-    return f"{tars[tar]}:{key}.{kind}", content
+    return f"{tars[tar]}:{key}.{kind}", read_member(tars[tar], f"{key}.{kind}", offset, size)
 
 
 def packed_masks(scene: Scene, im_id: int, gt_ids: Iterable[int]) -> list[Array] | None:
@@ -451,6 +447,9 @@ def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
     """
     wanted, files = list(im_ids), _picture_files(scene)
     known = {i: _width_as_seen(files[i]) for i in wanted if i in files}
+    if scene.members is not None:
+        packed = {i: member(scene, i, "rgb") for i in dict.fromkeys(wanted)}
+        known = {i: _width_as_seen(Path(found[0]), found[1]) for i, found in packed.items() if found is not None}
     if not known and files:
         known = {i: _width_as_seen(path) for i, path in sorted(files.items())[:20]}
     if len(known) >= len(set(wanted)) and set(wanted) <= set(known):
@@ -460,14 +459,14 @@ def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
     return np.array([known.get(i, other) for i in wanted], np.int64)
 
 
-def _width_as_seen(path: Path) -> int:
-    with limits.picture(path, str(path)) as picture:
+def _width_as_seen(path: Path, content: bytes | None = None) -> int:
+    with limits.picture(path if content is None else BytesIO(content), str(path)) as picture:
         turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return picture.height if turned else picture.width
 
 
 def _width_of_cameras(scene: Scene) -> int:
-    root = scene.folder.parent.parent
+    root = scene.folder.parent if scene.members is not None else scene.folder.parent.parent
     files = sorted(root.glob("camera*.json"))
     widths = {records.image_size(1, float(numbers(read_json(p), "width", (), str(p))), str(p))[1] for p in files}
     if len(widths) != 1:
