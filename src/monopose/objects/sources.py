@@ -57,7 +57,7 @@ def _parse_one(text: str) -> DataSource:
             f"no folder {folder}; --data takes a BOP folder, a models folder, or a split such as lmo/train_pbr, each as "
             "FOLDER or FOLDER:WEIGHT"
         )
-    read = folder.name.isdigit() or any(p.name.isdigit() and p.is_dir() for p in folder.iterdir())
+    read = folder.name.isdecimal() or any(p.name.isdecimal() and p.is_dir() for p in folder.iterdir())
     if listed is not None and not read:
         raise ValueError(f"{text}: {listed} lists pictures, and {folder} has none: its CAD models are drawn")
     return DataSource(folder, weight, listed, read)
