@@ -345,6 +345,15 @@ def edit(path, change):
             lambda c: c["0"].update(cam_K=[1, 2]),
             r"image 0: 'cam_K' must have 9 numbers, a 3 x 3 matrix row by row, got 2",
         ),
+        ("scene_camera", lambda c: c["0"].update(cam_K=[6e5, 0, 3e5, 0, 6e5, 2e5, 0, 0, 1]), "no camera is so large"),
+        ("scene_camera", lambda c: c.update({"0": {"cam_model": [1]}}), r"has 'cam_model' \(unknown\) instead of 'cam_K'"),
+        (
+            "scene_gt",
+            lambda c: [o.update(cam_t_m2c=[1, 0, -900]) for o in c["0"]],
+            "half of the objects behind the camera.*OpenGL",
+        ),
+        ("scene_gt", lambda c: [o.update(cam_t_m2c=[1, 0, 9e8]) for o in c["0"]], "were micrometres written"),
+        ("scene_gt_info", lambda c: c["0"][0].update(visib_fract=-1), "'visib_fract' must be a share from 0 to 1, got -1"),
         ("scene_camera", lambda c: c.update(x={}), r'must be a JSON object keyed by image ids such as "1"'),
         ("scene_gt", lambda c: c["0"][1].pop("cam_t_m2c"), r"scene_gt\.json, image 0, object 1: key 'cam_t_m2c' is missing"),
         (
@@ -661,3 +670,19 @@ def test_packed_run_lengths_fill_the_picture_or_are_refused(counts, size, messag
     else:
         with pytest.raises(ValueError, match=message):
             results.mask_from_rle({"counts": counts, "size": list(size)})
+
+
+def test_numbers_of_detections_may_be_nested_and_are_still_numbers(tmp_path):
+    row = {"scene_id": 1, "image_id": 2, "category_id": 3, "score": [0.5], "bbox": [[1.0, 2, 3, 4]]}
+    (tmp_path / "d.json").write_text(json.dumps([row]))
+    detections = results.detections_of(results.read_detections(tmp_path / "d.json")[1, 2])
+    assert detections.boxes.tolist() == [[1, 2, 4, 6]]
+    assert detections.scores.tolist() == [0.5]
+
+
+def test_names_with_digits_that_are_no_numbers_are_passed_over(tmp_path, generator):
+    frame, full = make_frame(generator)
+    writing.append_frames(tmp_path / "test/000001", [frame], [full])
+    (tmp_path / "test/²").mkdir()
+    (tmp_path / "test/000001/rgb/²³.png").write_bytes(b"")
+    assert [image.im_id for image in scenes.images(tmp_path / "test")] == [0]

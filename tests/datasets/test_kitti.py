@@ -82,7 +82,9 @@ def test_files_round_trip(tmp_path):
     assert (tmp_path / "again.txt").read_text() == text
     generator = np.random.default_rng(0)
     values = generator.normal(size=(3, kitti.COLUMNS)) * 10
+    values[:, :3] = [[0.3, 2, 1.5], [-1, -1, -10], [0.1 + 0.2, 0, -3.0]]
     values[:, 5:7] = values[:, 3:5] + 7
+    values[:, 13] /= 20
     results = kitti.Labels(("Car", "Van", "Cyclist"), values, generator.random(3))
     kitti.write_results(tmp_path / "out", {"000007": results, "000008": kitti.Labels((), np.zeros((0, 14)), np.zeros(0))})
     again = kitti.read_labels(tmp_path / "out" / "000007.txt")
@@ -150,9 +152,9 @@ def test_broken_labels(tmp_path, text, message):
     [
         ("P2", "P9", r"no P2, the projection of camera 2 \(has: P0, P9"),
         (" 0.004\n", "\n", r"P2 must have 12 numbers, got 11"),
-        ("0 0 1 0.004", "0 0 0 0.004", r"P2 must be K \[1 \| b\]"),
+        ("0 0 1 0.004", "0 0 0 0.004", r"P2, which is K \[1 \| b\]"),
         ("P0:", "P0", r":1: expected 'NAME: numbers'"),
-        ("R0_rect: 1", "R0_rect: 2", r"R0_rect does not hold a rotation"),
+        ("R0_rect: 1", "R0_rect: 2", r"'R0_rect' must be a rotation matrix"),
         ("44", "4x4", r":2: expected a number, got '4x4'"),
     ],
 )
@@ -228,3 +230,36 @@ def test_real_files_round_trip_to_the_byte_and_to_frames(shared_data, tmp_path):
         assert again.types == tuple(t for t in labels.types if t != kitti.DONT_CARE)
         assert np.allclose(np.delete(again.values, 2, 1), np.delete(labels.values[known], 2, 1), atol=1e-9)
         assert np.abs(again.alpha - labels.alpha[known]).max() < 0.04  # alpha = ry - atan2(x, z), annotated by hand
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (1, 5, "truncated must be a share"), (2, 1.7, "occluded must be 0, 1, 2, 3"), (2, 1e300, "no finite number"),
+        (3, 90, "alpha must be radians"), (8, 1500, "metres.*millimetres"), (13, 25000, "metres.*millimetres"),
+        (14, 90, "ry must be radians.*degrees"), (13, "2_5", "2_5 is no finite number"),
+    ],
+)  # fmt: skip
+def test_what_an_object_on_a_road_cannot_be(tmp_path, column, value, message):
+    words = CAR.split()
+    words[column] = str(value)
+    with pytest.raises(ValueError, match=rf"label\.txt:2: .*{message}"):
+        kitti.read_labels(write(tmp_path, f"{CAR}\n{' '.join(words)}\n"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("P2: 700 0 600 44 0 700 180", "P2: 700 0 600 0 0 6 180", "belong to no camera"),
+        ("P2: 700 0 600 44 0 700 180", "P2: 0.6 0 0.5 0 0 1.9 0.5", "normalised by the size"),
+        ("P2: 700 0 600 44 0", "P2: 700 0 600 44 9", "expected"),
+        ("600 44 0", "600 45000 0", "place of camera 2 .* millimetres"),
+        ("R0_rect: 1 0 0 0 1 0 0 0 1", "R0_rect: 1 0 0 0 1 0 0 0 -1", "'R0_rect' must be a rotation matrix"),
+        ("-0.3", "-300", "translation in Tr_velo_to_cam .* millimetres"),
+        ("P0:", "P2:", "P2 is there twice"),
+    ],
+)
+def test_what_a_calibration_of_a_road_cannot_be(tmp_path, old, new, message):
+    assert CALIB.count(old) == 1
+    with pytest.raises(ValueError, match=rf"calib\.txt.*{message}"):
+        kitti.read_calibration(write(tmp_path, CALIB.replace(old, new), "calib.txt"))

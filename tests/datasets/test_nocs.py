@@ -240,6 +240,9 @@ def test_broken_results_are_named(tmp_path):
         ({"gt_RTs": fields["gt_RTs"] * np.array([1000, 1000, 1000, 1])[:, None]}, "are they in millimetres"),
         ({"gt_RTs": fields["gt_RTs"] * np.array([1, 1, -1, 1])}, "are the axes mirrored"),
         ({"gt_RTs": fields["gt_RTs"].transpose(0, 2, 1)}, "transposed"),
+        ({"pred_RTs": fields["pred_RTs"].transpose(0, 2, 1)}, "last row of pred_RTs .* transposed"),
+        ({"gt_RTs": fields["gt_RTs"] * np.array([9, 1, 1, 1])}, "'gt_RTs without their scale' must be a rotation matrix"),
+        ({"pred_RTs": fields["pred_RTs"] * np.array([9, 1, 1, 1])}, "'pred_RTs without their scale' must be a rotation"),
         ({"pred_scales": fields["pred_scales"][:1]}, "2 pred_class_ids, but 2 pred_RTs and 1 pred_scales"),
         ({"pred_scores": fields["pred_scores"][:1]}, "2 estimates need as many scores"),
     ):

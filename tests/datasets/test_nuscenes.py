@@ -478,3 +478,27 @@ def test_the_index_follows_its_tables(folder):
     with pytest.raises(ValueError, match="lists no picture of a camera"):
         nuscenes_index.open_frames(folder)
     assert not list((folder / "v1.0-mini").glob(".monopose-index.*"))  # nothing half-written
+
+
+def test_tables_that_contradict_themselves(folder):
+    content = tables()
+    content["sample_annotation"].append({**content["sample_annotation"][0], "translation": [9, 9, 9]})
+    with pytest.raises(ValueError, match=r"sample_annotation\.json: the token 'x0' is there twice"):
+        nuscenes.read_tables(written(folder, content))
+    for key in ("false", 1, None):
+        content = tables()
+        content["sample_data"][0]["is_key_frame"] = key
+        with pytest.raises(ValueError, match=r"sd0f: 'is_key_frame' must be true or false"):
+            nuscenes.read_tables(written(folder, content))
+    content = tables()
+    content["sensor"][0]["token"] = 5
+    with pytest.raises(ValueError, match=r"sensor\.json must be a list of rows with a token each"):
+        nuscenes.read_tables(written(folder, content))
+
+
+def test_a_sample_without_a_single_measurement_is_named(folder):
+    content = tables()
+    for row in content["sample_data"]:
+        row["is_key_frame"] = False
+    with pytest.raises(ValueError, match=r"sample_data\.json has no key frame of sample 's0'"):
+        nuscenes.truth(nuscenes.read_tables(written(folder, content)), ["s0"])

@@ -314,3 +314,12 @@ def test_every_writer_goes_through_the_door():
     assert [call for path in files for call in _around(path)] == []
     for name in AROUND:
         assert _around(SOURCE / name), f"{name} needs no exception"
+
+
+def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.monopose.lock").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OSError, match=r"\.monopose\.lock should be a file that monopose makes; it is a link"):
+        sole_writer(tmp_path / "run").__enter__()
+    assert (tmp_path / "mine.txt").read_text() == "precious"

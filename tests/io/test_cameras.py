@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -218,3 +219,63 @@ def test_limits_are_raised_by_the_variable_that_the_message_names(tmp_path, monk
     monkeypatch.setenv("MONOPOSE_MAX_TEXT_MB", "much")
     with pytest.raises(ValueError, match="must be a positive number, got 'much'"):
         limits.most("MONOPOSE_MAX_TEXT_MB")
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        {"radial": [-0.3, 0.1], "tangential": [0, 0]}, {"kc": BROWN}, {"k_1": -0.3}, {"rad_params": [-0.3]},
+        {"fisheye_params": [0.1]}, {"lens": {"k1": -0.3}}, {"intrinsics": {"distortion": BROWN}},
+    ],
+)  # fmt: skip
+def test_a_lens_is_not_lost_under_unusual_names_or_deeper_in_the_file(tmp_path, lens):
+    with pytest.raises(ValueError, match=r"camera\.json has the key .* which is not read; write OpenCV's coefficients"):
+        read_camera(write(tmp_path, {**BASE, **lens}))
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.01, 1e-4, 1e4])
+def test_intrinsics_divided_or_multiplied_are_refused(tmp_path, factor):
+    scaled = {key: factor * BASE[key] for key in ("fx", "fy", "cx", "cy")}
+    with pytest.raises(ValueError, match=r"divided by|normalised by|so large"):
+        read_camera(write(tmp_path, {**BASE, **scaled}))
+    with pytest.raises(ValueError, match="the skew 400 belongs to no camera"):
+        read_camera(write(tmp_path, {**BASE, "skew": 400.0}))
+
+
+def test_a_wide_lens_is_none_of_these(tmp_path):
+    assert float(read_camera(write(tmp_path, {**BASE, "fx": 120.0, "fy": 120.0})).K[0, 0]) == 120
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [("0600", "0600 is none that all programs read alike"), ("10:00", "10:00 is none"), ("6e2", None)]
+)
+def test_numbers_of_base_8_and_60_are_none_in_yaml(tmp_path, number, message):
+    text = "".join(f"{k}: {number if k == 'fx' else v}\n" for k, v in BASE.items())
+    if message is None:
+        torch.testing.assert_close(read_camera(write(tmp_path, text, "c.yaml")).K, torch.tensor(K))
+        return
+    with pytest.raises(ValueError, match=rf"c\.yaml: the number {message}"):
+        read_camera(write(tmp_path, text, "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# saved by numpy\n600 0 320\n0 600 240\n0 0 1\n",
+        "[[600, 0, 320], [0, 600, 240], [0, 0, 1]]",
+        "600;0;320;0;600;240;0;0;1",
+    ],
+)
+def test_K_as_text_in_the_forms_that_people_have(tmp_path, text):
+    torch.testing.assert_close(read_camera(write(tmp_path, text, "cam_K.txt"), size=(480, 640)).K, torch.tensor(K))
+    with pytest.raises(ValueError, match=r"K\.txt should hold 9 or 12 numbers, .* got 4"):
+        read_camera(write(tmp_path, "600 600 320 240", "K.txt"), size=(480, 640))
+
+
+def test_a_rectified_ros_camera_is_named(tmp_path):
+    info = {"K": K, "width": 640, "height": 480, "D": [0.0] * 5}
+    with pytest.warns(ImageWarning, match="P differs from K"):
+        read_camera(write(tmp_path, {**info, "P": [500.0, 0, 320, 0, 0, 500, 240, 0, 0, 0, 1, 0]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_camera(write(tmp_path, {**info, "P": [600.0, 0, 320, -30, 0, 600, 240, 0, 0, 0, 1, 0]}))

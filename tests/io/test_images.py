@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from monopose.io import images
+from monopose.io import images, limits
 from monopose.io.cameras import ImageWarning, read_camera
 from monopose.io.images import (
     as_frame,
@@ -320,7 +320,7 @@ def test_scene_camera(tmp_path):
         ({"K": [list(row) for row in zip(*K)], "resolution": [480, 640]}, r"it is transposed; write it row by row"),
         ({"a": 1, "b": 2}, r"is no camera file: it has the keys a, b; expected fx, fy"),
         ({}, r"it has the keys \(none\)"),
-        ([1, 2], r"should hold one table of camera values, got list"),
+        ([1, 2], r"should hold 9 or 12 numbers, a matrix row by row: got 2"),
         ("", r"got nothing|got NoneType"),
         ('{"fx": 1,', r"is not valid JSON \(line 1.*expected a camera file in JSON or YAML"),
         (ROS_FILE.replace("plumb_bob", "equidistant"), r"distortion_model 'equidistant' is not supported"),
@@ -665,3 +665,25 @@ def test_what_only_looks_like_a_picture_in_a_folder_stops_nothing(tmp_path):
     assert "d.png" in said["d"]
     with pytest.raises(FileNotFoundError):  # asked for by name it is a mistake
         images.read_frame(tmp_path / "d.png", fov_deg=60)
+
+
+def test_a_tiff_is_turned_aloud_and_its_width_is_the_one_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.tif", "a.png"):
+        path = _save(tmp_path / name, _array(), exif=exif)
+        with pytest.warns(ImageWarning, match=r"orientation 6 from 6x4 to 4x6"):
+            assert images.read_image(path).shape[-2:] == (6, 4)
+        with limits.picture(path, name) as opened:
+            assert limits.size_as_seen(opened) == (6, 4)
+
+
+def test_twelve_of_sixteen_bits_in_colour_are_named(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (8, 16, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "dark.png"), values)
+    with pytest.warns(ImageWarning, match=r"dark\.png has 16 bit a channel and uses 12"):
+        images.read_image(tmp_path / "dark.png")
+    cv2.imwrite(str(tmp_path / "whole.png"), 16 * values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(images.read_image(tmp_path / "whole.png").max()) > 0.9

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from monopose.datasets.bop.models import read_ply_vertices
@@ -396,7 +398,7 @@ def test_gltf_says_what_it_lacks(tmp_path):
     with pytest.raises(ValueError, match="needs the glTF extension KHR_draco_mesh_compression, which is not read"):
         load_mesh(path)
     circle = {"nodes": [{"children": [1]}, {"children": [0], "mesh": 0}]}
-    with pytest.raises(ValueError, match="nested in a circle"):
+    with pytest.raises(ValueError, match="or in a circle"):
         load_mesh(gltf(tmp_path / "e.gltf", TRIANGLE, extra=circle))
 
 
@@ -436,3 +438,123 @@ def test_colours_of_an_off_are_missed_aloud(tmp_path, colour):
         warnings.simplefilter("always")
         load_mesh(path, "mm")
     assert ["colours of an OFF file are not read" in str(w.message) for w in heard] == [True] * bool(colour)
+
+
+# ---------------------------------------------------------------------------------- counted, connected, and cut files
+
+
+@pytest.mark.parametrize("nodes", [[{"children": [0, 0]}], [{"mesh": 0}, *({"children": [k] * 10} for k in range(30))]])
+def test_nodes_of_a_gltf_that_are_no_tree_are_refused_at_once(tmp_path, nodes):
+    path = gltf(tmp_path / "a.gltf", TRIANGLE)
+    content = json.loads(path.read_text()) | {"nodes": nodes, "scenes": [{"nodes": [len(nodes) - 1]}], "scene": 0}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a\.gltf: node \d+ hangs below two others, or in a circle"):
+        read_raw(path)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"rotation": [0, 0, 0, 0]}, "a quaternion xyzw of length 1"),
+        ({"matrix": [1, 0, 0, 0.5, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}, "'matrix' must be written column by column"),
+        ({"extensions": {"EXT_mesh_gpu_instancing": {}}}, "EXT_mesh_gpu_instancing, which is not read"),
+    ],
+)
+def test_placements_of_a_gltf_that_are_none(tmp_path, node, message):
+    with pytest.raises(ValueError, match=message):
+        read_raw(gltf(tmp_path / "a.gltf", TRIANGLE, node=node))
+
+
+def test_an_stl_has_three_corners_in_each_facet(tmp_path):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 90 0 0\nvertex 0 90 0\nendloop\nendfacet\n"
+    text = "solid a\n" + facet * 6 + "endsolid\n"
+    lines = text.split("\n")
+    del lines[3], lines[10], lines[17]  # three corners of three facets: their number is still a multiple of three
+    (tmp_path / "a.stl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"a\.stl, line 7: a facet must have three corners"):
+        read_raw(tmp_path / "a.stl")
+
+
+def test_colours_of_a_binary_stl_are_missed_aloud(tmp_path):
+    rows = np.zeros(4, [("n", "<f4", 3), ("c", "<f4", (3, 3)), ("a", "<u2")])
+    rows["c"] = 100 * np.eye(4, 3)[[[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]]]
+    for colours, said in (([0, 0, 0, 0], []), ([0x8001, 0x9000, 0x8000, 0xFFFF], ["colours of an STL"])):
+        rows["a"] = colours
+        (tmp_path / "a.stl").write_bytes(b" " * 80 + (4).to_bytes(4, "little") + rows.tobytes())
+        notes = notes_of(tmp_path / "a.stl")[1]
+        assert len(notes) == len(said)
+        assert all(part in note for part, note in zip(said, notes))
+
+
+GRID = "".join(f"v {x} {y} {x * y % 3}\n" for x in range(4) for y in range(4))
+CELLS = [f"f {4 * x + y + 1} {4 * x + y + 2} {4 * x + y + 6} {4 * x + y + 5}\n" for x in range(3) for y in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GRID + "".join(CELLS), None),
+        (GRID + "".join(CELLS[:5]), r"5 of 16 vertices belong to no face; if the file was cut short"),
+        (GRID + "".join(CELLS)[:-1], "ends within a line, and its surface is open"),
+    ],
+)
+def test_an_obj_that_looks_cut_short_says_so(tmp_path, text, message):
+    (tmp_path / "a.obj").write_text(text)
+    notes = notes_of(tmp_path / "a.obj")[1]
+    assert [bool(message and re.search(message, note)) for note in notes] == ([] if message is None else [True])
+
+
+@pytest.mark.parametrize("line", ["map_Kd", "map_Ka tex.png", "Kd spectral red.rfl"])
+def test_a_look_in_a_form_that_is_not_read_is_named(tmp_path, line):
+    path = textured(tmp_path, f"newmtl m\n{line}\n")
+    assert [line in note for note in notes_of(path)[1]] == [True]
+    with pytest.warns(UserWarning, match="no symmetries are proposed"):
+        assert not look_is_whole(path)
+
+
+def test_many_materials_without_a_file_are_one_warning(tmp_path):
+    (tmp_path / "a.obj").write_text(GRID + "".join(f"usemtl m{n}\n{face}" for n, face in enumerate(CELLS)))
+    assert [re.search("'m0', 'm1', .* and 4 more", note) is not None for note in notes_of(tmp_path / "a.obj")[1]] == [True]
+
+
+def test_text_in_utf_16_is_read(tmp_path):
+    (tmp_path / "a.obj").write_text(GRID + "".join(CELLS), encoding="utf-16")
+    assert len(read_raw(tmp_path / "a.obj").faces) == 18
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("comment TextureFile: tex.png", None), ("obj_info TextureFile tex.png", None),
+        ("comment TextureFile x.png\ncomment TextureFile tex.png", "names 2 textures; the last, 'tex.png'"),
+    ],
+)  # fmt: skip
+def test_textures_of_a_ply_in_all_spellings(tmp_path, header, said):
+    Image.new("RGB", (4, 4), (200, 100, 50)).save(tmp_path / "tex.png")
+    lines = ["ply", "format ascii 1.0", *header.split("\n"), "element vertex 3", *(f"property float {a}" for a in "xyzst")]
+    lines += ["element face 1", "property list uchar int vertex_indices", "end_header"]
+    lines += ["0 0 0 0 0", "90 0 0 1 0", "0 90 0 0 1", "3 0 1 2"]
+    (tmp_path / "a.ply").write_text("\n".join(lines) + "\n")
+    model, notes = notes_of(tmp_path / "a.ply")
+    assert model.texture is not None
+    assert [said in note for note in notes] == ([] if said is None else [True])
+
+
+def test_a_binary_ply_with_more_bytes_than_its_header_counts_is_refused(tmp_path):
+    path = tmp_path / "a.ply"
+    trimesh.creation.box((60, 40, 20)).export(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"element face 12", b"element face 06"))
+    with pytest.raises(ValueError, match=r"a\.ply has 75 bytes more than its header counts"):
+        read_raw(path)
+    path.write_bytes(whole + b"\n")
+    assert len(read_raw(path).faces) == 12
+
+
+def test_an_off_in_modelnets_spelling_is_read_and_further_rows_are_refused(tmp_path):
+    text = "OFF3 1 0\n0 0 0\n90 0 0\n0 90 0\n3 0 1 2\n"
+    (tmp_path / "a.off").write_text(text)
+    assert len(read_raw(tmp_path / "a.off").faces) == 1
+    (tmp_path / "a.off").write_text(text + "3 0 2 1\n")
+    with pytest.raises(ValueError, match=r"line 6: 1 rows more than its header counts"):
+        read_raw(tmp_path / "a.off")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import boxes3d, se3
-from ..io import limits
+from ..io import limits, records
 from ..io.files import atomic_write, existing_file
 from ..io.records import found, read_text
 from ..types import Camera
@@ -127,24 +127,29 @@ def read_calibration(path: str | Path) -> Calibration:
             key, colon, rest = line.partition(":")
             if not colon:
                 raise ValueError(f"{path}:{number}: expected 'NAME: numbers', got {line[:60]!r}")
+            if key.strip() in entries:
+                raise ValueError(f"{path}:{number}: {key.strip()} is there twice; keep one")
             entries[key.strip()] = _numbers(rest.split(), f"{path}:{number}")
     P = _matrix(entries, "P2", (3, 4), path)
     if P is None:
         raise ValueError(f"{path} has no P2, the projection of camera 2 (has: {', '.join(entries) or 'nothing'})")
-    K = P[:, :3]
-    if abs(np.linalg.det(K)) < 1e-9 or not np.allclose(K[2], [0, 0, 1]) or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise ValueError(
-            f"{path}: P2 must be K [1 | b] with a last row 0 0 1 of K and positive focal lengths, got {K.tolist()}"
-        )
+    K = records.intrinsics(P[:, :3], f"{path}: P2, which is K [1 | b],")
     rect_from_velo = None
     R0, Tr = _matrix(entries, "R0_rect", (3, 3), path), _matrix(entries, "Tr_velo_to_cam", (3, 4), path)
     if R0 is not None and Tr is not None:
         for name, R in (("R0_rect", R0), ("Tr_velo_to_cam", Tr[:, :3])):
-            if np.abs(R @ R.T - np.eye(3)).max() > ORTHONORMAL:
-                raise ValueError(f"{path}: {name} does not hold a rotation, row by row: {R.round(4).tolist()}")
+            records.check_rotations(R[None], str(path), name, ORTHONORMAL)
+        _in_reach(Tr[:, 3], 50.0, f"{path}: the translation in Tr_velo_to_cam")
         rect_from_velo = se3.from_rt(*(torch.from_numpy(m) for m in (R0 @ Tr[:, :3], R0 @ Tr[:, 3])))
-    beside = torch.from_numpy(np.linalg.solve(K, P[:, 3]))
-    return Calibration(torch.from_numpy(K.copy()), se3.from_rt(torch.eye(3, dtype=torch.float64), beside), rect_from_velo)
+    beside = np.linalg.solve(K, P[:, 3])
+    _in_reach(beside, 5.0, f"{path}: the place of camera 2 beside camera 0 in P2")
+    moved = se3.from_rt(torch.eye(3, dtype=torch.float64), torch.from_numpy(beside))
+    return Calibration(torch.from_numpy(K.copy()), moved, rect_from_velo)
+
+
+def _in_reach(metres: Array, most: float, what: str) -> None:
+    if np.abs(metres).max() > most:
+        raise ValueError(f"{what} is {metres.round(3).tolist()}; expected metres, at most {most:g}: are they millimetres?")
 
 
 def _matrix(entries: Mapping[str, list[float]], key: str, shape: tuple[int, int], path: Path) -> Array | None:
@@ -163,7 +168,7 @@ def _numbers(words: Sequence[str], where: str) -> list[float]:
             values.append(float(word))
         except ValueError:
             raise ValueError(f"{where}: expected a number, got {word!r}") from None
-        if not np.isfinite(values[-1]):
+        if not abs(values[-1]) <= records.HUGE or "_" in word:  # Python reads 1_0 as 10
             raise ValueError(f"{where}: {word} is no finite number")
     return values
 
@@ -197,10 +202,27 @@ def read_labels(path: str | Path) -> Labels:
         row = _numbers(words[1:], where)
         if row[5] < row[3] or row[6] < row[4]:
             raise ValueError(f"{where}: x1 y1 x2 y2 must grow to the right and down, got {row[3:7]}")
+        if words[0] != DONT_CARE:
+            _check_row(row, where)
         types.append(words[0])
         values.append(row)
     table = np.array(values, np.float64).reshape(len(types), -1 if types else COLUMNS)
     return Labels(tuple(types), table[:, :COLUMNS], table[:, COLUMNS] if table.shape[1] > COLUMNS else None)
+
+
+def _check_row(row: Sequence[float], where: str) -> None:
+    """Raise where a line of an object says what cannot be; -1, -10 and -1000 stand for what is unknown."""
+    truncated, occluded, alpha, *_ = row
+    size, place, ry = row[7:10], row[10:13], row[13]
+    if truncated != -1 and not 0 <= truncated <= 1:
+        raise ValueError(f"{where}: truncated must be a share from 0 to 1, or -1, got {truncated:g}")
+    if occluded not in (-1, 0, 1, 2, 3):
+        raise ValueError(f"{where}: occluded must be 0, 1, 2, 3 or -1, got {occluded:g}")
+    for name, angle in (("alpha", alpha), ("ry", ry)):
+        if angle != -10 and abs(angle) > 6.3:
+            raise ValueError(f"{where}: {name} must be radians, got {angle:g}; is it in degrees?")
+    if max(size) > 100 or max(map(abs, place)) > 1000:
+        raise ValueError(f"{where}: h w l x y z must be metres, got {[*size, *place]}; are they millimetres?")
 
 
 def write_labels(path: str | Path, labels: Labels, decimals: int | None = None) -> None:
@@ -329,7 +351,9 @@ def read_frame(folder: str | Path, name: str) -> RoadFrame:
     image = existing_file(folder / "image_2" / f"{name}.png", "picture")
     with limits.picture(image, str(image)) as header:
         size = (header.height, header.width)
-    calibration = read_calibration(folder / "calib" / f"{name}.txt")
+    file = folder / "calib" / f"{name}.txt"
+    calibration = read_calibration(file)
+    records.intrinsics(calibration.K.numpy(), f"{file}: P2, which is K [1 | b],", size)
     objects, ignored = None, torch.zeros(0, 4, dtype=torch.float64)
     if (folder / "label_2").is_dir():
         path = folder / "label_2" / f"{name}.txt"

@@ -459,6 +459,9 @@ def _boxes(fields: dict[str, Any], kind: str, path: Path) -> tuple[Tensor, Tenso
         )
     rigid = scaled.copy()
     rigid[:, :3, :3] /= scale[:, None, None]
+    if (off := ~bad & (np.abs(rigid[:, 3] - [0, 0, 0, 1]).max(-1, initial=0) > 1e-3)).any():
+        raise ValueError(f"{path}: the last row of {kind}_RTs must be 0 0 0 1, got {rigid[off][0, 3].tolist()}; transposed?")
+    records.check_rotations(rigid[~bad, :3, :3], str(path), f"{kind}_RTs without their scale")
     rigid[bad] = np.nan
     sizes = np.abs(extents) * scale[:, None]
     return torch.from_numpy(labels), torch.from_numpy(rigid), torch.from_numpy(sizes)

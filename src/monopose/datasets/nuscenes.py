@@ -220,10 +220,16 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
     for name in TABLES:
         path = folder / version / f"{name}.json"
         listed = read_json(path)
-        if not isinstance(listed, list) or not all(isinstance(row, dict) and "token" in row for row in listed):
-            raise ValueError(f"{path} must be a list of rows with a token each")
+        if not isinstance(listed, list) or not all(
+            isinstance(row, dict) and isinstance(row.get("token"), str) and row["token"] for row in listed
+        ):
+            raise ValueError(f"{path} must be a list of rows with a token each, which is text")
+        if len({row["token"] for row in listed}) < len(listed):
+            seen: set[str] = set()
+            again = next(row["token"] for row in listed if row["token"] in seen or seen.add(row["token"]))  # type: ignore[func-returns-value]
+            raise ValueError(f"{path}: the token {again!r} is there twice; keep one row")
         if name == "sample_data":
-            listed = [row for row in listed if value(row, "is_key_frame", f"{path}, token {row['token']}")]
+            listed = [row for row in listed if _is_key_frame(row, f"{path}, token {row['token']}")]
         elif name == "ego_pose":
             wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
             listed = [row for row in listed if str(row["token"]) in wanted]
@@ -239,6 +245,12 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
         tables.row("sample", row["sample_token"])
         annotations[row["sample_token"]].append(token)
     return tables
+
+
+def _is_key_frame(row: Mapping[str, Any], where: str) -> bool:
+    if not isinstance(key := value(row, "is_key_frame", where), bool):
+        raise ValueError(f"{where}: 'is_key_frame' must be true or false, got {key!r:.60}")
+    return key
 
 
 def samples(tables: Tables, scenes: Iterable[str] = ()) -> list[str]:
@@ -307,7 +319,7 @@ def _lidar(tables: Tables, sample: str, global_from_cam: Tensor) -> tuple[str, T
     data = tables.row("sample_data", token)
     mount = _pose(tables.row("calibrated_sensor", data["calibrated_sensor_token"]))
     global_from_lidar = _pose(tables.row("ego_pose", data["ego_pose_token"])) @ mount
-    return str(tables.folder / data["filename"]), se3.inverse(global_from_cam) @ global_from_lidar
+    return str(tables.folder / data.word("filename")), se3.inverse(global_from_cam) @ global_from_lidar
 
 
 def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
@@ -405,6 +417,8 @@ def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
     racks: list[tuple[Any, ...]] = []
     ego = []
     for k, sample in enumerate(tokens):
+        if not tables.data[sample]:
+            raise ValueError(f"{tables.folder}: sample_data.json has no key frame of sample {sample!r}")
         lidar = tables.data[sample].get("LIDAR_TOP") or next(iter(tables.data[sample].values()))
         vehicle = tables.row("ego_pose", tables.row("sample_data", lidar)["ego_pose_token"])
         ego.append(numbers(vehicle, "translation", (3,), vehicle.where))
@@ -515,7 +529,10 @@ def _velocities(boxes: list[Any], wheres: list[str]) -> Array:
     """Of boxes, over ground, (N, 2), metres per second; NaN where unknown, which some files write."""
     raw = [value(row, "velocity", where) for row, where in zip(boxes, wheres)]
     try:
-        return np.array(raw, np.float64).reshape(-1, 2)
+        known = np.array(raw, np.float64).reshape(-1, 2)
+        if np.isinf(known).any():
+            raise ValueError
+        return known
     except (TypeError, ValueError):
         raise ValueError(f"{wheres[0]}: 'velocity' must be two numbers for each box, got {raw!r:.80}") from None
 

@@ -535,7 +535,7 @@ def _split_folder(data_dir: Path, results: Path | None, split: str | None) -> Pa
     for name in names or ["test"]:
         if (data_dir / name).is_dir():
             return data_dir / name
-    others = sorted(p.name for p in data_dir.iterdir() if p.is_dir() and any(q.name.isdigit() for q in p.iterdir()))
+    others = sorted(p.name for p in data_dir.iterdir() if p.is_dir() and any(q.name.isdecimal() for q in p.iterdir()))
     typed = [n for n in others if n.startswith(f"{(names or ['test'])[-1]}_")]
     if len(typed) == 1 and not split:
         return data_dir / typed[0]
@@ -562,6 +562,8 @@ def _read_truth(folder: Path, wanted: bop_results.Targets, sensor: str, image_wi
         K = scene.K[np.searchsorted(scene.im_ids, t.im_id[keep])]
         shown = t.im_id[keep]
         width = np.full(len(pose), image_width) if image_width else bop_scenes.image_widths(scene, shown.tolist())
+        for n in np.unique(shown, return_index=True)[1]:
+            records.intrinsics(K[n], f"{scene.folder}/scene_camera.json, image {shown[n]}: 'cam_K'", (0, int(width[n])))
         parts.append((np.full(len(pose), scene_id), shown, t.obj_id[keep], pose, visibility, K, width))
     return TargetTruth(*(np.concatenate(column) for column in zip(*parts)))
 

@@ -132,7 +132,7 @@ def evaluate(tracks: str | Path, scene: str | Path, fps: float | None = None) ->
         known = set(opened.im_ids.tolist())
         true, visibility = [], []
         for name, _, _ in rows:
-            if not name.isdigit() or int(name) not in known:
+            if not name.isdecimal() or int(name) not in known:
                 raise ValueError(f"{tracks} has the picture {name}, which {opened.folder}/scene_camera.json does not know")
             k = place.get(int(name))
             pose = np.eye(4)

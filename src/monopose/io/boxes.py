@@ -36,7 +36,8 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
     Raises:
         ValueError: unreadable, an object the model does not know, an empty box.
     """
-    file = Path(given[0]) if len(given) == 1 and not re.match(r"^(\d+:)?[-\d.]+,", given[0]) else None
+    alone = len(given) == 1 and (given[0].count(",") != 3 or Path(given[0]).is_file())
+    file = Path(given[0]) if alone and not re.match(r"^(\d+:)?[-\d.]+,", given[0]) else None
     rows = [(None, *_parse(text, labels)) for text in given] if file is None else _read_file(file, names or {})
     unknown = sorted({label for _, label, *_ in rows} - set(labels))
     numbered = [(n, row) for n, row in enumerate(rows) if row[1] in set(labels)]
@@ -144,8 +145,8 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
                     image = pictures[image]
                 elif image is None and "file_name" in entry:
                     image = _stem(records.text(entry, "file_name", where))
-                elif isinstance(image, str) and image.isascii() and image.isdigit():
-                    image = int(image)
+                elif isinstance(image, str):
+                    image = int(image) if image.isascii() and image.isdecimal() else _stem(image)
                 rows.append((image, label, [x, y, x + w, y + h], score))
         except ValueError as error:
             place = "" if str(path) in str(error) else f"{where}: "
@@ -162,6 +163,6 @@ def _object_id(label: Any, ids: dict[str, int]) -> int:
     """The id of an object given by name or number."""
     if isinstance(label, str) and label in ids:
         return ids[label]
-    if isinstance(label, bool) or not str(label).isdigit() or len(str(label)) > 9:
+    if isinstance(label, bool) or not str(label).isdecimal() or len(str(label)) > 9:
         raise ValueError(f"no object is called {label!r}, known: {', '.join(ids) or 'numbers alone'}")
     return int(label)

@@ -105,10 +105,16 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
         raise ValueError(f"{path} does not say how large its images are (width and height); give size=(height, width)")
     ignored = sorted(set(lower) - KNOWN)
     if (unread := records.lens_key(lower, KNOWN)) is not None:
-        raise ValueError(f"{path} has the key {unread!r}, which is not read; write the coefficients as {DISTORTION[0]!r}")
+        raise ValueError(f"{path} has the key {unread!r}, which is not read; write OpenCV's coefficients as {DISTORTION[0]!r}")
     if ignored:
         warnings.warn(f"{path.name}: the key(s) {', '.join(ignored[:6])} are not read", ImageWarning, stacklevel=4)
-    return _region(lower, K, where, _distortion(lower, path), path)
+    lens = _distortion(lower, path)
+    if not any(lens or ()) and "p" in lower and not _is_empty(lower["p"]):
+        P = np.array(camera_numbers(lower, "p", 12, path)).reshape(3, 4)[:, :3]
+        if P.any() and not np.allclose(P, np.reshape(K, (3, 3)), rtol=0.01, atol=1):
+            text = f"{path.name}: P differs from K, which is taken; for rectified pictures P is right: write it as K"
+            warnings.warn(text, ImageWarning, stacklevel=4)
+    return _region(lower, K, where, lens, path)
 
 
 def _size_of(lower: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
@@ -237,10 +243,13 @@ def parse_camera(path: str | Path) -> CameraFile:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path} is an image, expected a camera file (.json or .yaml); swapped with the picture?")
     text = records.read_text(path, "a camera file in JSON or YAML")
-    plain = text.split()
-    if len(plain) in (9, 12) and all(re.fullmatch(r"[-+.\deE]+,?", word) for word in plain):  # cam_K.txt
+    bare = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    plain = re.sub(r"[\[\](),;]", " ", bare).split()
+    if plain and all(re.fullmatch(r"[-+]?(\.?\d[-+.\deE]*|nan|inf)", word) for word in plain):  # cam_K.txt
         try:
-            values = [float(word.rstrip(",")) for word in plain]
+            values = [float(word) for word in plain]
+            if len(values) not in (9, 12):
+                raise ValueError(f"got {len(values)}")
         except ValueError as error:
             raise ValueError(f"{path} should hold 9 or 12 numbers, a matrix row by row: {error}") from None
         return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
@@ -254,7 +263,7 @@ def parse_camera(path: str | Path) -> CameraFile:
         raise ValueError(f"{error}; expected a camera file in JSON or YAML") from error
     if not documents or not isinstance(documents[0], dict):
         got = type(documents[0]).__name__ if documents else "nothing"
-        raise ValueError(f"{path} should hold one table of camera values, got {got}")
+        raise ValueError(f"{path} should hold one table of camera values, or K as nine numbers row by row, got {got}")
     return CameraFile(path, {str(key): value for key, value in documents[0].items()})
 
 

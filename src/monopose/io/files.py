@@ -216,7 +216,9 @@ def _locked(lock: Path, folder: Path, name: str) -> int | None:
     if sys.platform == "win32":
         return None
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if lock.is_symlink() or lock.is_dir():
+            raise OSError(errno.ELOOP, f"{lock} should be a file that monopose makes; it is a link or a folder: remove it")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -63,10 +63,17 @@ def read_image(path: str | Path, content: bytes | None = None) -> Tensor:
 def _decoded(path: Path, content: bytes | None = None) -> list[np.ndarray]:
     """Three planes (H, W), uint8 or float32. Other copies are gone on return, which matters for large photos."""
     try:
-        with limits.picture(path if content is None else BytesIO(content), str(path)) as image:
-            image.load()
-            planes = _rgb(_upright(image, path), path)
-            _warn_of_more(image, path)
+        with limits.picture(path if content is None else BytesIO(content), str(path)) as file:
+            image: Image.Image = file
+            deep = image.mode.startswith("RGB") and re.search(";16|65535", str(image.tile)) is not None
+            image = _upright(image, path)
+            planes = _rgb(image, path)
+            if deep and max(int(plane.max()) for plane in planes) < 16:
+                text = (
+                    f"{path.name} has 16 bit a channel and uses 12: it comes out dark; multiply its values by 16, save it again"
+                )
+                warnings.warn(text, ImageWarning, stacklevel=3)
+            _warn_of_more(file, path)
             return planes
     except UnidentifiedImageError as error:
         head = (path.read_bytes() if content is None else content)[:12]
@@ -120,14 +127,16 @@ def _warn_of_more(image: Image.Image, path: Path) -> None:
 
 def _upright(image: Image.Image, path: Path) -> Image.Image:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    image.load()  # turns a TIFF, which then has no orientation any more
     if orientation not in range(2, 9):
         if orientation not in (0, 1):  # 0: not known
             text = f"{path.name} has the EXIF orientation {orientation!r:.20}, which does not exist; it is taken as stored"
             warnings.warn(text, ImageWarning, stacklevel=4)
         return image
     turned = ImageOps.exif_transpose(image)
+    before = turned.size[::-1] if orientation >= 5 else turned.size
     warnings.warn(
-        f"{path.name} was turned by its EXIF orientation {orientation} from {image.width}x{image.height} to "
+        f"{path.name} was turned by its EXIF orientation {orientation} from {before[0]}x{before[1]} to "
         f"{turned.width}x{turned.height}; the camera has to be the one of the turned picture",
         ImageWarning,
         stacklevel=3,
@@ -378,8 +387,8 @@ def _exif_hint(path: str) -> str:
         return ""
     with limits.picture(path, path) as image:
         focal = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # read_image lays it on its other side
-        wide = (image.width >= image.height) != turned
+        height, width = limits.size_as_seen(image)
+        wide = width >= height
     if not focal:
         return ""
     fov = math.degrees(2 * math.atan((36 if wide else 24) / 2 / float(focal)))
@@ -494,7 +503,7 @@ def _images_in(folder: Path) -> list[Path]:
         names = ", ".join(others[:6]) + ", ..." * (len(others) > 6)
         text = f"{folder}: left out {names}; save photos as JPEG or PNG, and give videos one by one"
         warnings.warn(text, ImageWarning, stacklevel=4)
-    return sorted(paths, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
+    return sorted(paths, key=lambda p: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", p.name)])
 
 
 def _captured(source: str | int, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -87,6 +87,15 @@ def picture(source: str | Path | IO[bytes], where: str) -> Iterator[Image.Image]
             raise OSError(f"{where} is broken or cut off: {error}") from error
 
 
+def size_as_seen(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened picture, turned as its EXIF says; of a TIFF some versions of Pillow turn it at once."""
+    sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    width, height = image.size
+    if image.format == "TIFF":
+        width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
+    return (width, height) if sideways else (height, width)
+
+
 def imdecode(content: bytes, where: str, flags: int) -> Any:
     """`cv2.imdecode` within the limits: a picture as OpenCV gives it, None where it is none.
 

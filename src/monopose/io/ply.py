@@ -31,12 +31,12 @@ class Ply(NamedTuple):
     Args:
         elements: name -> property -> (N,) array, or `Lists`; float64 where the file is ascii.
         types: element -> property -> numpy's name of the type that the header declares.
-        texture: the last that `comment TextureFile` names, "".
+        textures: those that `comment TextureFile` names.
     """
 
     elements: dict[str, dict[str, Array | Lists]]
     types: dict[str, dict[str, str]]
-    texture: str
+    textures: tuple[str, ...]
 
 
 class _Element(NamedTuple):
@@ -47,6 +47,8 @@ class _Element(NamedTuple):
 
 def decoded(data: bytes) -> str:
     """Bytes of a text format whose numbers are ASCII: names and comments are UTF-8, else taken as Latin-1."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -72,7 +74,7 @@ def read_ply(path: PathLike) -> Ply:
     if not data.startswith(b"ply") or end < 0:
         raise ValueError(f"{path} is not a PLY file: it must start with 'ply' and have an 'end_header' line")
     start = data.find(b"\n", end) + 1 or len(data)
-    kind, texture, layout = _header(decoded(data[:end]), str(path))
+    kind, textures, layout = _header(decoded(data[:end]), str(path))
     for element in layout:
         if element.name == "face":
             limits.check("MONOPOSE_MAX_FACES", element.rows, str(path))
@@ -80,12 +82,13 @@ def read_ply(path: PathLike) -> Ply:
             raise _cut(path, element, "")
     types = {element.name: {name: _TYPES[kind] for name, kind, _ in element.properties} for element in layout}
     if kind == "ascii":
-        return Ply(_ascii(path, data, start, layout), types, texture)
-    return Ply(_binary(path, data, start, layout, ">" if kind == "binary_big_endian" else "<"), types, texture)
+        return Ply(_ascii(path, data, start, layout), types, textures)
+    return Ply(_binary(path, data, start, layout, ">" if kind == "binary_big_endian" else "<"), types, textures)
 
 
-def _header(text: str, where: str) -> tuple[str, str, list[_Element]]:
-    kind, texture = "", ""
+def _header(text: str, where: str) -> tuple[str, tuple[str, ...], list[_Element]]:
+    kind = ""
+    textures: list[str] = []
     layout: list[_Element] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -93,8 +96,8 @@ def _header(text: str, where: str) -> tuple[str, str, list[_Element]]:
         match words:
             case ["format", kind, *_]:
                 pass
-            case ["comment", word, *_] if word.lower() == "texturefile":
-                texture = line.split(None, 2)[2].strip() if len(words) > 2 else texture
+            case ["comment" | "obj_info", word, _, *_] if word.lower().rstrip(":") == "texturefile":
+                textures.append(line.split(None, 2)[2].strip())
             case ["element", name, count]:
                 if not count.isdecimal():
                     raise ValueError(f"{place}: the number of '{name}' must be a whole number from 0, got {count}")
@@ -113,7 +116,7 @@ def _header(text: str, where: str) -> tuple[str, str, list[_Element]]:
             raise ValueError(f"{where}: element '{element.name}' names a property twice ({', '.join(names)})")
     if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise ValueError(f"{where}: the format must be ascii, binary_little_endian or binary_big_endian, got '{kind}'")
-    return kind, texture, layout
+    return kind, tuple(textures), layout
 
 
 def _cut(path: Path, element: _Element, there: str) -> ValueError:
@@ -187,6 +190,8 @@ def _binary(path: Path, data: bytes, start: int, layout: list[_Element], order: 
     elements = {}
     for element in layout:
         elements[element.name], start = _binary_rows(path, element, data, start, order)
+    if rest := len(data[start:].strip(b"\0\r\n\x1a ")):
+        raise ValueError(f"{path} has {rest} bytes more than its header counts; export it again")
     return elements
 
 

@@ -24,6 +24,9 @@ MM = 1e-3  # metres in a millimetre
 HUGE = 1e30  # in any unit; float32 ends at 3e38
 NEAREST = 0.02  # metres; a median distance to the camera below this means that somebody wrote metres as millimetres
 
+FARTHEST = 500.0  # metres; a median distance beyond this means that somebody wrote micrometres as millimetres
+SKEWED = 0.2  # of the focal length; more is no camera's
+
 
 def read_text(path: PathLike, what: str = "a text file", encoding: str = "utf-8-sig") -> str:
     """The text of a file, within the limits of `limits`.
@@ -96,6 +99,16 @@ def parse_yaml(text: str, where: str) -> list[Any]:
         construct = make.get(type(node), loader.construct_scalar)
         return construct(node, deep=True) if type(node) in make else construct(node)
 
+    def number(loader: Any, node: Any) -> Any:
+        if re.search(r":|^[-+]?0\d", node.value):  # in YAML 1.1 of base 60, or 8
+            raise ValueError(
+                f"{where}: the number {node.value} is none that all programs read alike; write it in digits and a point"
+            )
+        integer = node.tag.endswith("int")
+        return loader.construct_yaml_int(node) if integer else loader.construct_yaml_float(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", number)
+    Loader.add_constructor("tag:yaml.org,2002:float", number)
     Loader.add_multi_constructor("", untagged)
     Loader.add_multi_constructor("tag:yaml.org,2002:opencv-", untagged)
     text = re.sub(r"^%YAML:\d[^\n]*\n", "", text)  # OpenCV's own first line, which is no YAML
@@ -180,7 +193,7 @@ def whole_numbers(records: list[Any], key: str, where: list[str], low: int = 0) 
 
 def by_number(content: Any, where: str, what: str = "image") -> dict[int, Any]:
     """A JSON object whose keys are numbers of images or objects."""
-    if not isinstance(content, dict) or not all(key.isascii() and key.isdigit() and len(key) < 10 for key in content):
+    if not isinstance(content, dict) or not all(key.isascii() and key.isdecimal() and len(key) < 10 for key in content):
         raise ValueError(f'{where} must be a JSON object keyed by {what} ids such as "1"')
     found = {int(key): record for key, record in content.items()}
     if len(found) < len(content):
@@ -237,11 +250,11 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
     Args:
         K: nine numbers, row by row, nested or flat.
         where: file, place and key, for errors.
-        size: (height, width) of the picture, pixels, if it is known.
+        size: (height, width) of the picture, pixels, if it is known; a height of 0 is not.
 
     Raises:
         ValueError: says what it looks like instead: not calibrated (all zero), transposed, scaled, normalised to the picture's
-            size, a focal length in millimetres.
+            size, divided or multiplied by something, a focal length in millimetres.
     """
     array = _numeric(K, where)
     if array.size != 9:
@@ -263,10 +276,21 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
         raise ValueError(f"{where} needs positive focal lengths in pixels, got fx {fx:g}, fy {fy:g}")
     if min(fx, fy) < 0.01 * max(fx, fy):
         raise ValueError(f"{where}: the focal lengths fx {fx:g} and fy {fy:g} belong to no camera; is one in another unit?")
+    if abs(K[0, 1]) > SKEWED * fx:
+        raise ValueError(f"{where}: the skew {K[0, 1]:g} belongs to no camera of focal length {fx:g}; expected 0, or nearly")
+    if max(fx, fy) > 1e6 or max(abs(cx), abs(cy)) > 1e5:
+        raise ValueError(f"{where} is {shown}: no camera is so large; was it multiplied by something? Expected pixels")
     tiny = abs(cx) < TINY_CAMERA_PX and abs(cy) < TINY_CAMERA_PX and max(fx, fy) < 2 * TINY_CAMERA_PX
     if tiny and (size is None or max(size) > 4 * TINY_CAMERA_PX):
         what = "normalised by the size of the picture" if max(cx, cy) <= 1.5 else "divided by something"
         raise ValueError(f"{where} is {shown}: it looks {what}; expected pixels")
+    for factor in (10, 100):  # the middle of the picture, were it not divided
+        if size is not None and max(fx, fy) < 0.25 * max(size):
+            near = [abs(factor * c - side / 2) < 0.15 * side for c, side in ((cx, size[1]), (cy, size[0])) if side]
+            if all(near) and factor * max(fx, fy) > 0.25 * max(size):
+                raise ValueError(
+                    f"{where} is {shown}: it looks divided by {factor}; expected pixels of the picture {size[1]} wide"
+                )
     if size is not None and max(fx, fy) < 0.08 * max(size):
         raise ValueError(
             f"{where}: a focal length of {fx:g} pixels would see {2 * np.degrees(np.arctan(size[1] / 2 / fx)):.0f} degrees in "
@@ -275,15 +299,22 @@ def intrinsics(K: Any, where: str, size: tuple[int, int] | None = None) -> Array
     return K
 
 
-LENS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "d", "coeffs")
+LENS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "d", "coeffs", "kc", "xi")
+LENS_WORDS = ("radial", "tangential", "fisheye", "brown", "radparams")  # parts of names
 
 
 def lens_key(record: Any, but: Iterable[str] = ()) -> str | None:
     """The first key of a record with coefficients of a lens that are not 0; `but`: keys that do not count, in small letters."""
     for key, content in record.items() if isinstance(record, dict) else ():
         name = str(key).lower()
-        if name not in but and (name in LENS or ("dist" in name and "distan" not in name)) and _some_not_zero(content):
+        if name in but:
+            continue
+        plain = name.replace("_", "").replace("-", "")
+        lens = plain in LENS or ("dist" in name and "distan" not in name) or any(word in plain for word in LENS_WORDS)
+        if lens and _some_not_zero(content):
             return str(key)
+        if isinstance(content, dict) and (inner := lens_key(content)) is not None:
+            return f"{key}.{inner}"
     return None
 
 
@@ -318,12 +349,17 @@ def table(records: list[Any], key: str, shape: tuple[int, ...], where: list[str]
 
 
 def check_translations(t: Array, where: str, key: str) -> None:
-    """Raise when translations (N, 3), read as millimetres and given in metres, can only have been metres.
+    """Raise when translations (N, 3), read as millimetres and given in metres, can only have been metres or micrometres.
 
     Zero rows (failed estimates) do not count. The median decides, so that single bad poses pass.
     """
     distance = np.linalg.norm(t, axis=-1)
     distance = distance[distance > 0]
+    if len(distance) and np.median(distance) > FARTHEST:
+        raise ValueError(
+            f"{where}: '{key}' must be millimetres, but half of the objects would be farther than {np.median(distance):.3g} m; "
+            "were micrometres written? Divide by 1000"
+        )
     if len(distance) and np.median(distance) < NEAREST:
         raise ValueError(
             f"{where}: '{key}' must be millimetres, but half of the objects would be nearer than "

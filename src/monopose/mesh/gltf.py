@@ -59,14 +59,18 @@ def read_gltf(path: Path) -> tuple[list[Part], list[Note]]:
         roots = [n for n in range(len(file.json.get("nodes", []))) if n not in children]
     parts: list[Part] = []
     count = 0
-    waiting = [(node, np.eye(4), 0) for node in roots]
+    waiting = [(node, np.eye(4)) for node in roots]
+    reached: set[int] = set()
     while waiting:
-        number, above, depth = waiting.pop(0)
-        if depth > 200:
-            raise ValueError(f"{path}: its nodes are nested in a circle or more than 200 deep")
+        number, above = waiting.pop()
         node = file.entry("nodes", number)
+        if number in reached:
+            raise ValueError(
+                f"{path}: node {number} hangs below two others, or in a circle; the nodes of a glTF file are a tree"
+            )
+        reached.add(number)
         placed = above @ _placement(node, f"{path}, node {number}")
-        waiting += [(child, placed, depth + 1) for child in node.get("children", [])]
+        waiting += [(child, placed) for child in reversed(node.get("children", []))]
         if "mesh" not in node:
             continue
         for primitive in file.entry("meshes", node["mesh"]).get("primitives", []):
@@ -108,12 +112,21 @@ def _opened(path: Path) -> _File:
 
 def _placement(node: dict[str, Any], where: str) -> np.ndarray:
     """parent_from_node, (4, 4)."""
+    if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
+        raise ValueError(f"{where} needs the glTF extension EXT_mesh_gpu_instancing, which is not read; export it without")
     if "matrix" in node:
-        return records.numbers(node, "matrix", (4, 4), where).T
+        placed = records.numbers(node, "matrix", (4, 4), where).T
+        if np.abs(placed[3] - [0, 0, 0, 1]).max() > 1e-6:
+            raise ValueError(
+                f"{where}: 'matrix' must be written column by column, with 0 0 0 1 as last row, got {placed[3].tolist()}"
+            )
+        return placed
     matrix = np.eye(4)
     if "rotation" in node:
         x, y, z, w = records.numbers(node, "rotation", (4,), where)
-        size = max(float(np.sqrt(x * x + y * y + z * z + w * w)), 1e-12)
+        size = float(np.sqrt(x * x + y * y + z * z + w * w))
+        if abs(size - 1) > 0.05:
+            raise ValueError(f"{where}: 'rotation' must be a quaternion xyzw of length 1, got one of length {size:.4g}")
         x, y, z, w = x / size, y / size, z / size, w / size
         matrix[:3, :3] = [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -133,6 +146,8 @@ def _part(file: _File, primitive: dict[str, Any], placed: np.ndarray) -> Part | 
     if mode not in (4, 5, 6) or "POSITION" not in attributes:
         return None
     vertices = _accessor(file, attributes["POSITION"]).astype(np.float64)
+    if vertices.shape[1] != 3:
+        raise ValueError(f"{file.path}: 'POSITION' must have three numbers for each vertex, got {vertices.shape[1]}")
     if "indices" in primitive:
         index = _accessor(file, primitive["indices"]).reshape(-1).astype(np.int64)
     else:
@@ -144,6 +159,8 @@ def _part(file: _File, primitive: dict[str, Any], placed: np.ndarray) -> Part | 
         strip = np.stack([k, k + 1 + k % 2, k + 2 - k % 2], 1)
         faces = index[strip if mode == 5 else np.stack([0 * k, k + 1, k + 2], 1)]
     normals = _accessor(file, attributes["NORMAL"]).astype(np.float64) if "NORMAL" in attributes else None
+    if mode == 4 and len(index) % 3:
+        raise ValueError(f"{file.path}: {len(index)} corners of triangles are no multiple of three; is the file whole?")
     colors, uv, image = _look(file, primitive, attributes, len(vertices))
     linear = placed[:3, :3]
     vertices = vertices @ linear.T + placed[:3, 3]
@@ -163,7 +180,9 @@ def _look(
     """
     colors = None
     if "COLOR_0" in attributes:
-        colors = _accessor(file, attributes["COLOR_0"])[:, :3].astype(np.float64).clip(0, 1)
+        shades = _accessor(file, attributes["COLOR_0"])[:, :3]
+        whole = np.iinfo(shades.dtype).max if shades.dtype.kind in "iu" else 1  # some writers forget `normalized`
+        colors = (shades.astype(np.float64) / whole).clip(0, 1)
     if "material" not in primitive:
         return colors, None, None
     material = file.entry("materials", primitive["material"])
@@ -173,6 +192,10 @@ def _look(
     glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
     if glossy is not None and named is None and key not in pbr:
         pbr, named, key = glossy, glossy.get("diffuseTexture"), "diffuseFactor"
+    glowing = material.get("emissiveTexture") is not None and named is None
+    if glowing or (colors is None and "COLOR_1" in attributes):
+        what = "a texture that glows" if glowing else "a second set of vertex colours"
+        file.notes.append(Note(f"{file.path.name}: a part has its look from {what}, which is not read"))
     factor = np.ones(3)
     grey = "trimesh" in str(file.json["asset"].get("generator", "")) and pbr.get(key) == [0.4, 0.4, 0.4, 1.0]
     given = key in pbr and not grey  # that grey is what trimesh writes where nothing was given
@@ -279,8 +302,10 @@ def _accessor(file: _File, number: Any) -> np.ndarray:
     if kind is None or width is None:
         raise ValueError(f"{file.path}: accessor {number} has an unknown componentType or type")
     limits.check("MONOPOSE_MAX_FACES", count / 6, f"{file.path} (corners)")
-    values = _values(file, entry, kind, width, count) if "bufferView" in entry else np.zeros((count, width), kind)
     sparse = entry.get("sparse")
+    if sparse is None and "bufferView" not in entry:
+        raise ValueError(f"{file.path}: accessor {number} has no data ('bufferView' is missing)")
+    values = _values(file, entry, kind, width, count) if "bufferView" in entry else np.zeros((count, width), kind)
     if sparse is not None:
         some = _whole(sparse, "count", file)
         values = values.copy()

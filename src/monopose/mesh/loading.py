@@ -184,9 +184,14 @@ def read_raw(path: str | Path) -> RawMesh:
             "(MeshLab: Screened Poisson) or export the CAD model as a mesh"
         )
     for part in parts:
-        for what, values in (("colours", part.colors), ("texture coordinates", part.uv)):
-            if values is not None and not np.isfinite(values).all():
+        for what, values in (("colours", part.colors), ("texture coordinates", part.uv), ("normals", part.normals)):
+            if values is not None and len(values) != len(part.vertices):
+                raise ValueError(f"{path} has {len(values)} {what} for {len(part.vertices)} vertices; export the file again")
+            if values is not None and what != "normals" and not np.isfinite(values).all():
                 raise ValueError(f"{path} has NaN or infinite {what}; export the file again")
+        if part.colors is not None and not (part.colors.min(initial=0) >= -1e-6 and part.colors.max(initial=0) <= 1 + 1e-6):
+            worst = part.colors.flat[np.abs(part.colors - 0.5).argmax()]
+            raise ValueError(f"{path} has colours outside of 0 to 255 ({255 * worst:.4g}); export the file again")
     raw = _joined([p for p in parts if len(p.faces)], notes, path)
     if raw.faces.min() < 0 or raw.faces.max() >= len(raw.vertices):
         raise ValueError(

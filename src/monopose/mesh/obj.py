@@ -24,6 +24,7 @@ class _Material(NamedTuple):
     picture: str  # file named by map_Kd, ""
     scale: np.ndarray  # (2,) of the texture coordinates
     offset: np.ndarray  # (2,)
+    unread: str = ""  # the line that says its look in a way that is not read
 
 
 class _Lines(NamedTuple):
@@ -60,7 +61,7 @@ def read_obj(path: Path) -> tuple[list[Part], list[Note]]:
     index = _indices(path, lines, list(known), (len(v), len(vt), len(vn)))
     triangle, owner = triangulated(v[index[corner, 0], :3], np.array(lines.counts, np.int64))
     faces, material = corner[triangle], np.array(lines.material, np.int64)[owner]
-    notes: list[Note] = []
+    notes = _doubts(path, data, index[corner, 0], triangle, len(v), v.shape[1] < 6 <= max(map(len, lines.rows["v"]), default=0))
     looks = _looks(path, lines, bool(len(vt)), notes)
     parts = []
     for number in np.unique(material).tolist():
@@ -84,6 +85,29 @@ def read_obj(path: Path) -> tuple[list[Part], list[Note]]:
             colors = np.tile(look.color, (len(rows), 1))
         parts.append(Part(v[rows[:, 0], :3], local.reshape(-1, 3), normals, colors if image is None else None, uv, image))
     return parts, notes
+
+
+def _doubts(path: Path, data: bytes, place: np.ndarray, triangle: np.ndarray, count: int, some: bool) -> list[Note]:
+    """What looks cut short, which nothing in the format forbids, and colours that not all vertices have.
+
+    Args:
+        place: vertex of each corner, (C,); triangle: rows of corners, (T, 3); count: of vertices; some: have colours.
+    """
+    notes = []
+    unused = 0 if b"\nl " in data or b"\np " in data else count - len(np.unique(place))
+    if unused:
+        text = f"{path.name}: {unused} of {count} vertices belong to no face; if the file was cut short, faces are missing"
+        notes.append(Note(text, lost=False))
+    edges = np.sort(place[triangle[:, [0, 1, 1, 2, 2, 0]]].reshape(-1, 2), axis=1)
+    open_ = len(edges) and (np.unique(edges, axis=0, return_counts=True)[1] == 1).any()
+    if not unused and open_ and not data.endswith((b"\n", b"\r")):
+        text = f"{path.name} ends within a line, and its surface is open; if the file was cut short, faces are missing"
+        notes.append(Note(text, lost=False))
+    if some:
+        notes.append(Note(f"{path.name}: some vertices have colours and others none; it is loaded without them"))
+    if b"\n#MRGB " in data:
+        notes.append(Note(f"{path.name}: the colours in #MRGB lines, ZBrush's own, are not read; export it as PLY"))
+    return notes
 
 
 def _lines(path: Path, text: str) -> _Lines:
@@ -190,16 +214,21 @@ def _looks(path: Path, lines: _Lines, coordinates: bool, notes: list[Note]) -> l
         rest = f"its only one, '{only}', is taken for all" if only else "the object is loaded without"
         notes.append(Note(f"{path.name} names materials but no face uses one ('usemtl' is missing); {rest}", lost=not only))
         return [materials.get(only)]
-    for number in used:
-        name = lines.names[number]
-        if number and name not in materials and not missing:
-            notes.append(Note(f"{path.name} uses the material '{name}', which no material file has; its faces stay without"))
+    unknown = [name for n in used if n and (name := lines.names[n]) not in materials]
+    if unknown and not missing:
+        some = ", ".join(f"'{name[:40]}'" for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
+        which = "material" if len(unknown) == 1 else "materials"
+        notes.append(Note(f"{path.name} uses the {which} {some}, which no material file has; the faces stay without"))
+    for name in dict.fromkeys(lines.names[n] for n in used):
+        if name in materials and materials[name].unread:
+            notes.append(Note(f"{path.name}: '{materials[name].unread[:60]}' of the material '{name[:40]}' is not read"))
     return [materials.get(name) for name in lines.names]
 
 
 def _read_mtl(text: str, where: str) -> dict[str, _Material]:
     """Materials by name."""
     materials: dict[str, _Material] = {}
+    ambient: dict[str, str] = {}  # a texture for dark places: some writers give no other
     name = ""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -207,7 +236,9 @@ def _read_mtl(text: str, where: str) -> dict[str, _Material]:
         if key == "newmtl":
             name = " ".join(words[1:])
             materials[name] = _Material(None, "", np.ones(2), np.zeros(2))
-        elif key == "kd" and name in materials and words[1:2] not in (["spectral"], ["xyz"]):
+        elif name in materials and (words[1:2] in (["spectral"], ["xyz"]) if key == "kd" else line.split() == ["map_Kd"]):
+            materials[name] = materials[name]._replace(unread=line.strip())
+        elif key == "kd" and name in materials:
             try:
                 values = [float(word) for word in words[1:4]]
             except ValueError:
@@ -218,7 +249,9 @@ def _read_mtl(text: str, where: str) -> dict[str, _Material]:
         elif key == "map_kd" and name in materials:
             file, scale, offset = _map(line.strip()[6:].strip())
             materials[name] = materials[name]._replace(picture=file, scale=scale, offset=offset)
-    return materials
+        elif key in ("map_ka", "map_ke") and words[1:]:
+            ambient[name] = line.strip()
+    return {n: m if m.picture or n not in ambient else m._replace(unread=ambient[n]) for n, m in materials.items()}
 
 
 def _map(text: str) -> tuple[str, np.ndarray, np.ndarray]:

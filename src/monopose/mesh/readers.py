@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,20 @@ def read_parts(path: Path) -> tuple[list[Part], list[Note]]:
     if suffix == ".off":
         part, coloured = _read_off(path, data)
         return [part], [Note(f"{path.name}: the colours of an OFF file are not read; export it as PLY")] if coloured else []
-    return [_read_stl(path, data)], []
+    part, coloured = _read_stl(path, data)
+    return [part], [Note(f"{path.name}: the colours of an STL file are not read; export it as PLY")] if coloured else []
 
 
-def _read_stl(path: Path, data: bytes) -> Part:
-    """STL, binary where its size is right for that, else text."""
-    binary = 84 + 50 * int.from_bytes(data[80:84], "little")
+def _read_stl(path: Path, data: bytes) -> tuple[Part, bool]:
+    """STL, binary where its size is right for that, else text; and whether it has colours, which are not read."""
+    binary, coloured = 84 + 50 * int.from_bytes(data[80:84], "little"), False
     if len(data) >= 84 and len(data) == binary:
         check_count(path, (binary - 84) // 50)
         layout = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-        corners = np.frombuffer(data, layout, offset=84)["corners"].reshape(-1, 3).astype(np.float64)
+        rows = np.frombuffer(data, layout, offset=84)
+        corners = rows["corners"].reshape(-1, 3).astype(np.float64)
+        own = rows["attribute"] >> 15  # of VisCAM and SolidView; Materialise's stand for the whole in the header
+        coloured = b"COLOR=" in data[:80] or bool(own.all() and np.ptp(rows["attribute"].astype(np.int64)) > 0)
     else:  # text; or binary and cut short
         lines = decoded(data).splitlines()
         if not data.lstrip().lower().startswith(b"solid") or b"facet" not in data.lower():
@@ -64,14 +69,24 @@ def _read_stl(path: Path, data: bytes) -> Part:
                 f"{path} is cut short, or no STL: it has {len(data)} bytes, "
                 f"a binary STL with its header has {binary}; is the file whole?"
             )
-        rows = [(n, words[1:]) for n, line in enumerate(lines, 1) if (words := line.split()) and words[0].lower() == "vertex"]
-        check_count(path, len(rows) // 3)
+        found, facets = [], 0
+        for n, line in enumerate(lines, 1):
+            key = (words := line.split())[0].lower() if line.strip() else ""
+            if key == "vertex":
+                found.append((n, words[1:]))
+            elif key in ("facet", "endfacet"):
+                facets += key == "facet"
+                if len(found) != 3 * (facets - (key == "facet")):
+                    raise ValueError(
+                        f"{path}, line {n}: a facet must have three corners, the one before has not; is the file whole?"
+                    )
+        check_count(path, len(found) // 3)
         if not any(line.strip().lower().startswith("endsolid") for line in lines):
             raise ValueError(f"{path} is cut short: no 'endsolid', the file ends at line {len(lines)}; is it whole?")
-        if len(rows) % 3:
-            raise ValueError(f"{path} has {len(rows)} corners, no multiple of three; is the file whole?")
+        if len(found) % 3:
+            raise ValueError(f"{path} has {len(found)} corners, no multiple of three; is the file whole?")
         points = []
-        for number, words in rows:
+        for number, words in found:
             try:
                 x, y, z = (float(word) for word in words)
             except ValueError:
@@ -79,12 +94,13 @@ def _read_stl(path: Path, data: bytes) -> Part:
                 raise ValueError(f"{path}, line {number}: a 'vertex' must be three numbers, got '{shown}'") from None
             points.append((x, y, z))
         corners = np.array(points, np.float64).reshape(-1, 3)
-    return Part(corners, np.arange(len(corners)).reshape(-1, 3), None, None, None, None)
+    return Part(corners, np.arange(len(corners)).reshape(-1, 3), None, None, None, None), coloured
 
 
 def _read_off(path: Path, data: bytes) -> tuple[Part, bool]:
     """OFF: counts, places, polygons; and whether it has colours, which are not read. Source: Geomview manual, sec. 4.2."""
-    rows = [(n, w) for n, line in enumerate(decoded(data).splitlines(), 1) if (w := line.split("#")[0].split())]
+    text = re.sub(r"^(\s*C?OFF)(?=\d)", r"\1 ", decoded(data))  # ModelNet's are written so
+    rows = [(n, w) for n, line in enumerate(text.splitlines(), 1) if (w := line.split("#")[0].split())]
     if not rows or not rows[0][1][0].endswith("OFF"):
         raise ValueError(f"{path} is not an OFF file: it must start with 'OFF'; is the file whole?")
     kind, rows = rows[0][1][0], [(rows[0][0], rows[0][1][1:]), *rows[1:]] if rows[0][1][1:] else rows[1:]
@@ -97,6 +113,9 @@ def _read_off(path: Path, data: bytes) -> tuple[Part, bool]:
             f"{path} is cut short: its header promises {vertices} vertices and {faces} faces, the file ends after "
             f"{len(rows) - 1} rows at line {rows[-1][0]}; is the file whole?"
         )
+    if len(rows) - 1 > vertices + faces:
+        line = rows[1 + vertices + faces][0]
+        raise ValueError(f"{path}, line {line}: {len(rows) - 1 - vertices - faces} rows more than its header counts")
     points, corners, counts = [], [], []
     for n, (line, words) in enumerate(rows[1 : 1 + vertices + faces]):
         try:
@@ -133,7 +152,10 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
         return np.stack([element[n].astype(ply.types[of][n]).astype(np.float64) for n in names], 1)  # type: ignore[no-any-return]
 
     def colors(element: dict[str, Any], of: str) -> np.ndarray | None:
-        for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")):
+        for names in (
+            *([f"{of}{n}" for n in ("red", "green", "blue")] for of in ("", "diffuse_", "ambient_")),
+            ["r", "g", "b"],
+        ):
             values = columns(element, of, *names)
             if values is not None:
                 kind = ply.types[of][names[0]]
@@ -166,7 +188,10 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
     names = (("texture_u", "texture_v"), ("u", "v"), ("s", "t"))
     uv = next((v for pair in names if (v := columns(vertex, "vertex", *pair)) is not None), None)
     notes: list[Note] = []
-    image = texture(path, ply.texture, notes) if ply.texture else None
+    named = ply.textures[-1] if ply.textures else ""
+    image = texture(path, named, notes) if named else None
+    if len(set(ply.textures)) > 1:
+        notes.append(Note(f"{path.name} names {len(set(ply.textures))} textures; the last, '{named}', is taken for all faces"))
     rows = np.arange(len(vertices))
     of_faces = colors(face, "face") if shades is None and image is None else None
     wedges = lists.get("texcoord")
@@ -178,7 +203,7 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
     elif of_faces is not None:
         rows, faces, shades = faces.reshape(-1), np.arange(3 * len(faces)).reshape(-1, 3), np.repeat(of_faces[owner], 3, 0)
     if image is not None and uv is None:
-        notes.append(Note(f"{path.name} names the texture '{ply.texture}' but has no coordinates for it; it is loaded without"))
+        notes.append(Note(f"{path.name} names the texture '{named}' but has no coordinates for it; it is loaded without"))
         image = None
     if image is not None:
         shades = None

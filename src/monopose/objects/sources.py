@@ -57,7 +57,7 @@ def _parse_one(text: str) -> DataSource:
             f"no folder {folder}; --data takes a BOP folder, a models folder, or a split such as lmo/train_pbr, each as "
             "FOLDER or FOLDER:WEIGHT"
         )
-    read = folder.name.isdigit() or any(_of_pictures(p) for p in folder.iterdir())
+    read = folder.name.isdecimal() or any(_of_pictures(p) for p in folder.iterdir())
     if listed is not None and not read:
         raise ValueError(f"{text}: {listed} lists pictures, and {folder} has none: its CAD models are drawn")
     return DataSource(folder, weight, listed, read)
@@ -66,7 +66,7 @@ def _parse_one(text: str) -> DataSource:
 def _of_pictures(path: Path) -> bool:
     """Whether something in a folder makes that a split of pictures: a scene, a tar of a web data set, an image's camera."""
     tar = path.name.startswith("shard-") and path.suffix == ".tar"
-    return tar or path.name.endswith(".camera.json") or (path.name.isdigit() and path.is_dir())
+    return tar or path.name.endswith(".camera.json") or (path.name.isdecimal() and path.is_dir())
 
 
 def models_root(sources: Sequence[DataSource]) -> Path:

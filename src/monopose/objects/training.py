@@ -460,6 +460,7 @@ def _needed(source: Path, ids: tuple[int, ...]) -> Iterator[Path]:
     for number, path in bop_models.model_paths(source).items():
         if number in ids:
             yield path
-            texture = beside(path, read_ply(path).texture)[0]
-            if texture is not None and texture.is_relative_to(source):
-                yield texture
+            for name in dict.fromkeys(read_ply(path).textures):
+                texture = beside(path, name)[0]
+                if texture is not None and texture.is_relative_to(source):
+                    yield texture

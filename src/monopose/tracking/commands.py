@@ -223,7 +223,7 @@ def read_start(path: str | Path, models: Sequence[ObjectModel]) -> dict[int, Ten
     content = records.read_json(existing_file(path, "file of poses"))
     if isinstance(content, dict) and "images" in content:
         content = next(iter(records.rows(content["images"], f"{path}: 'images'")), None)
-    if isinstance(content, dict) and content and all(str(key).isdigit() for key in content):
+    if isinstance(content, dict) and content and all(str(key).isdecimal() for key in content):
         content = [_of_bop(row, f"{path}, image {key}") for key in [min(content, key=int)] for row in content[key]]
     rows = content.get("poses", [content]) if isinstance(content, dict) else content
     out: dict[int, Tensor] = {}

@@ -84,7 +84,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the folder of a BOP data set, the one that holds models/ and test/")
-    splits = sorted(p for p in folder.iterdir() if p.is_dir() and any(q.is_dir() and q.name.isdigit() for q in p.iterdir()))
+    splits = sorted(p for p in folder.iterdir() if p.is_dir() and any(q.is_dir() and q.name.isdecimal() for q in p.iterdir()))
     model_folders = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.startswith("models"))
     if not splits and not model_folders:
         names = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
@@ -110,7 +110,7 @@ def check_bop(folder: str | Path, *, images_per_scene: int = 20) -> FolderReport
     objects: dict[str, int] = {}
     truths: dict[str, dict[tuple[int, int], list[int]]] = {split.name: {} for split in splits}
     for split in splits:
-        numbered = sorted(p for p in split.iterdir() if p.is_dir() and p.name.isdigit())
+        numbered = sorted(p for p in split.iterdir() if p.is_dir() and p.name.isdecimal())
         scenes[split.name], pictures[split.name], objects[split.name] = len(numbered), 0, 0
         for path in numbered:
             scene = _tried(notes, bop_scenes.open_scene, path)
@@ -220,7 +220,7 @@ def _check_scene(scene: bop_scenes.Scene, points: dict[int, np.ndarray], notes: 
 
 
 def _picture_numbers(folder: Path) -> set[int]:
-    return {int(p.stem) for p in folder.iterdir() if p.stem.isdigit()}
+    return {int(p.stem) for p in folder.iterdir() if p.stem.isdecimal()}
 
 
 def _check_truth(scene: bop_scenes.Scene, here: str, points: dict[int, np.ndarray], notes: _Notes) -> None:

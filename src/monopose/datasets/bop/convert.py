@@ -111,7 +111,7 @@ def _scene(source: Path, scene: Path, obj_id: int, synthetic: bool, boxes: list[
     cameras, truth = {}, {}
     for path in sorted(source.glob("*-color.png")):
         number, stem = path.name.split("-")[0], str(path).removesuffix("-color.png")
-        if not number.isdigit():
+        if not number.isdecimal():
             raise ValueError(f"{path} must be called NUMBER-color.png")
         im_id, pose = int(number), _numbers(Path(f"{stem}-pose.txt"), (3, 4))
         check_rotations(pose[None, :, :3], f"{stem}-pose.txt", "rotation")
@@ -224,7 +224,7 @@ SYN_LIST = "LM6d_data_syn_train_observed_{}.txt"
 def _listed(file: Path) -> list[int]:
     """Numbers of the pictures of a list, in its order: lines such as 01/000005."""
     ends = [line.split("/")[-1].strip() for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-    bad = next((end for end in ends if not end.isdigit()), None)
+    bad = next((end for end in ends if not end.isdecimal()), None)
     if bad is not None:
         raise ValueError(f"{file}: a line must end in the number of a picture, got {bad!r}")
     return [int(end) for end in ends]
@@ -254,7 +254,7 @@ def _fuse_scene(place: Path, obj_id: int, frames: dict[str, Array], scene: Path)
     (scene / "mask_visib").mkdir()
     cameras, truth = {}, {}
     for source in sorted(place.glob("[0-9]*.jpg")):
-        if not source.stem.isdigit():
+        if not source.stem.isdecimal():
             continue
         im_id, where = int(source.stem), f"{source.parent / source.stem}_params.pkl"
         params = mapping(read_pickle(existing_file(where, "pose"), "a pose and its camera"), where)

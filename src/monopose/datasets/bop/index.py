@@ -62,7 +62,7 @@ class Split:
             part = {name: c[name][start:end] for name in _TRUTH}
             more = (part["boxes"], part["boxes_visible"], part["visibility"]) if info else (None, None, None)
             known = SceneTruth(part["truth_im_id"], part["obj_id"], part["gt_id"], part["R"], part["t"], *more)
-        alone = packed or self.folder.name.isdigit()
+        alone = packed or self.folder.name.isdecimal()
         folder = self.folder if alone else self.folder / f"{number:06d}"
         members = Members(tars, c["places"][first:last], self.folder) if packed else None
         return Scene(folder, number, self.sensor, im_ids, K, unit, world, known, members)
@@ -124,13 +124,13 @@ def _about(place: Path) -> dict[str, Any] | None:
 
 def _layout(folder: Path) -> tuple[str, list[Path]]:
     """Which of the three layouts a folder has, and the scene folders, the tars, or the folder itself."""
-    if folder.is_dir() and folder.name.isdigit():
+    if folder.is_dir() and folder.name.isdecimal():
         return "scenes", [folder]
     if folder.is_dir():
         inside = sorted(folder.iterdir())
         if tars := [p for p in inside if p.suffix == ".tar" and p.name.startswith("shard-")]:
             return "tars", tars
-        if scenes := [p for p in inside if p.name.isdigit() and p.is_dir()]:
+        if scenes := [p for p in inside if p.name.isdecimal() and p.is_dir()]:
             return "scenes", sorted(scenes, key=lambda p: int(p.name))
         if any(_MEMBER.fullmatch(p.name) and p.name.endswith(".camera.json") for p in inside):
             return "images", [folder]
@@ -148,7 +148,7 @@ def _stamp(sources: list[Path], sensor: str) -> str:
             with suppress(OSError):
                 found = file.stat()
                 state.update(repr((source.name, file.name, found.st_size * file.is_file(), found.st_mtime_ns)).encode())
-    if len(sources) == 1 and not sources[0].name.isdigit() and sources[0].is_dir():
+    if len(sources) == 1 and not sources[0].name.isdecimal() and sources[0].is_dir():
         state.update(repr(sum(_MEMBER.fullmatch(p.name) is not None for p in sources[0].iterdir())).encode())
     return state.hexdigest()
 

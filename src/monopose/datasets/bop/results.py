@@ -320,10 +320,10 @@ def read_detections(path: PathLike) -> dict[tuple[int, int], list[dict[str, Any]
     for n, row in enumerate(rows):
         where = f"{path}, entry {n}"
         scene_id, im_id, _ = (whole(value(row, k, where), f"{where}: {k}") for k in ("scene_id", "image_id", "category_id"))
-        numbers(row, "bbox", (4,), where)
+        row = {**row, "bbox": numbers(row, "bbox", (4,), where).tolist(), "score": float(numbers(row, "score", (), where))}
         if "time" in row:
-            numbers(row, "time", (), where)
-        if not 0 <= float(numbers(row, "score", (), where)) <= 1:
+            row["time"] = float(numbers(row, "time", (), where))
+        if not 0 <= row["score"] <= 1:
             raise ValueError(f"{where}: 'score' must be a probability, 0 to 1, got {row['score']:g}; divide percent by 100")
         if row["bbox"][2] > 0 and row["bbox"][3] > 0:
             images.setdefault((scene_id, im_id), []).append(row)

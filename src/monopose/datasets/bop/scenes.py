@@ -105,7 +105,7 @@ def open_scene(folder: PathLike, sensor: str = "") -> Scene:
     """
     folder = Path(folder)
     suffix = f"_{sensor}" if sensor else ""
-    if not folder.name.isdigit():
+    if not folder.name.isdecimal():
         raise ValueError(f"{folder}: a scene folder is named by six digits, e.g. test/000002; to list a split use images(...)")
     if not folder.is_dir():
         raise FileNotFoundError(f"no scene folder {folder} ({found(folder.parent)})")
@@ -136,7 +136,8 @@ def scene_of(
     for record, place in zip(entries, where):
         records.refuse_lens(record, place)
         if isinstance(record, dict) and "cam_K" not in record and "cam_model" in record:
-            kind = (record["cam_model"] or {}).get("projection_model_type", "unknown") if record["cam_model"] else "unknown"
+            model = record["cam_model"]
+            kind = model.get("projection_model_type", "unknown") if isinstance(model, dict) else "unknown"
             raise ValueError(
                 f"{place}: has 'cam_model' ({kind}) instead of 'cam_K'; only pinhole cameras are read. "
                 "Undistort the images and write cam_K"
@@ -171,6 +172,11 @@ def _truth(lists: Mapping[int, list[Any]], infos: Mapping[int, list[Any]] | None
     t = table(entries, "cam_t_m2c", (3,), where) * MM
     check_rotations(R, where, "cam_R_m2c")
     check_translations(t, path, "cam_t_m2c")
+    if len(t) and np.median(t[:, 2]) < 0:
+        raise ValueError(
+            f"{path}: 'cam_t_m2c' puts half of the objects behind the camera; BOP's looks along +z (x right, y down): was it "
+            "written for OpenGL's, which looks along -z?"
+        )
     ids = whole_numbers(entries, "obj_id", where)
     im_id, gt_id = (np.array([row[k] for row in rows], np.int64) for k in (0, 1))
     if infos is None:
@@ -185,8 +191,8 @@ def _truth(lists: Mapping[int, list[Any]], infos: Mapping[int, list[Any]] | None
     details = [infos[i][n] for i, n, _ in rows]
     boxes, visible = (_edges(table(details, key, (4,), where)) for key in ("bbox_obj", "bbox_visib"))
     share = table(details, "visib_fract", (), where)
-    if (share > 1 + 1e-6).any():
-        n = int(np.argmax(share))
+    if (wrong := (share > 1 + 1e-6) | (share < -1e-6)).any():
+        n = int(np.argmax(wrong))
         raise ValueError(f"{where[n]}: 'visib_fract' must be a share from 0 to 1, got {share[n]:g}; is it in percent?")
     return SceneTruth(im_id, ids, gt_id, R, t, boxes, visible, share)
 
@@ -207,7 +213,7 @@ def scenes(split: PathLike, sensor: str = "") -> Iterator[Scene]:
     split = Path(split)
     if not split.is_dir():
         raise FileNotFoundError(f"no split folder {split} ({found(split.parent)})")
-    folders = sorted((p for p in split.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    folders = sorted((p for p in split.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name))
     if not folders:
         raise FileNotFoundError(f"no scene folder such as 000001 in {split} ({found(split)})")
     return (open_scene(folder, sensor) for folder in folders)
@@ -230,7 +236,7 @@ def images(split: PathLike, sensor: str = "", scene_ids: Iterable[int] | None = 
         scene_ids: only these scenes.
     """
     split = Path(split)
-    opened = [open_scene(split, sensor)] if split.name.isdigit() else scenes(split, sensor)
+    opened = [open_scene(split, sensor)] if split.name.isdecimal() else scenes(split, sensor)
     wanted = None if scene_ids is None else set(scene_ids)
     listed = []
     for scene in opened:
@@ -248,7 +254,7 @@ def _picture_files(scene: Scene) -> dict[int, Path]:
     for name in (f"rgb{suffix}", f"gray{suffix}", *((f"{scene.sensor}_rgb",) if scene.sensor else ())):
         folder = scene.folder / name
         if folder.is_dir():
-            return {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.stem.isdigit()}
+            return {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.stem.isdecimal()}
     return {}
 
 
@@ -308,12 +314,9 @@ def _row(scene: Scene, im_id: int) -> int:
 
 def scene_camera(scene: Scene, im_id: int, size: tuple[int, int]) -> Camera:
     """The camera of one image; BOP does not store the size (height, width), the picture has it."""
-    import torch
+    from ...io.cameras import make_camera
 
-    from ...types import Camera
-
-    K = intrinsics(scene.K[_row(scene, im_id)], f"{scene.folder}/scene_camera.json, image {im_id}: 'cam_K'", size)
-    return Camera(torch.tensor(K, dtype=torch.float32), size)
+    return make_camera(scene.K[_row(scene, im_id)], size, None, f"{scene.folder}/scene_camera.json, image {im_id}, cam_K")
 
 
 def read_camera(path: PathLike) -> Camera:
@@ -461,8 +464,7 @@ def image_widths(scene: Scene, im_ids: Iterable[int]) -> Array:
 
 def _width_as_seen(path: Path, content: bytes | None = None) -> int:
     with limits.picture(path if content is None else BytesIO(content), str(path)) as picture:
-        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return picture.height if turned else picture.width
+        return limits.size_as_seen(picture)[1]
 
 
 def _width_of_cameras(scene: Scene) -> int:
@@ -498,7 +500,7 @@ def read_targets(path: PathLike) -> Targets:
         )
     where = [f"{path}, entry {n}" for n in range(len(rows))]
     scene_id, im_id = (whole_numbers(rows, key, where) for key in ("scene_id", "im_id"))
-    if "obj_id" not in rows[0]:
+    if not any("obj_id" in row for row in rows):
         return Targets(scene_id, im_id, None, None)
     obj_id = whole_numbers(rows, "obj_id", where)
     _, first = np.unique(np.stack([scene_id, im_id, obj_id]), axis=1, return_index=True)
