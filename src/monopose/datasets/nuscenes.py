@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import boxes3d, rotation, se3
-from ..io import limits
+from ..io import limits, records
 from ..io.files import atomic_write, existing_file
 from ..io.records import (
     found,
@@ -144,6 +144,8 @@ def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Sample
 class _Row(dict[str, Any]):
     """A row of a table that knows where it stands; what it does not have is an error that says so."""
 
+    __slots__ = ("where",)
+
     def __init__(self, row: Mapping[str, Any], where: str) -> None:
         super().__init__(row)
         self.where = where
@@ -200,44 +202,63 @@ class Tables:
         except (KeyError, TypeError):
             raise ValueError(f"{self.folder}: {name}.json has no token {token!r}; are all tables of one version?") from None
 
-    def category(self, annotation: str) -> str:
-        """The category of an annotation: "vehicle.car"."""
-        instance = self.row("instance", self.row("sample_annotation", annotation)["instance_token"])
+    def category(self, annotation: Mapping[str, Any]) -> str:
+        """The category of a row of sample_annotation: "vehicle.car"."""
+        instance = self.row("instance", annotation["instance_token"])
         return self.row("category", instance["category_token"]).word("name")
 
 
-def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
-    """The tables of a nuScenes folder. Those of v1.0-trainval take some gigabytes while they are read.
+def each_row(folder: Path, version: str, name: str) -> Iterator[_Row]:
+    """The rows of a table, one after the other."""
+    path = folder / version / f"{name}.json"
+    for row in records.each_row(path):
+        if "token" not in row:
+            raise ValueError(f"{path} must be a list of rows with a token each")
+        yield _Row(row, f"{path}, token {row['token']}")
+
+
+def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable[str] = (), annotations: bool = True) -> Tables:
+    """The tables of a nuScenes folder.
+
+    Args:
+        folder: holds them in a folder `version`.
+        version: v1.0-mini, v1.0-trainval or v1.0-test.
+        scenes: of which samples are read, with what belongs to them; () for all.
+        annotations: False: sample_annotation stays unread. Of v1.0-trainval it takes gigabytes.
 
     Raises:
         FileNotFoundError: no such folder, or a table is missing; says what is there.
-        ValueError: a table is broken.
+        ValueError: a table is broken; a scene that it does not have.
     """
     folder = Path(folder)
     if not (folder / version).is_dir():
         raise FileNotFoundError(f"no tables in {folder / version} ({found(folder)}); expected {version}/sample.json and others")
-    rows: dict[str, dict[str, _Row]] = {}
-    for name in TABLES:
-        path = folder / version / f"{name}.json"
-        listed = read_json(path)
-        if not isinstance(listed, list) or not all(isinstance(row, dict) and "token" in row for row in listed):
-            raise ValueError(f"{path} must be a list of rows with a token each")
+    rows: dict[str, dict[str, _Row]] = {"sample_annotation": {}}
+    wanted: set[str] = set()
+    some = set(scenes)
+    for name in TABLES if annotations else [name for name in TABLES if name != "sample_annotation"]:
+        listed = each_row(folder, version, name)
         if name == "sample_data":
-            listed = [row for row in listed if value(row, "is_key_frame", f"{path}, token {row['token']}")]
+            listed = (row for row in listed if row["is_key_frame"])
+        elif name == "sample" and some:
+            wanted = {token for token, row in rows["scene"].items() if row.word("name") in some}
+            listed = (row for row in listed if row["scene_token"] in wanted)
         elif name == "ego_pose":
             wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
-            listed = [row for row in listed if str(row["token"]) in wanted]
-        rows[name] = {str(row["token"]): _Row(row, f"{path}, token {row['token']}") for row in listed}
+            listed = (row for row in listed if str(row["token"]) in wanted)
+        if name in ("sample_data", "sample_annotation") and some:
+            listed = (row for row in listed if row["sample_token"] in rows["sample"])
+        rows[name] = {str(row["token"]): row for row in listed}
     data: dict[str, dict[str, str]] = {token: {} for token in rows["sample"]}
-    annotations: dict[str, list[str]] = {token: [] for token in rows["sample"]}
-    tables = Tables(folder, rows, data, annotations)
+    of_sample: dict[str, list[str]] = {token: [] for token in rows["sample"]}
+    tables = Tables(folder, rows, data, of_sample)
     for token, row in rows["sample_data"].items():
         sensor = tables.row("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
         tables.row("sample", row["sample_token"])
         data[row["sample_token"]][tables.row("sensor", sensor).word("channel")] = token
     for token, row in rows["sample_annotation"].items():
         tables.row("sample", row["sample_token"])
-        annotations[row["sample_token"]].append(token)
+        of_sample[row["sample_token"]].append(token)
     return tables
 
 
@@ -278,7 +299,8 @@ def _pose(row: _Row) -> Tensor:
     return se3.from_rt(rotation.matrix_from_quat_wxyz(quat), t)
 
 
-def _attribute(tables: Tables, row: _Row) -> int:
+def attribute(tables: Tables, row: _Row) -> int:
+    """What an annotation is said to do, an index into `ATTRIBUTES`; -1 for nothing."""
     tokens = rows(row["attribute_tokens"], f"{row.where}: attribute_tokens")
     names = [tables.row("attribute", token).word("name") for token in tokens]
     return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
@@ -312,7 +334,8 @@ def _lidar(tables: Tables, sample: str, global_from_cam: Tensor) -> tuple[str, T
 
 def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
     """Annotations of a sample that are of one of the ten classes, with the class."""
-    named = [(token, CLASS_OF.get(tables.category(token))) for token in tables.annotations[sample]]
+    rows = tables.rows["sample_annotation"]
+    named = [(token, CLASS_OF.get(tables.category(rows[token]))) for token in tables.annotations[sample]]
     return [(token, CLASSES.index(name)) for token, name in named if name is not None]
 
 
@@ -336,7 +359,7 @@ def _annotated(tables: Tables, sample: str) -> _Annotated:
         torch.from_numpy(np.array([row.size() for row in shown], np.float64).reshape(-1, 3)),
         torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
         torch.tensor([label for _, label in targets], dtype=torch.int64),
-        torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
+        torch.tensor([attribute(tables, row) for row in shown], dtype=torch.int64),
         torch.tensor([row.points() for row in shown], dtype=torch.int64),
         torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
     )
@@ -411,10 +434,10 @@ def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
         for token in tables.annotations[sample]:
             row = tables.row("sample_annotation", token)
             place = (numbers(row, "translation", (3,), row.where), row.size(), quaternion(row, "rotation", row.where))
-            name = tables.category(token)
+            name = tables.category(row)
             if name in CLASS_OF:
                 label = CLASSES.index(CLASS_OF[name])
-                columns.append((k, label, *place, velocity(tables, token)[:2], _attribute(tables, row), -1.0, row.points()))
+                columns.append((k, label, *place, velocity(tables, token)[:2], attribute(tables, row), -1.0, row.points()))
             elif name == BIKE_RACK:
                 racks.append((k, -1, *place, (0.0, 0.0), -1, -1.0, -1))
     stacked = [_boxes(tokens, *zip(*rows)) if rows else no_boxes(tokens) for rows in (columns, racks)]
