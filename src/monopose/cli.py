@@ -550,10 +550,10 @@ def _kind_of(command: str, words: list[str]) -> Kind | str:
 
 
 def _family_of_results(path: Path) -> str:
-    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; tracks are JSON lines; viewpoints are another JSON; else
-    it is BOP's CSV."""
+    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; categories a folder of NOCS's pickles; tracks are JSON
+    lines; viewpoints are another JSON; else it is BOP's CSV."""
     if path.is_dir():
-        return "road"
+        return "category" if next(path.glob("results_*.pkl"), None) is not None else "road"
     if path.suffix.lower() == ".jsonl":
         return "tracking"
     if path.suffix.lower() != ".json":
