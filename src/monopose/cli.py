@@ -84,6 +84,7 @@ KINDS = {
         Kind("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
              "evaluate results_nusc.json"),
         Kind("tracking", tracking.Evaluate, "tracks of a video", "tracks.jsonl", "evaluate tracks.jsonl"),
+        Kind("category", category.Evaluate, "NOCS result files", "a folder of results_*.pkl", "evaluate FOLDER"),
     ),
 }  # fmt: skip
 USAGE = {  # of commands that do several things, and what decides which
@@ -275,7 +276,7 @@ def _run(command: str, args: Common) -> Any:
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, own.ConvertWeights):
         originals = import_module(".commands.original_weights", __package__)
-        return originals.convert(args.kind, args.file, args.out, args.models)
+        return originals.convert(args.kind, args.file, args.out, args.models, args.object)
     if isinstance(args, own.Reproduce):
         return _reproduce(args)
     if isinstance(args, own.MakeTargets):
