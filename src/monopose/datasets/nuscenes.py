@@ -15,7 +15,7 @@ al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -208,13 +208,16 @@ class Tables:
         return self.row("category", instance["category_token"]).word("name")
 
 
-def each_row(folder: Path, version: str, name: str) -> Iterator[_Row]:
-    """The rows of a table, one after the other."""
+def each_row(
+    folder: Path, version: str, name: str, keep: Callable[[Mapping[str, Any]], bool] = lambda row: True
+) -> Iterator[_Row]:
+    """The rows of a table that are to be kept, one after the other."""
     path = folder / version / f"{name}.json"
     for row in records.each_row(path):
         if "token" not in row:
             raise ValueError(f"{path} must be a list of rows with a token each")
-        yield _Row(row, f"{path}, token {row['token']}")
+        if keep(row):
+            yield _Row(row, f"{path}, token {row['token']}")
 
 
 def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable[str] = (), annotations: bool = True) -> Tables:
@@ -238,14 +241,15 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable
     some = set(scenes)
     for name in TABLES if annotations else [name for name in TABLES if name != "sample_annotation"]:
         listed = each_row(folder, version, name)
-        if name == "sample_data":
+        if name == "sample_data":  # those without the key are kept, and say so
+            listed = each_row(folder, version, name, lambda row: row.get("is_key_frame", True))
             listed = (row for row in listed if row["is_key_frame"])
         elif name == "sample" and some:
             wanted = {token for token, row in rows["scene"].items() if row.word("name") in some}
             listed = (row for row in listed if row["scene_token"] in wanted)
         elif name == "ego_pose":
             wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
-            listed = (row for row in listed if str(row["token"]) in wanted)
+            listed = each_row(folder, version, name, lambda row: str(row["token"]) in wanted)  # noqa: B023 (used at once)
         if name in ("sample_data", "sample_annotation") and some:
             listed = (row for row in listed if row["sample_token"] in rows["sample"])
         rows[name] = {str(row["token"]): row for row in listed}

@@ -206,7 +206,8 @@ def _shown(
     pose = se3.from_rt(pose[:, :3, :3] @ nuscenes.ZUP_FROM_OBJ, pose[:, :3, 3])
     edges = torch.zeros(len(box), 4, dtype=torch.float64)
     sizes = pictures["size"][picture]
-    for height, width in set(map(tuple, sizes.tolist())):
+    there = pictures["size"][picture[0] : picture[-1] + 1] if len(picture) else sizes
+    for height, width in set(map(tuple, there.tolist())):
         own = np.flatnonzero((sizes == (height, width)).all(1))
         K = torch.from_numpy(pictures["K"][picture[own]])
         edges[own] = boxes3d.project(pose[own], annotated["sizes"][box[own]], K, (height, width))

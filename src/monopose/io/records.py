@@ -68,12 +68,13 @@ def parse_json(text: str, where: str) -> Any:
         raise ValueError(f"{where} is not valid JSON ({error})") from None
 
 
-LARGE = 64 << 20  # bytes of a JSON list above which `each_row` reads it piece by piece
+LARGE = 8 << 20  # bytes of a JSON list above which `each_row` reads it piece by piece
 PIECE = 4 << 20  # characters
 
 
 def each_row(path: PathLike) -> Iterator[dict[str, Any]]:
-    """The objects in a JSON file that is a list of them, one by one; of a large file no more than a piece is in memory.
+    """The objects in a JSON file that is a list of them, one by one. Of a large file no more than a piece is in memory, and
+    keys that are there twice are not looked for.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no valid JSON, something else than a list of objects.
@@ -81,11 +82,11 @@ def each_row(path: PathLike) -> Iterator[dict[str, Any]]:
     path = Path(path)
     large = path.is_file() and path.stat().st_size > LARGE
     for row in _streamed(path) if large else rows(read_json(path), str(path)):
-        yield mapping(row, f"{path}, an entry of the list")
+        yield row if isinstance(row, dict) else mapping(row, f"{path}, an entry of the list")
 
 
 def _streamed(path: Path) -> Iterator[Any]:
-    decoder, space = json.JSONDecoder(object_pairs_hook=_once), re.compile(r"[ \t\n\r]*")
+    decoder, space = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
     with path.open(encoding="utf-8-sig") as file:
         piece, at, expected, some = file.read(PIECE), 0, "[", False
         while True:
