@@ -157,14 +157,15 @@ def crops(folder: Path, split: Path | None) -> None:
 
 
 NUSCENES = (
-    "import resource, sys, time\n"
+    "import sys, time\n"
     "from monopose.datasets import nuscenes_index\n"
-    "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+    "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024\n"
+    "before = peak()\n"
     "began, work = time.perf_counter(), time.process_time()\n"
     "frames = nuscenes_index.open_frames(sys.argv[1], 'v1.0-trainval')\n"
     "spent = time.perf_counter() - began, time.process_time() - work\n"
     "boxes = sum(len(frames[i].objects) for i in range(0, len(frames), len(frames) // 20))\n"
-    "print(len(frames), *spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before)\n"
+    "print(len(frames), *spent, peak(), before)\n"
 )
 
 

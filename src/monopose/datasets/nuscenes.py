@@ -181,7 +181,7 @@ class Tables:
 
     Args:
         folder: holds `samples/`.
-        rows: table -> token -> row; of sample_data and ego_pose only the key frames.
+        rows: table -> token -> row; of sample_data and ego_pose only the key frames, and no radars.
         data: sample token -> channel -> sample_data token.
         annotations: sample token -> sample_annotation tokens, in the table's order.
     """
@@ -209,14 +209,16 @@ class Tables:
 
 
 def each_row(
-    folder: Path, version: str, name: str, keep: Callable[[Mapping[str, Any]], bool] = lambda row: True
-) -> Iterator[_Row]:
-    """The rows of a table that are to be kept, one after the other."""
+    folder: Path, version: str, name: str, keep: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+    drop: Sequence[str] = (),
+) -> Iterator[_Row]:  # fmt: skip
+    """The rows of a table that are to be kept, one after the other, without some of their columns."""
     path = folder / version / f"{name}.json"
     for row in records.each_row(path):
         if "token" not in row:
             raise ValueError(f"{path} must be a list of rows with a token each")
         if keep(row):
+            row = {key: content for key, content in row.items() if key not in drop}
             yield _Row(row, f"{path}, token {row['token']}")
 
 
@@ -241,17 +243,26 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable
     some = set(scenes)
     for name in TABLES if annotations else [name for name in TABLES if name != "sample_annotation"]:
         listed = each_row(folder, version, name)
-        if name == "sample_data":  # those without the key are kept, and say so
-            listed = each_row(folder, version, name, lambda row: row.get("is_key_frame", True))
+        if name == "sample_data":  # those without the key are kept, and say so; radars are nobody's business here
+            radar = {
+                token
+                for token, row in rows["calibrated_sensor"].items()
+                if str(rows["sensor"].get(str(row["sensor_token"]), {}).get("channel")).startswith("RADAR")
+            }
+            listed = each_row(
+                folder, version, name,
+                lambda row: row.get("is_key_frame", True) and str(row.get("calibrated_sensor_token")) not in radar,  # noqa: B023
+                ("prev", "next", "fileformat"),
+            )  # fmt: skip
             listed = (row for row in listed if row["is_key_frame"])
         elif name == "sample" and some:
             wanted = {token for token, row in rows["scene"].items() if row.word("name") in some}
-            listed = (row for row in listed if row["scene_token"] in wanted)
+            listed = (row for row in listed if str(row["scene_token"]) in wanted)
         elif name == "ego_pose":
             wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
             listed = each_row(folder, version, name, lambda row: str(row["token"]) in wanted)  # noqa: B023 (used at once)
         if name in ("sample_data", "sample_annotation") and some:
-            listed = (row for row in listed if row["sample_token"] in rows["sample"])
+            listed = (row for row in listed if str(row["sample_token"]) in rows["sample"])
         rows[name] = {str(row["token"]): row for row in listed}
     data: dict[str, dict[str, str]] = {token: {} for token in rows["sample"]}
     of_sample: dict[str, list[str]] = {token: [] for token in rows["sample"]}

@@ -158,12 +158,11 @@ def _made(folder: Path, version: str) -> dict[str, Array]:
     sweeps = {token: tables.row("sample_data", token) for token in swept if token is not None}
     stood = torch.zeros(len(samples), 4, 4, dtype=torch.float64)
     if sweeps:
-        rows = list(sweeps.values())
         at = torch.tensor([k for k, token in enumerate(swept) if token is not None])
-        mount_poses = _poses([tables.row("calibrated_sensor", row["calibrated_sensor_token"]) for row in rows])
-        stood[at] = _poses([tables.row("ego_pose", row["ego_pose_token"]) for row in rows]) @ mount_poses
+        mount_poses = _poses([tables.row("calibrated_sensor", row["calibrated_sensor_token"]) for row in sweeps.values()])
+        stood[at] = _poses([tables.row("ego_pose", row["ego_pose_token"]) for row in sweeps.values()]) @ mount_poses
     pictures["cam_from_lidar"] = cam_from_global @ stood[of_sample]
-    files = [sweeps[token]["filename"] if token is not None else "" for token in swept]
+    files = [sweeps[token].word("filename") if token is not None else "" for token in swept]
     scenes = [tables.row("scene", tables.rows["sample"][sample]["scene_token"]).word("name") for sample in samples]
     words = {
         "path": [row.word("filename") for row in data], "name": [row.word("token") for row in data],
@@ -173,8 +172,10 @@ def _made(folder: Path, version: str) -> dict[str, Array]:
     for name, column in words.items():
         paths = name in ("path", "lidar")
         pictures[name] = np.array([(os.path.normpath(w) if paths and w else w).encode() for w in column])
+    del data, shots, sweeps, words
+    for name in ("sample_data", "ego_pose"):  # most of what is in memory
+        del tables.rows[name]  # type: ignore[attr-defined]
     annotated, first = _annotated(tables, folder, version, samples)
-    del tables, data, shots, sweeps
     boxes: list[dict[str, Array]] = []
     counts = np.zeros(len(of_sample), np.int64)
     for start in range(0, len(samples), BLOCK):
