@@ -49,6 +49,7 @@ OWNERS = {  # a library -> the only files that may import it
     "ray": {"commands/cluster.py"},
     "onnxruntime": {"exported.py"},
     "viser": {"commands/viewer.py"},
+    "h5py": {"commands/original_weights.py"},
     "requests": set(),
     "urllib": {"datasets/download.py", "io/hub.py"},
 }

@@ -1,7 +1,12 @@
-"""Every preset of every method: its configuration, its network at full size, one step of learning, and back from its file."""
+"""Every preset of every method: its configuration, its network, one step of learning, and back from its file.
+
+Networks have their full size, the pictures that the step is learned from are smaller; with MONOPOSE_TEST_FULL=1 they are not,
+which takes a minute of a core and some gigabytes for each preset of roads.
+"""
 
 import dataclasses
 import math
+import os
 
 import pytest
 import torch
@@ -30,6 +35,7 @@ from shapes import box
 CAMERA = Camera(camera_ops.K_from_fov(math.radians(60), (240, 320)), (240, 320))
 OBJECTS = {1: box(), 2: box((0.05, 0.05, 0.1), obj_id=2)}
 OF_OBJECTS = [(method, preset) for method, entry in objects_training.METHODS.items() for preset in entry.presets]
+FULL = bool(os.environ.get("MONOPOSE_TEST_FULL"))
 SMALLER = {
     "height": 64,
     "width": 160,
@@ -43,7 +49,7 @@ HALVED = {"input_size": 128, "samples": 64, "image_height": 240, "image_width": 
 
 def halved(config):
     """The same network, which learns its step from smaller pictures."""
-    least = {k: v for k, v in HALVED.items() if getattr(config, k, 0) > v}
+    least = {} if FULL else {k: v for k, v in HALVED.items() if getattr(config, k, 0) > v}
     if "input_size" in least and hasattr(config, "output_size"):
         least["output_size"] = config.output_size * least["input_size"] // config.input_size
     return dataclasses.replace(config, **least)
@@ -81,13 +87,13 @@ def test_presets_of_known_objects(method, preset, tmp_path):
     torch.manual_seed(0)
     config = objects_training.make_config(method, (1, 2), preset, {"pretrained": False} if preset != "pix2pose" else {})
     placed = synth.SceneConfig(objects=(1, 2), distractors=(0, 0), distance=(0.4, 0.6))
-    if method == "refiner":
+    if method == "refiner" and not FULL:
         config = dataclasses.replace(config, **ONCE)
     config = halved(config)
     source = crop_samples.Source(OBJECTS, CAMERA, (), placed)
     samples = entry.samples(config, source, 2, 3)
     model = entry.model(config, OBJECTS)
-    if preset == "maskrcnn":
+    if preset == "maskrcnn" and not FULL:
         model.net.net.roi_heads.fg_bg_sampler.batch_size_per_image = 16  # boxes, of 512
     batch = (entry.recipe.collate or torch.utils.data.default_collate)([samples[i] for i in range(2)])
     if entry.recipe.discriminator is not None and getattr(model, "discriminator", None) is not None:
@@ -104,7 +110,7 @@ def test_presets_of_roads(preset, tmp_path):
     full = road_training.make_config("road", preset, changes={"pretrained": False})
     with torch.device("meta"):
         assert sum(p.numel() for p in road_network.Model(full).parameters()) > 5e5
-    config = dataclasses.replace(full, **({} if preset == "small" else SMALLER))
+    config = dataclasses.replace(full, **({} if preset == "small" or FULL else SMALLER))
     drawn = road_scene.RoadSamples(road_scene.RoadConfig(size=config.size), (), 0, 0, 1)
     batch = road_training.RECIPE.collate([DrawnSamples(drawn, config.classes)[0]])
     model = road_network.Model(config)

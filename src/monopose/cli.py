@@ -84,6 +84,7 @@ TASKS = {
         Task("road", road.Evaluate, "boxes on roads", "results_nusc.json, or a folder of KITTI files",
              "evaluate results_nusc.json"),
         Task("tracking", tracking.Evaluate, "tracks of a video", "tracks.jsonl", "evaluate tracks.jsonl"),
+        Task("category", category.Evaluate, "NOCS result files", "a folder of results_*.pkl", "evaluate FOLDER"),
     ),
 }  # fmt: skip
 USAGE = {  # of commands that do several things, and what decides which
@@ -262,7 +263,7 @@ def _run(command: str, args: Common) -> Any:
         return {"folder": str(args.out), **work(args.folder, args.out, args.models)}
     if isinstance(args, own.ConvertWeights):
         originals = import_module(".commands.original_weights", __package__)
-        return originals.convert(args.kind, args.file, args.out, args.models)
+        return originals.convert(args.kind, args.file, args.out, args.models, args.object)
     if isinstance(args, own.Reproduce):
         return _reproduce(args)
     if isinstance(args, own.MakeTargets):
@@ -538,10 +539,10 @@ def _task_of(command: str, words: list[str]) -> Task | str:
 
 
 def _family_of_results(path: Path) -> str:
-    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; tracks are JSON lines; viewpoints are another JSON; else
-    it is BOP's CSV."""
+    """Boxes on roads are a folder of KITTI files, or nuScenes' JSON; categories a folder of NOCS's pickles; tracks are JSON
+    lines; viewpoints are another JSON; else it is BOP's CSV."""
     if path.is_dir():
-        return "road"
+        return "category" if next(path.glob("results_*.pkl"), None) is not None else "road"
     if path.suffix.lower() == ".jsonl":
         return "tracking"
     if path.suffix.lower() != ".json":

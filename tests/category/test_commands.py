@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from monopose.category import model as category
 from monopose.category import pipeline as cc
 from monopose.category.fitting import FitConfig, Phase
 from monopose.category.samples import CategoryViews
+from monopose.datasets import nocs
 
 QUICK = FitConfig((Phase(3, 2), Phase(2, 1)), features="pyramid")
 
@@ -180,7 +182,7 @@ def test_the_animation_shows_the_best_so_far_and_reconstructions_have_their_rows
 
 
 @pytest.mark.slow
-def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
+def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch, capsys):
     """Where the fit finds the truth, every rotation and IoU is right; estimates of an untrained network are not."""
     from datasets.test_nocs import CAMERA, _scene, _write
     from monopose.synthesis.shapes import tableware
@@ -206,6 +208,37 @@ def test_nocs_photos_are_fitted_and_scored(run, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "proportions", lambda _: mug.bounds / run.model.config.size_mean)
     right = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared).data["scores"]["classes"]["mug"]
     assert right["iou"]["iou75"] == right["pose_all"]["5deg2cm"] == 1.0
+    assert len(json.loads((tmp_path / "nocs_curves/scores.json").read_text())["curves"]["degrees"]["mug"]) == 61
+    assert (tmp_path / "nocs_curves/curves.png").is_file()
+
+    # masks and scores of NOCS's own detector, and the published truth
+    mask = (scene.index == 0).numpy()
+    others = np.stack([mask, (scene.index == 1).numpy(), (scene.index == 2).numpy()], -1)
+    found = {"pred_class_ids": np.array([6, 2, 1]), "pred_scores": np.array([0.8, 0.9, 0.7]), "pred_masks": others}
+    placed, lengths = nocs.from_category(poses[:1].double(), mug.bounds.double()[None])
+    scale = float(lengths.norm())
+    true = placed.numpy().copy()
+    true[:, :3, :3] *= scale
+    truth_fields = {"gt_class_ids": np.array([6]), "gt_RTs": true, "gt_scales": lengths.numpy() / scale,
+                    "gt_handle_visibility": np.array([1])}  # fmt: skip
+    for name, fields in (("det", found), ("gts", truth_fields)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"results_{name}_scene_1_0000.pkl").write_bytes(pickle.dumps(fields, protocol=2))
+    folders = {"detections": tmp_path / "det", "gts": tmp_path / "gts"}
+    again = cc.predict_nocs(run, tmp_path, tmp_path / "nocs.json", **shared, **folders).data["scores"]["classes"]["mug"]
+    assert again["pose_all"]["5deg2cm"] == 1.0
+    assert again["iou"]["iou75"] == 1.0
+    assert "NOCS's detections" in json.loads((tmp_path / "nocs.json").read_text())["masks"]
+
+    # and a folder of results is scored without a run
+    mine = truth_fields | {"pred_class_ids": np.array([6]), "pred_RTs": true, "pred_scales": lengths.numpy() / scale,
+                           "pred_scores": np.array([0.5])}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/results_test_scene_1_0000.pkl").write_bytes(pickle.dumps(mine, protocol=2))
+    words = ["evaluate", str(tmp_path / "mine"), "--gts", str(tmp_path / "gts"), "--out", str(tmp_path / "scored")]
+    assert cli.main(words) == 0
+    assert "NOCS protocol, 3D IoU: oriented; 1 images, 1 objects" in capsys.readouterr().out
+    assert (tmp_path / "scored/curves.png").is_file()
     unsized = replace(run, model=category.Model(replace(run.model.config, size_mean=0.0)))
     with pytest.raises(ValueError, match="scores are in metres"):
         cc.predict_nocs(unsized, tmp_path, tmp_path / "nocs.json", **shared)

@@ -1,5 +1,6 @@
 """Weights under the original systems' names: what is made of them computes what the originals compute; the rest is said."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torchvision
 from monopose import cli, weights
 from monopose.commands import original_weights
 from monopose.datasets.bop import writing
-from monopose.objects import probabilistic
+from monopose.objects import coordinates, probabilistic
 from monopose.road import config as road_config
 from monopose.road import pyramid
 from monopose.road.network import Model as RoadModel
@@ -208,6 +209,191 @@ def test_encoder_and_pyramid_of_the_detector():
         torch.testing.assert_close(block.eval()(x), y, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"has not: neck.more"):
         original_weights.epropnp_det(state | {"neck.more": torch.zeros(1)}, "det.pth")
+
+
+# -------------------------------------------------------------------------------------------------------- Pix2Pose's, of Keras
+
+
+def keras_layers(resnet):
+    """The layers of its generator in the order in which they are made: name -> shapes of kernels, channels last."""
+    shapes, counts = {}, {}
+
+    def numbered(kind):
+        counts[kind] = counts.get(kind, 0) + 1
+        return f"{kind}_{counts[kind]}"
+
+    def normed(name, kernel, norm=None):
+        transposed = name.startswith("conv2d_transpose")
+        shapes[name] = {"kernel": kernel, "bias": (kernel[-2 if transposed else -1],)}
+        channels = shapes[name]["bias"]
+        shapes[norm or numbered("batch_normalization")] = dict.fromkeys(
+            ("gamma", "beta", "moving_mean", "moving_variance"), channels
+        )
+
+    if resnet:
+        normed("conv1", (7, 7, 3, 64), "bn_conv1")
+        for stage, width, blocks, inputs in (("2", 64, "abc", 64), ("3", 128, "abcd", 256)):
+            for block in blocks:
+                given = inputs if block == "a" else 4 * width
+                for branch, kernel in (
+                    ("2a", (1, 1, given, width)), ("2b", (3, 3, width, width)), ("2c", (1, 1, width, 4 * width)),
+                    ("1", (1, 1, given, 4 * width)),
+                ):  # fmt: skip
+                    if branch != "1" or block == "a":
+                        normed(f"res{stage}{block}_branch{branch}", kernel, f"bn{stage}{block}_branch{branch}")
+    else:
+        for level, (given, made) in enumerate(((3, 64), (128, 128), (256, 128)), 1):
+            normed(f"conv{level}_1", (5, 5, given, made))
+            normed(f"conv{level}_2", (5, 5, given, made))
+    for part in (1, 2):
+        normed(f"conv4_{part}", (5, 5, 512 if resnet else 256, 256))
+    shapes[numbered("dense")] = {"kernel": (8 * 8 * 512, 256), "bias": (256,)}
+    shapes[numbered("dense")] = {"kernel": (256, 8 * 8 * 256), "bias": (8 * 8 * 256,)}
+    for level, (given, made, side, mixed) in enumerate(
+        ((256, 256, 128, 256), (256, 128, 128, 256), (256, 64, 32 if resnet else 64, 128)), 1
+    ):
+        normed(numbered("conv2d_transpose"), (5, 5, made, given))
+        normed(f"deconv{level}", (5, 5, made + side, mixed))
+    for made in (3, 1):
+        shapes[numbered("conv2d_transpose")] = {"kernel": (5, 5, made, 128), "bias": (made,)}
+    return shapes
+
+
+def keras_file(path, resnet, seed=0):
+    """Such a file with random weights, and those by "LAYER/WEIGHT". That of the ResNet is of model.save, which nests it."""
+    h5py = pytest.importorskip("h5py")
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for layer, weights_ in keras_layers(resnet).items():
+        for kind, shape in weights_.items():
+            value = torch.rand(shape, generator=generator) - 0.5
+            if kind == "kernel":
+                inputs = value[..., 0, 0].numel() * shape[-1 if "transpose" in layer else -2] if len(shape) == 4 else shape[0]
+                value = value * (24 / inputs) ** 0.5
+            state[f"{layer}/{kind}"] = value + (kind in ("gamma", "moving_variance"))
+    nested = [k for k in keras_layers(resnet) if k.startswith(("res", "bn", "conv1"))] if resnet else []
+    with h5py.File(path, "w") as file:
+        top = file.create_group("model_weights") if resnet else file
+        groups = ["input_1", *(["resnet_part"] if resnet else []), *(k for k in keras_layers(resnet) if k not in nested)]
+        top.attrs["layer_names"] = [name.encode() for name in groups]
+        for name in groups:
+            group = top.create_group(name)
+            own = [k for k in state if k.split("/")[0] in (nested if name == "resnet_part" else [name])]
+            group.attrs["weight_names"] = [f"{k}:0".encode() for k in own]
+            for k in own:
+                group[f"{k}:0"] = state[k].numpy()
+    return state
+
+
+def keras_network(state, resnet, images):
+    """Its generator by TensorFlow's definitions: (B, 3, 128, 128), RGB in [0, 1] -> what tanh and sigmoid take."""
+
+    def same(x, kernel, stride):  # the odd pixel goes to the right and the bottom
+        total = max((x.shape[-1] // stride - 1) * stride + kernel.shape[0] - x.shape[-1], 0)
+        x = F.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
+        return F.conv2d(x, kernel.permute(3, 2, 0, 1), None, stride)
+
+    def conv(x, name, stride):
+        return same(x, state[f"{name}/kernel"], stride) + state[f"{name}/bias"][:, None, None]
+
+    def transposed(x, name):  # the gradient of the convolution that would have made it
+        kernel = state[f"{name}/kernel"]
+        larger = torch.zeros(len(x), kernel.shape[2], 2 * x.shape[-2], 2 * x.shape[-1], requires_grad=True)
+        (made,) = torch.autograd.grad((same(larger, kernel, 2) * x).sum(), larger)
+        return made + state[f"{name}/bias"][:, None, None]
+
+    def norm(x, name):
+        gamma, beta, mean, variance = (
+            state[f"{name}/{k}"][:, None, None] for k in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        return (x - mean) / (variance + 1e-3).sqrt() * gamma + beta
+
+    counts = iter(range(1, 99))
+
+    def leaky(x):
+        return F.leaky_relu(norm(x, f"batch_normalization_{next(counts)}"), 0.3)
+
+    x, skips = (images * 255 - 128) / 128, []
+    if resnet:
+        x = F.conv2d(F.pad(x, (3, 3, 3, 3)), state["conv1/kernel"].permute(3, 2, 0, 1), state["conv1/bias"], 2)
+        x = norm(x, "bn_conv1").relu()
+        skips.append(x[:, :32])
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
+        for stage, blocks in (("2", "abc"), ("3", "abcd")):
+            for block in blocks:
+                at, stride = f"{stage}{block}_branch", 2 if stage + block == "3a" else 1
+                y = norm(conv(x[:, :, ::stride, ::stride], f"res{at}2a", 1), f"bn{at}2a").relu()
+                y = norm(conv(y, f"res{at}2b", 1), f"bn{at}2b").relu()
+                y = norm(conv(y, f"res{at}2c", 1), f"bn{at}2c")
+                if block == "a":
+                    x = norm(conv(x[:, :, ::stride, ::stride], f"res{at}1", 1), f"bn{at}1")
+                x = (x + y).relu()
+            skips.append(x[:, :128])
+    else:
+        for level in (1, 2, 3):
+            first, second = (leaky(conv(x, f"conv{level}_{part}", 2)) for part in (1, 2))
+            skips.append(second)
+            x = torch.cat([first, second], 1)
+    x = torch.cat([leaky(conv(x, f"conv4_{part}", 2)) for part in (1, 2)], 1)
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    for i in (1, 2):
+        x = x @ state[f"dense_{i}/kernel"] + state[f"dense_{i}/bias"]
+    x = x.unflatten(1, (8, 8, 256)).permute(0, 3, 1, 2)
+    for i in (1, 2, 3):
+        x = leaky(transposed(x, f"conv2d_transpose_{i}"))
+        x = leaky(conv(torch.cat([x, skips[-i]], 1), f"deconv{i}", 1))
+    return transposed(x, "conv2d_transpose_4"), transposed(x, "conv2d_transpose_5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resnet", [False, True])
+def test_pix2pose_of_keras_is_the_original(tmp_path, capsys, resnet):
+    state = keras_file(tmp_path / "inference.hdf5", resnet)
+    wedge = box((0.06, 0.08, 0.1), obj_id=5)
+    top = wedge.vertices[:, 2:] > 0
+    wedge = dataclasses.replace(
+        wedge, vertices=torch.where(top & (wedge.vertices[:, :1] > 0), wedge.vertices / 2, wedge.vertices)
+    )
+    writing.write_models(tmp_path / "models", {5: wedge, 6: box(obj_id=6)})
+    words = ["convert-weights", "pix2pose", str(tmp_path / "inference.hdf5"), "--models", str(tmp_path / "models")]
+    assert cli.main([*words, "--object", "5", "--out", str(tmp_path / "run"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["used"], said["ignored"]) == (len(state), {})
+    model = weights.load_network(
+        tmp_path / "run/coordinates.safetensors", "coordinates", coordinates.Config, coordinates.Model
+    ).eval()
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    maps, error = keras_network(state, resnet, images)
+    assert float(maps.std()) > 0.05  # where nothing depends on anything, nothing is compared
+    with torch.no_grad():
+        output = model(images, torch.tensor([5]))
+    torch.testing.assert_close(output.coordinates, maps.tanh(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(output.error, error[:, 0], rtol=1e-3, atol=1e-3 * float(error.abs().max()))
+    # its norm_factor.json: the mean of the vertices, the largest distance from it along each axis
+    centre = wedge.vertices.mean(0)
+    torch.testing.assert_close(model.centre[0], centre)
+    torch.testing.assert_close(model.scale[0], (wedge.vertices - centre).abs().amax(0))
+    assert sorted(p.name for p in (tmp_path / "run/objects").glob("*.ply")) == ["obj_000005.ply"]
+
+
+def test_files_of_keras_that_do_not_fit_are_named(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    writing.write_models(tmp_path / "models", {5: box(obj_id=5)})
+    (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with h5py.File(tmp_path / "images.hdf5", "w") as file:
+        file["images"] = [1.0]
+    for name in ("cut", "images"):
+        with pytest.raises(ValueError, match="holds no weights of Keras"):
+            original_weights.read_keras(tmp_path / f"{name}.hdf5")
+    layers = {f"{k}/{w}": torch.zeros(1) for k, v in keras_layers(False).items() for w in v}
+    for changes, message in (
+        ({"dense_3/kernel": torch.zeros(1)}, "has 3 layers dense, the network of Pix2Pose 2.*4_convert_weights_inference"),
+        ({"block_1/kernel": torch.zeros(1)}, "1 tensors that Pix2Pose has not: block_1"),
+        ({}, r"conv1_1/kernel is \(1,\), expected \(64, 3, 5, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            original_weights.pix2pose(layers | changes, "inference.hdf5", tmp_path / "models", 5)
+    with pytest.raises(ValueError, match="needs --models, the BOP models folder, and --object"):
+        original_weights.convert("pix2pose", tmp_path / "images.hdf5", tmp_path / "run")
 
 
 def test_rnnpose_says_why_not(tmp_path, capsys):

@@ -254,6 +254,40 @@ def test_broken_results_are_named(tmp_path):
         nocs.results_folder(tmp_path / "empty")
 
 
+def test_results_are_judged_by_the_published_truth(tmp_path):
+    fields, _ = _fields()
+    moved = {**fields, "gt_RTs": fields["gt_RTs"] + np.array([[0, 0, 0, 0.1], [0] * 4, [0] * 4, [0] * 4])}
+    for name, content in (("gts", moved), ("mine", fields)):
+        (tmp_path / name).mkdir()
+        kind = "real_test" if name == "gts" else "test"
+        _dump(tmp_path / name / f"results_{kind}_scene_1_0007.pkl", content)
+    (found,) = nocs.results_folder(tmp_path / "mine", tmp_path / "gts")
+    torch.testing.assert_close(found.cam_from_obj_true[0, :3, 3], torch.tensor([0.2, 0.0, 0.7], dtype=torch.float64))
+    assert found.cam_from_obj[0, 0, 3] == 0.1
+    (tmp_path / "gts/results_real_test_scene_1_0007.pkl").rename(tmp_path / "gts/results_real_test_scene_2_0007.pkl")
+    with pytest.raises(FileNotFoundError, match=r"gts has no results_\*.pkl of results_test_scene_1_0007"):
+        nocs.results_folder(tmp_path / "mine", tmp_path / "gts")
+
+
+def test_detections_in_both_forms(tmp_path):
+    masks = np.zeros((*SIZE, 2), bool)
+    masks[3:9, 4:8, 1] = True
+    for ids, scores, name in (("pred_class_ids", "pred_scores", "pred_mask"), ("class_ids", "scores", "masks")):
+        fields = {ids: np.array([6, 1], np.int32), scores: np.array([0.9, 0.4], np.float32), name: masks}
+        labels, certain, found = nocs.read_detections(_dump(tmp_path / "results_0.pkl", fields), SIZE)
+        assert (labels.tolist(), certain.tolist()) == ([6, 1], pytest.approx([0.9, 0.4]))
+        assert found.sum((1, 2)).tolist() == [0, 24]
+        assert bool(found[1, 3:9, 4:8].all())
+        with pytest.raises(ValueError, match=rf"{name} must be 9 x 9 x 2"):
+            nocs.read_detections(tmp_path / "results_0.pkl", (9, 9))
+        with pytest.raises(ValueError, match=rf"{ids} must be 1 to 6"):
+            nocs.read_detections(_dump(tmp_path / "results_0.pkl", fields | {ids: np.array([6, 0])}), SIZE)
+    with pytest.raises(ValueError, match="expected pred_class_ids, pred_scores and pred_masks, got RTs"):
+        nocs.read_detections(_dump(tmp_path / "results_0.pkl", {"RTs": 1}), SIZE)
+    nothing = {"class_ids": np.zeros(0, np.int32), "scores": np.zeros(0), "masks": np.zeros((*SIZE, 0), bool)}
+    assert nocs.read_detections(_dump(tmp_path / "results_0.pkl", nothing), SIZE)[2].shape == (0, *SIZE)
+
+
 class _Evil:
     def __reduce__(self):
         return (print, ("run",))

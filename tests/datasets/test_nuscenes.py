@@ -15,6 +15,7 @@ from monopose.datasets.road import RoadObjects, no_objects
 from monopose.evaluation import nuscenes as protocol
 from monopose.geometry import boxes as boxes2d
 from monopose.geometry import boxes3d, se3
+from monopose.io import records
 
 HALF = math.sqrt(0.5)
 FRONT = [0.5, -0.5, 0.5, -0.5]  # a camera that looks along the vehicle's x: its x points right, its y down
@@ -444,7 +445,7 @@ def test_the_index_gives_the_same_pictures_without_the_tables(folder, monkeypatc
     expected = nuscenes.frames(read, nuscenes.samples(read))
     found = nuscenes_index.open_frames(folder)
     assert (folder / "v1.0-mini/.monopose-index/index.json").is_file()
-    monkeypatch.setattr(nuscenes, "read_tables", lambda *_: pytest.fail("the tables are read again"))
+    monkeypatch.setattr(nuscenes, "read_tables", lambda *_, **__: pytest.fail("the tables are read again"))
     for pictures in (found, nuscenes_index.open_frames(folder), pickle.loads(pickle.dumps(found))):
         assert len(pictures) == len(expected) == 3
         for mine, theirs in zip(pictures, expected, strict=True):
@@ -458,7 +459,7 @@ def test_the_index_gives_the_same_pictures_without_the_tables(folder, monkeypatc
             for a, b in pairs:
                 assert (a is None) == (b is None)
                 if a is not None:
-                    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+                    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-9, equal_nan=True)
     assert [f.sample for f in found.of_scenes(["scene-0002"])] == ["s1"]
     assert [f.channel for f in found[:2]] == ["CAM_FRONT", "CAM_BACK"]
     assert len(pickle.loads(pickle.dumps(found.of_scenes(["scene-0002"])))) == 1
@@ -466,6 +467,41 @@ def test_the_index_gives_the_same_pictures_without_the_tables(folder, monkeypatc
         found.of_scenes(["scene-0009"])
     with pytest.raises(IndexError):
         found[3]
+
+
+def test_a_broken_row_is_named_by_the_index_too(folder):
+    for table, row, change, message in (
+        ("sample_annotation", 2, {"size": [1, -2, 1]}, r"sample_annotation\.json, token x2: width, length and height must be"),
+        ("sample_annotation", 1, {"translation": [1, 2]}, r"token x1: 'translation' must have 3 numbers, got 2"),
+        ("sample_annotation", 1, {"rotation": [2, 0, 0, 0]}, r"token x1: 'rotation' must be a quaternion wxyz of length 1"),
+        ("sample_annotation", 1, {"prev": "x8"}, r"sample_annotation\.json has no token 'x8'"),
+        ("ego_pose", 0, {"translation": [1, math.nan, 2]}, "token e_sd0f: 'translation' holds NaN"),
+        ("calibrated_sensor", 0, {"camera_intrinsic": []}, r"token cs_front: 'camera_intrinsic' must have 9 numbers"),
+    ):
+        content = tables()
+        content[table][row] |= change
+        with pytest.raises(ValueError, match=message):
+            nuscenes_index.open_frames(written(folder, content))
+
+
+def test_tables_larger_than_memory_are_read_piece_by_piece(folder, monkeypatch):
+    whole = nuscenes.read_tables(folder)
+    monkeypatch.setattr(records, "LARGE", 100)
+    monkeypatch.setattr(records, "PIECE", 150)
+    assert nuscenes.read_tables(folder).rows == whole.rows
+    only = nuscenes.read_tables(folder, scenes=["scene-0002"])
+    assert (list(only.rows["sample"]), list(only.rows["sample_annotation"])) == (["s1"], ["x1"])
+    assert all(row["sample_token"] == "s1" for row in only.rows["sample_data"].values())
+    path = folder / "v1.0-mini/ego_pose.json"
+    text = path.read_text()
+    for broken, message in ((text[:-40], "not valid JSON .* cut short"), (text[1:], "must hold a JSON list of objects, got"),
+                            (text[:150] + "?" + text[150:], "not valid JSON"), (text.replace("}, {", "} {"), "in place of ,]"),
+                            ("[" + text + "]", "an entry of the list must hold a JSON object")):  # fmt: skip
+        path.write_text(broken)
+        with pytest.raises(ValueError, match=rf"ego_pose\.json.*{message}"):
+            nuscenes.read_tables(folder)
+    path.write_text("[" + " " * 200 + "]")
+    assert list(records.each_row(path)) == []
 
 
 def test_the_index_follows_its_tables(folder):

@@ -5,6 +5,7 @@ import typing
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from monopose.detection import detector, networks
 from monopose.detection.networks import STRIDE, OneStageNet
@@ -546,3 +547,27 @@ def test_another_number_of_looks_is_an_error():
 def test_the_command_line_offers_these_looks():
     assert typing.get_args(typing.get_type_hints(options.DetectorOptions)["looks"]) == detector.LOOKS
     assert pipeline.LOOKS == 6  # as its help says
+
+
+def test_mask_rcnn_starts_from_coco_but_for_what_belongs_to_classes(monkeypatch):
+    """The published start, where the weights can be had; a network of other classes keeps its own last layer."""
+    coco, own = (torch.nn.ModuleDict({"body": torch.nn.Linear(3, 4), "last": torch.nn.Linear(4, n)}) for n in (91, 3))
+    before = own.last.weight.clone()
+    networks.start_from_coco(own, coco.state_dict())
+    assert torch.equal(own.body.weight, coco.body.weight)
+    assert torch.equal(own.last.weight, before)
+    asked = []
+    monkeypatch.setattr(networks, "_coco_weights", lambda: asked.append("coco") or {"nothing": before})
+    monkeypatch.setattr(networks, "maskrcnn_resnet50_fpn_v2", lambda **how: asked.append(how) or _Net())
+    networks.TwoStageNet(2, pretrained=True)
+    assert asked[0] == "coco"
+    assert asked[1]["weights_backbone"] is None
+    monkeypatch.setattr(networks, "_coco_weights", lambda: None)
+    networks.TwoStageNet(2, pretrained=True)
+    assert asked[2]["weights_backbone"] is networks.ResNet50_Weights.IMAGENET1K_V1
+
+
+class _Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.roi_heads = RoIHeads(None, None, None, 0.5, 0.5, 1, 0.5, None, 0.5, 0.5, 1)

@@ -215,3 +215,17 @@ def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"1 labels need cam_from_obj \(1, 4, 4\) and sizes \(1, 3\)"):
         Results(*(torch.zeros(0), torch.zeros(0, 4, 4), torch.zeros(0, 3), torch.zeros(1), torch.zeros(2, 4, 4),
                   torch.zeros(1, 3), torch.zeros(1)))  # fmt: skip
+
+
+def test_curves_rise_where_the_estimate_begins_to_count():
+    """9.9 degrees and 3.95 cm off: wrong below, right from there on; the mean is over the classes."""
+    off = _pose(0.0395, R=_turn(0, 9.9))
+    found = nocs.curves([_results([_pose()], [off]), _results([_pose(0.3)], [_pose(0.3)], [BOTTLE], [BOTTLE])])
+    assert [len(found[k]["thresholds"]) for k in ("iou", "degrees", "cm")] == [101, 61, 31]
+    for measure, at in (("degrees", 9.9), ("cm", 3.95)):
+        expected = [float(t >= at) for t in found[measure]["thresholds"]]
+        assert found[measure]["camera"] == expected
+        assert found[measure]["mean"] == pytest.approx([(v + 1) / 2 for v in expected])
+    assert found["iou"]["bottle"][:100] == [1.0] * 100
+    assert sorted(found["iou"]["camera"], reverse=True) == found["iou"]["camera"]
+    assert 0 < sum(found["iou"]["camera"]) < 100

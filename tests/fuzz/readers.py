@@ -283,6 +283,13 @@ def _nocs_results(folder: Path) -> None:
         pickle.dump(fields | {"pred_scores": np.array([0.9]), "gt_handle_visibility": np.array([1])}, file, protocol=2)
 
 
+def _nocs_detections(folder: Path) -> None:
+    masks = np.zeros((6, 8, 1), bool)
+    masks[2:4, 3:6] = True
+    fields = {"pred_class_ids": np.array([6]), "pred_scores": np.array([0.9]), "pred_masks": masks}
+    (folder / "results_a.pkl").write_bytes(pickle.dumps(fields, protocol=2))
+
+
 ANNOTATIONS = """resized_crop_source,model_source,truncated,occluded,slightly_occluded,image_path,cat_id,example_id,model_name,\
 azimuth,elevation,inplane_rotation
 ikea,ikea,False,False,True,resized_crop/bed/1.png,bed,X,model,90,-30,0.5
@@ -423,6 +430,8 @@ READERS = {
     "nocs": Reader("datasets.nocs.read", _nocs, lambda f: nocs.read(f / "0000", CAMERA)),
     "nocs.results": Reader("datasets.nocs.read_results datasets.nocs.results_folder", _nocs_results, nocs.results_folder,
                            unknown=True),
+    "nocs.detections": Reader("datasets.nocs.read_detections", _nocs_detections,
+                              lambda f: nocs.read_detections(f / "results_a.pkl", (6, 8))),
     "weights": Reader("weights.read weights.load_network", _weights, _read_weights),
     "calibration": Reader("objects.calibration.read", lambda f: calibration.write(f, CALIBRATION),
                           lambda f: calibration.read(f, {})),

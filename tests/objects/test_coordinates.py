@@ -187,7 +187,8 @@ def test_published_generator_layer_by_layer():
     torch.manual_seed(0)
     net = Pix2PoseGenerator().eval()
     shapes = {}
-    for name, module in net.named_children():
+    parts = [*net.encoder.named_children(), *net.named_children()]
+    for name, module in parts:
         module.register_forward_hook(lambda _m, given, out, name=name: shapes.update({name: (given[0].shape[1:], out)}))
     assert net(torch.rand(1, 3, 128, 128), torch.tensor([0])).shape == (1, 4, 128, 128)
     for name, side, deep, skip in (

@@ -406,6 +406,19 @@ def test_lists_choose_the_pictures(folder, tmp_path):
         pictures.index(scene_folder, SOURCE.models, listed)
 
 
+def test_samples_in_a_row_share_a_picture_and_objects_come_equally_often(folder, monkeypatch):
+    read, decoded = crops(folder, "read", 0.0), []
+    pixels = pictures.Picture.pixels
+    monkeypatch.setattr(pictures.Picture, "pixels", lambda self: decoded.append(self.im_id) or pixels(self))
+    n = object_samples.CROPS_OF_ONE
+    _ = [read[i] for i in range(2 * n)]
+    assert len(decoded) <= 2
+    drawn = [read.chosen(i, np.random.default_rng(i)) for i in range(600 * n)]
+    assert all(len({place for place, _ in drawn[i : i + n]}) == 1 for i in range(0, len(drawn), n))
+    counts = [drawn.count(tuple(row)) / len(drawn) for row in read.rows.tolist()]
+    np.testing.assert_allclose(counts, 1 / len(read.rows), atol=0.03)
+
+
 def test_mixtures_draw_each_part_as_often_as_it_weighs():
     class Part(torch.utils.data.Dataset):
         def __init__(self, name):

@@ -18,6 +18,7 @@ from monopose.datasets.road import no_objects
 from monopose.geometry import boxes3d
 from monopose.geometry import camera as camera_ops
 from monopose.road import commands, inference, pipeline, training
+from monopose.road import config as road_config
 from monopose.road import network as road_network
 from monopose.road import samples as road_samples
 from monopose.synthesis import road_scene
@@ -485,3 +486,14 @@ def test_regions_that_nobody_knows_are_no_background(road):
     assert 0 < int((ignored > 0).sum()) < len(plain) / 2  # what belongs to objects is learned all the same
     hidden = of_classes(ignored=torch.zeros(0, 4), visibility=torch.zeros(len(sample["labels"])))
     assert 0 < int((hidden == 0).sum()) < len(plain)  # around objects that nobody sees nothing is learned
+
+
+def test_options_that_the_data_cannot_heed_are_refused(tmp_path):
+    (tmp_path / "image_2").mkdir()
+    own = road_config.small(("Car",))
+    for data, given, message in (
+        (tmp_path, {"backgrounds": tmp_path}, "--backgrounds belongs to roads that are drawn"),
+        ("road", {"names": ["000001"]}, "--split names pictures of a data set"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.train(data, tmp_path / "run", method_config=own, **given)

@@ -86,6 +86,18 @@ def test_data_that_is_not_there_says_what_would_do(tmp_path):
         training.make_config(tmp_path / "nowhere")
 
 
+def test_options_that_the_data_cannot_heed_are_refused(photos, tmp_path):
+    for data, given, message in (
+        (photos, {"backgrounds": tmp_path}, "--backgrounds belongs to CAD models that are drawn"),
+        ("furniture", {"by": "shape"}, "--by belongs to photos"),
+        ("furniture", {"normals": "files"}, "--normals belongs to photos"),
+        ("furniture", {"epochs": 2.0}, "--epochs belongs to photos"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.train(data, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_presets_and_fields_are_named_in_errors(photos):
     assert training.make_config(photos, "modern", changes={"input_size": 64}).input_size == 64
     with pytest.raises(ValueError, match="modern, combined, separate"):

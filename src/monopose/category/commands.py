@@ -11,6 +11,8 @@ import torch
 
 from .. import weights
 from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture, silent
+from ..datasets import nocs
+from ..evaluation import nocs as scoring
 from ..io.poses import frame_record, save_poses
 from ..types import Detections, Frame, PoseEstimates
 from ..viz.canvas import save_gif
@@ -18,8 +20,18 @@ from . import fitting, viz
 from . import model as category
 from .fitting import Fit, FitConfig
 from .model import Model
-from .options import Predict, Train
-from .pipeline import CategoryRun, as_detections, cut_out, draw_overlay, load, pose_record, predict_nocs, read_masks
+from .options import Evaluate, Predict, Train
+from .pipeline import (
+    CategoryRun,
+    as_detections,
+    cut_out,
+    draw_overlay,
+    load,
+    pose_record,
+    predict_nocs,
+    read_masks,
+    save_curves,
+)
 from .samples import CategoryViews, ViewConfig
 from .training import Shapes
 
@@ -89,8 +101,18 @@ def predict(args: Predict, say: Printer) -> Result:
         return _predict_pictures(args, run, search, say)
     return predict_nocs(
         run, args.nocs.nocs, args.output.out or Path("out/nocs.json"), config=search, overlap=args.nocs.overlap,
-        limit=args.output.limit, progress_bar=not args.json,
+        limit=args.output.limit, progress_bar=not args.json, detections=args.nocs.detections, gts=args.nocs.gts,
     )  # fmt: skip
+
+
+def evaluate(args: Evaluate) -> Result:
+    """Scores and curves of a folder of NOCS's result files."""
+    results = nocs.results_folder(args.results, args.gts)
+    scores = scoring.evaluate(results, args.overlap)
+    data: dict[str, Any] = {"results": str(args.results), "scores": scores}
+    if args.out is not None:
+        data |= save_curves(args.out, results, args.overlap, scores)
+    return Result(data, scoring.text(scores) + (f"\ncurves: {data['curves']}" if args.out is not None else ""))
 
 
 def _search(args: Predict) -> FitConfig:

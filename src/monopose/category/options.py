@@ -92,6 +92,10 @@ class NocsOptions:
     """Folder in the layout of REAL275 or CAMERA25, with its masks; scored by NOCS's protocol."""
     overlap: Literal["oriented", "aligned", "nocs2019"] = "oriented"
     """Which 3D IoU. nocs2019: the original's, which is wrong, for old tables."""
+    detections: MaybePath = None
+    """Folder of NOCS's detections, results_*_scene_1_0000.pkl: their masks in place of the data set's own."""
+    gts: MaybePath = None
+    """Folder of the published ground truth, gts/real_test; by default poses are computed from coordinates and depth."""
 
 
 @dataclass(kw_only=True)
@@ -132,3 +136,18 @@ class Predict(Common):
                 refuse(group, "does not go with --nocs, whose masks and cameras are known")
         if self.objects.mask is not None and self.objects.boxes:
             raise ValueError("--mask and --boxes both say where the objects are; give one of them")
+
+
+@dataclass(kw_only=True)
+class Evaluate(Common):
+    """Score poses that lie in pickles as NOCS and those who compare with it write them, by NOCS's protocol, and draw its
+    curves. No code in the pickles is run."""
+
+    results: Positional[Path]
+    """Folder with results_*.pkl, one for each photo."""
+    gts: MaybePath = None
+    """Folder of the published ground truth, gts/real_test, in place of what the results say of it."""
+    overlap: Literal["oriented", "aligned", "nocs2019"] = "oriented"
+    """Which 3D IoU. nocs2019: the original's, which is wrong, for old tables."""
+    out: MaybePath = None
+    """Folder for the curves: scores.json and curves.png."""

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import weights
-from ..command import Result
+from ..command import Result, save_picture
 from ..datasets import nocs
 from ..detection import LEAST_SCORE
 from ..detection import detector as detection
@@ -26,6 +26,7 @@ from ..io.files import existing_file, write_json
 from ..io.images import as_frame
 from ..prediction import Prediction
 from ..types import Camera, Detections, Frame, PoseEstimates
+from ..viz import errors
 from . import fitting, viz
 from . import model as category
 from .fitting import Fit, FitConfig
@@ -238,10 +239,12 @@ def cut_out(image: Tensor, box: Tensor, rounds: int = 5) -> Tensor:
 def predict_nocs(
     run: CategoryRun, data: str | Path, out: str | Path, *, camera: Camera | None = None, config: FitConfig | None = None,
     limit: int | None = None, overlap: scoring.Overlap = "oriented", progress_bar: bool = True,
+    detections: str | Path | None = None, gts: str | Path | None = None,
 ) -> Result:  # fmt: skip
     """Fit the objects of a run's category in photos of REAL275's or CAMERA25's layout, and score them by NOCS's protocol.
 
-    Masks are the data set's own. Boxes, which 3D IoU needs, have the mean proportions of the category's training shapes.
+    Boxes, which 3D IoU needs, have the mean proportions of the category's training shapes. Beside the report lie the
+    protocol's curves, OUT without its suffix + _curves.
 
     Args:
         run: a trained run.
@@ -253,8 +256,11 @@ def predict_nocs(
         limit: stop after this many photos.
         overlap: which 3D IoU, see `evaluation.nocs`.
         progress_bar: show one.
+        detections: folder of NOCS's detections, whose masks and scores are taken; None: the data set's own masks.
+        gts: folder of the published ground truth; None: from coordinates and depth.
 
     Raises:
+        FileNotFoundError: a photo has no file in one of these folders.
         ValueError: the run does not know how large its objects are, or no photo shows one.
     """
     from tqdm import tqdm
@@ -270,20 +276,43 @@ def predict_nocs(
     bounds = run.trained.get("bounds") or training.proportions(training.made_shapes(name))
     bounds = model.config.size_mean * torch.as_tensor(bounds, dtype=torch.float64)
     models = next((p / "obj_models" for p in (Path(data), Path(data).parent) if (p / "obj_models").is_dir()), None)
+    found_by, true_by = (None if folder is None else nocs.by_photo(folder) for folder in (detections, gts))
     results: list[nocs.Results] = []
     stems = nocs.find(data)[:limit]
     for stem in tqdm(stems, desc=name, disable=not progress_bar):
         photo = nocs.read(stem, camera, models)
-        true, sizes = nocs.poses(photo)
-        mine = photo.labels == label
-        found = as_detections(photo.masks[mine])
+        key = f"{stem.parent.name}/{stem.name}"
+        labels, masks, certain = photo.labels, photo.masks, torch.ones(len(photo.masks))
+        if found_by is not None:
+            size = (photo.image.shape[-2], photo.image.shape[-1])
+            labels, certain, masks = nocs.read_detections(nocs.of_photo(found_by, key, str(detections)), size)
+        if true_by is not None:
+            known = nocs.read_results(nocs.of_photo(true_by, key, str(gts)))
+            true = known.labels_true, known.cam_from_obj_true, known.sizes_true
+        else:
+            known, true = None, (photo.labels, *nocs.poses(photo))
+        mine, theirs = (labels == label) & masks.any(-1).any(-1), true[0] == label
+        found = replace(as_detections(masks[mine]), scores=certain[mine])
         frame = Frame(photo.image, photo.camera)
-        poses = fitting.predict(model, frame, found, config, hidden=photo.masks[~mine].any(0))
+        poses = fitting.predict(model, frame, found, config, hidden=masks[~mine].any(0))
         placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
+        handles = known.handle_visible if known is not None else None
         results.append(nocs.Results(
-            photo.labels[mine], true[mine], sizes[mine], torch.full((len(poses),), label), placed, lengths,
-            poses.scores.cpu(), name=str(stem),
+            *(column[theirs] for column in true), torch.full((len(poses),), label), placed, lengths, poses.scores.cpu(),
+            None if handles is None else handles[theirs], str(stem),
         ))  # fmt: skip
     scores = scoring.evaluate(results, overlap)
-    write_json(Path(out), {"category": name, "masks": "the data set's own", "run": str(run.path), **scores})
-    return Result({"report": str(out), "scores": scores}, f"{scoring.text(scores)}\nreport: {out}")
+    of = "the data set's own" if detections is None else f"NOCS's detections, {detections}"
+    write_json(Path(out), {"category": name, "masks": of, "run": str(run.path), **scores})
+    drawn = save_curves(Path(out).with_name(f"{Path(out).stem}_curves"), results, overlap, scores)
+    return Result({"report": str(out), "scores": scores} | drawn, f"{scoring.text(scores)}\nreport: {out}")
+
+
+def save_curves(
+    folder: Path, results: Sequence[nocs.Results], overlap: scoring.Overlap, scores: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write scores.json, with the precision at every threshold of the protocol, and curves.png; returns their paths."""
+    curves = scoring.curves(results, overlap)
+    write_json(folder / "scores.json", {**scores, "curves": curves})
+    picture = save_picture(folder / "curves.png", errors.precision_curves(curves))
+    return {"curves": str(picture), "thresholds": str(folder / "scores.json")}

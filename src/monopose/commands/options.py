@@ -187,15 +187,17 @@ class ConvertWeights(Common):
     """Make weights of the original systems into those of this package. Every name in the file is used, or listed as of no use
     here; nothing in it is run."""
 
-    kind: Positional[Literal["epropnp-6dof", "epropnp-det", "rnnpose"]]
+    kind: Positional[Literal["epropnp-6dof", "epropnp-det", "pix2pose", "rnnpose"]]
     """epropnp-6dof: EPro-PnP-6DoF (v1, v1b, v2) and CDPN's first stage, whole; epropnp-det: encoder and pyramid, for train
-    box3d --init; rnnpose: says why not."""
+    box3d --init; pix2pose: the network of one object, whole (pip install 'monopose[keras]'); rnnpose: says why not."""
     file: Positional[Path]
-    """The original's file: .pth, .tckpt."""
+    """The original's file: .pth, .hdf5, .tckpt."""
     out: Path
     """Run folder to make; of epropnp-det the .safetensors file to write."""
     models: MaybePath = None
-    """For epropnp-6dof: BOP's CAD models of LINEMOD, lm/models."""
+    """For epropnp-6dof: BOP's CAD models of LINEMOD, lm/models; for pix2pose those of its data set."""
+    object: MaybeInt = None
+    """For pix2pose: number of the object, as that of its folder in pix2pose_weights."""
 
 
 @dataclass(kw_only=True)

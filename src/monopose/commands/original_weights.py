@@ -1,7 +1,7 @@
 """Weights of the original systems -> files of this package: every name in a file is used, ignored for a reason, or an error.
 
-Source: names and shapes of the modules of tjiiv-cprg/EPro-PnP and EPro-PnP-v2 (EPro-PnP-6DoF, EPro-PnP-Det) and
-DecaYale/RNNPose.
+Source: names and shapes of the modules of tjiiv-cprg/EPro-PnP and EPro-PnP-v2 (EPro-PnP-6DoF, EPro-PnP-Det),
+kirumang/Pix2Pose and DecaYale/RNNPose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..datasets.bop import models as bop_models
 from ..datasets.bop.convert import OBJECTS
 from ..io import limits
 from ..io.files import existing_file
-from ..objects import probabilistic
+from ..objects import coordinates, probabilistic
 from ..objects.training import keep_objects
 from ..road import config as road_config
 from ..road.network import Model as RoadModel
@@ -41,6 +41,7 @@ DET_HEADS = (  # modules of its head, which have no counterpart here; see `eprop
     r"|query_proj|query_scale|obj_query_scale|x2d_pos_enc|(dim|score|scale|w2d_scale|velo|attr|depth)_branch|pred_fc|cls_emb"
     r"|attention_sampler|pts_trans|corr_regs?|corr_reg_aux|loss_\w+)(\.[\w.]+)?"
 )
+HEADS = "heads, which have other layers here and begin anew; encoder and pyramid start a training: train box3d --init"
 RNNPOSE = (  # what a .tckpt holds, and what stands in its place here
     (r"hybrid_desc_net\.corr_fea_extractor_2d\..+", "SuperPoint; here descriptors come from the shared ResNet"),
     (r"hybrid_desc_net\.corr_fea_extractor_3d\..+", "KPConv over the model's points; here `SurfaceNet`"),
@@ -54,14 +55,18 @@ RNNPOSE = (  # what a .tckpt holds, and what stands in its place here
 )
 
 
-def convert(kind: str, path: str | Path, out: str | Path, models: str | Path | None = None) -> dict[str, Any]:
+def convert(
+    kind: str, path: str | Path, out: str | Path, models: str | Path | None = None, obj_id: int | None = None
+) -> dict[str, Any]:
     """Write what the original's weights become here.
 
     Args:
-        kind: "epropnp-6dof", "epropnp-det" or "rnnpose".
-        path: the original's file (.pth, .tckpt), with tensors in it and no code.
-        out: of "epropnp-6dof" the run folder to make; of "epropnp-det" the weights file to write.
-        models: of "epropnp-6dof": BOP's CAD models of LINEMOD, lm/models; kept in the run.
+        kind: "epropnp-6dof", "epropnp-det", "pix2pose" or "rnnpose".
+        path: the original's file (.pth, .hdf5, .tckpt), with tensors in it and no code.
+        out: of "epropnp-6dof" and "pix2pose" the run folder to make; of "epropnp-det" the weights file to write.
+        models: of "epropnp-6dof" BOP's CAD models of LINEMOD, lm/models; of "pix2pose" the models folder that the original's
+            coordinates were made of. Kept in the run.
+        obj_id: of "pix2pose": which object it is.
 
     Returns:
         what was written, how many tensors were used, and those that were not, by reason.
@@ -70,10 +75,13 @@ def convert(kind: str, path: str | Path, out: str | Path, models: str | Path | N
         FileNotFoundError, ValueError: no such file; code in it; a name that nobody knows, one missing, another shape; an
             architecture that is not ours.
     """
-    state = read_state(path)
+    if kind == "epropnp-6dof" and models is None:
+        raise ValueError("epropnp-6dof needs --models, BOP's CAD models of LINEMOD (lm/models)")
+    if kind == "pix2pose" and (models is None or obj_id is None):
+        raise ValueError("pix2pose needs --models, the BOP models folder, and --object, which of them the network knows")
+    state = read_keras(path) if kind == "pix2pose" else read_state(path)
     if kind == "epropnp-6dof":
-        if models is None:
-            raise ValueError("epropnp-6dof needs --models, BOP's CAD models of LINEMOD (lm/models)")
+        assert models is not None
         tensors, config, ignored = epropnp_6dof(state, str(path), models)
         keep_objects(Path(models), Path(out), config.obj_ids)
         file = weights.save(
@@ -85,10 +93,19 @@ def convert(kind: str, path: str | Path, out: str | Path, models: str | Path | N
         file = weights.save(
             out, tensors, method="box3d", config=road, notes={"source": f"EPro-PnP-Det, {Path(path).name}: no head"}
         )
+    elif kind == "pix2pose":
+        assert models is not None
+        assert obj_id is not None
+        tensors, plain, ignored = pix2pose(state, str(path), models, obj_id)
+        keep_objects(Path(models), Path(out), (obj_id,))
+        file = weights.save(
+            Path(out) / "coordinates.safetensors", tensors, method="coordinates", config=plain, labels=(obj_id,),
+            notes={"source": f"Pix2Pose, {Path(path).name}"},
+        )  # fmt: skip
     elif kind == "rnnpose":
         raise ValueError(refused_rnnpose(state, str(path)))
     else:
-        raise ValueError(f"no weights of {kind!r} are known; expected epropnp-6dof, epropnp-det or rnnpose")
+        raise ValueError(f"no weights of {kind!r} are known; expected epropnp-6dof, epropnp-det, pix2pose or rnnpose")
     unused = {reason: len(names) for reason, names in ignored.items()}
     return {"file": str(file), "used": len(state) - sum(unused.values()), "ignored": unused}
 
@@ -114,6 +131,49 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no tensors by name; expected a state dict, alone or under the key 'state_dict'")
     limits.check("MONOPOSE_MAX_PARAMETERS", sum(v.numel() for v in content.values()), str(path))
     state = {str(name).removeprefix("module."): value.detach().clone() for name, value in content.items()}
+    return _finite(state, path)
+
+
+def read_keras(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file of Keras' save_weights or save, by "LAYER/WEIGHT", in Keras' order of axes.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there; no HDF5 file, or a cut one; not Keras'; too many parameters; NaN.
+        ImportError: h5py is not installed.
+    """
+    path = existing_file(path, "weights file")
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ImportError("weights of Keras are HDF5 files: pip install 'monopose[keras]'") from error
+    state: dict[str, Tensor] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            top = file.get("model_weights", file)  # a whole model has its weights in there
+            layers = {
+                str(name): [str(w) for w in _texts(top[name].attrs["weight_names"])]
+                for name in _texts(top.attrs["layer_names"])
+            }
+            count = sum(top[layer][name].size for layer, names in layers.items() for name in names)
+            limits.check("MONOPOSE_MAX_PARAMETERS", count, str(path))
+            for layer, names in layers.items():
+                nested = len({name.split("/")[-2] for name in names if "/" in name}) > 1  # a model within the model
+                for name in names:
+                    own = name.split("/")[-2] if nested else layer
+                    state[f"{own}/{name.split('/')[-1].split(':')[0]}"] = torch.from_numpy(top[layer][name][()])
+    except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} holds no weights of Keras, or is cut off ({type(error).__name__}: {error}); expected an HDF5 file of "
+            "model.save_weights or model.save"
+        ) from error
+    return _finite(state, path)
+
+
+def _texts(values: Any) -> list[str]:
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+
+
+def _finite(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{path}: {name} holds NaN or infinity; the file is damaged, or the training diverged")
@@ -235,8 +295,9 @@ FPN = (
 def epropnp_det(state: Mapping[str, Tensor], path: str) -> tuple[dict[str, Tensor], road_config.Config, dict[str, list[str]]]:
     """EPro-PnP-Det -> encoder and pyramid, for `train box3d --init`; the configuration of the preset they fit; names not used.
 
-    Its heads have no counterpart: towers that end in deformable convolutions and branches behind them, one dense tower for all
-    levels, a transformer of mmcv over the points, sizes for each class. They are learned anew.
+    Its heads, an eighth of the parameters, have no counterpart, and are learned anew: towers that end in deformable
+    convolutions and branches of two layers behind them, one dense tower for all levels, samples at the border where ours are
+    outside, points by their own mean and deviation, sizes for each class, velocities in the camera's axes.
     """
     strides = sum(re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", name) is not None for name in state)
     if strides not in (3, 4):
@@ -261,7 +322,109 @@ def epropnp_det(state: Mapping[str, Tensor], path: str) -> tuple[dict[str, Tenso
             found[name.replace(f"smooth.{level}", f"further.{level - strides}")] = found.pop(name)
     _unknown(unknown, path, "EPro-PnP-Det")
     own = {k: v for k, v in model.state_dict().items() if k.startswith(("encoder.", "pyramid."))}
-    return _filled(own, found, path), config, {"heads, which are others here": ignored} if ignored else {}
+    return _filled(own, found, path), config, {HEADS: ignored} if ignored else {}
+
+
+PIX2POSE: Rules = (
+    (r"conv([123])_1", r"net.encoder.down\1.first.0"),
+    (r"conv([123])_2", r"net.encoder.down\1.second.0"),
+    ("conv4_1", "net.down4.first.0"),
+    ("conv4_2", "net.down4.second.0"),
+    (r"deconv([123])", r"net.mix\1.0"),
+    ("conv1", "net.encoder.stem.0"),
+    ("bn_conv1", "net.encoder.stem.1"),
+    (r"(res|bn)([23])([a-d])_branch(1|2[abc])", lambda m: _of_block(*m.groups())),
+)
+_DECODER = ("net.up1", "net.mix1", "net.up2", "net.mix2", "net.up3", "net.mix3")
+UNNAMED = {  # layers that Keras has numbered in the order in which they were made
+    "dense": ("net.dense.0", "net.dense.1"),
+    "conv2d_transpose": ("net.up1.0", "net.up2.0", "net.up3.0", "net.head.0", "net.head.1"),
+    "batch_normalization": (
+        *(f"net.encoder.down{i}.{part}.1.0" for i in (1, 2, 3) for part in ("first", "second")),
+        *(f"net.down4.{part}.1.0" for part in ("first", "second")), *(f"{name}.1.0" for name in _DECODER),
+    ),
+}  # fmt: skip
+OF_KERAS = {
+    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}  # fmt: skip
+
+
+def _of_block(what: str, stage: str, block: str, branch: str) -> str:
+    place = f"net.encoder.stage{stage}.{'abcd'.index(block)}."
+    if branch == "1":
+        return f"{place}downsample.{int(what == 'bn')}"
+    return f"{place}{'conv' if what == 'res' else 'bn'}{'abc'.index(branch[1]) + 1}"
+
+
+def pix2pose(
+    state: Mapping[str, Tensor], path: str, models: str | Path, obj_id: int
+) -> tuple[dict[str, Tensor], coordinates.Config, dict[str, list[str]]]:
+    """Pix2Pose's network of one object, of the paper or of BOP'20 (ResNet-50) -> tensors, configuration, names not used.
+
+    Args:
+        state: see `read_keras`.
+        path: for errors.
+        models: the models folder of which the original's coordinates were made: their origin is the mean of the vertices, their
+            unit the largest distance from it along each axis.
+        obj_id: the object.
+    """
+    resnet = any(name.startswith("res2a_branch2a/") for name in state)
+    backbone = "pix2pose_resnet50" if resnet else "pix2pose"
+    config = replace(coordinates.pix2pose((obj_id,)), adversarial_weight=0.0, backbone=backbone)
+    with torch.device("meta"):
+        own = coordinates.Model(config).state_dict()
+    layers = {name.rpartition("/")[0]: "" for name in state}
+    numbered = {
+        kind: sorted((k for k in layers if re.fullmatch(rf"{kind}(_\d+)?", k)), key=lambda k: int("0" + k[len(kind) + 1 :]))
+        for kind in UNNAMED
+    }
+    for kind, names in numbered.items():
+        expected = UNNAMED[kind][6:] if kind == "batch_normalization" and resnet else UNNAMED[kind]
+        if len(names) != len(expected):
+            raise ValueError(
+                f"{path} has {len(names)} layers {kind}, the network of Pix2Pose {len(expected)}; a file of its training "
+                "becomes one for inference by its tools/4_convert_weights_inference.py"
+            )
+        layers |= dict(zip(names, expected))
+    layers |= {k: _renamed(k, PIX2POSE) or "" for k, ours in layers.items() if not ours}
+    _unknown([k for k, ours in layers.items() if not ours], path, "Pix2Pose")
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, value in state.items():
+        layer, _, kind = name.rpartition("/")
+        _unknown([name] if kind not in OF_KERAS else [], path, "Pix2Pose")
+        found[f"{layers[layer]}.{OF_KERAS[kind]}"] = name, _in_torchs_order(layers[layer], kind, value)
+    for ours in [k for k in found if k.startswith(("net.encoder.stem.0.bias", "net.encoder.stage")) and k.endswith(".bias")]:
+        if ours not in own:  # of a convolution before a normalisation, whose mean takes it
+            norm = ours.replace("stem.0", "stem.1").replace("conv", "bn").replace("downsample.0", "downsample.1")
+            mean, (theirs, bias) = norm.removesuffix("bias") + "running_mean", found.pop(ours)
+            if mean in found and found[mean][1].shape == bias.shape:
+                found[mean] = theirs, found[mean][1] - bias
+    for part, axis in (("weight", 1), ("bias", 0)):  # the coordinates' layer and the error's are one here
+        heads = [found.pop(f"net.head.{k}.{part}") for k in (0, 1) if f"net.head.{k}.{part}" in found]
+        if heads:
+            whole = len(heads) == 2 and all(value.dim() > axis for _, value in heads)
+            found[f"net.head.{part}"] = heads[0][0], torch.cat([v for _, v in heads], axis) if whole else heads[0][1]
+    points = torch.from_numpy(bop_models.read_model_points(models, (obj_id,))[obj_id])
+    made = {k: torch.tensor(0) for k in own if k.endswith("num_batches_tracked")} | {
+        "ids": torch.tensor([obj_id]),
+        "centre": points.mean(0)[None].float(),
+        "scale": (points - points.mean(0)).abs().amax(0).clamp_min(1e-6)[None].float(),
+        "corners": bop_models.read_models(models, (obj_id,))[obj_id].corners[None],
+    }
+    return _filled({k: v for k, v in own.items() if k not in made}, found, path) | made, config, {}
+
+
+def _in_torchs_order(layer: str, kind: str, value: Tensor) -> Tensor:
+    """Keras keeps channels last: kernels (h, w, in, out), of transposed ones (h, w, out, in), of dense layers (in, out)."""
+    if value.dim() == 4:
+        return value.permute(3, 2, 0, 1)
+    if layer == "net.dense.0" and kind == "kernel" and tuple(value.shape) == (8 * 8 * 512, 256):
+        return value.unflatten(0, (8, 8, 512)).permute(3, 2, 0, 1).flatten(1)
+    if layer == "net.dense.1" and value.shape[-1] == 8 * 8 * 256:
+        channels_first = value.unflatten(-1, (8, 8, 256)).movedim(-1, -3).flatten(-3)
+        return channels_first.T if kind == "kernel" else channels_first
+    return value
 
 
 def refused_rnnpose(state: Mapping[str, Tensor], path: str) -> str:

@@ -18,8 +18,8 @@ its reader and evaluation; object frames as stated in its README.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -479,13 +479,91 @@ def _column(fields: dict[str, Any], name: str, tail: tuple[int, ...], path: Path
         raise ValueError(f"{path}: {name} must be {shape} numbers, got {fields[name]!r:.60}") from None
 
 
-def results_folder(folder: str | Path) -> list[Results]:
+def results_folder(folder: str | Path, gts: str | Path | None = None) -> list[Results]:
     """All results_*.pkl of a folder, sorted by name.
 
+    Args:
+        folder: holds them.
+        gts: folder of the published ground truth, results_real_test_scene_1_0000.pkl ..., in place of what the results say.
+
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or none of the truth for one of them.
     """
     paths: Sequence[Path] = sorted(Path(folder).glob("results_*.pkl"))
     if not paths:
         raise FileNotFoundError(f"no results_*.pkl in {folder}")
-    return [read_results(p) for p in paths]
+    found = [read_results(p) for p in paths]
+    if gts is None:
+        return found
+    files = by_photo(gts)
+    truths = [read_results(of_photo(files, p.stem, gts)) for p in paths]
+    names = ("labels_true", "cam_from_obj_true", "sizes_true", "handle_visible")
+    return [replace(mine, **{k: getattr(true, k) for k in names}) for mine, true in zip(found, truths, strict=True)]
+
+
+Photo = tuple[int, ...]  # numbers of scene and picture
+
+
+def by_photo(folder: str | Path) -> dict[Photo, Path]:
+    """The results_*.pkl of a folder by the photo that they are about: results_real_test_scene_1_0003.pkl by (1, 3).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = {_numbers(p.stem): p for p in sorted(Path(folder).glob("results_*.pkl"))}
+    if not files:
+        raise FileNotFoundError(f"no results_*.pkl in {folder}; expected one for each photo, results_test_scene_1_0000.pkl")
+    return files
+
+
+def of_photo(files: Mapping[Photo, Path], photo: str, folder: str | Path) -> Path:
+    """The file that is about a photo, scene_1/0003. FileNotFoundError where there is none in the folder."""
+    if _numbers(photo) not in files:
+        raise FileNotFoundError(f"{folder} has no results_*.pkl of {photo}")
+    return files[_numbers(photo)]
+
+
+def _numbers(name: str) -> Photo:
+    return tuple(map(int, re.findall(r"\d+", name)[-2:]))
+
+
+def read_detections(path: str | Path, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """What NOCS's Mask R-CNN found in a photo, as its authors and those who compare with it hand it on.
+
+    Args:
+        path: results_*.pkl with pred_class_ids, pred_scores and pred_masks (or pred_mask), or class_ids, scores and masks.
+        size: (height, width) of the photo.
+
+    Returns:
+        labels (N,), 1 to 6; scores (N,); masks (N, H, W), bool. No code in the file is run.
+
+    Raises:
+        ValueError: a field is missing, or not what it should be.
+    """
+    path = existing_file(path, "NOCS detections (results_*.pkl)")
+    fields = read_pickle(path, "NOCS detections")
+    keys = list(fields) if isinstance(fields, dict) else []
+    chosen = [
+        next((k for k in names if k in keys), None)
+        for names in (("pred_class_ids", "class_ids"), ("pred_scores", "scores"), ("pred_masks", "pred_mask", "masks"))
+    ]
+    if None in chosen:
+        raise ValueError(
+            f"{path}: expected pred_class_ids, pred_scores and pred_masks, got {', '.join(map(str, keys)) or 'none'}"
+        )
+    labels, scores = (_column(fields, str(k), (), path) for k in chosen[:2])
+    masks = np.asarray(fields[chosen[2]])
+    if not len(labels):
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, *size, dtype=torch.bool)
+    if masks.shape != (*size, len(labels)) or len(scores) != len(labels):
+        raise ValueError(
+            f"{path}: {chosen[2]} must be {size[0]} x {size[1]} x {len(labels)}, with as many scores, got "
+            f"{' x '.join(map(str, masks.shape))} and {len(scores)} scores"
+        )
+    if not (np.isin(labels, range(1, len(CLASSES) + 1)).all() and np.isfinite(scores).all()):
+        raise ValueError(f"{path}: {chosen[0]} must be 1 to {len(CLASSES)}, and {chosen[1]} finite")
+    return (
+        torch.from_numpy(labels.astype(np.int64)),
+        torch.from_numpy(scores).float(),
+        torch.from_numpy(masks != 0).permute(2, 0, 1),
+    )

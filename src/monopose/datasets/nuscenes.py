@@ -15,7 +15,7 @@ al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import boxes3d, rotation, se3
-from ..io import limits
+from ..io import limits, records
 from ..io.files import atomic_write, existing_file
 from ..io.records import (
     found,
@@ -144,6 +144,8 @@ def _boxes(tokens: Sequence[str], sample: Any, label: Any, *rest: Any) -> Sample
 class _Row(dict[str, Any]):
     """A row of a table that knows where it stands; what it does not have is an error that says so."""
 
+    __slots__ = ("where",)
+
     def __init__(self, row: Mapping[str, Any], where: str) -> None:
         super().__init__(row)
         self.where = where
@@ -179,7 +181,7 @@ class Tables:
 
     Args:
         folder: holds `samples/`.
-        rows: table -> token -> row; of sample_data and ego_pose only the key frames.
+        rows: table -> token -> row; of sample_data and ego_pose only the key frames, and no radars.
         data: sample token -> channel -> sample_data token.
         annotations: sample token -> sample_annotation tokens, in the table's order.
     """
@@ -200,50 +202,81 @@ class Tables:
         except (KeyError, TypeError):
             raise ValueError(f"{self.folder}: {name}.json has no token {token!r}; are all tables of one version?") from None
 
-    def category(self, annotation: str) -> str:
-        """The category of an annotation: "vehicle.car"."""
-        instance = self.row("instance", self.row("sample_annotation", annotation)["instance_token"])
+    def category(self, annotation: Mapping[str, Any]) -> str:
+        """The category of a row of sample_annotation: "vehicle.car"."""
+        instance = self.row("instance", annotation["instance_token"])
         return self.row("category", instance["category_token"]).word("name")
 
 
-def read_tables(folder: str | Path, version: str = "v1.0-mini") -> Tables:
-    """The tables of a nuScenes folder. Those of v1.0-trainval take some gigabytes while they are read.
+def each_row(
+    folder: Path, version: str, name: str, keep: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+    drop: Sequence[str] = (),
+) -> Iterator[_Row]:  # fmt: skip
+    """The rows of a table that are to be kept, one after the other, without some of their columns."""
+    path = folder / version / f"{name}.json"
+    for row in records.each_row(path):
+        if not isinstance(row.get("token"), str) or not row["token"]:
+            raise ValueError(f"{path} must be a list of rows with a token each, which is text")
+        if keep(row):
+            row = {key: content for key, content in row.items() if key not in drop}
+            yield _Row(row, f"{path}, token {row['token']}")
+
+
+def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable[str] = (), annotations: bool = True) -> Tables:
+    """The tables of a nuScenes folder.
+
+    Args:
+        folder: holds them in a folder `version`.
+        version: v1.0-mini, v1.0-trainval or v1.0-test.
+        scenes: of which samples are read, with what belongs to them; () for all.
+        annotations: False: sample_annotation stays unread. Of v1.0-trainval it takes gigabytes.
 
     Raises:
         FileNotFoundError: no such folder, or a table is missing; says what is there.
-        ValueError: a table is broken.
+        ValueError: a table is broken; a scene that it does not have.
     """
     folder = Path(folder)
     if not (folder / version).is_dir():
         raise FileNotFoundError(f"no tables in {folder / version} ({found(folder)}); expected {version}/sample.json and others")
-    rows: dict[str, dict[str, _Row]] = {}
-    for name in TABLES:
-        path = folder / version / f"{name}.json"
-        listed = read_json(path)
-        if not isinstance(listed, list) or not all(
-            isinstance(row, dict) and isinstance(row.get("token"), str) and row["token"] for row in listed
-        ):
-            raise ValueError(f"{path} must be a list of rows with a token each, which is text")
-        if len({row["token"] for row in listed}) < len(listed):
-            seen: set[str] = set()
-            again = next(row["token"] for row in listed if row["token"] in seen or seen.add(row["token"]))  # type: ignore[func-returns-value]
-            raise ValueError(f"{path}: the token {again!r} is there twice; keep one row")
-        if name == "sample_data":
-            listed = [row for row in listed if _is_key_frame(row, f"{path}, token {row['token']}")]
+    rows: dict[str, dict[str, _Row]] = {"sample_annotation": {}}
+    wanted: set[str] = set()
+    some = set(scenes)
+    for name in TABLES if annotations else [name for name in TABLES if name != "sample_annotation"]:
+        listed = each_row(folder, version, name)
+        if name == "sample_data":  # those without the key are kept, and say so; radars are nobody's business here
+            radar = {
+                token
+                for token, row in rows["calibrated_sensor"].items()
+                if str(rows["sensor"].get(str(row["sensor_token"]), {}).get("channel")).startswith("RADAR")
+            }
+            listed = each_row(
+                folder, version, name,
+                lambda row: row.get("is_key_frame") is not False and str(row.get("calibrated_sensor_token")) not in radar,  # noqa: B023
+                ("prev", "next", "fileformat"),
+            )  # fmt: skip
+            listed = (row for row in listed if _is_key_frame(row, row.where))
+        elif name == "sample" and some:
+            wanted = {token for token, row in rows["scene"].items() if row.word("name") in some}
+            listed = (row for row in listed if str(row["scene_token"]) in wanted)
         elif name == "ego_pose":
             wanted = {str(row["ego_pose_token"]) for row in rows["sample_data"].values()}
-            listed = [row for row in listed if str(row["token"]) in wanted]
-        rows[name] = {str(row["token"]): _Row(row, f"{path}, token {row['token']}") for row in listed}
+            listed = each_row(folder, version, name, lambda row: str(row["token"]) in wanted)  # noqa: B023 (used at once)
+        if name in ("sample_data", "sample_annotation") and some:
+            listed = (row for row in listed if str(row["sample_token"]) in rows["sample"])
+        rows[name] = {}
+        for row in listed:
+            if rows[name].setdefault(row["token"], row) is not row:
+                raise ValueError(f"{folder / version / name}.json: the token {row['token']!r} is there twice; keep one row")
     data: dict[str, dict[str, str]] = {token: {} for token in rows["sample"]}
-    annotations: dict[str, list[str]] = {token: [] for token in rows["sample"]}
-    tables = Tables(folder, rows, data, annotations)
+    of_sample: dict[str, list[str]] = {token: [] for token in rows["sample"]}
+    tables = Tables(folder, rows, data, of_sample)
     for token, row in rows["sample_data"].items():
         sensor = tables.row("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
         tables.row("sample", row["sample_token"])
         data[row["sample_token"]][tables.row("sensor", sensor).word("channel")] = token
     for token, row in rows["sample_annotation"].items():
         tables.row("sample", row["sample_token"])
-        annotations[row["sample_token"]].append(token)
+        of_sample[row["sample_token"]].append(token)
     return tables
 
 
@@ -290,7 +323,8 @@ def _pose(row: _Row) -> Tensor:
     return se3.from_rt(rotation.matrix_from_quat_wxyz(quat), t)
 
 
-def _attribute(tables: Tables, row: _Row) -> int:
+def attribute(tables: Tables, row: _Row) -> int:
+    """What an annotation is said to do, an index into `ATTRIBUTES`; -1 for nothing."""
     tokens = rows(row["attribute_tokens"], f"{row.where}: attribute_tokens")
     names = [tables.row("attribute", token).word("name") for token in tokens]
     return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
@@ -324,7 +358,8 @@ def _lidar(tables: Tables, sample: str, global_from_cam: Tensor) -> tuple[str, T
 
 def _targets(tables: Tables, sample: str) -> list[tuple[str, int]]:
     """Annotations of a sample that are of one of the ten classes, with the class."""
-    named = [(token, CLASS_OF.get(tables.category(token))) for token in tables.annotations[sample]]
+    rows = tables.rows["sample_annotation"]
+    named = [(token, CLASS_OF.get(tables.category(rows[token]))) for token in tables.annotations[sample]]
     return [(token, CLASSES.index(name)) for token, name in named if name is not None]
 
 
@@ -348,7 +383,7 @@ def _annotated(tables: Tables, sample: str) -> _Annotated:
         torch.from_numpy(np.array([row.size() for row in shown], np.float64).reshape(-1, 3)),
         torch.from_numpy(np.array([velocity(tables, token) for token, _ in targets], np.float64).reshape(-1, 3)),
         torch.tensor([label for _, label in targets], dtype=torch.int64),
-        torch.tensor([_attribute(tables, row) for row in shown], dtype=torch.int64),
+        torch.tensor([attribute(tables, row) for row in shown], dtype=torch.int64),
         torch.tensor([row.points() for row in shown], dtype=torch.int64),
         torch.tensor([VISIBLE.get(str(row.get("visibility_token")), 1.0) for row in shown]),
     )
@@ -425,10 +460,10 @@ def truth(tables: Tables, tokens: Sequence[str]) -> SampleTruth:
         for token in tables.annotations[sample]:
             row = tables.row("sample_annotation", token)
             place = (numbers(row, "translation", (3,), row.where), row.size(), quaternion(row, "rotation", row.where))
-            name = tables.category(token)
+            name = tables.category(row)
             if name in CLASS_OF:
                 label = CLASSES.index(CLASS_OF[name])
-                columns.append((k, label, *place, velocity(tables, token)[:2], _attribute(tables, row), -1.0, row.points()))
+                columns.append((k, label, *place, velocity(tables, token)[:2], attribute(tables, row), -1.0, row.points()))
             elif name == BIKE_RACK:
                 racks.append((k, -1, *place, (0.0, 0.0), -1, -1.0, -1))
     stacked = [_boxes(tokens, *zip(*rows)) if rows else no_boxes(tokens) for rows in (columns, racks)]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
-from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
@@ -118,12 +118,27 @@ class Pyramid(NamedTuple):
     maps: dict[str, Tensor]
 
 
+def _coco_weights() -> Mapping[str, Tensor] | None:
+    """torchvision's, out of its cache or from the network; None where they cannot be had."""
+    try:
+        return MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.get_state_dict(progress=False)  # type: ignore[no-any-return]
+    except Exception:  # urllib raises many kinds when there is no network
+        return None
+
+
+def start_from_coco(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take over what has the same name and shape: all but the last layers, which belong to classes."""
+    own = net.state_dict()
+    net.load_state_dict({k: v for k, v in state.items() if k in own and own[k].shape == v.shape}, strict=False)
+
+
 class TwoStageNet(nn.Module):
     """torchvision's Mask R-CNN (ResNet-50 FPN v2), taken apart so that images go in, and losses or detections come out.
 
     Args:
         classes: number of object classes, without the background.
-        pretrained: start the ResNet from ImageNet weights; warns and goes on where they cannot be had.
+        pretrained: start from COCO's weights, all but what belongs to classes, as Pix2Pose did; where those cannot be had the
+            ResNet from ImageNet's; warns and goes on where those cannot be had either.
         rois: regions per image that train the second stage.
 
     Source: He et al., Mask R-CNN; Li et al., Benchmarking Detection Transfer Learning (the v2 recipe).
@@ -133,7 +148,8 @@ class TwoStageNet(nn.Module):
         super().__init__()
         options = {"weights": None, "num_classes": classes + 1, "box_batch_size_per_image": rois}
         net = None
-        if pretrained:
+        coco = _coco_weights() if pretrained else None
+        if pretrained and coco is None:
             try:
                 net = maskrcnn_resnet50_fpn_v2(weights_backbone=ResNet50_Weights.IMAGENET1K_V1, **options)
             except Exception as error:  # urllib raises many kinds when there is no network
@@ -141,6 +157,8 @@ class TwoStageNet(nn.Module):
                     f"Mask R-CNN starts from random weights: its ImageNet weights cannot be had ({error})", stacklevel=2
                 )
         self.net = maskrcnn_resnet50_fpn_v2(weights_backbone=None, **options) if net is None else net
+        if coco is not None:
+            start_from_coco(self.net, coco)
         self.net.roi_heads.__class__ = _AmodalHeads  # the constructor offers no place for it
 
     def forward(self, images: Tensor) -> Pyramid:

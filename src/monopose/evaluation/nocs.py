@@ -282,6 +282,28 @@ def evaluate(
     }  # fmt: skip
 
 
+def curves(images: Sequence[Results], overlap: Overlap = "oriented", axis: int = UP) -> dict[str, dict[str, Any]]:
+    """Average precision over thresholds, as the protocol draws it: the overlap from 0 to 1, 0 to 60 degrees, 0 to 15 cm.
+
+    Returns:
+        "iou", "degrees", "cm" -> "thresholds", and the precision at each, in [0, 1], of every class and "mean".
+
+    Degrees and centimetres are judged each alone, among pairs whose IoU is above 0.1. Source: `nocs/eval.py` of those who
+    compare with NOCS: 101, 61 and 31 thresholds.
+    """
+    ious, degrees, metres = np.linspace(0, 1, 101), np.arange(61.0), np.linspace(0, 0.15, 31)
+    found = evaluate(images, overlap, ious.tolist(), [(180.0, m) for m in metres.tolist()], degrees.tolist(), (), axis)
+    groups = found["classes"] | {"mean": found["mean"]}
+    drawn: dict[str, dict[str, Any]] = {
+        "iou": {"thresholds": ious.tolist()}, "degrees": {"thresholds": degrees.tolist()},
+        "cm": {"thresholds": (100 * metres).tolist()},
+    }  # fmt: skip
+    for name, group in groups.items():
+        pose = list(group["pose"].values())
+        drawn["iou"][name], drawn["cm"][name], drawn["degrees"][name] = list(group["iou"].values()), pose[:31], pose[31:]
+    return drawn
+
+
 def _within(degrees: Tensor, shift: Tensor, limits: Sequence[tuple[float, float]]) -> np.ndarray:
     """Degrees + shift where both are within their limits, infinite elsewhere. (E, G) x 2, T limits -> (E, G, T)."""
     rows = []

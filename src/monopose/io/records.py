@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,58 @@ def parse_json(text: str, where: str) -> Any:
         raise ValueError(f"{where} is nested too deeply to be read; expected a few levels of JSON") from None
     except ValueError as error:  # a key that is there twice, a number of more digits than Python converts
         raise ValueError(f"{where} is not valid JSON ({error})") from None
+
+
+LARGE = 8 << 20  # bytes of a JSON list above which `each_row` reads it piece by piece
+PIECE = 4 << 20  # characters
+
+
+def each_row(path: PathLike) -> Iterator[dict[str, Any]]:
+    """The objects in a JSON file that is a list of them, one by one. Of a large file no more than a piece is in memory, and
+    keys that are there twice are not looked for.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no valid JSON, something else than a list of objects.
+    """
+    path = Path(path)
+    large = path.is_file() and path.stat().st_size > LARGE
+    for row in _streamed(path) if large else rows(read_json(path), str(path)):
+        yield row if isinstance(row, dict) else mapping(row, f"{path}, an entry of the list")
+
+
+def _streamed(path: Path) -> Iterator[Any]:
+    decoder, space = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+    with path.open(encoding="utf-8-sig") as file:
+        piece, at, expected, some = file.read(PIECE), 0, "[", False
+        while True:
+            if (at := space.match(piece, at).end()) == len(piece):  # type: ignore[union-attr]
+                piece, at = file.read(PIECE), 0
+                if not piece:
+                    raise ValueError(f"{path} is not valid JSON (it ends within the list); was it cut short while written?")
+                continue
+            if expected:
+                if piece[at] not in expected:
+                    raise ValueError(
+                        f"{path} must hold a JSON list of objects, got {piece[at : at + 20]!r} in place of {expected}"
+                    )
+                some, expected, at = piece[at] == "[", "", at + 1
+                if piece[at - 1] == "]":
+                    return
+                continue
+            if some and piece[at] == "]":  # [ ]
+                return
+            try:
+                row, at = decoder.raw_decode(piece, at)
+            except json.JSONDecodeError as error:
+                more = file.read(PIECE) if len(piece) - at < 4 * PIECE else ""
+                if not more:
+                    raise ValueError(f"{path} is not valid JSON ({error.msg}); was it cut short while written?") from None
+                piece, at = piece[at:] + more, 0
+                continue
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path} is not valid JSON ({error})") from None
+            yield row
+            expected, some = ",]", False
 
 
 def _once(pairs: list[tuple[str, Any]], where: str = "") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .networks import Discriminator, ObjectGeometry, Pix2PoseGenerator
 @dataclass(frozen=True)
 class Config:
     obj_ids: tuple[int, ...] = ()  # objects the network knows, BOP numbers
-    backbone: str = "efficientnet_lite0"  # see nets.backbones, or "pix2pose" for the published generator
+    backbone: str = "efficientnet_lite0"  # of nets.backbones; or the published generator: "pix2pose", "pix2pose_resnet50"
     pretrained: bool = True  # start the backbone from ImageNet weights where they can be had
     frozen_levels: int = 2  # backbone levels (strides 2, 4, ...) that keep their ImageNet weights, 0 to 5
     input_size: int = 128  # side of the square crop, pixels
@@ -54,6 +54,11 @@ class Config:
     greyed_share: float = 0.25  # share of training crops with the background greyed, as stage 2 sees them
     projection_weight: float = 0.0  # weight of the projection loss through PnP; 0: off
     projection_start: float = 0.5  # share of the training after which the projection loss sets in, and rises to full weight
+
+    @property
+    def published(self) -> bool:
+        """Whether the network is Pix2Pose's own."""
+        return self.backbone in ("pix2pose", "pix2pose_resnet50")
 
 
 def pix2pose(obj_ids: tuple[int, ...]) -> Config:
@@ -89,12 +94,12 @@ class Model(ObjectGeometry):
         super().__init__(config.obj_ids, models, config.symmetry_steps)
         self.config = config
         classes = len(config.obj_ids)
-        if config.backbone == "pix2pose":
+        if config.published:
             if (config.input_size, config.output_size) != (128, 128):
                 raise ValueError(
                     f"the Pix2Pose generator maps 128 to 128 pixels, got {config.input_size} to {config.output_size}"
                 )
-            self.net: nn.Module = Pix2PoseGenerator(classes)
+            self.net: nn.Module = Pix2PoseGenerator(classes, config.backbone == "pix2pose_resnet50")
         else:
             if config.output_size * 2 != config.input_size:
                 raise ValueError(
@@ -114,7 +119,7 @@ class Model(ObjectGeometry):
             coordinates, error, mask, *whole = self.exported(images, index)
             return Output(coordinates, error, mask, None, whole[0] if whole else None)
         raw = self.net(images, index)
-        if self.config.backbone == "pix2pose":
+        if self.config.published:
             coordinates = raw[:, :3].tanh()
             # the published rule: object pixels are farther than 0.3 from grey
             return Output(coordinates, raw[:, 3], (coordinates.norm(dim=1) - 0.3) * 20)

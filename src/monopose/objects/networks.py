@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from ..detection.detector import rows_of
 from ..exported import OnnxNet
@@ -103,7 +104,11 @@ class ObjectGeometry(nn.Module):
 
 
 def _norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.LeakyReLU(0.3))
+    return nn.Sequential(_batch_norm(channels), nn.LeakyReLU(0.3))
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)  # Keras' own
 
 
 class _ParallelDown(nn.Module):
@@ -111,16 +116,73 @@ class _ParallelDown(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2, 2), _norm(outputs))
-        self.second = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2, 2), _norm(outputs))
+        self.pad = nn.ZeroPad2d((1, 2, 1, 2))  # TensorFlow's SAME: the odd pixel goes to the right and the bottom
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2), _norm(outputs))
+        self.second = nn.Sequential(nn.Conv2d(inputs, outputs, 5, 2), _norm(outputs))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pad(x)
         skip = self.second(x)
         return torch.cat([self.first(x), skip], 1), skip
 
 
-def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, output_padding=1)
+class _Up(nn.ConvTranspose2d):
+    """Twice as large, 5x5, as the transposed convolution of TensorFlow's SAME."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 5, 2, 1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(x, output_size)[..., :-1, :-1]
+
+
+class _ParallelEncoder(nn.Module):
+    """(B, 3, 128, 128) -> (B, 256, 16, 16), and skips of 64, 128 and 128 channels at 64, 32 and 16 pixels."""
+
+    skips = (64, 128, 128)
+    outputs = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1 = _ParallelDown(3, 64)
+        self.down2 = _ParallelDown(128, 128)
+        self.down3 = _ParallelDown(256, 128)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        skips = []
+        for down in (self.down1, self.down2, self.down3):
+            x, skip = down(x)
+            skips.append(skip)
+        return x, skips
+
+
+class _ResNetEncoder(nn.Module):
+    """ResNet-50 up to its third stage, strides in the first convolution of a block: what Pix2Pose had in BOP'20.
+
+    (B, 3, 128, 128) -> (B, 512, 16, 16), and skips: the first 32, 128 and 128 channels at 64, 32 and 16 pixels.
+    """
+
+    skips = (32, 128, 128)
+    outputs = 512
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), _batch_norm(64), nn.ReLU())
+        self.pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2))
+        self.stage2, self.stage3 = self._stage(64, 64, 3, 1), self._stage(256, 128, 4, 2)
+
+    @staticmethod
+    def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+        side = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), _batch_norm(4 * width))
+        first = Bottleneck(inputs, width, stride, side, norm_layer=_batch_norm)
+        first.conv1.stride, first.conv2.stride = (stride, stride), (1, 1)
+        return nn.Sequential(first, *(Bottleneck(4 * width, width, norm_layer=_batch_norm) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        first = self.stem(x)
+        second = self.stage2(self.pool(first))
+        third = self.stage3(second)
+        return third, [x[:, :n] for x, n in zip((first, second, third), self.skips)]
 
 
 class Pix2PoseGenerator(nn.Module):
@@ -128,29 +190,29 @@ class Pix2PoseGenerator(nn.Module):
 
     Args:
         classes: number of objects; the published network has one. More get their own output channels.
+        resnet: the encoder is that of BOP'20, the first stages of a ResNet-50.
+
+    Source: the code of Pix2Pose, whose weights it takes, see `commands.original_weights`.
     """
 
-    def __init__(self, classes: int = 1) -> None:
+    def __init__(self, classes: int = 1, resnet: bool = False) -> None:
         super().__init__()
         self.classes = classes
-        self.down1 = _ParallelDown(3, 64)
-        self.down2 = _ParallelDown(128, 128)
-        self.down3 = _ParallelDown(256, 128)
-        self.down4 = _ParallelDown(256, 256)
+        self.encoder: _ResNetEncoder | _ParallelEncoder = _ResNetEncoder() if resnet else _ParallelEncoder()
+        side1, side2, side3 = self.encoder.skips
+        self.down4 = _ParallelDown(self.encoder.outputs, 256)
         self.dense = nn.Sequential(nn.Linear(8 * 8 * 512, 256), nn.Linear(256, 8 * 8 * 256))
-        self.up1 = nn.Sequential(_up(256, 256), _norm(256))
-        self.mix1 = nn.Sequential(nn.Conv2d(256 + 128, 256, 5, padding=2), _norm(256))
-        self.up2 = nn.Sequential(_up(256, 128), _norm(128))
-        self.mix2 = nn.Sequential(nn.Conv2d(128 + 128, 256, 5, padding=2), _norm(256))
-        self.up3 = nn.Sequential(_up(256, 64), _norm(64))
-        self.mix3 = nn.Sequential(nn.Conv2d(64 + 64, 128, 5, padding=2), _norm(128))
-        self.head = _up(128, 4 * classes)
+        self.up1 = nn.Sequential(_Up(256, 256), _norm(256))
+        self.mix1 = nn.Sequential(nn.Conv2d(256 + side3, 256, 5, padding=2), _norm(256))
+        self.up2 = nn.Sequential(_Up(256, 128), _norm(128))
+        self.mix2 = nn.Sequential(nn.Conv2d(128 + side2, 256, 5, padding=2), _norm(256))
+        self.up3 = nn.Sequential(_Up(256, 64), _norm(64))
+        self.mix3 = nn.Sequential(nn.Conv2d(64 + side1, 128, 5, padding=2), _norm(128))
+        self.head = _Up(128, 4 * classes)
 
     def forward(self, images: Tensor, index: Tensor) -> Tensor:
         """(B, 3, 128, 128) RGB in [0, 1], (B,) -> (B, 4, 128, 128): coordinates before tanh, error before sigmoid."""
-        x, skip1 = self.down1((images * 255 - 128) / 128)
-        x, skip2 = self.down2(x)
-        x, skip3 = self.down3(x)
+        x, (skip1, skip2, skip3) = self.encoder((images * 255 - 128) / 128)
         x, _ = self.down4(x)
         x = self.dense(x.flatten(1)).unflatten(1, (256, 8, 8))
         x = self.mix1(torch.cat([self.up1(x), skip3], 1))

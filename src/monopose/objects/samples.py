@@ -210,6 +210,9 @@ class PriorCropSamples(CropSamples):
         }  # fmt: skip
 
 
+CROPS_OF_ONE = 4  # samples in a row that are cut from the same picture
+
+
 class BopCropSamples(Dataset):
     """Crops as in `CropSamples`, cut from the pictures of a BOP split; object coordinates are rendered from the true poses.
 
@@ -221,7 +224,8 @@ class BopCropSamples(Dataset):
         photos: backgrounds, (H, W, 3) uint8; half of the crops show the object before one of them, some behind a piece of one.
         listed: file that lists the pictures to take, see `datasets.bop.pictures.read_list`; None: all.
 
-    Where the split has no masks they are rendered from the true poses of the known objects.
+    Where the split has no masks they are rendered from the true poses of the known objects. `CROPS_OF_ONE` samples in a row
+    come from one picture, which is decoded once for them; every object comes as often as any other.
 
     Raises:
         ValueError: no instance of a known object in the split.
@@ -237,18 +241,32 @@ class BopCropSamples(Dataset):
         self.crop_scale, self.greyed_share, self.length, self.seed = crop_scale, greyed_share, length, seed
         self.backgrounds = synth.small_backgrounds(photos, input_size)
         self.pictures = pictures.index(split, models, listed)
-        self.rows = self.pictures.objects(min_visibility)
+        rows = self.pictures.objects(min_visibility)
+        self.rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        self.decoded: tuple[int, np.ndarray] | None = None  # the last picture
         if not len(self.rows):
             raise ValueError(f"{split} shows no known object ({sorted(models)}) at least {min_visibility:.0%} visible")
 
     def __len__(self) -> int:
         return self.length
 
+    def chosen(self, i: int, rng: Generator) -> tuple[int, int]:
+        """Picture of sample i, and which of its objects is shown."""
+        shared = np.random.default_rng((self.seed, i // CROPS_OF_ONE, 8))
+        place = int(self.rows[int(shared.integers(len(self.rows))), 0])  # pictures with more objects come more often
+        first, last = np.searchsorted(self.rows[:, 0], [place, place + 1])
+        return place, int(self.rows[int(rng.integers(first, last)), 1])
+
+    def _pixels(self, n: int) -> np.ndarray:
+        if self.decoded is None or self.decoded[0] != n:
+            self.decoded = n, self.pictures[n].pixels()
+        return self.decoded[1]
+
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng, s = np.random.default_rng((self.seed, i, 3)), self.input_size
-        i, n = self.rows[int(rng.integers(len(self.rows)))].tolist()
-        picture = self.pictures[i]
-        pixels, poses = picture.pixels(), pictures.poses(picture)
+        place, n = self.chosen(i, rng)
+        picture = self.pictures[place]
+        pixels, poses = self._pixels(place), pictures.poses(picture)
         assert picture.scene.truth is not None
         known = [self.models[int(k)] for k in picture.scene.truth.obj_id[picture.rows]]
         square = jittered_square(

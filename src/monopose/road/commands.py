@@ -310,7 +310,7 @@ def _nuscenes_truth(data: Path, names: Sequence[str]) -> nuscenes.SampleTruth:
     infos = data if data.suffix == ".json" else data / "infos.json"
     if infos.is_file():
         return nuscenes.infos_truth(infos)
-    tables = nuscenes_tables(data)
+    tables = nuscenes_tables(data, names)
     if tables is None:
         raise FileNotFoundError(f"{data} is no nuScenes folder: expected infos.json, v1.0-mini or v1.0-trainval in it")
     return nuscenes.truth(tables, nuscenes.samples(tables, names))

@@ -80,10 +80,10 @@ def read_names(path: str | Path, data: str | Path | None = None) -> list[str]:
     return names
 
 
-def nuscenes_tables(data: Path) -> nuscenes.Tables | None:
-    """Those of nuScenes, if they are there."""
+def nuscenes_tables(data: Path, scenes: Sequence[str] = ()) -> nuscenes.Tables | None:
+    """Those of nuScenes, if they are there; of scenes, or of all without any."""
     version = _nuscenes_version(data)
-    return None if version is None else nuscenes.read_tables(version.parent, version.name)
+    return None if version is None else nuscenes.read_tables(version.parent, version.name, scenes)
 
 
 def _nuscenes_version(data: Path) -> Path | None:

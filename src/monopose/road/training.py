@@ -71,6 +71,8 @@ def _published(v2: bool, trainval: bool) -> Schedule:
         drops=(9, 11) if v2 else (10, 11), fields={"backbone_rate": 1.0, "warmup": 0.0},
         differs=(
             *other,
+            "the heads have our layers: towers without deformable convolutions, one layer in place of each branch, a dense "
+            "tower for each level, points placed from the reference point, one size for all classes, velocities along the ray",
             "the auxiliary losses look at points of a grid in each box, where the original averages cells and resamples them "
             "from box to box; objects are drawn from each picture, not from the batch",
         ),
@@ -156,6 +158,8 @@ def train(
     samples: Callable[[int, int], Dataset]
     if is_synthetic(data):
         check_lidar(method_config, (), str(data))
+        if names:
+            raise ValueError("--split names pictures of a data set; drawn roads have none")
         scene = replace(road or RoadConfig(), size=method_config.size)
         photos = synth.read_backgrounds(backgrounds)
         notes["road"] = asdict(scene)
@@ -163,6 +167,8 @@ def train(
         def samples(length: int, seed: int) -> Dataset:
             return DrawnSamples(road_scene.RoadSamples(scene, photos, seed, 0, length), method_config.classes)
     else:
+        if backgrounds is not None:
+            raise ValueError(f"--backgrounds belongs to roads that are drawn (--data road); {data} holds pictures")
         frames = read_frames(data, names)
         count = count_boxes(frames, method_config.classes, str(data))
         notes |= {"pictures": len(frames), "boxes": count}

@@ -149,10 +149,12 @@ class _Learner(L.LightningModule):
         how: dict[str, Any] = {"lr": self.lr, "weight_decay": decay}
         if self.config.optimizer != "rmsprop":
             how["betas"] = tuple(self.config.betas)
-        optimizers = [_OPTIMIZERS[self.config.optimizer]([g for g in main if g["params"]], **how)]
-        if groups["discriminator"]:
-            optimizers.append(torch.optim.AdamW(groups["discriminator"], lr=2e-4, betas=(0.5, 0.999)))
-        return optimizers
+        other = [{"params": groups["discriminator"], "scale": 1.0}]  # by the same optimiser, as Pix2Pose's code has it
+        return [
+            _OPTIMIZERS[self.config.optimizer]([g for g in every if g["params"]], **how)
+            for every in (main, other)
+            if any(g["params"] for g in every)
+        ]
 
     @property
     def steps(self) -> int:
@@ -187,7 +189,7 @@ class _Learner(L.LightningModule):
         optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         done = self.progress()
         rate = planned_rate(self.config, done) if self.recipe.rate is None else self.recipe.rate(self.model.config, done)
-        for group in optimizer.param_groups:
+        for group in (g for each in (optimizer, *others) for g in each.param_groups):
             group["lr"] = self.lr * rate * group["scale"]
         if batch["image"].dim() == 4:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)

@@ -142,6 +142,7 @@ def train(
         decay=lambda c: None if c.net == "modern" else 0.0,  # the published networks learn by Adam
     )  # fmt: skip
     side, scale = method_config.input_size, method_config.crop_scale
+    _check_used(data, backgrounds, by != "image" and "--by", normals != "oracle" and "--normals", epochs and "--epochs")
     if pix3d.is_here(data):
         augmented = method_config.net == "modern" if augment is None else augment
         crops = _crops(data, out, method_config.categories, by, share, side, scale, normals, augmented)
@@ -184,6 +185,7 @@ def train_normals(
     data, out, config = Path(data), Path(out), config or TrainConfig()
     method_config = method_config or normals_method.Config()
     chosen = tuple(categories) or _categories(data)
+    _check_used(data, backgrounds)
     side, scale = method_config.input_size, method_config.crop_scale
     if pix3d.is_here(data):
         samples = _endless(_crops(data, out, chosen, "image", 0.1, side, scale, "oracle", augment=True))
@@ -193,6 +195,14 @@ def train_normals(
         "normals", Recipe(("image",), normals_method.loss), method_config, lambda: normals_method.Model(method_config), samples,
         out, config, data=Path(data), progress_bar=progress_bar,
     )  # fmt: skip
+
+
+def _check_used(data: Path, backgrounds: str | Path | None, *of_photos: Any) -> None:
+    """ValueError for what these data have no use for: backgrounds of photos, and options of photos where CAD models are drawn."""
+    if pix3d.is_here(data) and backgrounds is not None:
+        raise ValueError(f"--backgrounds belongs to CAD models that are drawn; {data} holds photos, which stay as they are")
+    if not pix3d.is_here(data) and any(of_photos):
+        raise ValueError(f"{next(filter(None, of_photos))} belongs to photos in Pix3D's layout; the models of {data} are drawn")
 
 
 def surface_maps(normals: str) -> tuple[Any, Literal["classical", "files", "predicted"], str]:

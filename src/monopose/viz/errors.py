@@ -48,6 +48,27 @@ def recall_curves(errors: Mapping[str, Array], limits: Mapping[str, float]) -> I
 
 
 @figure.style()
+def precision_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
+    """Average precision over thresholds: a panel for each measure, a line for each class, the mean dark.
+
+    Args:
+        curves: what is on the x axis -> "thresholds", and the precision of each name there, see `evaluation.nocs.curves`.
+    """
+    fig = figure.new(1000, 340)
+    for k, (measure, lines) in enumerate(curves.items()):
+        ax = fig.add_axes((0.055 + k / len(curves), 0.17, 0.8 / len(curves), 0.76))
+        for name, values in lines.items():
+            if name != "thresholds":
+                ax.plot(
+                    lines["thresholds"], values, label=name, **({"color": "black", "linewidth": 2} if name == "mean" else {})
+                )
+        ax.set(ylim=(0, 1), xlabel=measure, ylabel="average precision" if k == 0 else "")
+        if k == 0:
+            ax.legend(fontsize=8)
+    return figure.to_image(fig)
+
+
+@figure.style()
 def shares_by(groups: Mapping[str, Sequence[Share]]) -> Image.Image:
     """The share that is right, bin by bin, with 95 % whiskers: a panel for each thing that it depends on."""
     fig = figure.new(1000, 320)
