@@ -1,12 +1,13 @@
 """The detector: targets in closed form, boxes there and back, edge cases, learning on shapes that can be told by eye."""
 
 import typing
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from monopose.detection import detector, networks
+from monopose.detection import detector, networks, two_stage
 from monopose.detection.networks import STRIDE, OneStageNet
 from monopose.geometry import boxes as box2d
 from monopose.objects import options, pipeline
@@ -429,6 +430,7 @@ def red_picture(box, size=(96, 128)):
 def red_model(net=RedNet):
     model = detector.Model(tiny())
     model.net = net()
+    model.config = replace(model.config, two_stage=net is RedTwoStage)
     return model
 
 
@@ -447,7 +449,7 @@ def test_looks_at_one_thing_agree_on_it(box, looks):
     torch.testing.assert_close((bare.boxes, bare.scores), (found.boxes, found.scores), atol=1e-3, rtol=0)
 
 
-class RedTwoStage(detector.TwoStageNet):
+class RedTwoStage(two_stage.TwoStageNet):
     """The same in two stages: a box, and a mask of 28 x 28 that fills it."""
 
     def __init__(self):

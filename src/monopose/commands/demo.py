@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from .. import viz
+from ..command import save_picture
 from ..datasets.bop import scenes
 from ..geometry import rotation, symmetry
 from ..io.bars import watched
-from ..io.files import atomic_write
 from ..io.poses import frame_record, save_poses
 from ..objects import pipeline
 from ..types import Instances, ObjectModel, PoseEstimates
@@ -128,9 +128,8 @@ def run(out: str | Path = "out/demo") -> DemoReport:
         for stage, seconds in poses.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds / len(scene.im_ids)
         records.append(frame_record(f"{im_id:06d}", frame, poses))
-        overlays.append(str(found.save(out / f"{im_id:06d}_overlay.png")))
         pictures.append(found.picture())
+        overlays.append(str(save_picture(out / f"{im_id:06d}_overlay.png", pictures[-1])))
     sheet = out / "overlay.png"
-    with atomic_write(sheet) as temporary:
-        viz.contact_sheet(pictures, columns=3, width=480).save(temporary, format="PNG")
+    save_picture(sheet, viz.contact_sheet(pictures, columns=3, width=480))
     return DemoReport(rows, totals, overlays, str(sheet), str(save_poses(out, records)))
