@@ -71,7 +71,7 @@ def _listen() -> None:
             if now - mine.said > EVERY_S:
                 mine.said = now
                 what = WHAT[_package(done) or ""].split(",")[0]
-                _waiting[0](f"still compiling {what}: {mine.functions} functions in {now - mine.began:.0f} s")
+                _waiting[0](f"still compiling {what}: {mine.functions} done in {now - mine.began:.0f} s")
 
     progress: dict[str, Progress] = {}
     event.register("numba:compile", Listener())
