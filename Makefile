@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.monopose-installed
+DEMO := .venv/.monopose-demo
 
 .PHONY: setup demo test test-fast kernels fuzz bench docs release-check lmo
 .DEFAULT_GOAL := setup
@@ -13,8 +14,18 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: setup
+demo: $(DEMO)
 	$(BIN)/monopose demo --out out/demo
+
+# Only what the demo needs. Without an NVIDIA GPU torch is the build for the CPU, which spares gigabytes of CUDA.
+$(DEMO): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv, once; the largest is torch"
+	test $(STAMP) -nt pyproject.toml || command -v nvidia-smi >/dev/null || $(BIN)/python -m pip install --retries 0 --timeout 15 \
+		--disable-pip-version-check --index-url https://download.pytorch.org/whl/cpu torch torchvision \
+		|| echo "no build for the CPU from there; the usual one comes next"
+	test $(STAMP) -nt pyproject.toml || $(BIN)/python -m pip install --disable-pip-version-check --editable .
+	touch $@
 
 # One thread per worker: two workers on two cores. pytest comes last, so that its closing line is the last one.
 test: export OMP_NUM_THREADS = 1

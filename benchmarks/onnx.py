@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,15 +37,21 @@ def seconds(work: Callable[..., object], given: tuple[torch.Tensor, ...], repeat
     return statistics.median(taken)
 
 
+def inputs(run: pipeline.Pipeline, name: str, batch: int) -> tuple[torch.Tensor, ...]:
+    if name == "detector":
+        return (torch.rand(batch, 3, *run.detector.config.size),)
+    side = (run.silhouettes if name == "silhouettes" else run.estimator).config.input_size
+    images = torch.rand(batch, 3, side, side)
+    return images, torch.rand(batch, 5, side, side) if name == "silhouettes" else torch.zeros(batch, dtype=torch.long)
+
+
 def times(run: pipeline.Pipeline, folder: Path) -> None:
-    size, side = run.detector.config.size, run.estimator.config.input_size
-    nets = {"detector": run.detector.net, "coordinates": run.estimator.at_index}
+    nets = {"detector": run.detector.net, "coordinates": run.estimator.at_index, "silhouettes": run.silhouettes}
     print(f"{'network':12} {'batch':>5} {'torch':>9} {'onnxruntime':>12}")
     for name, net in nets.items():
         file = OnnxNet(folder / f"{name}.onnx")
         for batch in (1, 4):
-            images = torch.rand(batch, 3, *(size if name == "detector" else (side, side)))
-            given = (images,) if name == "detector" else (images, torch.zeros(batch, dtype=torch.long))
+            given = inputs(run, name, batch)
             with torch.inference_mode():
                 a, b = seconds(net, given), seconds(file, given)
             print(f"{name:12} {batch:5d} {1000 * a:6.0f} ms {1000 * b:9.0f} ms   {a / b:.1f} times as fast")
@@ -55,6 +62,7 @@ def poses(run: pipeline.Pipeline, folder: Path, count: int) -> None:
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     exported = program.Run(folder, torch.get_num_threads())
+    run = replace(run, silhouettes=None)  # which the program does without
     for n in range(count):
         photo, camera = runs.sample(n)
         frame = as_frame(photo, camera)
@@ -81,7 +89,7 @@ def main() -> None:
     parser.add_argument("--exported", type=Path, help="folder that monopose export has written of this run")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    run = pipeline.load(args.run, "cpu", models=None)
+    run = pipeline.load(args.run, "cpu", runtime="torch")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.exported or Path(temporary)
         if args.exported is None:

@@ -70,9 +70,15 @@ LAZY = {
     "huggingface_hub",
     "bpy",
     "mathutils",
+    "torchvision",
 }  # heavy to import
 LAZY_EXEMPT = {  # modules that are themselves imported only when needed
     "training/loop.py": {"lightning"},
+    "detection/two_stage.py": {"torchvision"},
+    "category/perceptual.py": {"torchvision"},
+    "road/pyramid.py": {"torchvision"},
+    "road/inference.py": {"torchvision"},
+    "road/losses.py": {"torchvision"},
     "viz/figure.py": {"matplotlib"},
     "synthesis/augment.py": {"cv2"},
     "synthesis/samples.py": {"cv2"},

@@ -3,6 +3,7 @@
 import importlib
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_what_does_not_belong_in_a_wheel(check):
             check["check_files"]([*good, wrong], 1, "a.whl")
     with pytest.raises(ValueError, match=r"holds no monopose/py\.typed"):
         check["check_files"](good[:3], 1, "a.whl")
+
+
+def test_the_demo_installs_no_test_tools():
+    done = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pip install --disable-pip-version-check --editable .\n" in done
+    assert "download.pytorch.org/whl/cpu" in done  # without a GPU
+    assert "[dev]" not in done
+    assert done.rstrip().endswith("monopose demo --out out/demo")
 
 
 def test_the_image_takes_what_the_build_needs():

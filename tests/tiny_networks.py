@@ -25,9 +25,11 @@ class TinyBackbone(Backbone):
     def levels(self):
         return [[stage] for stage in self.stages]
 
-    def forward(self, images):
+    def forward(self, images, added=()):
         x, features = 2 * images - 1, []
-        for stage in self.stages:
+        for level, stage in enumerate(self.stages):
             x = stage(x)
+            if level < len(added) and added[level] is not None:
+                x = x + added[level]
             features.append(x)
         return features

@@ -1,7 +1,9 @@
 """Functions that numba compiles when they are first called: kept on disk, and a word to whoever waits meanwhile."""
 
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,12 +14,13 @@ WHAT = {  # package -> what is compiled there, and about how long that takes one
     "monopose.synthesis": "the renderer of training pictures, about ten seconds",
     "monopose.nets": "a kernel of the networks, a few seconds",
 }
+EVERY_S = 15.0  # between two lines about the same package
 _waiting: list[Callable[[str], None]] = []  # whom to tell
-_told: set[str] = set()
 
 
 def tell(say: Callable[[str], None]) -> None:
-    """From now on call `say` with a line when kernels begin to be compiled, once for each package. What is on disk is not."""
+    """From now on call `say` with a line when kernels of a package begin to be compiled, and how far that is every 15 seconds.
+    What is on disk is not compiled."""
     _waiting[:] = [say]
 
 
@@ -54,13 +57,35 @@ def _listen() -> None:
 
     class Listener(event.Listener):
         def on_start(self, begun: Any) -> None:
-            module = getattr(begun.data["dispatcher"], "py_func", kernel).__module__
-            package = next((name for name in WHAT if module.startswith(name)), None)
-            if package is not None and package not in _told and _waiting:
-                _told.add(package)
+            package = _package(begun)
+            if package is not None and package not in progress and _waiting:
+                now = time.monotonic()
+                progress[package] = Progress(now, now)
                 _waiting[0](f"compiling {WHAT[package]}, once for this machine")
 
         def on_end(self, done: Any) -> None:
-            pass
+            now, mine = time.monotonic(), progress.get(_package(done) or "")
+            if mine is None or not _waiting:
+                return
+            mine.functions += 1
+            if now - mine.said > EVERY_S:
+                mine.said = now
+                what = WHAT[_package(done) or ""].split(",")[0]
+                _waiting[0](f"still compiling {what}: {mine.functions} done in {now - mine.began:.0f} s")
 
+    progress: dict[str, Progress] = {}
     event.register("numba:compile", Listener())
+
+
+@dataclass
+class Progress:
+    """Since when a package is compiled, when somebody was told of it, and how many functions are done."""
+
+    began: float
+    said: float
+    functions: int = 0
+
+
+def _package(happened: Any) -> str | None:
+    module = getattr(happened.data["dispatcher"], "py_func", kernel).__module__
+    return next((name for name in WHAT if module.startswith(name)), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,28 +15,35 @@ from .io.records import read_json
 INDEX = "model.json"  # what an exported folder holds, and how it is used
 
 
-def exported_nets(run: Path, weights: Mapping[str, str], command: str) -> dict[str, OnnxNet]:
+def is_exported(run: Path) -> bool:
+    """Whether a run folder holds exported files, and there is something to compute them."""
+    return (run / "onnx" / INDEX).is_file() and importlib.util.find_spec("onnxruntime") is not None
+
+
+def exported_nets(run: Path, weights: Mapping[str, str], command: str, asked: bool = True) -> dict[str, OnnxNet]:
     """The files that were exported from these weights of a run, by name, ready to compute.
 
     Args:
         run: the run folder; the files are in its onnx/.
         weights: name -> digest of each weights file that should have its part there.
         command: what writes them, for errors.
+        asked: False: files of other weights are a warning, and none are returned.
 
     Raises:
-        FileNotFoundError, ValueError: nothing there; exported from other weights; a part that could not be exported.
+        FileNotFoundError, ValueError: nothing there; exported from other weights; no part that could be exported.
     """
     folder = run / "onnx"
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"there is no {folder / INDEX}, which --runtime onnx needs; write it: {command}")
     index = read_json(folder / INDEX)
-    nets = {}
-    for name, digest in weights.items():
-        if index.get("weights", {}).get(name) != digest:
-            raise ValueError(f"{folder} was exported from other weights ({name}); write it again: {command}")
-        if name in index["parts"]:
-            nets[name] = OnnxNet(folder / index["parts"][name]["file"])
-    if not nets:
+    other = [name for name, digest in weights.items() if index.get("weights", {}).get(name) != digest]
+    if other and not asked:
+        warnings.warn(f"{folder} was exported from other weights, so torch computes; write it again: {command}", stacklevel=3)
+        return {}
+    if other:
+        raise ValueError(f"{folder} was exported from other weights ({', '.join(other)}); write it again: {command}")
+    nets = {name: OnnxNet(folder / index["parts"][name]["file"]) for name in weights if name in index["parts"]}
+    if not nets and asked:
         raise ValueError(f"nothing of {', '.join(weights)} is in {folder}: {index['left_out']}")
     return nets
 

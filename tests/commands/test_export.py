@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +14,17 @@ from torch import nn
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+from tests import shapes
+
 from monopose import pnp, weights
 from monopose.cli import main
 from monopose.commands import export
+from monopose.datasets.bop import writing as bop_writing
 from monopose.detection import detector, networks
+from monopose.exported import OnnxNet
 from monopose.geometry import boxes as box_ops
 from monopose.geometry import rotation, se3
-from monopose.objects import coordinates, pipeline
+from monopose.objects import coordinates, pipeline, silhouettes
 from monopose.types import Camera, Detections, Frame
 from tiny_networks import TinyBackbone
 
@@ -61,6 +66,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "backbone", lambda *_: TinyBackbone((4, 8, 8, 8, 8), nn.BatchNorm2d))
+        patch.setattr(weights, "base", lambda method: None)  # whose networks are large
+        patch.setattr(silhouettes, "backbone", lambda *_: TinyBackbone((4, 8, 8, 8, 8), nn.BatchNorm2d))
         patch.setattr(coordinates, "UNet", lambda *_: Painted())
         torch.manual_seed(0)
         config = coordinates.Config((7,), input_size=64, output_size=32, bins=0, amodal_weight=0.0, pretrained=False)
@@ -73,8 +80,14 @@ def run(tmp_path_factory):
         nn.init.zeros_(finder.net.heat.bias)
         state = finder.state_dict()
         weights.save(folder / "detector.safetensors", state, method="detector", config=finder.config, labels=(7,))
+        bop_writing.write_models(folder / "objects", {7: shapes.box((0.1, 0.08, 0.06), obj_id=7)})
+        outline = silhouettes.Model(silhouettes.Config((7,), input_size=64, widths=(8, 8, 8, 8), drawn=(8, 8, 8)))
+        for layer in outline.into:
+            nn.init.normal_(layer.weight)  # as trained ones do, it says something else where something else is drawn
+        state = outline.state_dict()
+        weights.save(folder / "silhouettes.safetensors", state, method="silhouettes", config=outline.config, labels=(7,))
         report = export.export(folder)
-        yield SimpleNamespace(torch=pipeline.load(folder, "cpu"), folder=folder, report=report)
+        yield SimpleNamespace(torch=pipeline.load(folder, "cpu", runtime="torch"), folder=folder, report=report)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +105,7 @@ def array(image):
 def test_the_folder_says_what_is_in_it(run):
     out = run.folder / "onnx"
     assert sorted(p.name for p in out.iterdir() if p.name[0] != ".") == [
-        "coordinates.onnx", "detector.onnx", "model.json", "predict.py"
+        "coordinates.onnx", "detector.onnx", "model.json", "predict.py", "silhouettes.onnx"
     ]  # fmt: skip
     index = json.loads((out / "model.json").read_text())
     assert index["parts"]["coordinates"]["inputs"]["images"]["shape"] == ["batch", 3, 64, 64]
@@ -170,8 +183,30 @@ def test_runtime_onnx_says_the_same_and_asks_for_its_files(run, tmp_path, capsys
     (a,), (b,) = (detector.predict(r.detector, image) for r in (run.torch, fast))
     torch.testing.assert_close(a.boxes, b.boxes, atol=1e-2, rtol=0)
     torch.testing.assert_close(a.scores, b.scores, atol=1e-4, rtol=0)
+    model = fast.models[7]
+    a, b = (silhouettes.look(r.silhouettes, image, K, POSE[None], [model]).output for r in (run.torch, fast))
+    for wanted, got in zip(a, b, strict=True):
+        torch.testing.assert_close(wanted, got, atol=1e-4, rtol=1e-4)
     assert main(["predict", "photo.jpg", "--model", "demo", "--runtime", "onnx", "--fov", "50"]) == 1
     assert "monopose export demo" in capsys.readouterr().err
+
+
+def test_what_was_exported_computes_unless_it_is_of_other_weights(run, tmp_path):
+    def computing(folder, **options):
+        model = pipeline.load(folder, "cpu", **options)
+        nets = (model.detector.net, model.estimator.exported, model.silhouettes.exported)
+        return [isinstance(net, OnnxNet) for net in nets]
+
+    assert computing(run.folder) == [True] * 3
+    assert computing(run.folder, runtime="torch") == [False] * 3
+    other = shutil.copytree(run.folder, tmp_path / "other")
+    index = json.loads((other / "onnx" / "model.json").read_text())
+    index["weights"]["silhouettes"] = "0"
+    (other / "onnx" / "model.json").write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match=f"exported from other weights, so torch computes.* monopose export {other}"):
+        assert computing(other) == [False] * 3
+    with pytest.raises(ValueError, match=r"other weights \(silhouettes\)"):
+        computing(other, runtime="onnx")
 
 
 def test_category_runs_are_refused_in_a_line(tmp_path, capsys):

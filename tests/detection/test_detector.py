@@ -1,13 +1,14 @@
 """The detector: targets in closed form, boxes there and back, edge cases, learning on shapes that can be told by eye."""
 
 import typing
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from monopose.detection import detector, networks
+from monopose.detection import detector, networks, two_stage
 from monopose.detection.networks import STRIDE, OneStageNet
 from monopose.geometry import boxes as box2d
 from monopose.objects import options, pipeline
@@ -430,6 +431,7 @@ def red_picture(box, size=(96, 128)):
 def red_model(net=RedNet):
     model = detector.Model(tiny())
     model.net = net()
+    model.config = replace(model.config, two_stage=net is RedTwoStage)
     return model
 
 
@@ -448,7 +450,7 @@ def test_looks_at_one_thing_agree_on_it(box, looks):
     torch.testing.assert_close((bare.boxes, bare.scores), (found.boxes, found.scores), atol=1e-3, rtol=0)
 
 
-class RedTwoStage(detector.TwoStageNet):
+class RedTwoStage(two_stage.TwoStageNet):
     """The same in two stages: a box, and a mask of 28 x 28 that fills it."""
 
     def __init__(self):
@@ -553,18 +555,18 @@ def test_mask_rcnn_starts_from_coco_but_for_what_belongs_to_classes(monkeypatch)
     """The published start, where the weights can be had; a network of other classes keeps its own last layer."""
     coco, own = (torch.nn.ModuleDict({"body": torch.nn.Linear(3, 4), "last": torch.nn.Linear(4, n)}) for n in (91, 3))
     before = own.last.weight.clone()
-    networks.start_from_coco(own, coco.state_dict())
+    two_stage.start_from_coco(own, coco.state_dict())
     assert torch.equal(own.body.weight, coco.body.weight)
     assert torch.equal(own.last.weight, before)
     asked = []
-    monkeypatch.setattr(networks, "_coco_weights", lambda: asked.append("coco") or {"nothing": before})
-    monkeypatch.setattr(networks, "maskrcnn_resnet50_fpn_v2", lambda **how: asked.append(how) or _Net())
-    networks.TwoStageNet(2, pretrained=True)
+    monkeypatch.setattr(two_stage, "_coco_weights", lambda: asked.append("coco") or {"nothing": before})
+    monkeypatch.setattr(two_stage, "maskrcnn_resnet50_fpn_v2", lambda **how: asked.append(how) or _Net())
+    two_stage.TwoStageNet(2, pretrained=True)
     assert asked[0] == "coco"
     assert asked[1]["weights_backbone"] is None
-    monkeypatch.setattr(networks, "_coco_weights", lambda: None)
-    networks.TwoStageNet(2, pretrained=True)
-    assert asked[2]["weights_backbone"] is networks.ResNet50_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(two_stage, "_coco_weights", lambda: None)
+    two_stage.TwoStageNet(2, pretrained=True)
+    assert asked[2]["weights_backbone"] is two_stage.ResNet50_Weights.IMAGENET1K_V1
 
 
 class _Net(torch.nn.Module):

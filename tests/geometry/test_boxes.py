@@ -59,3 +59,14 @@ def test_the_box_of_points_agrees_with_that_of_their_mask():
     # a mask holds whole pixels: half a pixel more on every side
     assert boxes.from_masks(mask)[0].tolist() == [2.0, 3.0, 7.0, 9.0]
     assert boxes.from_points(points.expand(2, 5, 3, 2)).shape == (2, 5, 4)
+
+
+def test_of_overlapping_boxes_of_one_label_the_best_stays():
+    g = torch.Generator().manual_seed(0)
+    corner, size = 40 * torch.rand(60, 2, generator=g), 5 + 20 * torch.rand(60, 2, generator=g)
+    found, scores = torch.cat([corner, corner + size], 1), torch.rand(60, generator=g)
+    labels = torch.randint(0, 3, (60,), generator=g)
+    kept = boxes.nms(found, scores, labels, 0.3)
+    assert kept.tolist() == ops.batched_nms(found, scores, labels, 0.3).tolist()
+    assert 3 < len(kept) < 60
+    assert boxes.nms(found[:0], scores[:0], labels[:0], 0.3).tolist() == []

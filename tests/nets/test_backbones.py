@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 
 from monopose.nets import backbones
 from monopose.nets.unet import ClassAwareHead, UNet
@@ -28,8 +29,8 @@ def test_torchvision_features_are_those_of_the_whole_classifier(name):
     """The last map, pooled and classified by torchvision's own head, is what torchvision answers."""
     torch.manual_seed(0)
     net = backbones.backbone(name).eval()
-    build, split, _ = backbones._TORCHVISION[name]
-    classifier = build(weights=None).eval()
+    split, _ = backbones._TORCHVISION[name]
+    classifier = getattr(torchvision.models, name)(weights=None).eval()
     torch.nn.ModuleList(split(classifier)).load_state_dict(net.stages.state_dict())
     seen = []
     last = split(classifier)[-1]
@@ -94,13 +95,14 @@ def test_missing_weights_warn_and_leave_everything_free(monkeypatch):
 
 
 def test_no_network_warns(monkeypatch):
+    build = torchvision.models.resnet18
+
     def offline(weights=None):
         if weights is not None:
             raise ConnectionError("name resolution failed")
-        return backbones.torchvision.models.resnet18(weights=None)
+        return build(weights=None)
 
-    _, split, channels = backbones._TORCHVISION["resnet18"]
-    monkeypatch.setitem(backbones._TORCHVISION, "resnet18", (offline, split, channels))
+    monkeypatch.setattr(torchvision.models, "resnet18", offline)
     with pytest.warns(UserWarning, match=r"could not fetch the ImageNet weights \(name resolution failed\)"):
         backbones.backbone("resnet18", pretrained=True)
 

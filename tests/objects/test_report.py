@@ -69,7 +69,7 @@ class Answers:
     """Object 2 is always found; object 5 in turn: turned over, without a box, without a pose in its box, filtered."""
 
     def __init__(self, monkeypatch):
-        self.truth, self.picture, drawn = None, 0, bop_folder.Frames.__getitem__
+        self.truth, self.picture, self.boxes, drawn = None, 0, [], bop_folder.Frames.__getitem__
         self.expected = []  # what becomes of the objects of which a tenth is seen; others are not asked for
 
         def remember(frames, n):
@@ -78,10 +78,11 @@ class Answers:
             return item
 
         monkeypatch.setattr(bop_folder.Frames, "__getitem__", remember)
-        monkeypatch.setattr(pipeline.Pipeline, "predict_counted", lambda run, frame: self.answer(frame))
+        monkeypatch.setattr(pipeline.Pipeline, "predict_counted", lambda run, frame, given=None: self.answer(frame, given))
 
-    def answer(self, frame):
+    def answer(self, frame, given):
         assert frame.instances is None
+        self.boxes.append(given)
         truth, turn = self.truth, self.picture % 4
         second = truth.labels == 5
         of_second = ("wrong pose", "no box", "no pose in its box", "filtered")[turn]
@@ -177,6 +178,25 @@ def test_a_report_says_what_it_lacks(run):
         report.run(run)
     with pytest.raises(ValueError, match="at least one picture, got 0"):
         report.run(run, images=0)
+
+
+def test_what_a_mesh_alone_reaches_is_reported_in_true_boxes(data, tmp_path, monkeypatch, capsys):
+    answers = Answers(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    mesh = data / "models" / "obj_000002.ply"
+    assert cli.main(["report", str(mesh), "--unit", "mm", "--images", "2"]) == 0
+    said = capsys.readouterr().out
+    text = " ".join((tmp_path / "out/report/obj_000002/report.html").read_text(encoding="utf-8").split())
+    assert "in true boxes" in said
+    assert "Nothing was trained" in text
+    assert "monopose calibrate" not in text  # which an untrained run cannot be
+    assert json.loads((tmp_path / "out/report/obj_000002/report.json").read_text())["training"] == {}
+    assert sorted(p.name for p in data.iterdir()) == ["camera.json", "models"]
+    seen = answers.truth.visibility >= 0.1
+    torch.testing.assert_close(answers.boxes[1].boxes, answers.truth.boxes[seen])
+    assert len(answers.truth) <= 2 + 3  # objects and distractors
+    assert cli.main(["report", str(data), "--unit", "mm"]) == 2
+    assert "belong to a mesh file" in capsys.readouterr().err
 
 
 def test_errors_are_to_the_nearest_equivalent_pose():

@@ -128,7 +128,7 @@ def run(out: str | Path = "out/demo") -> DemoReport:
         for stage, seconds in poses.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds / len(scene.im_ids)
         records.append(frame_record(f"{im_id:06d}", frame, poses))
-        overlays.append(str(found.save(out / f"{im_id:06d}_overlay.png")))
         pictures.append(found.picture())
+        overlays.append(str(save_picture(out / f"{im_id:06d}_overlay.png", pictures[-1])))
     sheet = save_picture(out / "overlay.png", viz.contact_sheet(pictures, columns=3, width=480))
     return DemoReport(rows, totals, overlays, str(sheet), str(save_poses(out, records)))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import __version__, runs, weights
 from ..exported import INDEX, OnnxNet, missing_library
-from ..io.files import ASSETS, atomic_write, sole_writer, write_json
+from ..io.files import ASSETS, atomic_write, digest_of, sole_writer, write_json
 from ..objects import coordinates, probabilistic, search, silhouettes
 from ..objects import pipeline as objects
 
@@ -102,7 +102,7 @@ def export(name: str | Path, out: str | Path | None = None) -> ExportReport:
             "graph; exported are runs of known objects, viewpoints and boxes on roads"
         )
     out = folder / "onnx" if out is None else Path(out)
-    run = runs.load(name, "cpu") if family != "objects" else objects.load(name, "cpu")
+    run = runs.load(name, "cpu") if family != "objects" else objects.load(name, "cpu", runtime="torch")
     made: dict[str, Part | str] = {"objects": _objects, "viewpoint": _viewpoint, "road": _road}[family](run)
     parts: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
@@ -129,9 +129,12 @@ def export(name: str | Path, out: str | Path | None = None) -> ExportReport:
             program = str(out / CONSUMER.name)
             with atomic_write(program) as temporary:
                 shutil.copyfile(CONSUMER, temporary)
+        digests = weights.digests(folder)
+        if (base := weights.base("silhouettes")) is not None:
+            digests = {"silhouettes": digest_of(base)} | digests  # a run without its own has those of the base
         index = {
             "format": "monopose onnx 1", "monopose": __version__, "run": str(folder), "family": family,
-            "weights": weights.digests(folder), "pictures": PICTURE,
+            "weights": digests, "pictures": PICTURE,
             "pixels": "(u, v), centres at integers; boxes are x0, y0, x1, y1 on pixel edges, the picture 0, 0, width, height",
             "poses": "metres, OpenCV camera: x right, y down, z forward", **_knowledge(run), "parts": described,
             "left_out": left_out,

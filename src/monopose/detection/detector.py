@@ -13,14 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from ..geometry import boxes as box2d
 from ..geometry.camera import pixel_grid
 from ..types import Detections, Frame
 from . import LEAST_SCORE
-from .networks import STRIDE, Maps, OneStageNet, Pyramid, TwoStageNet
+from .networks import STRIDE, Maps, OneStageNet, Pyramid
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,9 @@ class Model(nn.Module):
         self.config = config
         classes = len(config.obj_ids)
         if config.two_stage:
-            self.net: OneStageNet | TwoStageNet = TwoStageNet(classes, config.pretrained, config.rois)
+            from .two_stage import TwoStageNet
+
+            self.net: Any = TwoStageNet(classes, config.pretrained, config.rois)
         else:
             self.net = OneStageNet(classes, config.backbone, config.channels, config.pretrained, config.frozen_levels)
         self.register_buffer("ids", torch.tensor(config.obj_ids))
@@ -280,8 +280,9 @@ def loss(model: Model, output: Maps | Pyramid, batch: Mapping[str, Any]) -> dict
         ValueError: for an object id the detector was not made for.
     """
     if isinstance(output, Pyramid):
-        assert isinstance(model.net, TwoStageNet)
         return model.net.losses(output, _two_stage_targets(model, batch))
+    from torchvision.ops import generalized_box_iou_loss
+
     targets = build_targets(model, batch)
     b, k, row, column = targets.box_cells.unbind(-1)
     boxes = decode(output.distances.float()[b, k, :, row, column], torch.stack([column, row], -1))
@@ -399,7 +400,7 @@ def _predict_one(model: Model, image: Tensor, score_threshold: float, most: int,
         h, w = max(round(QUARTER * height), 1), max(round(QUARTER * width), 1)
         seen += [_look(model, image, 2, (y, x, h, w), faint, most) for y in (0, height - h) for x in (0, width - w)]
     found = _agreed(seen, (height, width))
-    keep = batched_nms(found.boxes, found.scores, found.which, NMS_IOU)[:most]
+    keep = box2d.nms(found.boxes, found.scores, found.which, NMS_IOU)[:most]
     which, boxes, scores, source, row = (v[keep[found.scores[keep] >= score_threshold]] for v in found)
     if not with_masks:
         return Detections(model.ids[which], boxes, scores)
@@ -490,12 +491,14 @@ def _look(
     inputs, content = letterbox(shown.to(model.ids.device), model.config.size)
     if mirrored:
         inputs = torch.cat([inputs[..., : content[1]].flip(-1), inputs[..., content[1] :]], -1)
-    if isinstance(model.net, TwoStageNet):
+    if model.config.two_stage:
+        from .two_stage import pasted
+
         found = model.net.detect(model.net(inputs), faint, most, NMS_IOU)[0]
         which, scores, seen = found["labels"] - 1, found["scores"], found["boxes"] / _scale((h, w), content, found["boxes"])
 
         def masks_as_seen(rows: Tensor) -> Tensor:
-            return (paste_masks_in_image(found["masks"][rows], seen[rows], (h, w))[:, 0] > 0.5).reshape(-1, h, w)
+            return pasted(found["masks"][rows], seen[rows], (h, w))
     else:
         maps = Maps(*(m[0].float() for m in model.net(inputs)))
         which, raw, scores = _peaks(maps, content, faint, most)
@@ -528,7 +531,7 @@ def _peaks(maps: Maps, content: tuple[int, int], score_threshold: float, max_det
     flat, scores = flat[scores >= max(score_threshold, 0.0)], scores[scores >= max(score_threshold, 0.0)]
     index, row, column = flat // (h * w), flat // w % h, flat % w
     boxes = decode(maps.distances[index, :, row, column], torch.stack([column, row], -1))
-    keep = batched_nms(boxes, scores, index, NMS_IOU)[:max_detections]
+    keep = box2d.nms(boxes, scores, index, NMS_IOU)[:max_detections]
     return index[keep], boxes[keep], scores[keep]
 
 

@@ -1,5 +1,6 @@
 """2D boxes `xyxy` on pixel edges: the whole image is (0, 0, w, h)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,20 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     inter = (high - low).clamp_min(0).prod(-1)
     union = area(a)[:, None] + area(b)[None] - inter
     return torch.where(union > 0, inter / union.clamp_min(1e-12), torch.zeros_like(inter))
+
+
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -> Tensor:
+    """Rows that stay, best score first: of two boxes of one label that overlap by more (IoU) than `overlap` the better one.
+
+    (N, 4), (N,), (N,) -> (n,), int64.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    near = (iou(boxes[order], boxes[order]) > overlap) & (labels[order, None] == labels[order])
+    rivals, stays = near.cpu().numpy(), np.ones(len(order), bool)
+    for i in range(len(order)):
+        if stays[i]:
+            stays[i + 1 :] &= ~rivals[i, i + 1 :]
+    return order[torch.from_numpy(stays).to(order.device)]
 
 
 def from_masks(masks: Tensor) -> Tensor:

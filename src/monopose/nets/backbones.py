@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from .depthwise import depthwise
@@ -174,14 +173,14 @@ class _TorchvisionFeatures(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, build: Callable[..., nn.Module], split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]
-    ) -> None:
+    def __init__(self, name: str, split: Callable[[nn.Module], list[nn.Module]], channels: tuple[int, ...]) -> None:
+        import torchvision  # which takes as long as torch itself
+
         super().__init__()
-        self._build = build
+        self._build: Callable[..., nn.Module] = getattr(torchvision.models, name)
         self._split = split
         self.channels = channels
-        self.stages = nn.ModuleList(split(build(weights=None)))
+        self.stages = nn.ModuleList(split(self._build(weights=None)))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
 
@@ -228,13 +227,13 @@ def _split_convnext(net: Any) -> list[nn.Module]:
     return [half, rest, nn.Sequential(*layers[2:4]), nn.Sequential(*layers[4:6]), nn.Sequential(*layers[6:8])]
 
 
-_TORCHVISION: dict[str, tuple[Callable[..., nn.Module], Callable[[nn.Module], list[nn.Module]], tuple[int, ...]]] = {
-    "resnet18": (torchvision.models.resnet18, _split_resnet, (64, 64, 128, 256, 512)),
-    "resnet34": (torchvision.models.resnet34, _split_resnet, (64, 64, 128, 256, 512)),
-    "resnet50": (torchvision.models.resnet50, _split_resnet, (64, 256, 512, 1024, 2048)),
-    "resnet101": (torchvision.models.resnet101, _split_resnet, (64, 256, 512, 1024, 2048)),
-    "mobilenet_v3_large": (torchvision.models.mobilenet_v3_large, _split_mobilenet, (16, 24, 40, 112, 160)),
-    "convnext_tiny": (torchvision.models.convnext_tiny, _split_convnext, (12, 96, 192, 384, 768)),
+_TORCHVISION: dict[str, tuple[Callable[[nn.Module], list[nn.Module]], tuple[int, ...]]] = {
+    "resnet18": (_split_resnet, (64, 64, 128, 256, 512)),
+    "resnet34": (_split_resnet, (64, 64, 128, 256, 512)),
+    "resnet50": (_split_resnet, (64, 256, 512, 1024, 2048)),
+    "resnet101": (_split_resnet, (64, 256, 512, 1024, 2048)),
+    "mobilenet_v3_large": (_split_mobilenet, (16, 24, 40, 112, 160)),
+    "convnext_tiny": (_split_convnext, (12, 96, 192, 384, 768)),
 }
 
 
@@ -253,7 +252,7 @@ def backbone(name: str, pretrained: bool = False, frozen: int = 0) -> Backbone:
     if name == "efficientnet_lite0":
         net: Backbone = EfficientNetLite0()
     elif name in _TORCHVISION:
-        net = _TorchvisionFeatures(*_TORCHVISION[name])
+        net = _TorchvisionFeatures(name, *_TORCHVISION[name])
     else:
         raise ValueError(f"unknown backbone {name!r}; choose one of efficientnet_lite0, {', '.join(_TORCHVISION)}")
     if pretrained:

@@ -290,12 +290,13 @@ def with_scenes(
     thin = {i: simplified(m, faces) if len(m.faces) > faces else m for i, m in models.items()}
     estimator = type(model.estimator).__module__.rpartition(".")[2]  # a method's file is named after it
     files = {k: path for k, path in weights.weights_in(model.path).items() if k in (estimator, "detector")}
+    scene = _scene(files, data, ids)
     for method, used in (("silhouettes", model.silhouettes is not None), ("refiner", model.refines())):
         file = weights.weights_in(model.path).get(method) or weights.base(method)
         if used and file is not None:
             files[method] = file
     photos, camera = synth.read_backgrounds(backgrounds), training.read_data_camera(data)
-    source = crop_samples.Source(thin, camera, photos, _scene(files, data, ids))
+    source = crop_samples.Source(thin, camera, photos, scene)
     return replace(model, models=model.models or models), source, {i: judged_by(m) for i, m in models.items()}, files
 
 
@@ -374,11 +375,17 @@ def _samples(tables: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
 
 def _jittered(truth: Instances, known: set[int], rng: np.random.Generator) -> Detections:
     """Boxes of the visible objects as an imperfect detector would place them, square as training crops are, score 1."""
+    exact = true_boxes(truth, known)
+    boxes = [crop_samples.jittered_square(box, 1.0, rng) for box in exact.boxes]
+    return replace(exact, boxes=torch.stack(boxes) if boxes else exact.boxes)
+
+
+def true_boxes(truth: Instances, known: set[int]) -> Detections:
+    """The whole boxes of the visible objects, score 1."""
     assert truth.boxes is not None
     assert truth.visibility is not None
     rows = [i for i in range(len(truth)) if int(truth.labels[i]) in known and float(truth.visibility[i]) >= VISIBLE]
-    boxes = [crop_samples.jittered_square(truth.boxes[i], 1.0, rng) for i in rows]
-    return Detections(truth.labels[rows], torch.stack(boxes) if boxes else torch.zeros(0, 4), torch.ones(len(rows)))
+    return Detections(truth.labels[rows], truth.boxes[rows], torch.ones(len(rows)))
 
 
 def _judge(poses: PoseEstimates, truth: Instances, objects: Mapping[int, Object]) -> list[tuple[float, ...]]:

@@ -93,7 +93,11 @@ def train(args: Train | TrainAll, say: Printer = silent) -> dict[str, str] | Res
 def _train_all(args: TrainAll) -> Result:
     from . import training, whole_run
 
-    data = _folder_of(args) if args.data.is_file() else args.data
+    data, own = args.data, args.folder / "data"
+    if data.is_file():
+        if not (own / "camera.json").is_file():  # what is there already stays
+            _make_folder(args.data, own, args)
+        data = own
     found = whole_run.run(
         data, args.folder, minutes=args.minutes, obj_ids=args.objects, backgrounds=args.backgrounds,
         scene=training.scene_config(data, args.objects, **asdict(args.scene)), workers=args.workers, seed=args.seed,
@@ -102,30 +106,32 @@ def _train_all(args: TrainAll) -> Result:
     return Result(found, whole_run.text(found))
 
 
-def _folder_of(args: TrainAll) -> Path:
-    """A data folder for a mesh file, in the run folder; what is there already stays."""
+def _make_folder(mesh: Path, folder: Path, args: TrainAll | Report) -> None:
+    """A data folder for a mesh file: models/ and camera.json."""
     from ..datasets.bop import writing
     from ..io.cameras import read_camera
     from ..mesh.loading import load_mesh
     from ..synthesis import scene as scenes
 
-    folder = args.folder / "data"
-    if not (folder / "camera.json").is_file():
-        mesh = load_mesh(args.data, args.unit, obj_id=1)
-        models = _with_symmetries([mesh], [args.data], None if args.propose_symmetries else folder)
-        writing.write_models(folder / "models", {m.obj_id: m for m in models})
-        camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
-        writing.write_camera(folder / "camera.json", camera)
-    return folder
+    models = _with_symmetries([load_mesh(mesh, args.unit, obj_id=1)], [mesh], None if args.propose_symmetries else folder)
+    writing.write_models(folder / "models", {m.obj_id: m for m in models})
+    camera = scenes.default_camera() if args.camera is None else read_camera(args.camera)
+    writing.write_camera(folder / "camera.json", camera)
 
 
 def report(args: Report) -> Result:
     """Say how good a run is."""
+    from ..mesh.readers import FORMATS
     from . import report as procedure
 
+    run, out = args.run, args.out
+    if run.suffix.lower() in FORMATS and not run.is_dir():
+        out = out or procedure.page_of(run)
+        run = out.parent / "data"
+        _make_folder(args.run, run, args)
     found = procedure.run(
-        args.run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device,
-        out=args.out, progress_bar=not args.json,
+        run, args.data, images=args.images, backgrounds=args.backgrounds, seed=args.seed, device=args.device, out=out,
+        progress_bar=not args.json,
     )  # fmt: skip
     return Result(found.as_dict(), found.text())
 

@@ -170,21 +170,33 @@ class Report(Common):
     recall against error, what distance, size and occlusion do to it, what scores are worth, the worst poses as pictures, what
     more training would buy, what to try."""
 
-    run: Positional[Path]
-    """Run folder."""
+    run: Annotated[Positional[Path], arg(metavar="RUN|MESH", help_behavior_hint="")]
+    """Run folder. Or a mesh file, or a folder of CAD models: nothing is trained, poses are searched for in true boxes."""
+    unit: Unit = None
+    """Of a mesh file: unit of its numbers; needed for all but GLB and glTF."""
+    camera: MaybePath = None
+    """With a mesh file: camera file; otherwise 640x480 pixels with 60 degrees of view."""
+    propose_symmetries: Flag = False
+    """Of a mesh file: take the symmetries that `monopose check` proposes; look at them there first."""
     data: MaybePath = None
     """BOP folder with models/ (and camera.json), or a models folder; by default that of the training."""
     images: MaybeInt = None
-    """How many scenes: 100 by default. Where Blender can be imported (pip install 'monopose[blender]') it draws them, 24 by
-    default, as it takes ten to thirty seconds for each."""
+    """How many scenes: 100 by default, 20 where poses are searched for. Where Blender can be imported (pip install
+    'monopose[blender]') it draws them, 24 by default, as it takes ten to thirty seconds for each."""
     backgrounds: MaybePath = None
     """Folder of photos to put behind the objects; procedural ones otherwise."""
     seed: int = 55_055
     """Of the scenes; apart from all that training and calibration draw."""
     out: MaybePath = None
-    """The page; report.html in the run folder by default."""
+    """The page; report.html in the run folder by default, in out/report/NAME where nothing is trained."""
     device: Device = None
     """Where the networks run; by default on the GPU if there is one."""
+
+    def check(self) -> None:
+        if self.run.is_dir() and (self.unit or self.camera or self.propose_symmetries):
+            raise ValueError("--unit, --camera and --propose-symmetries belong to a mesh file; a folder says it all itself")
+        if self.run.is_file() and self.data is not None:
+            raise ValueError("--data belongs to a run; a mesh file is all that is looked for")
 
 
 @dataclass(kw_only=True)
@@ -261,8 +273,9 @@ class Predict(Common):
     The BOP CSV keeps all poses unless this is given; 0 leaves out only what cannot be."""
     models: MaybePath = None
     """Folder with the CAD models, for a run that comes without."""
-    runtime: Literal["torch", "onnx"] = "torch"
-    """onnx: onnxruntime computes detector and estimator on the CPU, from what monopose export MODEL has written."""
+    runtime: Literal["torch", "onnx"] | None = None
+    """onnx: onnxruntime computes the networks on the CPU, from what monopose export MODEL has written, and that is done by
+    default where these files are; torch: it does not."""
     posterior: Flag = False
     """Save the distribution of every object's pose as pictures in OUT/posterior/PICTURE; needs a probabilistic run and a
     SOURCE."""

@@ -12,13 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from .. import pnp, weights
 from ..datasets.bop import models as bop_models
 from ..detection import LEAST_SCORE
 from ..detection import detector as detection
-from ..exported import exported_nets
+from ..exported import exported_nets, is_exported
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import plausible, se3
@@ -354,14 +353,14 @@ def distinct(poses: PoseEstimates, corners: Tensor, K: Tensor) -> PoseEstimates:
     """
     points = se3.transform(poses.cam_from_obj.to(corners), corners)
     boxes = box_ops.from_points(camera_ops.project(points, K.to(corners), Z_MIN))
-    return poses[batched_nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
+    return poses[box_ops.nms(boxes, poses.scores.to(boxes), poses.labels, SAME)]
 
 
 def load(
     name: str | Path,
     device: torch.device | str | None = None,
     models: str | Path | None = None,
-    runtime: Literal["torch", "onnx"] = "torch",
+    runtime: Literal["torch", "onnx"] | None = None,
     unit: str | None = None,
 ) -> Pipeline:
     """Open a trained run, or CAD models that need no training.
@@ -375,8 +374,8 @@ def load(
             monopose comes with one and the folder has the CAD models.
         device: where to run; None: CUDA if there is one, else the CPU.
         models: folder with the CAD models (a BOP models folder); None: objects/ in the run folder.
-        runtime: "onnx": onnxruntime computes detector and estimator, on the CPU, from what `monopose export` wrote to onnx/ in
-            the run folder. Silhouettes and refiner stay torch's.
+        runtime: "onnx": onnxruntime computes detector, estimator and silhouettes, on the CPU, from what `monopose export` wrote
+            to onnx/ in the run folder; the refiner stays torch's. None: so it is where such files are and fit.
         unit: of the numbers in a mesh file, "m", "cm", "mm" or "inch".
 
     Raises:
@@ -402,16 +401,16 @@ def load(
         )
     used = {k: files[k] for k in (kind, "detector") if k in files}
     nets = {}
-    if runtime == "onnx":
-        if where.type != "cpu":
-            raise ValueError(f"--runtime onnx computes on the CPU, got the device {where}; give one of them")
-        nets = exported_nets(folder, {k: digest_of(file) for k, file in used.items()}, f"monopose export {name}")
+    if runtime == "onnx" and where.type != "cpu":
+        raise ValueError(f"--runtime onnx computes on the CPU, got the device {where}; give one of them")
+    if runtime == "onnx" or (runtime is None and where.type == "cpu" and is_exported(folder)):
+        computing = used if outlines is None else used | {"silhouettes": outlines}
+        digests = {k: digest_of(file) for k, file in computing.items()}
+        nets = exported_nets(folder, digests, f"monopose export {name}", asked=runtime is not None)
     estimator: Any = None if kind is None else weights.load_network(files[kind], kind, *ESTIMATORS[kind])
     detector = None
     if "detector" in files:
         detector = weights.load_network(files["detector"], "detector", detection.Config, detection.Model)
-    if detector is not None and "detector" in nets:
-        detector.net = nets["detector"]
     ids = None if models is None or estimator is None else sorted(estimator.config.obj_ids)
     known = bop_models.read_models(objects, ids) if models is not None or objects.is_dir() else {}
     more: dict[str, Any] = {}
@@ -425,6 +424,10 @@ def load(
         estimator = search.Model(search.Config(tuple(sorted(known))), known, more["silhouettes"])
     else:
         estimator.exported = nets.get(kind)
+    if detector is not None and "detector" in nets:
+        detector.net = nets["detector"]
+    if "silhouettes" in nets:
+        more["silhouettes"].exported = nets["silhouettes"]
     names = {i: f"object {i}" for i in estimator.config.obj_ids} | {i: m.name for i, m in known.items()}
     if (folder / "names.json").is_file():
         names |= bop_models.read_names(folder / "names.json")

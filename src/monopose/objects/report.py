@@ -26,13 +26,15 @@ from ..synthesis import blender, bop_folder
 from ..training import progress
 from ..types import Frame, Instances, PoseEstimates
 from ..viz.errors import Share
-from . import calibrate, judging, pipeline, report_page
+from . import calibrate, judging, pipeline, report_page, search
 
 Array = NDArray[Any]
 
 SEED = 55_055  # of the scenes; apart from those of training, of its held-out samples and of calibration
 IMAGES, TRACED_IMAGES = 100, 24  # scenes; path-traced ones take ten to thirty seconds each
+SEARCHED_IMAGES = 20  # where each pose is searched for, which takes as long
 FILE, SUMMARY = "report.html", "report.json"
+FEW = (1, 2)  # objects in a picture where each is searched for
 VISIBLE = 0.1  # objects of which less is seen are not asked for
 OVERLAP = 0.5  # box IoU from which a box, or an estimate, is about an object
 OUTCOMES = ("right", "wrong pose", "no pose in its box", "filtered", "no box")
@@ -84,6 +86,7 @@ class Report:
         curves: method -> lines of `training.progress`.
         refined: whether the run's refiner worked on the poses.
         worst: the targets that are worst, the worst first, and their pictures with truth and estimate.
+        trained: whether a network of the run estimates the poses; else they are searched for.
         file: the page, "" if none was written.
     """
 
@@ -97,6 +100,7 @@ class Report:
     curves: dict[str, list[dict[str, Any]]]
     refined: bool
     worst: list[tuple[Target, Any]]
+    trained: bool = True
     file: str = ""
 
     @property
@@ -186,29 +190,37 @@ def run(
     """Render scenes, predict, compare, write the page, and report.json in the run folder.
 
     Args:
-        name: a run folder.
+        name: a run folder; or a folder of CAD models for which nothing was trained, see `objects.search`. A run without a
+            detector is given the true boxes.
         data: BOP folder with models/ (and camera.json), or a models folder; None: the one that the run was trained on.
         images: how many scenes, drawn by Blender where it can be imported, else as for training; None: see `usual_images`.
         backgrounds: folder of photos to put behind the objects; None: procedural ones.
         seed: of the scenes.
         device: where the networks run; None: CUDA if there is one.
-        out: the page; None: report.html in the run folder.
+        out: the page; None: report.html in the run folder, or where `page_of` has it; report.json is beside it.
         progress_bar: show one.
 
     Raises:
         FileNotFoundError, ValueError: no such run; no data, or no CAD model of an object that the run knows; fewer than one
             scene.
     """
-    images = usual_images() if images is None else images
-    if images < 1:
+    if images is not None and images < 1:
         raise ValueError(f"a report needs at least one picture, got {images}")
     model = pipeline.load(name, device)
-    data = data_of(model.path) if data is None else Path(data)
-    model, source, objects, _ = calibrate.with_scenes(model, data, backgrounds)
+    trained = not isinstance(model.estimator, search.Model)
+    if images is None:
+        images = usual_images() if trained else SEARCHED_IMAGES
+    own = model.path if trained else Path(out or page_of(model.path)).parent
+    if data is None:
+        data = data_of(model.path) if trained else model.path
+    model, source, objects, _ = calibrate.with_scenes(model, Path(data), backgrounds)
+    if not trained:
+        source = replace(source, scene=replace(source.scene, objects=FEW))
     traced = blender.is_there()
     frames = (blender.PathTraced if traced else bop_folder.Frames)(source, range(images), seed)
     looked = (
         f"{images} pictures {'path-traced by Blender' if traced else 'rendered'} with other lights and places (seed {seed})"
+        + ", in true boxes" * (model.detector is None)
     )
     targets: list[Target] = []
     scores, right = [], []
@@ -219,7 +231,8 @@ def run(
     kept: dict[int, PoseEstimates] = {}
     for n, frame in shown():
         assert frame.instances is not None
-        poses, trace = model.predict_counted(replace(frame, instances=None))
+        given = None if model.detector is not None else calibrate.true_boxes(frame.instances, set(objects))
+        poses, trace = model.predict_counted(replace(frame, instances=None), given)
         poses = kept[n] = poses.to("cpu")
         mine, answers = judged(n, frame.instances, poses, trace, objects)
         targets += mine
@@ -231,13 +244,13 @@ def run(
     curves = {m: progress.read(model.path, m) for m in weights.weights_in(model.path)}
     found = Report(
         str(model.path), targets, np.array(scores, np.float64), np.array(right, bool), model.calibration is not None, looked,
-        model.names, {m: lines for m, lines in curves.items() if lines}, model.refines(), pictures,
-        str(Path(out) if out is not None else model.path / FILE),
+        model.names, {m: lines for m, lines in curves.items() if lines}, model.refines(), pictures, trained,
+        str(Path(out) if out is not None else own / FILE),
     )  # fmt: skip
     with or_warned("the report's page"):
         with atomic_write(found.file) as temporary:
             temporary.write_text(report_page.page(found, more_training(found), advice(found)), encoding="utf-8")
-        write_json(model.path / SUMMARY, found.as_dict())
+        write_json(own / SUMMARY, found.as_dict())
         return found
     return replace(found, file="")
 
@@ -245,6 +258,11 @@ def run(
 def usual_images() -> int:
     """How many scenes a report takes."""
     return TRACED_IMAGES if blender.is_there() else IMAGES
+
+
+def page_of(source: Path) -> Path:
+    """Where the page goes of CAD models for which nothing is trained."""
+    return Path("out/report") / source.resolve().stem / FILE
 
 
 def data_of(folder: Path) -> Path:
@@ -332,6 +350,8 @@ def _share(right: Array, low: float, high: float) -> Share:
 
 def more_training(report: Report) -> list[str]:
     """What more training would buy, network by network, from how it went so far."""
+    if not report.trained:
+        return ["Nothing was trained: training finds the object by itself, tells how sure it is, and is ten times as fast."]
     lines = []
     for method, curve in report.curves.items():
         text = f"{method}: after {progress.duration(curve[-1]['minutes'])} {progress.verdict(curve)}."
@@ -385,8 +405,10 @@ def advice(report: Report) -> list[str]:
     if ahead and report.share < progress.ENOUGH:
         tips.append((0.5 * (1 - report.share), f"more time: {' and '.join(ahead)} were still improving"))
     lines = [text for _, text in sorted(tips, key=lambda tip: -tip[0])]
-    if not report.calibrated:
+    if not report.trained and report.share < progress.ENOUGH:
+        lines.append("train on these CAD models: monopose train all --data MESH --out RUN --minutes 120")
+    if report.trained and not report.calibrated:
         lines.append(f"the scores are raw: monopose calibrate {report.run} --data DIR makes probabilities of them")
     if total < 50:
-        lines.append(f"{total} objects are few: monopose report {report.run} --images {2 * IMAGES} tells more")
+        lines.append(f"{total} objects are few: --images {2 * IMAGES} tells more")
     return lines

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import pnp
 from ..contour.align import align
+from ..exported import OnnxNet
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import rotation, se3
@@ -77,6 +78,7 @@ class Model(nn.Module):
         if config.input_size % 32:
             raise ValueError(f"input_size must be a multiple of 32, got {config.input_size}")
         self.config = config
+        self.exported: OnnxNet | None = None  # computes in the place of the network, see `exported`
         self.backbone = backbone(config.backbone, config.pretrained, config.frozen_levels)
         skips, fine = list(self.backbone.channels), list(config.drawn)
         self.drawn = nn.ModuleList(
@@ -101,6 +103,8 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor, drawn: Tensor) -> Output:
         """(B, 3, s, s) RGB in [0, 1] and the priors (B, 5, s, s), see `synthesis.fused.prior` -> `Output`."""
+        if self.exported is not None:
+            return Output(*self.exported(images, drawn))
         fine, x = [], drawn.contiguous(memory_format=torch.channels_last)
         for layer in self.drawn:
             x = layer(x)

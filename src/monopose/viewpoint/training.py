@@ -198,7 +198,7 @@ def train_normals(
 
 
 def _check_used(data: Path, backgrounds: str | Path | None, *of_photos: Any) -> None:
-    """ValueError for what these data have no use for: backgrounds of photos, and options of photos where CAD models are drawn."""
+    """ValueError for what these data cannot use: backgrounds of photos, and options of photos where CAD models are drawn."""
     if pix3d.is_here(data) and backgrounds is not None:
         raise ValueError(f"--backgrounds belongs to CAD models that are drawn; {data} holds photos, which stay as they are")
     if not pix3d.is_here(data) and any(of_photos):
