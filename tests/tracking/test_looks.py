@@ -1,5 +1,7 @@
 """The network of the silhouettes beside a track: it leads where the contour cannot, and says what a contour does not see."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -52,19 +54,20 @@ def test_a_sure_track_pays_one_look_in_ten_frames_and_stays_the_same(cache, back
         assert torch.equal(one.cam_from_obj, other.cam_from_obj)
 
 
-def test_what_the_photo_does_not_show_is_lost_though_its_outline_fits(cache, backdrop, monkeypatch):
+def test_what_the_photo_does_not_show_is_doubted_though_its_outline_fits(cache, backdrop, monkeypatch):
     monkeypatch.setattr(silhouettes, "likeness", lambda seen: torch.full((len(seen.boxes),), 0.01))
-    seen = followed(box(), [wander(0.2 * i) for i in range(tracking.LOOK + tracking.PATIENCE + 1)], backdrop, cache)
-    assert not any(t.lost for t in seen[: tracking.LOOK])
-    assert seen[-1].lost
-    assert any("unlike" in why for why in seen[-1].reasons)
+    seen = followed(box(), [wander(0.2 * i) for i in range(tracking.LOOK + 1)], backdrop, cache)
+    assert seen[-1].probability_lost > 10 * max(t.probability_lost for t in seen[:-1])
+    unlike = tracking.Evidence(*np.array([1, 1, 0.8, 0.5, 0.9, 0.8, 0, math.log(0.05)]))
+    assert "unlike" in tracking.reasons(unlike)[0]
+    assert "unlike" not in tracking.reasons(unlike._replace(like=math.log(0.5)))[0]
 
 
 @pytest.mark.parametrize("wrong", [pose(z=-0.5), pose(z=1e-4), np.nan * pose()])
 def test_where_it_leads_nowhere_the_track_stays(cache, backdrop, monkeypatch, wrong):
     """A solution behind the camera, at it, or none."""
     monkeypatch.setattr(silhouettes, "solved", lambda seen, K, poses, models: (wrong[None].to(poses), None))
-    monkeypatch.setattr(tracking, "SURE", -1.0)  # always in doubt
+    monkeypatch.setattr(tracking, "SEARCH", -1.0)  # always in doubt
     for track, true in zip(followed(box(), [wander(i) for i in range(3)], backdrop, cache), [wander(1), wander(2)]):
         assert apart(track, true)[0] < 0.02
         assert not track.lost
