@@ -1,7 +1,8 @@
 """Known objects from frame to frame: predict, fit the contour, ask whether it is still the object, learn its colours anew.
 
 All objects of a frame are fitted in one batch, each in a square crop of its own, so that a fit takes the same time whatever the
-size of the picture. Nothing is trained; the start is a pose from elsewhere.
+size of the picture. Nothing is trained on them; the start is a pose from elsewhere. Where a contour is in doubt, the network of
+`objects.silhouettes`, if it is there, sees a drawing of the object beside the photo.
 
 Sources: Stoiber et al., SRT3D (IJCV 2022) for the step; Tian et al. (ECCV 2022) for the search after a large motion.
 """
