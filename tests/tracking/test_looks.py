@@ -67,7 +67,7 @@ def test_what_the_photo_does_not_show_is_doubted_though_its_outline_fits(cache, 
 def test_where_it_leads_nowhere_the_track_stays(cache, backdrop, monkeypatch, wrong):
     """A solution behind the camera, at it, or none."""
     monkeypatch.setattr(silhouettes, "solved", lambda seen, K, poses, models: (wrong[None].to(poses), None))
-    monkeypatch.setattr(tracking, "SEARCH", -1.0)  # always in doubt
+    monkeypatch.setattr(tracking, "SURE", -1.0)  # always in doubt
     for track, true in zip(followed(box(), [wander(i) for i in range(3)], backdrop, cache), [wander(1), wander(2)]):
         assert apart(track, true)[0] < 0.02
         assert not track.lost

@@ -44,7 +44,7 @@ COARSE_CELL = 4  # pixels of a crop that are one when a silhouette is looked for
 TOLERANCE = 0.01  # metres by which something must be in front of a contour to hide it
 PATIENCE = 3  # frames of doubt after which an object is lost
 SURE = 0.1  # probability of being lost up to which no other start is tried
-SEARCH = 0.3  # the same from which the poses around are searched, and the network looks
+SEARCH = 0.3  # the same from which the poses around are searched
 DOUBT = 0.5  # probability of being lost from which a frame is one of doubt
 CONFIRMED = 0.25  # the same up to which a detection becomes a track
 FAR_DOUBT = 0.15  # the same for a pose that is a jump away from the last one: by more than REACH or half a diameter
@@ -64,10 +64,10 @@ LOOK = 10  # frames between two looks of the network at a track that is sure
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
-OFFSET = 3.45
+OFFSET = 2.76
 DOUBTS = {
     "likelihood": -4.09, "used": 0.74, "agree": -0.39, "distance": 0.80, "colours": -3.71, "contrast": -2.12, "jump": 3.76,
-    "like": -1.5,
+    "like": -2.5,
 }  # fmt: skip
 
 
@@ -321,14 +321,12 @@ def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
         take(b, _searched(states[b], fitted.cam_from_obj[b], K[b], maps, b, matches[b]))
     seen = np.zeros(count, bool)  # the network sees that it has moved
     for b in _unsure(states, doubt):
-        starts = np.stack([fitted.cam_from_obj[b], ahead[b], last[b]])[: 3 if doubt[b] > SEARCH else 1]
+        starts = np.stack([fitted.cam_from_obj[b], ahead[b], last[b]])[: 3 if doubt[b] > SURE else 1]
         likes = _like(states[b], frame, starts)
         evidence = evidence._replace(like=_put(evidence.like, b, likes[0]))
         doubt[b] = probability_lost(evidence)[b]
-        if doubt[b] > SEARCH or likes[0] < LIKE - MORE:
-            found, like = _led(states[b], frame, starts[likes.argmax()], crops[b], maps.front[b], matches[b])
-            if like[0] > likes[0]:
-                take(b, found, like)
+        if doubt[b] > SURE:
+            take(b, *_led(states[b], frame, starts[likes.argmax()], crops[b], maps.front[b], matches[b]))
         seen[b] = len(likes) > 1 and evidence.like[b] > likes[1:].max() + MORE
         states[b].like, states[b].blind = float(evidence.like[b]), 0
     jump = lines.difference(fitted.cam_from_obj, last)
@@ -481,7 +479,7 @@ def _unsure(states: Sequence[_State], doubt: Array) -> list[int]:
         s.blind += 1
     longest = max(range(len(states)), key=lambda b: states[b].blind)
     due = [b == longest and s.blind >= LOOK for b, s in enumerate(states)]
-    return [b for b, s in enumerate(states) if s.network is not None and (doubt[b] > SEARCH or due[b])]
+    return [b for b, s in enumerate(states) if s.network is not None and (doubt[b] > SURE or due[b])]
 
 
 def _look(state: _State, frame: Frame, poses: Array) -> silhouettes.Look:
