@@ -9,6 +9,7 @@ from trimesh.creation import cylinder
 
 from followed import SIZE, VIEWS, K, apart, frame, pose, wander
 from monopose.geometry import se3
+from monopose.objects import silhouettes
 from monopose.render.scene import render_scene
 from monopose.tracking.tracker import Tracker
 from monopose.types import Camera, Frame, PoseEstimates, Symmetries
@@ -196,7 +197,9 @@ def test_a_round_object_does_not_spin(cache, backdrop):
     )  # fmt: skip
     turned = pose() @ se3.from_rt(se3.exp(torch.tensor([0.0, 0, 0, 0, 0, 1.3]))[:3, :3], torch.zeros(3))
     found = PoseEstimates(torch.ones(1, dtype=torch.int64), turned[None], torch.ones(1))
-    run = SimpleNamespace(models={1: model}, detector=True, predict=lambda seen, looks, refine: found)
+    run = SimpleNamespace(
+        models={1: model}, detector=True, silhouettes=silhouettes.of_base(), predict=lambda seen, looks, refine: found
+    )
     tracker = Tracker(run, cache=cache, views=VIEWS)
     tracker.start(frame([model], [pose()], backdrop), [pose()])
     for _ in range(4):

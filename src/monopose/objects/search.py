@@ -56,12 +56,11 @@ def engine(models: Mapping[int, ObjectModel], device: torch.device | str | None 
     Raises:
         FileNotFoundError: none comes with this monopose.
     """
-    file = weights.base("silhouettes")
-    if file is None:
+    network = silhouettes.of_base()
+    if network is None:
         raise FileNotFoundError(
             f"no base weights of silhouettes come with this monopose, which the search needs ({weights.BASE})"
         )
-    network = weights.load_network(file, "silhouettes", silhouettes.Config, silhouettes.Model)
     return Model(Config(tuple(sorted(models))), models, network).to(weights.choose_device(device))
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import pnp
+from .. import pnp, weights
 from ..contour.align import align
 from ..exported import OnnxNet
 from ..geometry import boxes as box_ops
@@ -117,6 +117,12 @@ class Model(nn.Module):
             x = stage(torch.cat([enlarged(x, skip.shape[-2:]), skip], 1))
         amodal, visible = self.head(x).unbind(1)
         return Output(amodal, visible, self.field(x))
+
+
+def of_base() -> Model | None:
+    """The network that comes with monopose, or None."""
+    file = weights.base("silhouettes")
+    return None if file is None else weights.load_network(file, "silhouettes", Config, Model)
 
 
 def changed(start: Tensor, by: Tensor, centre: Tensor, diameter: float | Tensor) -> Tensor:
@@ -238,7 +244,7 @@ def predict_traced(
     """`predict`, and how every pose with a CAD model came to its outline."""
     started = time.perf_counter()
     labels = poses.labels.tolist()
-    rows = [i for i, n in enumerate(labels) if n in models and _drawable(poses.cam_from_obj[i], models[n], frame.camera)]
+    rows = [i for i, n in enumerate(labels) if n in models and drawable(poses.cam_from_obj[i], models[n], frame.camera)]
     current, scores, traces = poses.cam_from_obj.clone(), poses.scores.clone(), []
     for first in range(0, len(rows), TOGETHER):
         some = rows[first : first + TOGETHER]
@@ -259,7 +265,7 @@ def predict_traced(
     return replace(poses, cam_from_obj=current, scores=scores, seconds=seconds), traces
 
 
-def _drawable(pose: Tensor, model: ObjectModel, camera: Camera) -> bool:
+def drawable(pose: Tensor, model: ObjectModel, camera: Camera) -> bool:
     """Whether an object lies before the camera and has a size in the picture that a crop can show."""
     corners = se3.transform(pose.double().cpu(), model.corners.double().cpu())
     if not bool(torch.isfinite(pose).all()) or float(corners[:, 2].min()) < NEAREST * model.diameter:

@@ -1,7 +1,8 @@
 """Known objects from frame to frame: predict, fit the contour, ask whether it is still the object, learn its colours anew.
 
 All objects of a frame are fitted in one batch, each in a square crop of its own, so that a fit takes the same time whatever the
-size of the picture. Nothing is trained; the start is a pose from elsewhere.
+size of the picture. Nothing is trained on them; the start is a pose from elsewhere. Where a contour is in doubt, the network of
+`objects.silhouettes`, if it is there, sees a drawing of the object beside the photo.
 
 Sources: Stoiber et al., SRT3D (IJCV 2022) for the step; Tian et al. (ECCV 2022) for the search after a large motion.
 """
@@ -24,6 +25,7 @@ from ..contour import colours, lines, points, scanlines
 from ..geometry import camera as camera_ops
 from ..geometry import se3, symmetry
 from ..mesh.loading import simplified
+from ..objects import silhouettes
 from ..render.raster import rasterize
 from ..types import Frame, ObjectModel, PoseEstimates
 from . import background, features
@@ -55,12 +57,17 @@ CATCH_UP = 8  # of the frames since the detector was asked, how many are tracked
 HISTORY = 150  # frames after which an answer comes too late
 AGREE = math.radians(25)  # between the detector's rotation and the track's
 SEARCHED = 4  # an object that has been lost for EVERY frames is looked for around its last place in every so many
+LIKE = math.log(0.5)  # how like the photo an object counts that the network has not looked at: neither for nor against it
+MORE = math.log(1.5)  # a pose that is so much more like the photo than where the object was or should be is no jump
+UNLIKE = math.log(0.02)  # the least
+LOOK = 10  # frames between two looks of the network at a track that is sure
 CORRELATED = 6.0  # lines are not independent: the covariance is that of the fit times this
 
 # Logistic regression of "further than 5 cm or 5 degrees" on what a fit says, from `benchmarks/track.py --calibrate`
-OFFSET = 4.49
+OFFSET = 2.76
 DOUBTS = {
     "likelihood": -4.09, "used": 0.74, "agree": -0.39, "distance": 0.80, "colours": -3.71, "contrast": -2.12, "jump": 3.76,
+    "like": -2.5,
 }  # fmt: skip
 
 
@@ -94,6 +101,7 @@ class _State:
     views: points.Views
     coarse: ObjectModel
     still: Array
+    network: silhouettes.Model | None
     started: bool = False
     pose: Array = field(default_factory=lambda: np.eye(4))  # the last one believed
     velocity: Array = field(default_factory=lambda: np.zeros(6))  # tangent per frame
@@ -101,6 +109,8 @@ class _State:
     background: Array = field(default_factory=lambda: np.zeros(0))
     reference: Array = field(default_factory=lambda: np.zeros(0))
     covariance: Array = field(default_factory=lambda: np.eye(6))
+    like: float = LIKE  # see `Evidence`
+    blind: int = 0  # frames since the network looked
     doubts: int = 0
     lost: bool = True
     since: int = 0  # frames since it was lost
@@ -117,7 +127,7 @@ class Evidence(NamedTuple):
 
     likelihood, used, agree, distance: see `lines.Fitted`; colours: similarity to those known, 0 to 1; contrast: how much
     likelier the object is inside of the contour than outside, by its colours, -1 to 1; jump: from where the motion leads,
-    radians and diameters added.
+    radians and diameters added; like: logarithm of `silhouettes.likeness` to the photo, when the network last looked.
     """
 
     likelihood: Array
@@ -127,6 +137,7 @@ class Evidence(NamedTuple):
     colours: Array
     contrast: Array
     jump: Array
+    like: Array
 
 
 class Crop(NamedTuple):
@@ -160,6 +171,7 @@ class Tracker:
         cache: str | Path | None = None,
         views: int = points.VIEWS,
     ) -> None:
+        network = silhouettes.of_base() if isinstance(models, Sequence) else models.silhouettes
         if not isinstance(models, Sequence):
             detect = detect_of(models) if detect is None and models.detector is not None else detect
             models = list(models.models.values())
@@ -169,7 +181,7 @@ class Tracker:
         self.states = [
             _State(
                 m, points.views_of(m, cache, views), simplified(m, COARSE),
-                lines.still_of(m.symmetries.axes, m.symmetries.offsets),
+                lines.still_of(m.symmetries.axes, m.symmetries.offsets), network,
             )
             for m in models
         ]  # fmt: skip
@@ -285,13 +297,14 @@ def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
     count = len(states)
     matches = [_matched(s, c, pose) for s, c, pose in zip(states, crops, ahead)]
     fitted = _fit(states, ahead, K, maps, np.arange(count), matches)
-    evidence, hist = _evidence(states, fitted, ahead, K, index, maps)
+    evidence, hist = _evidence(states, fitted, np.array([s.like for s in states]), ahead, K, index, maps)
     doubt = probability_lost(evidence)
 
-    def take(b: int, better: lines.Fitted) -> None:
+    def take(b: int, better: lines.Fitted, like: Array | None = None) -> None:
         """Put a fit of object b in place of the one so far if it is believed more."""
         nonlocal fitted, evidence, hist
-        one, h = _evidence([states[b]], better, ahead[b : b + 1], K[b : b + 1], index[b : b + 1], _only(maps, b))
+        like = evidence.like[b : b + 1] if like is None else like
+        one, h = _evidence([states[b]], better, like, ahead[b : b + 1], K[b : b + 1], index[b : b + 1], _only(maps, b))
         p = probability_lost(one)[0]
         if p < doubt[b]:
             doubt[b] = p
@@ -306,9 +319,20 @@ def advance(states: Sequence[_State], frame: Frame, leap: bool = True) -> None:
         take(b, _chosen(found, np.array([found.likelihood.argmax()])))
     for b in np.flatnonzero(doubt > SEARCH).tolist():
         take(b, _searched(states[b], fitted.cam_from_obj[b], K[b], maps, b, matches[b]))
+    seen = np.zeros(count, bool)  # the network sees that it has moved
+    for b in _unsure(states, doubt):
+        starts = np.stack([fitted.cam_from_obj[b], ahead[b], last[b]])[: 3 if doubt[b] > SURE else 1]
+        likes = _like(states[b], frame, starts)
+        evidence = evidence._replace(like=_put(evidence.like, b, likes[0]))
+        doubt[b] = probability_lost(evidence)[b]
+        if doubt[b] > SURE:
+            take(b, *_led(states[b], frame, starts[likes.argmax()], crops[b], maps.front[b], matches[b]))
+        seen[b] = len(likes) > 1 and evidence.like[b] > likes[1:].max() + MORE
+        states[b].like, states[b].blind = float(evidence.like[b]), 0
     jump = lines.difference(fitted.cam_from_obj, last)
     far = np.linalg.norm(jump[:, 3:], axis=1) > REACH
     far |= np.linalg.norm(jump[:, :3], axis=1) > 0.5 * np.array([s.model.diameter for s in states])
+    far &= ~seen
     for b, s in enumerate(states):
         s.evidence = Evidence(*(v[b] for v in evidence))
         if doubt[b] > (FAR_DOUBT if far[b] else DOUBT) or (far[b] and s.lost and not leap):
@@ -339,13 +363,15 @@ def reasons(evidence: Evidence) -> tuple[str, ...]:
         out.append(f"its colours are not those it had (similarity {evidence.colours:.2f})")
     if evidence.distance > 2.0:
         out.append(f"edges {evidence.distance:.1f} pixels beside its contour")
+    if evidence.like < math.log(0.2):
+        out.append(f"the photo is unlike a drawing of it (likeness {math.exp(evidence.like):.2f})")
     return tuple(out) or ("its edges are weak",)
 
 
 def _begin(state: _State, frame: Frame, pose: Array) -> None:
     state.keyframes, state.plain, state.against = (), 0, 0
     state.started, state.pose, state.velocity, state.doubts, state.lost, state.since = True, pose, np.zeros(6), 0, False, 0
-    state.probability, state.reasons = 0.0, ()
+    state.probability, state.reasons, state.like, state.blind = 0.0, (), LIKE, 0
     state.foreground, state.background = _colours_at(state, frame, pose)
     state.reference = state.foreground
 
@@ -447,8 +473,51 @@ def _searched(state: _State, pose: Array, K: Array, maps: lines.Maps, which: int
     return _chosen(found, np.array([found.likelihood.argmax()]))
 
 
+def _unsure(states: Sequence[_State], doubt: Array) -> list[int]:
+    """Which objects the network looks at: those in doubt, and the one that it has not seen for the longest time."""
+    for s in states:
+        s.blind += 1
+    longest = max(range(len(states)), key=lambda b: states[b].blind)
+    due = [b == longest and s.blind >= LOOK for b, s in enumerate(states)]
+    return [b for b, s in enumerate(states) if s.network is not None and (doubt[b] > SURE or due[b])]
+
+
+def _look(state: _State, frame: Frame, poses: Array) -> silhouettes.Look:
+    """What the network sees of an object drawn at poses (B, 4, 4)."""
+    assert state.network is not None
+    image = frame.image if frame.image.is_floating_point() else frame.image.float() / 255
+    with torch.no_grad():
+        return silhouettes.look(state.network, image, frame.camera.K, torch.from_numpy(poses), [state.coarse] * len(poses))
+
+
+def _like(state: _State, frame: Frame, poses: Array) -> Array:
+    """Logarithm of how like the photo an object at poses (B, 4, 4) is, (B,); `UNLIKE` where it cannot be drawn."""
+    drawn: Array = np.array([silhouettes.drawable(p, state.coarse, frame.camera) for p in torch.from_numpy(poses)])
+    out = np.full(len(poses), UNLIKE)
+    if drawn.any():
+        out[drawn] = silhouettes.likeness(_look(state, frame, poses[drawn])).double().log().clamp_min(UNLIKE).cpu().numpy()
+    return out
+
+
+def _led(
+    state: _State, frame: Frame, pose: Array, crop: Crop, front: Array, matches: features.Matches
+) -> tuple[lines.Fitted, Array]:
+    """The fit of an object from where the network sees that a drawing of it has gone, and how like the photo it is, (1,)."""
+    for _ in range(silhouettes.ROUNDS if silhouettes.drawable(torch.from_numpy(pose), state.coarse, frame.camera) else 0):
+        seen = _look(state, frame, pose[None])
+        moved, _ = silhouettes.solved(seen, frame.camera.K, torch.from_numpy(pose[None]), [state.coarse])
+        if not silhouettes.drawable(moved[0], state.coarse, frame.camera):
+            break
+        pose = _orthonormal(moved[0].numpy())
+    now = _colours_at(state, frame, pose)  # those of the side that it shows count as much as those known
+    known = replace(state, foreground=(state.foreground + now[0]) / 2, background=(state.background + now[1]) / 2)
+    own = _maps([known], [crop], crop.bins[None], front[None])
+    found = _fit([state], pose[None], crop.K[None], own, np.zeros(1, np.int64), [matches])
+    return found, _like(state, frame, found.cam_from_obj)
+
+
 def _evidence(
-    states: Sequence[_State], fitted: lines.Fitted, ahead: Array, K: Array, index: Array, maps: lines.Maps
+    states: Sequence[_State], fitted: lines.Fitted, like: Array, ahead: Array, K: Array, index: Array, maps: lines.Maps
 ) -> tuple[Evidence, tuple[Array, Array]]:
     each = np.arange(len(states))
     contour = points.looked_up([s.views for s in states], each.tolist())(fitted.cam_from_obj)
@@ -461,7 +530,7 @@ def _evidence(
     away = lines.difference(fitted.cam_from_obj, ahead)
     size = np.array([s.model.diameter for s in states])
     jump = np.linalg.norm(away[:, 3:], axis=1) + np.linalg.norm(away[:, :3], axis=1) / size
-    return Evidence(fitted.likelihood, fitted.used, fitted.agree, fitted.distance, same, contrast, jump), now
+    return Evidence(fitted.likelihood, fitted.used, fitted.agree, fitted.distance, same, contrast, jump, like), now
 
 
 def _maps(states: Sequence[_State], crops: Sequence[Crop], index: Array, front: Array) -> lines.Maps:
@@ -608,7 +677,12 @@ def _confirmed(new: _State, frame: Frame, known: Sequence[Array]) -> bool:
     free = np.full((1, SIDE, SIDE), np.inf, np.float32)
     maps = _maps([new], [crop], crop.bins[None], free)
     fitted = _fit([new], new.pose[None], crop.K[None], maps, np.zeros(1, np.int64), [features.NONE])
-    evidence, (inside, _) = _evidence([new], fitted, fitted.cam_from_obj, crop.K[None], crop.bins[None], maps)
+    like = np.array([new.like])
+    if new.network is not None:
+        starts = np.stack([new.pose, fitted.cam_from_obj[0]])
+        best = starts[_like(new, frame, starts).argmax()]
+        fitted, like = _led(new, frame, best, crop, free[0], features.NONE)
+    evidence, (inside, _) = _evidence([new], fitted, like, fitted.cam_from_obj, crop.K[None], crop.bins[None], maps)
     if known:
         evidence = evidence._replace(colours=np.max([colours.similarity(inside, k[None]) for k in known], 0))
     if probability_lost(evidence)[0] > CONFIRMED:
