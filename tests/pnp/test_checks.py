@@ -475,6 +475,7 @@ def test_what_layers_return_is_asked_for():
         (lambda: pnp.one_step(posterior.prepared, T), "problems must be Problems"),
         (lambda: pnp.solve(X, x.to(torch.float8_e5m2), K), "points2d must hold real numbers .* got torch.float8_e5m2"),
         (lambda: pnp.solve(X, x.to("meta"), K), "points2d is on the device meta, which holds no numbers"),
+        (lambda: pnp.ransac(X.to("meta"), x, K), "points3d is on the device meta, which holds no numbers"),
         (lambda: pnp.derivative_loss(T, T[:3]), "do not fit together"),
         (lambda: posterior.resample(0), "count must be an integer >= 1"),
         (lambda: posterior.resample(3, generator=0), "generator must be a torch.Generator"),

@@ -148,6 +148,23 @@ def test_gravity_has_a_gradient_and_serves_every_layer():
     torch.testing.assert_close(pnp.monte_carlo_loss(found, truth), pnp.monte_carlo_loss(plain, plain.mode), rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("iterations", [60, 0])
+def test_roll_and_pitch_of_a_start_move_with_gravity(iterations):
+    """They are measured from it: a gradient that takes the start for fixed is wrong by a hundred times."""
+    X, x, T = scene(2, 8, 0.8, 0.3)
+    down = torch.tensor([[0.3, 0.8, -0.4], [0.1, -0.9, 0.2]], dtype=F64, requires_grad=True)
+
+    def layer(g, x):
+        return pnp.solve_implicit(X, x, K, dof=4, gravity=g, init=T, iterations=iterations).cam_from_obj[:, :3]
+
+    if iterations:
+        inputs = (down, x.clone().requires_grad_())
+        assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-6, rtol=1e-4, fast_mode=True)
+    else:  # not converged: exactly zero, by gravity too
+        layer(down, x).sum().backward()
+        assert not down.grad.any()
+
+
 def test_gravity_is_checked():
     X, x, _ = scene(2, 8, 0.8, 0.3, dof=4)
     with pytest.raises(ValueError, match="gravity is for dof=4"):

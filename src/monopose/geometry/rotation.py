@@ -19,6 +19,8 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         kind = given[0].device.type if given else "cpu"
+        if not torch.amp.is_autocast_available(kind):  # of a device like meta
+            return function(*args, **kwargs)
         if not torch.is_autocast_enabled(kind) and not any(v.dtype in (torch.float16, torch.bfloat16) for v in given):
             return function(*args, **kwargs)
         with torch.autocast(kind, enabled=False):

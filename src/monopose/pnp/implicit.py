@@ -66,10 +66,13 @@ def solve_implicit(
     """
     if gravity is not None:
         K, start, R = upright.turned(points3d, camera, init, dof, gravity)
+        points3d, lean = upright.leant(points3d, init, R)
         found = solve_implicit(
             points3d, points2d, K, weights, start, dof, iterations, robust, proposals, generator, z_min, bounds, trust_region
         )
-        pose, covariance = upright.back(found.cam_from_obj, R), upright.covariance_back(found.covariance, R)
+        known = found.converged[..., None, None]
+        R, lean = torch.where(known, R, R.detach()), None if lean is None else torch.where(known, lean, 0.0)
+        pose, covariance = upright.back(found.cam_from_obj, R, lean), upright.covariance_back(found.covariance, R)
         return found._replace(cam_from_obj=pose, covariance=covariance)
     given = prepare(points3d, points2d, camera, weights, robust, bounds, z_min, init)
     with torch.no_grad():

@@ -51,10 +51,28 @@ def turned(
     return torch.where(known[..., None], K, math.nan), init, upright.mT
 
 
-def back(poses: Tensor, R: Tensor) -> Tensor:
-    """R (..., 3, 3) times poses (..., 4, 4)."""
-    R = R.to(poses)
-    return se3.from_rt(R @ poses[..., :3, :3], (R @ poses[..., :3, 3:]).squeeze(-1))
+def leant(points3d: Any, init: Any, R: Tensor) -> tuple[Any, Tensor | None]:
+    """The points, with the gradient that the roll and pitch of a start have by gravity; and how those move it, (..., 3, 3).
+
+    In the upright camera roll and pitch are those of R' init, which move with gravity, though `init` does not: as if the points
+    were turned. All that is added is zero. Without a start, or where gravity has no gradient, the points as they are and None.
+    """
+    if init is None or not (R.requires_grad and torch.is_grad_enabled()):
+        return points3d, None
+    start, _ = checks.rigid(checks.poses("init", init).detach().to(R))
+    turn = R.mT @ start[..., :3, :3]
+    lean = turn.detach().mT @ (turn - turn.detach())
+    X = checks.tensor("points3d", points3d)
+    X = X.to(torch.promote_types(X.dtype, torch.float32))
+    return X + X @ lean.to(X).mT, lean
+
+
+def back(poses: Tensor, R: Tensor, lean: Tensor | None = None) -> Tensor:
+    """R (..., 3, 3) times poses (..., 4, 4), whose roll and pitch move as `leant` says."""
+    R, turn = R.to(poses), poses[..., :3, :3]
+    if lean is not None:
+        turn = turn + turn @ lean.to(poses)
+    return se3.from_rt(R @ turn, (R @ poses[..., :3, 3:]).squeeze(-1))
 
 
 def covariance_back(covariance: Tensor, R: Tensor) -> Tensor:
