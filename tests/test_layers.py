@@ -41,6 +41,7 @@ OWNERS = {  # a library -> the only files that may import it
     "safetensors": {"weights.py", "category/perceptual.py"},  # which reads an encoder out of a bundled file
     "lightning": {"training/loop.py"},
     "triton": {"render/raster_triton.py", "pnp/kernels/"},
+    "manifold3d": {"synthesis/shapes/"},
     "matplotlib": {"viz/figure.py"},
     "bpy": {"synthesis/blender.py"},
     "mathutils": {"synthesis/blender.py"},
@@ -61,6 +62,7 @@ LIGHT = (
 LAZY = {
     "cv2",
     "trimesh",
+    "manifold3d",
     "numba",
     "lightning",
     "triton",

@@ -22,13 +22,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from random_parts import random_part
 
 from monopose.datasets.bop.models import read_models
 from monopose.datasets.bop.writing import write_models
 from monopose.mesh.loading import simplified
 from monopose.mesh.symmetries import propose_symmetries
-from monopose.synthesis.shapes import furniture, tableware, vehicles
+from monopose.synthesis.shapes import furniture, parts, tableware, vehicles
 from monopose.types import ObjectModel, Symmetries
 
 FACES, TEXTURE = 5000, 256
@@ -41,7 +40,7 @@ KEPT_APART = 9000  # parts of higher seeds stand around in test pictures and are
 def collected(data: Path | None) -> Iterator[tuple[str, Callable[[], ObjectModel], bool]]:
     """Name, what makes the model, and whether its symmetries are known."""
     for seed in range(PARTS):
-        yield f"part_{seed:04d}", lambda seed=seed: random_part(seed), False  # type: ignore[misc]
+        yield f"part_{seed:04d}", lambda seed=seed: parts.random_part(seed), False  # type: ignore[misc]
     for module, count in ((furniture, EACH), (vehicles, EACH), (tableware, 2 * EACH)):
         for category in module.CATEGORIES:
             for seed in range(count):
@@ -82,7 +81,7 @@ def main() -> None:
     wanted = list(collected(args.data))
     if args.others:
         seeds = range(KEPT_APART, KEPT_APART + args.others)
-        wanted = [(f"part_{s}", lambda s=s: random_part(s), True) for s in seeds]  # type: ignore[misc]
+        wanted = [(f"part_{s}", lambda s=s: parts.random_part(s), True) for s in seeds]  # type: ignore[misc]
     torch.set_num_threads(1)
     done = args.out / "prepared"
     done.mkdir(parents=True, exist_ok=True)

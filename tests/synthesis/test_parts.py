@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from monopose.mesh.loading import merged
-from tools import random_parts as parts
+from monopose.synthesis.shapes import parts
 
 pytest.importorskip("manifold3d")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from monopose.mesh.loading import from_triangles
-from monopose.types import ObjectModel
+from ...mesh.loading import from_triangles
+from ...types import ObjectModel
 
 Array = np.ndarray
 Three = Sequence[float] | Array
