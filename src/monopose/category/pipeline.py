@@ -298,7 +298,8 @@ def predict_nocs(
         placed, lengths = nocs.from_category(poses.cam_from_obj.double().cpu(), bounds.expand(len(poses), 2, 3))
         handles = known.handle_visible if known is not None else None
         results.append(nocs.Results(
-            *(column[theirs] for column in true), torch.full((len(poses),), label), placed, lengths, poses.scores.cpu(),
+            true[0][theirs], true[1][theirs], true[2][theirs],
+            torch.full((len(poses),), label), placed, lengths, poses.scores.cpu(),
             None if handles is None else handles[theirs], str(stem),
         ))  # fmt: skip
     scores = scoring.evaluate(results, overlap)

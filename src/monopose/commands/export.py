@@ -230,7 +230,7 @@ def _estimator(estimator: coordinates.Model | probabilistic.Model) -> Part:
             "error": f"(batch, {h}, {h}), logit of the expected error of the coordinates, in [0, 1]",
             "visible": f"(batch, {h}, {h}), logit of: the pixel shows the object",
         }
-        if estimator.config.amodal_weight > 0 and not config.published:
+        if estimator.config.amodal_weight > 0 and not estimator.config.published:
             outputs["whole"] = f"(batch, {h}, {h}), logit of: the object is there, seen or hidden"
     return Part(estimator, lambda *given: estimator.at_index(*given)._replace(bins=None), inputs, outputs, about)
 

@@ -19,6 +19,7 @@ def write_parquet(file: str | Path) -> Path:
     """
     pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     rows: list[dict[str, Any]]
+    names: tuple[str, ...]
     if str(file).endswith(".csv"):
         found = read_results(file)
         poses = [[*R[0], x, *R[1], y, *R[2], z, 0, 0, 0, 1] for R, (x, y, z) in zip(found.R.tolist(), found.t.tolist())]

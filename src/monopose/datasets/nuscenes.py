@@ -247,7 +247,7 @@ def read_tables(folder: str | Path, version: str = "v1.0-mini", scenes: Iterable
             radar = {
                 token
                 for token, row in rows["calibrated_sensor"].items()
-                if str(rows["sensor"].get(str(row["sensor_token"]), {}).get("channel")).startswith("RADAR")
+                if str(rows["sensor"].get(str(row["sensor_token"]), row).get("channel")).startswith("RADAR")
             }
             listed = each_row(
                 folder, version, name,

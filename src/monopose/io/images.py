@@ -65,7 +65,7 @@ def _decoded(path: Path, content: bytes | None = None) -> list[np.ndarray]:
     try:
         with limits.picture(path if content is None else BytesIO(content), str(path)) as file:
             image: Image.Image = file
-            deep = image.mode.startswith("RGB") and re.search(";16|65535", str(image.tile)) is not None
+            deep = image.mode.startswith("RGB") and re.search(";16|65535", str(getattr(image, "tile", ""))) is not None
             image = _upright(image, path)
             planes = _rgb(image, path)
             if deep and max(int(plane.max()) for plane in planes) < 16:

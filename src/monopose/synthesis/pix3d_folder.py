@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -310,10 +310,10 @@ def write_pix3d(
         loader = DataLoader(
             pictures, batch_size=None, sampler=todo, num_workers=workers, worker_init_fn=one_thread,  # type: ignore[arg-type]
         )  # fmt: skip
-        drawn = iter(loader) if todo else iter(())
+        drawn: Iterator[Any] = iter(loader) if todo else iter(())
         with Bar("pictures", len(entries) + len(todo), len(entries)) as bar:
             for block, pieces in chunks:
-                made = []
+                made: list[dict[str, Any]] = []
                 for i in pieces:
                     (category, model), picture = pairs[i % len(pairs)], next(drawn)
                     paths = {"img": f"img/{category}/{numbers[i]:04d}.jpg", "mask": f"mask/{category}/{numbers[i]:04d}.png"}
