@@ -121,6 +121,8 @@ def test_points_know_the_others_of_their_object_only():
     again = head(changed, places)
     assert torch.equal(again[0, 0], said[0, 0])
     assert float((again[0, 1, 0, 0] - said[0, 1, 0, 0]).abs().max()) > 0
+    # other pixels ask the same points; asked about the points themselves the answer is the same
+    torch.testing.assert_close(head(tokens, places, tokens, places), said)
 
 
 @pytest.mark.parametrize("heads", [4, 8])

@@ -111,12 +111,13 @@ def sample(maps: Tensor, pixels: Tensor, stride: int) -> Tensor:
 class Samples(NamedTuple):
     """What the objects see. B images, R objects, H heads, P points, D channels per head.
 
-    pixels (B, R, H, P, 2), of the image; features (B, R, H, P, D), the values there; inside
+    pixels (B, R, H, P, 2), of the image; features (B, R, H, P, D), the values there; attention (B, R, H, P), logits; inside
     (B, R, H, P), bool: in the image; query (B, R, H, D); objects (B, R, C), the embedding after a look around.
     """
 
     pixels: Tensor
     features: Tensor
+    attention: Tensor
     inside: Tensor
     query: Tensor
     objects: Tensor
@@ -174,7 +175,7 @@ class DeformableSampler(nn.Module):
         inside = ((pixels >= -0.5) & (pixels <= edge)).all(-1)
         seen = (attention.softmax(-1)[..., None] * features).sum(-2).flatten(-2)
         x = self.norm1(embedding + self.out(seen))
-        return Samples(pixels, features, inside, query, self.norm2(x + self.feed(x)))
+        return Samples(pixels, features, attention, inside, query, self.norm2(x + self.feed(x)))
 
     def at(self, query: Tensor, pixels: Tensor, dense: Dense) -> tuple[Tensor, Tensor]:
         """Values (B, R, H, P, D) and attention logits (B, R, H, P) of queries (B, R, H, D) at pixels (B, R, H, P, 2)."""
@@ -213,19 +214,23 @@ class PointHead(nn.Module):
         """(..., H, P, D), (..., H, D) -> what the points are known by, (..., H P, D)."""
         return (features + SMALL * query[..., None, :]).flatten(-3, -2)
 
-    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, places: Tensor, memory: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Answers of H heads at P points each.
 
         Args:
             tokens: (..., H P, D).
             places: relative to the object's reference point, in strides, (..., H P, 2).
+            memory: tokens of the points that are attended to, (..., M, D); None: these.
+            known: places of those, (..., M, 2).
 
         Returns:
             (..., H, P, 5): the place on the object in units of its size, in about [-0.5, 0.5], and two weight logits.
         """
-        placed = tokens + self.place(places.to(tokens))
+        if memory is None or known is None:
+            memory, known = tokens, places
+        queries, offered = tokens + self.place(places.to(tokens)), memory + self.place(known.to(memory))
         attended = F.scaled_dot_product_attention(
-            self.attend["query"](placed), self.attend["key"](placed), self.attend["value"](tokens)
+            self.attend["query"](queries), self.attend["key"](offered), self.attend["value"](memory)
         )
         x = self.norm1(tokens + self.attend["out"](attended))
         x = self.norm2(x + self.feed(x)).unflatten(-2, (self.heads, -1))
