@@ -65,6 +65,7 @@ def workplace(tmp_path_factory):
         if words[:2] == ["synth", "--road"]:
             touch(f"{options['--out']}/infos.json")
     touch("photos/a.png")
+    touch("results/results_test_scene_1_0000.pkl")
     touch("runs/box3d_table/distribution_0_800/box3d.safetensors")  # made by a benchmark
     for data in ("DATA/kitti_mini", "DATA/nuscenes_mini_sample", "nuscenes/v1.0-trainval"):
         touch(f"{data}/infos.json")

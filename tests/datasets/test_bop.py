@@ -349,8 +349,8 @@ def edit(path, change):
         ("scene_camera", lambda c: c.update({"0": {"cam_model": [1]}}), r"has 'cam_model' \(unknown\) instead of 'cam_K'"),
         (
             "scene_gt",
-            lambda c: [o.update(cam_t_m2c=[1, 0, -900]) for o in c["0"]],
-            "half of the objects behind the camera.*OpenGL",
+            lambda c: [o.update(cam_t_m2c=[1, 0, -900]) for image in c.values() for o in image],
+            "all objects behind the camera.*OpenGL",
         ),
         ("scene_gt", lambda c: [o.update(cam_t_m2c=[1, 0, 9e8]) for o in c["0"]], "were micrometres written"),
         ("scene_gt_info", lambda c: c["0"][0].update(visib_fract=-1), "'visib_fract' must be a share from 0 to 1, got -1"),

@@ -70,6 +70,8 @@ OTHERS = {  # functions that look like readers, and why they are not in the list
     "datasets.bop.models.model_paths": "reads nothing but names",
     "datasets.bop.writing.count_images": "reads what its own writer has written",
     "datasets.bop.index.open_split": "by open_scene; its index is the package's own",
+    "datasets.bop.index.open_scenes": "by open_scene; its index is the package's own",
+    "io.packed.read_member": "reads bytes at a place that its own index has",
     "datasets.nuscenes_index.open_frames": "by the reader of nuScenes; its index is the package's own",
     "datasets.nuscenes_splits.scenes": "by read_tables",
     "datasets.pix3d.read_split": "a pickle of torch's data sets, tried in tests/io/test_pickles.py",

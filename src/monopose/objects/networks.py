@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from ..detection.detector import rows_of
 from ..exported import OnnxNet
@@ -173,6 +172,8 @@ class _ResNetEncoder(nn.Module):
 
     @staticmethod
     def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+        from torchvision.models.resnet import Bottleneck  # takes as long to import as torch
+
         side = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), _batch_norm(4 * width))
         first = Bottleneck(inputs, width, stride, side, norm_layer=_batch_norm)
         first.conv1.stride, first.conv2.stride = (stride, stride), (1, 1)

@@ -273,7 +273,7 @@ class Predict(Common):
     The BOP CSV keeps all poses unless this is given; 0 leaves out only what cannot be."""
     models: MaybePath = None
     """Folder with the CAD models, for a run that comes without."""
-    runtime: Literal["torch", "onnx"] | None = None
+    runtime: Annotated[Literal["torch", "onnx"] | None, arg(help_behavior_hint="")] = None
     """onnx: onnxruntime computes the networks on the CPU, from what monopose export MODEL has written, and that is done by
     default where these files are; torch: it does not."""
     posterior: Flag = False
