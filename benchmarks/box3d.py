@@ -43,6 +43,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def configured(out: Path, settings: Settings, **changes: Any) -> road_config.Con
 MEMORY: dict[bytes, tuple[torch.Tensor, ...]] = {}  # what the start's encoder said about pictures
 
 
-def with_frozen_encoder(model: network.Model, memory: dict[bytes, tuple[torch.Tensor, ...]] = MEMORY) -> network.Model:
+def with_frozen_encoder(model: network.Model, memory: dict[bytes, tuple[torch.Tensor, ...]]) -> network.Model:
     """The model, whose encoder learns no more and looks at every picture once.
 
     Args:
@@ -170,7 +171,7 @@ def train(out: Path, settings: Settings, run: Run) -> tuple[Path, float]:
     began = time.process_time()
     training.train(
         out / "train", run.folder(out, settings), method_config=config, progress_bar=False, init=init,
-        augmented=init is None, adapt=with_frozen_encoder if init else None,
+        augmented=init is None, adapt=partial(with_frozen_encoder, memory=MEMORY) if init else None,
         config=TrainConfig(steps=settings.steps, batch_size=settings.batch, seed=run.seed, workers=0),
     )  # fmt: skip
     return run.folder(out, settings), time.process_time() - began
