@@ -26,11 +26,14 @@ def tell(say: Callable[[str], None]) -> None:
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """A decorator: compile a function, without the GIL; keep the result on disk where there is a place for it, else in memory,
-    and say so once. Options are those of `numba.njit`."""
+    and say so once. Options are those of `numba.njit`.
+
+    There is no second entry for callers in C: nobody calls it, and it has to be compiled.
+    """
     import numba
 
     _listen()
-    options = {"nogil": True, "error_model": "numpy", **options}
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:

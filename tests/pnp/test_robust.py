@@ -574,3 +574,24 @@ def test_three_points_have_their_pose_among_at_most_four(seed, near):
         seen = X @ pose[:3, :3].T + pose[:3, 3]
         np.testing.assert_allclose(seen / np.linalg.norm(seen, axis=1, keepdims=True), rays, atol=1e-7)
     assert min(np.abs(pose[:3] - T[:3]).max() for pose in poses[:count]) < 1e-4
+
+
+def test_one_wild_match_does_not_make_chance_look_unlikely():
+    """It may be anywhere, so that the box of all pixels says nothing of where wrong matches are."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.rand(12, 30, 3, generator=g, dtype=F64) - 0.5
+    x = torch.rand(12, 30, 2, generator=g, dtype=F64) * torch.tensor([640.0, 480.0], dtype=F64)
+    for wild in (x[0, 0], 1e4, 1e8):
+        x[:, 0] = wild
+        found = pnp.ransac(X, x, K, threshold_px=40.0, confidence=0.99, iterations=2000)
+        assert not found.success.any(), found.reason
+
+
+@pytest.mark.parametrize("wild", [1e3, 1e12, 1e90])
+def test_wild_points_do_not_make_the_others_too_near(wild):
+    X, x, T = problem(60, noise=0.5)
+    X[::6], x[1::6] = X[::6] * wild, x[1::6] * wild
+    found = pnp.ransac(X, x, K)
+    assert found.success, found.reason
+    assert degrees(found.cam_from_obj, T) < 1
+    assert found.inliers.sum() == 40

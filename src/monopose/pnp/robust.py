@@ -170,7 +170,7 @@ class _Given(NamedTuple):
 
     X (B, N, 3), x (B, N, 2), w (B, N, 2); K (B, 3, 3), upper triangular with a positive diagonal, of a camera that is turned by
     turn (B, 3, 3) from the caller's, or None for not at all; threshold (B, N); present (B, N), bool: has weight, and is finite;
-    usable (B, N), bool: those, each different row once; z_min (B,); area (B,), of the pixels' box; same (B, 2, N): equal
+    usable (B, N), bool: those, each different row once; z_min (B,); area (B,), of the pixels; same (B, 2, N): equal
     numbers for equal 3D points, and for equal pixels, or None where all differ.
     """
 
@@ -246,7 +246,7 @@ def _read(
     X, x, threshold = writable(points3d, n, 3), writable(points2d, n, 2), writable(px, n)
     w = np.ones((size, n, 2)) if weights is None else writable(weights, n, 2)
     present, keys, extent, area = np.empty((size, n), bool), np.empty((2, size, n)), np.empty(size), np.empty(size)
-    numba_ransac.read(X, x, w, present, keys, extent, area)
+    numba_ransac.read(X, x, w, threshold, present, keys, extent, area)
     k, turn = flat(K, 3, 3), None
     if not _plain(k):
         good, k = checks.is_camera(k), k / checks.scale_of(k)[:, None, None]

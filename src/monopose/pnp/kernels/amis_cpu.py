@@ -496,11 +496,11 @@ def advance(
                         if counts[b, h, r, m, 0] + counts[b, h, r, m, 1] == 0:
                             out[:] = 0.0
                             continue
-                        given = counts[b, h, r, m], loc[b, h, r, m], tril[b, h, r, m], turning[b, h, r, m], turns[b, m]
+                        given = counts[b, h, r, m], loc[b, h, r, m], tril[b, h, r, m], turning[b, h, r, m]
                         if dof == 6:
-                            densities_6(rows, begin, end, *given, shift[b, h, r, m], out)
+                            densities_6(rows, begin, end, *given, turns[b, m], shift[b, h, r, m], out)
                         else:
-                            densities_4(rows, begin, end, *given[:4], turns[b, m, 0], follow[b, h, r, m], out)
+                            densities_4(rows, begin, end, *given, turns[b, m, 0], follow[b, h, r, m], out)
                         add(out, mixture[begin:end])
                 limit = math.log(furthest[b])
                 for s in range(start, end):

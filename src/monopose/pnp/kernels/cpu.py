@@ -135,10 +135,10 @@ def frames(
     return Frame(torch.from_numpy(centre), torch.from_numpy(scale)), torch.from_numpy(factor), torch.from_numpy(used), out
 
 
-def _frame(frame: Frame | None, problems: Problems, dtype: torch.dtype | None) -> list[np.ndarray]:
+def _frame(frame: Frame | None, problems: Problems) -> list[np.ndarray]:
     if frame is None:
         frame = Frame(torch.zeros_like(problems.K[:, 0]), torch.ones_like(problems.K[:, 0, 0]))
-    return [to_numpy(v, dtype) for v in frame]
+    return [to_numpy(v, torch.float64) for v in frame]
 
 
 def starts(
@@ -158,7 +158,7 @@ def starts(
     else:
         uniforms = np.empty(shape)
     out = np.empty((size, count, 4, 4))
-    arrays = [*arrays_of(problems), *_frame(frame, problems, torch.float64), uniforms, out]
+    arrays = [*arrays_of(problems), *_frame(frame, problems), uniforms, out]
     rest = problems.z_min, int(problems.kernel), dof, numba_start.GRIDS[dof], 8, 6, 2
     spread(numba_start.starts_batch, size * (10_000 + proposals * 3_000), arrays, *rest)
     return torch.from_numpy(out)
@@ -169,17 +169,11 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Descend from every start (B, M, 4, 4), own ones if alone, and judge the cheapest minimum.
 
-    Returns poses, the same in their own frames (float64), covariances, costs, reasons (uint8). The arithmetic is in float64;
-    what goes in and comes out has the precision of the problems: to convert a large batch first takes a few per cent of
-    the time.
+    Returns poses, the same in their own frames, covariances, costs, all float64, and reasons (uint8).
     """
     size, count = starts.shape[:2]
-    arrays = [*arrays_of(problems, None), *_frame(frame, problems, None), to_numpy(starts, torch.float64)]
-    real = arrays[0].dtype
-    shapes: tuple[tuple[tuple[int, ...], Any], ...] = (
-        ((size, 4, 4), real), ((size, 4, 4), np.float64), ((size, 6, 6), real), ((size,), real), ((size,), np.uint8),
-    )  # fmt: skip
-    found = [np.empty(shape, kind) for shape, kind in shapes]
+    arrays = [*arrays_of(problems), *_frame(frame, problems), to_numpy(starts, torch.float64)]
+    found = [np.empty((size, *shape)) for shape in ((4, 4), (4, 4), (6, 6), ())] + [np.empty(size, np.uint8)]
     rest = (
         problems.z_min, int(problems.kernel), dof == 4, iterations, trust_region, DIGITS[problems.points3d.dtype],
         needed, alone, LARGEST[problems.points3d.dtype],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..problems import Problems
 from .cpu import arrays_of, spread, to_numpy
-from .numba_costs import CAUCHY, HUBER, SQUARES, in_pixels, kernel_, lay_out, slopes
+from .numba_costs import SQUARES, in_pixels, kernel_, lay_out, slopes
 from .numba_solve import exact
 
 
@@ -44,21 +44,25 @@ def _hessian_batch(points3d, points2d, weights, K, delta, bounds, poses, H, z_mi
                 H[b, j, i] = H[b, i, j]
 
 
-def _differentiator(kernel):
-    """The gradients of one problem for one kernel, a constant to the compiler."""
+def _differentiator(squares):
+    """The gradients of one problem for squares, a constant to the compiler, or for the other kernels."""
 
     @kernel_
-    def differentiate(rows, T, K, delta, bounds, z_min, direction, out, dK):
+    def differentiate(rows, T, K, delta, bounds, z_min, robust, direction, out, dK):
         """Fill out (7, N) with the gradients by what the rows hold and dK (3, 3); returns the gradient by delta."""
-        X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        X, Y, Z = rows[0], rows[1], rows[2]
+        U, V = rows[3], rows[4]
+        A, B = rows[5], rows[6]
+        r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+        r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+        r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+        t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
         k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
         k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
         k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
-        v0, v1, v2, w0, w1, w2 = direction[0], direction[1], direction[2], direction[3], direction[4], direction[5]
-        d_delta = 0.0
+        v0, v1, v2 = direction[0], direction[1], direction[2]
+        w0, w1, w2 = direction[3], direction[4], direction[5]
+        kernel, d_delta = SQUARES if squares else robust, 0.0
         d00 = d01 = d02 = d10 = d11 = d12 = d20 = d21 = d22 = 0.0
         for i in range(X.shape[0]):
             px = r00 * X[i] + r01 * Y[i] + r02 * Z[i]
@@ -114,7 +118,7 @@ def _differentiator(kernel):
     return differentiate
 
 
-_squares_gradients, _huber_gradients, _cauchy_gradients = map(_differentiator, (SQUARES, HUBER, CAUCHY))
+_squares_gradients, _robust_gradients = _differentiator(True), _differentiator(False)
 
 
 @kernel_
@@ -127,11 +131,9 @@ def _slope_gradients_batch(
     for b in range(points3d.shape[0]):
         lay_out(points3d[b], points2d[b], weights[b], rows)
         if kernel == SQUARES:
-            d_delta[b] = _squares_gradients(rows, poses[b], K[b], delta[b], bounds[b], z_min, directions[b], out, dK[b])
-        elif kernel == HUBER:
-            d_delta[b] = _huber_gradients(rows, poses[b], K[b], delta[b], bounds[b], z_min, directions[b], out, dK[b])
+            d_delta[b] = _squares_gradients(rows, poses[b], K[b], delta[b], bounds[b], z_min, kernel, directions[b], out, dK[b])
         else:
-            d_delta[b] = _cauchy_gradients(rows, poses[b], K[b], delta[b], bounds[b], z_min, directions[b], out, dK[b])
+            d_delta[b] = _robust_gradients(rows, poses[b], K[b], delta[b], bounds[b], z_min, kernel, directions[b], out, dK[b])
         for i in range(points3d.shape[1]):
             d3[b, i, 0], d3[b, i, 1], d3[b, i, 2] = out[0, i], out[1, i], out[2, i]
             d2[b, i, 0], d2[b, i, 1] = out[3, i], out[4, i]

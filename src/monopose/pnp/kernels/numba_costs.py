@@ -15,7 +15,8 @@ from ..problems import Kernel
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
 SQUARES, HUBER, CAUCHY = int(Kernel.SQUARES), int(Kernel.HUBER), int(Kernel.CAUCHY)
 inline = numba.njit(inline="always")
-kernel_ = compiled.kernel(fastmath=FAST)
+# Expressions of whole arrays are not looked for: there are none here, and looking is an eighth of the time to compile.
+kernel_ = compiled.kernel(fastmath=FAST, no_rewrites=True)
 
 
 @kernel_
@@ -40,7 +41,8 @@ def frames(points3d, points2d, weights, weighted, K, relative, singular, centre,
     """
     count, finite, absent = points3d.shape[1], True, 0.0
     rows = np.empty((4, count))  # coordinate by coordinate: a pass over what is interleaved takes thrice the time
-    X, Y, Z, W = rows[0], rows[1], rows[2], rows[3]
+    X, Y = rows[0], rows[1]
+    Z, W = rows[2], rows[3]
     for b in range(points3d.shape[0]):
         for i in range(count):
             X[i], Y[i], Z[i] = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
@@ -164,8 +166,11 @@ def _point(p, X, Y, Z, U, V, A, B, u_min, v_min, u_max, v_max, z_min, one):
 @inline
 def _cost(rows, p, delta, bounds, z_min, kernel):
     """The cost at one pose, p = K [R | t] as 12 numbers, for squares and Huber."""
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    X, Y, Z = rows[0], rows[1], rows[2]
+    U, V = rows[3], rows[4]
+    A, B = rows[5], rows[6]
+    u_min, v_min = bounds[0], bounds[1]
+    u_max, v_max = bounds[2], bounds[3]
     real = rows.dtype.type
     one, two, total = real(1), real(2), real(0)
     square_delta = delta * delta
@@ -199,8 +204,11 @@ def cauchy_cost(rows, p, delta, bounds, z_min):
     Logarithms do not vectorise: eight points are multiplied in float64 before one is taken. Ratios are capped at 1e37 for that.
     What is kept is the product less one: where delta is far above all residuals the one would swallow them.
     """
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+    X, Y, Z = rows[0], rows[1], rows[2]
+    U, V = rows[3], rows[4]
+    A, B = rows[5], rows[6]
+    u_min, v_min = bounds[0], bounds[1]
+    u_max, v_max = bounds[2], bounds[3]
     real = rows.dtype.type
     one, cap = real(1), real(1e37)
     scale = one / (delta * delta)
@@ -236,6 +244,12 @@ def camera_matrix(K, T):
         K[2, 0] * T[0, 2] + K[2, 1] * T[1, 2] + K[2, 2] * T[2, 2],
         K[2, 0] * T[0, 3] + K[2, 1] * T[1, 3] + K[2, 2] * T[2, 3],
     )
+
+
+@kernel_
+def cauchy_at(rows, K, T, delta, bounds, z_min):
+    """`cauchy_cost` at the pose T, (4, 4)."""
+    return cauchy_cost(rows, camera_matrix(K, T), delta, bounds, z_min)
 
 
 @kernel_
@@ -280,15 +294,20 @@ def _differentiator(kernel):
 
         For Cauchy that by delta lacks 2 / delta sum(g * costs).
         """
-        u_min, v_min, u_max, v_max = bounds[0], bounds[1], bounds[2], bounds[3]
+        u_min, v_min = bounds[0], bounds[1]
+        u_max, v_max = bounds[2], bounds[3]
         real = rows.dtype.type
         zero, one = real(0), real(1)
         square_delta = delta * delta
         d_delta = zero
-        p0, p1, p2, p3, p4, p5 = P[0], P[1], P[2], P[3], P[4], P[5]
-        p6, p7, p8, p9, p10, p11 = P[6], P[7], P[8], P[9], P[10], P[11]
+        p0, p1, p2 = P[0], P[1], P[2]
+        p3, p4, p5 = P[3], P[4], P[5]
+        p6, p7, p8 = P[6], P[7], P[8]
+        p9, p10, p11 = P[9], P[10], P[11]
         for i in range(rows.shape[1]):
-            X, Y, Z, U, V, A, B = rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i]
+            X, Y, Z = rows[0, i], rows[1, i], rows[2, i]
+            U, V = rows[3, i], rows[4, i]
+            A, B = rows[5, i], rows[6, i]
             dx = dy = dz = du = dv = da = db = zero
             for s in range(P.shape[1]):
                 p = (p0[s], p1[s], p2[s], p3[s], p4[s], p5[s], p6[s], p7[s], p8[s], p9[s], p10[s], p11[s])
@@ -356,7 +375,8 @@ def projection_gradients(points3d, points2d, weights, K, delta, bounds, poses, u
     for b in range(points3d.shape[0]):
         lay_out(points3d[b], points2d[b], weights[b], rows)
         camera_matrices(K[b], poses[b], P)
-        u_min, v_min, u_max, v_max = bounds[b, 0], bounds[b, 1], bounds[b, 2], bounds[b, 3]
+        u_min, v_min = bounds[b, 0], bounds[b, 1]
+        u_max, v_max = bounds[b, 2], bounds[b, 3]
         square_delta = delta[b] * delta[b]
         for s in range(poses.shape[1]):
             p = (P[0, s], P[1, s], P[2, s], P[3, s], P[4, s], P[5, s], P[6, s], P[7, s], P[8, s], P[9, s], P[10, s], P[11, s])
@@ -389,6 +409,9 @@ def projection_gradients(points3d, points2d, weights, K, delta, bounds, poses, u
                 c2 += fz * Z
                 c3 += fz
             g = upstream[b, s]
-            out[b, s, 0, 0], out[b, s, 0, 1], out[b, s, 0, 2], out[b, s, 0, 3] = g * a0, g * a1, g * a2, g * a3
-            out[b, s, 1, 0], out[b, s, 1, 1], out[b, s, 1, 2], out[b, s, 1, 3] = g * b0, g * b1, g * b2, g * b3
-            out[b, s, 2, 0], out[b, s, 2, 1], out[b, s, 2, 2], out[b, s, 2, 3] = g * c0, g * c1, g * c2, g * c3
+            out[b, s, 0, 0], out[b, s, 0, 1] = g * a0, g * a1
+            out[b, s, 0, 2], out[b, s, 0, 3] = g * a2, g * a3
+            out[b, s, 1, 0], out[b, s, 1, 1] = g * b0, g * b1
+            out[b, s, 1, 2], out[b, s, 1, 3] = g * b2, g * b3
+            out[b, s, 2, 0], out[b, s, 2, 1] = g * c0, g * c1
+            out[b, s, 2, 2], out[b, s, 2, 3] = g * c2, g * c3

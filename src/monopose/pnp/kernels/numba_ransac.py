@@ -13,6 +13,7 @@ from .numba_solve import accumulate_pinhole, copy_pose, damped_step, retract
 
 BLOCK = 64  # points between two looks at whether a pose can still win
 POLISH = 4  # most steps on the points that agree, after a pose became the best
+MEASURED = 256  # points from which their extent is taken, about
 LARGE = 1e100  # coordinates whose squares would not be finite
 
 
@@ -33,9 +34,9 @@ def _below(state, count):
 
 
 @kernel_
-def median(values):
-    """A value with half of the others on either side; the order of `values` (n,) is lost. Source: Hoare's quickselect."""
-    low, high, k = 0, len(values) - 1, len(values) // 2
+def ranked(values, k):
+    """The value that k others are not above; the order of `values` (n,) is lost. Source: Hoare's quickselect."""
+    low, high = 0, len(values) - 1
     while low < high:
         pivot, i, j = values[(low + high) // 2], low, high
         while i <= j:
@@ -59,7 +60,8 @@ def median(values):
 @kernel_
 def _frame(a0, a1, a2, b0, b1, b2, c0, c1, c2, F):
     """Fill F (3, 3), columns, with the axes of the triangle a, b, c; returns the sine of its angle at a."""
-    x0, x1, x2, y0, y1, y2 = b0 - a0, b1 - a1, b2 - a2, c0 - a0, c1 - a1, c2 - a2
+    x0, x1, x2 = b0 - a0, b1 - a1, b2 - a2
+    y0, y1, y2 = c0 - a0, c1 - a1, c2 - a2
     long, other = math.sqrt(x0 * x0 + x1 * x1 + x2 * x2), math.sqrt(y0 * y0 + y1 * y1 + y2 * y2)
     x0, x1, x2 = x0 / long, x1 / long, x2 / long
     z0, z1, z2 = x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0
@@ -123,8 +125,10 @@ def three_points(X, rays, poses, F, G, roots):
     b23 = rays[1, 0] * rays[2, 0] + rays[1, 1] * rays[2, 1] + rays[1, 2] * rays[2, 2]
     u, v = a12 / a23, a13 / a23
     # C = [[1, -b12, 0], [-b12, 1 - u, u b23], [0, u b23, -u]] and D = [[1, 0, -b13], [0, -v, v b23], [-b13, v b23, 1 - v]]
-    c00, c01, c02, c11, c12, c22 = 1.0, -b12, 0.0, 1.0 - u, u * b23, -u
-    d00, d01, d02, d11, d12, d22 = 1.0, 0.0, -b13, -v, v * b23, 1.0 - v
+    c00, c01, c02 = 1.0, -b12, 0.0
+    c11, c12, c22 = 1.0 - u, u * b23, -u
+    d00, d01, d02 = 1.0, 0.0, -b13
+    d11, d12, d22 = -v, v * b23, 1.0 - v
     # their adjugates, and det(C + g D) = k0 + k1 g + k2 g^2 + k3 g^3
     A00, A01, A02 = c11 * c22 - c12 * c12, c02 * c12 - c01 * c22, c01 * c12 - c02 * c11
     A11, A12, A22 = c00 * c22 - c02 * c02, c01 * c02 - c00 * c12, c00 * c11 - c01 * c01
@@ -134,16 +138,18 @@ def three_points(X, rays, poses, F, G, roots):
     k1 = A00 * d00 + A11 * d11 + A22 * d22 + 2.0 * (A01 * d01 + A02 * d02 + A12 * d12)
     k2 = B00 * c00 + B11 * c11 + B22 * c22 + 2.0 * (B01 * c01 + B02 * c02 + B12 * c12)
     many = _cubic_roots(k2 / k3, k1 / k3, k0 / k3, roots)
-    best, s00, s01, s02, s11, s12, s22, p0, p1, p2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    best = s00 = s01 = s02 = s11 = s12 = s22 = p0 = p1 = p2 = 0.0
     for i in range(many):  # the member whose lines are real, and furthest apart
         g = roots[i]
-        e00, e01, e02, e11, e12, e22 = c00 + g * d00, c01 + g * d01, c02 + g * d02, c11 + g * d11, c12 + g * d12, c22 + g * d22
+        e00, e01, e02 = c00 + g * d00, c01 + g * d01, c02 + g * d02
+        e11, e12, e22 = c11 + g * d11, c12 + g * d12, c22 + g * d22
         f00, f11, f22 = e12 * e12 - e11 * e22, e02 * e02 - e00 * e22, e01 * e01 - e00 * e11
         scale = e00 * e00 + e11 * e11 + e22 * e22 + 2.0 * (e01 * e01 + e02 * e02 + e12 * e12)
         most = max(f00, f11, f22) / scale
         if most > best:
             best = most
-            s00, s01, s02, s11, s12, s22 = e00, e01, e02, e11, e12, e22
+            s00, s01, s02 = e00, e01, e02
+            s11, s12, s22 = e11, e12, e22
             f01, f02, f12 = e01 * e22 - e02 * e12, e02 * e11 - e01 * e12, e00 * e12 - e01 * e02
             if f00 >= f11 and f00 >= f22:
                 root = math.sqrt(f00)
@@ -235,10 +241,13 @@ def disagreement(rows, skew, n, T, z_min, least):
 
     Source: Torr and Zisserman, MLESAC, sec. 3: the cost of MSAC.
     """
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+    X, Y, Z = rows[0], rows[1], rows[2]
+    U, V = rows[3], rows[4]
+    A, B = rows[5], rows[6]
+    r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+    r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+    r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+    t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
     total, agreed = 0.0, 0.0
     for begin in range(0, n, BLOCK):
         for i in range(begin, min(begin + BLOCK, n)):
@@ -262,16 +271,20 @@ def polish(rows, skew, n, T, z_min, least, agreed, masked, work, trial):
 
     masked (7, n), work (8, 6) and trial (4, 4) are scratch.
     """
-    H, g, step, free = work[0:6], work[6], work[7], np.array([-np.inf, -np.inf, np.inf, np.inf])
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+    H, g = work[0:6], work[6]
+    step, free = work[7], np.array([-np.inf, -np.inf, np.inf, np.inf])
+    X, Y, Z = rows[0], rows[1], rows[2]
+    U, V = rows[3], rows[4]
+    A, B = rows[5], rows[6]
     damping = 1e-4
     for k in range(5):
         for i in range(n):
             masked[k, i] = rows[k, i]
     for _ in range(POLISH):
-        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+        r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+        r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+        t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
         a, b = masked[5], masked[6]
         for i in range(n):
             depth = r20 * X[i] + r21 * Y[i] + r22 * Z[i] + t2
@@ -323,9 +336,8 @@ def search(
     size = points3d.shape[1]
     skew, scratch, rays = np.empty(size), np.empty(size), np.empty((size, 3))
     work, trial = np.empty((8, 6)), np.empty((4, 4))
-    X3, rays3, poses, F, G, roots = (
-        np.empty((3, 3)), np.empty((3, 3)), np.zeros((4, 4, 4)), np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
-    )  # fmt: skip
+    X3, rays3, poses = np.empty((3, 3)), np.empty((3, 3)), np.zeros((4, 4, 4))
+    F, G, roots = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
     centre, state = np.empty(3), np.empty(1, np.uint64)
     for b in range(points3d.shape[0]):
         n = np.int64(0)  # a literal 0 would compile once more all that takes it
@@ -333,7 +345,8 @@ def search(
             n += 1 if usable[b, i] else 0
         rows, masked = np.empty((7, n)), np.empty((7, n))
         n = np.int64(0)
-        fx, fy, cx, cy, s = K[b, 0, 0], K[b, 1, 1], K[b, 0, 2], K[b, 1, 2], K[b, 0, 1]
+        fx, fy, s = K[b, 0, 0], K[b, 1, 1], K[b, 0, 1]
+        cx, cy = K[b, 0, 2], K[b, 1, 2]
         for i in range(size):
             if usable[b, i]:
                 y = (points2d[b, i, 1] - cy) / fy
@@ -355,7 +368,7 @@ def search(
         for axis in range(3):  # an object far from its origin would lose digits
             for i in range(n):
                 scratch[i] = rows[axis, i]
-            centre[axis] = median(scratch[:n])
+            centre[axis] = ranked(scratch[:n], n // 2)
             for i in range(n):
                 rows[axis, i] -= centre[axis]
         least, agreed, needed = float(n), 0.0, np.inf
@@ -404,7 +417,8 @@ def within(points3d, points2d, thresholds, present, usable, K, z_min, poses, inl
     """Fill inliers (B, N) at poses (B, 4, 4), how many of those are usable, counts (B,), and whether any changed, (B,)."""
     for b in range(len(poses)):
         T, k = poses[b], K[b]
-        fx, s, cx, fy, cy = k[0, 0], k[0, 1], k[0, 2], k[1, 1], k[1, 2]
+        fx, s, cx = k[0, 0], k[0, 1], k[0, 2]
+        fy, cy = k[1, 1], k[1, 2]
         counts[b], changed[b] = 0, False
         for i in range(points3d.shape[1]):
             X, Y, Z = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
@@ -430,9 +444,8 @@ def gather(points3d, points2d, weights, usable, inliers, poses, X, x, w, starts,
         for i in range(points3d.shape[1]):
             if inliers[b, i] and usable[b, i]:
                 X[b, n, 0], X[b, n, 1], X[b, n, 2] = points3d[b, i, 0], points3d[b, i, 1], points3d[b, i, 2]
-                x[b, n, 0], x[b, n, 1], w[b, n, 0], w[b, n, 1] = (
-                    points2d[b, i, 0], points2d[b, i, 1], weights[b, i, 0], weights[b, i, 1]
-                )  # fmt: skip
+                x[b, n, 0], x[b, n, 1] = points2d[b, i, 0], points2d[b, i, 1]
+                w[b, n, 0], w[b, n, 1] = weights[b, i, 0], weights[b, i, 1]
                 n += 1
         for i in range(n):  # from the first point, or an object far from its origin would lose digits
             c0 += X[b, i, 0] - X[b, 0, 0]
@@ -452,7 +465,8 @@ def gather(points3d, points2d, weights, usable, inliers, poses, X, x, w, starts,
         for i in range(n, X.shape[1]):
             X[b, i, 0] = X[b, i, 1] = X[b, i, 2] = 0.0
             x[b, i, 0] = x[b, i, 1] = w[b, i, 0] = w[b, i, 1] = 0.0
-        centre[b, 0], centre[b, 1], centre[b, 2], scale[b] = c0, c1, c2, unit
+        centre[b, 0], centre[b, 1] = c0, c1
+        centre[b, 2], scale[b] = c2, unit
         copy_pose(poses[b], starts[b])
         for i in range(3):
             starts[b, i, 3] = (poses[b, i, 3] + poses[b, i, 0] * c0 + poses[b, i, 1] * c1 + poses[b, i, 2] * c2) / unit
@@ -487,12 +501,15 @@ def outward(own, own_covariance, cost, counts, centre, scale, poses, covariance)
 
 
 @kernel_
-def read(points3d, points2d, weights, present, keys, extent, area):
+def read(points3d, points2d, weights, thresholds, present, keys, extent, area):
     """Fill present (B, N): finite, with weight; otherwise zero the row. keys (2, B, N) are equal for equal points and pixels.
 
-    extent (B,) is the longest side of the box of the points, area (B,) that of the pixels.
+    extent (B,) is the longest side of the points, area (B,) that of the pixels, as if spread evenly. Three quarters tell
+    it: one wild match would make it as large as it likes, all points too near and chance unlikely.
     """
-    low, high = np.empty(5), np.empty(5)
+    low, high, middle = np.empty(5), np.empty(5), np.empty(5)
+    step = 1 + points3d.shape[1] // MEASURED
+    table, scratch = np.empty((6, points3d.shape[1])), np.empty(points3d.shape[1])
     for b in range(len(points3d)):
         low[:], high[:] = np.inf, -np.inf
         X, x, w = points3d[b], points2d[b], weights[b]
@@ -509,5 +526,29 @@ def read(points3d, points2d, weights, present, keys, extent, area):
                 low[j], high[j] = min(low[j], X[i, j]), max(high[j], X[i, j])
             for j in range(2):
                 low[3 + j], high[3 + j] = min(low[3 + j], x[i, j]), max(high[3 + j], x[i, j])
-        extent[b] = max(high[0] - low[0], high[1] - low[1], high[2] - low[2], 0.0)
-        area[b] = max(high[3] - low[3], 0.0) * max(high[4] - low[4], 0.0)
+        n = 0
+        for i in range(0, X.shape[0], step):
+            if present[b, i]:
+                table[0, n], table[1, n], table[2, n] = X[i, 0], X[i, 1], X[i, 2]
+                table[3, n], table[4, n], table[5, n] = x[i, 0], x[i, 1], thresholds[b, i]
+                n += 1
+        extent[b] = area[b] = 0.0
+        if n == 0:
+            continue
+        for j in range(5):
+            for i in range(n):
+                scratch[i] = table[j, i]
+            middle[j] = ranked(scratch[:n], n // 2)
+        area[b] = 1.0
+        for j in range(5):
+            m = np.int64(0)
+            for i in range(n):
+                aside = abs(table[3, i] - middle[3]) > table[5, i] or abs(table[4, i] - middle[4]) > table[5, i]
+                if j < 3 or aside:  # pixels that crowd in one place say nothing of where the others may be
+                    scratch[m] = abs(table[j, i] - middle[j])
+                    m += 1
+            side = min(8.0 / 3.0 * ranked(scratch[:m], 3 * m // 4), high[j] - low[j]) if m > 0 else 0.0
+            if j < 3:
+                extent[b] = max(extent[b], side)
+            else:
+                area[b] *= side

@@ -11,7 +11,7 @@ import numpy as np
 from ...geometry.se3 import NEARLY_RIGID
 from ..checks import BLUR, COUNTED, DISTINCT, Reason
 from ..problems import FLAT, FLATTEST, INITIAL_RADIUS, PATIENCE, RADIUS_GROWTH, TOLERANCE, UNCERTAIN, UNDETERMINED
-from .numba_costs import CAUCHY, HUBER, SQUARES, camera_matrix, cauchy_cost, in_pixels, inline, kernel_, slopes
+from .numba_costs import CAUCHY, HUBER, SQUARES, cauchy_at, in_pixels, inline, kernel_, slopes
 
 CONVERGED, TOO_FEW_POINTS, DEGENERATE = int(Reason.CONVERGED), int(Reason.TOO_FEW_POINTS), int(Reason.DEGENERATE)
 BEHIND_THE_CAMERA, NOT_FINITE, ITERATIONS = int(Reason.BEHIND_THE_CAMERA), int(Reason.NOT_FINITE), int(Reason.ITERATIONS)
@@ -23,14 +23,18 @@ def _accumulator(kernel):
     @kernel_
     def accumulate(rows, T, K, delta, limits, z_min, flattest, H, g):
         """Fill the lower triangle of H (6, 6) and g (6,) at the pose T; returns the cost, without it for Cauchy."""
-        X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        X, Y, Z = rows[0], rows[1], rows[2]
+        U, V = rows[3], rows[4]
+        A, B = rows[5], rows[6]
+        r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+        r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+        r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+        t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
         k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
         k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
         k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
-        u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
+        u_min, v_min = limits[0], limits[1]
+        u_max, v_max = limits[2], limits[3]
         square_delta, least = delta * delta, math.sqrt(1.0 - flattest)
         total = 0.0
         g0 = g1 = g2 = g3 = g4 = g5 = 0.0
@@ -106,13 +110,17 @@ def _accumulator(kernel):
             h53 += a5 * a3 + b5 * b3
             h54 += a5 * a4 + b5 * b4
             h55 += a5 * a5 + b5 * b5
-        g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+        g[0], g[1], g[2] = g0, g1, g2
+        g[3], g[4], g[5] = g3, g4, g5
         H[0, 0] = h00
         H[1, 0], H[1, 1] = h10, h11
         H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-        H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-        H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-        H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+        H[3, 0], H[3, 1] = h30, h31
+        H[3, 2], H[3, 3] = h32, h33
+        H[4, 0], H[4, 1], H[4, 2] = h40, h41, h42
+        H[4, 3], H[4, 4] = h43, h44
+        H[5, 0], H[5, 1], H[5, 2] = h50, h51, h52
+        H[5, 3], H[5, 4], H[5, 5] = h53, h54, h55
         return 0.5 * total
 
     return accumulate
@@ -121,11 +129,15 @@ def _accumulator(kernel):
 @kernel_
 def accumulate_pinhole(rows, T, limits, z_min, H, g):
     """`normal` for squares where K is the identity: a fifth of the entries are zero."""
-    X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-    r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-    r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-    r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
-    u_min, v_min, u_max, v_max = limits[0], limits[1], limits[2], limits[3]
+    X, Y, Z = rows[0], rows[1], rows[2]
+    U, V = rows[3], rows[4]
+    A, B = rows[5], rows[6]
+    r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+    r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+    r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+    t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
+    u_min, v_min = limits[0], limits[1]
+    u_max, v_max = limits[2], limits[3]
     total = 0.0
     g0 = g1 = g2 = g3 = g4 = g5 = 0.0
     h00 = h11 = h20 = h21 = h22 = h30 = h31 = h32 = h33 = 0.0
@@ -178,20 +190,24 @@ def accumulate_pinhole(rows, T, limits, z_min, H, g):
         h53 += a5 * a3 + b5 * b3
         h54 += a5 * a4 + b5 * b4
         h55 += a5 * a5 + b5 * b5
-    g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+    g[0], g[1], g[2] = g0, g1, g2
+    g[3], g[4], g[5] = g3, g4, g5
     H[0, 0] = h00
     H[1, 0], H[1, 1] = 0.0, h11
     H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-    H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-    H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-    H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
+    H[3, 0], H[3, 1] = h30, h31
+    H[3, 2], H[3, 3] = h32, h33
+    H[4, 0], H[4, 1], H[4, 2] = h40, h41, h42
+    H[4, 3], H[4, 4] = h43, h44
+    H[5, 0], H[5, 1], H[5, 2] = h50, h51, h52
+    H[5, 3], H[5, 4], H[5, 5] = h53, h54, h55
     return 0.5 * total
 
 
 _squares, _huber, _cauchy = _accumulator(SQUARES), _accumulator(HUBER), _accumulator(CAUCHY)
 
 
-@kernel_
+@inline
 def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g):
     """Fill the lower triangle of H (6, 6) and g (6,) at the pose T of one problem, from `lay_out_scaled`; returns the cost.
 
@@ -204,7 +220,7 @@ def normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g):
     if kernel == HUBER:
         return _huber(rows, T, K, delta, limits, z_min, flattest, H, g)
     _cauchy(rows, T, K, delta, limits, z_min, flattest, H, g)
-    return cauchy_cost(rows, camera_matrix(K, T), delta, limits, z_min)
+    return cauchy_at(rows, K, T, delta, limits, z_min)
 
 
 def _differentiator(squares):
@@ -213,10 +229,13 @@ def _differentiator(squares):
     @kernel_
     def differentiate(rows, T, K, delta, bounds, z_min, robust, H, g):
         """Fill the lower triangle of the full Hessian H (6, 6), and g (6,); returns the cost, without it for Cauchy."""
-        X, Y, Z, U, V, A, B = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
-        r00, r01, r02, t0 = T[0, 0], T[0, 1], T[0, 2], T[0, 3]
-        r10, r11, r12, t1 = T[1, 0], T[1, 1], T[1, 2], T[1, 3]
-        r20, r21, r22, t2 = T[2, 0], T[2, 1], T[2, 2], T[2, 3]
+        X, Y, Z = rows[0], rows[1], rows[2]
+        U, V = rows[3], rows[4]
+        A, B = rows[5], rows[6]
+        r00, r01, r02 = T[0, 0], T[0, 1], T[0, 2]
+        r10, r11, r12 = T[1, 0], T[1, 1], T[1, 2]
+        r20, r21, r22 = T[2, 0], T[2, 1], T[2, 2]
+        t0, t1, t2 = T[0, 3], T[1, 3], T[2, 3]
         k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
         k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
         k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
@@ -306,10 +325,14 @@ def _differentiator(squares):
         H[0, 0] = h00
         H[1, 0], H[1, 1] = h10, h11
         H[2, 0], H[2, 1], H[2, 2] = h20, h21, h22
-        H[3, 0], H[3, 1], H[3, 2], H[3, 3] = h30, h31, h32, h33
-        H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4] = h40, h41, h42, h43, h44
-        H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5] = h50, h51, h52, h53, h54, h55
-        g[0], g[1], g[2], g[3], g[4], g[5] = g0, g1, g2, g3, g4, g5
+        H[3, 0], H[3, 1] = h30, h31
+        H[3, 2], H[3, 3] = h32, h33
+        H[4, 0], H[4, 1], H[4, 2] = h40, h41, h42
+        H[4, 3], H[4, 4] = h43, h44
+        H[5, 0], H[5, 1], H[5, 2] = h50, h51, h52
+        H[5, 3], H[5, 4], H[5, 5] = h53, h54, h55
+        g[0], g[1], g[2] = g0, g1, g2
+        g[3], g[4], g[5] = g3, g4, g5
         return 0.5 * total
 
     return differentiate
@@ -318,13 +341,13 @@ def _differentiator(squares):
 _exact_squares, _exact_robust = _differentiator(True), _differentiator(False)
 
 
-@kernel_
+@inline
 def exact(rows, T, K, delta, bounds, z_min, kernel, H, g):
     """Fill the lower triangle of the full Hessian H (6, 6), `implicit.hessian`, and g (6,); returns the cost."""
     if kernel == SQUARES:
         return _exact_squares(rows, T, K, delta, bounds, z_min, kernel, H, g)
     total = _exact_robust(rows, T, K, delta, bounds, z_min, kernel, H, g)
-    return total if kernel == HUBER else cauchy_cost(rows, camera_matrix(K, T), delta, bounds, z_min)
+    return total if kernel == HUBER else cauchy_at(rows, K, T, delta, bounds, z_min)
 
 
 @kernel_
@@ -334,7 +357,8 @@ def lay_out_scaled(points3d, points2d, weights, K, bounds, centre, scale, z_min,
     Returns (whether it had none, z_min for the K that then holds). camera (3, 3) is filled with that K.
     """
     k = 1.0 / np.float64(K[2, 2])
-    fx, fy, cx, cy = K[0, 0] * k, K[1, 1] * k, K[0, 2] * k, K[1, 2] * k
+    fx, fy = K[0, 0] * k, K[1, 1] * k
+    cx, cy = K[0, 2] * k, K[1, 2] * k
     plain = K[0, 1] == 0.0 and K[1, 0] == 0.0 and K[2, 0] == 0.0 and K[2, 1] == 0.0
     pinhole = plain and K[2, 2] > 0.0 and fx > 0.0 and fy > 0.0
     if pinhole:
@@ -367,7 +391,8 @@ def lay_out_scaled(points3d, points2d, weights, K, bounds, centre, scale, z_min,
 @kernel_
 def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cost, z_min, kernel):
     """Fill H (B, 6, 6), g (B, 6), cost (B,)."""
-    rows, limits, camera, origin = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3)), np.zeros(3)
+    rows, limits = np.empty((7, points3d.shape[1])), np.empty(4)
+    camera, origin = np.empty((3, 3)), np.zeros(3)
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
             points3d[b], points2d[b], weights[b], K[b], bounds[b], origin, 1.0, z_min, rows, limits, camera
@@ -378,8 +403,9 @@ def normal_batch(points3d, points2d, weights, K, delta, bounds, poses, H, g, cos
                 H[b, j, i] = H[b, i, j]
 
 
-@inline
-def _factor(A, n, L):
+@kernel_
+def factor(A, n, L):
+    """Cholesky factor of the lower triangle of A (n, n); False where A is not positive definite or not finite."""
     for i in range(n):
         for j in range(i):
             s = A[i, j]
@@ -395,8 +421,9 @@ def _factor(A, n, L):
     return True
 
 
-@inline
-def _substitute(L, n, x):
+@kernel_
+def substitute(L, n, x):
+    """Solve L L' x = x in place, with L of `factor`."""
     for i in range(n):
         s = x[i]
         for k in range(i):
@@ -408,21 +435,6 @@ def _substitute(L, n, x):
         for k in range(i + 1, n):
             s -= L[k, i] * x[k]
         x[i] = s * L[i, i]
-
-
-@kernel_
-def factor(A, n, L):
-    """Cholesky factor of the lower triangle of A (n, n); False where A is not positive definite or not finite."""
-    return _factor(A, 6, L) if n == 6 else _factor(A, n, L)  # with a constant the compiler unrolls it
-
-
-@kernel_
-def substitute(L, n, x):
-    """Solve L L' x = x in place, with L of `factor`."""
-    if n == 6:
-        _substitute(L, 6, x)
-    else:
-        _substitute(L, n, x)
 
 
 @kernel_
@@ -468,10 +480,14 @@ def _rounding(eps, cost, grain, count):
 @inline
 def _lower(H, yaw_only, fixed):
     """The lower triangle of H, row by row, as 21 numbers; with yaw_only the rotations about X and Z have `fixed` alone."""
-    h00, h10, h11, h20, h21, h22 = H[0, 0], H[1, 0], H[1, 1], H[2, 0], H[2, 1], H[2, 2]
-    h30, h31, h32, h33 = H[3, 0], H[3, 1], H[3, 2], H[3, 3]
-    h40, h41, h42, h43, h44 = H[4, 0], H[4, 1], H[4, 2], H[4, 3], H[4, 4]
-    h50, h51, h52, h53, h54, h55 = H[5, 0], H[5, 1], H[5, 2], H[5, 3], H[5, 4], H[5, 5]
+    h00, h10, h11 = H[0, 0], H[1, 0], H[1, 1]
+    h20, h21, h22 = H[2, 0], H[2, 1], H[2, 2]
+    h30, h31 = H[3, 0], H[3, 1]
+    h32, h33 = H[3, 2], H[3, 3]
+    h40, h41, h42 = H[4, 0], H[4, 1], H[4, 2]
+    h43, h44 = H[4, 3], H[4, 4]
+    h50, h51, h52 = H[5, 0], H[5, 1], H[5, 2]
+    h53, h54, h55 = H[5, 3], H[5, 4], H[5, 5]
     if yaw_only:
         h30 = h31 = h32 = h43 = h50 = h51 = h52 = h53 = h54 = 0.0
         h33 = h55 = fixed
@@ -488,11 +504,14 @@ def _factor6(a):
     """
     a00, a10, a11, a20, a21, a22, a30, a31, a32, a33, a40, a41, a42, a43, a44, a50, a51, a52, a53, a54, a55 = a
     i0 = 1.0 / a00
-    l10, l20, l30, l40, l50 = a10 * i0, a20 * i0, a30 * i0, a40 * i0, a50 * i0
+    l10, l20, l30 = a10 * i0, a20 * i0, a30 * i0
+    l40, l50 = a40 * i0, a50 * i0
     d1 = a11 - l10 * a10
-    u21, u31, u41, u51 = a21 - l20 * a10, a31 - l30 * a10, a41 - l40 * a10, a51 - l50 * a10
+    u21, u31 = a21 - l20 * a10, a31 - l30 * a10
+    u41, u51 = a41 - l40 * a10, a51 - l50 * a10
     i1 = 1.0 / d1
-    l21, l31, l41, l51 = u21 * i1, u31 * i1, u41 * i1, u51 * i1
+    l21, l31 = u21 * i1, u31 * i1
+    l41, l51 = u41 * i1, u51 * i1
     d2 = a22 - l20 * a20 - l21 * u21
     u32, u42, u52 = a32 - l30 * a20 - l31 * u21, a42 - l40 * a20 - l41 * u21, a52 - l50 * a20 - l51 * u21
     i2 = 1.0 / d2
@@ -542,10 +561,12 @@ def damped_step(H, g, damping, yaw_only, step):
     h00, h10, h11, h20, h21, h22, h30, h31, h32, h33, h40, h41, h42, h43, h44, h50, h51, h52, h53, h54, h55 = _lower(
         H, yaw_only, 0.0
     )
-    g0, g1, g2, g3, g4, g5 = g[0], g[1], g[2], g[3], g[4], g[5]
+    g0, g1, g2 = g[0], g[1], g[2]
+    g3, g4, g5 = g[3], g[4], g[5]
     if yaw_only:
         g3 = g5 = 0.0
-    a0, a1, a2, a3, a4, a5 = abs(h00), abs(h11), abs(h22), abs(h33), abs(h44), abs(h55)
+    a0, a1, a2 = abs(h00), abs(h11), abs(h22)
+    a3, a4, a5 = abs(h33), abs(h44), abs(h55)
     least = 1e-6 * max(1e-20, a0, a1, a2, a3, a4, a5)
     d0, d1, d2 = damping * max(a0, least), damping * max(a1, least), damping * max(a2, least)
     d3, d4, d5 = damping * max(a3, least), damping * max(a4, least), damping * max(a5, least)
@@ -554,7 +575,8 @@ def damped_step(H, g, damping, yaw_only, step):
         h40, h41, h42, h43, h44 + d4, h50, h51, h52, h53, h54, h55 + d5,
     ))  # fmt: skip
     x0, x1, x2, x3, x4, x5 = _solve6(factors, (-g0, -g1, -g2, -g3, -g4, -g5))
-    step[0], step[1], step[2], step[3], step[4], step[5] = x0, x1, x2, x3, x4, x5
+    step[0], step[1], step[2] = x0, x1, x2
+    step[3], step[4], step[5] = x3, x4, x5
     # with (H + D) x = -g the model falls by x . (D x - g) / 2
     falls = x0 * (d0 * x0 - g0) + x1 * (d1 * x1 - g1) + x2 * (d2 * x2 - g2)
     falls += x3 * (d3 * x3 - g3) + x4 * (d4 * x4 - g4) + x5 * (d5 * x5 - g5)
@@ -578,7 +600,8 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
     are left with the Hessian at the end.
     """
     count = rows.shape[1]
-    H, H_new, g, g_new, step = work[0:6], work[6:12], work[12], work[13], work[14]
+    H, H_new, g = work[0:6], work[6:12], work[12]
+    g_new, step = work[13], work[14]
     magnitude = 0.0
     for i in range(count):
         x, y = rows[5, i] * rows[3, i], rows[6, i] * rows[4, i]
@@ -586,7 +609,8 @@ def descend(rows, T, K, delta, limits, z_min, kernel, pinhole, yaw_only, iterati
     most = max(count, 1)
     grain = 4.0 * eps * math.sqrt(magnitude / (2.0 * most))  # rounding of a residual
     coarse = eps > 1e-12 and kernel == SQUARES
-    radius, shrink, done, fast, before, taken = INITIAL_RADIUS, 2.0, False, False, 0.0, 0
+    radius, shrink, done = INITIAL_RADIUS, 2.0, False
+    fast, before, taken = False, 0.0, 0
     flattest = FLATTEST if trust_region else 0.0
     cost = normal(rows, T, K, delta, limits, z_min, kernel, pinhole, flattest, H, g)
     for taken in range(iterations):
@@ -635,7 +659,8 @@ def finish(rows, T, K, delta, limits, z_min, kernel, yaw_only, iterations, round
 
     Returns (cost, whether T is a minimum: the Hessian is positive definite there and a step would gain less than `TOLERANCE`).
     """
-    H, H_new, g, g_new, step = work[0:6], work[6:12], work[12], work[13], work[14]
+    H, H_new, g = work[0:6], work[6:12], work[12]
+    g_new, step = work[13], work[14]
     used = 0.0
     for i in range(rows.shape[1]):
         used += 1.0 if rows[5, i] != 0.0 or rows[6, i] != 0.0 else 0.0
@@ -705,7 +730,8 @@ def descend_batch(
 @kernel_
 def _in_view(rows, T, K, z_min):
     """How many points have weight, and whether all of those are farther than z_min."""
-    X, Y, Z, A, B = rows[0], rows[1], rows[2], rows[5], rows[6]
+    X, Y, Z = rows[0], rows[1], rows[2]
+    A, B = rows[5], rows[6]
     d0 = K[2, 0] * T[0, 0] + K[2, 1] * T[1, 0] + K[2, 2] * T[2, 0]
     d1 = K[2, 0] * T[0, 1] + K[2, 1] * T[1, 1] + K[2, 2] * T[2, 1]
     d2 = K[2, 0] * T[0, 2] + K[2, 1] * T[1, 2] + K[2, 2] * T[2, 2]
@@ -777,7 +803,8 @@ def _along_ray(A, T, Q, back):
         x, y, z = T[0, 3], T[1, 3], T[2, 3]
         length = math.sqrt(x * x + y * y + z * z)
         if not (length > 0.0 and length < np.inf):
-            x, y, z, length = 0.0, 0.0, 1.0, 1.0
+            x, y = 0.0, 0.0
+            z, length = 1.0, 1.0
         x, y, z = x / length, y / length, z / length
         side = math.sqrt(1.0 - min(y * y, 1.0)) if abs(y) < 0.9 else math.sqrt(1.0 - min(x * x, 1.0))
         if abs(y) < 0.9:  # first column: Y x ray
@@ -917,7 +944,8 @@ def judge(rows, T, cost, K, z_min, yaw_only, needed, alone, minimum, H, covarian
                 1.0 if j == 3 else 0.0, 1.0 if j == 4 else 0.0, 1.0 if j == 5 else 0.0,
             ),
         )  # fmt: skip
-        H[j, 0], H[j, 1], H[j, 2], H[j, 3], H[j, 4], H[j, 5] = x0, x1, x2, x3, x4, x5
+        H[j, 0], H[j, 1], H[j, 2] = x0, x1, x2
+        H[j, 3], H[j, 4], H[j, 5] = x3, x4, x5
     for i in range(6):
         for j in range(6):
             free = not yaw_only or (i != 3 and i != 5 and j != 3 and j != 5)
@@ -1004,7 +1032,8 @@ def take_in(pose, centre, scale, T):
 def give_back(T, centre, scale, own, pose, covariance):
     """Fill pose (4, 4) with the own T (4, 4) in the caller's frame; turns covariance (6, 6), own -> the caller's, in place."""
     a0, a1, a2 = 0.0, 0.0, 0.0
-    c0, c1, c2, unit = np.float64(centre[0]), np.float64(centre[1]), np.float64(centre[2]), np.float64(scale)
+    c0, c1 = np.float64(centre[0]), np.float64(centre[1])
+    c2, unit = np.float64(centre[2]), np.float64(scale)
     a0 = T[0, 0] * c0 + T[0, 1] * c1 + T[0, 2] * c2
     a1 = T[1, 0] * c0 + T[1, 1] * c1 + T[1, 2] * c2
     a2 = T[2, 0] * c0 + T[2, 1] * c1 + T[2, 2] * c2
@@ -1033,7 +1062,7 @@ def solve_batch(
     points3d, points2d, weights, K, delta, bounds, centre, scale, starts, pose, own, covariance, cost, reason,
     z_min, kernel, yaw_only, iterations, trust_region, eps, needed, alone, most,
 ):  # fmt: skip
-    """Descend from all starts (B, M, 4, 4); fill the outputs (B, ...) from the cheapest minimum. Arrays of any precision.
+    """Descend from all starts (B, M, 4, 4); fill the outputs (B, ...) from the cheapest minimum.
 
     The starts are own ones if alone, else the caller's. most: what no number of the outputs is above. own (B, 4, 4), float64:
     the pose in the frame that it was solved in.
@@ -1041,9 +1070,11 @@ def solve_batch(
     rows, limits, camera = np.empty((7, points3d.shape[1])), np.empty(4), np.empty((3, 3))
     given = starts.shape[1]
     count = given + 1 if alone and not yaw_only else given  # the last is the flipped best
-    work, ends, spread, basis = np.empty((15, 6)), np.empty((count, 4, 4)), np.empty((6, 6)), np.empty((3, 3))
+    work, ends = np.empty((15, 6)), np.empty((count, 4, 4))
+    spread, basis = np.empty((6, 6)), np.empty((3, 3))
     trial = np.empty((4, 4))
-    costs, state, left, roundings = np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
+    costs, state = np.empty(count), np.empty(count, np.int64)
+    left, roundings = np.empty(count, np.int64), np.empty(count)
     for b in range(points3d.shape[0]):
         pinhole, near = lay_out_scaled(
             points3d[b], points2d[b], weights[b], K[b], bounds[b], centre[b], scale[b], z_min, rows, limits, camera

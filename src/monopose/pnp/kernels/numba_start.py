@@ -30,7 +30,8 @@ def _cube() -> np.ndarray:
 def _turns() -> np.ndarray:
     """16 angles of yaw, flattened, (16, 9)."""
     angles = np.arange(16) * (2 * math.pi / 16)
-    zero, one, c, s = np.zeros(16), np.ones(16), np.cos(angles), np.sin(angles)
+    zero, one = np.zeros(16), np.ones(16)
+    c, s = np.cos(angles), np.sin(angles)
     return np.stack([c, zero, s, zero, one, zero, -s, zero, c], -1)
 
 
@@ -58,8 +59,10 @@ def _moments(rows, form, index, centre, out):
         s7 += my
         s8 += mz
         s9 += m
-    out[0], out[1], out[2], out[3], out[4] = s0, s1, s2, s3, s4
-    out[5], out[6], out[7], out[8], out[9] = s5, s6, s7, s8, s9
+    out[0], out[1], out[2] = s0, s1, s2
+    out[3], out[4] = s3, s4
+    out[5], out[6], out[7] = s5, s6, s7
+    out[8], out[9] = s8, s9
 
 
 @kernel_
@@ -74,10 +77,12 @@ def lay_out_forms(rows, K, forms):
 
     Its rows are weight (K's first - u K's third) and weight (K's second - v K's third), which vanish along the pixel's ray.
     """
-    k00, k01, k02, k10, k11, k12 = K[0, 0], K[0, 1], K[0, 2], K[1, 0], K[1, 1], K[1, 2]
+    k00, k01, k02 = K[0, 0], K[0, 1], K[0, 2]
+    k10, k11, k12 = K[1, 0], K[1, 1], K[1, 2]
     k20, k21, k22 = K[2, 0], K[2, 1], K[2, 2]
     for i in range(rows.shape[1]):
-        u, v, a, b = rows[3, i], rows[4, i], rows[5, i], rows[6, i]
+        u, v = rows[3, i], rows[4, i]
+        a, b = rows[5, i], rows[6, i]
         a0, a1, a2 = a * (k00 - u * k20), a * (k01 - u * k21), a * (k02 - u * k22)
         b0, b1, b2 = b * (k10 - v * k20), b * (k11 - v * k21), b * (k12 - v * k22)
         forms[0, i] = a0 * a0 + b0 * b0
@@ -91,7 +96,8 @@ def lay_out_forms(rows, K, forms):
 @kernel_
 def quadratic_form(rows, forms, index, centre, omega, linear, scratch):
     """`initialise.quadratic_form` of the points in `index`, about their centre: omega (9, 9) and linear (3, 9)."""
-    S, Q, L, column = scratch[0:6, :10], scratch[6:9, :3], scratch[9:12, :3], scratch[12]
+    S, Q = scratch[0:6, :10], scratch[6:9, :3]
+    L, column = scratch[9:12, :3], scratch[12]
     total = 0.0
     centre[:] = 0.0
     for i in range(index.shape[0]):
@@ -155,8 +161,10 @@ def _error(omega, r, product):
 @kernel_
 def _polish(omega, pose, dof, iterations, scratch):
     """Damped Gauss-Newton on r' omega r from the rotation of pose (4, 4), in place; returns the error."""
-    trial, H, L, J = np.empty((4, 4)), scratch[4:7, :3], scratch[7:10, :3], scratch[10:13, :9]
-    r, product, after, g, move = scratch[13, :9], scratch[14, :9], scratch[15, :9], scratch[16, :3], scratch[17, :6]
+    trial, H = np.empty((4, 4)), scratch[4:7, :3]
+    L, J = scratch[7:10, :3], scratch[10:13, :9]
+    r, product, after = scratch[13, :9], scratch[14, :9], scratch[15, :9]
+    g, move = scratch[16, :3], scratch[17, :6]
     product_after = scratch[18, :9]
     n = 3 if dof == 6 else 1
     damping = 1e-3
@@ -261,7 +269,7 @@ def _candidates(omega, linear, centre, K, grid, keep, iterations, dof, poses, er
         pose[3, 3] = 1.0
 
 
-@kernel_
+@inline
 def full_cost(rows, K, T, delta, bounds, z_min, kernel):
     """The robust cost at the pose T of all points of one problem."""
     P = camera_matrix(K, T)
@@ -280,8 +288,10 @@ def starts_batch(
     """Fill out (B, count, 4, 4) in the frames centre_of (B, 3) and scale (B,). uniforms (B, proposals, SUBSET) for samples."""
     size, n = points3d.shape[0], points3d.shape[1]
     proposals = uniforms.shape[1] if n > SUBSET else 0
-    rows, forms, limits, camera = np.empty((7, n)), np.empty((6, n)), np.empty(4), np.empty((3, 3))
-    scratch, omega, linear, centre = np.empty((19, 10)), np.empty((9, 9)), np.empty((3, 9)), np.empty(3)
+    rows, forms = np.empty((7, n)), np.empty((6, n))
+    limits, camera = np.empty(4), np.empty((3, 3))
+    scratch, omega = np.empty((19, 10)), np.empty((9, 9))
+    linear, centre = np.empty((3, 9)), np.empty(3)
     everything, chosen, cumulative = np.empty(n, np.int64), np.empty(SUBSET, np.int64), np.empty(n)
     for i in range(n):
         everything[i] = i
