@@ -52,7 +52,9 @@ def test_what_does_not_belong_in_a_wheel(check):
 
 
 def test_the_demo_installs_no_test_tools():
-    done = subprocess.run(["make", "--no-print-directory", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert "pip install --disable-pip-version-check --editable .\n" in done
     assert "download.pytorch.org/whl/cpu" in done  # without a GPU
     assert "[dev]" not in done
