@@ -106,7 +106,7 @@ def open_scenes(split: PathLike, wanted: Iterable[int], sensor: str = "") -> dic
         FileNotFoundError, ValueError: no such folder, scene; naming file, image and key of what is wrong.
     """
     split, numbers = Path(split), list(dict.fromkeys(wanted))
-    if not split.is_dir() or split.name.isdigit() or _layout(split)[0] == "scenes":
+    if not split.is_dir() or split.name.isdecimal() or _layout(split)[0] == "scenes":
         return {n: bop_scenes.open_scene(split / f"{n:06d}", sensor) for n in numbers}
     there = {scene.scene_id: scene for scene in open_split(split, sensor).scenes}
     if missing := [n for n in numbers if n not in there]:
