@@ -54,13 +54,14 @@ class _Sees(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config, self.anchor = CONFIG, nn.Parameter(torch.zeros(()))
+        self.config, self.exported, self.anchor = CONFIG, None, nn.Parameter(torch.zeros(()))
 
     def forward(self, images: torch.Tensor, drawn: torch.Tensor) -> silhouettes.Output:
-        whole, prior = (nn.functional.adaptive_avg_pool2d(m[:, 0], 64) for m in (images, drawn))
+        side = images.shape[-1] // 2
+        whole, prior = (nn.functional.adaptive_avg_pool2d(m[:, 0], side) for m in (images, drawn))
         logits = whole.clamp(1e-3, 1 - 1e-3).logit()
-        doubt = (whole - prior).abs().mean((1, 2))[:, None, None, None].expand(-1, 1, 64, 64)
-        return silhouettes.Output(logits, logits, torch.cat([torch.zeros(len(images), 2, 64, 64), doubt], 1))
+        doubt = (whole - prior).abs().mean((1, 2))[:, None, None, None].expand(-1, 1, side, side)
+        return silhouettes.Output(logits, logits, torch.cat([torch.zeros(len(images), 2, side, side), doubt], 1))
 
 
 def _frame(model, pose: torch.Tensor) -> Frame:
@@ -90,6 +91,14 @@ def test_no_boxes_no_poses_and_unknown_objects_are_refused() -> None:
     assert len(search.predict(engine, frame, nothing)) == 0
     with pytest.raises(ValueError, match="7"):
         search.predict(engine, frame, Detections(torch.tensor([7]), torch.tensor([[10.0, 10, 50, 50]]), torch.ones(1)))
+
+
+def test_of_what_a_detector_finds_the_best_of_each_object_are_worth_a_search() -> None:
+    labels = torch.tensor([1, 2, 1, 1, 1, 1, 2, 1, 1])
+    scores = torch.tensor([0.5, 0.2, 0.9, 0.6, 0.3, 0.1, 0.05, 0.55, 0.7])
+    found = search.promising(Detections(labels, torch.zeros(9, 4), scores))
+    assert found.labels.tolist() == [1, 2, 1, 1, 1, 1]
+    assert torch.equal(found.scores, torch.tensor([0.5, 0.2, 0.9, 0.6, 0.55, 0.7]))  # at most five, of a third of the best
 
 
 OBJECTS = demo.folder() / "objects"

@@ -304,6 +304,9 @@ class Pipeline:
             poses, posteriors = probabilistic.predict_traced(network, frame, found, samples=samples)
             trace = trace._replace(posteriors=posteriors)
         elif isinstance(network, search.Model):
+            if detections is None:
+                found = search.promising(found)
+                trace = trace._replace(detections=found)
             poses = search.predict(network, frame, found)
         else:
             poses, correspondences = coordinates.predict_traced(network, frame, found, models=self.models)

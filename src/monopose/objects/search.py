@@ -28,6 +28,8 @@ from .networks import ObjectGeometry
 FACES = 3000  # of the meshes that are drawn
 TOGETHER = 48  # drawings that go through the network at once
 DOUBT = 0.5  # of the mean logarithm of the displacements' deviation, beside overlaps, in how like the photo a drawing is
+CANDIDATES = 5  # boxes of a detector, for each object, where it is searched for
+WORTH = 0.3  # of the best score of an object, the least of another of its boxes
 FITS = 4  # times that an object is moved until its box is the given one
 POINTS = 500  # of a mesh, whose box that is
 
@@ -37,6 +39,7 @@ class Config:
     obj_ids: tuple[int, ...] = ()  # the objects, BOP numbers
     views: int = 72  # directions from which an object is looked at
     turns: int = 6  # about the line of sight, for each of them
+    likely: int = 48  # drawings most like the photo in crops of half the side, which get a second look
     kept: int = 12  # drawings most like the photo, whose poses are made better
     rounds: int = 3  # times that they are, the better half each time
 
@@ -62,6 +65,17 @@ def engine(models: Mapping[int, ObjectModel], device: torch.device | str | None 
             f"no base weights of silhouettes come with this monopose, which the search needs ({weights.BASE})"
         )
     return Model(Config(tuple(sorted(models))), models, network).to(weights.choose_device(device))
+
+
+def promising(found: Detections) -> Detections:
+    """Of the boxes that a detector found those worth a search, which takes seconds, in their order: for each object its best
+    few, but for those much less likely than the best."""
+    rows: list[int] = []
+    for label in found.labels.unique():
+        mine = (found.labels == label).nonzero()[:, 0]
+        best = mine[found.scores[mine].argsort(descending=True, stable=True)][:CANDIDATES]
+        rows += best[found.scores[best] >= WORTH * found.scores[best[0]]].tolist()
+    return found[torch.tensor(sorted(rows), dtype=torch.int64, device=found.labels.device)]
 
 
 def predict_aligned(model: Model, frame: Frame, detections: Detections) -> PoseEstimates:
@@ -115,7 +129,7 @@ def predict(model: Model, frame: Frame, detections: Detections) -> PoseEstimates
         detections: boxes around whole objects, labels, scores.
 
     Returns:
-        PoseEstimates in the order of `detections`; score = detection score x how like the photo it is. About fifteen seconds
+        PoseEstimates in the order of `detections`; score = detection score x how like the photo it is. About five seconds
         of a core for each box.
 
     Raises:
@@ -148,9 +162,10 @@ def best(
     poses = placed(rotations(config.views, config.turns), model, box, K)
     known = torch.zeros(len(poses), 6, 6)
     kept = config.kept
+    if network.exported is None:  # what is exported computes crops of one side only
+        poses = _most_like(network, frame, K, poses, model, config.likely, network.config.input_size // 2)
     for _ in range(config.rounds):
-        parts = [_likeness(network, frame, K, poses[i : i + TOGETHER], model) for i in range(0, len(poses), TOGETHER)]
-        chosen = poses[torch.cat(parts).argsort(descending=True, stable=True)[:kept]]
+        chosen = _most_like(network, frame, K, poses, model, kept)
         same = [model] * len(chosen)
         seen = silhouettes.look(network, frame.image, K, chosen, same)
         poses, known = (v.cpu() for v in silhouettes.solved(seen, K, chosen, same))
@@ -161,7 +176,12 @@ def best(
     return poses[i], known[i], silhouettes.likeness(seen).cpu()[i]
 
 
-def _likeness(network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel) -> Tensor:
-    """How like the photo an object is that is drawn at poses (B, 4, 4): (B,)."""
-    fits, doubt = silhouettes.agreement(silhouettes.look(network, frame.image, K, poses, [model] * len(poses)))
-    return (fits - DOUBT * doubt).cpu()
+def _most_like(
+    network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel, count: int, side: int | None = None
+) -> Tensor:
+    """Of the poses (B, 4, 4) of an object the `count` in which a drawing of it is most like the photo, in crops of `side`."""
+    likeness = []
+    for some in poses.split(TOGETHER):
+        fits, doubt = silhouettes.agreement(silhouettes.look(network, frame.image, K, some, [model] * len(some), side))
+        likeness.append((fits - DOUBT * doubt).cpu())
+    return poses[torch.cat(likeness).argsort(descending=True, stable=True)[:count]]

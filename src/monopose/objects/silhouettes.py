@@ -283,7 +283,9 @@ class Look(NamedTuple):
     drawn: Tensor  # (B, 5, s, s)
 
 
-def look(model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence[ObjectModel]) -> Look:
+def look(
+    model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence[ObjectModel], side: int | None = None
+) -> Look:
     """Run the network on crops of a picture around B objects where their poses have them.
 
     Args:
@@ -292,8 +294,9 @@ def look(model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence
         K: of the image, (3, 3), pixels.
         poses: (B, 4, 4), metres.
         models: the CAD models, B of them.
+        side: of the crops, pixels; None: that of the training.
     """
-    side, device = model.config.input_size, next(model.parameters()).device
+    side, device = side or model.config.input_size, next(model.parameters()).device
     intrinsics = K.double().cpu()
     seen = [fused.bounds(m, p, intrinsics.numpy()) for m, p in zip(models, poses.double().cpu().numpy(), strict=True)]
     boxes = box_ops.square(torch.from_numpy(np.stack(seen)).float(), model.config.crop_scale).to(image.device)
