@@ -22,12 +22,13 @@ from ..geometry import se3
 from ..geometry.viewpoints import fibonacci_sphere, look_at
 from ..mesh.loading import simplified
 from ..types import Detections, Frame, ObjectModel, PoseEstimates
-from . import silhouettes
+from . import shading, silhouettes
 from .networks import ObjectGeometry
 
 FACES = 3000  # of the meshes that are drawn
 TOGETHER = 48  # drawings that go through the network at once
 DOUBT = 0.5  # of the mean logarithm of the displacements' deviation, beside overlaps, in how like the photo a drawing is
+SHADED = 2.0  # of the share of the shading that is explained, beside overlaps
 CANDIDATES = 5  # boxes of a detector, for each object, where it is searched for
 WORTH = 0.3  # of the best score of an object, the least of another of its boxes
 FITS = 4  # times that an object is moved until its box is the given one
@@ -42,6 +43,7 @@ class Config:
     likely: int = 48  # drawings most like the photo in crops of half the side, which get a second look
     kept: int = 12  # drawings most like the photo, whose poses are made better
     rounds: int = 3  # times that they are, the better half each time
+    last: int = 4  # of them go on to the end
 
 
 class Model(ObjectGeometry):
@@ -163,25 +165,33 @@ def best(
     known = torch.zeros(len(poses), 6, 6)
     kept = config.kept
     if network.exported is None:  # what is exported computes crops of one side only
-        poses = _most_like(network, frame, K, poses, model, config.likely, network.config.input_size // 2)
+        side = network.config.input_size // 2
+        likeness = [_likeness(network, frame, K, some, model, side) for some in poses.split(TOGETHER)]
+        poses = poses[torch.cat(likeness).argsort(descending=True, stable=True)[: config.likely]]
     for _ in range(config.rounds):
-        chosen = _most_like(network, frame, K, poses, model, kept)
+        likeness = [_likeness(network, frame, K, some, model) for some in poses.split(TOGETHER)]
+        chosen = poses[torch.cat(likeness).argsort(descending=True, stable=True)[:kept]]
         same = [model] * len(chosen)
         seen = silhouettes.look(network, frame.image, K, chosen, same)
         poses, known = (v.cpu() for v in silhouettes.solved(seen, K, chosen, same))
-        kept = max(kept // 2, 2)
-    seen = silhouettes.look(network, frame.image, K, poses, [model] * len(poses))
+        kept = max(kept // 2, config.last)
+    same = [model] * len(poses)
+    seen = silhouettes.look(network, frame.image, K, poses, same)
+    poses, shaded = shading.refine(frame.image, K, poses, same, seen.boxes, seen.output.visible.sigmoid())
+    seen = silhouettes.look(network, frame.image, K, poses, same)
     fits, doubt = (v.cpu() for v in silhouettes.agreement(seen))
-    i = int((fits - DOUBT * doubt).argmax())
+    i = int((fits - DOUBT * doubt + SHADED * shaded).argmax())
     return poses[i], known[i], silhouettes.likeness(seen).cpu()[i]
 
 
-def _most_like(
-    network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel, count: int, side: int | None = None
+def _likeness(
+    network: silhouettes.Model, frame: Frame, K: Tensor, poses: Tensor, model: ObjectModel, side: int | None = None
 ) -> Tensor:
-    """Of the poses (B, 4, 4) of an object the `count` in which a drawing of it is most like the photo, in crops of `side`."""
-    likeness = []
-    for some in poses.split(TOGETHER):
-        fits, doubt = silhouettes.agreement(silhouettes.look(network, frame.image, K, some, [model] * len(some), side))
-        likeness.append((fits - DOUBT * doubt).cpu())
-    return poses[torch.cat(likeness).argsort(descending=True, stable=True)[:count]]
+    """How like the photo an object is that is drawn at poses (B, 4, 4), in crops of `side` without its shading: (B,)."""
+    same = [model] * len(poses)
+    seen = silhouettes.look(network, frame.image, K, poses, same, side)
+    fits, doubt = silhouettes.agreement(seen)
+    like = (fits - DOUBT * doubt).cpu()
+    if side is not None:
+        return like
+    return like + SHADED * shading.explained(frame.image, K, poses, same, seen.boxes, seen.output.visible.sigmoid())

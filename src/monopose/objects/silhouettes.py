@@ -3,7 +3,7 @@
 Dense coordinates have to know the shape of an object by heart to guess the outline of what is hidden. Here the CAD model is
 drawn at the pose that was found and goes into the network beside the photo, so that the network only has to see by how much
 it is off, which is the same task for every object: one network, trained on many meshes, serves objects that it never saw.
-`contour.align` then moves the pose to that outline.
+`contour.align` then moves the pose to that outline, and `shading.refine` to where light explains what is inside of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..nets.backbones import backbone
 from ..nets.unet import conv_norm, enlarged
 from ..synthesis import fused
 from ..types import Camera, Frame, ObjectModel, PoseEstimates
+from . import shading
 from .coordinates import information
 
 CHANNELS = 5  # of a drawn prior: silhouette, relative depth, colours under a headlight
@@ -220,7 +221,7 @@ class OutlineTrace(NamedTuple):
 def predict(
     model: Model, frame: Frame, poses: PoseEstimates, models: Mapping[int, ObjectModel], rounds: int = ROUNDS
 ) -> PoseEstimates:
-    """Poses whose contours lie on the outlines that the network sees.
+    """Poses whose contours lie on the outlines that the network sees, and whose shading is that of the photo.
 
     Args:
         model: in eval mode.
@@ -231,8 +232,8 @@ def predict(
         rounds: how often it is drawn, looked at and moved.
 
     Returns:
-        the same estimates, moved where an outline fits better than before, their scores times how like the photo they are, see
-        `likeness`.
+        the same estimates, moved where an outline and then the shading fits better than before, their scores times how like the
+        photo they are, see `likeness`.
     """
     return predict_traced(model, frame, poses, models, rounds)[0]
 
@@ -258,6 +259,7 @@ def predict_traced(
             masks = seen.output.amodal.sigmoid(), seen.output.visible.sigmoid()
             moved = align(before, *masks, frame.image, seen.boxes, frame.camera.K, chosen, known)
             current[some] = moved.cam_from_obj
+        current[some], _ = shading.refine(frame.image, frame.camera.K, current[some], chosen, seen.boxes, masks[1])
         scores[some] *= likeness(seen).to(scores)
         shown = before, current[some], seen.boxes, seen.crops, seen.drawn, *masks
         traces += [OutlineTrace(row, m, *values) for row, m, *values in zip(some, chosen, *shown, strict=True)]
@@ -283,9 +285,7 @@ class Look(NamedTuple):
     drawn: Tensor  # (B, 5, s, s)
 
 
-def look(
-    model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence[ObjectModel], side: int | None = None
-) -> Look:
+def look(model: Model, image: Tensor, K: Tensor, poses: Tensor, models: Sequence[ObjectModel], side: int | None = None) -> Look:
     """Run the network on crops of a picture around B objects where their poses have them.
 
     Args:

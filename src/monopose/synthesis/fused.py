@@ -279,6 +279,39 @@ def _put(model: ObjectModel, pose: np.ndarray, K: np.ndarray, which: int, buffer
     return int(covered)
 
 
+@compiled.kernel(boundscheck=False)
+def _shape_and_colour(points, normals, colours, uv, texture, surface, faces, pose, K, owner, face, normal, albedo):
+    """Normals towards the camera, camera frame, and unlit colours, where an object is seen: into (3, H, W) each."""
+    height, width = owner.shape
+    for y in range(height):
+        for x in range(width):
+            if owner[y, x] < 0:
+                continue
+            f = face[y, x]
+            i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+            p, q, r = _corner(points, i, pose), _corner(points, j, pose), _corner(points, k, pose)
+            w0, w1, w2 = _weights(p, q, r, K, x, y)
+            towards, length = 0.0, 0.0
+            for c in range(3):
+                n = 0.0
+                for o in range(3):
+                    n += pose[c, o] * (w0 * normals[i, o] + w1 * normals[j, o] + w2 * normals[k, o])
+                normal[c, y, x] = n
+                towards += n * (w0 * p[c] + w1 * q[c] + w2 * r[c])
+                length += n * n
+            scale = (-1.0 if towards > 0 else 1.0) / np.sqrt(max(length, 1e-30))
+            for c in range(3):
+                normal[c, y, x] *= scale
+                if surface == _COLOURS:
+                    albedo[c, y, x] = w0 * colours[i, c] + w1 * colours[j, c] + w2 * colours[k, c]
+                elif surface == _TEXTURE:
+                    s = w0 * uv[i, 0] + w1 * uv[j, 0] + w2 * uv[k, 0]
+                    t = w0 * uv[i, 1] + w1 * uv[j, 1] + w2 * uv[k, 1]
+                    albedo[c, y, x] = _texel(texture, c, s, t)
+                else:
+                    albedo[c, y, x] = GREY
+
+
 def bounds(model: ObjectModel, pose: np.ndarray, K: np.ndarray) -> np.ndarray:
     """`samples.amodal_box` in numpy: the box around the whole silhouette, (4,), xyxy pixel edges."""
     return np.array(_pixel_bounds(_array(model.vertices, _NONE3), pose, K, 1e-6)) + 0.5
@@ -308,6 +341,16 @@ def prior(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> np.
     middle = float(pose[2, :3] @ model.bounds.mean(0).double().numpy() + pose[2, 3])
     depth = np.where(seen, 1 / np.maximum(inverse_depth, 1e-6) - middle, 0) / (model.diameter / 2)
     return np.concatenate([seen[None], depth.clip(-2, 2)[None], image.transpose(2, 0, 1)]).astype(np.float32)
+
+
+def surface(model: ObjectModel, pose: np.ndarray, K: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What light falls on, in a square crop as if nothing hid the object: normals towards the camera, camera frame, and colours
+    without light, (3, side, side) float32 each, 0 beside the object; the silhouette, (side, side), bool."""
+    buffers = _buffers((side, side))
+    _put(model, pose, K, 0, buffers)
+    normal, albedo = np.zeros((3, side, side), np.float32), np.zeros((3, side, side), np.float32)
+    _shape_and_colour(*_surface(model), pose, K, *buffers[:2], normal, albedo)
+    return normal, albedo, buffers[0] >= 0
 
 
 def owners(models: Sequence[ObjectModel], poses: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
