@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -224,6 +225,12 @@ def test_faces_are_counted_however_their_lines_begin(tmp_path, monkeypatch, end)
     path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf" + " 1 2 3" * 5 + "\n")
     with pytest.raises(ValueError, match="asks for 13 faces"):
         read_raw(path)
+    if end == "\r":
+        monkeypatch.delenv("MONOPOSE_MAX_FACES")
+        path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * 1_000_001)
+        monkeypatch.setattr("monopose.mesh.obj._lines", None)  # before any line is read
+        with pytest.raises(ValueError, match=r"asks for 1e\+06 faces"):
+            read_raw(path)
 
 
 def test_what_an_obj_holds_beside_triangles_is_said(tmp_path):
@@ -266,7 +273,8 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk"])
-def test_names_and_comments_in_any_encoding(tmp_path, encoding):
+def test_names_and_comments_in_any_encoding(tmp_path, encoding, monkeypatch):
+    monkeypatch.setitem(sys.modules, "charset_normalizer", None)  # which trimesh would ask
     word = "Gehäuse" if encoding == "latin-1" else "模型"
     for suffix, comment in (("obj", "# {}\n"), ("ply", "comment {}\n"), ("off", "# {}\n")):
         path = ell_profile(tmp_path / f"ell.{suffix}")
