@@ -1,10 +1,12 @@
-"""Situations that went wrong once, kept in the folder `shared/cases` beside the checkout: each gives what it should.
+"""Situations that went wrong once, kept in the folder `shared/cases` beside the checkout, or MONOPOSE_CASES.
 
-Scripts of the PnP layers are run as they are; the others speak of older modules, so that their files go through today's.
+Each gives what it should. Scripts of the PnP layers are run as they are; the others speak of older modules, so that their
+files go through today's.
 """
 
 import json
 import logging
+import os
 import re
 import runpy
 import sys
@@ -37,10 +39,11 @@ from monopose.viewpoint import samples
 
 
 @pytest.fixture(scope="module")
-def cases(shared) -> Path:
-    if not (shared / "cases").is_dir():
-        pytest.skip("needs the folder shared/cases beside the checkout")
-    return shared / "cases"
+def cases() -> Path:
+    folder = Path(os.environ.get("MONOPOSE_CASES", Path(__file__).parents[2] / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder}, or MONOPOSE_CASES to name another")
+    return folder
 
 
 HERE = {

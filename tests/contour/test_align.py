@@ -113,6 +113,13 @@ def test_what_a_mask_only_guesses_is_not_held_against_a_pose():
     found = last_step.align(true, whole, seen, picture(true, model), CROP, K, [model])
     assert found.error[0] < 0.1
     assert last_step.align(true, whole, whole, picture(true, model), CROP, K, [model]).error[0] > 0.3
+    right = torch.arange(SIDE) >= SIDE // 2
+    whole, seen = (torch.where(right, v, 0.3).expand(1, SIDE, SIDE).double() for v in (0.9, 0.4))
+    found = last_step.align(true, whole, seen, picture(true, model), CROP, K, [model])
+    trust = torch.where(right, 0.25, 1.0).expand(1, SIDE, SIDE).double()  # the square of what is not guessed
+    k = camera_ops.crop_resize_K(K.double(), CROP.double(), (last_step.SIDE,) * 2)
+    expected = last_step._misfit(found.cam_from_obj.double().numpy(), k, [model], whole, trust)
+    np.testing.assert_allclose(found.error.numpy(), expected, rtol=1e-5)
 
 
 def test_colours_sharpen_what_is_seen_and_say_nothing_of_what_is_hidden():

@@ -455,6 +455,11 @@ def test_a_scene_that_does_not_say_its_depth_scale_is_in_millimetres(tmp_path, g
     unsaid = scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
     assert said.max() > 0
     np.testing.assert_allclose(unsaid * scale, said, rtol=1e-6)
+    for wrong in (1e-4 * scale, 1e4 * scale):  # of metres, or its reciprocal
+        entries["0"]["depth_scale"] = wrong
+        path.write_text(json.dumps(entries))
+        with pytest.raises(ValueError, match=r"000000\.png shows things .* m away .* 'depth_scale' .* must be millimetres"):
+            scenes.read_depth(scenes.open_scene(tmp_path / "000001"), 0)
 
 
 def test_targets_in_both_forms(tmp_path, generator):

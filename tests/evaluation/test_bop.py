@@ -395,9 +395,27 @@ def test_messages(one, tmp_path):
         evaluate(row, one, targets((7, 1, 1)), split="val")
     write_ply(one / "models_eval/obj_000001.ply", CUBE * 1e-3)
     with pytest.raises(
-        ValueError, match=r"obj_000001\.ply is 0\.1732 mm across its box but models_info\.json says diameter 173\.2"
+        ValueError,
+        match=r"obj_000001\.ply is 0\.1 x 0\.1 x 0\.1 mm, which does not fit the diameter of 173\.2 mm in models_info",
     ):
         evaluate(row, one, targets((7, 1, 1)))
+    write_ply(one / "models_eval/obj_000001.ply", CUBE * 0.6)  # the diameter of another version of the mesh
+    with pytest.raises(ValueError, match="does not fit the diameter of 173"):
+        evaluate(row, one, targets((7, 1, 1)))
+    with pytest.raises(ValueError, match=r"image_width must be a whole number from 1 .*, got -5"):
+        evaluate(row, one, targets((7, 1, 1)), image_width=-5)
+
+
+def test_estimates_in_another_unit_or_frame_are_doubted(one):
+    def doubts(t):
+        return "; ".join(evaluate(results((7, 1, 1.0, EYE, t)), one, targets((7, 1, 1)))["about"]["doubts"])
+
+    assert doubts((0, 0, 1000)) == doubts((0, 0, 700)) == ""
+    assert "estimates are 100 mm away and the true objects 1e+03 mm (medians); is 't' in" in doubts((0, 0, 100))
+    assert "1 of 1 estimates lie behind the camera" in doubts((0, 0, -1000))
+    cameras = one / "test/000004/scene_camera.json"
+    cameras.write_text(json.dumps({"7": {"cam_K": [300, 0, 160, 0, 300, 120, 0, 0, 1]}}))  # of half the size
+    assert "principal point is far from the middle of the picture" in doubts((0, 0, 1000))
 
 
 def test_evaluation_does_not_import_torch():
@@ -441,6 +459,9 @@ def test_declared_symmetries_are_tried_on_the_mesh(one, motion, message):
     side = np.linspace(-50, 50, 21)
     grid = np.stack(np.meshgrid(side, side, side[8:13]), -1).reshape(-1, 3)  # a plate
     write_ply(one / "models_eval/obj_000001.ply", grid)
+    infos = json.loads((one / "models_eval/models_info.json").read_text())
+    infos["1"]["diameter"] = float(np.linalg.norm([100, 100, 20]))
+    (one / "models_eval/models_info.json").write_text(json.dumps(infos))
     row = results((7, 1, 0.9, EYE, (0, 0, 1000)))
     assert evaluate(row, one, targets((7, 1, 1)))["ar"]["mean"] == 1
     set_symmetries(one, 1, [[float(v) for line in motion for v in line]])

@@ -176,6 +176,10 @@ def test_add_s_limit_is_sharp_on_both_sides(rng):
     assert 0.18 < exact < 0.19
     assert errors.add_s(est, true, x, limit=1.001 * exact) == exact
     assert errors.add_s(est, true, x, limit=0.8 * exact) == np.inf
+    twice = np.repeat(np.indices((8, 8, 4)).reshape(3, -1).T.astype(float), 2, axis=0)  # every other one bounds exactly
+    beside = np.eye(4)
+    beside[0, 3] = 0.25
+    assert errors.add_s(beside, np.eye(4), twice, limit=0.25) == 0.25  # what is at the limit is not above it
 
 
 def test_broadcasting_and_torch_tensors(rng):

@@ -150,6 +150,23 @@ def _clock():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="needs POSIX timers")
+def test_brackets_within_brackets_are_followed_by_nobody(prepared):
+    """JSON and YAML of 100,000 levels, which ended in RecursionError or took minutes, in every file of every reader."""
+    problems = []
+    for name, reader in READERS.items():
+        folder, files, _ = prepared(name)
+        for file, whole in files.items():
+            if file.suffix in (".json", ".yaml", ".yml"):
+                file.write_bytes(b"[" * 100_000 if len(problems) % 2 else b'{"a":' * 100_000)
+                try:
+                    problems.append((name, file.name, _problem(reader, folder, file, Mutation(b"", "deep"), None)))
+                finally:
+                    file.write_bytes(whole)
+    assert len(problems) > 30
+    assert [p for p in problems if p[2]] == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="needs POSIX timers")
 @pytest.mark.parametrize("name", READERS)
 def test_broken_files(prepared, name):
     folder, files, (right, finite) = prepared(name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monopose.io import limits, records
+from monopose.io import images, limits, records
 from monopose.io.cameras import ImageWarning, read_camera
 
 K = [[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]
@@ -243,7 +243,52 @@ def test_intrinsics_divided_or_multiplied_are_refused(tmp_path, factor):
 
 
 def test_a_wide_lens_is_none_of_these(tmp_path):
-    assert float(read_camera(write(tmp_path, {**BASE, "fx": 120.0, "fy": 120.0})).K[0, 0]) == 120
+    with pytest.warns(ImageWarning, match=r"camera\.json: a horizontal field of view of 139 degrees is unusual"):
+        assert float(read_camera(write(tmp_path, {**BASE, "fx": 120.0, "fy": 120.0})).K[0, 0]) == 120
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"fx": 85.0, "fy": 85.0}, "field of view of 150 degrees is unusual; is K in pixels"),  # an 85 mm lens
+        ({"cx": 240.0, "cy": 320.0}, r"\(240, 320\) is far from the middle of the 640x480 image; .*swapped"),
+        ({"fx": 300.0, "fy": 300.0, "cx": 160.0, "cy": 120.0}, "a picture of another size"),
+        ({"fy": 500.0}, "differ by more than 5 %"),
+    ],
+)
+def test_what_can_be_a_camera_and_is_odd_is_said(tmp_path, change, warning):
+    file = write(tmp_path, {**BASE, **change})
+    with pytest.warns(ImageWarning, match=warning):
+        read_camera(file)
+    with pytest.warns(ImageWarning, match=warning):  # of every command that takes a picture
+        images.make_frame(torch.zeros(3, 480, 640), file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.json", json.dumps({"K": K, "k": K, "width": 640, "height": 480}), "keys K and k differ in nothing but capitals"),
+        ("c.json", json.dumps({"K": K, "D": BROWN, "d": [], "width": 640, "height": 480}), "keys D and d differ"),
+        ("c.yaml", f"K: {K}\nheight: 480\nwidth: 640\n---\nK: {K}\nheight: 480\nwidth: 320\n---\n", "cameras differ; keep one"),
+        ("cameras.txt", "1 PINHOLE 640 480 600 600 320 240\n01 PINHOLE 640 480 500 500 320 240\n", "the same number"),
+        ("c.yaml", "cam0:\n  intrinsics: [600, 600, 320, 240]\n  resolution: [640, 480]\n  distortion_model: none\n"
+         "  distortion_coeffs: [-0.3, 0.1, 0, 0]\n", "distortion_model is 'none', but distortion_coeffs are given"),
+        ("c.yaml", "cam0:\n  intrinsics: [600, 600, 320, 240]\n  resolution: [640, 480]\n  radial: [-0.3, 0.1]\n", "'radial'"),
+        ("c.yaml", "fx: 6_00\nfy: 600\ncx: 320\ncy: 240\nwidth: 640\nheight: 480\n", "6_00 is none that all programs read"),
+    ],
+)  # fmt: skip
+def test_of_two_values_none_is_taken_in_silence(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        read_camera(write(tmp_path, text, name))
+
+
+def test_what_says_nothing_else_may_be_there_again(tmp_path):
+    message = f"K: {K}\nheight: 480\nwidth: 640\nheader: {{seq: %d}}\n"
+    torch.testing.assert_close(
+        read_camera(write(tmp_path, f"{message % 1}---\n{message % 2}---\n", "c.yaml")).K, torch.tensor(K)
+    )
+    camera = "cam0:\n  intrinsics: [600, 600, 320, 240]\n  resolution: [640, 480]\n  distortion_coeffs: [-0.3, 0.1, 0, 0]\n"
+    assert read_camera(write(tmp_path, camera, "c.yaml")).distortion.tolist() == pytest.approx([-0.3, 0.1, 0, 0])
 
 
 @pytest.mark.parametrize(

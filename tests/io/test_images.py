@@ -480,14 +480,14 @@ def test_stems_name_frames_unless_they_repeat(tmp_path):
 def test_a_camera_file_is_parsed_once(tmp_path, monkeypatch):
     for n in (3, 4, 5):
         _save(tmp_path / f"{n:06d}.png", _array(8, 16))
-    per_image = {str(n): {"cam_K": [100.0 + n, 0, 8, 0, 100, 4, 0, 0, 1]} for n in (3, 4, 5)}
+    per_image = {str(n): {"cam_K": [20.0 + n, 0, 8, 0, 20 + n, 4, 0, 0, 1]} for n in (3, 4, 5)}
     file = tmp_path / "scene_camera.json"
     file.write_text(json.dumps(per_image))
     opened = []
     parse = images.parse_camera
     monkeypatch.setattr(images, "parse_camera", lambda path: opened.append(path) or parse(path))
     focal = [float(frame.camera.K[0, 0]) for _, frame in iterate_frames(tmp_path, file)]
-    assert focal == [103, 104, 105]  # each picture has its own camera all the same
+    assert focal == [23, 24, 25]  # each picture has its own camera all the same
     assert opened == [file]
     with pytest.raises(ValueError, match=r"both a camera \(scene_camera\.json\) and a field of view"):
         list(iterate_frames(tmp_path, file, fov_deg=60))

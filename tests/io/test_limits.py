@@ -17,10 +17,10 @@ def _chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-@pytest.fixture
-def bomb(tmp_path):
-    """A PNG of 60,000 x 60,000 pixels, in 1 kB."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+@pytest.fixture(params=[13_000, 60_000])
+def bomb(tmp_path, request):
+    """A PNG of so many pixels wide and high, in 1 kB."""
+    header = struct.pack(">IIBBBBB", request.param, request.param, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(1000))
     path = tmp_path / "test/000001/mask_visib/000000_000000.png"
     path.parent.mkdir(parents=True)
@@ -29,7 +29,7 @@ def bomb(tmp_path):
 
 
 def test_pictures_and_masks(bomb):
-    asked = r"asks for 3600 megapixels of a picture or mask, .*MONOPOSE_MAX_MEGAPIXELS"
+    asked = r"asks for (169|3600) megapixels of a picture or mask, .*MONOPOSE_MAX_MEGAPIXELS"
     for reader in (read_image, read_masks):
         with pytest.raises(limits.TooMuch, match=asked):
             reader(bomb)

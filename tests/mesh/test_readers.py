@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -155,13 +156,91 @@ def test_headers_that_ask_for_the_impossible(tmp_path, old, new, message):
         load_mesh(path, "mm")
 
 
+@pytest.mark.parametrize(
+    ("kind", "row", "face", "message"),
+    [
+        ("uchar", "0 200 0", "3 0 1 2", None),
+        ("uchar", "0 200 0.5", "3 0 1 2", "'blue' of element 'vertex' is declared as uchar, and has the value 0.5"),
+        ("uchar", "300 200 0", "3 0 1 2", "'red' of element 'vertex' is declared as uchar, and has the value 300"),  # not 44
+        ("char", "0 0 200", "3 0 1 2", "'blue' .* declared as char, and has the value 200"),
+        ("uchar", "0 0 -5", "3 0 1 2", "'blue' .* has the value -5"),
+        ("uchar", "0 0 0", "3 0 1.5 2", "'vertex_indices' of element 'face' is declared as int, and has the value 1.5"),
+    ],
+)
+def test_numbers_in_text_are_of_the_type_that_the_header_declares(tmp_path, kind, row, face, message):
+    header = "".join(f"property {kind} {colour}\n" for colour in ("red", "green", "blue"))
+    text = (
+        f"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n{header}"
+        f"element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0 {row}\n1 0 0 {row}\n0 1 0 {row}\n{face}\n"
+    )
+    path = tmp_path / "a.ply"
+    path.write_text(text)
+    if message is None:
+        np.testing.assert_allclose(read_raw(path).colors, np.tile([0, 200 / 255, 0], (3, 1)))
+        path.write_text(
+            text.replace("uchar red", "ushort red").replace("uchar green", "ushort green").replace("uchar b", "ushort b")
+        )
+        np.testing.assert_allclose(read_raw(path).colors, np.tile([0, 200 / 255, 0], (3, 1)))  # not nearly black
+        return
+    with pytest.raises(ValueError, match=rf"a\.ply.*{message}"):
+        read_raw(path)
+    if "face" not in message:
+        with pytest.raises(ValueError, match=message):
+            read_ply_vertices(path)
+
+
 def test_a_vertex_number_that_is_no_whole_number_is_refused(tmp_path):
     (tmp_path / "a.ply").write_text(
         "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n"
-        "property list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1.5 2\n"
+        "property list uchar float vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1.5 2\n"
     )
     with pytest.raises(ValueError, match=r"a\.ply has a face with vertex number 1\.5, which is no whole number"):
         read_raw(tmp_path / "a.ply")
+
+
+def test_large_concave_faces_take_no_time_and_endless_ones_are_refused(monkeypatch):
+    k = np.arange(300)
+    teeth = np.stack([np.stack([k + 0.1, 0 * k], 1), np.stack([k + 0.5, 0 * k + 80], 1), np.stack([k + 0.9, 0 * k], 1)], 1)
+    comb = np.concatenate([[[0, 0]], teeth.reshape(-1, 2), [[300, -10], [0, -10]]])
+    points = np.pad(comb, ((0, 0), (0, 1)))
+    corners = points[triangulated(points, np.array([len(points)]))[0]]
+    signed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2] / 2
+    assert (signed <= 0).all()  # this comb turns clockwise
+    assert -signed.sum() == pytest.approx(300 * 10 - 0.1 * 10 / 2 + 300 * 0.8 * 80 / 2)
+    tangle = np.random.default_rng(0).random(
+        (600, 3)
+    )  # crosses itself everywhere; took 6 s, and eight times that for twice as many
+    assert len(triangulated(tangle, np.array([400]))[0]) == 398
+    with pytest.raises(ValueError, match="concave faces of up to 6000 corners, which take long"):
+        triangulated(np.random.default_rng(0).random((6000, 3)), np.array([6000]))
+
+
+@pytest.mark.parametrize("end", ["\r", "\n ", "\n\t"])
+def test_faces_are_counted_however_their_lines_begin(tmp_path, monkeypatch, end):
+    monkeypatch.setenv("MONOPOSE_MAX_FACES", "10")
+    path = tmp_path / "a.obj"
+    path.write_text(end.join(["v 0 0 0", "v 1 0 0", "v 0 1 0", *["f 1 2 3"] * 11]))
+    with pytest.raises(ValueError, match=r"a\.obj asks for 11 faces of a mesh.*MONOPOSE_MAX_FACES"):
+        read_raw(path)
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf" + " 1 2 3" * 5 + "\n")
+    with pytest.raises(ValueError, match="asks for 13 faces"):
+        read_raw(path)
+    if end == "\r":
+        monkeypatch.delenv("MONOPOSE_MAX_FACES")
+        path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * 1_000_001)
+        monkeypatch.setattr("monopose.mesh.obj._lines", None)  # before any line is read
+        with pytest.raises(ValueError, match=r"asks for 1e\+06 faces"):
+            read_raw(path)
+
+
+def test_what_an_obj_holds_beside_triangles_is_said(tmp_path):
+    triangle = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+    (tmp_path / "a.obj").write_text(triangle + "cstype bspline\ndeg 1 1\nsurf 0 1 0 1 1 2 3 3\nend\n")
+    assert any("curved surfaces ('surf') are not read" in note for note in notes_of(tmp_path / "a.obj", "cm")[1])
+    (tmp_path / "b.obj").write_text("mtllib b.mtl\nusemtl a\n" + triangle)
+    (tmp_path / "b.mtl").write_text("newmtl a\nKd 255 0 0\n")
+    with pytest.raises(ValueError, match=r"b\.mtl, line 2: 'Kd' must be from 0 to 1"):
+        read_raw(tmp_path / "b.obj")
 
 
 @pytest.mark.parametrize("suffix", ["obj", "ply", "off"])
@@ -194,7 +273,8 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk"])
-def test_names_and_comments_in_any_encoding(tmp_path, encoding):
+def test_names_and_comments_in_any_encoding(tmp_path, encoding, monkeypatch):
+    monkeypatch.setitem(sys.modules, "charset_normalizer", None)  # which trimesh would ask
     word = "Gehäuse" if encoding == "latin-1" else "模型"
     for suffix, comment in (("obj", "# {}\n"), ("ply", "comment {}\n"), ("off", "# {}\n")):
         path = ell_profile(tmp_path / f"ell.{suffix}")
@@ -207,7 +287,7 @@ def test_names_and_comments_in_any_encoding(tmp_path, encoding):
     (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}endsolid {word}\n".encode(encoding))
     assert area(read_raw(tmp_path / "a.stl")) == pytest.approx(5000)
     (tmp_path / "a.stl").write_bytes(f"solid {word}\n{facet}{facet[:40]}".encode(encoding))
-    with pytest.raises(ValueError, match=r"a\.stl is cut short: no 'endsolid', the file ends at line"):
+    with pytest.raises(ValueError, match=r"a\.stl is cut short: no 'endsolid' of its last solid, the file ends at line"):
         read_raw(tmp_path / "a.stl")
 
 
@@ -465,6 +545,34 @@ def test_placements_of_a_gltf_that_are_none(tmp_path, node, message):
         read_raw(gltf(tmp_path / "a.gltf", TRIANGLE, node=node))
 
 
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"scenes": None}, "'scenes' in 'the file' must be a JSON list, got 'None'"),
+        ({"meshes": [{"primitives": None}]}, "'primitives' in 'meshes' must be a JSON list"),
+        ({"meshes": [{"primitives": [3]}]}, "0 in 'primitives' must be a JSON object, got '3'"),
+        ({"meshes": [{"primitives": [{"attributes": []}]}]}, "'attributes' in 'primitives' must be a JSON object"),
+        ({"asset": None}, "'asset' must have 'version' 2.0"),
+        ({"materials": [{"pbrMetallicRoughness": None}]}, "'pbrMetallicRoughness' in 'materials' must be a JSON object"),
+        ({"materials": [{"pbrMetallicRoughness": {"baseColorFactor": [255, 0, 0, 1]}}]}, r"must be from 0 to 1, got \[255"),
+        ({"nodes": [{"mesh": 0}] * 20_001, "scenes": [{"nodes": list(range(20_001))}]}, "more than 20,000 nodes"),
+    ],
+)
+def test_the_shape_of_a_gltf_is_checked_before_it_is_used(tmp_path, extra, message):
+    with pytest.raises(ValueError, match=rf"a\.gltf.*{message}"):
+        read_raw(gltf(tmp_path / "a.gltf", TRIANGLE, {}, extra=extra))
+
+
+def test_what_of_a_gltf_is_left_out_or_at_rest_is_said(tmp_path):
+    nodes = {"nodes": [{"mesh": 0}, {"mesh": 0, "translation": [1, 0, 0]}]}
+    model, notes = notes_of(gltf(tmp_path / "a.gltf", TRIANGLE, extra=nodes), None)
+    assert len(model.faces) == 1
+    assert any("1 node with a mesh belong to no scene" in note for note in notes)
+    for node in ({"skin": 0}, {"weights": [0.5]}):
+        assert any("moved by bones or weights" in n for n in notes_of(gltf(tmp_path / "a.gltf", TRIANGLE, node=node), None)[1])
+    assert notes_of(gltf(tmp_path / "a.gltf", TRIANGLE, node={"weights": [0.0]}), None)[1] == []
+
+
 def test_an_stl_has_three_corners_in_each_facet(tmp_path):
     facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 90 0 0\nvertex 0 90 0\nendloop\nendfacet\n"
     text = "solid a\n" + facet * 6 + "endsolid\n"
@@ -472,6 +580,12 @@ def test_an_stl_has_three_corners_in_each_facet(tmp_path):
     del lines[3], lines[10], lines[17]  # three corners of three facets: their number is still a multiple of three
     (tmp_path / "a.stl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"a\.stl, line 7: a facet must have three corners"):
+        read_raw(tmp_path / "a.stl")
+    whole = "solid a\n" + facet * 2 + "endsolid a\n"
+    (tmp_path / "a.stl").write_text(whole * 2)
+    assert len(read_raw(tmp_path / "a.stl").faces) == 4
+    (tmp_path / "a.stl").write_text(whole + "solid b\n" + facet)
+    with pytest.raises(ValueError, match=r"a\.stl is cut short: no 'endsolid' of its last solid, the file ends at line 24"):
         read_raw(tmp_path / "a.stl")
 
 

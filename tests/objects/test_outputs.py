@@ -99,6 +99,14 @@ def test_boxes_from_files(tmp_path):
     with pytest.warns(UserWarning, match="has boxes for the pictures photo, none for other"):
         assert len(read_boxes([str(path)], [5])("other.png")) == 0
 
+    twice = [{"id": 3, "file_name": "a/photo.png"}, {"id": 4, "file_name": "b/photo.jpg"}, {"id": 5, "file_name": "b/x.jpg"}]
+    path.write_text(json.dumps({"images": twice, "annotations": [*rows, {**rows[0], "image_id": 5}]}))
+    assert len(read_boxes([str(path)], [5])("x.png")) == 1  # which they do not concern
+    for content in ({"images": twice, "annotations": rows}, [{**r, "image_id": t["file_name"]} for r, t in zip(rows, twice)]):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"boxes for a/photo\.png and b/photo\.jpg, which are both matched by 'photo'"):
+            read_boxes([str(path)], [5])("photo.png")
+
     path.write_text(json.dumps([{"label": "can", "bbox_modal": [1, 2, 3, 4]}]))
     assert read_boxes([str(path)], [5], {5: "can"})("photo.png").boxes.tolist() == [[1, 2, 3, 4]]
     with pytest.raises(ValueError, match=r"boxes\.json, entry 0: no object is called 'can', known: numbers alone"):

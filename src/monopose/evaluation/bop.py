@@ -157,7 +157,7 @@ def evaluate(
         "missing": missing_targets(
             rows, wanted, {} if isinstance(results, bop_results.Results) else bop_results.read_counts(results)
         ),
-        "doubts": _doubts(rows, wanted),
+        "doubts": _doubts(rows, wanted, truth),
     }
     return report
 
@@ -200,7 +200,7 @@ def missing_targets(
     return total
 
 
-def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]:
+def _doubts(rows: bop_results.Results, wanted: bop_results.Targets, truth: TargetTruth) -> list[str]:
     """What is odd about a result file, in words: BOP's server would refuse it, or its author would want to know."""
     doubts = []
     estimated = [*zip(rows.scene_id.tolist(), rows.im_id.tolist())]
@@ -223,6 +223,19 @@ def _doubts(rows: bop_results.Results, wanted: bop_results.Targets) -> list[str]
     numbers = np.column_stack([rows.scene_id, rows.im_id, rows.obj_id, rows.R.reshape(-1, 9), rows.t])
     if twice := len(numbers) - len(np.unique(numbers, axis=0)):
         doubts.append(f"{twice} rows repeat a pose of the same object and image")
+    if behind := int((rows.t[:, 2] < 0).sum()):
+        doubts.append(f"{behind} of {len(rows.t)} estimates lie behind the camera, which looks along +z")
+    away, true = (np.median(np.linalg.norm(t, axis=1)) if len(t) else 0.0 for t in (rows.t, truth.pose[:, :3, 3]))
+    if away > 0 and true > 0 and not 0.2 < away / true < 5:
+        doubts.append(
+            f"the estimates are {away * 1000:.3g} mm away and the true objects {true * 1000:.3g} mm (medians); is 't' in "
+            "millimetres?"
+        )
+    if odd := int((np.abs(truth.K[:, 0, 2] / truth.width - 0.5) > 0.2).sum()):
+        doubts.append(
+            f"{odd} of {len(truth.width)} true objects are seen by a camera whose principal point is far from the middle of "
+            "the picture; is cam_K for pictures of another size?"
+        )
     times: dict[tuple[int, int], set[float]] = {}
     for image, time in zip(estimated, rows.time.tolist()):
         times.setdefault(image, set()).add(time)
@@ -508,6 +521,8 @@ def open_data(
 ) -> Data:
     """Read results, targets and truth; the arguments are those of `protocol.evaluate`, and so is what it raises."""
     data_dir = Path(data_dir)
+    if image_width is not None:
+        records.whole(image_width, "image_width", 1)
     if not data_dir.is_dir():
         raise FileNotFoundError(
             f"no data set folder {data_dir}; it should hold models_eval/, test/ and test_targets_bop19.json"
@@ -577,11 +592,11 @@ def read_objects(folder: Path, obj_ids: Iterable[int]) -> dict[int, Object]:
     objects = {}
     for i, points in bop_models.read_model_points(folder, ids).items():
         info = infos[i]
-        extent = float(np.linalg.norm(np.ptp(points, axis=0)))
-        if not 0.5 < extent / info.diameter < 2:
+        sides = np.ptp(points, axis=0)  # between the longest and the diagonal lies every diameter
+        if not 0.95 * sides.max() < info.diameter < 1.05 * np.linalg.norm(sides):
             raise ValueError(
-                f"{folder}: obj_{i:06d}.ply is {extent * 1000:.4g} mm across its box but models_info.json says diameter "
-                f"{info.diameter * 1000:.4g} mm; both must be millimetres"
+                f"{folder}: the box of obj_{i:06d}.ply is {' x '.join(f'{s * 1000:.4g}' for s in sides)} mm, which does not "
+                f"fit the diameter of {info.diameter * 1000:.4g} mm in models_info.json; both must be millimetres"
             )
         bop_models.check_symmetries(points, info, f"{folder}/models_info.json, object {i}")
         group = errors.symmetry_group(info.discrete, info.axes, info.offsets)

@@ -58,11 +58,17 @@ def read_boxes(given: Sequence[str], labels: Sequence[int], names: dict[int, str
                 f"{place}the score of a box must lie between 0 and 1, got {score:g} for object {label}; divide percent by 100"
             )
     rows = [row for _, row in numbered]
+    ambiguous = {} if file is None else _called_alike(file)
     pictures = sorted({str(row[0]) for row in rows if row[0] is not None})
 
     def of_picture(name: str) -> Detections:
         stem = Path(name).stem
         number = re.search(r"(\d+)$", stem)
+        if stem in ambiguous:
+            raise ValueError(
+                f"{file} has boxes for {' and '.join(ambiguous[stem][:3])}, which are both matched by {stem!r}; give those of "
+                "one folder at a time"
+            )
         mine = [r for r in rows if r[0] in (None, stem) or (isinstance(r[0], int) and number and r[0] == int(number[1]))]
         if pictures and not mine:
             some = ", ".join(pictures[:5]) + (", ..." if len(pictures) > 5 else "")
@@ -152,6 +158,18 @@ def _read_file(path: Path, names: dict[int, str]) -> list[_Row]:
             place = "" if str(path) in str(error) else f"{where}: "
             raise ValueError(f"{place}{error}; {_FORMS}") from error
     return rows
+
+
+def _called_alike(path: Path) -> dict[str, list[str]]:
+    """The pictures of a file whose names differ in folder or ending alone, by what boxes are matched by."""
+    content = records.read_json(path)
+    rows = content.get("images", []) if isinstance(content, dict) else content
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        for name in (row.get("file_name"), row.get("image_id")):
+            if isinstance(name, str):
+                names.setdefault(_stem(name), set()).add(name)
+    return {stem: sorted(files) for stem, files in names.items() if len(files) > 1}
 
 
 def _stem(name: str) -> str:

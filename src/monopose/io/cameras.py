@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -69,12 +70,38 @@ PINHOLE = ("plumb_bob", "rational_polynomial", "pinhole", "opencv", "brown", "br
 
 
 def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None) -> Camera:
+    """The camera in a parsed file, see `read_camera`; warns where it looks like another picture's."""
+    camera = _camera_of(file, im_id, size)
+    warn_of_doubts(camera, file.path.name)
+    return camera
+
+
+def warn_of_doubts(camera: Camera, name: str) -> None:
+    """Warn where a camera could be one, and looks as if K were in another unit, or for a picture of another size."""
+    K, (height, width) = camera.K.double(), camera.size
+    fov = 2 * math.degrees(math.atan(width / 2 / float(K[0, 0])))
+    doubts = []
+    if fov >= 130:
+        doubts.append(f"a horizontal field of view of {fov:.0f} degrees is unusual; is K in pixels and for this size?")
+    if abs(float(K[0, 0] / K[1, 1]) - 1) > 0.05:
+        doubts.append(f"fx {float(K[0, 0]):.4g} and fy {float(K[1, 1]):.4g} differ by more than 5 %; pixels are usually square")
+    off = max(abs(float(K[0, 2]) - (width - 1) / 2) / width, abs(float(K[1, 2]) - (height - 1) / 2) / height)
+    if 0.1 < off < 0.5:  # beyond, it lies outside, which `make_camera` says
+        doubts.append(
+            f"the principal point ({float(K[0, 2]):.4g}, {float(K[1, 2]):.4g}) is far from the middle of the {width}x{height} "
+            "image; is the camera that of a crop, of a picture of another size, or are cx and cy swapped?"
+        )
+    for doubt in doubts:
+        warnings.warn(f"{name}: {doubt}", ImageWarning, stacklevel=5)
+
+
+def _camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None) -> Camera:
     path, content = file
     if content and all(re.fullmatch(r"\d+", key) for key in content):
         return _scene_camera(content, im_id, size, path)
     if _is_chain(content):
         return _chain_camera(content, path)
-    lower = {key.lower(): value for key, value in content.items()}
+    lower = _lowered(content, str(path))
     if all(key in lower for key in ("fx", "fy")) or "cx" in lower:
         fx, fy, cx, cy = (_number(lower, key, path) for key in ("fx", "fy", "cx", "cy"))
         K = [fx, _number(lower, "skew", path) if "skew" in lower else 0.0, cx, 0, fy, cy, 0, 0, 1]
@@ -117,6 +144,16 @@ def camera_of(file: CameraFile, im_id: int | None, size: tuple[int, int] | None)
     return _region(lower, K, where, lens, path)
 
 
+def _lowered(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A table by its keys in small letters; K and k in one of them are two that mean the same."""
+    lower = {str(key).lower(): value for key, value in table.items()}
+    if len(lower) < len(table):
+        names = [str(key).lower() for key in table]
+        twice = [str(key) for key in table if names.count(str(key).lower()) > 1]
+        raise ValueError(f"{where}: the keys {' and '.join(twice[:4])} differ in nothing but capitals; keep one")
+    return lower
+
+
 def _size_of(lower: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
     """(height, width) as a file of any kind writes it, or None."""
     if "resolution" in lower:  # [h, w]
@@ -145,7 +182,7 @@ def _distortion(lower: Mapping[str, Any], path: Path) -> list[float] | None:
         return None
     value = lower[given[0]]
     if isinstance(value, Mapping) and "data" not in value:
-        inside = _distortion({str(k).lower(): v for k, v in value.items()}, path)
+        inside = _distortion(_lowered(value, f"{path}: {given[0]!r}"), path)
         if inside is None:
             raise ValueError(f"{path}: {given[0]!r} holds no coefficients under k1, k2, p1, …, got {dict(value)!r:.80}")
         return inside
@@ -255,7 +292,10 @@ def parse_camera(path: str | Path) -> CameraFile:
         return CameraFile(path, {"cam_K": values if len(values) == 9 else [values[n] for n in (0, 1, 2, 4, 5, 6, 8, 9, 10)]})
     colmap = [words for line in text.splitlines() if (words := line.split()) and not words[0].startswith("#")]
     if colmap and all(len(words) > 4 and words[0].isdecimal() and re.fullmatch("[A-Z][A-Z_]+", words[1]) for words in colmap):
-        return CameraFile(path, {f"cam{words[0]}": {"colmap": words[1:]} for words in colmap})
+        cameras = {f"cam{int(words[0])}": {"colmap": words[1:]} for words in colmap}
+        if len(cameras) < len(colmap):
+            raise ValueError(f"{path} gives {len(colmap)} cameras, and some have the same number; keep one of each")
+        return CameraFile(path, cameras)
     try:
         json_like = text.lstrip().startswith(("{", "["))
         documents = [records.parse_json(text, str(path))] if json_like else records.parse_yaml(text, str(path))
@@ -264,7 +304,13 @@ def parse_camera(path: str | Path) -> CameraFile:
     if not documents or not isinstance(documents[0], dict):
         got = type(documents[0]).__name__ if documents else "nothing"
         raise ValueError(f"{path} should hold one table of camera values, or K as nine numbers row by row, got {got}")
+    if any(_without_time(other) != _without_time(documents[0]) for other in documents[1:] if other is not None):
+        raise ValueError(f"{path} holds {len(documents)} messages, and their cameras differ; keep one")
     return CameraFile(path, {str(key): value for key, value in documents[0].items()})
+
+
+def _without_time(message: Any) -> Any:
+    return {k: v for k, v in message.items() if k != "header"} if isinstance(message, dict) else message
 
 
 def camera_numbers(table: Mapping[str, Any], key: str, count: int | None, path: Path) -> list[float]:
@@ -331,8 +377,11 @@ def _chain_camera(content: Mapping[str, Any], path: Path) -> Camera:
         raise ValueError(f"{where}: expected a table with intrinsics and resolution, got {entry!r:.80}")
     if "colmap" in entry:
         return _colmap_camera(entry["colmap"], path, where)
-    lower = {str(k).lower(): value for k, value in entry.items()}
-    model, lens = str(lower.get("camera_model", "pinhole")).lower(), str(lower.get("distortion_model", "none")).lower()
+    lower = _lowered(entry, where)
+    given = "none" if records.lens_key({"d": lower.get("distortion_coeffs")}) is None else "radtan"
+    model, lens = str(lower.get("camera_model", "pinhole")).lower(), str(lower.get("distortion_model", given)).lower()
+    if lens == "none" and given != lens:
+        raise ValueError(f"{where}: distortion_model is 'none', but distortion_coeffs are given; keep one")
     if model != "pinhole" or lens not in ("radtan", "none"):
         raise ValueError(
             f"{where}: camera_model {model!r} with distortion_model {lens!r} is not supported, only pinhole with radtan or "
@@ -340,6 +389,8 @@ def _chain_camera(content: Mapping[str, Any], path: Path) -> Camera:
         )
     fx, fy, cx, cy = camera_numbers(lower, "intrinsics", 4, path)
     width, height = camera_numbers(lower, "resolution", 2, path)  # unlike MegaPose's
+    if (unread := records.lens_key(lower, ("distortion_coeffs", "distortion_model"))) is not None:
+        raise ValueError(f"{where} has the key {unread!r}, which is not read; write the coefficients as 'distortion_coeffs'")
     distortion = None if lens == "none" else camera_numbers(lower, "distortion_coeffs", 4, path)
     return make_camera([fx, 0, cx, 0, fy, cy, 0, 0, 1], records.image_size(height, width, where), distortion, where)
 

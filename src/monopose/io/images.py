@@ -20,7 +20,7 @@ from torch import Tensor
 from ..geometry.camera import K_from_fov
 from ..types import Camera, Frame
 from . import limits
-from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, width_by_height
+from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, warn_of_doubts, width_by_height
 from .files import IMAGE_SUFFIXES, Unreadable, existing_file
 from .packed import Packed, packed_files, packed_pictures
 
@@ -293,7 +293,9 @@ def _camera_of_K(K: Any, size: tuple[int, int]) -> Camera:
             (): "a field of view? Give fov_deg=",
         }.get(matrix.shape, "give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
         raise ValueError(f"camera= as K must be (3, 3), in pixels, got {matrix.shape}: {hint}")
-    return make_camera(matrix, size, None, "camera=")
+    camera = make_camera(matrix, size, None, "camera=")
+    warn_of_doubts(camera, "camera=")
+    return camera
 
 
 def _kind(source: Any) -> str:

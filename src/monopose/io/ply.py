@@ -147,20 +147,23 @@ def _ascii_rows(path: Path, element: _Element, rows: list[tuple[int, list[bytes]
     columns: dict[str, Array | Lists] = {}
     position = [0] * len(rows)
     try:
-        for name, _, length in element.properties:
+        for name, kind, length in element.properties:
             counts = [1] * len(rows)
             if length:
                 counts = [int(row[p]) for (_, row), p in zip(rows, position)]
                 position = [p + 1 for p in position]
             values = np.array([w for (_, row), p, n in zip(rows, position, counts) for w in row[p : p + n]], dtype=np.float64)
+            _check_type(path, element.name, name, kind, values)
             columns[name] = Lists(np.array(counts, np.int64), values) if length else values
             position = [p + n for p, n in zip(position, counts)]
             if min(counts, default=0) < 0:
                 raise IndexError
         if position != [len(row) for _, row in rows]:
             raise IndexError
-    except (ValueError, IndexError):
-        at = next(n for n, (_, row) in enumerate(rows) if not _fits(row, element))
+    except (ValueError, IndexError) as error:
+        at = next((n for n, (_, row) in enumerate(rows) if not _fits(row, element)), None)
+        if at is None:  # of another type than declared
+            raise error
         number, row = rows[at]
         shown = b" ".join(row)[:60].decode("latin-1")
         if number == last:
@@ -170,6 +173,20 @@ def _ascii_rows(path: Path, element: _Element, rows: list[tuple[int, list[bytes]
             f"{path}, line {number}: expected the numbers of a '{element.name}' ({expected}), got '{shown}'"
         ) from None
     return columns
+
+
+def _check_type(path: Path, element: str, name: str, kind: str, values: Array) -> None:
+    """Raise where text holds a number that the declared type cannot, as 0.5 or 300 of a uchar: it would become another."""
+    dtype = np.dtype(_TYPES[kind])
+    if dtype.kind == "f":
+        return
+    limit = np.iinfo(dtype)
+    wrong = (values != np.floor(values)) | ~((values >= limit.min) & (values <= limit.max))
+    if wrong.any():
+        raise ValueError(
+            f"{path}: property '{name}' of element '{element}' is declared as {kind}, and has the value {values[wrong][0]:g}; "
+            "export it again"
+        )
 
 
 def _fits(row: list[bytes], element: _Element) -> bool:

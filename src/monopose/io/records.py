@@ -152,7 +152,7 @@ def parse_yaml(text: str, where: str) -> list[Any]:
         return construct(node, deep=True) if type(node) in make else construct(node)
 
     def number(loader: Any, node: Any) -> Any:
-        if re.search(r":|^[-+]?0\d", node.value):  # in YAML 1.1 of base 60, or 8
+        if re.search(r"[:_]|^[-+]?0\d", node.value):  # in YAML 1.1 of base 60, or 8; 6_40 is 640 there, and text in 1.2
             raise ValueError(
                 f"{where}: the number {node.value} is none that all programs read alike; write it in digits and a point"
             )

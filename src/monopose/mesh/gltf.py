@@ -16,6 +16,7 @@ from .appearance import Note, Part, beside, picture
 
 _TYPES = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+MOST_NODES = 20_000  # in a scene; each takes a tenth of a millisecond, and no object has so many
 _KNOWN = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp"}
 
 
@@ -25,6 +26,7 @@ class _File:
     json: dict[str, Any]
     binary: bytes
     buffers: dict[int, bytes]
+    arrays: dict[int, np.ndarray]  # of accessors that were read
     notes: list[Note]
 
     def entry(self, kind: str, number: Any) -> dict[str, Any]:
@@ -68,17 +70,26 @@ def read_gltf(path: Path) -> tuple[list[Part], list[Note]]:
             raise ValueError(
                 f"{path}: node {number} hangs below two others, or in a circle; the nodes of a glTF file are a tree"
             )
+        if len(reached) == MOST_NODES:
+            raise ValueError(f"{path} has more than {MOST_NODES:,} nodes; join its parts and export it again")
         reached.add(number)
         placed = above @ _placement(node, f"{path}, node {number}")
         waiting += [(child, placed) for child in reversed(node.get("children", []))]
         if "mesh" not in node:
             continue
+        if "skin" in node or any(node.get("weights", file.entry("meshes", node["mesh"]).get("weights")) or ()):
+            text = f"{path.name}: node {number} is moved by bones or weights, which are not read; place and size may be wrong"
+            file.notes.append(Note(text, lost=False))
         for primitive in file.entry("meshes", node["mesh"]).get("primitives", []):
             part = _part(file, primitive, placed)
             if part is not None:
                 parts.append(part)
                 count += len(part.faces)
                 limits.check("MONOPOSE_MAX_FACES", count, str(path))
+    beside = sum("mesh" in node for n, node in enumerate(file.json.get("nodes", [])) if n not in reached)
+    if beside:
+        text = f"{path.name}: {beside} node{'s' * (beside > 1)} with a mesh belong to no scene, or not to the one shown first"
+        file.notes.append(Note(f"{text}; the object is loaded without them", lost=False))
     return parts, list(dict.fromkeys(file.notes))
 
 
@@ -105,9 +116,33 @@ def _opened(path: Path) -> _File:
         content = records.parse_json(text.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:
         raise ValueError(f"{path} could not be read as {path.suffix[1:].upper()}: its JSON is not UTF-8") from None
-    if not isinstance(content, dict) or not str(content.get("asset", {}).get("version", "")).startswith("2"):
+    asset = content.get("asset") if isinstance(content, dict) else None
+    if not isinstance(asset, dict) or not str(asset.get("version", "")).startswith("2"):
         raise ValueError(f"{path} is no glTF 2 file: 'asset' must have 'version' 2.0")
-    return _File(path, content, binary, {}, [])
+    _check_shape(content, path)
+    return _File(path, content, binary, {}, {}, [])
+
+
+_LISTS = ("scenes", "nodes", "meshes", "primitives", "children", "extensionsRequired", "materials", "textures", "images")
+_OBJECTS = (
+    "attributes", "extensions", "pbrMetallicRoughness", "KHR_materials_pbrSpecularGlossiness", "baseColorTexture", "sparse",
+    "diffuseTexture", "KHR_texture_transform", "EXT_texture_webp", "values",
+)  # fmt: skip
+
+
+def _check_shape(content: Any, path: Path, within: Any = "", depth: int = 0) -> None:
+    """Raise where a list or an object is none, wherever its key stands."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        wanted: Any = None
+        if key in _LISTS:
+            wanted = list
+        elif key in _OBJECTS or (within, key) == ("sparse", "indices") or (within == "primitives" and isinstance(key, int)):
+            wanted = dict
+        if wanted is not None and not isinstance(value, wanted):
+            kind = "list" if wanted is list else "object"
+            raise ValueError(f"{path}: {key!r} in {within or 'the file'!r} must be a JSON {kind}, got {str(value)[:40]!r}")
+        if isinstance(value, (dict, list)) and key != "extras" and depth < 12:
+            _check_shape(value, path, within if isinstance(key, int) else key, depth + 1)
 
 
 def _placement(node: dict[str, Any], where: str) -> np.ndarray:
@@ -200,7 +235,10 @@ def _look(
     grey = "trimesh" in str(file.json["asset"].get("generator", "")) and pbr.get(key) == [0.4, 0.4, 0.4, 1.0]
     given = key in pbr and not grey  # that grey is what trimesh writes where nothing was given
     if given:
-        linear = records.numbers(pbr, key, (4,), where)[:3].clip(0, 1)
+        linear = records.numbers(pbr, key, (4,), where)[:3]
+        if not ((linear >= 0) & (linear <= 2)).all():
+            raise ValueError(f"{where}: {key!r} must be from 0 to 1, got {linear.tolist()}")
+        linear = linear.clip(0, 1)
         factor = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     image = uv = None
     if named is not None:
@@ -294,6 +332,8 @@ def _whole(record: dict[str, Any], key: str, file: _File, default: int | None = 
 def _accessor(file: _File, number: Any) -> np.ndarray:
     """An accessor as (N, width), integers that are `normalized` as floats in [-1, 1] or [0, 1]."""
     entry = file.entry("accessors", number)
+    if number in file.arrays:
+        return file.arrays[number]
     count, kind, width = (
         _whole(entry, "count", file),
         _TYPES.get(entry.get("componentType", 0)),
@@ -309,13 +349,14 @@ def _accessor(file: _File, number: Any) -> np.ndarray:
     if sparse is not None:
         some = _whole(sparse, "count", file)
         values = values.copy()
-        where = sparse["indices"]
+        where = records.value(sparse, "indices", f"{file.path}, accessor {number}")
         rows = _values(file, where, _TYPES.get(where.get("componentType", 0), "u4"), 1, some)[:, 0].astype(np.int64)
         if rows.max(initial=-1) >= count:
             raise ValueError(f"{file.path}: accessor {number} changes an entry that it has not")
-        values[rows] = _values(file, sparse["values"], kind, width, some)
+        values[rows] = _values(file, records.value(sparse, "values", f"{file.path}, accessor {number}"), kind, width, some)
     if entry.get("normalized") and kind != "f4":
-        return np.maximum(values.astype(np.float64) / np.iinfo(kind).max, -1.0)
+        values = np.maximum(values.astype(np.float64) / np.iinfo(kind).max, -1.0)
+    file.arrays[number] = values
     return values
 
 

@@ -48,8 +48,10 @@ def read_obj(path: Path) -> tuple[list[Part], list[Note]]:
     Source: Wavefront, Object Files (.obj) and Material Library File (.mtl), 1995.
     """
     data = path.read_bytes()
-    limits.check("MONOPOSE_MAX_FACES", data.count(b"\nf ") + data.count(b"\nf\t"), str(path))
+    faces = sum(data.count(before + b"f" + after) for before in (b"\n", b"\r", b" ", b"\t") for after in (b" ", b"\t"))
+    limits.check("MONOPOSE_MAX_FACES", faces, str(path))
     lines = _lines(path, decoded(data))
+    limits.check("MONOPOSE_MAX_FACES", len(lines.words) - 2 * len(lines.counts), str(path))  # triangles
     v, vt, vn = (_table(path, kind, lines.rows[kind]) for kind in ("v", "vt", "vn"))
     for kind, table in (("vt", vt), ("v", v[:, 3:6])):
         if not np.isfinite(table).all():
@@ -105,6 +107,9 @@ def _doubts(path: Path, data: bytes, place: np.ndarray, triangle: np.ndarray, co
         notes.append(Note(text, lost=False))
     if some:
         notes.append(Note(f"{path.name}: some vertices have colours and others none; it is loaded without them"))
+    if b"\nsurf " in data:
+        text = f"{path.name}: its curved surfaces ('surf') are not read; export it as triangles"
+        notes.append(Note(text, lost=False))
     if b"\n#MRGB " in data:
         notes.append(Note(f"{path.name}: the colours in #MRGB lines, ZBrush's own, are not read; export it as PLY"))
     return notes
@@ -245,6 +250,8 @@ def _read_mtl(text: str, where: str) -> dict[str, _Material]:
                 raise ValueError(f"{where}, line {number}: 'Kd' must be three numbers, got '{line.strip()[:60]}'") from None
             if values:
                 color = np.array(values if len(values) == 3 else values[:1] * 3)
+                if not ((color >= 0) & (color <= 2)).all():  # some are brighter than white, none is 255 times so
+                    raise ValueError(f"{where}, line {number}: 'Kd' must be from 0 to 1, got '{line.strip()[:60]}'")
                 materials[name] = materials[name]._replace(color=color.clip(0, 1))
         elif key == "map_kd" and name in materials:
             file, scale, offset = _map(line.strip()[6:].strip())

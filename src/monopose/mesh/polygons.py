@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+MOST_WORK = 30_000_000  # squares of the corners of concave polygons, added up; takes about 5 s
+
 
 def triangulated(points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Triangles that cover polygons.
 
-    Triangles and convex polygons become fans, concave polygons are clipped ear by ear in the plane of their mean normal.
+    Triangles and convex polygons become fans, concave polygons are clipped ear by ear in the plane of their mean normal. That
+    takes about the square of their corners; what would take minutes is refused.
 
     Args:
         points: places of the corners of all polygons, one polygon after the other, (C, 3).
@@ -17,10 +20,14 @@ def triangulated(points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np
     Returns:
         triangles as rows of `points`, (T, 3), in the order of the polygons; the polygon of each, (T,).
 
+    Raises:
+        ValueError: concave polygons of too many corners.
+
     Source: Meisters, "Polygons have ears", American Mathematical Monthly, 1975; Newell's normal.
     """
     counts = np.asarray(counts, np.int64)
     first = np.cumsum(counts) - counts
+    work = 0
     triangles, owners = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)]
     for n in np.unique(counts[counts >= 3]).tolist():
         which = np.flatnonzero(counts == n)
@@ -30,7 +37,14 @@ def triangulated(points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np
             fan[1] = 2, 3, 0
         new = rows[:, fan]  # (polygons, n - 2, 3)
         if n > 3:
-            for i in np.flatnonzero(_concave(points[rows])):
+            concave = np.flatnonzero(_concave(points[rows]))
+            work += len(concave) * n * max(n, 20)
+            if work > MOST_WORK:
+                raise ValueError(
+                    f"there are concave faces of up to {n} corners, which take long to cut into triangles; export the file "
+                    "again as triangles"
+                )
+            for i in concave:
                 new[i] = rows[i][_ears(points[rows[i]])]
         triangles.append(new.reshape(-1, 3))
         owners.append(np.repeat(which, n - 2))
@@ -69,24 +83,23 @@ def _ears(polygon: np.ndarray) -> np.ndarray:
     left = list(range(n))
     out = []
     at = 0
-    misses = 0
+    misses, tries = 0, 4 * n + 100  # corners that were no ears: since the last one, and that may still come
     while len(left) > 3:
         k = len(left)
         i, j, m = left[(at - 1) % k], left[at % k], left[(at + 1) % k]
         a, b, c = flat[i], flat[j], flat[m]
         area = float(cross(a, b, c))
         ear = area > tiny
-        if ear:
+        if ear and tries > 0:
             others = flat[left]
             inside = (cross(a, b, others) >= -tiny) & (cross(b, c, others) >= -tiny) & (cross(c, a, others) >= -tiny)
             corner = (others == a).all(1) | (others == b).all(1) | (others == c).all(1)
             ear = not (inside & ~corner).any()
-        if ear or abs(area) <= tiny or misses >= k:  # no ear at all: the polygon crosses itself; go on with any corner
+        if ear or abs(area) <= tiny or misses >= k or tries <= 0:  # no ears: the polygon crosses itself; go on with any corner
             out.append((i, j, m))
             left.pop(at % k)
-            misses = 0
+            misses, at = 0, at - 1  # the corner before may be an ear now
         else:
-            misses += 1
-            at += 1
+            misses, at, tries = misses + 1, at + 1, tries - 1
         at %= len(left)
     return np.array([*out, tuple(left)], np.int64)

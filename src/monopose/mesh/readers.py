@@ -81,8 +81,11 @@ def _read_stl(path: Path, data: bytes) -> tuple[Part, bool]:
                         f"{path}, line {n}: a facet must have three corners, the one before has not; is the file whole?"
                     )
         check_count(path, len(found) // 3)
-        if not any(line.strip().lower().startswith("endsolid") for line in lines):
-            raise ValueError(f"{path} is cut short: no 'endsolid', the file ends at line {len(lines)}; is it whole?")
+        begun, ended = (sum(bool(re.match(rf"\s*{w}\b", line, re.I)) for line in lines) for w in ("solid", "endsolid"))
+        if ended < begun:
+            raise ValueError(
+                f"{path} is cut short: no 'endsolid' of its last solid, the file ends at line {len(lines)}; is it whole?"
+            )
         if len(found) % 3:
             raise ValueError(f"{path} has {len(found)} corners, no multiple of three; is the file whole?")
         points = []
@@ -158,8 +161,8 @@ def _read_ply(path: Path) -> tuple[list[Part], list[Note]]:
         ):
             values = columns(element, of, *names)
             if values is not None:
-                kind = ply.types[of][names[0]]
-                return values / (1.0 if kind[0] == "f" and values.max(initial=0) <= 1 else 65535.0 if kind == "u2" else 255.0)
+                kind, most = ply.types[of][names[0]], values.max(initial=0)
+                return values / (1.0 if kind[0] == "f" and most <= 1 else 65535.0 if kind == "u2" and most > 255 else 255.0)
         return None
 
     vertices = columns(vertex, "vertex", "x", "y", "z")

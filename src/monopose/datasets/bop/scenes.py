@@ -433,7 +433,16 @@ def read_depth(scene: Scene, im_id: int) -> Array:
         path, content = Path(packed[0]), packed[1]
     if path is None:
         raise FileNotFoundError(f"no depth image {im_id:06d}.png in {scene.folder}/depth ({found(scene.folder)})")
-    return (_read_plane(path, content) * scene.depth_unit[_row(scene, im_id)]).astype(np.float32)
+    unit = scene.depth_unit[_row(scene, im_id)]
+    depth = (_read_plane(path, content) * unit).astype(np.float32)
+    known = depth[depth > 0]
+    middle = float(np.median(known)) if known.size else 1.0
+    if not records.NEAREST < middle < records.FARTHEST:
+        raise ValueError(
+            f"{path} shows things {middle:.3g} m away (median) by the 'depth_scale' {unit / MM:g} of scene_camera.json, image "
+            f"{im_id}; it must be millimetres for each stored value"
+        )
+    return depth
 
 
 def _depth_file(scene: Scene, im_id: int) -> Path | None:
@@ -507,7 +516,7 @@ def read_targets(path: PathLike) -> Targets:
     if len(first) < len(rows):
         again = where[int(np.setdiff1d(np.arange(len(rows)), first)[0])]
         raise ValueError(f"{again}: this object of this image is there before; give it once, with its inst_count")
-    return Targets(scene_id, im_id, obj_id, whole_numbers(rows, "inst_count", where))
+    return Targets(scene_id, im_id, obj_id, whole_numbers(rows, "inst_count", where, 1))
 
 
 def targets_of(opened: Iterable[Scene], min_visibility: float = 0.1) -> Targets:
