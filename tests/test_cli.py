@@ -354,6 +354,24 @@ def test_shards_of_a_folder(pipeline, photo, tmp_path, monkeypatch, capsys):
     assert "--shard counts from 1/2 to 2/2, got 3/2" in capsys.readouterr().err
 
 
+def test_shards_of_other_pictures_cameras_and_boxes_are_refused(pipeline, photo, tmp_path, capsys):
+    """Names are the same, what the files hold is not."""
+    photos, camera, boxes = tmp_path / "photos", tmp_path / "camera.json", tmp_path / "boxes.json"
+    photos.mkdir()
+    photo.rename(photos / "photo.png")
+    camera.write_text('{"fx": 60, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48}')
+    boxes.write_text('[{"label": 5, "bbox_modal": [1, 2, 30, 40]}]')
+    words = ("predict", photos, "--model", "x", "--camera", camera, "--boxes", boxes, "--out", tmp_path / "out", "--shard")
+    assert _run(*words, "1/2") == 0, capsys.readouterr().err
+    for file, key in ((photos / "photo.png", "source"), (camera, "camera"), (boxes, "boxes")):
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        assert _run(*words, "2/2") == 1
+        assert f'shards with other settings: {{"{key}": ' in capsys.readouterr().err
+        file.write_bytes(before)
+    assert _run(*words, "2/2") == _run("merge", tmp_path / "out") == 0
+
+
 def test_a_misspelt_model_is_named(capsys):
     assert cli.main(["predict", "a.png", "--modle", "demo"]) == 2
     assert "give --model RUN, a run folder or the name of bundled weights, not --modle" in capsys.readouterr().err
@@ -468,6 +486,8 @@ def test_predict_bop(pipeline, tmp_path):
             "given for object 8, but the model knows only 5",
         ),
         (["predict", "nothing.png", "--model", "x", "--fov", "60"], 1, "no image at nothing.png"),
+        (["predict", "nothing", "--model", "x", "--fov", "60", "--shard", "1/2"], 1, "no folder of pictures, tar or Parquet"),
+        (["predict", "PHOTO", "--model", "x", "--fov", "60", "--shard", "1/2"], 2, "--shard and --ray need a folder"),
         (["predict", "PHOTO", "--model", "x", "--fov", "60", "--true-boxes"], 2, "--true-boxes belongs to --bop DIR"),
         (["predict", "PHOTO", "--model", "x", "--fov", "60", "--posterior"], 1, "coordinates, which have no distribution"),
         (["predict", "--bop", "lmo", "--model", "x", "--fov", "60"], 2, "--fov goes with a SOURCE, not with --bop"),

@@ -5,12 +5,15 @@ them one after the other, in a folder that holds photo.jpg and its camera.json (
 without a language, or with sh; listings that only look like one say `text`.
 """
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from monopose import cli
 
@@ -86,6 +89,40 @@ def test_commands_parse(page, workplace, monkeypatch):
             cli.parse(words)
         except cli.UsageError as error:
             pytest.fail(f"{page.name}: {command!r}: {error}")
+
+
+STAND_INS = """
+to_monopose() { while [ "$1" != monopose ]; do shift; done; "$@"; }
+srun() { to_monopose "$@"; }; torchrun() { to_monopose "$@"; }; pip() { :; }; cd() { :; }
+sbatch() { case "${@: -1}" in monopose*) eval "${@: -1}";; *) echo 7 >&2;; esac; }
+parallel() { to_monopose "${@//\\{\\}/3}"; }
+monopose() { printf '%s\\0' "$@"; printf '\\n'; }
+"""
+
+
+def test_scripts_for_clusters_do_their_share(workplace, monkeypatch):
+    """The blocks of docs/scale.md, run with stand-ins for the schedulers, as the third of many processes."""
+    monkeypatch.chdir(workplace)
+    shares = []
+    place = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_SUBMIT_DIR": ".", "JOB_COMPLETION_INDEX": "2"}
+    for _, language, body in _blocks(ROOT / "docs/scale.md"):
+        if language == "yaml":
+            job = yaml.safe_load(body)["spec"]
+            container = job["template"]["spec"]["containers"][0]
+            assert {v["name"] for v in container["volumeMounts"]} == {v["name"] for v in job["template"]["spec"]["volumes"]}
+            shell, flag, body = container["command"]
+            assert (shell, flag, job["completionMode"]) == ("sh", "-c", "Indexed")
+        elif language != "bash":
+            continue
+        script, env = STAND_INS + body, {**os.environ, **place}
+        done = subprocess.run(["bash", "-eu", "-c", script], env=env, capture_output=True, text=True, check=True)
+        for line in done.stdout.splitlines():
+            words = line.split("\0")[:-1]
+            words = words[: words.index(":::")] if ":::" in words else words
+            args = cli.parse(words)
+            shares.append(getattr(getattr(args, "sharing", None), "shard", None))
+    assert [s for s in shares if s] == ["3/64", "3/64", "3/64", "3/8", "3/8", "3/64", "3/64", "3/32", "3/256"]
+    assert job["completions"] == job["parallelism"] == 64
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -180,6 +180,9 @@ def _merge(args: own.Merge) -> Any:
         if words[0] not in SHARED:  # the file may come from anybody
             raise ValueError(f"{job['folder']} names a command that has no shards: {words[0]!r}; expected {', '.join(SHARED)}")
         here = os.getcwd()
+        if not Path(job["cwd"]).is_dir():
+            text = f"the shards of {job['folder']} were started in {job['cwd']}, which is not there"
+            raise FileNotFoundError(f"{text}; merge on a machine that has it, as relative paths are meant from there")
         try:
             os.chdir(job["cwd"])  # relative paths are meant from there
             results.append(do([*without(words, "--shard", 1), "--shard", "merge"]))
@@ -385,6 +388,8 @@ def _main(argv: Sequence[str] | None) -> int:
         _say(f"monopose {__version__}")
         return 0
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be any bytes
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch is imported: threads that wait leave the core to others

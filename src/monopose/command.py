@@ -20,7 +20,7 @@ from tyro.conf import arg
 
 from .io import shards
 from .io.files import IMAGE_SUFFIXES, Unreadable, atomic_write, list_unreadable, sole_writer
-from .io.packed import packed_files
+from .io.packed import digest_of_pictures, packed_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -195,9 +195,11 @@ def check_source(source: str | None, data: Path | None, name: str, boxes: Sequen
 
 
 def check_shared(sharing: ShardOptions, source: str | None) -> None:
-    """ValueError if shards are asked for of a source whose pictures cannot be listed."""
+    """ValueError if shards are asked for of a source whose pictures cannot be listed; FileNotFoundError if it is not there."""
     shared = sharing.shard is not None or sharing.ray is not None
     if shared and source is not None and not Path(source).is_dir() and not packed_files(source):
+        if not Path(source).exists() and not source.isdecimal() and "://" not in source:
+            raise FileNotFoundError(f"no folder of pictures, tar or Parquet file at {source}")
         raise ValueError(f"--shard and --ray need a folder of pictures, a tar or a Parquet file as SOURCE, got {source}")
 
 
@@ -235,6 +237,12 @@ class Result:
 
 def silent(line: str) -> None:
     """Say nothing."""
+
+
+def shared_settings(source: str | None, camera: CameraOptions, boxes: Sequence[str] = ()) -> dict[str, Any]:
+    """What shards have to agree on that predict pictures: which pictures, which camera, which boxes."""
+    of = digest_of_pictures(source) if source is not None else ""
+    return {"source": of, "camera": asdict(camera), "boxes": [Path(word) for word in boxes]}
 
 
 Pictures = Iterator[tuple[str, "Callable[[], Frame]"]]

@@ -6,6 +6,7 @@ pixel edges (the whole image is `(0, 0, w, h)`), sizes `(height, width)`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -178,6 +179,13 @@ class ObjectModel:
         low, high = self.bounds
         bits = torch.tensor([[i >> k & 1 for k in range(3)] for i in range(8)], device=low.device, dtype=torch.bool)
         return torch.where(bits, high, low)
+
+    @cached_property
+    def digest(self) -> str:
+        """A short name for its shape and look: models with the same are drawn alike."""
+        parts = (self.vertices, self.faces, self.colors, self.uv, self.texture)
+        arrays = [p.detach().cpu().contiguous().numpy() for p in parts if p is not None]
+        return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
     def to(self, *args: Any, **kwargs: Any) -> ObjectModel:
         return moved(self, *args, **kwargs)

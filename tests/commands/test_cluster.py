@@ -18,6 +18,7 @@ from monopose.io import shards
 from monopose.io.shards import Job
 
 COUNT = 20
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning:monopose.commands.cluster")  # arguments that Ray drops
 
 
 def do(words):
@@ -27,10 +28,11 @@ def do(words):
         return learn(out)
     job = Job(out / ".partial/test", {"kind": kind}, COUNT, 1, shards.parse(words[-1]))
     for block, pieces in job.todo():
-        if block == 7 and not (out / "killed").exists():
+        if block == 7 and (not (out / "killed").exists() or (out / "always").exists()):
             (out / "killed").touch()
             if (out / "full").exists():
-                raise OSError(errno.ENOSPC, "No space left on device")
+                full = OSError(errno.ENOSPC, "No space left on device")
+                raise full if kind == "synth" else FileNotFoundError("no weights file at runs/parts")
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.5 * (out / "slow").exists())
         with open(out / "done.txt", "a") as log:
@@ -95,6 +97,18 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(ray, tmp_path, 
     assert sorted(map(int, (tmp_path / "done.txt").read_text().split())) == list(range(COUNT))
 
 
+@pytest.mark.parametrize("kind", ["synth", "predict"])
+def test_a_shard_that_kills_its_worker_each_time_ends_the_command(ray, tmp_path, kind, monkeypatch):
+    from monopose.commands import cluster
+
+    monkeypatch.setattr(cluster, "RETRIES", 1)
+    (tmp_path / "always").touch()
+    with pytest.raises((OSError, ValueError), match=r"a shard was lost 2 times \(.*; the same command goes on"):
+        cluster.run([kind, str(tmp_path)], do, workers=2)
+    (tmp_path / "always").unlink()
+    assert cluster.run([kind, str(tmp_path)], do, workers=2) == [i * i for i in range(COUNT)]
+
+
 def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path, monkeypatch):
     from monopose.commands import cluster
 
@@ -106,7 +120,7 @@ def test_a_training_whose_process_was_killed_begins_again(ray, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["synth", "predict"])
-def test_a_full_disk_on_one_worker_loses_nothing(ray, tmp_path, kind, monkeypatch):
+def test_a_full_disk_or_missing_weights_on_one_worker_lose_nothing(ray, tmp_path, kind, monkeypatch):
     from monopose.commands import cluster
 
     monkeypatch.setattr(cluster, "PAUSE", 0.1)
@@ -229,12 +243,12 @@ def test_poses_as_a_table(tmp_path):
 
     rows = [[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5], [0.0, 0.0, 0.0, 1.0]]
     pose = {"label": 5, "name": "can", "score": 0.5, "cam_from_obj": rows}
-    images = [{"image": "a.png", "poses": [pose, pose]}, {"image": "b.png", "poses": []}]
+    images = [{"image": "a\udcfe.png", "poses": [pose, pose]}, {"image": "b.png", "poses": []}]
     write_json(tmp_path / "poses.json", {"images": images})
     table = pyarrow.read_table(write_parquet(tmp_path / "poses.json"))
     assert table.num_rows == 2
     sixteen = [v for row in rows for v in row]
-    assert table.to_pylist()[1] == {**pose, "image": "a.png", "cam_from_obj": sixteen}
+    assert table.to_pylist()[1] == {**pose, "image": "a\\udcfe.png", "cam_from_obj": sixteen}
     (tmp_path / "a_b-test.csv").write_text("scene_id,im_id,obj_id,score,R,t,time\n3,7,5,0.5,1 0 0 0 1 0 0 0 1,100 0 500,0.25\n")
     assert results.read_results(tmp_path / "a_b-test.csv").t.tolist() == [[0.1, 0.0, 0.5]]
     (row,) = pyarrow.read_table(write_parquet(tmp_path / "a_b-test.csv")).to_pylist()

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +119,35 @@ def test_it_is_made_once_and_again_after_a_change(split, monkeypatch):
     assert len(open_split(split)) == 6
     (split / "000007/rgb/000001.png").unlink()  # listed, but no longer there
     assert numbers(open_split(split)) == [(1, 0), (1, 1), (1, 2), (7, 0), (7, 2)]
+
+
+OPEN = """
+import sys
+from monopose.datasets.bop import pictures
+found = pictures.index(sys.argv[1], (1, 2, 3))
+at = len(found.objects(0.3)), len(found), found[77_777].scene.scene_id, found[77_777].rows.tolist()
+print(*at, int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
+def test_a_large_split_takes_little_memory(tmp_path, monkeypatch):
+    """100,000 pictures of five objects; their JSON is left out. How long it takes says python -m benchmarks.scale."""
+    for n in range(100):
+        (tmp_path / f"shard-{n:06d}.tar").touch()
+    ids, rows = np.arange(1000), 5000
+    truth = scenes.SceneTruth(
+        np.repeat(ids, 5), np.arange(rows) % 5 + 1, np.arange(rows) % 5, np.tile(np.eye(3), (rows, 1, 1)),
+        np.ones((rows, 3)), np.ones((rows, 4)), np.ones((rows, 4)), np.arange(rows) % 5 / 5,
+    )  # fmt: skip
+    K, world, places = np.ones((1000, 3, 3)), np.ones((1000, 4, 4)), np.zeros((1000, 3, 3), int)
+    read = ((scenes.Scene(tmp_path, n, "", ids, K, ids / 1e3, world, truth), places) for n in range(100))
+    monkeypatch.setattr(index, "_pieces", lambda *args: read)
+    assert len(open_split(tmp_path)) == 100_000
+    opened = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    *found, megabytes = opened.split(maxsplit=6)
+    assert " ".join(found) == "100000 100000 77 [3885, 3886, 3887]"
+    assert int(megabytes) < 300
 
 
 def test_a_folder_that_cannot_be_written_to(split, monkeypatch, tmp_path):

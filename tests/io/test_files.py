@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monopose.io.files import atomic_write, existing_file, write_json
+from monopose.io.files import atomic_write, existing_file, list_unreadable, note_unreadable, write_json
 
 
 def test_new_file_replaces_old_and_leaves_nothing_else(tmp_path):
@@ -17,6 +17,13 @@ def test_new_file_replaces_old_and_leaves_nothing_else(tmp_path):
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in path.parent.iterdir()] == ["poses.json"]
+
+
+def test_lists_take_names_of_any_bytes(tmp_path):
+    reason = f"{os.fsdecode(b'old' + bytes([254]))}.png is no\npicture"
+    for write in (lambda path: list_unreadable(path, [reason]), *2 * [lambda path: note_unreadable(path, reason)]):
+        write(tmp_path / "unreadable.txt")
+        assert (tmp_path / "unreadable.txt").read_text(encoding="utf-8") == "old\\udcfe.png is no picture\n"
 
 
 def test_temporary_name_is_hidden_and_keeps_the_suffix(tmp_path):

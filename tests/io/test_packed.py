@@ -1,5 +1,6 @@
 """Pictures in tars and Parquet files are those of a folder; what is broken is named."""
 
+import gzip
 import io
 import tarfile
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from monopose.io.files import Unreadable
 from monopose.io.images import listed_frames
-from monopose.io.packed import packed_files
+from monopose.io.packed import name_for_files, packed_files
 
 
 def encoded(n):
@@ -49,6 +50,20 @@ def test_tars(tmp_path):
     assert packed_files(tmp_path / "photo.png") == []
 
 
+def test_names_that_no_file_can_have_are_shortened(tmp_path):
+    """Overlays and other results are called as their pictures."""
+    long, (a, b) = "x" * 246, ("y" * 240 + n for n in "ab")
+    tar(tmp_path / "odd.tar", {f"{a}.png": encoded(1), f"{b}.png": encoded(2), "ü \n.png": encoded(3)})
+    found = shown(tmp_path / "odd.tar")
+    assert list(found.values()) == [1, 2, 3]
+    assert [len(n) for n in found] == [53, 53, 3]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / f"{long}.png").write_bytes(encoded(4))
+    (name,) = shown(tmp_path / "photos")
+    assert (name[:40], len(name)) == (long[:40], 53)
+    assert name_for_files("a\0b").startswith("ab-")
+
+
 @pytest.mark.parametrize("names", [["struct", "path"], ["bytes", "path"], ["bytes"]])
 def test_parquet(tmp_path, names):
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'monopose[ray]'")
@@ -74,6 +89,21 @@ def test_what_is_broken_is_named(tmp_path):
     (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"cut\.tar is not a whole tar without compression"):
         listed_frames(tmp_path / "cut.tar", fov_deg=60)
+    tar(tmp_path / "more.tar", {"a.png": encoded(1), "b.png": encoded(2)})
+    content = (tmp_path / "more.tar").read_bytes()
+    second = content.index(b"b.png")
+    for name, changed in {
+        "header": content[: second + 1] + b"X" + content[second + 2 :],  # its checksum is wrong
+        "between": content[:second], "member": content[: second + 520], "two": content * 2, "nothing": b"",
+        "gzip": gzip.compress(content), "padded": gzip.compress(content) + bytes(1024),
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.tar").write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"{name}\.tar is not a whole tar without compression"):
+            listed_frames(tmp_path / f"{name}.tar", fov_deg=60)
+    (tmp_path / "compressed").mkdir()
+    (tmp_path / "compressed/a.tar.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=r"a\.tar\.gz is compressed; unpack it"):
+        listed_frames(tmp_path / "compressed", fov_deg=60)
     tar(tmp_path / "empty.tar", {"a.txt": b""})
     with pytest.raises(ValueError, match=r"no pictures in .*empty\.tar"):
         listed_frames(tmp_path / "empty.tar", fov_deg=60)

@@ -1,7 +1,5 @@
 """Jobs in blocks: shared in any way they give the same rows; what is missing or of another kind is named."""
 
-import json
-
 import pytest
 
 from monopose.io.shards import MERGE, Job, Shard, folder_of, jobs, parse
@@ -65,20 +63,46 @@ def test_the_command_is_kept_for_the_merge(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0"])
+@pytest.mark.parametrize("text", ["0/3", "4/3"])
 def test_a_shard_outside_of_n_is_refused(text):
     with pytest.raises(ValueError, match=f"--shard counts from 1/.*got {text}; where an array job counts from 0, add 1"):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "3", "a/b", "1/2/3", "-1/3", "1.0/2"])
+@pytest.mark.parametrize("text", ["", "3", "a/b", "1/2/3", "-1/3", "1.0/2", "1/0", "٣/4"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(ValueError, match="--shard expects I/N, such as 3/8, got"):
         parse(text)
 
 
-def test_a_broken_block_is_named(tmp_path):
+def test_files_of_the_same_name_that_hold_something_else_are_other_settings(tmp_path):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text("[1]")
+    do(tmp_path / "job", Shard(1, 2), {"boxes": boxes})
+    do(tmp_path / "job", Shard(2, 2), {"boxes": boxes})
+    boxes.write_text("[2]")
+    with pytest.raises(ValueError, match=r"other settings: .*boxes\.json \("):
+        do(tmp_path / "job", MERGE, {"boxes": boxes})
+
+
+def test_what_a_piece_has_written_must_still_be_there(tmp_path):
+    job, files = do(tmp_path / "job", Shard(1, 1)), {i: tmp_path / f"{i}.png" for i in range(23)}
+    for i in set(files) - {7, 22}:
+        files[i].touch()
+    with pytest.raises(ValueError, match=r"8 of 23 are missing in .*from 0: 5 to 9, 20 to 22.*run --shard 1/1 again"):
+        job.require_files(files)
+    assert [block for block, _ in job.todo()] == [1, 4]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"job": 1, "rows": [], "about": {}}', '{"job": "a", "rows": '])
+def test_broken_files_are_named(tmp_path, text):
     job = do(tmp_path / "job", Shard(1, 1))
-    job.file(3).write_text(json.dumps({"job": job.digest, "rows": []})[:20])
-    with pytest.raises(ValueError, match=r"000003\.json is not valid JSON"):
+    whole = job.file(3).read_text()
+    job.file(3).write_text(text)
+    with pytest.raises(ValueError, match=r"000003\.json is not (valid JSON|what a shard writes)"):
         merged(tmp_path / "job")
+    job.file(3).write_text(whole)
+    (tmp_path / "job/job.json").write_text(text)
+    for shard in (MERGE, Shard(1, 2), None):
+        with pytest.raises(ValueError, match=r"job\.json is not (valid JSON|what a shard writes)"):
+            do(tmp_path / "job", shard)

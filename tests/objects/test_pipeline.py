@@ -405,7 +405,10 @@ def test_results_of_other_weights_or_boxes_are_not_gone_on_with(run, data, tmp_p
             for im, obj in zip(truth.im_id, truth.obj_id)
         ]
         (tmp_path / name).write_text(json.dumps(found))
-    (tmp_path / "targets.json").write_text((data / "train_targets_bop19.json").read_text())
+    rows = json.loads((data / "train_targets_bop19.json").read_text())
+    images = [row["im_id"] for row in rows]
+    del rows[next(n for n, im in enumerate(images) if images.count(im) > 1)]  # the same images, not the same objects
+    (tmp_path / "targets.json").write_text(json.dumps(rows))
     out, options = tmp_path / "mine_tiny-train.csv", {"boxes": tmp_path / "a.json"}
     if changed == "score":
         options = {"score_threshold": 0.5}

@@ -419,6 +419,10 @@ def test_shards_give_the_same_folder(tmp_path, monkeypatch, count):
         written(out, 5, seed=5, shard=shards.Shard(1, count))
     with pytest.raises(ValueError, match=r"shards of .* have been begun; monopose merge"):
         written(out, 5)
+    (out / "train/000000/rgb/000003.png").unlink()
+    with pytest.raises(ValueError, match=r"2 of 5 are missing in .*from 0: 2 to 3"):
+        written(out, 5, shard=shards.MERGE)
+    written(out, 5, shard=shards.Shard(1 + 1 % count, count))
     drawn = []
     monkeypatch.setattr(bop_folder.Frames, "__getitem__", lambda *args: drawn.append(args))
     written(out, 5, shard=shards.Shard(1, count))  # complete: nothing is drawn

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from monopose.datasets.bop import scenes
+from monopose.io.shards import MERGE, Shard
 from monopose.synthesis import video
 from monopose.types import Camera
 from shapes import box
@@ -69,6 +70,30 @@ def test_readers_of_bop_read_the_videos(tmp_path):
     assert json.loads((tmp_path / "test" / "video.json").read_text())["frames"] == 3
     with pytest.raises(ValueError, match="already there"):
         video.write_bop([box()], tmp_path, videos=1, frames=1, camera=CAMERA)
+
+
+def files_of(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_shards_give_the_same_videos(tmp_path, monkeypatch):
+    """Blocks of two pictures, one of which has the end of a video and the beginning of the next."""
+    monkeypatch.setattr(video, "CHUNK", 2)
+    how = {"videos": 2, "frames": 3, "camera": CAMERA, "config": STILL, "seed": 5}
+    whole, out, models = tmp_path / "whole/set", tmp_path / "shards/set", [box(obj_id=1), box(obj_id=2)]
+    video.write_bop(models, whole, **how)
+    video.write_bop(models, out, shard=Shard(2, 2), **how)
+    with pytest.raises(ValueError, match=r"4 of 6 are missing in .*from 0: 0 to 1, 4 to 5.*run --shard 1/2 again"):
+        video.write_bop(models, out, shard=MERGE, **how)
+    with pytest.raises(ValueError, match="holds shards with other settings"):
+        video.write_bop(models, out, shard=Shard(1, 2), **how | {"seed": 6})
+    with pytest.raises(ValueError, match=r"already there; .*monopose merge .* finishes its shards"):
+        video.write_bop(models, out, **how)
+    video.write_bop(models, out, shard=Shard(1, 2), **how)
+    monkeypatch.setattr(video, "draw", lambda *args: pytest.fail("drawn again"))
+    video.write_bop(models, out, shard=Shard(1, 2), **how)
+    video.write_bop(models, out, shard=MERGE, **how)
+    assert files_of(out) == files_of(whole)
 
 
 @pytest.mark.parametrize(

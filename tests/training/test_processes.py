@@ -22,7 +22,7 @@ test_processes.without_chance()
 draw = test_processes.tiny_training.Numbers.__getitem__
 
 def killed(data, i):
-    if os.environ["RANK"] == "1" and i >= 14:  # in the fourth step
+    if os.environ["SLURM_PROCID"] == "1" and i >= 14:  # in the fourth step
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(data, i)
 
@@ -89,8 +89,17 @@ def test_two_processes_learn_as_one_and_a_killed_one_ends_both(whole, tmp_path):
         port = free.getsockname()[1]
     started = []
     for rank in range(2):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "MASTER_PORT": port}
-        place |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}  # as torchrun does
+        place = {
+            "NTASKS": 2,
+            "NTASKS_PER_NODE": 2,
+            "PROCID": rank,
+            "LOCALID": rank,
+            "NODEID": 0,
+            "NNODES": 1,
+            "JOB_NAME": "train",
+        }
+        place = {f"SLURM_{k}": v for k, v in place.items()}  # as srun does; that torchrun works says tests/road
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         env = os.environ | {k: str(v) for k, v in place.items()}
         words = [sys.executable, "-c", CODE, str(Path(__file__).parents[1]), str(out)]
         started.append(subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True))
@@ -114,6 +123,7 @@ def test_what_many_gpus_do(monkeypatch, tmp_path, cuda, half):
     for name, number in (("SLURM_NTASKS", "12"), ("SLURM_NTASKS_PER_NODE", "4")):
         monkeypatch.setenv(name, number)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: half)
     monkeypatch.setattr(loop.L, "Trainer", lambda **options: options)
     monkeypatch.setattr(loop, "_ema", lambda decay: None)
@@ -122,6 +132,16 @@ def test_what_many_gpus_do(monkeypatch, tmp_path, cuda, half):
     assert (found["devices"], found["num_nodes"], found["strategy"]) == (4, 3, "ddp")
     assert found["sync_batchnorm"] is cuda
     assert found["precision"] == ("bf16-mixed" if half else "32-true")
+
+
+def test_processes_that_see_their_own_gpu_alone_are_told(monkeypatch, tmp_path):
+    for name, number in (("SLURM_NTASKS", "8"), ("SLURM_NTASKS_PER_NODE", "8"), ("SLURM_LOCALID", "3")):
+        monkeypatch.setenv(name, number)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert loop._ema(0.9)._device == torch.device("cuda", 3)  # where the network of this process is
+    with pytest.raises(ValueError, match=r"8 processes .* this one sees 1: .* under SLURM with --gpus-per-node 8"):
+        loop._trainer(tmp_path, "tiny", loop.TrainConfig(steps=1), lambda state: None, None, 0, False, False)
 
 
 def test_gradients_of_several_batches_are_added_up(whole, tmp_path):

@@ -10,7 +10,18 @@ from typing import Any
 import torch
 
 from .. import weights
-from ..command import DRAWN_FOV, Printer, Result, boxes_of_anything, check_mask, frames, predict_pictures, save_picture, silent
+from ..command import (
+    DRAWN_FOV,
+    Printer,
+    Result,
+    boxes_of_anything,
+    check_mask,
+    frames,
+    predict_pictures,
+    save_picture,
+    shared_settings,
+    silent,
+)
 from ..datasets import nocs
 from ..evaluation import nocs as scoring
 from ..io.poses import frame_record, save_poses
@@ -142,8 +153,8 @@ def _predict_pictures(args: Predict, run: CategoryRun, search: FitConfig, say: P
         return {"poses": str(save_poses(out, records))}
 
     pictures = frames(args.source or "", args.camera, DRAWN_FOV)
-    settings = {"weights": weights.digests(run.path), "search": args.search}
-    settings |= {"objects": asdict(args.objects), "camera": asdict(args.camera)}
+    settings = {"weights": weights.digests(run.path), "search": asdict(search), "objects": asdict(args.objects)}
+    settings |= shared_settings(args.source, args.camera, args.objects.boxes)
     shard = args.share(args.sharing)
     return predict_pictures(pictures, one, save, lambda data: f"poses: {data['poses']}", args.output, say, shard, settings)
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -21,8 +22,11 @@ from typing import Any
 from ..io.bars import watched
 
 Do = Callable[[list[str]], Any]  # runs a command line and returns its result; raises what went wrong
+Share = dict[str, float]  # of a node, that a worker takes
+Reports = Iterator[tuple[str, str]]  # a shard, and what was in its way or ""
 RETRIES = 5  # of a shard whose worker was lost, whose disk was full, or that did not see a file
 PAUSE = 5.0  # seconds that a worker where that happened takes nothing further, twice as many each time: others do
+LOST = "a shard was lost {} times ({}); the same command goes on"
 SHARDS_PER_WORKER = 4  # so that a slow or lost worker holds up little
 
 
@@ -42,7 +46,7 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
     Raises:
         ImportError: Ray is not installed.
         ConnectionError: no cluster at that address, or one that asks for a token.
-        OSError, RuntimeError: a shard failed again and again, or all at once; what others did is kept.
+        OSError, ValueError: a shard failed or was lost again and again, or all at once; what others did is kept.
     """
     ray = _ray()
     began = not ray.is_initialized()
@@ -58,7 +62,7 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
         have = ray.cluster_resources()
         gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 1))
         workers = workers or gpus or cpus
-        share: dict[str, float] = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": max(1, cpus // workers)}
+        share: Share = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": max(1, cpus // workers)}
         if words[0] == "train":
             return _train(ray, words, do, workers, bool(gpus))
         _all_shards(ray, words, do, workers, share, family)
@@ -67,8 +71,7 @@ def run(words: Sequence[str], do: Do, address: str | None = None, workers: int |
             ray.shutdown()
     result = do([*words, "--shard", "merge"])
     if words[0] == "predict":
-        from .parquet import write_parquet
-
+        write_parquet = import_module(".parquet", __package__).write_parquet
         data = getattr(result, "data", result if isinstance(result, dict) else {})
         for file in filter(None, (data.get("poses"), data.get("results"))):
             write_parquet(file)
@@ -85,7 +88,7 @@ def _ray() -> Any:
         raise ImportError("--ray needs Ray: pip install 'monopose[ray]'") from error
 
 
-def _all_shards(ray: Any, words: Sequence[str], do: Do, workers: int, share: dict[str, float], family: str) -> None:
+def _all_shards(ray: Any, words: Sequence[str], do: Do, workers: int, share: Share, family: str) -> None:
     """Every shard; those whose worker had no room, or did not see a file, once more, for as long as others get on."""
     count = SHARDS_PER_WORKER * workers
     left = [[*words, "--shard", f"{i}/{count}"] for i in range(1, count + 1)]
@@ -101,9 +104,7 @@ def _all_shards(ray: Any, words: Sequence[str], do: Do, workers: int, share: dic
         left = [json.loads(job)["words"] for job in failed]
 
 
-def _tasks(
-    ray: Any, jobs: list[str], do: Do, workers: int, share: dict[str, float], family: str
-) -> Iterator[tuple[str, str]]:  # fmt: skip
+def _tasks(ray: Any, jobs: list[str], do: Do, workers: int, share: Share, family: str) -> Reports:
     """Every shard as a task of its own, done again where its worker was lost. Yields the job, and what was in its way."""
     task = ray.remote(max_retries=RETRIES, **share)(_work)
     waiting = {task.remote(do, job): job for job in jobs}
@@ -114,7 +115,7 @@ def _tasks(
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"a shard was lost {RETRIES + 1} times ({error}); the same command goes on") from error
+            raise OSError(LOST.format(RETRIES + 1, error)) from error
 
 
 def _work(do: Do, job: str) -> str:
@@ -131,11 +132,22 @@ def _work(do: Do, job: str) -> str:
     return ""
 
 
+class _Tally:
+    """An actor that counts how often shards were begun: Ray starts the actors of a pool again for ever."""
+
+    def __init__(self) -> None:
+        self.begun = Counter[str]()
+
+    def begin(self, job: str) -> int:
+        self.begun[job] += 1
+        return self.begun[job]
+
+
 class _Holder:
     """An actor that runs shard after shard and holds the networks in between."""
 
-    def __init__(self, do: Do, family: str) -> None:
-        self.do = do
+    def __init__(self, do: Do, family: str, tally: Any, most: int) -> None:
+        self.do, self.tally, self.most = do, tally, most
         if family:
             pipeline: Any = import_module(f"monopose.{family}.pipeline")
             pipeline.load = lru_cache(maxsize=1)(pipeline.load)
@@ -144,22 +156,22 @@ class _Holder:
         return {"job": batch["job"], "report": [self.report(job) for job in batch["job"]]}
 
     def report(self, job: str) -> str:
+        if _ray().get(self.tally.begin.remote(job)) > self.most:
+            return "!" + LOST.format(self.most, "its worker died each time")
         try:
             return _work(self.do, job)
         except Exception as error:  # said by the driver, which Ray would give a page of its own
             return f"!{error}"
 
 
-def _predicted(
-    ray: Any, jobs: list[str], do: Do, workers: int, share: dict[str, float], family: str
-) -> Iterator[tuple[str, str]]:  # fmt: skip
+def _predicted(ray: Any, jobs: list[str], do: Do, workers: int, share: Share, family: str) -> Reports:
     """Every shard as a row of a data set that actors go through. Yields as `_tasks` does."""
     data = import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
+    tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
     done = data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs)).map_batches(
         _Holder, batch_size=1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
-        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
-        fn_constructor_args=(do, family), **share,
+        fn_constructor_args=(do, family, tally, RETRIES + 1), **share,
     )  # fmt: skip
     for row in done.iter_rows():
         if row["report"].startswith("!"):
@@ -171,11 +183,10 @@ def _train(ray: Any, words: Sequence[str], do: Do, workers: int, gpu: bool) -> A
     """The command that torchrun would start, in as many processes; where one is lost, all go on from the last checkpoint."""
     train, torch = import_module("ray.train"), import_module("ray.train.torch")
     notes = Path(".ray").resolve()  # what Ray writes about the run; all see it, and nothing in it is needed afterwards
-    often = train.FailureConfig(max_failures=RETRIES)
     trainer = torch.TorchTrainer(
         _train_worker, train_loop_config={"words": list(words), "do": do, "folder": os.getcwd()},
         scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=gpu),
-        run_config=train.RunConfig(storage_path=str(notes), failure_config=often),
+        run_config=train.RunConfig(storage_path=str(notes), failure_config=train.FailureConfig(max_failures=RETRIES)),
     )  # fmt: skip
     try:
         trainer.fit()

@@ -29,7 +29,8 @@ def write_parquet(file: str | Path) -> Path:
     else:
         names = ("image", "label", "name", "score")
         images = read_json(file)["images"]
-        rows = [{"image": image["image"], **pose} for image in images for pose in image["poses"]]
+        shown = [image["image"].encode("utf-8", "backslashreplace").decode() for image in images]  # any bytes may name a file
+        rows = [{"image": name, **pose} for name, image in zip(shown, images, strict=True) for pose in image["poses"]]
         rows = [
             {**{k: row[k] for k in names}, "cam_from_obj": [v for line in row["cam_from_obj"] for v in line]} for row in rows
         ]

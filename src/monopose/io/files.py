@@ -274,13 +274,14 @@ def list_unreadable(path: str | Path, reasons: Sequence[str]) -> bool:
         Path(path).unlink(missing_ok=True)
         return False
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(" ".join(reason.split()) + "\n" for reason in reasons), encoding="utf-8")
+        lines = "".join(" ".join(reason.split()) + "\n" for reason in reasons)
+        temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return True
 
 
 def note_unreadable(path: str | Path, reason: str) -> None:
     """Add a line to such a list, unless it is there; many processes may do so at once."""
-    line, path = " ".join(reason.split()) + "\n", Path(path)
+    line, path = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode() + "\n", Path(path)
     if not path.is_file() or line not in path.read_text(encoding="utf-8").splitlines(keepends=True):
         with open(path, "a", encoding="utf-8") as file:
             file.write(line)

@@ -22,7 +22,7 @@ from ..types import Camera, Frame
 from . import limits
 from .cameras import CameraFile, ImageWarning, camera_of, make_camera, parse_camera, warn_of_doubts, width_by_height
 from .files import IMAGE_SUFFIXES, Unreadable, existing_file
-from .packed import Packed, packed_files, packed_pictures
+from .packed import Packed, name_for_files, packed_files, packed_pictures
 
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)  # of a live video
 OPENING, WAITING = 10_000, 5_000  # milliseconds that a live video may take to begin, and until its next picture
@@ -484,7 +484,8 @@ def listed_frames(
             raise Unreadable(str(error)) from error
         return _frame(image, known, fov_deg, resize_camera, name)
 
-    return ((Path(n).name if whole else Path(n).stem, partial(read, n, image)) for n, image in pictures)
+    names = ((Path(n).name if whole else Path(n).stem, n, image) for n, image in pictures)
+    return ((name_for_files(name), partial(read, n, image)) for name, n, image in names)
 
 
 def _packed_frame(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -24,14 +26,38 @@ class Packed(NamedTuple):
 
 
 def packed_files(source: str | Path) -> list[Path]:
-    """The tars and Parquet files that a source of pictures names: itself, or those in a folder that has no pictures."""
+    """The tars and Parquet files that a source of pictures names: itself, or those in a folder that has no pictures.
+
+    Raises:
+        ValueError: a tar among them is compressed.
+    """
     path = Path(source)
-    if not path.is_dir():
-        return [path] if path.suffix.lower() in SUFFIXES and path.is_file() else []
-    files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    if any(p.suffix.lower() in IMAGE_SUFFIXES for p in files):
-        return []
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        if any(p.suffix.lower() in IMAGE_SUFFIXES for p in files):
+            return []
+    if compressed := [p for p in files if re.search(r"\.(tgz|tar\.(gz|bz2|xz|zst|lz4))$", p.name.lower())]:
+        raise ValueError(f"{compressed[0]} is compressed; unpack it to a .tar, in which pictures are read where they lie")
     return [p for p in files if p.suffix.lower() in SUFFIXES]
+
+
+def name_for_files(name: str) -> str:
+    """The name of a picture as files beside results can have it: one too long, or with a zero, ends with a digest."""
+    content = name.encode("utf-8", "surrogatepass")
+    if len(content) <= 200 and b"\0" not in content:
+        return name
+    return f"{name[:40]}-{hashlib.sha256(content).hexdigest()[:12]}".replace("\0", "")
+
+
+def digest_of_pictures(source: str | Path) -> str:
+    """A short name for the pictures of a folder, a tar or a Parquet file, wherever it lies, by the sizes of some of the files:
+    different folders may hold the same names. "" for what is none of them."""
+    if not Path(source).is_dir() and not packed_files(source):
+        return ""
+    files = packed_files(source) or sorted(p for p in Path(source).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    some = [(p.name, p.stat().st_size) for p in files[:: len(files) // 100 + 1] if p.exists()]
+    return f"{len(files)} files {hashlib.sha256(repr(some).encode()).hexdigest()[:12]}"
 
 
 def packed_pictures(files: Sequence[Path]) -> list[Packed]:
@@ -54,23 +80,29 @@ def packed_pictures(files: Sequence[Path]) -> list[Packed]:
         seen: set[str] = set()
         twice = next(n for n in names if n.casefold() in seen or seen.add(n.casefold()))  # type: ignore[func-returns-value]
         raise ValueError(f"two pictures in {files[0].parent} are called {twice}; results are named after them, so rename one")
-    return [Packed(name, f"{file}/{inside}", read) for name, (file, inside, read) in zip(names, found, strict=True)]
+    return [
+        Packed(name_for_files(name), f"{file}/{inside}", read) for name, (file, inside, read) in zip(names, found, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------------- tars
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every file in a tar. Raises ValueError where it is compressed, or cut off."""
+    """Name, offset and size of every file in a tar. Raises ValueError where it is compressed, cut off, or broken."""
     try:
         with open(path, "rb") as file:
-            file.seek(-512, os.SEEK_END)
-            if any(file.read()):
+            file.seek(max(file.seek(0, os.SEEK_END) - 512, 0))
+            if file.read().strip(b"\0"):
                 raise tarfile.ReadError("its end is missing")
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if info.isfile():
-                    yield info.name, info.offset_data, info.size
+            with tarfile.open(path, "r:") as tar:
+                for info in tar:
+                    if info.isfile():
+                        yield info.name, info.offset_data, info.size
+            file.seek(tar.offset)  # tarfile stops without a word at a header that is broken, and where another tar begins
+            while part := file.read(1 << 20):
+                if part.strip(b"\0"):
+                    raise tarfile.ReadError(f"what stands at byte {tar.offset} is no member; are they several tars in one?")
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} is not a whole tar without compression ({error}); fetch it again") from error
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from .files import digest_of, write_json
 
 FOLDER = ".partial"  # beside what is made
 
@@ -50,8 +50,8 @@ def parse(text: str | None, words: Sequence[str] = ()) -> Shard | None:
         return None
     if text == "merge":
         return MERGE
-    numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if numbers is None:
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if numbers is None or not int(numbers[2]):
         raise ValueError(f"--shard expects I/N, such as 3/8, got {text!r}")
     index, count = int(numbers[1]), int(numbers[2])
     if not 1 <= index <= count:
@@ -72,7 +72,7 @@ class Job:
 
     Args:
         folder: of this job alone; made by the first process that comes.
-        settings: plain values of which the results depend.
+        settings: plain values of which the results depend; of a Path to a file, what the file holds.
         count: pieces.
         size: pieces in a block; the last may have fewer.
         shard: which blocks this process does; None: all, and blocks of other settings are thrown away.
@@ -83,10 +83,10 @@ class Job:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], count: int, size: int, shard: Shard | None = None) -> None:
         self.folder, self.count, self.size, self.shard = Path(folder), count, size, shard
-        about = json.loads(json.dumps({**settings, "count": count, "size": size}, default=str))
+        about = json.loads(json.dumps({**settings, "count": count, "size": size}, default=_named))
         self.digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         file = self.folder / "job.json"
-        if file.is_file() and (before := _content(file))["about"] != about:
+        if file.is_file() and (before := _about(file))["about"] != about:
             if shard is not None:
                 keys = [k for k in {**before["about"], **about} if before["about"].get(k) != about.get(k)]
                 was, now = ({k: one.get(k) for k in keys} for one in (before["about"], about))
@@ -130,6 +130,14 @@ class Job:
         if missing := [b for b in blocks if not self.file(b).is_file()]:
             raise ValueError(self._missing(missing))
 
+    def require_files(self, files: Mapping[int, Path]) -> None:
+        """ValueError if these files of pieces are gone: their blocks then count as missing, and are done again."""
+        there = {p for folder in {f.parent for f in files.values()} if folder.is_dir() for p in folder.iterdir()}
+        gone = [i for i, file in files.items() if file not in there]
+        for block in {i // self.size for i in gone}:
+            self.file(block).unlink(missing_ok=True)
+        self.require(gone)
+
     def rows(self, pieces: range | None = None) -> Iterator[Any]:
         """What became of these pieces, or of all, in order.
 
@@ -139,13 +147,13 @@ class Job:
         pieces = range(self.count) if pieces is None else pieces
         self.require(pieces)
         for block in sorted({i // self.size for i in pieces}):
-            content = _content(self.file(block))
+            content = _content(self.file(block), {"job": str, "rows": list})
             if content["job"] != self.digest or len(content["rows"]) != len(self.pieces(block)):
                 raise ValueError(f"{self.file(block)} was made with other settings than {self.folder}/job.json says; delete it")
             yield from (row for i, row in zip(self.pieces(block), content["rows"]) if i in pieces)
 
     def _missing(self, blocks: Sequence[int]) -> str:
-        shards = int(_content(self.folder / "job.json")["shards"])
+        shards = max(_about(self.folder / "job.json")["shards"], 1)
         again = sorted({b % shards + 1 for b in blocks})
         spans: list[list[int]] = []
         for b in blocks:
@@ -179,7 +187,7 @@ def jobs(out: str | Path) -> list[dict[str, Any]]:
     """
     out = Path(out)
     files = [folder_of(out) / "job.json", *sorted((out / FOLDER).glob("*/job.json"))]
-    found = [{**_content(file), "folder": str(file.parent)} for file in files if file.is_file()]
+    found = [{**_about(file), "folder": str(file.parent)} for file in files if file.is_file()]
     if not found:
         raise FileNotFoundError(
             f"no shards of {out}: expected {folder_of(out)} or {out / FOLDER}/*, as `--shard I/N` with this --out writes them; "
@@ -188,10 +196,25 @@ def jobs(out: str | Path) -> list[dict[str, Any]]:
     return found
 
 
-def _content(file: Path) -> Any:
+def _about(file: Path) -> dict[str, Any]:
+    return _content(file, {"about": dict, "command": list, "cwd": str, "shards": int})
+
+
+def _content(file: Path, keys: Mapping[str, type]) -> dict[str, Any]:
+    """A file that a shard wrote. ValueError if another program did."""
     from .records import read_json  # brings numpy, which the command line does without until it works
 
-    return read_json(file)
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in keys.items()):
+        raise ValueError(
+            f"{file} is not what a shard writes there ({', '.join(keys)}); delete it, and what it held is done again"
+        )
+    return content
+
+
+def _named(value: Any) -> str:
+    """A file by its name and what it holds, all else as text."""
+    return f"{value} ({digest_of(value)})" if isinstance(value, Path) and value.is_file() else str(value)
 
 
 def _short(value: Any) -> str:

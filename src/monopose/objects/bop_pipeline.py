@@ -5,6 +5,7 @@ Both go on where a killed run stopped: what is done stands in `.partial` beside 
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,7 +124,9 @@ def predict_bop(
         poses = poses[(poses.labels[:, None] == requested).any(1)]
         return bop_results.results_of(poses, *key)
 
-    sources = {"boxes": str(boxes), "true_boxes": true_boxes, "targets": str(targets), "weights": weights.digests(run.path)}
+    short = hashlib.sha256(repr([(k, sorted(wanted[k])) for k in keys]).encode()).hexdigest()[:16]
+    sources = {"boxes": boxes and Path(boxes), "true_boxes": true_boxes, "weights": weights.digests(run.path)}
+    sources |= {"models": {i: m.digest for i, m in run.models.items()}, "images": short}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
     sources |= {"min_probability": min_probability, "limit": limit}
     job = shards.Job(shards.folder_of(out), sources, len(keys), SAVED_EVERY, shard)

@@ -188,7 +188,7 @@ def run(
     frames = bop_folder.Frames(source, range(images), seed)
     digests = {kind: digest_of(path) for kind, path in files.items()}
     about = {"weights": digests, "seed": seed, "backgrounds": photo_folder(backgrounds), **asdict(source.scene)}
-    about |= {"diameters": {i: m.diameter for i, m in source.models.items()}, "K": source.camera.K.tolist()}
+    about |= {"objects": {i: m.digest for i, m in source.models.items()}, "K": source.camera.K.tolist()}
     tens = [range(n, min(n + 10, images)) for n in range(0, images, 10)]
     job = shards.Job(model.path / shards.FOLDER / "calibrate", about | {"images": images}, len(tens), 1, shard)
     total = sum(len(tens[n]) for n in job.mine())

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import Printer, Result, frames, predict_pictures, shard_result, silent
+from ..command import Printer, Result, frames, predict_pictures, shard_result, shared_settings, silent
 from ..io.files import or_warned
 from .options import Calibrate, Evaluate, Predict, Refine, Report, Synth, Train, TrainAll
 
@@ -166,15 +166,13 @@ def predict(args: Predict, say: Printer) -> Result | dict[str, str]:
 def _predict_pictures(args: Predict, run: Pipeline, how: dict[str, Any], say: Printer) -> Result:
     from .. import weights
     from ..io.boxes import read_boxes
-    from ..io.files import digest_of
     from ..io.poses import UNITS, frame_record, pose_records, poses_of, save_poses
     from . import viz
 
     boxes = read_boxes(args.detector.boxes, sorted(run.names), run.names) if args.detector.boxes else None
     out = args.output.folder
-    settings = {**how, "boxes": args.detector.boxes, "weights": weights.digests(run.path), "camera": asdict(args.camera)}
-    settings |= {"mesh": digest_of(run.path)} if run.path.is_file() else {}
-    settings["min_probability"] = args.min_probability
+    settings = {**how, **shared_settings(args.source, args.camera, args.detector.boxes), "weights": weights.digests(run.path)}
+    settings |= {"models": {i: m.digest for i, m in run.models.items()}, "min_probability": args.min_probability}
     run.warn_without_models()
 
     def one(name: str, frame: Frame) -> tuple[dict[str, Any], list[str]]:

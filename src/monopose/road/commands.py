@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import viz, weights
-from ..command import Printer, Result, frames, predict_pictures, save_picture, shard_result, silent
+from ..command import Printer, Result, frames, predict_pictures, save_picture, shard_result, shared_settings, silent
 from ..datasets import kitti, nuscenes
 from ..datasets.road import CLASSES, RoadFrame
 from ..evaluation import kitti as kitti_scores
@@ -166,9 +166,10 @@ def _predict_pictures(args: Predict, run: BoxRun, say: Printer) -> Result:
         shown = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
         return {**_written(out, shown, lines, None), "seconds": _mean([row["_seconds"] for row in rows])}
 
-    settings = {"weights": weights.digests(run.path), "camera": asdict(args.camera), "flip": args.flip, "score": args.score}
+    settings = {"weights": weights.digests(run.path), "flip": args.flip, "score": args.score, "views": args.views}
+    settings |= shared_settings(args.source, args.camera)
     pictures, shard = frames(args.source, args.camera), args.share(args.sharing)
-    return predict_pictures(pictures, one, save, _summary, args.output, say, shard, settings | {"views": args.views})
+    return predict_pictures(pictures, one, save, _summary, args.output, say, shard, settings)
 
 
 def _labels(types: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float] | None) -> kitti.Labels:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -112,7 +111,7 @@ def write_bop(
     job = None
     job_folder = out / shards.FOLDER / split
     if shard is not None:
-        about = {**settings, "objects": {m.obj_id: _digest(m) for m in models}, "K": camera.K.tolist(), "size": camera.size}
+        about = {**settings, "objects": {m.obj_id: m.digest for m in models}, "K": camera.K.tolist(), "size": camera.size}
         job = shards.Job(job_folder, about, images, _CHUNK, shard)
     elif job_folder.is_dir():
         raise ValueError(f"shards of {out / split} have been begun; monopose merge {out} finishes it, or delete {job_folder}")
@@ -126,21 +125,15 @@ def write_bop(
         if job is None:
             _append(source, out / split, images, seed, workers, names)
         else:
-            _share(job, source, out / split, seed, workers)
+            share_pictures(job, out / split, _SCENE, lambda numbers: _loader(source, numbers, seed, workers))
         if share:
             return out
         if job is not None:
-            _add_all(job, out / split, names)
+            add_pictures(job, out / split, _SCENE, names)
         writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
         if job is not None:
             job.remove()
         return out
-
-
-def _digest(model: ObjectModel) -> str:
-    parts = (model.vertices, model.faces, model.colors, model.uv, model.texture)
-    arrays = [p.detach().cpu().contiguous().numpy() for p in parts if p is not None]
-    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
 
 def _loader(source: samples.Source, numbers: Sequence[int], seed: int, workers: int) -> DataLoader:
@@ -166,31 +159,41 @@ def _append(source: samples.Source, split: Path, images: int, seed: int, workers
                 bar.advance()
 
 
-def _share(job: shards.Job, source: samples.Source, split: Path, seed: int, workers: int) -> None:
-    """Make the pictures of a shard, whose entries wait in the job's blocks; those that scenes list are there already."""
-    listed = {s: writing.count_images(split / f"{s:06d}") for s in range(-(-job.count // _SCENE))}
-    todo = [(b, p) for b, p in job.todo() if p[-1] % _SCENE >= listed[p[-1] // _SCENE]]
-    drawn = iter(_loader(source, [i for _, pieces in todo for i in pieces], seed, workers)) if todo else iter(())
+def share_pictures(
+    job: shards.Job, split: Path, scene: int, draw: Callable[[list[int]], Iterable[tuple[Frame, torch.Tensor]]]
+) -> None:
+    """Make the pictures of a shard, whose entries wait in the job's blocks; those that scenes list are there already.
+
+    Args:
+        job: its pieces are pictures, `scene` of them in a row to a scene folder of `split`.
+        split: their folder.
+        scene: pictures of a scene.
+        draw: gives the pictures of these numbers, in their order, with silhouettes.
+    """
+    listed = {s: writing.count_images(split / f"{s:06d}") for s in range(-(-job.count // scene))}
+    todo = [(b, p) for b, p in job.todo() if p[-1] % scene >= listed[p[-1] // scene]]
+    drawn = iter(draw([i for _, pieces in todo for i in pieces])) if todo else iter(())
     with Bar("pictures", sum(len(p) for _, p in todo)) as bar:
         for block, pieces in todo:
             rows = []
             for i in pieces:
-                rows.append(writing.write_frame(split / f"{i // _SCENE:06d}", i % _SCENE, *next(drawn)))
+                rows.append(writing.write_frame(split / f"{i // scene:06d}", i % scene, *next(drawn)))
                 bar.advance()
             job.save(block, rows)
 
 
-def _add_all(job: shards.Job, split: Path, names: Mapping[int, str]) -> None:
+def add_pictures(job: shards.Job, split: Path, scene: int, names: Mapping[int, str]) -> None:
     """Put the entries of all blocks into the scenes."""
     missing = {}
-    for n in range(-(-job.count // _SCENE)):
+    for n in range(-(-job.count // scene)):
         done = writing.count_images(split / f"{n:06d}")
-        missing[n] = range(n * _SCENE + done, max(n * _SCENE + done, min((n + 1) * _SCENE, job.count)))
+        missing[n] = range(n * scene + done, max(n * scene + done, min((n + 1) * scene, job.count)))
     job.require(i for pieces in missing.values() for i in pieces)
     for n, pieces in missing.items():
         if pieces:
-            entries = {i % _SCENE: entry for i, entry in zip(pieces, job.rows(pieces), strict=True)}
-            writing.add_entries(split / f"{n:06d}", entries, names)
+            entries, folder = dict(zip(pieces, job.rows(pieces), strict=True)), split / f"{n:06d}"
+            job.require_files({i: folder / entry["file"] for i, entry in entries.items()})
+            writing.add_entries(folder, {i % scene: entry for i, entry in entries.items()}, names)
 
 
 def _note_settings(

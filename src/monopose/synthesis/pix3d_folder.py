@@ -327,7 +327,9 @@ def write_pix3d(
                 else:
                     job.save(block, made)
         if job is not None and not share:
-            _write_entries(file, list(job.rows()))
+            rows = list(job.rows())
+            job.require_files({i: out / row["img"] for i, row in enumerate(rows)})
+            _write_entries(file, rows)
             job.remove()
         return out
 

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +22,15 @@ from ..datasets.bop import scenes, writing
 from ..geometry import boxes as box_ops
 from ..geometry import camera as camera_ops
 from ..geometry import rotation, se3
+from ..io import shards
 from ..io.bars import Bar
-from ..io.files import write_json
+from ..io.files import sole_writer, write_json
 from ..render.maps import Lights
 from ..render.scene import render_masks, render_scene
 from ..types import Camera, Frame, Instances, ObjectModel
 from . import scene as synth
+from .bop_folder import add_pictures, share_pictures
+from .settings import photo_folder
 
 EXPOSURES = 3  # pictures that a blurred one is the mean of
 NEAR = 0.28  # share of the picture's shorter side that an object takes
@@ -295,6 +300,7 @@ def write_bop(
     backgrounds: str | Path | None = None,
     split: str = "test",
     seed: int = 0,
+    shard: shards.Shard | None = None,
 ) -> Path:
     """Write videos as scenes of a new BOP data set: OUT/SPLIT/000000 is the first one, its pictures in the order of time.
 
@@ -309,6 +315,8 @@ def write_bop(
         backgrounds: folder of photos; None: procedural pictures.
         split: name of the split folder.
         seed: same seed, same videos.
+        shard: only the pictures of this one, CHUNK in a row; the JSON files are written by `shards.MERGE`, when all have been
+            there. The folder is the same for any number of shards.
 
     Returns:
         `out`. OUT/SPLIT/video.json holds the config.
@@ -324,22 +332,46 @@ def write_bop(
         raise ValueError(f"objects together in a video must be from 1 to the {len(models)} there are, got {together}")
     if videos < 1 or frames < 1:
         raise ValueError(f"videos and their frames must be at least 1, got {videos} and {frames}")
-    if (out / split).exists():
-        raise ValueError(f"{out / split} is already there; choose another --out or --split")
+    made, job = {**asdict(config), "frames": frames, "together": together, "seed": seed}, None
+    folder = out / shards.FOLDER / split
+    if (out / split).exists() and (shard is None or not folder.is_dir()):
+        begun = f"; monopose merge {out} finishes its shards" if folder.is_dir() else ""
+        raise ValueError(f"{out / split} is already there; choose another --out or --split{begun}")
     photos = synth.read_backgrounds(backgrounds)
-    writing.write_models(out / "models", known)
-    writing.write_models(out / "models_eval", known)
-    writing.write_camera(out / "camera.json", camera)
-    names = {m.obj_id: m.name for m in models}
-    with Bar("frames", videos * frames) as bar:
-        for v in range(videos):
-            shown = [models[(v * together + k) % len(models)] for k in range(together)]
-            film = plan(shown, camera, frames, config, photos, seed + v)
-            folder = out / split / f"{v:06d}"
-            for start in range(0, frames, CHUNK):
-                drawn = [draw(film, i) for i in range(start, min(start + CHUNK, frames))]
-                writing.append_frames(folder, [f for f, _ in drawn], [m for _, m in drawn], categories=names)
-                bar.advance(len(drawn))
-    write_json(out / split / "video.json", asdict(config) | {"frames": frames, "together": together, "seed": seed})
-    writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
-    return out
+    if shard is not None:
+        about = {**made, "backgrounds": photo_folder(backgrounds), "objects": {m.obj_id: m.digest for m in models}}
+        about |= {"K": camera.K.tolist(), "size": camera.size}
+        job = shards.Job(folder, about, videos * frames, CHUNK, shard)
+
+    @lru_cache(maxsize=1)
+    def film(v: int) -> Plan:
+        shown = [models[(v * together + k) % len(models)] for k in range(together)]
+        return plan(shown, camera, frames, config, photos, seed + v)
+
+    def drawn(numbers: Iterable[int]) -> Iterator[tuple[Frame, Tensor]]:
+        return (draw(film(i // frames), i % frames) for i in numbers)
+
+    share = shard is not None and not shard.last
+    with nullcontext() if share else sole_writer(out, "synth"):
+        writing.write_models(out / "models", known)
+        writing.write_models(out / "models_eval", known)
+        writing.write_camera(out / "camera.json", camera)
+        names = {m.obj_id: m.name for m in models}
+        if job is not None:
+            share_pictures(job, out / split, frames, drawn)
+            if share:
+                return out
+            add_pictures(job, out / split, frames, names)
+        else:
+            with Bar("frames", videos * frames) as bar:
+                for start in (v * frames + i for v in range(videos) for i in range(0, frames, CHUNK)):
+                    v, i = divmod(start, frames)
+                    some = list(drawn(range(start, start + min(CHUNK, frames - i))))
+                    pictures, silhouettes = zip(*some, strict=True)
+                    writing.append_frames(out / split / f"{v:06d}", pictures, silhouettes, categories=names)
+                    bar.advance(len(some))
+        write_json(out / split / "video.json", made)
+        writing.write_targets(out / f"{split}_targets_bop19.json", scenes.targets_of(scenes.scenes(out / split)))
+        if job is not None:
+            job.remove()
+        return out

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..command import Result, Unit
+from ..command import Result, Unit, shard_result
 from ..datasets.bop import models as bop_models
 from ..geometry import rotation
 from ..io import records
@@ -275,10 +275,13 @@ def synth(args: options.Synth) -> Result:
 
     models = _meshes(args.models, args.unit)
     camera = None if args.camera is None else read_camera(args.camera)
+    shard = args.share(args.sharing)
     out = video.write_bop(
-        models, args.out, videos=args.videos, frames=args.frames, together=args.together, camera=camera,
+        models, args.out, videos=args.videos, frames=args.frames, together=args.together, camera=camera, shard=shard,
         config=video.VideoConfig(**asdict(args.happens)), backgrounds=args.backgrounds, split=args.split, seed=args.seed,
     )  # fmt: skip
+    if shard is not None and not shard.last:
+        return shard_result(shard, out)
     return Result({"out": str(out)}, f"{args.videos} videos in {out / args.split}; track one: {_hint(args)}")
 
 

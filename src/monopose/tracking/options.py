@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ..command import CameraOptions, Common, Device, Flag, MaybeFloat, MaybeInt, MaybeName, MaybePath, Unit
+from ..command import CameraOptions, Common, Device, Flag, MaybeFloat, MaybeInt, MaybeName, MaybePath, ShardOptions, Unit
 
 RECORDING = "recording.jsonl"  # in a folder of --record
 SAVE = Path("out/track")
@@ -117,6 +117,10 @@ class Synth(Common):
     split: str = "test"
     """Name of the split, a folder in OUT."""
     happens: VideoOptions = field(default_factory=VideoOptions)
+    sharing: ShardOptions = field(default_factory=ShardOptions)
+
+    def check(self) -> None:
+        self.share(self.sharing)
 
 
 @dataclass(kw_only=True)

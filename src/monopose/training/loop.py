@@ -399,7 +399,8 @@ def _ema(decay: float) -> L.Callback:
             else:
                 average.copy_(now)
 
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
+    place = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))  # of the network, which is not there yet
+    device = torch.device("cuda", place) if torch.cuda.is_available() else None
     return lightning_callbacks.WeightAveraging(device=device, use_buffers=True, multi_avg_fn=blend)
 
 
@@ -603,6 +604,11 @@ def _trainer(
     world = int(env.get("WORLD_SIZE", env.get("SLURM_NTASKS", "1")))
     local = int(env.get("LOCAL_WORLD_SIZE", env.get("SLURM_NTASKS_PER_NODE", str(world))))
     cuda = torch.cuda.is_available()
+    if cuda and world > 1 and (there := torch.cuda.device_count()) < local:
+        raise ValueError(
+            f"{local} processes on this machine, each of which has to see {local} GPUs; this one sees {there}: start as many "
+            f"as there are GPUs, under SLURM with --gpus-per-node {local} (--gpus-per-task shows each its own alone)"
+        )
     half = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else half_on_cpu and multiplies_bfloat16()
     logs = out / "logs"
     return L.Trainer(

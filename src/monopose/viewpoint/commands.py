@@ -21,6 +21,7 @@ from ..command import (
     predict_pictures,
     save_picture,
     shard_result,
+    shared_settings,
     silent,
 )
 from ..datasets import pix3d
@@ -88,7 +89,8 @@ def _predict_pictures(args: Predict, run: ViewpointRun, say: Printer) -> Result:
         return ", ".join(f"{name}: {data[name]}" for name in ("viewpoints", "poses") if data[name])
 
     pictures, shard = frames(args.source or "", args.camera, DRAWN_FOV), args.share(args.sharing)
-    settings = {"weights": weights.digests(run.path), "objects": asdict(given), "camera": asdict(args.camera)}
+    settings = {"weights": weights.digests(run.path), "objects": asdict(given)}
+    settings |= shared_settings(args.source, args.camera, given.boxes)
     return predict_pictures(pictures, one, save, summary, args.output, say, shard, settings)
 
 
