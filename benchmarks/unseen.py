@@ -3,10 +3,10 @@
     python -m benchmarks.unseen --data unseen/part --out runs/unseen/part --minutes 5 15 30 60 [--backgrounds BACKGROUNDS]
 
 DATA is a BOP folder of one object whose pictures monopose did not draw (tools/render_with_bpy.py). For every start and
-every number of minutes the coordinate network and the detector are trained on the CAD model alone, one after the other, in a
-run of their own, as the learning rate follows the budget. Then the object is sought in the pictures of the split `test`, in
-the true boxes and in those of the run's detector, and refined by a network that never saw it (`--refiner`, else that of the
-base).
+every number of minutes the networks that `monopose train all` takes under that budget are trained on the CAD model alone, one
+after the other, in a run of their own, as the learning rate follows the budget. Then the object is sought in the pictures of
+the split `test`, in the true boxes and in those of the run's detector, and refined by a network that never saw it
+(`--refiner`, else that of the base).
 
 Printed for each: the median error in millimetres and degrees (nearest of the equal poses of a symmetric object; a picture
 without a pose counts as infinitely wrong) and the share of pictures whose mean vertex distance is below a tenth of the
@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +33,26 @@ from benchmarks.viewpoint import markdown
 from monopose import weights
 from monopose.datasets.bop import models as bop_models
 from monopose.datasets.bop import scenes as bop_scenes
-from monopose.detection import detector
 from monopose.evaluation import errors
-from monopose.objects import coordinates, pipeline, refinement, refiner, training
+from monopose.objects import pipeline, refinement, refiner, training, whole_run
 from monopose.objects.bop_pipeline import truth_as_detections
-from monopose.training.loop import TrainConfig
 from monopose.types import ObjectModel, PoseEstimates
 
-SHARE = 0.6  # of the minutes that the coordinate network gets; the detector gets the rest
 RIGHT = 0.1  # diameters: mean vertex distance below which a pose is right
-BATCH = {"coordinates": 24, "detector": 8}
 
 
 def trained(data: Path, run: Path, start: str, budget: float, steps: bool, backgrounds: Path | None, workers: int) -> Path:
-    """Train both networks of a run, or go on with it."""
+    """Train the networks of a run as `monopose train all` does, or go on with it."""
     ids = tuple(bop_models.read_models(data / "models"))
-    configs: dict[str, Any] = {
-        "coordinates": coordinates.Config(ids, input_size=96, output_size=48),
-        "detector": detector.small(ids),
-    }
-    for method, share, fewer in (("coordinates", SHARE, 1.0), ("detector", 1 - SHARE, 1 / 3)):
-        length: dict[str, Any] = (
-            {"steps": max(int(budget * fewer), 1)} if steps else {"minutes": budget * share, "steps": 10**7}
-        )
-        how = TrainConfig(batch_size=BATCH[method], workers=workers, **length)
-        if not (run / f"{method}.done").is_file():
+    for stage in whole_run.stages(math.inf if steps else budget, ids, workers):
+        count = max(int(budget if stage.method == "coordinates" else budget / 3), 1)
+        how = replace(stage.train, minutes=None, steps=count) if steps else stage.train
+        if not (run / f"{stage.method}.done").is_file():
             training.train(
-                method, data, run, init=_file(start, method), backgrounds=backgrounds, config=how,
-                method_config=configs[method],
-                progress_bar=False,
+                stage.method, data, run, init=_file(start, stage.method), backgrounds=backgrounds, config=how,
+                method_config=stage.config, progress_bar=False,
             )  # fmt: skip
-            (run / f"{method}.done").touch()
+            (run / f"{stage.method}.done").touch()
     return run
 
 
@@ -174,7 +165,7 @@ def main() -> None:
                 run = args.out / f"{name}_{budget:g}{unit}"
                 trained(args.data, run, start, budget, bool(args.steps), args.backgrounds, args.workers)
                 scores = measured(pipeline.load(run, "cpu"), better, args.data, args.split)
-                steps = "+".join(weights.read(run / f"{m}.safetensors").notes["steps"] for m in ("coordinates", "detector"))
+                steps = "+".join(weights.read(file).notes["steps"] for file in weights.weights_in(run).values())
                 done.append({"start": name, "budget": budget, "unit": unit, "steps": steps, "scores": scores})
                 with file.open("a") as lines:
                     lines.write(json.dumps(done[-1]) + "\n")

@@ -314,6 +314,19 @@ def test_the_stages_share_the_budget(monkeypatch):
     assert sum(s.minutes for s in helped) == pytest.approx(228)
 
 
+def test_little_time_goes_into_the_detector_alone(monkeypatch):
+    """On a CPU, below an hour an object, or what is said; then poses are searched for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    short = whole_run.stages(59, (1,))
+    assert [s.method for s in short] == ["detector"]
+    assert short[0].minutes == pytest.approx(0.9 * 59)
+    assert [s.method for s in whole_run.stages(61, (1,))] == ["coordinates", "detector"]
+    assert [s.method for s in whole_run.stages(61, (1, 2))] == ["detector"]
+    assert [s.method for s in whole_run.stages(31, (1, 2), patience=15)] == ["coordinates", "detector"]
+    monkeypatch.setattr(weights, "base", lambda method: "refiner.safetensors" if method == "refiner" else None)
+    assert [s.method for s in whole_run.stages(5, (1,))] == ["coordinates", "detector"]  # nothing to search with
+
+
 def test_train_all_takes_a_mesh_file(tmp_path, monkeypatch, capsys):
     writing.write_models(tmp_path / "m", {2: OBJECTS[2]})
     seen = {}

@@ -84,7 +84,7 @@ def load_mesh(
         diameter=diameter(vertices),
         colors=tensor(raw.colors),
         uv=tensor(raw.uv),
-        texture=None if raw.texture is None else torch.from_numpy(raw.texture.copy()).permute(2, 0, 1).float() / 255,
+        texture=tensor(None if raw.texture is None else raw.texture.transpose(2, 0, 1) / np.float32(255)),
         symmetries=symmetries or Symmetries(),
     )
 

@@ -125,7 +125,7 @@ def predict_bop(
         return bop_results.results_of(poses, *key)
 
     short = hashlib.sha256(repr([(k, sorted(wanted[k])) for k in keys]).encode()).hexdigest()[:16]
-    sources = {"boxes": boxes and Path(boxes), "true_boxes": true_boxes, "weights": weights.digests(run.path)}
+    sources: dict[str, Any] = {"boxes": boxes and Path(boxes), "true_boxes": true_boxes, "weights": weights.digests(run.path)}
     sources |= {"models": {i: m.digest for i, m in run.models.items()}, "images": short}
     sources |= {"score": score_threshold, "looks": looks, "refine": refining}
     sources |= {"min_probability": min_probability, "limit": limit}

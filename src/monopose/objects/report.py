@@ -86,7 +86,7 @@ class Report:
         curves: method -> lines of `training.progress`.
         refined: whether the run's refiner worked on the poses.
         worst: the targets that are worst, the worst first, and their pictures with truth and estimate.
-        trained: whether a network of the run estimates the poses; else they are searched for.
+        trained: whether anything was trained on the objects, a detector at least.
         file: the page, "" if none was written.
     """
 
@@ -207,14 +207,15 @@ def run(
     if images is not None and images < 1:
         raise ValueError(f"a report needs at least one picture, got {images}")
     model = pipeline.load(name, device)
-    trained = not isinstance(model.estimator, search.Model)
+    searched = isinstance(model.estimator, search.Model)
+    trained = not searched or model.detector is not None
     if images is None:
-        images = usual_images() if trained else SEARCHED_IMAGES
+        images = SEARCHED_IMAGES if searched else usual_images()
     own = model.path if trained else Path(out or page_of(model.path)).parent
     if data is None:
         data = data_of(model.path) if trained else model.path
     model, source, objects, _ = calibrate.with_scenes(model, Path(data), backgrounds)
-    if not trained:
+    if searched:
         source = replace(source, scene=replace(source.scene, objects=FEW))
     traced = blender.is_there()
     frames = (blender.PathTraced if traced else bop_folder.Frames)(source, range(images), seed)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import camera as camera_ops
-from ..geometry import rotation, se3
 from ..synthesis import fused
 from ..types import ObjectModel
 
@@ -36,6 +35,7 @@ FLAT = 3e-4  # variance of a photo that has nothing to explain
 CORRELATED = 20.0  # pixels that err together
 DEVIATIONS = np.array([0.03, 0.03, 0.1, 0.3, 0.3, 0.3])  # of the given pose: diameters and radians
 STEPS = np.array([0.004, 0.004, 0.02, 0.012, 0.012, 0.012])  # of the numeric derivatives
+LEAST = 0.3  # share explained with which a new pose is believed
 FURTHEST = 0.15  # radians in one step
 ROUNDS = 4
 TRIES = 3  # of shorter and shorter steps in a round
@@ -68,7 +68,8 @@ def refine(
     Args:
         image: (3, H, W), RGB in [0, 1].
         K: of the image, (3, 3), pixels.
-        poses: roughly right, (B, 4, 4), metres; an object that covers too few pixels stays where it is.
+        poses: roughly right, (B, 4, 4), metres; an object that covers too few pixels stays where it is, and one whose shading
+            no light explains.
         models: the CAD models, B of them.
         boxes: crops around the objects, (B, 4), xyxy pixel edges.
         visible: probability that a pixel of such a crop shows the object, (B, h, w).
@@ -144,6 +145,7 @@ def _refined(crop: _Crop, model: ObjectModel, start: Array) -> tuple[Array, floa
     lit = _lit(crop, model, pose)
     if lit is None:
         return start, 0.0
+    before = lit.explained
     prior, damping, best = np.diag(DEVIATIONS**-2.0), 1e-2, _cost(lit, total)
     for _ in range(ROUNDS):
         J = np.stack([_slope(crop, lit, model, pose, middle, k) for k in range(6)])  # (6, 3, N)
@@ -161,7 +163,7 @@ def _refined(crop: _Crop, model: ObjectModel, start: Array) -> tuple[Array, floa
         else:
             break
         pose, total, lit, best, damping = moved, total + step, new, _cost(new, total + step), 0.3 * damping
-    return pose, lit.explained
+    return (pose, lit.explained) if lit.explained >= LEAST else (start, before)
 
 
 def _cost(lit: _Lit, total: Array) -> float:
@@ -183,6 +185,9 @@ def _slope(crop: _Crop, lit: _Lit, model: ObjectModel, pose: Array, middle: Arra
 
 def _moved(pose: Array, step: Array, middle: Array, diameter: float) -> Array:
     """A pose turned about the object's middle, which moves by so many diameters, camera frame."""
-    R = rotation.so3_exp(torch.from_numpy(step[3:])).numpy() @ pose[:3, :3]
-    at = pose[:3, :3] @ middle + pose[:3, 3] + diameter * step[:3]
-    return se3.from_rt(torch.from_numpy(R), torch.from_numpy(at - R @ middle)).numpy()
+    import cv2
+
+    out = pose.copy()
+    out[:3, :3] = cv2.Rodrigues(step[3:])[0] @ pose[:3, :3]
+    out[:3, 3] = pose[:3, :3] @ middle + pose[:3, 3] + diameter * step[:3] - out[:3, :3] @ middle
+    return out

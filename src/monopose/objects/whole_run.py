@@ -1,5 +1,6 @@
 """`monopose train all`: everything that a run needs, in the right order, under one budget, with a verdict in the end.
 
+With little time that is a detector: poses are then searched for with the networks that come with monopose.
 Every stage goes on where it stopped, and one that is finished costs nothing, so the same command goes on at any place.
 """
 
@@ -26,6 +27,8 @@ from .training import TrainConfig
 RESERVED, MOST_RESERVED = 0.1, 12.0  # of the budget for calibration and report: a share, and minutes at most
 CALIBRATED_ON, FEWEST = 200, 40  # scenes, with two hours; fewer with less, but no fewer than this
 WHOLE = 120.0  # minutes from which there are so many scenes
+PATIENCE = 60.0  # minutes an object on a CPU: with fewer, poses that are searched for are right more often than learned ones
+UPRIGHT = 15.0  # the same for objects that always stand
 
 
 class Stage(NamedTuple):
@@ -37,20 +40,27 @@ class Stage(NamedTuple):
     train: TrainConfig
 
 
-def stages(minutes: float, obj_ids: tuple[int, ...], workers: int | None = None, seed: int = 0) -> list[Stage]:
+def stages(
+    minutes: float, obj_ids: tuple[int, ...], workers: int | None = None, seed: int = 0, patience: float = PATIENCE
+) -> list[Stage]:
     """What a run needs, in order: coordinates, detector, and a refiner where monopose comes with none.
+
+    With less than `patience` minutes an object, on a CPU, the detector alone: poses are then searched for (`objects.search`).
 
     Args:
         minutes: the budget for all of it, calibration and report included.
         obj_ids: objects to learn.
         workers: processes that draw samples; None: one, on a GPU one per core.
         seed: of all randomness.
+        patience: minutes an object.
     """
     gpu = torch.cuda.is_available()
     few = {} if gpu else {"input_size": 96, "output_size": 48}  # smaller crops, many more of them in the same time
     shares = {"coordinates": 0.6, "detector": 0.4}
     if weights.base("refiner") is None:
         shares = {"coordinates": 0.45, "detector": 0.25, "refiner": 0.3}
+    if not gpu and minutes < patience * len(obj_ids) and weights.base("silhouettes") is not None:
+        shares = {"detector": 1.0}
     rest = minutes - min(RESERVED * minutes, MOST_RESERVED)
     plain = TrainConfig(workers=workers or (os.cpu_count() or 1 if gpu else 1), seed=seed, steps=1_000_000)
     how = {
@@ -122,10 +132,16 @@ def _run(
     progress_bar: bool,
 ) -> dict[str, Any]:
     ids = obj_ids or tuple(training.read_infos(data))
-    plan = stages(minutes, ids, workers, seed) if plan is None else plan
+    if plan is None:
+        begun = (out / "coordinates.safetensors").is_file()
+        upright = scene is not None and scene.upright
+        plan = stages(minutes, ids, workers, seed, 0.0 if begun else UPRIGHT if upright else PATIENCE)
+    searched = all(stage.method == "detector" for stage in plan)
     wished = max(FEWEST, round(CALIBRATED_ON * min(minutes / WHOLE, 1)))
     to_calibrate, to_report = (wished, min(wished // 2, report.usual_images())) if images is None else images
-    names = [*(stage.method for stage in plan), "calibration", "report"]
+    if searched:
+        to_report = min(to_report, report.SEARCHED_IMAGES)
+    names = [*(stage.method for stage in plan), *([] if searched else ["calibration"]), "report"]
 
     def announce(name: str, words: str) -> None:
         progress.announce(f"{names.index(name) + 1} of {len(names)}: {name}, {words}", progress_bar)
@@ -137,8 +153,11 @@ def _run(
             stage.method, data, out, obj_ids=ids, init=start, backgrounds=backgrounds, scene=scene, config=stage.train,
             method_config=_started_with(out, stage), progress_bar=progress_bar,
         )  # fmt: skip
-    announce("calibration", f"{to_calibrate} scenes")
-    why = "" if is_calibrated(out) else _calibrate(out, data, to_calibrate, backgrounds, progress_bar)
+    if searched:
+        why = f"poses are searched for, which takes seconds each; take the time: monopose calibrate {out} --data {data}"
+    else:
+        announce("calibration", f"{to_calibrate} scenes")
+        why = "" if is_calibrated(out) else _calibrate(out, data, to_calibrate, backgrounds, progress_bar)
     announce("report", f"{to_report} scenes")
     summary = out / report.SUMMARY
     made_from = [*weights.weights_in(out).values(), out / calibration.FILE]
