@@ -29,6 +29,7 @@ FACES = 3000  # of the meshes that are drawn
 TOGETHER = 48  # drawings that go through the network at once
 DOUBT = 0.5  # of the mean logarithm of the displacements' deviation, beside overlaps, in how like the photo a drawing is
 SHADED = 2.0  # of the share of the shading that is explained, beside overlaps
+UNLIT = 0.25  # of the score is left where light explains nothing
 CANDIDATES = 5  # boxes of a detector, for each object, where it is searched for
 WORTH = 0.3  # of the best score of an object, the least of another of its boxes
 FITS = 4  # times that an object is moved until its box is the given one
@@ -181,7 +182,8 @@ def best(
     seen = silhouettes.look(network, frame.image, K, poses, same)
     fits, doubt = (v.cpu() for v in silhouettes.agreement(seen))
     i = int((fits - DOUBT * doubt + SHADED * shaded).argmax())
-    return poses[i], known[i], silhouettes.likeness(seen).cpu()[i]
+    lit = UNLIT + (1 - UNLIT) * shaded[i].clamp(0, 1)
+    return poses[i], known[i], silhouettes.likeness(seen).cpu()[i] * lit
 
 
 def _likeness(
