@@ -26,7 +26,7 @@ def tiny(monkeypatch):
     """Small networks learn two steps, little is measured, and contours are made from few directions."""
     few = training.TrainConfig(steps=2, batch_size=2, workers=0, checkpoint_minutes=1e6)
 
-    def plan(minutes, ids, workers, seed):
+    def plan(minutes, ids, workers, seed, patience):
         sizes = {"widths": (16, 16, 16, 16), "input_size": 64, "output_size": 32, "pretrained": False}
         networks = {
             "coordinates": coordinates.Config(ids, **sizes),

@@ -35,7 +35,7 @@ def run_of(folder, at):
 
     config = SimpleNamespace(obj_ids=(1,))
     return SimpleNamespace(
-        path=folder, estimator=SimpleNamespace(config=config), models={1: None}, refines=lambda refine: False,
+        path=folder, estimator=SimpleNamespace(config=config), models={1: SimpleNamespace(digest="a")}, refines=lambda refine: False,
         predict_counted=predict,
     )  # fmt: skip
 
