@@ -33,9 +33,9 @@ def run_of(folder, at):
         trace = SimpleNamespace(detections=SimpleNamespace(labels=labels), solved=labels)
         return PoseEstimates(labels, pose, torch.ones(1), seconds={"pnp": 0.5}), trace
 
-    config = SimpleNamespace(obj_ids=(1,))
+    config, mesh = SimpleNamespace(obj_ids=(1,)), SimpleNamespace(digest="a")
     return SimpleNamespace(
-        path=folder, estimator=SimpleNamespace(config=config), models={1: SimpleNamespace(digest="a")}, refines=lambda refine: False,
+        path=folder, estimator=SimpleNamespace(config=config), models={1: mesh}, refines=lambda refine: False,
         predict_counted=predict,
     )  # fmt: skip
 
