@@ -1,5 +1,6 @@
 """Poses of objects that no network was trained on: the CAD model is drawn from all around where a box has it, and the network
-of the silhouettes, which has never seen it either, says which drawing is like the photo and by how much it is off.
+of the silhouettes, which has never seen it either, says which drawing is like the photo and by how much it is off; shading
+tells those apart whose outlines are alike.
 
 Source: the idea of Labbe et al., MegaPose (CoRL 2022): classify many coarse hypotheses, refine the best; here both are one
 network, see `objects.silhouettes`.
